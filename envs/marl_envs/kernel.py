@@ -1,0 +1,278 @@
+"""Compiled stepping: the random stream of a copy, the loop over copies with same-step autoreset, and how a world binds to it.
+
+A world writes plain functions about *one copy* ``e`` (``reset``, ``step``, ``observe``, ...) under ``@kernel``. `compile_loop`
+puts them into the one loop below, so autoreset, time limits, deaths, returns and finished episodes are written (and right)
+in one place, and one call from Python steps all copies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from marl.types import Array
+
+RUNNING, TERMINATED, TRUNCATED = 0, 1, 2  # what a world's step returns
+STEP, STEP_ONLY, RESTART, OBSERVE = 0, 1, 2, 3  # modes of the loop: with and without autoreset, start over, look again
+
+# No re-association and no approximate functions: the twins must match their originals, fused multiply-add is harmless.
+_MATHS = {"contract", "nsz"}
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function about one copy; it is inlined into the loop over copies, which is what gets cached on disk."""
+    return numba.njit(function, nogil=True, error_model="numpy", fastmath=_MATHS)
+
+
+def inline_kernel(function: Callable[..., Any]) -> Any:
+    """As `kernel`, for small helpers called many times: inlined wherever they are called."""
+    return numba.njit(function, nogil=True, error_model="numpy", fastmath=_MATHS, forceinline=True)
+
+
+def stream(seed: int, copy: int) -> np.uint64:
+    """Where the random stream of one copy starts; depends on ``(seed, copy)`` and nothing else."""
+    return np.uint64(np.random.SeedSequence([seed, copy]).generate_state(1, np.uint64)[0])
+
+
+@inline_kernel
+def random_bits(rng: Array, e: int) -> int:
+    """Next 64 random bits of copy ``e`` (splitmix64: Steele, Lea, Flood 2014): one word of state per copy."""
+    rng[e] += np.uint64(0x9E3779B97F4A7C15)
+    z = rng[e]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))  # type: ignore[no-any-return]
+
+
+@inline_kernel
+def uniform(rng: Array, e: int, low: float, high: float) -> float:
+    """Uniform in ``[low, high)`` with 53 random bits, from the stream of copy ``e``."""
+    return low + (high - low) * (float(random_bits(rng, e) >> np.uint64(11)) * 2.0**-53)
+
+
+@inline_kernel
+def integers(rng: Array, e: int, count: int) -> int:
+    """Uniform in ``0 .. count - 1``, from the stream of copy ``e`` (bias below ``count / 2**53``)."""
+    return int(float(random_bits(rng, e) >> np.uint64(11)) * 2.0**-53 * count)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A world's functions about one copy ``e``. Every array's first axis is the copy; ``s`` is what `World.allocate` made.
+
+    reset(s, e, task, rng)                  start an episode
+    step(s, e, task, rng, action, reward)   move on, write ``reward[e, n]``, return RUNNING, TERMINATED or TRUNCATED
+    observe(s, e, task, obs)                write ``obs[e, n]``; the padding beyond an agent's width stays zero
+    alive(s, e, task, alive)                optional: write ``alive[e, n]``; without it all agents live as long as the episode
+    legal(s, e, task, legal)                optional: write ``legal[e, n, action]``
+    state(s, e, task, state)                optional: write ``state[e]``; without it the observations laid end to end
+    info(s, e, task, info)                  optional: write ``info[e]`` when an episode ends, named by `World.info_names`
+    """
+
+    reset: Any
+    step: Any
+    observe: Any
+    alive: Any = None
+    legal: Any = None
+    state: Any = None
+    info: Any = None
+
+
+@inline_kernel
+def _nothing(s: Any, e: int, task: Array, out: Any) -> None:
+    """Stand-in for an optional kernel."""
+
+
+@inline_kernel
+def _valid_choice(actions: Array, e: int, n: int, choices: Array) -> bool:
+    return 0 <= actions[e, n] < choices[n]  # type: ignore[no-any-return]
+
+
+@inline_kernel
+def _valid_vector(actions: Array, e: int, n: int, choices: Array) -> bool:
+    for a in range(choices[n]):
+        if not np.isfinite(actions[e, n, a]):
+            return False
+    return True
+
+
+def _loop(  # compiled by compile_loop, which supplies the upper-case flags and the functions of a world
+    mode: int,
+    actions: Array,
+    s: Any,
+    task: Array,
+    pending: Array,
+    rng: Array,
+    clock: Array,
+    returns: Array,
+    ended: Array,
+    info: Array,
+    choices: Array,
+    widths: Array,
+    obs: Array,
+    next_obs: Array,
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    alive: Array,
+    legal: Any,
+    started: Array,
+    state: Any,
+    next_state: Any,
+) -> int:
+    """Step or start all copies; returns how many episodes ended, or minus one minus the index of a bad action."""
+    num_envs, num_agents = reward.shape
+    if mode <= STEP_ONLY:
+        for e in range(num_envs):
+            for n in range(num_agents):
+                if alive[e, n] and not valid(actions, e, n, choices):  # noqa: F821
+                    return -1 - (e * num_agents + n)
+    count = 0
+    for e in range(num_envs):
+        fresh = mode == RESTART
+        if mode <= STEP_ONLY:
+            started[e] = False
+            code = step(s, e, task, rng, actions, reward)  # noqa: F821
+            clock[e] += 1
+            if code == RUNNING and clock[e] >= task[e, task.shape[1] - 1]:
+                code = TRUNCATED
+            if HAS_ALIVE:  # noqa: F821
+                for n in range(num_agents):  # remember who lived, in the flag that the living do not need yet
+                    terminated[e, n] = alive[e, n]
+                write_alive(s, e, task, alive)  # noqa: F821
+                anybody = False
+                for n in range(num_agents):
+                    returns[e, n] += reward[e, n]
+                    anybody |= alive[e, n]
+                    lived = terminated[e, n]
+                    died = lived and not alive[e, n]
+                    truncated[e, n] = lived and not died and code == TRUNCATED
+                    terminated[e, n] = died or (lived and code == TERMINATED)
+                if code == RUNNING and not anybody:
+                    code = TERMINATED
+            else:
+                for n in range(num_agents):
+                    returns[e, n] += reward[e, n]
+                    alive[e, n] = True
+                    terminated[e, n] = code == TERMINATED
+                    truncated[e, n] = code == TRUNCATED
+            if code != RUNNING:
+                ended[count, 0] = e
+                ended[count, 1] = clock[e]
+                for n in range(num_agents):
+                    ended[count, 2 + n] = returns[e, n]
+                write_info(s, e, task, info)  # noqa: F821
+                for k in range(info.shape[1]):
+                    ended[count, 2 + num_agents + k] = info[e, k]
+                for k in range(task.shape[1]):
+                    ended[count, 2 + num_agents + info.shape[1] + k] = task[e, k]
+                count += 1
+                if mode == STEP:
+                    observe(s, e, task, next_obs)  # noqa: F821
+                    if HAS_ALIVE:  # noqa: F821
+                        for n in range(num_agents):
+                            if not (alive[e, n] or terminated[e, n] or truncated[e, n]):
+                                next_obs[e, n] = 0
+                    if JOIN_STATE:  # noqa: F821
+                        _join(e, next_obs, widths, next_state)
+                    write_state(s, e, task, next_state)  # noqa: F821
+                    fresh = True
+                else:
+                    for n in range(num_agents):
+                        alive[e, n] = False
+        if fresh:
+            for k in range(task.shape[1]):
+                task[e, k] = pending[e, k]
+            clock[e] = 0
+            for n in range(num_agents):
+                returns[e, n] = 0.0
+                alive[e, n] = True
+            started[e] = True
+            reset(s, e, task, rng)  # noqa: F821
+            write_alive(s, e, task, alive)  # noqa: F821
+        observe(s, e, task, obs)  # noqa: F821
+        if HAS_ALIVE:  # noqa: F821
+            for n in range(num_agents):
+                if not alive[e, n] and mode != STEP_ONLY:
+                    obs[e, n] = 0
+        write_legal(s, e, task, legal)  # noqa: F821
+        if HAS_LEGAL:  # noqa: F821
+            for n in range(num_agents):
+                if not alive[e, n]:
+                    for k in range(choices[n]):
+                        legal[e, n, k] = True
+        if JOIN_STATE:  # noqa: F821
+            _join(e, obs, widths, state)
+        write_state(s, e, task, state)  # noqa: F821
+    if count > 0 and mode == STEP:
+        for e in range(num_envs):
+            if not started[e]:
+                next_obs[e] = obs[e]
+                if HAS_STATE:  # noqa: F821
+                    next_state[e] = state[e]
+    return count
+
+
+@inline_kernel
+def _join(e: int, obs: Array, widths: Array, state: Array) -> None:
+    """The observations of all agents laid end to end, without their padding."""
+    k = 0
+    for n in range(widths.shape[0]):
+        for i in range(widths[n]):
+            state[e, k] = obs[e, n, i]
+            k += 1
+
+
+def compile_loop(kernels: Kernels, name: str, module: str, filename: str, *, box: bool, join_state: bool) -> Any:
+    """The loop over copies with a world's functions bound in: one dispatcher, cached on disk beside the world's file.
+
+    numba caches by file, name and bytecode, and looks at one file's time stamp. So the bound loop gets the world's file and
+    name, and the stamp of every source it was built from: editing a shared file must not bring back old machine code.
+    """
+    named = {"write_alive": kernels.alive, "write_legal": kernels.legal, "write_state": kernels.state, "write_info": kernels.info}
+    bound: dict[str, Any] = {
+        **_loop.__globals__,
+        **{key: _nothing if function is None else function for key, function in named.items()},
+        "reset": kernels.reset,
+        "step": kernels.step,
+        "observe": kernels.observe,
+        "valid": _valid_vector if box else _valid_choice,
+        "HAS_ALIVE": kernels.alive is not None,
+        "HAS_LEGAL": kernels.legal is not None,
+        "JOIN_STATE": join_state,
+        "HAS_STATE": join_state or kernels.state is not None,
+        "__name__": module,
+    }
+    title = f"{name}_{'box' if box else 'discrete'}_{'joined' if join_state else 'plain'}"
+    code = _loop.__code__.replace(co_filename=filename, co_name=title, co_qualname=title)
+    function = types.FunctionType(code, bound, title)
+    function.__module__ = module
+    compiled = numba.njit(function, nogil=True, error_model="numpy", cache=True)
+    cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if cache_file is not None:
+        digest = hashlib.sha256()
+        functions = [f for f in vars(kernels).values() if f is not None]
+        for path in sorted({__file__, filename, *(source for f in functions for source in _sources(f, set()))}):
+            digest.update(Path(path).read_bytes() if Path(path).exists() else path.encode())
+        cache_file._source_stamp = digest.hexdigest()
+    return compiled
+
+
+def _sources(dispatcher: Any, seen: set[int]) -> Iterator[str]:
+    """The files of a compiled function and of all compiled functions that it calls."""
+    if id(dispatcher) in seen:
+        return
+    seen.add(id(dispatcher))
+    function = dispatcher.py_func
+    yield function.__code__.co_filename
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if hasattr(value, "py_func"):
+            yield from _sources(value, seen)

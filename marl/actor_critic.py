@@ -1,0 +1,324 @@
+"""The policies and critics of a team, and what they make of a rollout: shared by every on-policy learner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from marl import ops
+from marl.memory.rollout import Decision, Look, Rollout
+from marl.nets.agent_net import AgentNet, JointNet
+from marl.nets.distributions import Distribution, make_distribution
+from marl.nets.networks import Network, default_network
+from marl.nets.normalizers import RunningNorm
+from marl.nets.owner import Owner
+from marl.nets.stacked import FlatParameters
+from marl.scope import Scope, as_joint, joint_shape, true_inputs
+from marl.sharing import Sharing, owner_index
+from marl.types import ConfigError, Spec, TeamSpec
+
+CHUNK = 65_536  # values of a rollout are computed in pieces of at most this many vectors,
+IMAGE_CHUNK = 2_048  # or this many images, to bound memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rollout arranged as ``C`` sequences of ``L`` rows: tensors ``(L, C, ...)``. Feed-forward: ``L = 1``."""
+
+    obs: Tensor  # (L, C, N, *O)
+    joint: Tensor | None  # (L, C, *J)
+    legal: Tensor | None  # (L, C, N, A)
+    started: Tensor  # (L, C)
+    acting: Tensor  # (L, C, N) moves the carry
+    complete: Tensor  # (L, C, N) counts in the loss
+    action: Tensor  # (L, C, N[, A])
+    log_prob: Tensor  # (L, C, N)
+    value: Tensor  # (L, C, N)
+    advantage: Tensor  # (L, C, N)
+    target: Tensor  # (L, C, N) what the critic shall say
+    carry: Tensor  # (C, N, H) before the first row
+    critic_carry: Tensor  # (C, *, H)
+
+    def select(self, index: Tensor) -> Batch:
+        """Some of the sequences, in that order."""
+        return self._each(lambda x: x.index_select(1, index), lambda x: x.index_select(0, index))
+
+    def narrow(self, start: int, length: int) -> Batch:
+        """Neighbouring sequences, without copying."""
+        return self._each(lambda x: x.narrow(1, start, length), lambda x: x.narrow(0, start, length))
+
+    def _each(self, rows: Any, carries: Any) -> Batch:
+        values = {}
+        for name, value in self.__dict__.items():
+            values[name] = None if value is None else (carries(value) if name.endswith("carry") else rows(value))
+        return Batch(**values)
+
+
+class ActorCritic(nn.Module):
+    """Stacked actors and critics of one team, with their normalisers and one flat parameter matrix."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        team: TeamSpec,
+        num_envs: int,
+        seed: np.random.SeedSequence,
+        *,
+        critic: Scope,
+        sharing: Sharing,
+        network: Network | None,
+        critic_network: Network | None,
+        agent_id: bool,
+        normalize_obs: bool,
+        normalize_values: bool,
+        squash: bool,
+        device: torch.device | str,
+    ) -> None:
+        """Everything is initialised from ``seed``, one stream per parameter set."""
+        super().__init__()
+        self.owner = Owner(owner_index(sharing, team))
+        self.scope, self.num_envs = critic, num_envs
+        generators = [
+            torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1))
+            for child in seed.spawn(self.owner.num_sets)
+        ]
+        # Only agents that share parameters need to be told who they are.
+        shares = agent_id and not self.owner.identity
+        ids = torch.eye(team.num_agents) if shares else None
+        vector = not team.obs.is_image
+        widths = [max(team.obs.widths[agent] for agent in self.owner.members(p)) for p in range(self.owner.num_sets)]
+        own = [torch.arange(width) for width in widths] if vector else None
+        network = network or default_network(team.obs.shape)
+        self.distribution = make_distribution(team.action, squash, device)
+        self.actor = AgentNet(
+            network,
+            self.owner,
+            team.obs.shape,
+            self.distribution.size,
+            generators,
+            gain=0.01,
+            ids=ids,
+            true_inputs=own,
+            normalize=normalize_obs,
+            learns_scale=self.distribution.learns_scale,
+        )
+        shape = joint_shape(critic, spec, team)
+        self.critic: AgentNet | JointNet
+        if shape is None:
+            self.critic = AgentNet(
+                critic_network or network,
+                self.owner,
+                team.obs.shape,
+                1,
+                generators,
+                gain=1.0,
+                ids=ids,
+                true_inputs=own,
+                normalize=normalize_obs,
+            )
+        else:
+            default = network if len(shape) == len(team.obs.shape) else default_network(shape)
+            self.critic = JointNet(
+                critic_network or default,
+                self.owner,
+                shape,
+                generators,
+                ids=ids,
+                true_inputs=true_inputs(critic, spec, team),
+                normalize=normalize_obs,
+            )
+        self.value_norm = RunningNorm(self.owner, 1, clip=math.inf) if normalize_values else None
+        self.to(device)
+        self.parameters_flat = FlatParameters([self.actor, self.critic], self.owner.num_sets)
+        self.register_buffer("critic_carry", torch.zeros(num_envs, *self.critic.carry_shape, device=device))
+        self.critic_carry: Tensor
+
+    @property
+    def carry_width(self) -> int:
+        """``H`` of the actor; 0 if it is feed-forward."""
+        return self.actor.carry_shape[1]
+
+    @torch.inference_mode()
+    def act(self, look: Look, generator: torch.Generator | None, explore: bool) -> Decision:
+        """One action for every agent of every copy; the most likely one unless exploring."""
+        parameters, carries = self.actor(
+            look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0)
+        )
+        parameters = parameters[0]  # (E, N, K)
+        if explore:
+            action = self.distribution.sample(parameters, look.legal, generator)
+        else:
+            action = self.distribution.mode(parameters, look.legal)
+        log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
+        return Decision(action, self.distribution.to_env(action), log_prob, carries[0])
+
+    def joint_input(self, obs: Tensor, joint: Tensor | None) -> Tensor:
+        """What the critic reads: a stored joint input, the team's observations side by side, or each agent's own."""
+        if joint is not None:
+            return joint
+        return as_joint(obs) if isinstance(self.critic, JointNet) else obs
+
+    def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probability and entropy of the stored actions, and values, each ``(L, C, N)``, with gradients."""
+        parameters, _ = self.actor(batch.obs, batch.carry, batch.started, batch.acting)
+        log_prob, entropy = self.distribution.evaluate(parameters, batch.legal, batch.action)
+        inputs = self.joint_input(batch.obs, batch.joint)
+        value, _ = self.critic(inputs, batch.critic_carry, batch.started, batch.acting)
+        return log_prob, entropy, value.squeeze(-1)
+
+    @torch.no_grad()
+    def prepare(self, rollout: Rollout, discount: float, lambda_: float, sequence: int | None) -> Batch:
+        """Values, advantages and targets of a full rollout, arranged in sequences of ``sequence`` rows."""
+        time = rollout.steps
+        value, carries = self._values(rollout)  # (T + 1, E, N), (T + 1, E, *, H) before each row
+        final = torch.zeros_like(value[:-1])
+        if rollout.final_rows:
+            self._final_values(rollout, carries, final)
+        value, final = self._denormalize(value), self._denormalize(final)
+        advantage, complete = ops.idle_generalized_advantage_estimation(
+            rollout.reward,
+            value[:-1],
+            rollout.acting[:-1],
+            rollout.terminated,
+            rollout.truncated,
+            final,
+            value[-1],
+            rollout.acting[-1],
+            discount,
+            lambda_,
+        )
+        target = advantage + value[:-1]
+        old = value[:-1]
+        if self.value_norm is not None:
+            self.value_norm.update(target.unsqueeze(-1), complete)
+            mean, std = self.value_norm.scale()
+            old, target = (old - mean.squeeze(-1)) / std.squeeze(-1), (target - mean.squeeze(-1)) / std.squeeze(-1)
+        self.critic_carry.copy_(carries[-1])
+        recurrent = carries.shape[-1] > 0 or rollout.carry.shape[-1] > 0
+        length = (sequence or time) if recurrent else 1
+
+        def arrange(x: Tensor) -> Tensor:
+            pieces = x.unflatten(0, (time // length, length)).transpose(0, 1)  # (L, T / L, E, ...)
+            return pieces.flatten(1, 2)
+
+        first = slice(0, time, length)
+        return Batch(
+            obs=arrange(rollout.obs[:-1]),
+            joint=None if rollout.joint is None else arrange(rollout.joint[:-1]),
+            legal=None if rollout.legal is None else arrange(rollout.legal[:-1]),
+            started=arrange(rollout.started[:-1]),
+            acting=arrange(rollout.acting[:-1]),
+            complete=arrange(complete),
+            action=arrange(rollout.action),
+            log_prob=arrange(rollout.log_prob),
+            value=arrange(old),
+            advantage=arrange(advantage),
+            target=arrange(target),
+            carry=rollout.carry[first].flatten(0, 1),
+            critic_carry=carries[first].flatten(0, 1),
+        )
+
+    def _values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Raw critic outputs of rows ``0..T`` and the critic's carry before each row."""
+        image = rollout.obs.dim() > 4
+        per_row = rollout.num_envs * (1 if isinstance(self.critic, JointNet) else self.owner.num_agents)
+        piece = max(1, (IMAGE_CHUNK if image else CHUNK) // per_row)
+        carry = self.critic_carry
+        values, carries = [], []
+        for start in range(0, rollout.steps + 1, piece):
+            rows = slice(start, start + piece)
+            joint = None if rollout.joint is None else rollout.joint[rows]
+            inputs = self.joint_input(rollout.obs[rows], joint)
+            value, after = self.critic(inputs, carry, rollout.started[rows], rollout.acting[rows])
+            values.append(value.squeeze(-1))
+            carries += [carry.unsqueeze(0), after[:-1]]
+            carry = after[-1]
+        return torch.cat(values), torch.cat(carries)
+
+    def _final_values(self, rollout: Rollout, carries: Tensor, final: Tensor) -> None:
+        """Put the values of true successors where episodes were truncated."""
+        time = torch.cat([torch.full((len(copies),), t) for t, copies in rollout.final_rows]).to(final.device)
+        copies = torch.from_numpy(np.concatenate([copies for _, copies in rollout.final_rows])).to(final.device)
+        obs = torch.cat(rollout.final_obs).unsqueeze(0)  # (1, K, N, *O)
+        joint = torch.cat(rollout.final_joint).unsqueeze(0) if rollout.final_joint else None
+        # carries[t + 1] is the carry after row t: a successor is read by a critic that remembers its episode.
+        carry = carries[time + 1, copies]
+        still = torch.zeros(1, len(copies), dtype=torch.bool, device=final.device)
+        moving = torch.ones(1, len(copies), self.owner.num_agents, dtype=torch.bool, device=final.device)
+        value, _ = self.critic(self.joint_input(obs, joint), carry, still, moving)
+        final[time, copies] = value[0].squeeze(-1)
+
+    def _denormalize(self, value: Tensor) -> Tensor:
+        if self.value_norm is None:
+            return value
+        mean, std = self.value_norm.scale()
+        return value * std.squeeze(-1) + mean.squeeze(-1)
+
+    def update_normalizers(self, rollout: Rollout) -> None:
+        """Let the observation statistics see a rollout, once, after it was learnt from with the statistics it was played with."""
+        if self.actor.norm is not None:
+            self.actor.norm.update(rollout.obs[:-1], rollout.acting[:-1])
+        if self.critic.norm is not None:
+            inputs = self.joint_input(rollout.obs[:-1], None if rollout.joint is None else rollout.joint[:-1])
+            acting = rollout.acting[:-1]
+            if isinstance(self.critic, JointNet):
+                columns = self.critic.carry_shape[0]
+                inputs = inputs.unsqueeze(2).expand(*inputs.shape[:2], columns, *inputs.shape[2:])
+                acting = acting.any(-1, keepdim=True).expand(*acting.shape[:2], columns)
+            self.critic.norm.update(inputs, acting)
+
+    def restrict(self, agent: int, team: TeamSpec, squash: bool) -> tuple[AgentNet, Distribution]:
+        """One agent's own policy network and its action distribution."""
+        return self.actor.restrict(agent).cpu(), make_distribution(team.action.of(agent), squash)
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copy in place, so that parameters stay views of the flat matrix."""
+        return super().load_state_dict(state, strict=strict, assign=False)
+
+
+def weights_of(complete: Tensor, owner: Owner) -> Tensor:
+    """Weights ``(L, C, N)`` under which a sum is, for every parameter set, the mean over its own rows that count."""
+    count = owner.to_agents(owner.sum_sets(complete.sum((0, 1)).to(torch.float32)).clamp(min=1))
+    return complete / count
+
+
+def check_minibatches(name: str, rollout: int, num_envs: int, minibatches: int, sequence: int | None, recurrent: bool) -> None:
+    """Refuse settings that do not divide. Raises ConfigError naming both keys and a fix."""
+    if recurrent and sequence is not None and rollout % sequence:
+        raise ConfigError(
+            f"{name}: rollout={rollout} is not a multiple of sequence={sequence}; set sequence={math.gcd(rollout, sequence)}"
+        )
+    pieces = num_envs * (rollout // (sequence or rollout) if recurrent else rollout)
+    if pieces % minibatches:
+        unit = f"sequences of {sequence or rollout} rows" if recurrent else "rows"
+        raise ConfigError(
+            f"{name}: minibatches={minibatches} does not divide the rollout's {pieces} {unit} (rollout={rollout} x "
+            f"num_envs={num_envs}); set minibatches={math.gcd(pieces, minibatches)}"
+        )
+
+
+def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
+    """One epoch: every sequence once, in a new order, agents of one step together."""
+    size = batch.obs.shape[1]
+    index = torch.randperm(size, generator=generator, device=batch.obs.device)
+    shuffled = batch.select(index)
+    for start in range(0, size, size // count):
+        yield shuffled.narrow(start, size // count)
+
+
+def explained_variance(batch: Batch) -> Tensor:
+    """``1 - Var(target - value) / Var(target)`` over the rows that count; 0 where targets do not vary."""
+    weight = batch.complete.float() / batch.complete.sum().clamp(min=1)
+    error = batch.target - batch.value
+
+    def variance(x: Tensor) -> Tensor:
+        return ((x - (x * weight).sum()).square() * weight).sum()
+
+    spread = variance(batch.target)
+    return torch.where(spread > 1e-12, 1 - variance(error) / spread.clamp(min=1e-12), 0.0)

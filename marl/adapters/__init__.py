@@ -1,0 +1,89 @@
+"""Any PettingZoo or Gymnasium environment as a `BatchEnv`: its dicts end here, arrays keyed by position go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from marl.adapters.copies import Copies
+from marl.adapters.resolve import resolve
+from marl.types import BatchEnv, ConfigError, SupportsBatch
+
+__all__ = ["in_process", "make"]
+
+
+def make(
+    env: Any,
+    num_envs: int = 1,
+    patterns: Sequence[str] | None = None,
+    *,
+    workers: int = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+    on_bad_obs: str = "error",
+    deadline: float = 60.0,
+) -> BatchEnv:
+    """Copies of an environment that step together.
+
+    env: a Gymnasium or PettingZoo id (``"CartPole-v1"``, ``"sisl/pursuit-v5"``), a module (``"mpe2.simple_spread_v3"``
+        or the module itself), a function or class that makes an environment, or one environment (for one copy in this
+        process only). Environments with a batched form of their own bring it.
+    num_envs: ``E``, how many copies.
+    patterns: shell patterns over agent ids, one team each; None puts all agents into one team.
+    workers: how many processes the copies are spread over; 0 keeps them in this one. Results do not depend on it.
+    env_kwargs: passed to the function or class that makes the environment.
+    max_steps: truncate episodes after this many steps.
+    on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `Copies`).
+    deadline: seconds a worker process may take for one step before it is replaced.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise ConfigError(f"workers: expected a non-negative integer, got {workers!r}")
+    factory, instance = resolve(env, env_kwargs)
+    if instance is not None and not isinstance(instance, SupportsBatch) and (num_envs != 1 or workers):
+        raise ConfigError(
+            f"an environment instance is one copy in this process (num_envs={num_envs}, workers={workers}): "
+            "pass a function that makes the environment, e.g. lambda: MyEnv()"
+        )
+    first = factory()
+    if isinstance(first, SupportsBatch):
+        if max_steps is not None:
+            raise ConfigError(f"max_steps: {type(first).__name__} ends its own episodes; give it its own limit instead")
+        return first.batch_env(num_envs, patterns)
+    if workers:
+        from marl.adapters.workers import WorkerBatch
+
+        return WorkerBatch(
+            factory,
+            num_envs,
+            patterns,
+            workers=workers,
+            max_steps=max_steps,
+            on_bad_obs=on_bad_obs,
+            deadline=deadline,
+        )
+    made = [first]
+    return in_process(
+        lambda: made.pop() if made else factory(), num_envs, patterns, max_steps=max_steps, on_bad_obs=on_bad_obs
+    )
+
+
+def in_process(
+    factory: Callable[..., Any],
+    num_envs: int,
+    patterns: Sequence[str] | None = None,
+    *,
+    first_copy: int = 0,
+    max_steps: int | None = None,
+    on_bad_obs: str = "error",
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> BatchEnv:
+    """``num_envs`` copies stepped in this process; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
+    kwargs = dict(env_kwargs or {})
+    return Copies(
+        lambda: factory(**kwargs),
+        num_envs,
+        patterns,
+        first_copy=first_copy,
+        max_steps=max_steps,
+        on_bad_obs=on_bad_obs,
+    )

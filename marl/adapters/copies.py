@@ -1,0 +1,496 @@
+"""Copies of one environment stepped together in this process: seeding, autoreset, faults, return to a saved state.
+
+What an episode looks like is the business of `ParallelCopy`, `AECCopy` and `GymnasiumCopy`; this module is the same for
+all three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from marl.adapters.actionlog import ActionLog
+from marl.adapters.aec import AECCopy
+from marl.adapters.describe import describe, interface
+from marl.adapters.gymnasium import GymnasiumCopy
+from marl.adapters.parallel import ParallelCopy
+from marl.adapters.rows import Breach, Rows
+from marl.spaces import base_legal, vector_bounds
+from marl.types import (
+    Array,
+    CheckpointError,
+    ConfigError,
+    EnvContractError,
+    Episode,
+    MarlError,
+    Spec,
+    Step,
+    TeamStep,
+    zeros_step,
+)
+
+RESEED_STEPS = 1_000  # a copy that has gone this far since its seed is seeded again when its next episode starts
+CRASHES_IN_A_ROW = 3
+BAD_OBS = ("error", "clip", "cast", "drop")
+BadObs = Literal["error", "clip", "cast", "drop"]
+
+
+class CopyOfEnv(Protocol):
+    """Plays episodes of one environment into its rows."""
+
+    env: Any
+
+    def begin(self, seed: int | None, options: Mapping[str, Any] | None) -> None:
+        """Start an episode."""
+        ...
+
+    def step(self, actions: Sequence[Any]) -> bool:
+        """Act; True when the episode is over."""
+        ...
+
+
+PLAYERS: dict[str, Callable[[Any, Rows, int | None], CopyOfEnv]] = {
+    "parallel": ParallelCopy,
+    "aec": AECCopy,
+    "gymnasium": GymnasiumCopy,
+}
+
+
+@dataclass
+class Seeding:
+    """Where a copy's random stream stands: its ``count``-th seed, and how often in a row it has crashed since."""
+
+    count: int = 0
+    crashes: int = 0
+
+
+def derived_seed(seed: int, copy: int, count: int) -> int:
+    """The ``count``-th seed of a copy: a function of the run's seed and the copy's global index, nothing else."""
+    sequence = np.random.SeedSequence([seed, copy], spawn_key=(count,))
+    return int(sequence.generate_state(1)[0]) >> 1  # 31 bits: some environments take no more
+
+
+class Copies:
+    """``num_envs`` copies of one environment as a `BatchEnv`, in this process.
+
+    factory: makes one environment; called once per copy, and again when a copy has to be replaced.
+    patterns: how agents form teams (`marl.types.partition`).
+    first_copy: global index of the first copy: copy ``e`` draws from the stream of ``(seed, first_copy + e)``.
+    max_steps: episodes are truncated after this many steps, with their true successor; None leaves that to the env.
+    on_bad_obs: what to do about observations outside their space: ``error``; ``cast`` accepts a wider dtype; ``clip``
+        does so and clips to the bounds; ``drop`` throws the episode away, also for NaN and bad rewards. All are counted
+        in ``faults``.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], Any],
+        num_envs: int,
+        patterns: Sequence[str] | None = None,
+        *,
+        first_copy: int = 0,
+        max_steps: int | None = None,
+        on_bad_obs: str = "error",
+    ) -> None:
+        """Make the copies and look at the first of them."""
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise ConfigError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
+        if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1):
+            raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {max_steps!r}")
+        if on_bad_obs not in BAD_OBS:
+            raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
+        self._factory, self._max_steps, self._on_bad_obs = factory, max_steps, on_bad_obs
+        self._first = first_copy
+        self._num_envs = num_envs
+        envs = [factory() for _ in range(num_envs)]
+        if len({id(env) for env in envs}) < num_envs:
+            raise ConfigError("the factory returned one environment twice: it must make a new one at every call")
+        self._interface = interface(envs[0])
+        self._spec, self._ids = describe(envs[0], patterns)
+        self._allocate()
+        self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
+        self._seeding = [Seeding() for _ in envs]
+        self._log = ActionLog(self._spec, num_envs)
+        self._seed: int | None = None
+        self._options: Mapping[str, Any] | None = None
+        self._closed = False
+
+    @property
+    def spec(self) -> Spec:
+        """What the environment looks like."""
+        return self._spec
+
+    @property
+    def num_envs(self) -> int:
+        """``E``."""
+        return self._num_envs
+
+    @property
+    def envs(self) -> tuple[Any, ...]:
+        """The environments themselves, e.g. to render one."""
+        return tuple(copy.env for copy in self._copies)
+
+    # --- stepping ----------------------------------------------------------------------------------------------------
+
+    def reset(self, seed: int, options: Mapping[str, Any] | None = None) -> Step:
+        """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, first_copy + e)`` alone."""
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ConfigError(f"seed: expected a non-negative integer, got {seed!r}")
+        self._seed, self._options = int(seed), options
+        self._wipe()
+        for e in range(self._num_envs):
+            self._seeding[e] = Seeding()
+            self._begin(e, reseed=True)
+        self._mend_bounds()
+        self._refuse_non_finite()
+        return self._finish(())
+
+    def step(self, actions: Sequence[Array]) -> Step:
+        """Take one step; ``actions[k]`` belongs to ``spec.teams[k]``: ``(E, N)`` or ``(E, N, A)``."""
+        if self._seed is None:
+            raise ConfigError("step before reset: call reset(seed) first")
+        choices = self._choices(actions)
+        self._log.append(actions)
+        self._wipe()
+        finished: list[Episode] = []
+        for e, copy in enumerate(self._copies):
+            rows = self._rows[e]
+            try:
+                over = copy.step(choices[e])
+                if rows.has_successor:
+                    self._dirty = True
+                    self._check_successor(e)
+            except Breach as breach:
+                self._breached(e, breach)
+            except MarlError:
+                raise
+            except (Exception, SystemExit) as error:
+                self._replace(e, error)
+            else:
+                if over:
+                    finished.append(self._episode(e))
+                    self._begin(e)
+        self._mend_bounds()
+        self._refuse_non_finite()
+        return self._finish(tuple(finished))
+
+    def _choices(self, actions: Sequence[Array]) -> list[Any]:
+        """Per copy, something to index by agent: plain integers for discrete actions, rows of arrays otherwise."""
+        if len(actions) != len(self._action_shapes):
+            raise ConfigError(f"expected actions of {len(self._action_shapes)} teams, got {len(actions)}")
+        for team, array, shape in zip(self._spec.teams, actions, self._action_shapes, strict=True):
+            if array.shape != shape:
+                raise ConfigError(f"actions of team {team.name!r}: expected shape {shape}, got {array.shape}")
+        lists: list[Any] = [array.tolist() if array.ndim == 2 else array for array in actions]
+        if len(lists) == 1:
+            return list(lists[0])
+        return [[action for team in lists for action in team[e]] for e in range(self._num_envs)]
+
+    def _begin(self, e: int, reseed: bool = False) -> None:
+        """Start copy ``e``'s next episode, replacing the environment if it cannot even do that."""
+        seeding = self._seeding[e]
+        reseed = reseed or self._log.since_seeding(e) > RESEED_STEPS
+        while True:
+            seed = self._next_seed(e) if reseed else None
+            try:
+                self._copies[e].begin(seed, self._options)
+            except Breach as breach:
+                raise self._contract_error(e, breach) from None
+            except MarlError:
+                raise
+            except (Exception, SystemExit) as error:
+                self._count_crash(e, error)
+                self._remake(e)
+                reseed = True
+            else:
+                break
+        if not reseed and seeding.crashes:
+            seeding.crashes = 0  # an episode was played to its end
+        self._step.started[e] = True
+        self._dirty = True
+
+    def _next_seed(self, e: int) -> int:
+        assert self._seed is not None
+        seeding = self._seeding[e]
+        seed = derived_seed(self._seed, self._first + e, seeding.count)
+        seeding.count += 1
+        self._log.restart(e)
+        return seed
+
+    def _episode(self, e: int) -> Episode:
+        rows = self._rows[e]
+        returns = dict(zip(self._spec.agents, rows.returns, strict=True))
+        return Episode(self._first + e, returns, rows.length)
+
+    def _finish(self, finished: tuple[Episode, ...]) -> Step:
+        """Point ``next_obs`` at the true successors: ``obs`` itself unless somebody's episode ended."""
+        step, spare = self._step, self._spare
+        step.finished = finished
+        if not (self._dirty and any(rows.has_successor for rows in self._rows)):
+            return step
+        for e, rows in enumerate(self._rows):
+            if not rows.has_successor:
+                for now, successor in zip(rows.obs, rows.next_obs, strict=True):
+                    successor[...] = now
+                if step.state is not None and spare.state is not None:
+                    spare.state[e] = step.state[e]
+        for team, other in zip(step.teams, spare.teams, strict=True):
+            team.next_obs = other.obs
+        step.next_state = spare.state
+        return step
+
+    # --- faults ------------------------------------------------------------------------------------------------------
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """How often something was mended or thrown away: casts, clips, drops, crashes, huge rewards."""
+        total = dict(self._faults)
+        for rows in self._rows:
+            for fault, count in rows.faults.items():
+                total[fault] = total.get(fault, 0) + count
+        return total
+
+    def _count(self, fault: str) -> None:
+        self._faults[fault] = self._faults.get(fault, 0) + 1
+
+    def _contract_error(self, e: int, breach: Breach) -> EnvContractError:
+        who = "" if breach.agent is None else f" agent {breach.agent!r}"
+        return EnvContractError(
+            f"{self._spec.env}: copy {self._first + e}{who} step {self._rows[e].length}: "
+            f"{breach.field}: expected {breach.expected}, got {breach.got}"
+        )
+
+    def _breached(self, e: int, breach: Breach) -> None:
+        if self._on_bad_obs != "drop" or breach.field not in ("observation", "reward", "state"):
+            raise self._contract_error(e, breach) from None
+        self._count("drop")
+        self._discard(e)
+
+    def _replace(self, e: int, error: BaseException) -> None:
+        """The environment raised: throw the episode away and go on with a new one from the factory."""
+        self._count_crash(e, error)
+        self._remake(e)
+        self._discard(e)
+
+    def _count_crash(self, e: int, error: BaseException) -> None:
+        self._count("crash")
+        seeding = self._seeding[e]
+        if self._log.since_seeding(e) > RESEED_STEPS:
+            seeding.crashes = 0
+        seeding.crashes += 1
+        if seeding.crashes >= CRASHES_IN_A_ROW:
+            raise EnvContractError(
+                f"{self._spec.env}: copy {self._first + e} raised {seeding.crashes} times in a row, last at step "
+                f"{self._rows[e].length}: {''.join(traceback.format_exception_only(error)).strip()}"
+            ) from error
+
+    def _remake(self, e: int) -> None:
+        """The old environment is not closed: closing one pygame environment closes pygame for all."""
+        self._copies[e] = self._player(self._factory(), self._rows[e])
+
+    def _discard(self, e: int) -> None:
+        """Show the copy as freshly reset, and nothing of the episode that went wrong."""
+        rows = self._rows[e]
+        rows.reward.fill(0)
+        rows.terminated.fill(False)
+        rows.truncated.fill(False)
+        rows.has_successor = False
+        self._begin(e, reseed=True)
+        self._step.discarded[e] = True
+
+    def _check_successor(self, e: int) -> None:
+        rows = self._rows[e]
+        if not rows.successor_is_finite():
+            agent = next((g for g, row in enumerate(rows.agent_obs) if not np.isfinite(row).all()), None)
+            who, field = (None, "state") if agent is None else (rows.ids[agent], "observation")
+            raise Breach(who, field, "finite numbers", "NaN or infinity")
+
+    def _refuse_non_finite(self) -> None:
+        """Find NaN and infinity in what was written: one product with zeros per array, 0 unless there is one."""
+        for array, zeros in self._finite_checks:
+            if array.dot(zeros) != 0.0:
+                break
+        else:
+            return
+        for e, rows in enumerate(self._rows):
+            for g, row in enumerate(rows.agent_obs):
+                if row.dtype == np.float32 and not np.isfinite(row).all():
+                    self._breached(e, Breach(rows.ids[g], "observation", "finite numbers", "NaN or infinity"))
+                    return self._refuse_non_finite()
+            if rows.state is not None and not np.isfinite(rows.state).all():
+                self._breached(e, Breach(None, "state", "finite numbers", "NaN or infinity"))
+                return self._refuse_non_finite()
+
+    def _mend_bounds(self) -> None:
+        """With ``on_bad_obs="clip"``, bring observations and successors back into their spaces."""
+        for array, low, high in self._bounds:
+            if ((array < low) | (array > high)).any():
+                self._count("clip")
+                np.clip(array, low, high, out=array)
+
+    # --- going back to a saved state ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seeds and the actions since: replaying them brings copies back, checked by a hash of what they show."""
+        if self._seed is None:
+            raise ConfigError("state_dict before reset: call reset(seed) first")
+        copies = []
+        for e, seeding in enumerate(self._seeding):
+            names = [team.name for team in self._spec.teams]
+            copies.append(
+                {
+                    "seeds": seeding.count,
+                    "crashes": seeding.crashes,
+                    "actions": dict(zip(names, self._log.actions(e), strict=True)),
+                    "hash": self._hash(e),
+                    "returns": [float(value) for value in self._rows[e].returns],
+                    "length": self._rows[e].length,
+                }
+            )
+        return {
+            "env": self._spec.env,
+            "seed": self._seed,
+            "options": None if self._options is None else dict(self._options),
+            "max_steps": self._max_steps,
+            "first_copy": self._first,
+            "faults": self.faults,
+            "copies": copies,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Step:
+        """Make every copy anew, seed it as it was seeded last, and repeat its actions since."""
+        mine = {"env": self._spec.env, "max_steps": self._max_steps, "first_copy": self._first}
+        for key, value in mine.items():
+            if state[key] != value:
+                raise CheckpointError(f"environment state: {key} was {state[key]!r} when saved, is {value!r} now")
+        if len(state["copies"]) != self._num_envs:
+            raise CheckpointError(f"environment state holds {len(state['copies'])} copies, expected {self._num_envs}")
+        self._close_envs()
+        self._seed, self._options = int(state["seed"]), state["options"]
+        self._copies = [self._player(self._factory(), rows) for rows in self._rows]
+        self._wipe()
+        names = [team.name for team in self._spec.teams]
+        logs = [[np.asarray(saved["actions"][name]) for name in names] for saved in state["copies"]]
+        self._log.load(logs)
+        for e, saved in enumerate(state["copies"]):
+            self._seeding[e] = Seeding(int(saved["seeds"]), int(saved["crashes"]))
+            self._replay(e, logs[e])
+            if self._hash(e) != saved["hash"]:
+                raise CheckpointError(
+                    f"{self._spec.env}: copy {self._first + e} does not come back: the same seed and actions lead to "
+                    "another observation. The environment is not deterministic (or its version changed)"
+                )
+            self._step.started[e] = self._rows[e].length == 0
+        self._flags["reward"].fill(0)
+        self._wipe_ends()
+        for rows in self._rows:
+            rows.faults = {}
+        self._faults.clear()
+        self._faults.update(state["faults"])
+        self._mend_bounds()
+        return self._finish(())
+
+    def _replay(self, e: int, log: Sequence[Array]) -> None:
+        """Repeat one copy's actions since its last seed."""
+        assert self._seed is not None
+        copy, rows = self._copies[e], self._rows[e]
+        seed = derived_seed(self._seed, self._first + e, self._seeding[e].count - 1)
+        try:
+            copy.begin(seed, self._options)
+            for t in range(len(log[0])):
+                rows.reward.fill(0)
+                rows.terminated.fill(False)
+                rows.truncated.fill(False)
+                rows.has_successor = False
+                choice = [action for team in log for action in (team[t].tolist() if team.ndim == 2 else team[t])]
+                if copy.step(choice):
+                    copy.begin(None, self._options)
+        except (Exception, SystemExit) as error:
+            raise CheckpointError(f"{self._spec.env}: copy {self._first + e} cannot be replayed: {error}") from error
+
+    def _hash(self, e: int) -> str:
+        """A fingerprint of what copy ``e`` shows: observations, who may act and how, state, returns, length."""
+        rows = self._rows[e]
+        digest = hashlib.sha256()
+        parts = [*rows.obs, rows.alive, *(row for row in rows.agent_legal if row is not None), rows.state]
+        for part in parts:
+            if part is not None:
+                digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update(np.array([*rows.returns, rows.length], dtype=np.float64).tobytes())
+        return digest.hexdigest()
+
+    # --- arrays ------------------------------------------------------------------------------------------------------
+
+    def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
+        return PLAYERS[self._interface](env, rows, self._max_steps)
+
+    def _allocate(self) -> None:
+        """Every array of every step. Flags of all teams lie side by side; each team sees its columns."""
+        spec, size = self._spec, self._num_envs
+        self._step, self._spare = zeros_step(spec, size), zeros_step(spec, size)
+        columns = (size, len(spec.agents))
+        self._flags = {name: np.zeros(columns, dtype=bool) for name in ("terminated", "truncated", "alive")}
+        self._flags["reward"] = np.zeros(columns, dtype=np.float32)
+        teams, first = [], 0
+        for team, arrays in zip(spec.teams, self._step.teams, strict=True):
+            mine = slice(first, first + team.num_agents)
+            first += team.num_agents
+            legal = None
+            if arrays.legal is not None:
+                legal = np.broadcast_to(base_legal(team.action, team.action_spaces), arrays.legal.shape).copy()
+            flags = {name: flag[:, mine] for name, flag in self._flags.items()}
+            teams.append(TeamStep(obs=arrays.obs, next_obs=arrays.obs, legal=legal, **flags))
+        self._step.teams = tuple(teams)
+        self._rows = [Rows(spec, self._ids, e, self._step, self._flags, self._spare) for e in range(size)]
+        for rows in self._rows:
+            rows.tolerant = self._on_bad_obs in ("cast", "clip")
+        self._action_shapes = [(size, team.num_agents, *team.action.shape) for team in spec.teams]
+        floats = [team.obs for team in self._step.teams if team.obs.dtype == np.float32]
+        floats += [] if self._step.state is None else [self._step.state]
+        self._finite_checks = [(array.reshape(-1), np.zeros(array.size, dtype=np.float32)) for array in floats]
+        self._bounds: list[tuple[Array, Array, Array]] = []
+        if self._on_bad_obs == "clip":
+            for team, *steps in zip(spec.teams, self._step.teams, self._spare.teams, strict=True):
+                if not team.obs.is_image:
+                    low, high = vector_bounds(team)
+                    self._bounds += [(arrays.obs, low, high) for arrays in steps]
+        self._faults: dict[str, int] = {}
+        self._dirty = True
+
+    def _wipe(self) -> None:
+        """Last step's rewards and flags."""
+        self._flags["reward"].fill(0)
+        if self._dirty:
+            self._wipe_ends()
+            self._step.started.fill(False)
+            self._step.discarded.fill(False)
+            self._dirty = False
+
+    def _wipe_ends(self) -> None:
+        """Nobody's episode ends here: ``next_obs`` is ``obs`` again."""
+        for team in self._step.teams:
+            team.next_obs = team.obs
+        self._step.next_state = self._step.state
+        self._flags["terminated"].fill(False)
+        self._flags["truncated"].fill(False)
+        for rows in self._rows:
+            rows.has_successor = False
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def _close_envs(self) -> None:
+        for copy in self._copies:
+            with contextlib.suppress(Exception):  # some environments cannot be closed twice, or before a first reset
+                copy.env.close()
+
+    def close(self) -> None:
+        """Close the environments."""
+        if not self._closed:
+            self._closed = True
+            self._close_envs()

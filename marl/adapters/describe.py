@@ -1,0 +1,100 @@
+"""What an environment looks like from the outside: which interface it speaks, its agents, teams, spaces and state."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from pettingzoo import AECEnv, ParallelEnv
+
+from marl.adapters.gymnasium import AGENT
+from marl.spaces import MASK, team_spec
+from marl.types import ConfigError, EnvContractError, Spec, partition
+
+Interface = Literal["parallel", "aec", "gymnasium"]
+LARGEST_STATE = 10_000  # values; larger states are screens, which belong into observations
+
+
+def interface(env: object) -> Interface:
+    """Which of the three interfaces an environment speaks: by its class, else by what it has."""
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise ConfigError(f"{env} is already vectorised: pass the single environment; num_envs makes the copies")
+    if isinstance(env, ParallelEnv):
+        return "parallel"
+    if isinstance(env, AECEnv):
+        return "aec"
+    if isinstance(env, gymnasium.Env):
+        return "gymnasium"
+    if all(callable(getattr(env, name, None)) for name in ("reset", "step")):
+        if all(callable(getattr(env, name, None)) for name in ("last", "observe")):
+            return "aec"
+        if callable(getattr(env, "observation_space", None)) and callable(getattr(env, "action_space", None)):
+            return "parallel"
+        if isinstance(getattr(env, "action_space", None), gymnasium.Space):
+            return "gymnasium"
+    raise ConfigError(
+        f"{type(env).__module__}.{type(env).__qualname__} is no environment: expected a PettingZoo ParallelEnv or "
+        "AECEnv, a gymnasium.Env, or a function that returns one"
+    )
+
+
+def env_name(env: Any) -> str:
+    """A short name for messages and run folders."""
+    spec = getattr(env, "spec", None)
+    metadata = getattr(env, "metadata", None) or {}
+    name = getattr(spec, "id", None) or (metadata.get("name") if isinstance(metadata, Mapping) else None)
+    return str(name or type(getattr(env, "unwrapped", env)).__name__)
+
+
+def describe(env: Any, patterns: Sequence[str] | None) -> tuple[Spec, tuple[Hashable, ...]]:
+    """Look at an environment once, resetting it; returns its spec and its own agent ids in the spec's order."""
+    kind, name = interface(env), env_name(env)
+    infos: Mapping[Any, Any]
+    observation_spaces: dict[Hashable, gymnasium.Space[Any]]
+    action_spaces: dict[Hashable, gymnasium.Space[Any]]
+    if kind == "gymnasium":
+        answer = env.reset(seed=0)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise EnvContractError(f"{name}: reset: expected (observation, info), got {type(answer).__name__}")
+        ids: tuple[Hashable, ...] = (AGENT,)
+        infos = {AGENT: answer[1]}
+        observation_spaces, action_spaces = {AGENT: env.observation_space}, {AGENT: env.action_space}
+    else:
+        answer = env.reset(seed=0)
+        if kind == "parallel" and (not isinstance(answer, tuple) or len(answer) != 2):
+            raise EnvContractError(f"{name}: reset: expected (observations, infos), got {type(answer).__name__}")
+        infos = answer[1] if kind == "parallel" else env.infos
+        ids = tuple(getattr(env, "possible_agents", None) or env.agents)
+        if not ids:
+            raise EnvContractError(f"{name}: possible_agents: expected at least one agent, got none")
+        observation_spaces = {agent: env.observation_space(agent) for agent in ids}
+        action_spaces = {agent: env.action_space(agent) for agent in ids}
+    names = {str(agent): agent for agent in ids}
+    if len(names) < len(ids):
+        raise EnvContractError(f"{name}: possible_agents: expected ids that differ as text, got {list(ids)}")
+    info_masks = any(isinstance(info, Mapping) and MASK in info for info in infos.values())
+    teams = tuple(
+        team_spec(
+            team,
+            members,
+            [observation_spaces[names[agent]] for agent in members],
+            [action_spaces[names[agent]] for agent in members],
+            info_masks,
+        )
+        for team, members in partition(list(names), patterns).items()
+    )
+    spec = Spec(name, teams, None if kind == "gymnasium" else _state_shape(env), turn_based=kind == "aec")
+    return spec, tuple(names[agent] for agent in spec.agents)
+
+
+def _state_shape(env: Any) -> tuple[int] | None:
+    """Width of ``env.state()``; None where the environment has none that could be used."""
+    try:
+        state = np.asarray(env.state())
+    except Exception:  # NotImplementedError by the book, but wrappers and older environments fail in other ways
+        return None
+    if state.dtype.kind not in "biuf" or not 0 < state.size <= LARGEST_STATE:
+        return None
+    return (int(state.size),)

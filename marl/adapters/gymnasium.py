@@ -1,0 +1,54 @@
+"""One copy of a Gymnasium environment: a team of one agent, called ``agent_0``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from marl.adapters.rows import Breach, Rows
+
+AGENT = "agent_0"
+
+
+class GymnasiumCopy:
+    """Plays episodes of one Gymnasium environment into its row; Gymnasium's own autoreset is not involved."""
+
+    def __init__(self, env: Any, rows: Rows, max_steps: int | None) -> None:
+        """``max_steps``: truncate episodes after this many steps."""
+        self.env = env
+        self.rows = rows
+        self.max_steps = max_steps
+
+    def begin(self, seed: int | None, options: Mapping[str, Any] | None) -> None:
+        """Start an episode."""
+        extra = {} if options is None else {"options": dict(options)}
+        answer = self.env.reset(seed=seed, **extra)
+        rows = self.rows
+        rows.clear()
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise Breach(AGENT, "reset", "(observation, info)", type(answer).__name__)
+        observation, info = answer
+        rows.observe(0, observation)
+        rows.choose(0, observation, info)
+        rows.alive[0] = True
+
+    def step(self, actions: Sequence[Any]) -> bool:
+        """Act; True when the episode is over."""
+        rows = self.rows
+        answer = self.env.step(rows.decoders[0](actions[0]))
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            raise Breach(AGENT, "step", "(observation, reward, terminated, truncated, info)", type(answer).__name__)
+        observation, reward, terminated, truncated, info = answer
+        rows.length += 1
+        rows.earn(0, reward)
+        rows.observe(0, observation)
+        if rows.checking:
+            rows.settle()
+        over = bool(terminated or truncated or rows.length == self.max_steps)
+        if over:
+            rows.terminated[0] = bool(terminated)
+            rows.truncated[0] = not terminated
+            rows.keep_successor()
+        elif rows.masked:
+            rows.choose(0, observation, info)
+        return over

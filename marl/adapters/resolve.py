@@ -1,0 +1,151 @@
+"""From what a user names to a function that makes the environment: ids, modules, functions, classes, instances."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+import pettingzoo
+from pettingzoo.env_registry import exceptions
+from pettingzoo.env_registry.helpers import find_spec
+
+from marl.types import ConfigError, SupportsBatch
+
+Factory = Callable[[], Any]
+EXTRAS = {  # the top-level package or registry namespace, and the extra that brings what it needs
+    "mpe2": "marl-system[mpe]",
+    "mpe": "marl-system[mpe]",
+    "classic": "marl-system[classic]",
+    "butterfly": "marl-system[butterfly]",
+    "sisl": "marl-system[sisl]",
+    "atari": "pettingzoo[atari]",
+}
+
+
+def resolve(env: Any, env_kwargs: Mapping[str, Any] | None = None) -> tuple[Factory, Any]:
+    """A function that makes the environment, and the instance itself where ``env`` is one (else None)."""
+    kwargs = dict(env_kwargs or {})
+    if isinstance(env, str):
+        return functools.partial(make_by_name, env, kwargs), None
+    if isinstance(env, ModuleType):
+        return functools.partial(make_from_module, env.__name__, kwargs), None
+    if _is_instance(env):
+        if kwargs:
+            raise ConfigError("env_kwargs has no use for an environment that exists already: pass a function or class")
+        return lambda: env, env
+    if callable(env):
+        return functools.partial(env, **kwargs) if kwargs else env, None
+    raise ConfigError(
+        f"env: expected an id, a module, a function that makes an environment, or an environment; got {env!r:.80}"
+    )
+
+
+def _is_instance(env: object) -> bool:
+    if isinstance(env, type):
+        return False
+    return isinstance(env, SupportsBatch) or all(callable(getattr(env, name, None)) for name in ("reset", "step"))
+
+
+def make_by_name(name: str, kwargs: Mapping[str, Any]) -> Any:
+    """Make an environment from a Gymnasium id, a PettingZoo id (parallel before AEC), or a dotted module path."""
+    with _Explained(name):
+        for registry, kind in ((pettingzoo.parallel_registry, "parallel"), (pettingzoo.aec_registry, "aec")):
+            if _registered(registry, name):
+                return pettingzoo.make(kind, name, **kwargs)  # type: ignore[call-overload]
+        if ":" in name and not name.startswith("gymnasium:"):
+            module, _, attribute = name.partition(":")
+            found = getattr(importlib.import_module(module), attribute, None)
+            if callable(found):
+                return found(**kwargs)
+        if ":" in name or _in_gymnasium(name):
+            return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        if "." in name and _importable(name):
+            return make_from_module(name, kwargs)
+    raise ConfigError(f"unknown environment {name!r}{_suggestion(name)}")
+
+
+def make_from_module(name: str, kwargs: Mapping[str, Any]) -> Any:
+    """Make a module's ``parallel_env``, else its ``env``."""
+    with _Explained(name):
+        module = importlib.import_module(name)
+        for attribute in ("parallel_env", "env"):
+            maker = getattr(module, attribute, None)
+            if callable(maker):
+                return maker(**kwargs)
+    raise ConfigError(f"module {name!r} has neither parallel_env nor env")
+
+
+def _registered(registry: Mapping[str, Any], name: str) -> bool:
+    try:
+        return find_spec(dict(registry), name) is not None
+    except exceptions.PettingZooRegistryError:
+        return False
+
+
+def _in_gymnasium(name: str) -> bool:
+    try:
+        return gymnasium.spec(name) is not None
+    except gymnasium.error.Error:
+        return False
+
+
+def _importable(name: str) -> bool:
+    """Whether a module of that name exists. A missing top-level package that an extra brings counts as existing."""
+    top = name.partition(".")[0]
+    try:
+        if importlib.util.find_spec(top) is None:
+            return top in EXTRAS
+        return importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+class _Explained:
+    """Turns a failed import into the command that mends it, and wrong ``env_kwargs`` into a plain message."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, exceptions.FailedToImport) and isinstance(error.__cause__, ImportError):
+            error = error.__cause__
+        if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
+            family = next((part for part in self.name.replace("/", ".").split(".") if part in EXTRAS), None)
+            mend = f": pip install '{EXTRAS[family]}'" if family else ""
+            raise ConfigError(f"environment {self.name!r} needs something not installed ({error}){mend}") from None
+        if isinstance(error, TypeError) and "argument" in str(error):
+            raise ConfigError(f"environment {self.name!r} does not take these env_kwargs: {error}") from None
+
+
+def _suggestion(name: str) -> str:
+    known = {*gymnasium.registry, *pettingzoo.parallel_registry, *pettingzoo.aec_registry, *_modules("mpe2")}
+    top, _, _ = name.rpartition(".")
+    if top:
+        known |= _modules(top)
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    if not near:  # the same without package, namespace and version
+        stems = {key.rpartition(".")[2].rpartition("/")[2]: key for key in sorted(known)}
+        near = [stems[stem] for stem in difflib.get_close_matches(name, sorted(stems), n=3, cutoff=0.7)]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return "; expected a Gymnasium id, a PettingZoo id such as 'sisl/pursuit-v5' or a module such as 'mpe2.simple_v3'"
+
+
+def _modules(package: str) -> set[str]:
+    """Modules of a package that look like environments."""
+    try:
+        found = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):
+        return set()
+    paths = (found.submodule_search_locations if found else None) or []
+    return {f"{package}.{module.name}" for module in pkgutil.iter_modules(list(paths)) if "_v" in module.name}

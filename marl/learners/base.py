@@ -1,0 +1,82 @@
+"""What every learner is: a configuration that builds it, and the five things it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.memory.rollout import Decision, Look, Rollout
+from marl.nets.agent_net import AgentNet
+from marl.nets.distributions import Distribution
+from marl.schedules import Clock
+from marl.types import ActionKind, ConfigError, Spec, TeamSpec
+
+
+class Learner(Protocol):
+    """Chooses actions for a team and improves from its memory."""
+
+    memory: Rollout
+
+    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
+        """Choose for every agent of every copy; greedy unless exploring. Draws from its own stream unless given one."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether the memory holds enough for an update."""
+        ...
+
+    def update(self, clock: Clock) -> dict[str, Tensor]:
+        """Learn from the memory; metrics stay tensors."""
+        ...
+
+    def policy(self, agent: int) -> tuple[AgentNet | None, Distribution]:
+        """One agent's own network (None: it needs none) and action distribution."""
+        ...
+
+    @property
+    def carry_width(self) -> int:
+        """Width of the recurrent state of one agent; 0 for feed-forward policies."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs, as a tree of tensors and JSON values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        ...
+
+
+@runtime_checkable
+class LearnerConfig(Protocol):
+    """A frozen dataclass of settings."""
+
+    action_kinds: ClassVar[frozenset[ActionKind]]
+
+    def build(
+        self, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
+    ) -> Learner:
+        """Make the learner of one team. Raises ConfigError for combinations that have no meaning."""
+        ...
+
+
+ALL_KINDS: frozenset[ActionKind] = frozenset(("discrete", "multidiscrete", "multibinary", "box"))
+
+
+def check_kind(config: LearnerConfig, team: TeamSpec) -> None:
+    """Refuse an action space that a learner cannot act in. Raises ConfigError."""
+    kind = team.action.kind
+    if kind not in config.action_kinds:
+        raise ConfigError(
+            f"{type(config).__name__} on team {team.name!r}: {kind} actions are not supported; it takes "
+            f"{', '.join(sorted(config.action_kinds))}"
+        )
+
+
+def generator_from(seed: np.random.SeedSequence, device: torch.device | str) -> torch.Generator:
+    """A random stream on a device."""
+    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))

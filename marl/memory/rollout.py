@@ -1,0 +1,183 @@
+"""The on-policy memory: ``T`` rows of ``E`` copies, allocated once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.credit import Credit, Outcome
+from marl.scope import Joint, Scope, gather, is_view, joint_shape
+from marl.types import Array, Spec, Step, TeamSpec
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a team sees before it acts: tensors ``(E, N, ...)`` of the step to act on."""
+
+    obs: Tensor  # (E, N, *O)
+    carry: Tensor  # (E, N, H)
+    started: Tensor  # (E,)
+    alive: Tensor  # (E, N)
+    legal: Tensor | None  # (E, N, L)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a learner answers.
+
+    action ``(E, N[, A])`` is stored; env_action is what the environment gets; log_prob ``(E, N)``; carry after the step.
+    """
+
+    action: Tensor
+    env_action: Tensor
+    log_prob: Tensor
+    carry: Tensor
+
+
+class Rollout:
+    """Rows ``t = 0..T`` of what was seen and ``t = 0..T-1`` of what was done and what came of it, as tensors ``(T, E, N, ...)``.
+
+    Row ``T`` is the step to act on next; it becomes row 0 of the next rollout. True successors are kept only where somebody
+    was truncated, since nobody else needs them. ``acting[t]`` says who really chose an action in row ``t``.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        team: TeamSpec,
+        scope: Scope,
+        credit: Credit,
+        steps: int,
+        num_envs: int,
+        carry_width: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """``steps`` is ``T``; ``carry_width`` the actor's ``H``."""
+        self.spec, self.team, self.scope = spec, team, scope
+        self.place = spec.teams.index(team)
+        self.steps, self.num_envs = steps, num_envs
+        self.device = torch.device(device)
+        rows = (num_envs, team.num_agents)
+        obs_dtype = torch.uint8 if team.obs.dtype == "uint8" else torch.float32
+        action_dtype = torch.float32 if team.action.dtype == "float32" else torch.int64
+
+        def zeros(length: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(length, *shape, dtype=dtype, device=device)
+
+        self.obs = zeros(steps + 1, *rows, *team.obs.shape, dtype=obs_dtype)
+        self.acting = zeros(steps + 1, *rows, dtype=torch.bool)
+        self.legal = zeros(steps + 1, *rows, team.action.num_legal, dtype=torch.bool) if team.masked else None
+        self.started = zeros(steps + 1, num_envs, dtype=torch.bool)
+        self.carry = zeros(steps + 1, *rows, carry_width)
+        self.action = zeros(steps, *rows, *team.action.shape, dtype=action_dtype)
+        self.log_prob = zeros(steps, *rows)
+        self.reward = zeros(steps, *rows)
+        self.terminated = zeros(steps, *rows, dtype=torch.bool)
+        self.truncated = zeros(steps, *rows, dtype=torch.bool)
+        shape = joint_shape(scope, spec, team)
+        self._gathered: Joint | None = scope if isinstance(scope, Joint) and not is_view(scope, spec) else None
+        self.joint = None if shape is None or self._gathered is None else zeros(steps + 1, num_envs, *shape)
+        self.outcome = Outcome(credit, num_envs, team.num_agents)
+        self.final_rows: list[tuple[int, Array]] = []  # (t, copies) of which final_obs and final_joint hold successors
+        self.final_obs: list[Tensor] = []
+        self.final_joint: list[Tensor] = []
+        self.time = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether all rows are filled."""
+        return self.time == self.steps
+
+    def start(self, step: Step) -> None:
+        """Begin with the first step of a training run, or go on from a step after loading."""
+        self._see(step)
+
+    def look(self) -> Look:
+        """What to act on."""
+        t = self.time
+        legal = None if self.legal is None else self.legal[t]
+        return Look(self.obs[t], self.carry[t], self.started[t], self.acting[t], legal)
+
+    def decide(self, decision: Decision) -> None:
+        """Keep what was chosen."""
+        t = self.time
+        self.action[t].copy_(decision.action)
+        self.log_prob[t].copy_(decision.log_prob)
+        if self.carry.shape[-1]:
+            self.carry[t + 1].copy_(decision.carry)
+
+    def observe(self, step: Step, reward: Array | None = None) -> None:
+        """Keep what came of it, and see the next step. ``reward`` replaces the raw one where it is shaped."""
+        t = self.time
+        team = step.teams[self.place]
+        paid, terminated, truncated = self.outcome(team, step.started, reward)
+        self.reward[t].copy_(torch.from_numpy(paid))
+        self.terminated[t].copy_(torch.from_numpy(terminated))
+        self.truncated[t].copy_(torch.from_numpy(truncated))
+        if truncated.any():
+            copies = np.nonzero(truncated.any(axis=1))[0]
+            self.final_rows.append((t, copies))
+            self.final_obs.append(torch.from_numpy(team.next_obs[copies]).to(self.device))
+            if self._gathered is not None:
+                successor = gather(self._gathered, step, successor=True, rows=copies)
+                self.final_joint.append(torch.from_numpy(successor).to(self.device))
+        if step.discarded.any():
+            self._forget(np.nonzero(step.discarded)[0])
+        self.time = t + 1
+        self._see(step)
+
+    def restart(self) -> None:
+        """Begin the next rollout where this one ended."""
+        for seen in (self.obs, self.acting, self.legal, self.started, self.carry, self.joint):
+            if seen is not None:
+                seen[0].copy_(seen[self.steps])
+        self.final_rows.clear()
+        self.final_obs.clear()
+        self.final_joint.clear()
+        self.time = 0
+
+    def _see(self, step: Step) -> None:
+        t = self.time
+        team = step.teams[self.place]
+        self.obs[t].copy_(torch.from_numpy(team.obs))
+        self.acting[t].copy_(torch.from_numpy(team.alive))
+        self.started[t].copy_(torch.from_numpy(step.started))
+        if self.legal is not None and team.legal is not None:
+            self.legal[t].copy_(torch.from_numpy(team.legal))
+        if self.joint is not None and self._gathered is not None:
+            self.joint[t].copy_(torch.from_numpy(gather(self._gathered, step, successor=False)))
+
+    def _forget(self, copies: Array) -> None:
+        """Nothing of the running episode of these copies may be learnt from."""
+        for copy in copies.tolist():
+            begun = torch.nonzero(self.started[: self.time + 1, copy])
+            first = int(begun[-1]) if len(begun) else 0
+            self.acting[first : self.time + 1, copy] = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """All rows, so that a run interrupted inside a rollout goes on inside it."""
+        arrays = {name: tensor for name, tensor in self._tensors()}
+        finals = [
+            {"time": t, "copies": copies, "obs": obs, **({"joint": self.final_joint[k]} if self.final_joint else {})}
+            for k, ((t, copies), obs) in enumerate(zip(self.final_rows, self.final_obs, strict=True))
+        ]
+        return {"time": self.time, "arrays": arrays, "finals": finals, "outcome": self.outcome.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.time = int(state["time"])
+        for name, tensor in self._tensors():
+            tensor.copy_(state["arrays"][name])
+        self.final_rows = [(int(final["time"]), final["copies"]) for final in state["finals"]]
+        self.final_obs = [final["obs"].to(self.device) for final in state["finals"]]
+        self.final_joint = [final["joint"].to(self.device) for final in state["finals"] if "joint" in final]
+        self.outcome.load_state_dict(state["outcome"])
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        names = ("obs", "acting", "legal", "started", "carry", "action", "log_prob", "reward", "terminated", "truncated", "joint")
+        return [(name, tensor) for name in names if isinstance(tensor := getattr(self, name), Tensor)]

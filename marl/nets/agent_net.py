@@ -1,0 +1,152 @@
+"""A network for every agent of a team at once: body, output layer, agent ids, input normaliser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from marl.nets.networks import Inputs, Network
+from marl.nets.normalizers import RunningNorm
+from marl.nets.owner import Owner
+from marl.nets.stacked import StackedLinear
+
+
+class Inputted(Protocol):
+    """What :class:`AgentNet` and :class:`JointNet` have in common: one output row per agent, one carry per net row."""
+
+    carry_shape: tuple[int, int]
+    norm: RunningNorm | None
+
+    def __call__(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``(T, B, N, out)`` and the carry after each row ``(T, B, *carry_shape)``."""
+        ...
+
+
+class AgentNet(nn.Module):
+    """``forward(x (T, B, N, *shape), carry (B, N, H), start (T, B), active (T, B, N))``.
+
+    Returns outputs ``(T, B, N, out)`` and the carry after each row ``(T, B, N, H)``. Acting is the case ``T = 1``.
+    """
+
+    ids: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        owner: Owner,
+        shape: tuple[int, ...],
+        out: int,
+        generators: Sequence[torch.Generator],
+        *,
+        gain: float,
+        ids: Tensor | None = None,
+        true_inputs: Sequence[Tensor] | None = None,
+        normalize: bool = False,
+        learns_scale: bool = False,
+        log_std: float = 0.0,
+    ) -> None:
+        """``ids (N, K)`` are appended to the observation; ``learns_scale`` doubles the output by a free log std per set."""
+        super().__init__()
+        self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
+        self.learns_scale = learns_scale
+        self.register_buffer("ids", torch.zeros(owner.num_agents, 0) if ids is None else ids)
+        extra = self.ids.shape[1]
+        if true_inputs is not None:
+            width = shape[0]
+            true_inputs = [torch.cat((rows, torch.arange(width, width + extra))) for rows in true_inputs]
+        self.body = network.build(owner, Inputs(shape, extra, tuple(true_inputs) if true_inputs else None), generators)
+        self.head = StackedLinear(owner, self.body.width, out, generators, gain)
+        self.log_std = nn.Parameter(torch.full((owner.num_sets, out), log_std)) if learns_scale else None
+        self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
+        self.carry_shape = (owner.num_agents, self.body.carry_width)
+
+    def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        owner = self.owner
+        if self.norm is not None:
+            x = self.norm(x)
+        ids = owner.enter(self.ids.expand(*x.shape[:3], -1)) if self.ids.shape[1] else None
+        starts = owner.enter(start.unsqueeze(-1).expand(active.shape))
+        inner = owner.enter(carry.unsqueeze(0)).squeeze(1)
+        features, carries = self.body(owner.enter(x), ids, inner, starts, owner.enter(active))
+        y = owner.leave(self.head(features))
+        if self.log_std is not None:
+            y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
+        return y, owner.leave(carries)
+
+    def restrict(self, agent: int) -> AgentNet:
+        """The network of one agent alone: a copy of its parameter set, its id, its normaliser."""
+        which = self.owner.index[agent]
+        alone = AgentNet(
+            self.network,
+            Owner((0,)),
+            self.shape,
+            self.out,
+            [torch.Generator()],
+            gain=self.gain,
+            ids=self.ids[agent : agent + 1].clone(),
+            normalize=self.norm is not None,
+            learns_scale=self.learns_scale,
+        )
+        own = self.state_dict()
+        with torch.no_grad():
+            for name, target in alone.state_dict().items():
+                if name == "ids":
+                    continue
+                if "copies.0." in name:  # a Custom network has one module per set instead of a stacked parameter
+                    target.copy_(own[name.replace("copies.0.", f"copies.{which}.", 1)])
+                else:
+                    target.copy_(own[name][which : which + 1])
+        return alone
+
+
+class JointNet(nn.Module):
+    """A network over a joint input that all agents share, with one output for each agent.
+
+    With one parameter set the input is evaluated once and the last layer has an output per agent, so a centralised critic
+    costs what a local one does; with more, every set sees the whole input.
+    ``forward(x (T, B, *shape), carry (B, C, H), start (T, B), active (T, B, N))`` returns ``(T, B, N, 1)``.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        owner: Owner,
+        shape: tuple[int, ...],
+        generators: Sequence[torch.Generator],
+        *,
+        ids: Tensor | None = None,
+        true_inputs: Tensor | None = None,
+        normalize: bool = False,
+    ) -> None:
+        """``shape`` is that of the joint input; ``true_inputs`` its unpadded positions."""
+        super().__init__()
+        self.once = owner.flat
+        self.num_agents = owner.num_agents
+        inner = Owner((0,)) if self.once else owner
+        inputs = None if true_inputs is None else [true_inputs] * inner.num_sets
+        self.net = AgentNet(
+            network,
+            inner,
+            shape,
+            self.num_agents if self.once else 1,
+            generators,
+            gain=1.0,
+            ids=None if self.once else ids,
+            true_inputs=inputs,
+            normalize=normalize,
+        )
+        self.carry_shape = self.net.carry_shape
+        self.norm = self.net.norm
+
+    def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        columns = 1 if self.once else self.num_agents
+        # The joint view moves on whenever anyone of the team acts.
+        active = active.any(-1, keepdim=True).expand(*active.shape[:2], columns)
+        x = x.unsqueeze(2).expand(*x.shape[:2], columns, *x.shape[2:])
+        y, carries = self.net(x, carry, start, active)
+        return (y.transpose(-1, -2) if self.once else y), carries

@@ -1,0 +1,303 @@
+"""Network choices: what turns an observation (and a carry) into features. Frozen dataclasses that build stacked modules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from marl.nets.owner import Owner
+from marl.nets.stacked import PerSet, StackedLinear, orthogonal
+from marl.types import ConfigError
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "elu": functional.elu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is given: an observation of ``shape`` and ``extra`` more numbers (the agent's id one-hot).
+
+    ``true_inputs[p]``: which of the ``prod(shape) + extra`` inputs set ``p`` truly has (the rest is padding), or None.
+    """
+
+    shape: tuple[int, ...]
+    extra: int = 0
+    true_inputs: tuple[Tensor, ...] | None = None
+
+
+class Body(nn.Module):
+    """A built network: features from observations, one carry per agent.
+
+    ``forward(x, extra, carry, start, active)`` takes ``x (S, T, M, *shape)``, ``extra (S, T, M, K)`` or None, the carry
+    before the first row ``(S, M, H)``, and two masks ``(S, T, M)``: ``start`` empties the carry before a row, rows that are
+    not ``active`` leave it untouched. It returns features ``(S, T, M, width)`` and the carry after each row ``(S, T, M, H)``.
+    Feed-forward bodies have ``H = 0``.
+    """
+
+    width: int
+    carry_width: int = 0
+
+    def forward(
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        raise NotImplementedError
+
+
+class Network(Protocol):
+    """A network choice: any frozen dataclass with this ``build`` can be passed as ``network=``."""
+
+    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
+        """Make the stacked module; ``generators[p]`` initialises set ``p``."""
+        ...
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]
+
+
+def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+        raise ConfigError(f"{name}: expected positive whole numbers, got {sizes!r}")
+    return tuple(sizes)
+
+
+def _vector(x: Tensor, extra: Tensor | None) -> Tensor:
+    """Flatten an observation and lay the extra inputs beside it."""
+    x = x.flatten(3) if x.dim() > 4 else x
+    if x.dtype == torch.uint8:
+        x = x.float().mul_(1 / 255)
+    return x if extra is None else torch.cat((x, extra), dim=-1)
+
+
+def _no_carry(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:3], 0), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Fully connected layers.
+
+    Args:
+        sizes: width of each hidden layer.
+        activation: ``tanh``, ``relu``, ``elu``, ``gelu`` or ``silu``.
+    """
+
+    sizes: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _sizes("MLP.sizes", self.sizes)
+        _activation(self.activation)
+
+    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
+        """Make the stacked module."""
+        return _MLPBody(self, owner, inputs, generators)
+
+
+class _MLPBody(Body):
+    def __init__(self, config: MLP, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.activation = _activation(config.activation)
+        widths = (math.prod(inputs.shape) + inputs.extra, *config.sizes)
+        self.layers = nn.ModuleList(
+            StackedLinear(owner, before, after, generators, true_inputs=inputs.true_inputs if depth == 0 else None)
+            for depth, (before, after) in enumerate(zip(widths, config.sizes, strict=False))
+        )
+        self.width = config.sizes[-1]
+
+    def forward(
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y = _vector(x, extra)
+        for layer in self.layers:
+            y = self.activation(layer(y))
+        return y, _no_carry(y)
+
+
+@dataclass(frozen=True)
+class CNN:
+    """Convolutions over an image ``(C, H, W)``, then one fully connected layer (Mnih et al. 2015 by default).
+
+    Args:
+        channels: output channels of each convolution.
+        kernels: kernel size of each; strides: stride of each. Kernels larger than what is left of the image shrink to it.
+        hidden: width of the fully connected layer.
+        activation: as for :class:`MLP`.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 64)
+    kernels: tuple[int, ...] = (8, 4, 3)
+    strides: tuple[int, ...] = (4, 2, 1)
+    hidden: int = 256
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("channels", "kernels", "strides"):
+            _sizes(f"CNN.{name}", getattr(self, name))
+        if not len(self.channels) == len(self.kernels) == len(self.strides):
+            raise ConfigError("CNN: channels, kernels and strides must have one entry for each convolution")
+        _sizes("CNN.hidden", (self.hidden,))
+        _activation(self.activation)
+
+    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
+        """Make the stacked module. Raises ConfigError if the observation is no image."""
+        if len(inputs.shape) != 3:
+            raise ConfigError(f"network=CNN needs image observations (C, H, W), got shape {inputs.shape}; use MLP or GRU")
+        return _CNNBody(self, owner, inputs, generators)
+
+
+class _CNNBody(Body):
+    def __init__(self, config: CNN, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.activation = _activation(config.activation)
+        self.strides: list[int] = []
+        self.kernels, self.biases = nn.ParameterList(), nn.ParameterList()
+        channels, height, width = inputs.shape
+        for out, kernel, stride in zip(config.channels, config.kernels, config.strides, strict=True):
+            size = (min(kernel, height), min(kernel, width))
+            fan_in = channels * size[0] * size[1]
+            weights = [orthogonal((fan_in, out), math.sqrt(2), generator).T for generator in generators]
+            self.kernels.append(nn.Parameter(torch.stack([weight.reshape(out, channels, *size) for weight in weights])))
+            self.biases.append(nn.Parameter(torch.zeros(owner.num_sets, out)))
+            self.strides.append(stride)
+            channels, height, width = out, (height - size[0]) // stride + 1, (width - size[1]) // stride + 1
+        self.project = StackedLinear(owner, channels * height * width + inputs.extra, config.hidden, generators)
+        self.width = config.hidden
+
+    def forward(
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        sets, time, rows = x.shape[:3]
+        # One grouped convolution serves all agents: their channels lie side by side.
+        y = x.permute(1, 2, 0, 3, 4, 5).reshape(time * rows, sets * x.shape[3], *x.shape[4:])
+        y = y.float().mul_(1 / 255) if y.dtype == torch.uint8 else y
+        for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
+            weight, offset = self.owner.weight(kernel).flatten(0, 1), self.owner.weight(bias).flatten()
+            y = self.activation(functional.conv2d(y, weight, offset, stride, groups=sets))
+        y = y.reshape(time, rows, sets, -1).permute(2, 0, 1, 3)  # (S, T, M, F)
+        y = self.activation(self.project(_vector(y, extra)))
+        return y, _no_carry(y)
+
+
+@dataclass(frozen=True)
+class GRU:
+    """An encoder followed by a gated recurrent unit (Cho et al. 2014).
+
+    Args:
+        hidden: width of the recurrent state.
+        encoder: what comes before it: an :class:`MLP` or a :class:`CNN`; None means ``MLP((hidden,))`` for vectors and
+            ``CNN()`` for images.
+    """
+
+    hidden: int = 64
+    encoder: MLP | CNN | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _sizes("GRU.hidden", (self.hidden,))
+
+    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
+        """Make the stacked module."""
+        encoder = self.encoder or (CNN() if len(inputs.shape) == 3 else MLP((self.hidden,)))
+        return _GRUBody(self, encoder.build(owner, inputs, generators), owner, generators)
+
+
+class _GRUBody(Body):
+    """``r, z = sigmoid(W x + U h)``, ``n = tanh(W x + b + r (U h + c))``, ``h' = (1 - z) n + z h``."""
+
+    def __init__(self, config: GRU, encoder: Body, owner: Owner, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.owner = owner
+        self.inputs = StackedLinear(owner, encoder.width, 3 * config.hidden, generators, gain=1.0)
+        self.recurrent = StackedLinear(owner, config.hidden, 3 * config.hidden, generators, gain=1.0)
+        self.width = self.carry_width = config.hidden
+
+    def forward(
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y, _ = self.encoder(x, extra, carry, start, active)
+        from_input = self.inputs(y)  # (S, T, M, 3H)
+        keep = (~start).unsqueeze(-1).to(y.dtype)
+        move = active.unsqueeze(-1)
+        carries = []
+        for t in range(x.shape[1]):
+            carry = carry * keep[:, t]
+            from_carry = self.recurrent(carry.unsqueeze(1)).squeeze(1)  # (S, M, 3H)
+            input_r, input_z, input_n = from_input[:, t].chunk(3, dim=-1)
+            carry_r, carry_z, carry_n = from_carry.chunk(3, dim=-1)
+            reset = torch.sigmoid(input_r + carry_r)
+            update = torch.sigmoid(input_z + carry_z)
+            candidate = torch.tanh(input_n + reset * carry_n)
+            carry = torch.where(move[:, t], torch.lerp(candidate, carry, update), carry)
+            carries.append(carry)
+        hidden = torch.stack(carries, dim=1)  # (S, T, M, H)
+        return hidden, hidden
+
+
+@dataclass(frozen=True)
+class Custom:
+    """Your own feed-forward ``nn.Module``.
+
+    Args:
+        factory: called once for each parameter set as ``factory(shape, extra)`` with the observation's shape (``(O,)`` or
+            ``(C, H, W)``) and the number of extra inputs (the agent's id); returns a module that maps ``(rows, O + extra)``
+            (or ``(rows, C*H*W + extra)``, pixels in [0, 1]) to ``(rows, width)``.
+        width: the number of features that it returns.
+    """
+
+    factory: Callable[[tuple[int, ...], int], nn.Module]
+    width: int
+
+    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
+        """Make one module per parameter set, each initialised under its own seed."""
+        return _CustomBody(self, owner, inputs, generators)
+
+
+class _CustomBody(Body):
+    def __init__(self, config: Custom, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.width = config.width
+        copies = []
+        for which, generator in enumerate(generators):
+            seed = int(torch.randint(2**31, (), generator=generator))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                copies.append(PerSet(config.factory(inputs.shape, inputs.extra), which))
+        self.copies = nn.ModuleList(copies)
+
+    def forward(
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y = _vector(x, extra)
+        flat = y.reshape(y.shape[0], -1, y.shape[-1])  # (S, rows, I)
+        # A user's module knows no stacking, so here, and only here, agents are visited one after the other.
+        index = (0,) if self.owner.flat else self.owner.index
+        out = torch.stack([self.copies[which](rows) for which, rows in zip(index, flat, strict=True)])
+        if out.shape[-1] != self.width:
+            raise ConfigError(f"Custom network: expected {self.width} features as promised by width=, got {out.shape[-1]}")
+        out = out.view(*y.shape[:-1], self.width)
+        return out, _no_carry(out)
+
+
+def default_network(shape: tuple[int, ...]) -> MLP | CNN:
+    """The network used where none is chosen: two hidden layers of 64, or convolutions for images."""
+    return CNN() if len(shape) == 3 else MLP()

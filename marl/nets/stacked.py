@@ -1,0 +1,131 @@
+"""Layers with one weight per parameter set, and the flat memory their parameters live in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from marl.nets.owner import Owner
+
+
+def orthogonal(shape: tuple[int, int], gain: float, generator: torch.Generator) -> Tensor:
+    """A random ``(in, out)`` matrix with orthonormal rows or columns times ``gain`` (Saxe et al. 2014)."""
+    rows, columns = shape
+    normal = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
+    q, r = torch.linalg.qr(normal)
+    q = q * torch.sign(torch.diagonal(r))
+    return gain * (q if rows >= columns else q.T)
+
+
+class StackedLinear(nn.Module):
+    """``y = x W_p + b_p`` with weights ``(P, in, out)``: one batched product for all agents.
+
+    Initialised orthogonally, set by set, over the inputs each set truly has: rows of padded inputs are zero, so a padded
+    agent starts (and, its inputs being zero there, stays) exactly the agent it would be unpadded.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        fan_in: int,
+        fan_out: int,
+        generators: Sequence[torch.Generator],
+        gain: float = math.sqrt(2),
+        true_inputs: Sequence[Tensor] | None = None,
+    ) -> None:
+        """``true_inputs[p]``: indices of the inputs that set ``p`` truly has; None means all of them."""
+        super().__init__()
+        self.owner = owner
+        weight = torch.zeros(owner.num_sets, fan_in, fan_out)
+        for which, generator in enumerate(generators):
+            rows = torch.arange(fan_in) if true_inputs is None else true_inputs[which]
+            weight[which, rows] = orthogonal((len(rows), fan_out), gain, generator)
+        self.weight = nn.Parameter(weight)  # (P, in, out)
+        self.bias = nn.Parameter(torch.zeros(owner.num_sets, fan_out))  # (P, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(S, T, M, in)`` to ``(S, T, M, out)``."""
+        leading = x.shape[:-1]
+        if self.owner.flat:
+            y = torch.addmm(self.bias[0], x.reshape(-1, x.shape[-1]), self.weight[0])
+        else:
+            weight, bias = self.owner.weight(self.weight), self.owner.weight(self.bias)
+            y = torch.baddbmm(bias.unsqueeze(1), x.reshape(x.shape[0], -1, x.shape[-1]), weight)
+        return y.view(*leading, y.shape[-1])
+
+
+class FlatParameters:
+    """All parameters of some modules as views into one ``(P, D)`` matrix, one row for each parameter set.
+
+    Gradients are views into a second matrix of that shape. So clipping is one norm along a row, an optimiser sees ``P``
+    vectors instead of dozens of tensors, target networks are one copy, and a set can be frozen alone.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], num_sets: int) -> None:
+        """Parameters have ``P`` as first axis, except those under a module with a ``parameter_set`` (its own set's)."""
+        placed: list[tuple[nn.Parameter, slice, int, int]] = []  # parameter, rows, first column, columns
+        used = [0] * num_sets
+        for parameter, which in _with_set(modules):
+            if which is None:
+                rows, start, size = slice(None), max(used), parameter.numel() // num_sets
+                used = [start + size] * num_sets
+            else:
+                rows, start, size = slice(which, which + 1), used[which], parameter.numel()
+                used[which] += size
+            placed.append((parameter, rows, start, size))
+        device = placed[0][0].device
+        self.values = torch.zeros(num_sets, max(used), device=device)  # (P, D)
+        self.gradients = torch.zeros_like(self.values)  # (P, D)
+        for parameter, rows, start, size in placed:
+            value = self.values[rows, start : start + size].view(parameter.shape)
+            value.copy_(parameter.data)
+            parameter.data = value
+            parameter.grad = self.gradients[rows, start : start + size].view(parameter.shape)
+        self.rows = [nn.Parameter(row) for row in self.values.unbind()]
+        self.thaw()
+
+    def thaw(self) -> None:
+        """Let the optimiser see every set again."""
+        for row, gradient in zip(self.rows, self.gradients.unbind(), strict=True):
+            row.grad = gradient
+
+    def freeze(self, which: int) -> None:
+        """Hide one set from the optimiser: its values and moments stay as they are until :meth:`thaw`."""
+        self.rows[which].grad = None
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``."""
+        norm = torch.linalg.vector_norm(self.gradients, dim=1)
+        self.gradients.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0).unsqueeze(1))
+        return norm
+
+
+def _with_set(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Parameter, int | None]]:
+    """Every parameter with the set it belongs to, or None if it is stacked over all sets."""
+    for module in modules:
+        owners = {
+            id(parameter): child.parameter_set
+            for child in module.modules()
+            if isinstance(child, PerSet)
+            for parameter in child.parameters()
+        }
+        for parameter in module.parameters():
+            yield parameter, owners.get(id(parameter))
+
+
+class PerSet(nn.Module):
+    """A user's module that serves one parameter set."""
+
+    def __init__(self, module: nn.Module, parameter_set: int) -> None:
+        """Wrap ``module`` as the network of set ``parameter_set``."""
+        super().__init__()
+        self.module = module
+        self.parameter_set = parameter_set
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The module's own forward."""
+        y: Tensor = self.module(x)
+        return y

@@ -1,0 +1,169 @@
+"""Advantages where an agent acts only on some rows, and masked statistics per parameter set."""
+
+import torch
+from torch import Tensor
+
+from marl.ops.checks import check
+
+__all__ = ["idle_generalized_advantage_estimation", "masked_mean", "masked_normalize"]
+
+
+@torch.no_grad()
+def idle_generalized_advantage_estimation(
+    reward: Tensor,
+    value: Tensor,
+    acting: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_value: Tensor,
+    last_value: Tensor,
+    last_acting: Tensor,
+    discount: float,
+    lambda_: float,
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation over rows on which an agent may be idle, dead or not yet born.
+
+    Let k count the agent's own turns (the rows where it acts) and R_k sum the rewards from turn k's row up to the row before
+    its next turn, or up to the end of its trajectory. Then, with V_{k+1} the value at the next turn,
+
+        A_k = R_k + discount V_{k+1} - V_k + discount lambda A_{k+1}
+
+    so the discount is paid once per own turn. A terminated trajectory has V_{k+1} = 0, a truncated one V_{k+1} = final_value;
+    both have A_{k+1} = 0. The rows after an end belong to the next trajectory, and rewards before a trajectory's first turn
+    belong to no action. If the agent's last turn is still waiting for its outcome when the rows run out, that turn is not
+    complete, and the turn before it bootstraps from its value alone. With every row acting this is ordinary GAE.
+
+    Paper: "High-Dimensional Continuous Control Using Generalized Advantage Estimation", Schulman et al. 2016
+    (https://arxiv.org/abs/1506.02438); turns as in PettingZoo's agent-environment cycle.
+
+    Args:
+        reward: (T, *) reward that arrived after row t's actions; counts on idle rows too.
+        value: (T, *) value of the observation acted on; read only where acting.
+        acting: (T, *) bool, the agent chose an action on row t.
+        terminated: (T, *) bool, its trajectory terminated after row t (acting or not).
+        truncated: (T, *) bool, its trajectory was cut after row t; termination wins where both are set.
+        final_value: (T, *) value of the true successor; read only where truncated and not terminated.
+        last_value: (*) value of the observation to act on at row T; read only where last_acting.
+        last_acting: (*) bool, the agent may act at row T.
+        discount: per own turn.
+        lambda_: weight of the longer estimates, in [0, 1].
+
+    Returns:
+        advantage (T, *), zero where not complete, and complete (T, *) bool: acted, and the outcome is known. Both detached.
+
+    Raises:
+        ValueError: a shape or dtype differs from the above.
+    """
+    check(
+        reward=(reward, "float T *"),
+        value=(value, "float T *"),
+        acting=(acting, "bool T *"),
+        terminated=(terminated, "bool T *"),
+        truncated=(truncated, "bool T *"),
+        final_value=(final_value, "float T *"),
+        last_value=(last_value, "float *"),
+        last_acting=(last_acting, "bool *"),
+    )
+    length = reward.shape[0]
+    if length == 0:
+        return torch.zeros_like(reward), acting.clone()
+    ended = terminated | truncated
+    zero = reward.new_zeros(())
+    column = (length,) + (1,) * last_value.dim()
+    row = torch.arange(1, length + 1, device=reward.device).view(column)
+    latest_turn = (row * acting).amax(0)  # (*), 0 for none
+    latest_end = (row * ended).amax(0)  # (*)
+    waiting = ~last_acting & (latest_turn > latest_end)
+    complete = acting & ((row != latest_turn) | ~waiting)
+
+    # Let G_t be what row t passes back to the turn it belongs to, and X_t what the rows before t receive:
+    #   G_t = reward_t + (X_{t+1}, or discount * final_value at an end)
+    #   X_t = G_t on an idle row; discount * ((1 - lambda) value_t + lambda G_t) on a turn; discount * value_t on a waiting one.
+    # X is thus one linear recursion X_t = known_t + carried_t X_{t+1}: a single fused operation per row.
+    immediate = torch.where(truncated & ~terminated, final_value, zero).mul_(discount).add_(reward)  # (T, *)
+    weight = torch.where(acting, torch.where(complete, discount * lambda_, 0.0).to(reward.dtype), zero + 1)
+    own_value = torch.where(acting, value, zero)
+    known = torch.where(complete, discount * (1 - lambda_), discount).to(reward.dtype).mul_(own_value)
+    known.addcmul_(weight, immediate)
+    carried = torch.where(ended, zero, weight)
+    passed = reward.new_empty((length + 1, *reward.shape[1:]))
+    torch.where(last_acting, last_value * discount, zero, out=passed[length])
+    rows = passed.unbind(0)
+    for t, (known_t, carried_t) in reversed(list(enumerate(zip(known.unbind(0), carried.unbind(0), strict=True)))):
+        torch.addcmul(known_t, carried_t, rows[t + 1], out=rows[t])
+    outcome = immediate.addcmul_(passed[1:], (~ended).to(reward.dtype))  # (T, *)
+    return torch.where(complete, outcome.sub_(own_value), zero), complete
+
+
+def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """Mean of the entries where the mask is set; 0 where no entry is.
+
+        mean = sum_i mask_i x_i / max(1, sum_i mask_i)
+
+    Entries outside the mask are never read, so NaN there does no harm, and their gradient is 0.
+
+    Args:
+        x: (*) floating point.
+        mask: (*) bool.
+        dim: axis or axes to reduce; all by default.
+
+    Returns:
+        The mean with the reduced axes removed. Differentiable in x.
+
+    Raises:
+        ValueError: x and mask differ in shape, or have the wrong dtype.
+    """
+    check(x=(x, "float *"), mask=(mask, "bool *"))
+    axes = tuple(range(x.dim())) if dim is None else dim
+    total = torch.where(mask, x, x.new_zeros(())).sum(axes)
+    return total / mask.sum(axes).clamp(min=1).to(x.dtype)
+
+
+def masked_normalize(x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsilon: float = 1e-8) -> Tensor:
+    """Normalise to zero mean and unit standard deviation within each parameter set, over the valid entries only.
+
+    For every set p, over all valid entries i of all agents that own p,
+
+        y_i = (x_i - mean_p) / (std_p + epsilon),    std_p^2 = mean_i (x_i - mean_p)^2
+
+    The standard deviation is the population one (divided by the count, not by the count minus one). A set with fewer than two
+    valid entries, or whose valid entries are all equal, gives zeros; so do entries outside the mask, whatever they hold.
+
+    Args:
+        x: (*, N) floating point, one column per agent.
+        mask: (*, N) bool.
+        owner: (N,) integer, the parameter set of each agent, in [0, num_sets).
+        num_sets: number of parameter sets P.
+        epsilon: added to the standard deviation.
+
+    Returns:
+        (*, N), differentiable in x.
+
+    Raises:
+        ValueError: a shape or dtype differs from the above.
+    """
+    check(x=(x, "float * N"), mask=(mask, "bool * N"), owner=(owner, "int N"))
+    agents = x.shape[-1]
+    flat_mask = mask.reshape(-1, agents)
+    flat = torch.where(flat_mask, x.reshape(-1, agents), x.new_zeros(()))  # (M, N)
+    if flat.shape[0] == 0:
+        return torch.zeros_like(x)
+
+    def per_set(column: Tensor) -> Tensor:
+        return column.new_zeros(num_sets).index_add(0, owner, column)  # (N,) -> (P,)
+
+    count = per_set(flat_mask.sum(0)).to(x.dtype)
+    share = count.clamp(min=1)
+    mean = per_set(flat.sum(0)) / share
+    centred = torch.where(flat_mask, flat - mean[owner], x.new_zeros(()))
+    variance = per_set(centred.square().sum(0)) / share
+    # A rounded mean leaves equal entries with a tiny variance, so equality is asked of the entries themselves.
+    with torch.no_grad():
+        highest = torch.where(flat_mask, flat, -torch.inf).amax(0)
+        lowest = torch.where(flat_mask, flat, torch.inf).amin(0)
+        top = highest.new_full((num_sets,), -torch.inf).scatter_reduce(0, owner, highest, "amax")
+        bottom = lowest.new_full((num_sets,), torch.inf).scatter_reduce(0, owner, lowest, "amin")
+        spread = top > bottom  # (P,)
+    deviation = torch.where(spread, variance, torch.ones_like(variance)).sqrt()
+    scale = torch.where(spread, 1 / (deviation + epsilon), torch.zeros_like(deviation))
+    return (centred * scale[owner]).reshape(x.shape)

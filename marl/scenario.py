@@ -1,0 +1,112 @@
+"""Scenarios: one playable Python file each, found by name, by path, or as ``module:attribute``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from marl.config import unknown
+from marl.learners import LearnerConfig
+from marl.stopping import Stop
+from marl.types import ConfigError
+
+GROUP = "marl.scenarios"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """An environment, who learns in it and how, and for how long.
+
+    Args:
+        name: what it is called.
+        env: a Gymnasium or PettingZoo id, or a factory (see ``marl.adapters.make``).
+        agents: one learner for all agents, or a mapping from agent id patterns to learners (one team each).
+        num_envs: copies that train side by side.
+        steps: environment steps of a full training (all copies counted).
+        env_kwargs: keywords for the environment.
+        max_steps: truncate episodes of environments that do not end by themselves.
+        workers: processes that the copies are spread over; 0 steps them in this process.
+        stop: stop early when this rule says so.
+        expect: the return to expect after ``steps``, in words.
+        extra: the extra that its environment needs (``pip install 'marl-system[EXTRA]'``).
+        about: one line for ``marl list``.
+    """
+
+    name: str
+    env: Any
+    agents: LearnerConfig | Mapping[str, LearnerConfig]
+    num_envs: int = 8
+    steps: int = 100_000
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int | None = None
+    workers: int = 0
+    stop: Stop | None = None
+    expect: str = ""
+    extra: str | None = None
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, least in (("num_envs", 1), ("steps", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}")
+
+
+def names() -> list[str]:
+    """The names of all installed scenarios."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def find(reference: str) -> Scenario:
+    """A scenario by installed name, by path to a ``.py`` file, or as ``module:attribute``.
+
+    Raises:
+        ConfigError: if there is none, naming the nearest; or if what is found is no scenario.
+    """
+    if reference.endswith(".py"):
+        return _from_file(Path(reference))
+    if ":" in reference:
+        module_name, _, attribute = reference.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise ConfigError(f"scenario {reference!r}: cannot import {module_name!r} ({error})") from None
+        return _checked(reference, getattr(module, attribute, None))
+    for point in entry_points(group=GROUP):
+        if point.name == reference:
+            return _checked(reference, point.load())
+    raise ConfigError(unknown("scenario", reference, names(), "scenario"))
+
+
+def _from_file(path: Path) -> Scenario:
+    if not path.is_file():
+        raise ConfigError(f"scenario file {path} does not exist")
+    name = f"marl_scenario_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"scenario file {path} is not Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that worker processes and dataclasses find it
+    try:
+        spec.loader.exec_module(module)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"scenario file {path}: {type(error).__name__}: {error}") from error
+    found = [value for value in vars(module).values() if isinstance(value, Scenario)]
+    if len(found) != 1:
+        raise ConfigError(f"scenario file {path}: expected one marl.Scenario at module level, found {len(found)}")
+    return found[0]
+
+
+def _checked(reference: str, value: object) -> Scenario:
+    if not isinstance(value, Scenario):
+        raise ConfigError(f"scenario {reference!r}: expected a marl.Scenario, got {type(value).__name__}")
+    return value

@@ -1,0 +1,45 @@
+"""Numbers that change while training runs, always in environment steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marl.types import ConfigError
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far a training run is: ``steps`` environment steps taken, of ``total`` if that is known."""
+
+    steps: int
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From ``start`` to ``end`` in a straight line, then ``end``.
+
+    Args:
+        start: value at step 0.
+        end: value from step ``steps`` on.
+        steps: environment steps that it takes; None means the whole training run.
+    """
+
+    start: float
+    end: float
+    steps: int | None = None
+
+    def __call__(self, clock: Clock) -> float:
+        """The value now. Raises ConfigError if neither the schedule nor the run says how many steps there are."""
+        span = self.steps if self.steps is not None else clock.total
+        if span is None:
+            raise ConfigError(f"{self}: give it steps=, since train(episodes=...) does not say how many steps there will be")
+        return self.start + (self.end - self.start) * min(clock.steps / max(span, 1), 1.0)
+
+
+Schedule = float | Linear
+
+
+def value_at(schedule: Schedule, clock: Clock) -> float:
+    """The value of a constant or a schedule now."""
+    return schedule(clock) if isinstance(schedule, Linear) else schedule

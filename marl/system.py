@@ -1,0 +1,630 @@
+"""The orchestrator: learners on the teams of an environment; train, evaluate, save, load, and hand out single agents."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from marl import adapters, checkpoint
+from marl.agent import Agent
+from marl.config import from_json, to_json
+from marl.evaluation.report import Report, summarise
+from marl.learners import Learner, LearnerConfig
+from marl.memory.rollout import Look
+from marl.scenario import Scenario, find, names
+from marl.schedules import Clock
+from marl.spaces import space_from_json, space_to_json, team_spec
+from marl.stopping import Stop
+from marl.types import (
+    Array,
+    BatchEnv,
+    CheckpointError,
+    ConfigError,
+    Episode,
+    NonFiniteError,
+    Spec,
+    Step,
+    SupportsBatch,
+    TeamSpec,
+    partition,
+)
+
+EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
+EVALUATION_COPIES = 16
+DEFAULT_COPIES = 8
+
+Agents = LearnerConfig | Mapping[str, LearnerConfig]
+Callback = Callable[[dict[str, float]], bool | None]
+
+
+class Watcher(Protocol):
+    """What may look on while a system trains: a run folder, a progress display."""
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Take in one row of metrics; ``metrics["steps"]`` says when."""
+        ...
+
+    def tick(self, system: MultiAgentSystem) -> bool:
+        """Called after every step; save if it is time. True asks the run to end after this step."""
+        ...
+
+
+class History(dict[str, list[float]]):
+    """Everything logged, a list per name; ``episode_rewards`` (sum over agents) and ``episode_lengths`` of every episode."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        super().__init__(episode_rewards=[], episode_lengths=[])
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Append one row."""
+        for name, value in metrics.items():
+            self.setdefault(name, []).append(value)
+
+
+class MultiAgentSystem:
+    """Learners on the teams of an environment.
+
+    Args:
+        agents: one learner for all agents, or a mapping from agent id patterns to learners (one team each); None takes the
+            scenario's.
+        env: a scenario (its name, or a ``Scenario``), a Gymnasium or PettingZoo id, a factory, or an instance.
+        num_envs: copies that train side by side; None takes the scenario's, else 8 (1 for an instance).
+        seed: everything random derives from it.
+        device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
+        workers: processes that the copies are spread over; 0 steps them in this process.
+        env_kwargs: keywords for the environment.
+        max_steps: truncate episodes of environments that do not end by themselves.
+
+    Raises:
+        ConfigError: for anything that has no meaning, saying what to do.
+    """
+
+    def __init__(
+        self,
+        agents: Agents | None,
+        env: Any,
+        *,
+        num_envs: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        workers: int | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        max_steps: int | None = None,
+    ) -> None:
+        """See the class."""
+        check_whole("seed", seed, 0)
+        scenario = resolve_scenario(env)
+        if scenario is not None:
+            agents = agents if agents is not None else scenario.agents
+            num_envs = num_envs if num_envs is not None else scenario.num_envs
+            workers = workers if workers is not None else scenario.workers
+            env_kwargs = {**scenario.env_kwargs, **(env_kwargs or {})}
+            max_steps = max_steps if max_steps is not None else scenario.max_steps
+        if agents is None:
+            raise ConfigError("agents: give a learner such as marl.ippo(), or a scenario that names its own")
+        self.scenario = scenario
+        self.agents: Agents = _checked_agents(agents)
+        self.seed = seed
+        self.device = pick_device(device)
+        self._source = scenario.env if scenario is not None else env
+        self._reference = env if isinstance(env, str) else (scenario.name if scenario is not None else None)
+        instance = not isinstance(self._source, str) and not callable(self._source)
+        self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": max_steps}
+        self.num_envs = num_envs if num_envs is not None else (1 if instance else DEFAULT_COPIES)
+        check_whole("num_envs", self.num_envs, 1)
+        self.workers = workers or 0
+        check_whole("workers", self.workers, 0)
+        self._env: BatchEnv | None = self._make_env(self.num_envs, self.workers)
+        self._setup(self._env.spec)
+
+    def _setup(self, spec: Spec) -> None:
+        """Build one learner per team and start all counters."""
+        self.spec = spec
+        configs = list(self.agents.values()) if isinstance(self.agents, Mapping) else [self.agents]
+        seeds = np.random.SeedSequence(self.seed).spawn(len(configs) + 1)
+        self._env_seed = int(seeds[0].generate_state(1, np.uint32)[0])
+        self.learners: list[Learner] = [
+            config.build(spec, team, self.num_envs, seed, self.device)
+            for config, team, seed in zip(configs, spec.teams, seeds[1:], strict=True)
+        ]
+        self.history = History()
+        self.steps = 0
+        self.episodes = 0
+        self._total: int | None = None
+        self._step: Step | None = None
+        self._saved_env: Any = None
+        self._pending: dict[str, torch.Tensor] = {}
+        self._logged_at = 0
+        self._skipped = 0
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        steps: int | None = None,
+        episodes: int | None = None,
+        callback: Callback | None = None,
+        *,
+        stop: Stop | None = None,
+        evaluate_every: int | None = None,
+        evaluate_episodes: int = 20,
+        log_every: int | None = None,
+        watcher: Watcher | None = None,
+    ) -> History:
+        """Train for so many environment steps (all copies counted) or episodes more, and return the history.
+
+        Args:
+            steps: environment steps to add; None takes the scenario's if ``episodes`` is None too.
+            episodes: episodes to add.
+            callback: called with each row of metrics; True stops.
+            stop: a rule on episode returns, such as ``marl.MeanReturn(at_least=475)``; None takes the scenario's.
+            evaluate_every: evaluate greedily every so many steps, in environments of its own; logged as ``evaluation_return``.
+            evaluate_episodes: episodes of each such evaluation.
+            log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
+            watcher: a run folder or progress display.
+
+        Raises:
+            NonFiniteError: if parameters became NaN or infinite.
+        """
+        if steps is None and episodes is None:
+            if self.scenario is None:
+                raise ConfigError("train: give steps= or episodes=")
+            steps = self.scenario.steps
+        for name, value in (("steps", steps), ("episodes", episodes), ("evaluate_every", evaluate_every)):
+            if value is not None:
+                check_whole(name, value, 1)
+        stop = stop if stop is not None or self.scenario is None else self.scenario.stop
+        last_step = None if steps is None else self.steps + steps
+        last_episode = None if episodes is None else self.episodes + episodes
+        self._total = last_step
+        log_every = log_every or max(1, (steps or 100_000) // 100)
+        next_evaluation = None if evaluate_every is None else (self.steps // evaluate_every + 1) * evaluate_every
+        env = self._training_env()
+        began = _Rate(self.steps)
+        ended = False
+        while not ended:
+            self._advance(env)
+            updated = self._learn()
+            row: dict[str, float] = {}
+            if next_evaluation is not None and evaluate_every is not None and self.steps >= next_evaluation:
+                row["evaluation_return"] = self.evaluate(evaluate_episodes).mean_return
+                next_evaluation += evaluate_every
+            ended = (last_step is not None and self.steps >= last_step) or (
+                last_episode is not None and self.episodes >= last_episode
+            )
+            if stop is not None and self._finished and stop(self.history["episode_rewards"]):
+                ended = True
+            if row or ended or (updated and self.steps - self._logged_at >= log_every):
+                metrics = self._metrics(began) | row
+                self.history.add(metrics)
+                if watcher is not None:
+                    watcher.log(metrics)
+                if callback is not None and callback(metrics):
+                    ended = True
+            if watcher is not None and watcher.tick(self):
+                ended = True
+        return self.history
+
+    def _training_env(self) -> BatchEnv:
+        """The environment, at the step to act on."""
+        env = self.env
+        if self._step is None:
+            if self._saved_env is not None:
+                self._step = env.load_state_dict(self._saved_env)
+                self._saved_env = None
+            else:
+                self._step = env.reset(self._env_seed)
+                for learner in self.learners:
+                    learner.memory.start(self._step)
+        return env
+
+    def _advance(self, env: BatchEnv) -> None:
+        """One environment step of all copies: act, step, remember."""
+        actions = []
+        for learner in self.learners:
+            decision = learner.act(learner.memory.look(), explore=True)
+            learner.memory.decide(decision)
+            actions.append(decision.env_action.cpu().numpy())
+        step = self._step = env.step(actions)
+        for learner in self.learners:
+            learner.memory.observe(step)
+        self.steps += self.num_envs
+        self._finished = len(step.finished) > 0
+        for episode in step.finished:
+            self.episodes += 1
+            self._record(episode)
+
+    def _record(self, episode: Episode) -> None:
+        history = self.history
+        history["episode_rewards"].append(sum(episode.returns.values()))
+        history["episode_lengths"].append(episode.length)
+        if len(self.spec.teams) > 1:
+            for team in self.spec.teams:
+                name = f"episode_rewards/{team.name}"
+                history.setdefault(name, []).append(sum(episode.returns[agent] for agent in team.agents))
+
+    def _learn(self) -> bool:
+        """Update every learner that is ready; metrics stay tensors until they are logged."""
+        updated = False
+        clock = Clock(self.steps, self._total)
+        for learner, team in zip(self.learners, self.spec.teams, strict=True):
+            if learner.ready():
+                prefix = f"{team.name}/" if len(self.learners) > 1 else ""
+                for name, value in learner.update(clock).items():
+                    self._pending[prefix + name] = value
+                    updated = True
+        return updated
+
+    def _metrics(self, began: _Rate) -> dict[str, float]:
+        """One row: where we are, how fast, what episodes return lately, what the learners say."""
+        history, over = self.history, 100
+        metrics: dict[str, float] = {"steps": self.steps, "episodes": self.episodes, "steps_per_second": began(self.steps)}
+        if history["episode_rewards"]:
+            recent = history["episode_rewards"][-over:]
+            lengths = history["episode_lengths"][-over:]
+            metrics["mean_return"] = sum(recent) / len(recent)
+            metrics["mean_length"] = sum(lengths) / len(lengths)
+            if len(self.spec.teams) > 1:
+                for team in self.spec.teams:
+                    recent = history[f"episode_rewards/{team.name}"][-over:]
+                    metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
+        for name, value in self._pending.items():
+            metrics[name] = float(value)
+            if not np.isfinite(metrics[name]):
+                raise NonFiniteError(
+                    f"training: {name} became {metrics[name]} at step {self.steps}; lower the learning rate or check the rewards"
+                )
+        self._pending.clear()
+        self._logged_at = self.steps
+        return metrics
+
+    # --- evaluation ---------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        episodes: int = 100,
+        *,
+        decentralised: bool = False,
+        greedy: bool = True,
+        seed: int | None = None,
+        env: Any = None,
+        num_envs: int | None = None,
+    ) -> Report:
+        """Play whole episodes in environments of their own and report raw returns. Changes nothing in the system.
+
+        Args:
+            episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
+            decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation alone.
+            greedy: take the most likely action; False samples.
+            seed: of the environments and the sampling; None derives one that training never uses.
+            env: another environment with the same agents and spaces; None: the training environment's kind.
+            num_envs: copies that play side by side.
+        """
+        check_whole("episodes", episodes, 1)
+        derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
+        env_seed, act_seed = (int(x) for x in derived.generate_state(2, np.uint32))
+        copies = num_envs or min(episodes, EVALUATION_COPIES)
+        batch = self._make_env(copies, 0, env)
+        try:
+            if env is not None:
+                _check_same_spec(self.spec, batch.spec)
+            actor = _Solo(self, copies, act_seed, greedy) if decentralised else _Whole(self, copies, act_seed, greedy)
+            return summarise(self.spec, list(_play(batch, actor, episodes, env_seed)), decentralised)
+        finally:
+            batch.close()
+
+    # --- single agents ------------------------------------------------------------------------------------------------
+
+    def agent(self, name: str, seed: int | None = None) -> Agent:
+        """One agent's own policy, as it is now: a copy of its parameters, working from its own observations alone.
+
+        Raises:
+            ConfigError: if there is no such agent.
+        """
+        for learner, team in zip(self.learners, self.spec.teams, strict=True):
+            if name in team.agents:
+                index = team.agents.index(name)
+                net, distribution = learner.policy(index)
+                return Agent(team, index, net, distribution, seed)
+        raise ConfigError(f"no agent {name!r}; agents: {', '.join(self.spec.agents)}")
+
+    # --- saving and loading -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs, as a tree of tensors, arrays and JSON values."""
+        env_state = None
+        if self._step is not None:
+            env_state = self.env.state_dict()
+        elif self._saved_env is not None:
+            env_state = self._saved_env
+        return {
+            "learners": {team.name: learner.state_dict() for team, learner in zip(self.spec.teams, self.learners, strict=True)},
+            "env": env_state,
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "total": self._total,
+            "logged_at": self._logged_at,
+            "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
+            "pending": dict(self._pending),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state; the environment is brought back when training goes on."""
+        for team, learner in zip(self.spec.teams, self.learners, strict=True):
+            learner.load_state_dict(state["learners"][team.name])
+        self._saved_env = state["env"]
+        self._step = None
+        self.steps, self.episodes = int(state["steps"]), int(state["episodes"])
+        self._total, self._logged_at = state["total"], int(state["logged_at"])
+        self.history = History()
+        self.history.update({name: values.tolist() for name, values in state["history"].items()})
+        self._pending = dict(state["pending"])
+        torch.set_rng_state(state["torch_rng"])
+
+    def save(self, path: str | Path) -> Path:
+        """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
+        return checkpoint.save(path, self.state_dict(), self._meta())
+
+    def _meta(self) -> dict[str, Any]:
+        try:
+            agents = to_json(self.agents)
+        except ConfigError:
+            agents = None
+        try:
+            options = to_json(self._options)
+        except ConfigError:
+            options = None
+        return {
+            "agents": agents,
+            "env": self._reference,
+            "options": options,
+            "num_envs": self.num_envs,
+            "workers": self.workers,
+            "seed": self.seed,
+            "steps": self.steps,
+            "spec": _spec_to_json(self.spec),
+        }
+
+    @classmethod
+    def load(cls, path: str | Path, env: Any = None, agents: Agents | None = None, device: str = "cpu") -> MultiAgentSystem:
+        """A system as it was when saved.
+
+        Args:
+            path: the checkpoint directory.
+            env: the environment; needed to train or evaluate on if it was neither an id nor a scenario's name.
+            agents: the learners; needed if they hold your own code (a ``Custom`` network).
+            device: where to compute.
+
+        Raises:
+            CheckpointError: if the checkpoint is damaged, or does not fit ``env`` or ``agents``.
+        """
+        state, manifest = checkpoint.load(path)
+        meta = manifest["meta"]
+        if agents is None:
+            if meta.get("agents") is None:
+                raise CheckpointError(f"checkpoint {path}: its learners hold code of yours; pass agents= as when it was made")
+            agents = from_json(meta["agents"])
+        system = cls.__new__(cls)
+        reference = env if env is not None else meta["env"]
+        system.scenario = resolve_scenario(reference) if reference is not None else None
+        system.agents = _checked_agents(agents)
+        system.seed = meta["seed"]
+        system.device = pick_device(device)
+        system._source = system.scenario.env if system.scenario is not None else reference
+        system._reference = meta["env"]
+        system._options = from_json(meta["options"]) if meta["options"] is not None else {}
+        if system.scenario is not None and meta["options"] is None:
+            system._options = {"env_kwargs": dict(system.scenario.env_kwargs), "max_steps": system.scenario.max_steps}
+        system.num_envs, system.workers = meta["num_envs"], meta["workers"]
+        system._env = None
+        system._setup(_spec_from_json(meta["spec"]))
+        try:
+            system.load_state_dict(state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {path} does not fit its settings: {error}") from error
+        return system
+
+    # --- environments -------------------------------------------------------------------------------------------------
+
+    @property
+    def env(self) -> BatchEnv:
+        """The training environment, made when first needed."""
+        if self._env is None:
+            if self._source is None:
+                raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
+            self._env = self._make_env(self.num_envs, self.workers)
+            _check_same_spec(self.spec, self._env.spec)
+        return self._env
+
+    def _make_env(self, num_envs: int, workers: int, source: Any = None) -> BatchEnv:
+        patterns = list(self.agents) if isinstance(self.agents, Mapping) else None
+        if source is not None:
+            other = resolve_scenario(source)
+            source = other.env if other is not None else source
+            options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None}
+            return adapters.make(source, num_envs, patterns, workers=workers, **options)
+        if self._source is None:
+            raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
+        return adapters.make(self._source, num_envs, patterns, workers=workers, **self._options)
+
+    def close(self) -> None:
+        """Release the environment's processes and windows."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+            self._step = None
+
+    def __enter__(self) -> MultiAgentSystem:
+        """Use as a context manager to close the environment at the end."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+
+class _Rate:
+    """Environment steps per second since it was made."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.time = steps, time.perf_counter()
+
+    def __call__(self, steps: int) -> float:
+        return (steps - self.steps) / max(time.perf_counter() - self.time, 1e-9)
+
+
+class _Actor(Protocol):
+    def act(self, step: Step) -> list[Array]: ...
+
+
+class _Whole:
+    """All copies and agents in one batch, as in training, with a random stream of its own."""
+
+    def __init__(self, system: MultiAgentSystem, copies: int, seed: int, greedy: bool) -> None:
+        self.learners, self.greedy, self.device = system.learners, greedy, system.device
+        self.generator = torch.Generator(system.device).manual_seed(seed)
+        self.carries = [
+            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device)
+            for team, learner in zip(system.spec.teams, system.learners, strict=True)
+        ]
+
+    def act(self, step: Step) -> list[Array]:
+        actions = []
+        started = torch.from_numpy(step.started).to(self.device)
+        for place, (learner, team) in enumerate(zip(self.learners, step.teams, strict=True)):
+            legal = None if team.legal is None else torch.from_numpy(team.legal).to(self.device)
+            look = Look(
+                torch.from_numpy(team.obs).to(self.device),
+                self.carries[place],
+                started,
+                torch.from_numpy(team.alive).to(self.device),
+                legal,
+            )
+            decision = learner.act(look, explore=not self.greedy, generator=self.generator)
+            self.carries[place] = decision.carry
+            actions.append(decision.env_action.cpu().numpy())
+        return actions
+
+
+class _Solo:
+    """Every agent of every copy through its own policy, from its own row alone."""
+
+    def __init__(self, system: MultiAgentSystem, copies: int, seed: int, greedy: bool) -> None:
+        self.greedy, self.spec = greedy, system.spec
+        seeds = iter(np.random.SeedSequence(seed).generate_state(copies * len(system.spec.agents), np.uint32).tolist())
+        self.agents = [
+            [[system.agent(name, next(seeds)) for name in team.agents] for _ in range(copies)] for team in system.spec.teams
+        ]
+
+    def act(self, step: Step) -> list[Array]:
+        actions = []
+        for team, spec, copies in zip(step.teams, self.spec.teams, self.agents, strict=True):
+            chosen = np.zeros((len(copies), spec.num_agents, *spec.action.shape), dtype=spec.action.dtype)
+            for copy, agents in enumerate(copies):
+                for index, agent in enumerate(agents):
+                    if step.started[copy]:
+                        agent.reset()
+                    if team.alive[copy, index]:
+                        legal = None if team.legal is None else team.legal[copy, index]
+                        chosen[copy, index] = agent.act_encoded(team.obs[copy, index], legal, explore=not self.greedy)
+            actions.append(chosen)
+        return actions
+
+
+def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int) -> Iterator[Episode]:
+    """Play until every copy has given its share of the episodes."""
+    share = np.full(env.num_envs, episodes // env.num_envs)
+    share[: episodes % env.num_envs] += 1
+    step = env.reset(seed)
+    while share.any():
+        step = env.step(actor.act(step))
+        for episode in step.finished:
+            if share[episode.copy]:
+                share[episode.copy] -= 1
+                yield episode
+
+
+def resolve_scenario(env: Any) -> Scenario | None:
+    """The scenario that ``env`` is or names; None if it is an environment."""
+    if isinstance(env, Scenario):
+        return env
+    if isinstance(env, str) and (env in names() or env.endswith(".py") or ":" in env):
+        return find(env)
+    return None
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise ConfigError unless ``value`` is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ConfigError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; ``auto`` takes a GPU where there is one. Raises ConfigError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: {name!r} is no torch device; use 'cpu', 'cuda' or 'auto'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {name!r} is not available here; use device='cpu' or 'auto'")
+    return device
+
+
+def _checked_agents(agents: Any) -> Agents:
+    values = list(agents.values()) if isinstance(agents, Mapping) else [agents]
+    if not values:
+        raise ConfigError("agents: expected a learner or a mapping from agent patterns to learners, got an empty mapping")
+    for value in values:
+        if isinstance(value, type) or not isinstance(value, LearnerConfig):
+            raise ConfigError(f"agents: expected a learner such as marl.ippo(), got {value!r}")
+    return dict(agents) if isinstance(agents, Mapping) else values[0]
+
+
+def _check_same_spec(expected: Spec, found: Spec) -> None:
+    for ours, theirs in zip(expected.teams, found.teams, strict=False):
+        for what in ("agents", "obs", "action"):
+            if getattr(ours, what) != getattr(theirs, what):
+                raise ConfigError(
+                    f"environment {found.env}: team {ours.name!r} expects {what} {getattr(ours, what)}, got {getattr(theirs, what)}"
+                )
+    if len(expected.teams) != len(found.teams):
+        raise ConfigError(f"environment {found.env}: expected {len(expected.teams)} teams, got {len(found.teams)}")
+
+
+def _spec_to_json(spec: Spec) -> dict[str, Any]:
+    return {
+        "env": spec.env,
+        "state_shape": None if spec.state_shape is None else list(spec.state_shape),
+        "turn_based": spec.turn_based,
+        "teams": [
+            {
+                "name": team.name,
+                "agents": list(team.agents),
+                "masked": team.masked,
+                "observation_spaces": [space_to_json(space) for space in team.observation_spaces],
+                "action_spaces": [space_to_json(space) for space in team.action_spaces],
+            }
+            for team in spec.teams
+        ],
+    }
+
+
+def _spec_from_json(data: Mapping[str, Any]) -> Spec:
+    def team(entry: Mapping[str, Any]) -> TeamSpec:
+        observations = [space_from_json(space) for space in entry["observation_spaces"]]
+        actions = [space_from_json(space) for space in entry["action_spaces"]]
+        return team_spec(entry["name"], entry["agents"], observations, actions, entry["masked"])
+
+    state_shape = None if data["state_shape"] is None else tuple(data["state_shape"])
+    return Spec(data["env"], tuple(team(entry) for entry in data["teams"]), state_shape, data["turn_based"])
