@@ -102,7 +102,8 @@ def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] |
             _run_adapted(env, steps, seed, log, facts, player)
         if player is not None:
             _attempt(log, "close", player.env.close)
-    for text in sorted({f"{w.category.__name__}: {w.message}" for w in caught}):
+    told = [w for w in caught if not issubclass(w.category, DeprecationWarning | PendingDeprecationWarning)]
+    for text in sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in told}):
         log.add("note", "warns", text, f"the environment warns: {text}")
     table = {} if player is None else _judge(player.action_spaces, learners)
     return Report(_name(env), log.findings(), facts, table)
@@ -175,6 +176,7 @@ class _Player:
         self.ended = False
         self.masked: set[Hashable] = set()
         self.state_shape: tuple[int, ...] | None = None
+        self._stateless = False
         self._held: dict[Hashable, tuple[Any, bytes]] = {}
         self.agents: list[Hashable] = self._possible_agents()
         self.observation_spaces = {agent: self._space("observation_space", agent) for agent in self.agents}
@@ -326,16 +328,23 @@ class _Player:
         )
 
     def _state(self) -> None:
-        if not callable(getattr(self.env, "state", None)):
+        if not callable(getattr(self.env, "state", None)) or self._stateless:
             return
         try:
             state = self.env.state()
-        except (NotImplementedError, AttributeError):
-            return
         except Exception as error:
-            text = f"state() raised {type(error).__name__}: {error}; mend it or leave it out"
-            self._error("state_raises", "", text)
-            raise _Stop from error
+            text = f"state() raised {type(error).__name__}: {error}"
+            if self.state_shape is None:
+                self._stateless = True
+                if not isinstance(error, NotImplementedError | AttributeError):
+                    self._warn("no_state", "", f"{text}; mend it, or marl goes without a global state")
+            elif not self.env.agents:
+                text = f"{text} once the episode is over; let it show the final state, the successor of the last step"
+                self._warn("state_raises_at_end", "", text)
+            else:
+                self._error("state_raises", "", f"{text}, though it worked before; mend it")
+                raise _Stop from error
+            return
         self._see("state", state)
         array = np.asarray(state)
         if array.dtype.kind not in "biuf":
@@ -434,6 +443,7 @@ class _ParallelPlayer(_Player):
                 self._error(
                     "revived", agent, "came back within the episode after its end; end it for good, or not at all"
                 )
+                raise _Stop
             for agent in sorted(dead.intersection(answer[2]) - gone, key=str):
                 if not (answer[2][agent] or answer[3].get(agent, False)):
                     self._error("revived", agent, "was terminated or truncated and now is not; once ended, stay ended")
@@ -486,6 +496,7 @@ class _AECPlayer(_ParallelPlayer):
                 self._error(
                     "revived", back, "came back within the episode after its end; end it for good, or not at all"
                 )
+                raise _Stop
             if agent not in members:
                 text = f"agent_selection: expected one of env.agents {members}, got {agent!r}"
                 self._error("selection_not_alive", "", text)

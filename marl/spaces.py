@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -25,10 +25,10 @@ Json = Any
 class BadValue(Exception):
     """A value that does not fit its space: what was expected and what came."""
 
-    def __init__(self, expected: str, got: str, castable: bool = False) -> None:
-        """``castable``: the value itself is right, only its dtype is wider than the space's."""
+    def __init__(self, expected: str, got: str, mend: Literal["", "cast", "clip"] = "") -> None:
+        """``mend``: what would make it fit: a cast (the dtype is too wide) or clipping (it is out of bounds)."""
         super().__init__(f"expected {expected}, got {got}")
-        self.expected, self.got, self.castable = expected, got, castable
+        self.expected, self.got, self.mend = expected, got, mend
 
 
 # --- observations ----------------------------------------------------------------------------------------------------
@@ -182,12 +182,12 @@ def check_member(space: Space[Any], raw: Any) -> None:
     if isinstance(space, Box):
         array = _as_box(raw, space.shape)
         if isinstance(raw, (np.ndarray, np.generic)) and not np.can_cast(array.dtype, space.dtype):
-            raise BadValue(f"dtype {space.dtype}", f"dtype {array.dtype}", castable=True)
+            raise BadValue(f"dtype {space.dtype}", f"dtype {array.dtype}", mend="cast")
         wrong = (array < space.low) | (array > space.high)
         if wrong.any():
             where = np.unravel_index(int(wrong.argmax()), wrong.shape) if wrong.shape else ()
             at = f" at {list(map(int, where))}" if wrong.shape else ""
-            raise BadValue(f"values in [{space.low[where]:g}, {space.high[where]:g}]{at}", f"{array[where]:g}")
+            raise BadValue(f"values in [{space.low[where]:g}, {space.high[where]:g}]{at}", f"{array[where]:g}", "clip")
     elif isinstance(space, spaces.Dict) and isinstance(raw, Mapping):
         for key, sub in space.spaces.items():
             if key not in raw:

@@ -28,12 +28,12 @@ _MATHS = {"contract", "nsz"}
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function about one copy; it is inlined into the loop over copies, which is what gets cached on disk."""
-    return numba.njit(function, nogil=True, error_model="numpy", fastmath=_MATHS)
+    return numba.njit(function, nogil=True, _nrt=False, error_model="numpy", fastmath=_MATHS)
 
 
 def inline_kernel(function: Callable[..., Any]) -> Any:
     """As `kernel`, for small helpers called many times: inlined wherever they are called."""
-    return numba.njit(function, nogil=True, error_model="numpy", fastmath=_MATHS, forceinline=True)
+    return numba.njit(function, nogil=True, _nrt=False, error_model="numpy", fastmath=_MATHS, forceinline=True)
 
 
 def stream(seed: int, copy: int) -> np.uint64:
@@ -254,7 +254,7 @@ def compile_loop(kernels: Kernels, name: str, module: str, filename: str, *, box
     code = _loop.__code__.replace(co_filename=filename, co_name=title, co_qualname=title)
     function = types.FunctionType(code, bound, title)
     function.__module__ = module
-    compiled = numba.njit(function, nogil=True, error_model="numpy", cache=True)
+    compiled = numba.njit(function, nogil=True, _nrt=False, error_model="numpy", cache=True)
     cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if cache_file is not None:
         digest = hashlib.sha256()

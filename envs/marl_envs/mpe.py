@@ -6,7 +6,7 @@ Agents and landmarks are discs in the plane. Each step: forces from actions and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -128,15 +128,11 @@ def _act_choice(s: Particles, e: int, action: Array) -> None:
             move = word % MOVES
             word = word // MOVES
             push = s.drive[e, n, 0]
-            s.force[n, 0] = push * (float(move == 2) - float(move == 1))
-            s.force[n, 1] = push * (float(move == 4) - float(move == 3))
+            s.force[n, 0] = push if move == 2 else -push if move == 1 else 0.0
+            s.force[n, 1] = push if move == 4 else -push if move == 3 else 0.0
         if s.talker[n]:
             for c in range(s.comm.shape[2]):
-                s.comm[e, n, c] = float(c == word)
-
-
-def _act(s: Particles, e: int, action: Array) -> None:
-    raise NotImplementedError  # chosen by the number of axes of the actions, below
+                s.comm[e, n, c] = 1.0 if c == word else 0.0
 
 
 @kernel
@@ -374,7 +370,3 @@ class ParticleWorld(World):
             else:
                 word = chr(ord("A") + int(said.argmax()))
             canvas.text(f"{self.possible_agents[n]} says {word}")
-
-
-AgentBodies = Mapping[str, Body]
-BodyMaker = Callable[[int], Body]

@@ -194,7 +194,8 @@ class Copies:
 
     def _begin(self, e: int, reseed: bool = False) -> None:
         """Start copy ``e``'s next episode, replacing the environment if it cannot even do that."""
-        seeding = self._seeding[e]
+        if not reseed:
+            self._seeding[e].crashes = 0  # an episode was played to its end
         reseed = reseed or self._log.since_seeding(e) > RESEED_STEPS
         while True:
             seed = self._next_seed(e) if reseed else None
@@ -210,8 +211,6 @@ class Copies:
                 reseed = True
             else:
                 break
-        if not reseed and seeding.crashes:
-            seeding.crashes = 0  # an episode was played to its end
         self._step.started[e] = True
         self._dirty = True
 
@@ -270,6 +269,10 @@ class Copies:
         if self._on_bad_obs != "drop" or breach.field not in ("observation", "reward", "state"):
             raise self._contract_error(e, breach) from None
         self._count("drop")
+        if self._rows[e].length == 0:  # not even its first observation was right
+            self._seeding[e].crashes += 1
+            if self._seeding[e].crashes >= CRASHES_IN_A_ROW:
+                raise self._contract_error(e, breach) from None
         self._discard(e)
 
     def _replace(self, e: int, error: BaseException) -> None:
@@ -292,7 +295,13 @@ class Copies:
 
     def _remake(self, e: int) -> None:
         """The old environment is not closed: closing one pygame environment closes pygame for all."""
-        self._copies[e] = self._player(self._factory(), self._rows[e])
+        try:
+            env = self._factory()
+        except Exception as error:
+            raise EnvContractError(
+                f"{self._spec.env}: copy {self._first + e} raised and could not be made again: {error}"
+            ) from error
+        self._copies[e] = self._player(env, self._rows[e])
 
     def _discard(self, e: int) -> None:
         """Show the copy as freshly reset, and nothing of the episode that went wrong."""
@@ -371,9 +380,10 @@ class Copies:
                 raise CheckpointError(f"environment state: {key} was {state[key]!r} when saved, is {value!r} now")
         if len(state["copies"]) != self._num_envs:
             raise CheckpointError(f"environment state holds {len(state['copies'])} copies, expected {self._num_envs}")
-        self._close_envs()
         self._seed, self._options = int(state["seed"]), state["options"]
-        self._copies = [self._player(self._factory(), rows) for rows in self._rows]
+        fresh = [self._factory() for _ in self._rows]
+        self._close_envs(keep=fresh)
+        self._copies = [self._player(env, rows) for env, rows in zip(fresh, self._rows, strict=True)]
         self._wipe()
         names = [team.name for team in self._spec.teams]
         logs = [[np.asarray(saved["actions"][name]) for name in names] for saved in state["copies"]]
@@ -394,6 +404,7 @@ class Copies:
         self._faults.clear()
         self._faults.update(state["faults"])
         self._mend_bounds()
+        self._dirty = True
         return self._finish(())
 
     def _replay(self, e: int, log: Sequence[Array]) -> None:
@@ -449,7 +460,7 @@ class Copies:
         self._step.teams = tuple(teams)
         self._rows = [Rows(spec, self._ids, e, self._step, self._flags, self._spare) for e in range(size)]
         for rows in self._rows:
-            rows.tolerant = self._on_bad_obs in ("cast", "clip")
+            rows.mends = {"cast": ("cast",), "clip": ("cast", "clip")}.get(self._on_bad_obs, ())
         self._action_shapes = [(size, team.num_agents, *team.action.shape) for team in spec.teams]
         floats = [team.obs for team in self._step.teams if team.obs.dtype == np.float32]
         floats += [] if self._step.state is None else [self._step.state]
@@ -461,7 +472,7 @@ class Copies:
                     low, high = vector_bounds(team)
                     self._bounds += [(arrays.obs, low, high) for arrays in steps]
         self._faults: dict[str, int] = {}
-        self._dirty = True
+        self._dirty = False
 
     def _wipe(self) -> None:
         """Last step's rewards and flags."""
@@ -484,8 +495,10 @@ class Copies:
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
-    def _close_envs(self) -> None:
+    def _close_envs(self, keep: Sequence[Any] = ()) -> None:
         for copy in self._copies:
+            if any(copy.env is env for env in keep):
+                continue
             with contextlib.suppress(Exception):  # some environments cannot be closed twice, or before a first reset
                 copy.env.close()
 

@@ -60,7 +60,7 @@ class Rows:
         self.returns = [0.0] * len(self.ids)
         self.length = 0
         self.has_successor = False  # next_obs and next_state hold this step's true successors
-        self.tolerant = False  # dtypes and bounds are mended, not refused
+        self.mends: tuple[str, ...] = ()  # what may be wrong with an observation: "cast", "clip"
         self.faults: dict[str, int] = {}
         self._checks = CHECKED_STEPS
         self.checking = True
@@ -103,9 +103,10 @@ class Rows:
         try:
             self.codecs[g].check(raw)
         except BadValue as error:
-            if not (self.tolerant and error.castable):
+            if error.mend not in self.mends:
                 raise
-            self.faults["cast"] = self.faults.get("cast", 0) + 1
+            if error.mend == "cast":
+                self.faults["cast"] = self.faults.get("cast", 0) + 1
 
     def choose(self, g: int, raw: Any, info: Mapping[str, Any] | None) -> None:
         """Write which actions the agent may take now."""

@@ -809,7 +809,7 @@ class _Host:
         mine.started[...] = step.started
         mine.discarded[...] = step.discarded
         counted = getattr(self._env, "faults", None) if step.finished or step.discarded.any() else None
-        return changed, step.finished, counted
+        return changed, tuple(step.finished), counted
 
 
 def _rows_of(step: Step, rows: slice) -> Step:

@@ -118,8 +118,7 @@ class A2CLearner:
             index = owner.tensor.to(batch.advantage.device)
             batch.advantage.copy_(ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets))
         loss, parts = self.compute_loss(batch, value_at(settings.entropy, clock))
-        self.flat.gradients.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.flat.backward(loss)
         parts["gradient_norm"] = self.flat.clip(settings.max_grad_norm).mean()
         self.optimiser.step()
         self.model.update_normalizers(self.memory)

@@ -128,8 +128,7 @@ class PPOLearner:
             kl_sum = torch.zeros(self.model.owner.num_sets, device=batch.obs.device)
             for minibatch in minibatches(batch, settings.minibatches, self.generator):
                 loss, kl, parts = self.compute_loss(minibatch, clip, entropy_weight)
-                self.flat.gradients.zero_()
-                loss.backward()  # type: ignore[no-untyped-call]
+                self.flat.backward(loss)
                 parts["gradient_norm"] = self.flat.clip(settings.max_grad_norm).mean()
                 self.optimiser.step()
                 kl_sum += kl

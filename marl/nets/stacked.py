@@ -60,8 +60,8 @@ class StackedLinear(nn.Module):
 class FlatParameters:
     """All parameters of some modules as views into one ``(P, D)`` matrix, one row for each parameter set.
 
-    Gradients are views into a second matrix of that shape. So clipping is one norm along a row, an optimiser sees ``P``
-    vectors instead of dozens of tensors, target networks are one copy, and a set can be frozen alone.
+    :meth:`backward` fills a second matrix of that shape with gradients. So clipping is one norm along a row, an optimiser
+    sees ``P`` vectors instead of dozens of tensors, target networks are one copy, and a set can be frozen alone.
     """
 
     def __init__(self, modules: Sequence[nn.Module], num_sets: int) -> None:
@@ -79,13 +79,21 @@ class FlatParameters:
         device = placed[0][0].device
         self.values = torch.zeros(num_sets, max(used), device=device)  # (P, D)
         self.gradients = torch.zeros_like(self.values)  # (P, D)
+        self._parameters = [parameter for parameter, *_ in placed]
+        self._places: list[Tensor] = []  # the gradient's place of each parameter, in its shape
         for parameter, rows, start, size in placed:
             value = self.values[rows, start : start + size].view(parameter.shape)
             value.copy_(parameter.data)
             parameter.data = value
-            parameter.grad = self.gradients[rows, start : start + size].view(parameter.shape)
+            self._places.append(self.gradients[rows, start : start + size].view(parameter.shape))
         self.rows = [nn.Parameter(row) for row in self.values.unbind()]
         self.thaw()
+
+    def backward(self, loss: Tensor) -> None:
+        """Put the gradient of ``loss`` into :attr:`gradients`; parameters that it does not touch get zero."""
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        for place, gradient in zip(self._places, gradients, strict=True):
+            place.zero_() if gradient is None else place.copy_(gradient)
 
     def thaw(self) -> None:
         """Let the optimiser see every set again."""

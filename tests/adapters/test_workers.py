@@ -39,7 +39,9 @@ class Toy:
     def __init__(self, length: int, count: int, first_copy: int) -> None:
         space = gymnasium.spaces.Box(-1.0, 1.0, (3,), dtype=np.float32)
         action = ActionSpec("discrete", (20,), (20, 20))
-        agents = TeamSpec("team", ("a", "b"), ObsSpec((3,), "float32", (3, 3)), action, (space,) * 2, (space,) * 2, True)
+        agents = TeamSpec(
+            "team", ("a", "b"), ObsSpec((3,), "float32", (3, 3)), action, (space,) * 2, (space,) * 2, True
+        )
         self.spec = Spec("toy", (agents,), state_shape=(2,))
         self.num_envs = count
         self.length = length
@@ -515,7 +517,7 @@ def test_memory_that_is_not_there_is_a_resource_error(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ResourceError, match="shared memory for 4 copies.*num_envs"):
+    with pytest.raises(ResourceError, match=r"shared memory for 4 copies.*num_envs"):
         toy()
 
 
@@ -527,7 +529,8 @@ def test_without_memfd_a_nameless_file_serves(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_envs": 0}, {"workers": 0}, {"deadline": 0.0}, {"deadline": float("nan")}, {"deadline": float("inf")}]
+    "wrong",
+    [{"num_envs": 0}, {"workers": 0}, {"deadline": 0.0}, {"deadline": float("nan")}, {"deadline": float("inf")}],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
