@@ -22,13 +22,14 @@ from marl.types import Array
 RUNNING, TERMINATED, TRUNCATED = 0, 1, 2  # what a world's step returns
 STEP, STEP_ONLY, RESTART, OBSERVE = 0, 1, 2, 3  # modes of the loop: with and without autoreset, start over, look again
 
+# Kernels own no memory, so reference counting is off (`_nrt`): with it one copy of spread took 900 ns instead of 60.
 # No re-association and no approximate functions: the twins must match their originals, fused multiply-add is harmless.
 _MATHS = {"contract", "nsz"}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function about one copy; it is inlined into the loop over copies, which is what gets cached on disk."""
-    return numba.njit(function, nogil=True, _nrt=False, error_model="numpy", fastmath=_MATHS)
+    return numba.njit(function, nogil=True, _nrt=False, error_model="numpy", fastmath=_MATHS, forceinline=True)
 
 
 def inline_kernel(function: Callable[..., Any]) -> Any:
@@ -175,49 +176,67 @@ def _loop(  # compiled by compile_loop, which supplies the upper-case flags and 
                     ended[count, 2 + num_agents + info.shape[1] + k] = task[e, k]
                 count += 1
                 if mode == STEP:
-                    observe(s, e, task, next_obs)  # noqa: F821
-                    if HAS_ALIVE:  # noqa: F821
-                        for n in range(num_agents):
-                            if not (alive[e, n] or terminated[e, n] or truncated[e, n]):
-                                next_obs[e, n] = 0
-                    if JOIN_STATE:  # noqa: F821
-                        _join(e, next_obs, widths, next_state)
-                    write_state(s, e, task, next_state)  # noqa: F821
                     fresh = True
                 else:
                     for n in range(num_agents):
                         alive[e, n] = False
-        if fresh:
-            for k in range(task.shape[1]):
-                task[e, k] = pending[e, k]
-            clock[e] = 0
-            for n in range(num_agents):
-                returns[e, n] = 0.0
-                alive[e, n] = True
-            started[e] = True
-            reset(s, e, task, rng)  # noqa: F821
-            write_alive(s, e, task, alive)  # noqa: F821
-        observe(s, e, task, obs)  # noqa: F821
-        if HAS_ALIVE:  # noqa: F821
-            for n in range(num_agents):
-                if not alive[e, n] and mode != STEP_ONLY:
-                    obs[e, n] = 0
+        final = fresh and mode == STEP
+        # Two looks at a copy whose episode ended: the true successor, then the first observation of the next episode.
+        # One loop rather than two calls: everything is inlined, and compiling a world's observe twice costs seconds.
+        for look in range(2 if final else 1):
+            seen, seen_state = obs, state
+            if final and look == 0:
+                seen, seen_state = next_obs, next_state
+            elif fresh:
+                for k in range(task.shape[1]):
+                    task[e, k] = pending[e, k]
+                clock[e] = 0
+                for n in range(num_agents):
+                    returns[e, n] = 0.0
+                    alive[e, n] = True
+                started[e] = True
+                reset(s, e, task, rng)  # noqa: F821
+                write_alive(s, e, task, alive)  # noqa: F821
+            observe(s, e, task, seen)  # noqa: F821
+            if HAS_ALIVE:  # noqa: F821
+                for n in range(num_agents):
+                    shown = alive[e, n]
+                    if mode == STEP_ONLY or (final and look == 0):
+                        shown = shown or terminated[e, n] or truncated[e, n]
+                    if not shown:
+                        _clear(seen, e * num_agents + n, num_envs * num_agents)
+            if JOIN_STATE:  # noqa: F821
+                _join(e, seen, widths, seen_state)
+            write_state(s, e, task, seen_state)  # noqa: F821
         write_legal(s, e, task, legal)  # noqa: F821
         if HAS_LEGAL:  # noqa: F821
             for n in range(num_agents):
                 if not alive[e, n]:
                     for k in range(choices[n]):
                         legal[e, n, k] = True
-        if JOIN_STATE:  # noqa: F821
-            _join(e, obs, widths, state)
-        write_state(s, e, task, state)  # noqa: F821
     if count > 0 and mode == STEP:
         for e in range(num_envs):
             if not started[e]:
-                next_obs[e] = obs[e]
+                _copy(obs, next_obs, e, num_envs)
                 if HAS_STATE:  # noqa: F821
-                    next_state[e] = state[e]
+                    _copy(state, next_state, e, num_envs)
     return count
+
+
+@inline_kernel
+def _copy(source: Array, target: Array, row: int, rows: int) -> None:
+    """One of ``rows`` equal parts of an array of any shape, from source to target."""
+    size = source.size // rows
+    for k in range(row * size, (row + 1) * size):
+        target.flat[k] = source.flat[k]
+
+
+@inline_kernel
+def _clear(target: Array, row: int, rows: int) -> None:
+    """One of ``rows`` equal parts of an array of any shape, to zero."""
+    size = target.size // rows
+    for k in range(row * size, (row + 1) * size):
+        target.flat[k] = 0
 
 
 @inline_kernel

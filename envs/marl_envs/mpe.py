@@ -177,7 +177,8 @@ def distance(s: Particles, e: int, a: int, b: int) -> float:
 @inline_kernel
 def touches(s: Particles, e: int, a: int, b: int) -> bool:
     """Whether two discs overlap."""
-    return distance(s, e, a, b) < s.size[a] + s.size[b]  # type: ignore[no-any-return]
+    reach = s.size[a] + s.size[b]
+    return squared(s, e, a, b) < reach * reach  # type: ignore[no-any-return]
 
 
 @inline_kernel
@@ -240,9 +241,12 @@ def nearest(s: Particles, e: int, i: int, first: int, last: int) -> int:
 def put_all_relative(s: Particles, e: int, first: int, last: int, limit: int, obs: Array, i: int, k: int) -> int:
     """Entities ``first .. last - 1`` other than ``i`` from ``i``'s view: all in order, or the ``limit`` nearest and zeros."""
     if limit < 0:
+        x, y = s.pos[e, i, 0], s.pos[e, i, 1]  # read once: the compiler must assume that writing obs changes pos
         for m in range(first, last):
             if m != i:
-                k = put_relative(s, e, m, obs, i, k)
+                obs[e, i, k] = s.pos[e, m, 0] - x
+                obs[e, i, k + 1] = s.pos[e, m, 1] - y
+                k += 2
         return k
     count = nearest(s, e, i, first, last)
     for slot in range(limit):

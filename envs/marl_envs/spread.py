@@ -51,12 +51,13 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
         all_taken &= np.sqrt(least) < CAPTURE_RADIUS
     ratio = task[e, LOCAL_RATIO]
     for i in range(num_agents):
-        bumps = 0.0
-        if task[e, BUMPS] > 0.0:
-            for n in range(num_agents):
-                if n != i and touches(s, e, n, i):
-                    bumps += 1.0
-        reward[e, i] = covered * (1.0 - ratio) - bumps * ratio
+        reward[e, i] = covered * (1.0 - ratio)
+    if task[e, BUMPS] > 0.0:
+        for i in range(num_agents):
+            for n in range(i + 1, num_agents):
+                if touches(s, e, i, n):
+                    reward[e, i] -= ratio
+                    reward[e, n] -= ratio
     return TERMINATED if task[e, STOP] > 0.0 and all_taken else RUNNING
 
 

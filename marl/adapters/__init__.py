@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ def make(
     max_steps: int | None = None,
     on_bad_obs: str = "error",
     deadline: float = 60.0,
+    state: bool = True,
 ) -> BatchEnv:
     """Copies of an environment that step together.
 
@@ -35,6 +37,7 @@ def make(
     max_steps: truncate episodes after this many steps.
     on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `Copies`).
     deadline: seconds a worker process may take for one step before it is replaced.
+    state: read ``env.state()`` in every step; switch it off where no critic or mixer wants the global state.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise ConfigError(f"workers: expected a non-negative integer, got {workers!r}")
@@ -60,10 +63,16 @@ def make(
             max_steps=max_steps,
             on_bad_obs=on_bad_obs,
             deadline=deadline,
+            build=functools.partial(in_process, state=state),
         )
     made = [first]
     return in_process(
-        lambda: made.pop() if made else factory(), num_envs, patterns, max_steps=max_steps, on_bad_obs=on_bad_obs
+        lambda: made.pop() if made else factory(),
+        num_envs,
+        patterns,
+        max_steps=max_steps,
+        on_bad_obs=on_bad_obs,
+        state=state,
     )
 
 
@@ -76,6 +85,7 @@ def in_process(
     max_steps: int | None = None,
     on_bad_obs: str = "error",
     env_kwargs: Mapping[str, Any] | None = None,
+    state: bool = True,
 ) -> BatchEnv:
     """``num_envs`` copies stepped in this process; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
     kwargs = dict(env_kwargs or {})
@@ -86,4 +96,5 @@ def in_process(
         first_copy=first_copy,
         max_steps=max_steps,
         on_bad_obs=on_bad_obs,
+        state=state,
     )

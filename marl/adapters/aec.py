@@ -38,8 +38,7 @@ class AECCopy:
             rows.agent(agent, "env.agents")
         if not self.members:
             raise Breach(None, "env.agents", "at least one agent after reset", "none")
-        if rows.state is not None:
-            rows.remember_state(self.env.state())
+        rows.read_state(self.env, ended=False)
         # The row of the episode that has just ended, if there was one, must stay as it is.
         ending = rows.reward.copy(), rows.terminated.copy(), rows.truncated.copy()
         rows.reward.fill(0)
@@ -58,8 +57,7 @@ class AECCopy:
         env.step(rows.decoders[g](actions[g]))
         rows.length += 1
         self._pass_turn(g)
-        if rows.state is not None:
-            rows.remember_state(env.state())
+        rows.read_state(env, ended=any(env.terminations.values()) or any(env.truncations.values()))
         if self.max_steps is not None:
             self.unread[rows.ids[g]] = 0.0
             self._count_unread()

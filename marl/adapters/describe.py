@@ -48,8 +48,11 @@ def env_name(env: Any) -> str:
     return str(name or type(getattr(env, "unwrapped", env)).__name__)
 
 
-def describe(env: Any, patterns: Sequence[str] | None) -> tuple[Spec, tuple[Hashable, ...]]:
-    """Look at an environment once, resetting it; returns its spec and its own agent ids in the spec's order."""
+def describe(env: Any, patterns: Sequence[str] | None, state: bool) -> tuple[Spec, tuple[Hashable, ...]]:
+    """Look at an environment once, resetting it; returns its spec and its own agent ids in the spec's order.
+
+    ``state``: whether ``env.state()`` is wanted at all.
+    """
     kind, name = interface(env), env_name(env)
     infos: Mapping[Any, Any]
     observation_spaces: dict[Hashable, gymnasium.Space[Any]]
@@ -85,7 +88,7 @@ def describe(env: Any, patterns: Sequence[str] | None) -> tuple[Spec, tuple[Hash
         )
         for team, members in partition(list(names), patterns).items()
     )
-    spec = Spec(name, teams, None if kind == "gymnasium" else _state_shape(env), turn_based=kind == "aec")
+    spec = Spec(name, teams, _state_shape(env) if state and kind != "gymnasium" else None, turn_based=kind == "aec")
     return spec, tuple(names[agent] for agent in spec.agents)
 
 

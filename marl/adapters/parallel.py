@@ -45,8 +45,7 @@ class ParallelCopy:
             if agent not in observations:
                 raise Breach(agent, "observation", f"all of {self.live} at reset", f"only {list(observations)}")
             self._join(agent, g, observations[agent], infos)
-        if rows.state is not None:
-            rows.remember_state(env.state())
+        rows.read_state(env, ended=False)
 
     def step(self, actions: Sequence[Any]) -> bool:
         """Act for everyone alive; True when the episode is over."""
@@ -73,13 +72,13 @@ class ParallelCopy:
         except KeyError:
             self._refuse_missing(answer)
             raise
-        if rows.state is not None:
-            rows.remember_state(env.state())
+        ended = any(terminations.values()) or any(truncations.values())
+        rows.read_state(env, ended)
         cut = rows.length == self.max_steps
         quiet = (
             env.agents == self.live
             and len(rewards) == len(terminations) == len(truncations) == len(observations) == count
-            and not (cut or any(terminations.values()) or any(truncations.values()))
+            and not (cut or ended)
         )
         over = False if quiet else self._change(observations, rewards, terminations, truncations, infos, cut)
         if rows.checking:

@@ -13,7 +13,7 @@ from marl.spaces import AgentCodec, BadValue
 from marl.types import Array, Spec, Step
 
 HUGE_REWARD = 1e6  # beyond this a reward is worth a warning: it will drown every value estimate
-CHECKED_STEPS = 10  # full space membership is checked in a copy's first steps and at every reset
+CHECKED_STEPS = 20  # full space membership is checked in a copy's first steps; shape and finiteness always are
 
 
 class Breach(Exception):
@@ -75,7 +75,6 @@ class Rows:
                 legal[...] = self.codecs[g].base_legal
         self.returns = [0.0] * len(self.ids)
         self.length = 0
-        self.checking = True
 
     def settle(self) -> None:
         """Called after every step: stop checking space membership once the first steps have passed."""
@@ -156,8 +155,20 @@ class Rows:
             self.next_state[...] = self.state
         self.has_successor = True
 
-    def remember_state(self, state: Any) -> None:
-        """Write the global state; pixels become floats in ``[0, 1]``."""
+    def read_state(self, env: Any, ended: bool) -> None:
+        """Write the global state. An environment that ends may have torn down its world: then the last state stays."""
+        if self.state is None:
+            return
+        try:
+            state = env.state()
+        except Exception:
+            if not ended:
+                raise
+            return
+        self._write_state(state)
+
+    def _write_state(self, state: Any) -> None:
+        """Pixels become floats in ``[0, 1]``."""
         assert self.state is not None
         if type(state) is np.ndarray and state.shape == self.state.shape:
             self.state[...] = state

@@ -6,7 +6,7 @@ has no name, so nothing can be left behind however the processes end.
 
 A worker is a fresh interpreter started by ``subprocess``, not by ``multiprocessing``: the user's main module is not
 imported a second time (scripts need no ``__main__`` guard and workers do not pay for what it imports), and
-environments may have children of their own. A worker for mpe2 is ready after 0.5 s.
+environments may have children of their own. A worker for mpe2 is ready after 0.4 s.
 
 Waiting blocks. With two workers on two cores an exchange costs 80 us; spinning for 50 us first saved 30 us of it where
 one worker serves alone and cost up to 60 us where two compete with the learner for the cores.
@@ -117,6 +117,7 @@ class WorkerBatch:
         self._restarts = restarts
         self._seed = 0
         self._options: Mapping[str, Any] | None = None
+        self._begun = False  # reset or loaded at least once
         self._stepping: float | None = None  # when the step under way was sent
         self._faults = dict.fromkeys(FAULTS, 0)
 
@@ -165,11 +166,13 @@ class WorkerBatch:
 
     def reset(self, seed: int, options: Mapping[str, Any] | None = None) -> Step:
         """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, e)`` alone."""
+        self._refuse_closed()
         self._seed, self._options, self._stepping = seed, options, None
         for worker in self._workers:
             worker.generation, worker.strikes, worker.pending = 0, 0, False
         faults = self._ask(lambda worker: ("reset", seed, options), self._deadline)
         self._replace(faults, self._fresh_reset)
+        self._begun = True
         return self._whole_step(faults, {})
 
     def step(self, actions: Sequence[Array]) -> Step:
@@ -179,6 +182,9 @@ class WorkerBatch:
 
     def step_async(self, actions: Sequence[Array]) -> None:
         """Hand the actions out and return at once; the arrays of the last step are being overwritten from here on."""
+        self._refuse_closed()
+        if not self._begun:
+            raise ConfigError("step before reset: call reset(seed) first")
         if len(actions) != len(self._actions):
             raise ConfigError(f"expected actions for {len(self._actions)} teams, got {len(actions)}")
         for team, shared, given in zip(self._spec.teams, self._actions, actions, strict=True):
@@ -214,6 +220,9 @@ class WorkerBatch:
         be loaded with any number of workers. Otherwise it holds a part for every worker, None for one found dead,
         whose copies start anew on loading.
         """
+        self._refuse_closed()
+        if not self._begun:
+            raise ConfigError("state_dict before reset: call reset(seed) first")
         for worker in self._workers:
             worker.send(("state",))
         replies, _ = self._gather(self._workers, time.monotonic() + self._deadline)
@@ -237,6 +246,7 @@ class WorkerBatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Step:
         """Go back to a saved state. One with a part for every worker needs the number of workers it was saved with."""
+        self._refuse_closed()
         parts = state["parts"] if "parts" in state else self._divide(state)
         saved = [(part["first_copy"], part["count"]) for part in parts]
         here = [(worker.first, worker.count) for worker in self._workers]
@@ -259,6 +269,7 @@ class WorkerBatch:
         self._faults = {**dict.fromkeys(FAULTS, 0), **state["faults"]}
         for worker in self._workers:
             worker.counted = {}
+        self._begun = True
         return self._whole_step([worker for worker in self._workers if worker.pending], {})
 
     def _divide(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -277,6 +288,10 @@ class WorkerBatch:
     def close(self) -> None:
         """End the workers; harmless when repeated. Happens by itself at garbage collection and at interpreter exit."""
         self._finalizer()
+
+    def _refuse_closed(self) -> None:
+        if not self._finalizer.alive:
+            raise ConfigError("the worker processes were closed; make the environment anew")
 
     def _start(self) -> Spec:
         """Start all workers together and agree on the specification."""
@@ -485,22 +500,29 @@ class _Worker:
 
     def start(self) -> None:
         """Start the process; its first answer says that its copies exist."""
-        mine, theirs = socket.socketpair()
-        self._trace = _anonymous_file("marl-trace")
-        fds = (theirs.fileno(), self._memory, self._trace)
         from_main = threading.current_thread() is threading.main_thread()
         environment = dict(os.environ, PYGAME_HIDE_SUPPORT_PROMPT="1", **dict.fromkeys(THREAD_VARIABLES, "1"))
         environment["MARL_WORKER_PATH"] = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-        command = [sys.executable, "-c", BOOTSTRAP, *map(str, (*fds, os.getpid(), int(from_main)))]
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=fds, env=environment, process_group=0
-            )
-        except OSError as error:
-            mine.close()
-            raise ResourceError(f"cannot start worker {self.index} ({error}); lower workers") from error
-        finally:
-            theirs.close()
+        with contextlib.ExitStack() as undo:
+            try:
+                mine, theirs = socket.socketpair()
+                undo.callback(mine.close)
+                with theirs:
+                    trace = _anonymous_file("marl-trace")
+                    undo.callback(os.close, trace)
+                    fds = (theirs.fileno(), self._memory, trace)
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-c", BOOTSTRAP, *map(str, (*fds, os.getpid(), int(from_main)))],
+                        stdin=subprocess.DEVNULL,
+                        stdout=2,  # what an environment prints must not mix with what the learner prints
+                        pass_fds=fds,
+                        env=environment,
+                        process_group=0,  # Ctrl-C reaches the learner only, and a kill the environment's own children
+                    )
+            except OSError as error:
+                raise ResourceError(f"cannot start worker {self.index} ({error}); lower workers") from error
+            undo.pop_all()
+        self._trace = trace
         self._channel = _Channel(mine)
         self._awaited = False
         self.send(self._init)

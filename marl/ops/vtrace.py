@@ -53,7 +53,7 @@ def vtrace(
         lambda_: a number, or (T, *).
         clip_rho_threshold: largest ratio on delta; it decides which policy's value is the fixed point.
         stop_target_gradients: detach the target error + v_tm1, so that the gradient is that of minus v_tm1.
-        sample_mask: (T, *) bool or 0/1; a masked step contributes neither an error nor a trace. None for all.
+        sample_mask: (T, *) bool; a step outside the mask passes the error of the next one on unchanged. None for all.
 
     Returns:
         (T, *).
@@ -96,7 +96,7 @@ def leaky_vtrace(
         lambda_: a number, or (T, *).
         clip_rho_threshold: largest clipped ratio on delta.
         stop_target_gradients: detach the target error + v_tm1.
-        sample_mask: (T, *) bool or 0/1, or None.
+        sample_mask: (T, *) bool, or None.
 
     Returns:
         (T, *).
@@ -145,7 +145,7 @@ def vtrace_td_error_and_advantage(
         clip_rho_threshold: largest ratio on the errors.
         clip_pg_rho_threshold: largest ratio on the advantages.
         stop_target_gradients: detach the targets of the errors.
-        sample_mask: (T, *) bool or 0/1, or None.
+        sample_mask: (T, *) bool, or None.
 
     Returns:
         errors, pg_advantage and q_estimate, each (T, *).
@@ -200,7 +200,7 @@ def leaky_vtrace_td_error_and_advantage(
         clip_rho_threshold: largest clipped ratio on the errors.
         clip_pg_rho_threshold: largest clipped ratio on the advantages.
         stop_target_gradients: detach the targets of the errors.
-        sample_mask: (T, *) bool or 0/1, or None.
+        sample_mask: (T, *) bool, or None.
 
     Returns:
         errors, pg_advantage and q_estimate, each (T, *).
@@ -245,8 +245,8 @@ def _errors(
     delta_t = clipped_rho_tm1 * (torch.addcmul(r_t, discount_t, v_t) - v_tm1)
     decay = discount_t * c_tm1
     if sample_mask is not None:
-        delta_t = delta_t * sample_mask
-        decay = decay * sample_mask
+        delta_t = torch.where(sample_mask, delta_t, 0.0)
+        decay = torch.where(sample_mask, decay, 1.0)
     return backward_recursion(delta_t, decay, torch.zeros_like(delta_t[-1]))
 
 
@@ -266,7 +266,8 @@ def _check_trajectory(
         r_t=(r_t, "float T *"),
         discount_t=(discount_t, "float T *"),
         rho_tm1=(rho_tm1, "float T *"),
-        sample_mask=(v_tm1 if sample_mask is None else sample_mask, "any T *"),
     )
+    if sample_mask is not None:
+        check(v_tm1=(v_tm1, "float T *"), sample_mask=(sample_mask, "bool T *"))
     check_numeric("lambda_", lambda_, v_tm1)
     check_numeric("alpha", alpha, v_tm1)

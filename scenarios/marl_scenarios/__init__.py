@@ -1,0 +1,1 @@
+"""One playable file per task; each holds a `scenario`."""

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from marl.adapters import make
 from marl.adapters.workers import WorkerBatch
 from marl.types import (
     ActionSpec,
@@ -305,9 +306,8 @@ def test_a_hung_worker_is_replaced_after_its_deadline(how):
 def test_repeated_faults_exhaust_the_budget_and_name_the_worker():
     env = toy(restarts=1)
     env.reset(0)
-    for _ in range(1):
-        os.kill(env.pids[1], signal.SIGKILL)
-        env.step(actions())
+    os.kill(env.pids[1], signal.SIGKILL)
+    env.step(actions())
     os.kill(env.pids[1], signal.SIGKILL)
     with pytest.raises(ResourceError, match=r"worker 1 \(copies 2 to 3\) failed 2 times in a row.*SIGKILL") as caught:
         env.step(actions())
@@ -396,9 +396,13 @@ def test_saving_beside_a_dead_worker_resumes_like_going_on(batch):
 def test_closing_twice_is_fine_and_forgetting_closes():
     env = toy()
     pids = env.pids
+    with pytest.raises(ConfigError, match="step before reset"):
+        env.step(actions())
     env.close()
     env.close()
     assert wait_gone(pids, 1.0)
+    with pytest.raises(ConfigError, match="closed"):
+        env.reset(0)
     env = toy()
     env.reset(0)
     pids = env.pids
@@ -512,12 +516,27 @@ def test_what_an_environment_prints_stays_out_of_the_learners_output(tmp_path):
     assert wait_gone(pids, 1.0)
 
 
+def test_workers_do_not_wait_for_torch():
+    code = "import sys, marl.adapters.workers; sys.exit('torch' in sys.modules)"
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
+
+
 def test_memory_that_is_not_there_is_a_resource_error(monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ResourceError, match=r"shared memory for 4 copies.*num_envs"):
+        toy()
+
+
+def test_running_out_of_descriptors_is_a_resource_error(monkeypatch):
+    def full(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(ResourceError, match=r"cannot start worker 0 .*Too many open files.*lower workers"):
         toy()
 
 
@@ -535,3 +554,72 @@ def test_without_memfd_a_nameless_file_serves(monkeypatch):
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         toy(**wrong)
+
+
+# --- through the real adapters ---------------------------------------------------------------------------------------
+
+
+class Corridor(gymnasium.Env):
+    """A walk with a random start; walking into the wall at -3 crashes it, and 6 ends it."""
+
+    observation_space = gymnasium.spaces.Box(-10, 10, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.time = self.np_random.uniform(0, 1), 0
+        return self._see(), {}
+
+    def step(self, action):
+        self.place += (2 * action - 1) * self.np_random.uniform(0.5, 1.5)
+        self.time += 1
+        if self.place < -9:
+            raise RuntimeError("into the wall")
+        return self._see(), self.place, self.place > 6, self.time >= 15, {}
+
+    def _see(self):
+        return np.array([self.place, self.time % 10], dtype=np.float32)
+
+
+def through_adapter(env, steps: int, load=None) -> list[tuple[np.ndarray, ...]]:
+    rng = np.random.default_rng(1)
+    step = env.reset(11) if load is None else env.load_state_dict(load)
+    seen = []
+    for _ in range(steps):
+        step = env.step([rng.integers(0, 2, (env.num_envs, 1))])
+        team = step.teams[0]
+        episodes = [(e.copy, e.length, e.returns["agent_0"]) for e in sorted(step.finished, key=lambda e: e.copy)]
+        arrays = (team.obs, team.next_obs, team.reward, team.terminated, team.truncated, step.started)
+        seen.append((*(array.copy() for array in arrays), np.array(episodes)))
+    return seen
+
+
+def test_a_real_environment_gives_the_same_in_any_number_of_workers_and_resumes_in_any_other():
+    envs = [make(Corridor, num_envs=5, workers=workers) for workers in (0, 2, 3)]
+    expected, *others = [through_adapter(env, 40) for env in envs]
+    for other in others:
+        for left, right in zip(expected, other, strict=True):
+            for a, b in zip(left, right, strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert any(len(record[-1]) for record in expected)
+    states = [env.state_dict() for env in envs]
+    expected, *others = [
+        through_adapter(env, 20, load=state) for env, state in zip(envs, [states[1], states[2], states[0]], strict=True)
+    ]
+    for other in others:
+        for left, right in zip(expected, other, strict=True):
+            for a, b in zip(left, right, strict=True):
+                np.testing.assert_array_equal(a, b)
+    for env in envs:
+        env.close()
+
+
+def test_crashes_mended_inside_a_worker_are_counted_here():
+    env = make(Corridor, num_envs=2, workers=2)
+    env.reset(0)
+    discarded = 0
+    for k in range(60):
+        discarded += int(env.step([np.full((2, 1), int(k > 11), dtype=np.int64)]).discarded.sum())
+    assert discarded == env.faults["crash"] > 0
+    assert env.faults["raised"] == 0
+    env.close()

@@ -1,0 +1,24 @@
+"""Two agents hide from an adversary which of two landmarks is theirs."""
+
+import marl
+
+settings = {
+    "rollout": 25,
+    "epochs": 10,
+    "lr": marl.Linear(1e-3, 1e-4),
+    "discount": 0.95,
+    "entropy": marl.Linear(0.01, 0.0),
+    "normalize_values": True,
+    "network": marl.MLP((64, 64), "relu"),
+}
+
+scenario = marl.Scenario(
+    name="adversary",
+    about="reach the goal without giving it away (mpe2, 2 agents against 1, MAPPO against PPO)",
+    env="mpe2.simple_adversary_v3",
+    agents={"adversary_*": marl.ippo(**settings), "agent_*": marl.mappo(**settings)},
+    num_envs=32,
+    steps=500_000,
+    expect="good agents +16 as sum, adversary -14 (random: +14.5 and -28)",
+    extra="mpe",
+)

@@ -1,0 +1,24 @@
+"""Alice sends Bob one bit under a shared key while Eve listens."""
+
+import marl
+
+settings = {
+    "rollout": 25,
+    "epochs": 10,
+    "lr": marl.Linear(1e-3, 1e-4),
+    "discount": 0.95,
+    "entropy": marl.Linear(0.01, 0.0),
+    "normalize_values": True,
+    "network": marl.MLP((64, 64), "relu"),
+}
+
+scenario = marl.Scenario(
+    name="crypto",
+    about="send a message that an eavesdropper cannot read (mpe2, 2 agents against 1, MAPPO against PPO)",
+    env="mpe2.simple_crypto_v3",
+    agents={"eve_*": marl.ippo(**settings), "*": marl.mappo(sharing="none", **settings)},
+    num_envs=32,
+    steps=500_000,
+    expect="Bob reads the message, sum of Alice and Bob above 0 (random: -0.2)",
+    extra="mpe",
+)

@@ -1,0 +1,24 @@
+"""One agent goes to its goal; an adversary who does not know which goal pushes it away."""
+
+import marl
+
+settings = {
+    "rollout": 25,
+    "epochs": 10,
+    "lr": marl.Linear(1e-3, 1e-4),
+    "discount": 0.95,
+    "entropy": marl.Linear(0.01, 0.0),
+    "normalize_values": True,
+    "network": marl.MLP((64, 64), "relu"),
+}
+
+scenario = marl.Scenario(
+    name="push",
+    about="reach the goal against one who pushes back (mpe2, 1 against 1, PPO)",
+    env="mpe2.simple_push_v3",
+    agents={"adversary_*": marl.ippo(**settings), "agent_*": marl.ippo(**settings)},
+    num_envs=32,
+    steps=500_000,
+    expect="good agent about -8 (random: -28.7)",
+    extra="mpe",
+)

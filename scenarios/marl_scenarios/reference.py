@@ -1,0 +1,23 @@
+"""Two agents, each knowing only the other's goal: both speak, both move."""
+
+import marl
+
+scenario = marl.Scenario(
+    name="reference",
+    about="tell each other where to go (mpe2, 2 agents, MAPPO)",
+    env="mpe2.simple_reference_v3",
+    agents=marl.mappo(
+        rollout=25,
+        minibatches=4,
+        epochs=10,
+        lr=marl.Linear(1e-3, 1e-4),
+        discount=0.95,
+        entropy=marl.Linear(0.01, 0.0),
+        normalize_values=True,
+        network=marl.MLP((64, 64), "relu"),
+    ),
+    num_envs=32,
+    steps=1_000_000,
+    expect="-37, sum of both agents (random: -56; best without a message: -34.7)",
+    extra="mpe",
+)

@@ -1,0 +1,115 @@
+"""Train a shipped scenario from several seeds and say what came of it: the numbers of ``docs/benchmarks.md``.
+
+    python -m tests.benchmarks.learning spread_mappo --seeds 0 1 2
+
+Each seed trains for the scenario's own number of steps and plays 100 greedy episodes in environments of their own, from seeds
+that training never saw. Two-player games play 2,000 games from each seat against a uniformly random opponent instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+import marl
+from marl.evaluation.versus import versus
+from marl.scenario import find, names
+
+
+@dataclass(frozen=True)
+class Task:
+    """A scenario, what it has to reach, and what others reached.
+
+    at_least: of the mean return of 100 greedy episodes (sum over agents, or one team's if ``team`` is named);
+    of the share of games that the first player wins or draws where ``games`` is set.
+    """
+
+    scenario: str
+    at_least: float | None = None
+    needed: float = 1.0  # the share of seeds that have to reach it
+    team: str | None = None
+    games: int = 0
+    critic: marl.Local | marl.Joint | None = None  # instead of the scenario's own
+
+    def make(self) -> marl.Scenario:
+        """The scenario to train."""
+        scenario = find(self.scenario)
+        if self.critic is None or not isinstance(scenario.agents, marl.PPO):
+            return scenario
+        return dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, critic=self.critic))
+
+
+TASKS = {
+    "cartpole": Task("cartpole", 475, needed=0.8),
+    "cartpole_a2c": Task("cartpole_a2c", 475),
+    "acrobot": Task("acrobot", -95),
+    "pendulum": Task("pendulum", -250),
+    "spread_ippo": Task("spread", -36, critic=marl.Local()),
+    "spread_mappo": Task("spread", -36, critic=marl.Joint()),
+    "speaker_listener": Task("speaker_listener", -25),
+    "tictactoe": Task("tictactoe", 0.99, games=2_000),
+    "connect_four": Task("connect_four", 0.95, games=2_000),
+}
+
+
+def run(task: Task, seed: int, steps: int | None) -> dict[str, float]:
+    """Train one seed and measure it."""
+    scenario = task.make()
+    with marl.MultiAgentSystem(None, scenario, seed=seed) as system:
+        began = time.perf_counter()
+        system.train(steps=steps)
+        row: dict[str, float] = {"seed": seed, "steps": system.steps, "seconds": round(time.perf_counter() - began, 1)}
+        if task.games:
+            for seat, score in versus(system, games=task.games).items():
+                row[f"{seat} wins"], row[f"{seat} draws"], row[f"{seat} losses"] = score.wins, score.draws, score.losses
+                row[f"{seat} illegal"] = score.illegal
+            row["result"] = versus_share(row, system.spec.agents[0])
+        else:
+            report = system.evaluate(episodes=100)
+            row["result"] = round(report.teams[task.team].mean_return if task.team else report.mean_return, 2)
+            if len(report.teams) > 1:
+                row |= {name: round(team.mean_return, 2) for name, team in report.teams.items()}
+    return row
+
+
+def versus_share(row: dict[str, float], seat: str) -> float:
+    """The share of its games that a seat won or drew."""
+    unbeaten = row[f"{seat} wins"] + row[f"{seat} draws"]
+    return round(unbeaten / (unbeaten + row[f"{seat} losses"]), 4)
+
+
+def main(arguments: Sequence[str] | None = None) -> bool:
+    """Print one line per seed and a verdict; True if the task is met or has no threshold."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.learning", description=(__doc__ or "").split("\n")[0])
+    known = sorted({*TASKS, *names()} - {"spread"})
+    parser.add_argument("task", choices=known)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="environment steps of each seed (default: the scenario's)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each matrix product (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    task = TASKS.get(options.task) or Task(options.task)
+    rows = []
+    for seed in options.seeds:
+        rows.append(run(task, seed, options.steps))
+        if not options.json:
+            print("  ".join(f"{name} {value:g}" for name, value in rows[-1].items()), flush=True)
+    results = [row["result"] for row in rows]
+    met = task.at_least is None or sum(x >= task.at_least for x in results) >= task.needed * len(rows)
+    if options.json:
+        print(json.dumps({"task": options.task, "at_least": task.at_least, "met": met, "rows": rows}))
+    else:
+        wanted = "" if task.at_least is None else f", threshold {task.at_least:g}: {'met' if met else 'MISSED'}"
+        print(f"{options.task}: mean {sum(results) / len(results):.2f} over {len(rows)} seeds{wanted}")
+    return met
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)
