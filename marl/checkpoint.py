@@ -1,7 +1,7 @@
 """Checkpoints: a directory of tensors and JSON, hashed, written atomically, read without unpickling anything.
 
-``manifest.json`` names every other file with its SHA-256; ``tree.json`` is the state with placeholders where tensors and
-arrays were, and these lie in ``tensors.safetensors``. Nothing is parsed before its hash is right.
+``manifest.json`` names every other file with its SHA-256, and holds its own; ``tree.json`` is the state with placeholders
+where tensors and arrays were, and these lie in ``tensors.safetensors``. Nothing is used before its hash is right.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import platform
 import shutil
 import uuid
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from marl.types import CheckpointError
+from marl.types import CheckpointError, ConfigError, NonFiniteError
 
 SCHEMA = 1
 MANIFEST, TREE, TENSORS = "manifest.json", "tree.json", "tensors.safetensors"
+LARGEST_MANIFEST = 64 * 2**20  # bytes; a manifest of thousands of agents has less than one million
 
 
 def fingerprint() -> dict[str, str]:
@@ -35,8 +37,17 @@ def fingerprint() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
+        **{package: _version(package) for package in ("marl-system", "gymnasium", "pettingzoo")},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
@@ -44,9 +55,11 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
 
     Raises:
         OSError: if the disk refuses; what was there before is intact.
-        CheckpointError: if a floating-point parameter is not finite.
+        NonFiniteError: if a floating-point parameter is not finite.
+        ConfigError: if something other than a checkpoint is at ``path``.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))
+    _refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
     tensors: dict[str, Tensor] = {}
@@ -58,7 +71,9 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
         "fingerprint": fingerprint(),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
+    manifest["sha256"] = _own_hash(manifest)
     files[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    previous = path.with_name(f".{path.name}.previous")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir()
@@ -68,16 +83,42 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
                 file.flush()
                 os.fsync(file.fileno())
         _sync(temporary)
-        previous = path.with_name(f".{path.name}.previous")
         if path.exists():
             os.rename(path, previous)
         os.rename(temporary, path)
         _sync(path.parent)
-        shutil.rmtree(previous, ignore_errors=True)
     except BaseException:
+        if previous.exists() and not path.exists():
+            os.rename(previous, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(previous, ignore_errors=True)
     return path
+
+
+def _refuse_foreign(path: Path) -> None:
+    """What is replaced must be a checkpoint (or an empty directory): never somebody's folder of other things."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ConfigError(f"{path} is a file; a checkpoint is a directory: choose another path")
+    foreign = sorted({entry.name for entry in path.iterdir()} - {MANIFEST, TREE, TENSORS})
+    if foreign:
+        raise ConfigError(f"{path} holds {foreign[0]!r}, so it is no checkpoint to be replaced: choose another path")
+
+
+def _own_hash(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of everything a manifest says, but for this hash."""
+    said = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def sweep_folder(folder: Path) -> None:
+    """Finish or undo whatever interrupted saves left in a folder of checkpoints."""
+    for left in folder.glob(".*.previous"):
+        sweep(folder / left.name[1 : -len(".previous")])
+    for left in folder.glob(".*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def sweep(path: Path) -> None:
@@ -88,8 +129,9 @@ def sweep(path: Path) -> None:
             shutil.rmtree(previous, ignore_errors=True)
         else:
             os.rename(previous, path)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in path.parent.iterdir() if path.parent.is_dir() else ():
+        if left.name.startswith(f".{path.name}.") and left.name.endswith(".tmp"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -98,42 +140,64 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         CheckpointError: if anything is missing, damaged, foreign or of a newer schema.
     """
-    path = Path(path)
-    if not path.exists() and path.with_name(f".{path.name}.previous").exists():
-        path = path.with_name(f".{path.name}.previous")
+    path = Path(os.path.abspath(path))
+    try:
+        return _load(path)
+    except CheckpointError:
+        # A save that replaces this checkpoint may be between its two moves, or have been killed there.
+        previous = path.with_name(f".{path.name}.previous")
+        if previous.exists() and not path.exists():
+            return _load(previous)
+        raise
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     manifest = read_manifest(path)
     contents: dict[str, bytes] = {}
     for name in (TREE, TENSORS):
-        expected = manifest["files"].get(name)
         try:
             data = (path / name).read_bytes()
         except OSError as error:
             raise CheckpointError(f"checkpoint {path}: {name} cannot be read ({error.strerror}); use another checkpoint") from None
-        if hashlib.sha256(data).hexdigest() != expected:
+        if hashlib.sha256(data).hexdigest() != manifest["files"][name]:
             raise CheckpointError(f"checkpoint {path}: {name} is damaged (its SHA-256 differs from the manifest); use another one")
         contents[name] = data
-    tensors = load_tensors(contents[TENSORS])
-    state = _restore(json.loads(contents[TREE]), tensors)
+    try:
+        state = _restore(json.loads(contents[TREE]), load_tensors(contents[TENSORS]))
+    except CheckpointError:
+        raise
+    except Exception as error:  # the hashes are right, so whoever wrote this did not write a checkpoint
+        raise CheckpointError(f"checkpoint {path}: its contents make no sense ({type(error).__name__}: {error})") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {path}: {TREE} holds a {type(state).__name__}, not a state")
     return state, manifest
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest alone. Raises CheckpointError if it is missing, no manifest, or newer than this version understands."""
+    """The manifest alone. Raises CheckpointError if it is missing, edited, damaged, or newer than this version understands."""
     path = Path(path)
     if not path.is_dir():
         what = "is a file, not a checkpoint directory" if path.exists() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {what}")
+    file = path / MANIFEST
+    if not file.exists():
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is missing, so it is no checkpoint or an incomplete one")
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        if not file.is_file() or file.stat().st_size > LARGEST_MANIFEST:
+            raise ValueError
+        manifest = json.loads(file.read_bytes())
         schema, files = manifest["schema"], manifest["files"]
-        if not isinstance(files, dict) or not isinstance(schema, int):
+        if isinstance(schema, bool) or not isinstance(schema, int) or not isinstance(files, dict):
             raise TypeError
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is missing, so it is no checkpoint or an incomplete one") from None
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged") from None
     if schema > SCHEMA:
         raise CheckpointError(f"checkpoint {path}: schema {schema} is newer than this version's {SCHEMA}; upgrade marl-system")
+    if manifest.get("sha256") != _own_hash(manifest) or not isinstance(manifest.get("meta"), dict):
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged or was edited (its SHA-256 differs); use another checkpoint")
+    if set(files) != {TREE, TENSORS}:
+        odd = ", ".join(sorted(set(files) ^ {TREE, TENSORS}))
+        raise CheckpointError(f"checkpoint {path}: unknown or missing components: {odd} (schema {schema})")
     return dict(manifest)
 
 
@@ -151,7 +215,7 @@ def _strip(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         # Parameters are views into one matrix; each is saved as a tensor of its own.
         tensors[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         if name.startswith("/learners") and "/model/" in name and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"not saved: parameter {name} is not finite")
+            raise NonFiniteError(f"not saved: parameter {name} is not finite; lower the learning rate or check the rewards")
         return {"$": kind, "at": name}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value) and "$" not in value:

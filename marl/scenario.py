@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Scenario:
         expect: the return to expect after ``steps``, in words.
         extra: the extra that its environment needs (``pip install 'marl-system[EXTRA]'``).
         about: one line for ``marl list``.
+        reference: what finds it again (a name, a path, ``module:attribute``); set by :func:`find`, else the name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Scenario:
     expect: str = ""
     extra: str | None = None
     about: str = ""
+    reference: str = ""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -57,6 +59,8 @@ class Scenario:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}")
+        if not self.reference:
+            object.__setattr__(self, "reference", self.name)
 
 
 def names() -> list[str]:
@@ -71,7 +75,8 @@ def find(reference: str) -> Scenario:
         ConfigError: if there is none, naming the nearest; or if what is found is no scenario.
     """
     if reference.endswith(".py"):
-        return _from_file(Path(reference))
+        path = Path(reference).absolute()
+        return replace(_from_file(path), reference=str(path))
     if ":" in reference:
         module_name, _, attribute = reference.partition(":")
         try:
@@ -109,4 +114,4 @@ def _from_file(path: Path) -> Scenario:
 def _checked(reference: str, value: object) -> Scenario:
     if not isinstance(value, Scenario):
         raise ConfigError(f"scenario {reference!r}: expected a marl.Scenario, got {type(value).__name__}")
-    return value
+    return replace(value, reference=reference)

@@ -474,7 +474,7 @@ def space_to_json(space: Space[Any]) -> Json:
         start = np.broadcast_to(space.start, space.nvec.shape).tolist()
         return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": start, "dtype": str(space.dtype)}
     if isinstance(space, MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.shape)}
+        return {"type": "MultiBinary", "n": list(space.n) if isinstance(space.n, Sequence) else int(space.n)}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": [[key, space_to_json(sub)] for key, sub in space.spaces.items()]}
     if isinstance(space, spaces.Tuple):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from marl import adapters, checkpoint
+from marl.adapters.resolve import resolve
 from marl.agent import Agent
 from marl.config import from_json, to_json
 from marl.evaluation.report import Report, summarise
@@ -115,7 +116,7 @@ class MultiAgentSystem:
         self.seed = seed
         self.device = pick_device(device)
         self._source = scenario.env if scenario is not None else env
-        self._reference = env if isinstance(env, str) else (scenario.name if scenario is not None else None)
+        self._reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
         instance = not isinstance(self._source, str) and not callable(self._source)
         self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": max_steps}
         self.num_envs = num_envs if num_envs is not None else (1 if instance else DEFAULT_COPIES)
@@ -444,6 +445,13 @@ class MultiAgentSystem:
             self._env = self._make_env(self.num_envs, self.workers)
             _check_same_spec(self.spec, self._env.spec)
         return self._env
+
+    def make_env(self, **env_kwargs: Any) -> Any:
+        """One more environment as its author made it (not batched), with further keywords such as ``render_mode="rgb_array"``."""
+        if self._source is None:
+            raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
+        factory, _ = resolve(self._source, {**(self._options.get("env_kwargs") or {}), **env_kwargs})
+        return factory()
 
     def _make_env(self, num_envs: int, workers: int, source: Any = None) -> BatchEnv:
         patterns = list(self.agents) if isinstance(self.agents, Mapping) else None

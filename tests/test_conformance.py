@@ -268,7 +268,6 @@ BROKEN = {
     Revives: "revived",
     StaysAfterEnd: "agents_after_end",
     Unseeded: "fresh_nondeterministic",
-    Remembers: "reused_nondeterministic",
     Raises: "raises",
     OldSignature: "step_signature",
     ShrinkingState: "state_shape",
@@ -284,8 +283,6 @@ BROKEN = {
 def test_one_broken_rule_is_caught_and_no_other(env, rule):
     report = check(env, steps=40, learners=LEARNERS)
     rules = {finding.rule for finding in report.errors}
-    if rule == "fresh_nondeterministic":
-        rules -= {"reused_nondeterministic"}  # follows from it
     assert rules == {rule}, report.findings
     assert not report.ok
     assert all(len(finding.text) > 20 and "\n" not in finding.text for finding in report.findings)
@@ -346,7 +343,13 @@ def test_an_instance_is_checked_as_far_as_one_can():
     report = check(Sound(), steps=30, learners=LEARNERS)
     assert report.ok, report.findings
     assert "one_instance" in {finding.rule for finding in report.findings}
-    assert {finding.rule for finding in check(Remembers(), steps=30, learners=()).errors} == {"reused_nondeterministic"}
+
+
+@pytest.mark.parametrize("env", [Remembers, Remembers()], ids=["fresh and used", "used twice"])
+def test_a_reset_that_forgets_something_is_a_warning(env):
+    report = check(env, steps=30, learners=())
+    assert report.ok, report.findings
+    assert [finding.rule for finding in report.findings if finding.level == "warning"] == ["reused_nondeterministic"]
 
 
 def test_a_factory_that_raises_is_a_finding_and_an_unknown_id_an_error():

@@ -3,6 +3,59 @@
 Importing this package registers every world with PettingZoo: ``pettingzoo.make("parallel", "marl/spread-v0")``.
 """
 
-from marl_envs.spread import Spread
+from pettingzoo import register
 
-__all__ = ["Spread"]
+from marl_envs.acrobot import Acrobot
+from marl_envs.adversary import Adversary
+from marl_envs.cartpole import CartPole
+from marl_envs.crypto import Crypto
+from marl_envs.gridworld import GridWorld, GridWorldImage
+from marl_envs.matrix_game import MatrixGame
+from marl_envs.mountain_car import MountainCar, MountainCarContinuous
+from marl_envs.pendulum import Pendulum
+from marl_envs.pursuit import Pursuit
+from marl_envs.push import Push
+from marl_envs.reference import Reference
+from marl_envs.simple import Simple
+from marl_envs.speaker_listener import SpeakerListener
+from marl_envs.spread import Spread
+from marl_envs.tag import Tag
+from marl_envs.two_step import TwoStep
+from marl_envs.world import Parameter, World
+from marl_envs.world_comm import WorldComm
+
+WORLDS: dict[str, type[World]] = {
+    world.metadata["name"]: world
+    for world in (
+        Acrobot, Adversary, CartPole, Crypto, GridWorld, GridWorldImage, MatrixGame, MountainCar, MountainCarContinuous, Pendulum,
+        Pursuit, Push, Reference, Simple, SpeakerListener, Spread, Tag, TwoStep, WorldComm,
+    )
+}  # fmt: skip
+
+__all__ = [
+    "WORLDS",
+    "Acrobot",
+    "Adversary",
+    "CartPole",
+    "Crypto",
+    "GridWorld",
+    "GridWorldImage",
+    "MatrixGame",
+    "MountainCar",
+    "MountainCarContinuous",
+    "Parameter",
+    "Pendulum",
+    "Pursuit",
+    "Push",
+    "Reference",
+    "Simple",
+    "SpeakerListener",
+    "Spread",
+    "Tag",
+    "TwoStep",
+    "World",
+    "WorldComm",
+]
+
+for _name, _world in WORLDS.items():
+    register("parallel", "marl/" + "-".join(_name.rsplit("_", 1)), entry_point=_world)

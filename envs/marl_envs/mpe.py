@@ -182,6 +182,17 @@ def touches(s: Particles, e: int, a: int, b: int) -> bool:
 
 
 @inline_kernel
+def outside(x: float) -> float:
+    """The fine for a coordinate that leaves the square: from 0.9 on, steeply from 1 on, 10 at most."""
+    away = abs(x)
+    if away < 0.9:
+        return 0.0
+    if away < 1.0:
+        return (away - 0.9) * 10.0
+    return min(np.exp(2.0 * away - 2.0), 10.0)  # type: ignore[no-any-return]
+
+
+@inline_kernel
 def put_velocity(s: Particles, e: int, n: int, obs: Array, i: int, k: int) -> int:
     """Write the velocity of agent ``n`` into the observation of ``i`` at ``k``; returns the next place."""
     obs[e, i, k] = s.vel[e, n, 0]

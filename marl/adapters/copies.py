@@ -167,9 +167,11 @@ class Copies:
                 over = copy.step(choices[e])
                 if rows.has_successor:
                     self._dirty = True
-                    self._check_successor(e)
-            except Breach as breach:
-                self._breached(e, breach)
+                    breach = rows.non_finite(successor=True)
+                    if breach is not None:
+                        raise breach
+            except Breach as error:
+                self._breached(e, error)
             except MarlError:
                 raise
             except (Exception, SystemExit) as error:
@@ -315,28 +317,16 @@ class Copies:
         self._begin(e, reseed=True)
         self._step.discarded[e] = True
 
-    def _check_successor(self, e: int) -> None:
-        rows = self._rows[e]
-        if not rows.successor_is_finite():
-            agent = next((g for g, row in enumerate(rows.agent_obs) if not np.isfinite(row).all()), None)
-            who, field = (None, "state") if agent is None else (rows.ids[agent], "observation")
-            raise Breach(who, field, "finite numbers", "NaN or infinity")
-
     def _refuse_non_finite(self) -> None:
-        """Find NaN and infinity in what was written: one product with zeros per array, 0 unless there is one."""
-        for array, zeros in self._finite_checks:
-            if array.dot(zeros) != 0.0:
-                break
-        else:
-            return
+        """Find NaN and infinity in what was written: a product with zeros is zero unless there is one."""
+        with np.errstate(invalid="ignore"):
+            if all(array.dot(zeros) == 0.0 for array, zeros in self._finite_checks):
+                return
         for e, rows in enumerate(self._rows):
-            for g, row in enumerate(rows.agent_obs):
-                if row.dtype == np.float32 and not np.isfinite(row).all():
-                    self._breached(e, Breach(rows.ids[g], "observation", "finite numbers", "NaN or infinity"))
-                    return self._refuse_non_finite()
-            if rows.state is not None and not np.isfinite(rows.state).all():
-                self._breached(e, Breach(None, "state", "finite numbers", "NaN or infinity"))
-                return self._refuse_non_finite()
+            breach = rows.non_finite(successor=False)
+            while breach is not None:  # what replaces a dropped episode may be no better
+                self._breached(e, breach)
+                breach = rows.non_finite(successor=False)
 
     def _mend_bounds(self) -> None:
         """With ``on_bad_obs="clip"``, bring observations and successors back into their spaces."""

@@ -45,14 +45,16 @@ class Rows:
         self.reward, self.terminated, self.truncated, self.alive = (
             flags[name][copy] for name in ("reward", "terminated", "truncated", "alive")
         )
-        codecs, agent_obs, legal = [], [], []
-        for team, now in zip(spec.teams, step.teams, strict=True):
+        codecs, agent_obs, agent_next, legal = [], [], [], []
+        for team, now, later in zip(spec.teams, step.teams, spare.teams, strict=True):
             for n in range(team.num_agents):
                 codecs.append(AgentCodec(team, n))
                 agent_obs.append(now.obs[copy, n])
+                agent_next.append(later.obs[copy, n])
                 legal.append(None if now.legal is None else now.legal[copy, n])
         self.codecs = tuple(codecs)
         self.agent_obs = tuple(agent_obs)
+        self.agent_next = tuple(agent_next)
         self.agent_legal = tuple(legal)
         self.writers = tuple(codec.writer(row) for codec, row in zip(codecs, agent_obs, strict=True))
         self.decoders = tuple(codec.decode for codec in codecs)
@@ -180,7 +182,13 @@ class Rows:
         if array.dtype == np.uint8 and array.ndim > 1:
             self.state /= 255.0
 
-    def successor_is_finite(self) -> bool:
-        """Whether the saved successors hold neither NaN nor infinity."""
-        rows = [row for row in (*self.next_obs, self.next_state) if row is not None and row.dtype == np.float32]
-        return all(bool(np.isfinite(row).all()) for row in rows)
+    def non_finite(self, successor: bool) -> Breach | None:
+        """Where a NaN or infinity stands in the observations and the state, or in their saved successors."""
+        rows = self.agent_next if successor else self.agent_obs
+        for agent, row in zip(self.ids, rows, strict=True):
+            if row.dtype == np.float32 and not np.isfinite(row).all():
+                return Breach(agent, "observation", "finite numbers", "NaN or infinity")
+        state = self.next_state if successor else self.state
+        if state is not None and not np.isfinite(state).all():
+            return Breach(None, "state", "finite numbers", "NaN or infinity")
+        return None

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from marl.nets.networks import Inputs, Network
+from marl.nets.networks import Inputs, MLPBody, Network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
@@ -71,8 +71,12 @@ class AgentNet(nn.Module):
         ids = owner.enter(self.ids.expand(*x.shape[:3], -1)) if self.ids.shape[1] else None
         starts = owner.enter(start.unsqueeze(-1).expand(active.shape))
         inner = owner.enter(carry.unsqueeze(0)).squeeze(1)
-        features, carries = self.body(owner.enter(x), ids, inner, starts, owner.enter(active))
-        y = owner.leave(self.head(features))
+        if isinstance(self.body, MLPBody) and self.body.fusable:
+            y, carries = self.body.through(owner.enter(x), ids, self.head)
+        else:
+            features, carries = self.body(owner.enter(x), ids, inner, starts, owner.enter(active))
+            y = self.head(features)
+        y = owner.leave(y)
         if self.log_std is not None:
             y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
         return y, owner.leave(carries)

@@ -23,15 +23,16 @@ def idle_generalized_advantage_estimation(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation over rows on which an agent may be idle, dead or not yet born.
 
-    Let k count the agent's own turns (the rows where it acts) and R_k sum the rewards from turn k's row up to the row before
-    its next turn, or up to the end of its trajectory. Then, with V_{k+1} the value at the next turn,
+    Let k count the agent's own turns (the rows where it acts) and R_k sum the rewards from turn k's row up to the row
+    before its next turn, or up to the end of its trajectory. Then, with V_{k+1} the value at the next turn,
 
         A_k = R_k + discount V_{k+1} - V_k + discount lambda A_{k+1}
 
-    so the discount is paid once per own turn. A terminated trajectory has V_{k+1} = 0, a truncated one V_{k+1} = final_value;
-    both have A_{k+1} = 0. The rows after an end belong to the next trajectory, and rewards before a trajectory's first turn
-    belong to no action. If the agent's last turn is still waiting for its outcome when the rows run out, that turn is not
-    complete, and the turn before it bootstraps from its value alone. With every row acting this is ordinary GAE.
+    so the discount is paid once per own turn. A terminated trajectory has V_{k+1} = 0, a truncated one V_{k+1} =
+    final_value; both have A_{k+1} = 0. The rows after an end belong to the next trajectory, and rewards before a
+    trajectory's first turn belong to no action. If the agent's last turn is still waiting for its outcome when the
+    rows run out, that turn is not complete, and the turn before it bootstraps from its value alone. With every row
+    acting this is ordinary GAE.
 
     Paper: "High-Dimensional Continuous Control Using Generalized Advantage Estimation", Schulman et al. 2016
     (https://arxiv.org/abs/1506.02438); turns as in PettingZoo's agent-environment cycle.
@@ -49,7 +50,8 @@ def idle_generalized_advantage_estimation(
         lambda_: weight of the longer estimates, in [0, 1].
 
     Returns:
-        advantage (T, *), zero where not complete, and complete (T, *) bool: acted, and the outcome is known. Both detached.
+        advantage (T, *), zero where not complete, and complete (T, *) bool: acted, and the outcome is known. Both
+        detached.
 
     Raises:
         ValueError: a shape or dtype differs from the above.
@@ -78,8 +80,8 @@ def idle_generalized_advantage_estimation(
 
     # Let G_t be what row t passes back to the turn it belongs to, and X_t what the rows before t receive:
     #   G_t = reward_t + (X_{t+1}, or discount * final_value at an end)
-    #   X_t = G_t on an idle row; discount * ((1 - lambda) value_t + lambda G_t) on a turn; discount * value_t on a waiting one.
-    # X is thus one linear recursion X_t = known_t + carried_t X_{t+1}: a single fused operation per row.
+    #   X_t = G_t on an idle row; discount * ((1 - lambda) value_t + lambda G_t) on a turn; discount * value_t on a
+    # waiting one. X is thus one linear recursion X_t = known_t + carried_t X_{t+1}: a single fused operation per row.
     immediate = torch.where(truncated & ~terminated, final_value, zero).mul_(discount).add_(reward)  # (T, *)
     weight = torch.where(acting, torch.where(complete, discount * lambda_, 0.0).to(reward.dtype), zero + 1)
     own_value = torch.where(acting, value, zero)
@@ -126,8 +128,9 @@ def masked_normalize(x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsi
 
         y_i = (x_i - mean_p) / (std_p + epsilon),    std_p^2 = mean_i (x_i - mean_p)^2
 
-    The standard deviation is the population one (divided by the count, not by the count minus one). A set with fewer than two
-    valid entries, or whose valid entries are all equal, gives zeros; so do entries outside the mask, whatever they hold.
+    The standard deviation is the population one (divided by the count, not by the count minus one). A set with fewer
+    than two valid entries, or whose valid entries are all equal, gives zeros; so do entries outside the mask,
+    whatever they hold.
 
     Args:
         x: (*, N) floating point, one column per agent.

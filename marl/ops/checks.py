@@ -8,10 +8,10 @@ __all__ = ["check", "check_numeric"]
 def check(**arguments: tuple[Tensor, str]) -> None:
     """Compare each argument with its declaration, such as `check(q_tm1=(q_tm1, "float * A"), a_tm1=(a_tm1, "int *"))`.
 
-    A declaration is a kind followed by axes. The kind is `float` (all float arguments must share one dtype), `int`, `bool`
-    or `any`. An axis is a name (`A`), a name plus or minus a number (`T+1`, `T-1`), `*` for any number of batch axes, or `?*`
-    for either those batch axes or none. Names and `*` take their sizes from the first argument that has them, and every
-    later argument must have the same: nothing broadcasts.
+    A declaration is a kind followed by axes. The kind is `float` (all float arguments must share one dtype), `int`,
+    `bool` or `any`. An axis is a name (`A`), a name plus or minus a number (`T+1`, `T-1`), `*` for any number of
+    batch axes, or `?*` for either those batch axes or none. Names and `*` take their sizes from the first argument
+    that has them, and every later argument must have the same: nothing broadcasts.
 
     Raises:
         ValueError: an argument differs from its declaration; the message names it, what was expected and what came.
@@ -67,7 +67,9 @@ def _split_axis(axis: str) -> tuple[str, int]:
     return axis, 0
 
 
-def _check_kind(name: str, tensor: Tensor, kind: str, first_float: tuple[str, Tensor] | None) -> tuple[str, Tensor] | None:
+def _check_kind(
+    name: str, tensor: Tensor, kind: str, first_float: tuple[str, Tensor] | None
+) -> tuple[str, Tensor] | None:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if kind == "float":
         if not tensor.dtype.is_floating_point:

@@ -20,7 +20,8 @@ __all__ = [
 def categorical_l2_project(z_p: Tensor, probs: Tensor, z_q: Tensor) -> Tensor:
     """Project a categorical distribution onto another support, with the least squared distance between the two CDFs.
 
-    Each source atom shares its mass linearly between the two target atoms around it; mass outside goes to the nearest end:
+    Each source atom shares its mass linearly between the two target atoms around it; mass outside goes to the nearest
+    end:
 
         q_i = sum_j probs_j hat_i(z_p_j),    hat_i: 1 at z_q_i, falling linearly to 0 at z_q_{i-1} and z_q_{i+1}
 
@@ -52,7 +53,7 @@ def categorical_l2_project(z_p: Tensor, probs: Tensor, z_q: Tensor) -> Tensor:
 
 
 def _cross_entropy(target: Tensor, logits: Tensor, stop: bool) -> Tensor:
-    return -torch.linalg.vecdot(target.detach() if stop else target, logits.log_softmax(-1))
+    return -((target.detach() if stop else target) * logits.log_softmax(-1)).sum(-1)
 
 
 def _bellman_atoms(r_t: Tensor, discount_t: Tensor, atoms_t: Tensor) -> Tensor:
@@ -229,9 +230,7 @@ def quantile_regression_loss(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    check(
-        dist_src=(dist_src, "float * M"), tau_src=(tau_src, "float ?* M"), dist_target=(dist_target, "float * N")
-    )
+    check(dist_src=(dist_src, "float * M"), tau_src=(tau_src, "float ?* M"), dist_target=(dist_target, "float * N"))
     if stop_target_gradients:
         dist_target = dist_target.detach()
     delta = dist_target.unsqueeze(-2) - dist_src.unsqueeze(-1)  # (*, M, N)
@@ -260,7 +259,8 @@ def quantile_q_learning(
 ) -> Tensor:
     """Q-learning on quantiles: regress onto the target distribution of the action with the best mean.
 
-        loss = quantile_regression(dist_q_tm1[:, a_tm1], r_t + discount_t dist_q_t[:, a*]),  a* = argmax_a mean_i selector[i, a]
+        loss = quantile_regression(dist_q_tm1[:, a_tm1], r_t + discount_t dist_q_t[:, a*]),  a* = argmax_a mean_i
+        selector[i, a]
 
     Paper: "Distributional Reinforcement Learning with Quantile Regression", Dabney et al. 2018
     (https://arxiv.org/abs/1710.10044).
@@ -341,6 +341,6 @@ def quantile_expected_sarsa(
         dist_q_t=(dist_q_t, "float * N A"),
         probs_a_t=(probs_a_t, "float * A"),
     )
-    target = _bellman_atoms(r_t, discount_t, torch.linalg.vecdot(dist_q_t, probs_a_t.unsqueeze(-2)))
+    target = _bellman_atoms(r_t, discount_t, (dist_q_t * probs_a_t.unsqueeze(-2)).sum(-1))
     source = _quantile_of_action(dist_q_tm1, a_tm1)
     return quantile_regression_loss(source, tau_q_tm1, target, huber_param, stop_target_gradients)

@@ -29,8 +29,8 @@ __all__ = [
 
 
 class DiscreteDistribution(NamedTuple):
-    """Functions of logits (*, A): sample(generator, logits), probs(logits), logprob(sample, logits), entropy(logits) and
-    kl(p_logits, q_logits), which is None where it has no meaning."""
+    """Functions of logits (*, A): sample(generator, logits), probs(logits), logprob(sample, logits), entropy(logits)
+    and kl(p_logits, q_logits), which is None where it has no meaning."""
 
     sample: Callable[..., Tensor]
     probs: Callable[..., Tensor]
@@ -40,8 +40,8 @@ class DiscreteDistribution(NamedTuple):
 
 
 class ContinuousDistribution(NamedTuple):
-    """Functions of mean and scale (*, A): sample(generator, mu, sigma), prob(sample, mu, sigma), logprob(sample, mu, sigma),
-    entropy(mu, sigma), kl_to_standard_normal(mu, sigma) and kl(mu_0, sigma_0, mu_1, sigma_1)."""
+    """Functions of mean and scale (*, A): sample(generator, mu, sigma), prob(sample, mu, sigma), logprob(sample, mu,
+    sigma), entropy(mu, sigma), kl_to_standard_normal(mu, sigma) and kl(mu_0, sigma_0, mu_1, sigma_1)."""
 
     sample: Callable[..., Tensor]
     prob: Callable[..., Tensor]
@@ -52,7 +52,7 @@ class ContinuousDistribution(NamedTuple):
 
 
 def _negative_entropy(probs: Tensor) -> Tensor:
-    return torch.special.xlogy(probs, probs).sum(-1)
+    return torch.xlogy(probs, probs).sum(-1)
 
 
 def categorical_sample(generator: Generator | None, probs: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def softmax(temperature: float = 1.0) -> DiscreteDistribution:
 
     def entropy(logits: Tensor) -> Tensor:
         log_p = log_probs(logits)
-        return -torch.linalg.vecdot(log_p.exp(), log_p)
+        return -(log_p.exp() * log_p).sum(-1)
 
     def kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
         return categorical_kl_divergence(p_logits, q_logits, temperature)
@@ -293,8 +293,8 @@ def squashed_gaussian(sigma_min: float = -4.0, sigma_max: float = 0.0) -> Contin
         sigma_max: largest log standard deviation.
 
     Returns:
-        Functions of mu (*, A) and sigma (*, A); sample, prob and logprob also take (low, high), two numbers or tensors (A,).
-        See `ContinuousDistribution`.
+        Functions of mu (*, A) and sigma (*, A); sample, prob and logprob also take (low, high), two numbers or
+        tensors (A,). See `ContinuousDistribution`.
 
     Raises:
         ValueError: (in the functions) shapes or dtypes differ.
@@ -357,9 +357,7 @@ def categorical_importance_sampling_ratios(pi_logits_t: Tensor, mu_logits_t: Ten
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    check(
-        pi_logits_t=(pi_logits_t, "float * A"), mu_logits_t=(mu_logits_t, "float * A"), a_t=(a_t, "int *")
-    )
+    check(pi_logits_t=(pi_logits_t, "float * A"), mu_logits_t=(mu_logits_t, "float * A"), a_t=(a_t, "int *"))
     log_pi_a = batched_index(pi_logits_t.log_softmax(-1), a_t)
     log_mu_a = batched_index(mu_logits_t.log_softmax(-1), a_t)
     return (log_pi_a - log_mu_a).exp()
@@ -383,7 +381,7 @@ def categorical_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
         ValueError: a shape or dtype differs from the above.
     """
     check(labels=(labels, "float * K"), logits=(logits, "float * K"))
-    return -torch.linalg.vecdot(labels, logits.log_softmax(-1))
+    return -(labels * logits.log_softmax(-1)).sum(-1)
 
 
 def categorical_kl_divergence(p_logits: Tensor, q_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -407,7 +405,7 @@ def categorical_kl_divergence(p_logits: Tensor, q_logits: Tensor, temperature: f
     check(p_logits=(p_logits, "float * K"), q_logits=(q_logits, "float * K"))
     log_p = (p_logits / temperature).log_softmax(-1)
     log_q = (q_logits / temperature).log_softmax(-1)
-    return torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def multivariate_normal_kl_divergence(mu_0: Tensor, sigma_0: Tensor, mu_1: Tensor, sigma_1: Tensor) -> Tensor:
@@ -447,7 +445,8 @@ def gumbel_softmax_straight_through(
         soft = softmax((logits + G) / temperature),  G ~ Gumbel(0, 1)
         y = one_hot(argmax soft) + soft - stop_gradient(soft)
 
-    Illegal logits are first replaced by a large negative finite number, so illegal actions are never drawn and get no gradient.
+    Illegal logits are first replaced by a large negative finite number, so illegal actions are never drawn and get no
+    gradient.
 
     Papers: "Categorical Reparameterization with Gumbel-Softmax", Jang et al. 2017 (https://arxiv.org/abs/1611.01144);
     "Multi-Agent Actor-Critic for Mixed Cooperative-Competitive Environments", Lowe et al. 2017

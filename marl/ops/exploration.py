@@ -125,10 +125,11 @@ def episodic_memory_intrinsic_rewards(
         r_i = reward_scale / s_i, or 0 if s_i > max_similarity
         s_i = sqrt(sum_k epsilon / (x_ik + epsilon)) + constant,    x_ik = max(d_ik / mean d - cluster_distance, 0)
 
-    with d_ik the squared distances to the nearest neighbours in memory, and their mean taken over the whole episode. The
-    embeddings are then written to the memory. Before the first write the memory holds num_neighbors zero vectors.
+    with d_ik the squared distances to the nearest neighbours in memory, and their mean taken over the whole episode.
+    The embeddings are then written to the memory. Before the first write the memory holds num_neighbors zero vectors.
 
-    Paper: "Never Give Up: Learning Directed Exploration Strategies", Badia et al. 2020 (https://arxiv.org/abs/2002.06038).
+    Paper: "Never Give Up: Learning Directed Exploration Strategies", Badia et al. 2020
+    (https://arxiv.org/abs/2002.06038).
 
     Args:
         embeddings: (B, D) new states.

@@ -37,7 +37,8 @@ def pixel_control_rewards(observations: Tensor, cell_size: int) -> Tensor:
     if cell_size < 1 or height % cell_size or width % cell_size:
         raise ValueError(f"cell_size: expected a divisor of height {height} and width {width}, got {cell_size}")
     change = (observations[1:] - observations[:-1]).abs().mean(-1)  # (T, *, H, W)
-    cells = change.unflatten(-1, (width // cell_size, cell_size)).unflatten(-3, (height // cell_size, cell_size))
+    grid = (height // cell_size, cell_size, width // cell_size, cell_size)
+    cells = change.reshape(*change.shape[:-2], *grid)
     return cells.mean((-3, -1))
 
 
@@ -115,7 +116,9 @@ def pixel_control_loss(
     cells = tuple(rewards.shape[-2:])
     expected = (rewards.shape[0] + 1, *rewards.shape[1:])
     if tuple(action_values.shape[:-1]) != expected:
-        raise ValueError(f"action_values: expected shape {expected} and an action axis, got {tuple(action_values.shape)}")
+        raise ValueError(
+            f"action_values: expected shape {expected} and an action axis, got {tuple(action_values.shape)}"
+        )
     check(observations=(observations, "float T * H W C"), action_values=(action_values, "float T * I J A"))
     discounts = torch.as_tensor(discount_factor, dtype=rewards.dtype, device=rewards.device)
     if tuple(discounts.shape) not in ((), tuple(actions.shape[:1]), tuple(actions.shape)):

@@ -122,7 +122,7 @@ def expectile_loss(predictions: Tensor, targets: Tensor, expectile: float) -> Te
 
 class _ClipGradient(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, gradient_min: float, gradient_max: float) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, gradient_min: float, gradient_max: float) -> Tensor:
         return x.clone()
 
     @staticmethod
@@ -132,7 +132,7 @@ class _ClipGradient(torch.autograd.Function):
         ctx.bounds = inputs[1:]  # type: ignore[attr-defined]
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
         low, high = ctx.bounds  # type: ignore[attr-defined]
         return gradient.clamp(low, high), None, None
 
@@ -159,5 +159,5 @@ def clip_gradient(x: Tensor, gradient_min: float, gradient_max: float) -> Tensor
     check(x=(x, "float *"))
     if gradient_min > 0 or gradient_max < 0:
         raise ValueError(f"gradient_min, gradient_max: expected bounds around 0, got {gradient_min} and {gradient_max}")
-    clipped: Tensor = _ClipGradient.apply(x, gradient_min, gradient_max)
+    clipped: Tensor = _ClipGradient.apply(x, gradient_min, gradient_max)  # type: ignore[no-untyped-call]
     return clipped

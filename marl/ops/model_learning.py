@@ -22,8 +22,8 @@ def extract_subsequences(
         trajectories: (T, B, ...).
         start_indices: (B, S) integer.
         subsequence_len: K.
-        max_valid_start_idx: largest start allowed; None for T - K. Checking the values costs a wait for the device, so it is
-            done only where this is given.
+        max_valid_start_idx: largest start allowed; None for T - K. Checking the values costs a wait for the device,
+            so it is done only where this is given.
 
     Returns:
         (K, B, S, ...). Differentiable.

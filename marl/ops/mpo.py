@@ -195,7 +195,8 @@ def vmpo_loss(
 
     so that the mean over the examples is the paper's weighted sum. The temperature's loss is added to every example.
 
-    Paper: "V-MPO: On-Policy Maximum a Posteriori Policy Optimization for Discrete and Continuous Control", Song et al. 2020
+    Paper: "V-MPO: On-Policy Maximum a Posteriori Policy Optimization for Discrete and Continuous Control", Song et
+    al. 2020
     (https://arxiv.org/abs/1909.12238).
 
     Args:
@@ -261,10 +262,11 @@ def vmpo_compute_weights_and_temperature_loss(
 
         w_i ~ m_i rho_i exp(adv_i / eta),    loss = eta (epsilon + log sum_i m_i rho_i exp(adv_i / eta) - log sum_i m_i)
 
-    where m_i is the restarting weight if example i is among the top k (ties at the threshold all count), else 0, and rho_i
-    the importance weight.
+    where m_i is the restarting weight if example i is among the top k (ties at the threshold all count), else 0, and
+    rho_i the importance weight.
 
-    Paper: "V-MPO: On-Policy Maximum a Posteriori Policy Optimization for Discrete and Continuous Control", Song et al. 2020
+    Paper: "V-MPO: On-Policy Maximum a Posteriori Policy Optimization for Discrete and Continuous Control", Song et
+    al. 2020
     (https://arxiv.org/abs/1909.12238).
 
     Args:

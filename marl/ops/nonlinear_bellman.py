@@ -1,4 +1,5 @@
-"""Returns and errors under non-linear value transforms: estimates live in a transformed space, returns in the original one."""
+"""Returns and errors under non-linear value transforms: estimates live in a transformed space, returns in the
+original one."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -144,7 +145,8 @@ def muzero_pair(min_value: float, max_value: float, num_bins: int, tx: TxPair) -
 
 
 def unbiased_transform_pair(min_value: float, max_value: float, num_bins: int, tx: TxPair) -> TxPair:
-    """Code a scalar as two-hot over bins that are themselves spread out by the inverse squashing, so that means stay means.
+    """Code a scalar as two-hot over bins that are themselves spread out by the inverse squashing, so that means stay
+    means.
 
         bins = tx^-1(linspace(min, max)),    apply: weights of the two bins around x,    apply_inv: sum_i probs_i bins_i
 
@@ -398,8 +400,8 @@ def transformed_retrace(
 
         error_t = tx(G_t) - q_tm1[a_tm1],    G_t the Retrace return of tx^-1(q_t)
 
-    Papers: "General non-linear Bellman equations", van Hasselt et al. 2019 (https://arxiv.org/abs/1907.03687); "Safe and
-    Efficient Off-Policy Reinforcement Learning", Munos et al. 2016 (https://arxiv.org/abs/1606.02647).
+    Papers: "General non-linear Bellman equations", van Hasselt et al. 2019 (https://arxiv.org/abs/1907.03687); "Safe
+    and Efficient Off-Policy Reinforcement Learning", Munos et al. 2016 (https://arxiv.org/abs/1606.02647).
 
     Args:
         q_tm1: (T, *, A) transformed action values at times 0 ... T-1.

@@ -40,9 +40,7 @@ def policy_gradient_loss(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    check(
-        logits_t=(logits_t, "float T * A"), a_t=(a_t, "int T *"), adv_t=(adv_t, "float T *"), w_t=(w_t, "float T *")
-    )
+    check(logits_t=(logits_t, "float T * A"), a_t=(a_t, "int T *"), adv_t=(adv_t, "float T *"), w_t=(w_t, "float T *"))
     if use_stop_gradient:
         adv_t = adv_t.detach()
     log_pi_a_t = batched_index(logits_t.log_softmax(-1), a_t)
@@ -69,17 +67,16 @@ def entropy_loss(logits_t: Tensor, w_t: Tensor) -> Tensor:
     """
     check(logits_t=(logits_t, "float T * A"), w_t=(w_t, "float T *"))
     log_pi_t = logits_t.log_softmax(-1)
-    return (w_t * torch.linalg.vecdot(log_pi_t.exp(), log_pi_t)).mean(0)
+    return (w_t * (log_pi_t.exp() * log_pi_t).sum(-1)).mean(0)
 
 
-def dpg_loss(
-    a_t: Tensor, dqda_t: Tensor, dqda_clipping: float | None = None, use_stop_gradient: bool = True
-) -> Tensor:
+def dpg_loss(a_t: Tensor, dqda_t: Tensor, dqda_clipping: float | None = None, use_stop_gradient: bool = True) -> Tensor:
     """Deterministic policy gradient as a regression of the action onto itself moved up the value's gradient.
 
         loss = (a_t + dqda_t - a_t)^2 / 2,    the target a_t + dqda_t held fixed, so dloss/da = -dq/da
 
-    Paper: "Deterministic Policy Gradient Algorithms", Silver et al. 2014 (https://proceedings.mlr.press/v32/silver14.html).
+    Paper: "Deterministic Policy Gradient Algorithms", Silver et al. 2014
+    (https://proceedings.mlr.press/v32/silver14.html).
 
     Args:
         a_t: (*, A) action.
@@ -123,10 +120,10 @@ def qpg_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> T
     """
     check(logits_t=(logits_t, "float T * A"), q_t=(q_t, "float T * A"))
     pi_t = logits_t.softmax(-1)
-    advantage_t = q_t - torch.linalg.vecdot(pi_t, q_t).unsqueeze(-1)
+    advantage_t = q_t - (pi_t * q_t).sum(-1).unsqueeze(-1)
     if use_stop_gradient:
         advantage_t = advantage_t.detach()
-    return -torch.linalg.vecdot(pi_t, advantage_t).mean(0)
+    return -(pi_t * advantage_t).sum(-1).mean(0)
 
 
 def rm_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> Tensor:
@@ -150,10 +147,10 @@ def rm_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> Te
     """
     check(logits_t=(logits_t, "float T * A"), q_t=(q_t, "float T * A"))
     pi_t = logits_t.softmax(-1)
-    regret_t = (q_t - torch.linalg.vecdot(pi_t, q_t).unsqueeze(-1)).relu()
+    regret_t = (q_t - (pi_t * q_t).sum(-1).unsqueeze(-1)).relu()
     if use_stop_gradient:
         regret_t = regret_t.detach()
-    return -torch.linalg.vecdot(pi_t, regret_t).mean(0)
+    return -(pi_t * regret_t).sum(-1).mean(0)
 
 
 def rpg_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> Tensor:
@@ -178,7 +175,7 @@ def rpg_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> T
     check(logits_t=(logits_t, "float T * A"), q_t=(q_t, "float T * A"))
     if use_stop_gradient:
         q_t = q_t.detach()
-    regret_t = (q_t - torch.linalg.vecdot(logits_t.softmax(-1), q_t).unsqueeze(-1)).relu()
+    regret_t = (q_t - (logits_t.softmax(-1) * q_t).sum(-1).unsqueeze(-1)).relu()
     return regret_t.sum(-1).mean(0)
 
 

@@ -23,12 +23,13 @@ def constant_policy_targets(
 
         a_s ~ distribution,    w_s = weights_scale
 
-    Paper: "Muesli: Combining Improvements in Policy Optimization", Hessel et al. 2021 (https://arxiv.org/abs/2104.06159).
+    Paper: "Muesli: Combining Improvements in Policy Optimization", Hessel et al. 2021
+    (https://arxiv.org/abs/2104.06159).
 
     Args:
         distribution: a torch distribution with batch shape (*).
-        generator: source of randomness (torch distributions take none, so it seeds torch's own for the draw, which is then
-            put back); None for torch's own.
+        generator: source of randomness (torch distributions take none, so it seeds torch's own for the draw, which is
+            then put back); None for torch's own.
         num_samples: S.
         weights_scale: the weight.
 
@@ -59,7 +60,8 @@ def zero_policy_targets(
 
         a_s ~ distribution,    w_s = 0
 
-    Paper: "Muesli: Combining Improvements in Policy Optimization", Hessel et al. 2021 (https://arxiv.org/abs/2104.06159).
+    Paper: "Muesli: Combining Improvements in Policy Optimization", Hessel et al. 2021
+    (https://arxiv.org/abs/2104.06159).
 
     Args:
         distribution: a torch distribution with batch shape (*).
@@ -83,7 +85,8 @@ def sampled_policy_distillation_loss(
 
         loss = -mean_{s, *} w_s log p(a_s)
 
-    Paper: "Muesli: Combining Improvements in Policy Optimization", Hessel et al. 2021 (https://arxiv.org/abs/2104.06159).
+    Paper: "Muesli: Combining Improvements in Policy Optimization", Hessel et al. 2021
+    (https://arxiv.org/abs/2104.06159).
 
     Args:
         distribution: the predicted torch distribution, batch shape (*).
@@ -99,7 +102,7 @@ def sampled_policy_distillation_loss(
     actions, weights = policy_targets
     if stop_target_gradients:
         actions, weights = actions.detach(), weights.detach()
-    log_probs: Tensor = distribution.log_prob(actions)  # type: ignore[no-untyped-call]
+    log_probs: Tensor = distribution.log_prob(actions)
     if weights.shape != log_probs.shape:
         raise ValueError(f"weights: expected shape {tuple(log_probs.shape)}, got {tuple(weights.shape)}")
     return -(weights * log_probs).mean()

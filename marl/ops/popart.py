@@ -40,7 +40,8 @@ def normalize(state: PopArtState, unnormalized: Tensor, indices: Tensor) -> Tens
 
         y = (x - shift_k) / scale_k
 
-    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016 (https://arxiv.org/abs/1602.07714).
+    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016
+    (https://arxiv.org/abs/1602.07714).
 
     Args:
         state: statistics (K,).
@@ -62,7 +63,8 @@ def unnormalize(state: PopArtState, normalized: Tensor, indices: Tensor) -> Tens
 
         x = scale_k y + shift_k
 
-    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016 (https://arxiv.org/abs/1602.07714).
+    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016
+    (https://arxiv.org/abs/1602.07714).
 
     Args:
         state: statistics (K,).
@@ -112,7 +114,8 @@ def art(
 
     with the sums over the targets i of kind k.
 
-    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016 (https://arxiv.org/abs/1602.07714).
+    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016
+    (https://arxiv.org/abs/1602.07714).
 
     Args:
         state: statistics (K,).
@@ -142,7 +145,8 @@ def pop(params: Mapping[str, Tensor], old: PopArtState, new: PopArtState) -> dic
 
         w' = w scale_old / scale_new,    b' = (scale_old b + shift_old - shift_new) / scale_new
 
-    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016 (https://arxiv.org/abs/1602.07714).
+    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016
+    (https://arxiv.org/abs/1602.07714).
 
     Args:
         params: "w": (D, K), inputs first as in RLax (the transpose of `torch.nn.Linear.weight`), and "b": (K,).
@@ -178,7 +182,8 @@ def popart(num_outputs: int, step_size: float, scale_lb: float, scale_ub: float)
 
         state' = art(state, targets, indices),    params' = pop(params, state, state')
 
-    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016 (https://arxiv.org/abs/1602.07714).
+    Paper: "Learning values across many orders of magnitude", van Hasselt et al. 2016
+    (https://arxiv.org/abs/1602.07714).
 
     Args:
         num_outputs: K.

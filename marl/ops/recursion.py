@@ -9,9 +9,9 @@ __all__ = ["backward_recursion"]
 def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     """Solve y_t = additive_t + decay_t y_{t+1} backwards from y_T = last; all y_0 ... y_{T-1} come back.
 
-    Three ways to the same numbers (up to rounding): one fused operation per row written in place where no gradient is asked;
-    the same, out of place, where one is; and log2(T) doubling rounds when compiling or on an accelerator, where a long chain
-    of tiny kernels is what costs.
+    Three ways to the same numbers (up to rounding): one fused operation per row written in place where no gradient is
+    asked; the same, out of place, where one is; and log2(T) doubling rounds when compiling or on an accelerator,
+    where a long chain of tiny kernels is what costs.
 
     Args:
         additive: (T, *).

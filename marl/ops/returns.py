@@ -57,9 +57,7 @@ def lambda_returns(
     return backward_recursion(additive, decay, v_t[-1])
 
 
-def discounted_returns(
-    r_t: Tensor, discount_t: Tensor, v_t: Tensor, stop_target_gradients: bool = False
-) -> Tensor:
+def discounted_returns(r_t: Tensor, discount_t: Tensor, v_t: Tensor, stop_target_gradients: bool = False) -> Tensor:
     """Discounted sums of the rewards to come, bootstrapping from the last value.
 
         G_t = r_{t+1} + discount_{t+1} G_{t+1},    G_T = v_T
@@ -94,7 +92,8 @@ def n_step_bootstrapped_returns(
 ) -> Tensor:
     """Returns that bootstrap after n steps, or at the last value where fewer are left.
 
-        G_t = r_{t+1} + discount_{t+1} ((1 - lambda_{t+1}) v_{t+1} + lambda_{t+1} G_{t+1}),    iterated n times from v_{t+n}
+        G_t = r_{t+1} + discount_{t+1} ((1 - lambda_{t+1}) v_{t+1} + lambda_{t+1} G_{t+1}),    iterated n times from
+        v_{t+n}
 
     Paper: "Reinforcement Learning: An Introduction", Sutton & Barto 2018, chapter 7.
 
@@ -138,7 +137,8 @@ def truncated_generalized_advantage_estimation(
 ) -> Tensor:
     """Generalised advantage estimation over a window, bootstrapping from its last value.
 
-        A_t = delta_t + discount_{t+1} lambda_{t+1} A_{t+1},    delta_t = r_{t+1} + discount_{t+1} v_{t+1} - v_t,    A_T = 0
+        A_t = delta_t + discount_{t+1} lambda_{t+1} A_{t+1},    delta_t = r_{t+1} + discount_{t+1} v_{t+1} - v_t,
+        A_T = 0
 
     Paper: "High-Dimensional Continuous Control Using Generalized Advantage Estimation", Schulman et al. 2016
     (https://arxiv.org/abs/1506.02438).
@@ -254,7 +254,7 @@ def general_off_policy_returns_from_action_values(
     if stop_target_gradients:
         with torch.no_grad():
             return general_off_policy_returns_from_action_values(q_t, a_t, r_t, discount_t, c_t, pi_t)
-    expected_q_t = torch.linalg.vecdot(pi_t, q_t)  # (T, *)
+    expected_q_t = (pi_t * q_t).sum(-1)  # (T, *)
     q_a_t = batched_index(q_t[:-1], a_t[:-1])  # (T-1, *)
     return general_off_policy_returns_from_q_and_v(q_a_t, expected_q_t, r_t, discount_t, c_t[:-1])
 

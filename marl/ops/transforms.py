@@ -240,8 +240,8 @@ def transform_to_2hot(scalar: Tensor, min_value: float, max_value: float, num_bi
         raise ValueError(f"num_bins: expected at least 2, got {num_bins}")
     width = (max_value - min_value) / (num_bins - 1)
     position = (scalar.clamp(min_value, max_value) - min_value) / (max_value - min_value) * (num_bins - 1)
-    # How far x has moved through the gap right of each bin, 0 to 1; the slack in the gap's width is RLax's, kept for equal
-    # numbers: it lifts the upper weight by at most 1e-5 / width.
+    # How far x has moved through the gap right of each bin, 0 to 1; the slack in the gap's width is RLax's, kept for
+    # equal numbers: it lifts the upper weight by at most 1e-5 / width.
     progress = (position.unsqueeze(-1) - torch.arange(num_bins - 1, device=scalar.device)).clamp(0, 1)  # (*, K-1)
     progress = torch.where(progress > 0, 1 - (1 - progress) * (width / (width + 1e-5)), 0.0)
     one, zero = torch.ones_like(progress[..., :1]), torch.zeros_like(progress[..., :1])

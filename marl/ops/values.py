@@ -176,7 +176,7 @@ def expected_sarsa(
         q_t=(q_t, "float * A"),
         probs_a_t=(probs_a_t, "float * A"),
     )
-    expected_q_t = torch.linalg.vecdot(probs_a_t, q_t)
+    expected_q_t = (probs_a_t * q_t).sum(-1)
     return _error(r_t, discount_t, expected_q_t, batched_index(q_tm1, a_tm1), stop_target_gradients)
 
 
@@ -359,7 +359,8 @@ def qv_learning(
 
         error = r_t + discount_t v_t - q_tm1[a_tm1]
 
-    Paper: "Two Novel On-policy Reinforcement Learning Algorithms based on TD(lambda)-methods", Wiering & van Hasselt 2007
+    Paper: "Two Novel On-policy Reinforcement Learning Algorithms based on TD(lambda)-methods", Wiering & van Hasselt
+    2007
     (https://doi.org/10.1109/ADPRL.2007.368200).
 
     Args:

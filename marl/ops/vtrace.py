@@ -18,7 +18,8 @@ __all__ = [
 
 
 class VTraceOutput(NamedTuple):
-    """What an actor-critic update needs, each (T, *): value errors, policy-gradient advantages, action-value estimates."""
+    """What an actor-critic update needs, each (T, *): value errors, policy-gradient advantages, action-value
+    estimates."""
 
     errors: Tensor
     pg_advantage: Tensor
@@ -41,7 +42,8 @@ def vtrace(
         error_t = rho'_t delta_t + discount_{t+1} c_t error_{t+1}
         delta_t = r_{t+1} + discount_{t+1} v_{t+1} - v_t,    rho' = min(clip, rho),    c = lambda min(1, rho)
 
-    Paper: "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", Espeholt et al. 2018
+    Paper: "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", Espeholt et
+    al. 2018
     (https://arxiv.org/abs/1802.01561).
 
     Args:
@@ -132,7 +134,8 @@ def vtrace_td_error_and_advantage(
 
     and the last q bootstraps from v_T.
 
-    Paper: "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", Espeholt et al. 2018
+    Paper: "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", Espeholt et
+    al. 2018
     (https://arxiv.org/abs/1802.01561).
 
     Args:

@@ -139,7 +139,9 @@ class Turns(AECEnv):
             self.truncations[agent] = True
         self._accumulate_rewards()
         after = self.agents.index(mover) + 1
-        turns = [a for a in self.agents[after:] + self.agents[:after] if not (self.terminations[a] or self.truncations[a])]
+        turns = [
+            a for a in self.agents[after:] + self.agents[:after] if not (self.terminations[a] or self.truncations[a])
+        ]
         self.agent_selection = entry.get("next", turns[0] if turns else self.agents[0])
         self._deads_step_first()
 

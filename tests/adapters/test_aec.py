@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from marl.adapters import make
 from tests.adapters.envs import Scripted, Turns
@@ -61,9 +63,7 @@ def test_rewards_between_turns_add_up_and_arrive_when_the_turn_comes():
 
 
 def test_a_player_that_dies_midway_gets_what_it_is_owed_in_the_row_it_dies_in():
-    batch, _ = start(
-        ({}, {"die": ["c"], "reward": {"c": -3.0}}, {}, {}, {"die": ["a", "b"]}), agents=("a", "b", "c")
-    )
+    batch, _ = start(({}, {"die": ["c"], "reward": {"c": -3.0}}, {}, {}, {"die": ["a", "b"]}), agents=("a", "b", "c"))
     batch.step(act(batch))
     step = batch.step(act(batch))  # b's move kills c before c ever moved
     team = step.teams[0]
@@ -196,3 +196,72 @@ def test_tictactoe_pays_winner_and_loser_once_each():
     np.testing.assert_array_equal(total, [1, -1])
     assert step.finished[0].returns == {"player_1": 1.0, "player_2": -1.0}
     assert step.teams[0].terminated.all()
+
+
+MOVES = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "die": st.lists(st.sampled_from("abc"), unique=True, max_size=2),
+            "cut": st.lists(st.sampled_from("abc"), unique=True, max_size=1),
+            "reward": st.dictionaries(st.sampled_from("abc"), st.integers(-3, 3).map(float)),
+        },
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+class Eventful(Turns):
+    """Takes only what is possible of each event, and keeps what each agent was truly paid."""
+
+    def __init__(self, script):
+        super().__init__(script, agents="abc")
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed, options)
+        self.paid, self.ends = dict.fromkeys("abc", 0.0), []
+
+    def step(self, action):
+        if self.terminations[self.agent_selection] or self.truncations[self.agent_selection]:
+            super().step(action)
+            return
+        wish = self.script[min(self.moves, len(self.script) - 1)]
+        here = set(self.agents)
+        entry = {key: [a for a in wish.get(key, ()) if a in here] for key in ("die", "cut")}
+        entry["reward"] = {a: r for a, r in wish.get("reward", {}).items() if a in here}
+        for agent, reward in entry["reward"].items():
+            self.paid[agent] += reward
+        self.ends.append((set(entry["die"]), set(entry["cut"]) - set(entry["die"])))
+        whole, self.script = self.script, [entry] * (self.moves + 1)
+        super().step(action)
+        self.script = whole
+
+
+@settings(max_examples=150, deadline=None)
+@given(script=MOVES, limit=st.integers(1, 12))
+def test_whatever_happens_each_reward_arrives_once_and_each_end_is_told_once(script, limit):
+    batch = make(lambda: Eventful(script), max_steps=limit)
+    batch.reset(0)
+    env = batch.envs[0]
+    totals = np.zeros(3)
+    ended = np.zeros(3, dtype=int)
+    for t in range(1, limit + 1):
+        paid, ends = env.paid, env.ends
+        step = batch.step(act(batch))
+        team = step.teams[0]
+        totals += team.reward[0]
+        ended += team.terminated[0].astype(int) + team.truncated[0]
+        die, cut = ends[t - 1]
+        assert {n for n in range(3) if team.terminated[0, n]} == {"abc".index(a) for a in die}
+        assert {n for n in range(3) if team.truncated[0, n]} >= {"abc".index(a) for a in cut}
+        for n in np.flatnonzero(team.terminated[0] | team.truncated[0]):
+            np.testing.assert_array_equal(team.next_obs[0, n], [t, n])
+        if step.finished:
+            np.testing.assert_array_equal(totals, list(paid.values()))
+            assert step.finished[0].returns == paid
+            assert step.finished[0].length == t
+            np.testing.assert_array_equal(ended, [1, 1, 1])
+            return
+        assert team.alive[0].sum() == 1
+    raise AssertionError("the episode outlived its limit")

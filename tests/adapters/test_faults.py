@@ -123,7 +123,10 @@ def test_a_dtype_wider_than_the_space_is_noticed_and_can_be_cast():
 def test_bounds_can_be_clipped_and_nan_cannot():
     script = changing(spoil("observations", np.array([-3000.0, 2000.0])))
     with pytest.raises(EnvContractError, match="values in"):
-        play(make(lambda: Scripted(changing(spoil("observations", np.array([0, 2e3], np.float32)))), on_bad_obs="cast"), 1)
+        play(
+            make(lambda: Scripted(changing(spoil("observations", np.array([0, 2e3], np.float32)))), on_bad_obs="cast"),
+            1,
+        )
     batch = make(lambda: Scripted(script), on_bad_obs="clip", max_steps=2)
     batch.reset(0)
     step = batch.step(act(batch))
@@ -320,7 +323,9 @@ def test_after_a_crash_the_seed_is_a_new_one():
 def test_three_crashes_in_a_row_are_a_breach_with_the_original_traceback():
     batch = make(lambda: Crashing(at=2))
     batch.reset(0)
-    with pytest.raises(EnvContractError, match="raised 3 times in a row, last at step 1: RuntimeError: no more") as caught:
+    with pytest.raises(
+        EnvContractError, match="raised 3 times in a row, last at step 1: RuntimeError: no more"
+    ) as caught:
         for _ in range(6):
             batch.step(act(batch))
     assert isinstance(caught.value.__cause__, RuntimeError)

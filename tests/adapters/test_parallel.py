@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from marl.adapters import make
 from marl.types import BatchEnv
@@ -314,3 +316,81 @@ def test_masks_from_info():
     step = batch.step(act(batch, 1))
     assert step.teams[0].legal[0, 0].all()  # the dead agent's row is never all False
     np.testing.assert_array_equal(step.teams[0].legal[0, 1:].argmax(-1), [0, 1])
+
+
+EVENTS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "die": st.lists(st.sampled_from("abcd"), unique=True, max_size=2),
+            "cut": st.lists(st.sampled_from("abcd"), unique=True, max_size=2),
+            "join": st.lists(st.sampled_from("abcd"), unique=True, max_size=2),
+            "reward": st.dictionaries(st.sampled_from("abcd"), st.integers(-3, 3).map(float)),
+        },
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+class Eventful(Scripted):
+    """Takes only what is possible of each event, and writes down what truly happened in each episode."""
+
+    def __init__(self, script):
+        super().__init__(script, agents="abcd", first="abc")
+        self.journal = []
+
+    def reset(self, seed=None, options=None):
+        self.seen = set("abc")
+        self.journal = []
+        return super().reset(seed, options)
+
+    def step(self, actions):
+        wish = self.script[min(self.time, len(self.script) - 1)]
+        here = set(self.agents)
+        entry = {
+            "die": [a for a in wish.get("die", ()) if a in here],
+            "cut": [a for a in wish.get("cut", ()) if a in here],
+            "join": [a for a in wish.get("join", ()) if a not in self.seen],
+            "reward": {a: r for a, r in wish.get("reward", {}).items() if a in self.seen},
+        }
+        self.seen |= set(entry["join"])
+        whole, self.script = self.script, [entry] * (self.time + 1)
+        answer = super().step(actions)
+        self.script = whole
+        self.journal.append((entry, sorted(here), sorted(self.agents), sorted(actions)))
+        return answer
+
+
+@settings(max_examples=150, deadline=None)
+@given(script=EVENTS)
+def test_whatever_happens_the_arrays_tell_it_as_it_was(script):
+    batch = make(lambda: Eventful(script), max_steps=12)
+    batch.reset(0)
+    env, names = batch.envs[0], list("abcd")
+    totals = dict.fromkeys(names, 0.0)
+    for t in range(1, 13):
+        journal = env.journal
+        step = batch.step(act(batch))
+        team = step.teams[0]
+        entry, before, after, acted = journal[t - 1]
+        assert acted == before
+        over = not after or t == 12
+        for n, agent in enumerate(names):
+            terminated = agent in entry["die"]
+            truncated = not terminated and (agent in entry["cut"] or (over and agent in before))
+            assert team.terminated[0, n] == terminated
+            assert team.truncated[0, n] == truncated
+            assert team.reward[0, n] == entry["reward"].get(agent, 0.0)
+            totals[agent] += entry["reward"].get(agent, 0.0)
+            shown = [t, n] if agent in before or agent in after else [0, 0]
+            np.testing.assert_array_equal(team.next_obs[0, n], shown)
+            if not over:
+                assert team.alive[0, n] == (agent in after)
+                np.testing.assert_array_equal(team.obs[0, n], shown if agent in after else [0, 0])
+        assert step.started[0] == over
+        if over:
+            assert step.finished[0].returns == totals
+            np.testing.assert_array_equal(team.alive[0], [True, True, True, False])
+            return
+        assert step.finished == ()

@@ -1,0 +1,151 @@
+"""Training on the screen: a live display on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+REDRAW_SECONDS = 0.25
+LINE_SECONDS = 5.0  # between two plain lines
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """The course of some numbers in one row of characters, the last ones at the right; each is a mean where there are more."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    count = min(width, len(finite))
+    edges = [len(finite) * place // count for place in range(count + 1)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    low, high = min(means), max(means)
+    span = high - low
+    return "".join(BLOCKS[int((mean - low) / span * 7.999)] if span > 0 else BLOCKS[3] for mean in means)
+
+
+def duration(seconds: float) -> str:
+    """``m:ss`` or ``h:mm:ss``."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Steps, speed, time left, and the episode return of every team with its course so far.
+
+    Args:
+        total: steps of the whole run, or None.
+        teams: team names; with more than one, each has a line of its own.
+        start: steps already taken when this process began.
+        stream: where to draw; a live display if it is a terminal.
+    """
+
+    def __init__(self, total: int | None, teams: Sequence[str], start: int = 0, stream: TextIO | None = None) -> None:
+        """Nothing is drawn before the first tick."""
+        stream = stream if stream is not None else sys.stderr
+        self._console = Console(file=stream, highlight=False)
+        self._unicode = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "") == "utf8"
+        self._stream = stream
+        self._total, self._start, self._steps = total, start, start
+        names = list(teams)
+        self._keys = [("return", "mean_return")]
+        if len(names) > 1:
+            self._keys = [(name, f"{name}/mean_return") for name in names]
+        self._courses: dict[str, list[float]] = {key: [] for _, key in self._keys}
+        self._evaluation: float | None = None
+        self._began = time.monotonic()
+        self._drawn = -math.inf
+        self._live: Live | None = None
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._live.start()
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Take in a row."""
+        self._steps = int(metrics.get("steps", self._steps))
+        for key, course in self._courses.items():
+            if key in metrics:
+                course.append(metrics[key])
+        self._evaluation = metrics.get("evaluation_return", self._evaluation)
+        now = time.monotonic()
+        if self._live is None and (now - self._drawn >= LINE_SECONDS or self._done):
+            self._drawn = now
+            print(self.line(), file=self._stream, flush=True)
+
+    def tick(self, steps: int) -> None:
+        """Redraw if it is time."""
+        self._steps = steps
+        if self._live is not None and time.monotonic() - self._drawn >= REDRAW_SECONDS:
+            self._draw()
+
+    def note(self, text: str) -> None:
+        """Say something without disturbing the display."""
+        if self._live is not None:
+            self._console.print(Text(text))
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Draw once more, and leave the screen as it is."""
+        if self._live is not None:
+            self._draw()
+            self._live.stop()
+            self._live = None
+
+    @property
+    def _done(self) -> bool:
+        return self._total is not None and self._steps >= self._total
+
+    @property
+    def rate(self) -> float:
+        """Environment steps per second in this process."""
+        return (self._steps - self._start) / max(time.monotonic() - self._began, 1e-9)
+
+    @property
+    def left(self) -> float:
+        """Seconds to go, at this rate."""
+        if self._total is None or self._steps <= self._start:
+            return math.inf
+        return max(0, self._total - self._steps) / max(self.rate, 1e-9)
+
+    def line(self) -> str:
+        """Everything in one plain line."""
+        of = "" if self._total is None else f"/{self._total:,} ({min(1.0, self._steps / self._total):.0%})"
+        parts = [f"steps {self._steps:,}{of}", f"{self.rate:,.0f}/s"]
+        parts += [f"{label} {course[-1]:.2f}" for (label, _), course in self._labelled() if course]
+        if self._evaluation is not None:
+            parts.append(f"evaluation {self._evaluation:.2f}")
+        if self._total is not None:
+            parts.append(f"left {duration(self.left)}")
+        return "  ".join(parts)
+
+    def _labelled(self) -> list[tuple[tuple[str, str], list[float]]]:
+        return [((label, key), self._courses[key]) for label, key in self._keys]
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        table = Table.grid(padding=(0, 2))
+        of = "" if self._total is None else f" / {self._total:,}"
+        speed = f"{self.rate:,.0f} steps/s"
+        left = "" if self._total is None else f"{duration(self.left)} left"
+        bar = ProgressBar(total=self._total, completed=min(self._steps, self._total or self._steps), width=24)
+        table.add_row(Text("steps"), Text(f"{self._steps:,}{of}", justify="right"), bar if self._total else "", f"{speed}  {left}")
+        for (label, _), course in self._labelled():
+            now = f"{course[-1]:.2f}" if course else "-"
+            best = f"best {max(course):.2f}" if course else ""
+            table.add_row(Text(label), Text(now, justify="right"), sparkline(course) if self._unicode else "", best)
+        if self._evaluation is not None:
+            table.add_row("evaluation", Text(f"{self._evaluation:.2f}", justify="right"), "", "")
+        assert self._live is not None
+        self._live.update(table, refresh=True)

@@ -1,0 +1,39 @@
+"""Metrics as TensorBoard events (extra ``tensorboard``)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from marl.types import ConfigError
+
+
+class TensorBoard:
+    """Writes each metric as a scalar over environment steps."""
+
+    def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
+        """``resumed_at``: events later than this step are hidden. Raises ConfigError where TensorBoard is not installed."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError("TensorBoard is not installed: pip install 'marl-system[tensorboard]'") from None
+        purge = None if resumed_at is None else resumed_at + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)  # type: ignore[no-untyped-call]
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """One scalar per metric."""
+        steps = int(metrics["steps"])
+        for name, value in metrics.items():
+            if name != "steps" and math.isfinite(value):
+                self._writer.add_scalar(name, value, steps)  # type: ignore[no-untyped-call]
+
+    def tick(self, steps: int) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Flush."""
+        self._writer.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,247 @@
+"""Settings from the command line: ``learner.clip=0.1`` into the frozen dataclasses of a scenario, typed by their fields."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from marl.config import unknown
+from marl.scenario import Scenario
+from marl.types import ConfigError
+
+FIXED = ("name", "env", "agents", "extra", "about", "expect", "reference")  # what only a scenario file can say
+
+
+def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
+    """A scenario with some settings changed.
+
+    Keys: ``learner.FIELD`` (every team's learner), ``TEAM.FIELD`` or ``TEAM.learner.FIELD`` (the team's pattern or name),
+    ``env_kwargs.NAME``, and the scenario's own fields. Fields of fields work too: ``learner.network.sizes=64,64``.
+
+    Raises:
+        ConfigError: naming the key, what was expected, what came, and the nearest key.
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as learner.lr=0.001")
+        scenario = _set(scenario, key, text.strip())
+    return scenario
+
+
+def keys(scenario: Scenario) -> list[str]:
+    """Every key that can be set."""
+    own = [field.name for field in dataclasses.fields(scenario) if field.name not in FIXED]
+    found = [*own, *(f"env_kwargs.{name}" for name in scenario.env_kwargs)]
+    if scenario.stop is not None:
+        found += [f"stop.{name}" for name in _inner(scenario.stop)]
+    if isinstance(scenario.agents, Mapping):
+        for name, learner in _teams(scenario).items():
+            found += [f"{name}.{field}" for field in _inner(learner)]
+        first = next(iter(scenario.agents.values()))
+        return found + [f"learner.{field}" for field in _inner(first)]
+    return found + [f"learner.{field}" for field in _inner(scenario.agents)]
+
+
+def _inner(value: Any) -> Iterator[str]:
+    """Fields of a settings object, and of settings objects in them."""
+    if not dataclasses.is_dataclass(value):
+        return
+    for field in dataclasses.fields(value):
+        yield field.name
+        for inner in _inner(getattr(value, field.name)):
+            yield f"{field.name}.{inner}"
+
+
+def _teams(scenario: Scenario) -> dict[str, Any]:
+    """Learners by pattern and by team name."""
+    assert isinstance(scenario.agents, Mapping)
+    short = {pattern.rstrip("*?").rstrip("_-") or "team": pattern for pattern in scenario.agents}
+    return {pattern: scenario.agents[pattern] for pattern in scenario.agents} | {
+        name: scenario.agents[pattern] for name, pattern in short.items()
+    }
+
+
+def _set(scenario: Scenario, key: str, text: str) -> Scenario:
+    head, _, rest = key.partition(".")
+    if head == "learner" and rest:
+        if isinstance(scenario.agents, Mapping):
+            able = [pattern for pattern, learner in scenario.agents.items() if rest.partition(".")[0] in _inner(learner)]
+            if not able:
+                raise _unknown(scenario, key)
+            changed = {name: _replaced(scenario, scenario.agents[name], rest, text, key) for name in able}
+            return dataclasses.replace(scenario, agents={**scenario.agents, **changed})
+        return dataclasses.replace(scenario, agents=_replaced(scenario, scenario.agents, rest, text, key))
+    if isinstance(scenario.agents, Mapping) and rest:
+        for pattern in scenario.agents:
+            # Patterns may hold dots of their own; a team's name is its pattern without the wildcard.
+            for name in (pattern, pattern.rstrip("*?").rstrip("_-") or "team"):
+                if key.startswith(f"{name}."):
+                    field = key[len(name) + 1 :].removeprefix("learner.")
+                    changed = {pattern: _replaced(scenario, scenario.agents[pattern], field, text, key)}
+                    return dataclasses.replace(scenario, agents={**scenario.agents, **changed})
+    if head == "env_kwargs" and rest:
+        return dataclasses.replace(scenario, env_kwargs={**scenario.env_kwargs, rest: _literal(text)})
+    if head in FIXED or head == "learner":
+        raise ConfigError(f"--set {key}: only a scenario file can say this; settable: {', '.join(keys(scenario)[:8])}, ...")
+    replaced: Scenario = _replaced(scenario, scenario, key, text, key)
+    return replaced
+
+
+def _unknown(scenario: Scenario, key: str) -> ConfigError:
+    known = keys(scenario)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    head = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == head] or known
+    if near:
+        return ConfigError(f"--set {key}: unknown key; did you mean {near[0]!r}? (known: {', '.join(siblings)})")
+    return ConfigError(unknown("--set", key, siblings, "key"))
+
+
+def _replaced(scenario: Scenario, value: Any, path: str, text: str, key: str) -> Any:
+    """A settings object with one field (of a field) changed."""
+    name, _, rest = path.partition(".")
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise _unknown(scenario, key)
+    if name not in {field.name for field in dataclasses.fields(value)}:
+        raise _unknown(scenario, key)
+    if rest:
+        new = _replaced(scenario, getattr(value, name), rest, text, key)
+    else:
+        hint = typing.get_type_hints(type(value))[name]
+        new = _value(text, hint, key)
+    try:
+        return dataclasses.replace(value, **{name: new})
+    except ConfigError as error:
+        raise ConfigError(f"--set {key}={text}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--set {key}={text}: {error}") from None
+
+
+class _No(Exception):
+    """The text does not say a value of this type."""
+
+
+def _value(text: str, hint: Any, key: str) -> Any:
+    for option in _options(hint):
+        try:
+            return _as(text, option)
+        except _No:
+            continue
+        except ConfigError as error:
+            raise ConfigError(f"--set {key}={text}: {error}") from None
+    wanted = " or ".join(dict.fromkeys(_word(option) for option in _options(hint)))
+    kind = type(_literal(text)).__name__
+    raise ConfigError(f"--set {key}={text}: expected {wanted}, got {text!r} ({kind})")
+
+
+def _options(hint: Any) -> list[Any]:
+    """The members of a union, texts last: a number must not be taken for one."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    flat = [inner for member in members for inner in (_options(member) if _is_union(member) else [member])]
+    return sorted(flat, key=lambda option: (option is str, option is float))
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _as(text: str, hint: Any) -> Any:
+    """What ``text`` means as a ``hint``; raises _No if it means nothing."""
+    literal = _literal(text)
+    origin = typing.get_origin(hint)
+    if hint is None or hint is type(None):
+        return _sure(None, literal is None)
+    if hint is bool:
+        return _sure(literal, isinstance(literal, bool))
+    if hint is int:
+        return _sure(literal, isinstance(literal, int) and not isinstance(literal, bool))
+    if hint is float:
+        if isinstance(literal, str) and literal.lower() in ("nan", "inf", "-inf"):
+            return float(literal)  # the field's own range says why not
+        return _sure(literal, isinstance(literal, int | float) and not isinstance(literal, bool))
+    if hint is str:
+        return _sure(literal, isinstance(literal, str))
+    if origin is typing.Literal:
+        return _sure(literal, literal in typing.get_args(hint))
+    if origin is tuple:
+        items = literal if isinstance(literal, tuple | list) else (literal,)
+        inner = typing.get_args(hint)[0]
+        return tuple(_as(str(item), inner) for item in items)
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return _sure(literal, isinstance(literal, dict))
+    made = _call(text)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _sure(made, isinstance(made, hint))
+    if getattr(hint, "_is_protocol", False):
+        members = [name for name in vars(hint) if not name.startswith("_") or name == "__call__"]
+        return _sure(made, made is not None and all(hasattr(made, name) for name in members))
+    if hint is Any:
+        return literal
+    raise _No
+
+
+def _sure(value: Any, fits: bool) -> Any:
+    if not fits:
+        raise _No
+    return value
+
+
+def _literal(text: str) -> Any:
+    """A Python (or JSON) value; else the text itself."""
+    words: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return text
+
+
+def _call(text: str) -> Any:
+    """A settings object such as ``Linear(1e-3, 0)`` or ``GRU(64)``: a public name of the library, called with plain values."""
+    try:
+        node = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+    if not isinstance(node, ast.Call):
+        return None
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    import marl
+
+    cls = getattr(marl, name, None) if name in marl.__all__ else None
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+        return None
+    try:
+        arguments = [ast.literal_eval(argument) for argument in node.args]
+        keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+        return cls(*arguments, **keywords)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _word(hint: Any) -> str:
+    """A type in words."""
+    if hint is type(None):
+        return "None"
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    if hint in plain:
+        return plain[hint]
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        return f"{_word(typing.get_args(hint)[0]).removeprefix('a ')}s separated by commas"
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return f"{hint.__name__}(...)"
+    if getattr(hint, "_is_protocol", False):
+        examples = {"Network": "MLP(...), CNN(...) or GRU(...)", "Stop": "MeanReturn(...)"}
+        return examples.get(hint.__name__, hint.__name__)
+    return getattr(hint, "__name__", str(hint))
