@@ -672,8 +672,10 @@ def _digest(value: Any) -> bytes:
                 feed(entry)
         elif isinstance(item, np.ndarray | np.generic):
             digest.update(f"{item.dtype} {item.shape} ".encode())
-            plain = not item.dtype.hasobject
-            digest.update(np.ascontiguousarray(item).reshape(-1).view(np.uint8) if plain else repr(item).encode())
+            if item.dtype.hasobject:
+                digest.update(repr(item).encode())
+            else:
+                digest.update(np.ascontiguousarray(item).reshape(-1).view(np.uint8).data)
         else:
             digest.update(f"{type(item).__name__} {item!r} ".encode())
 

@@ -385,7 +385,8 @@ class AgentCodec:
         self.width = team.obs.widths[index]
         self.base_legal: Array = base_legal(team.action, team.action_spaces)[index]
         self.true_choices = np.flatnonzero(self._component_width(team, index))  # where the agent's own mask goes
-        self.decode = action_decoder(team.action_spaces[index])
+        self.action_space = team.action_spaces[index]
+        self.decode = action_decoder(self.action_space)
         self._dict = has_mask(self.raw_space)
         self._entry = self._dict and set(self.raw_space.spaces) == {"observation", MASK}  # type: ignore[attr-defined]
 

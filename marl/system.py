@@ -40,6 +40,7 @@ from marl.types import (
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
 EVALUATION_COPIES = 16
 DEFAULT_COPIES = 8
+PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
 Agents = LearnerConfig | Mapping[str, LearnerConfig]
 Callback = Callable[[dict[str, float]], bool | None]
@@ -117,7 +118,7 @@ class MultiAgentSystem:
         self.device = pick_device(device)
         self._source = scenario.env if scenario is not None else env
         self._reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
-        instance = not isinstance(self._source, str) and not callable(self._source)
+        instance = hasattr(self._source, "step") and not isinstance(self._source, type | SupportsBatch)
         self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": max_steps}
         self.num_envs = num_envs if num_envs is not None else (1 if instance else DEFAULT_COPIES)
         check_whole("num_envs", self.num_envs, 1)
@@ -277,11 +278,12 @@ class MultiAgentSystem:
                 for team in self.spec.teams:
                     recent = history[f"episode_rewards/{team.name}"][-over:]
                     metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
-        for name, value in self._pending.items():
-            metrics[name] = float(value)
-            if not np.isfinite(metrics[name]):
+        metrics |= {name: float(value) for name, value in self._pending.items()}
+        for name, in_a_row in metrics.items():
+            if name.endswith("non_finite") and in_a_row >= PATIENCE:
                 raise NonFiniteError(
-                    f"training: {name} became {metrics[name]} at step {self.steps}; lower the learning rate or check the rewards"
+                    f"training: the loss was not finite in the last {in_a_row:.0f} updates (step {self.steps}); its gradients were "
+                    "skipped, so parameters are those of before. Lower lr, raise adam_eps, or scale the rewards"
                 )
         self._pending.clear()
         self._logged_at = self.steps

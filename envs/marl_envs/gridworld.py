@@ -27,7 +27,7 @@ class State(NamedTuple):
     arrived: Array  # (E, N) bool
     queue: Array  # (H * W,) int64 scratch
     reached: Array  # (H, W) bool scratch
-    view: int  # how far an agent sees
+    sight: int  # how far an agent sees
     step_cost: float
     bump_cost: float
 
@@ -136,7 +136,7 @@ def info(s: State, e: int, task: Array, out: Array) -> None:
 @kernel
 def observe_vector(s: State, e: int, task: Array, obs: Array) -> None:
     """Own place and the way to the goal as parts of the greatest size, walls around, and the number of others around."""
-    num_agents, view = s.agent.shape[1], s.view
+    num_agents, view = s.agent.shape[1], s.sight
     side = 2 * view + 1
     for i in range(num_agents):
         x, y = s.agent[e, i, 0], s.agent[e, i, 1]
@@ -239,7 +239,7 @@ class GridWorld(World):
             arrived=np.zeros((num_envs, agents), dtype=bool),
             queue=np.zeros(self.height * self.width, dtype=np.int64),
             reached=np.zeros((self.height, self.width), dtype=bool),
-            view=self.view,
+            sight=self.view,
             step_cost=float(self.step_cost),
             bump_cost=float(self.bump_cost),
         )

@@ -56,7 +56,6 @@ class World(ParallelEnv[str, Any, Any]):
     kernels: ClassVar[Kernels]
     info_names: ClassVar[tuple[str, ...]] = ()  # numbers reported when an episode ends, written by ``kernels.info``
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "name": "world_v0", "render_fps": 10}  # noqa: RUF012
-    action_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -137,8 +136,6 @@ class World(ParallelEnv[str, Any, Any]):
         if self._core is None:
             self._core = Copies(self, 1)
             self._widths = self._core.widths.tolist()
-            self._obs_is_flat = all(self.observation_spaces[agent].shape == (w,) for agent, w in zip(
-                self.possible_agents, self._widths, strict=True))
         return self._core
 
     @property
@@ -278,6 +275,10 @@ class World(ParallelEnv[str, Any, Any]):
         if self._canvas is not None:
             self._canvas.close()
             self._canvas = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or an unpickled world is the same definition, not yet reset (compiled code and windows do not travel)."""
+        return {**self.__dict__, "_core": None, "_canvas": None, "_seeded": False, "agents": []}
 
     def __repr__(self) -> str:
         """Name and agents."""

@@ -144,7 +144,7 @@ class Copies:
         """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, first_copy + e)`` alone."""
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed: expected a non-negative integer, got {seed!r}")
-        self._seed, self._options = int(seed), options
+        self._seed, self._options = int(seed), None if options is None else dict(options)
         self._wipe()
         for e in range(self._num_envs):
             self._seeding[e] = Seeding()
@@ -175,6 +175,7 @@ class Copies:
             except MarlError:
                 raise
             except (Exception, SystemExit) as error:
+                self._refuse_impossible(e, choices[e], error)
                 self._replace(e, error)
             else:
                 if over:
@@ -278,6 +279,16 @@ class Copies:
             if self._seeding[e].crashes >= CRASHES_IN_A_ROW:
                 raise self._contract_error(e, breach) from None
         self._discard(e)
+
+    def _refuse_impossible(self, e: int, choices: Sequence[Any], error: BaseException) -> None:
+        """An environment that raises at an action outside its space is not to blame."""
+        rows = self._rows[e]
+        for g, codec in enumerate(rows.codecs):
+            if rows.alive[g] and not codec.action_space.contains(codec.decode(choices[g])):
+                raise ConfigError(
+                    f"action of agent {rows.ids[g]!r} in copy {self._first + e}: expected a member of "
+                    f"{codec.action_space}, got {choices[g]}"
+                ) from error
 
     def _replace(self, e: int, error: BaseException) -> None:
         """The environment raised: throw the episode away and go on with a new one from the factory."""

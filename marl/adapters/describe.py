@@ -54,20 +54,20 @@ def describe(env: Any, patterns: Sequence[str] | None, state: bool) -> tuple[Spe
     ``state``: whether ``env.state()`` is wanted at all.
     """
     kind, name = interface(env), env_name(env)
+    try:
+        answer = env.reset(seed=0)
+    except (Exception, SystemExit) as error:
+        raise EnvContractError(f"{name}: reset raised {type(error).__name__}: {error}") from error
+    if kind != "aec" and (not isinstance(answer, tuple) or len(answer) != 2):
+        raise EnvContractError(f"{name}: reset: expected (observations, infos), got {type(answer).__name__}")
     infos: Mapping[Any, Any]
     observation_spaces: dict[Hashable, gymnasium.Space[Any]]
     action_spaces: dict[Hashable, gymnasium.Space[Any]]
     if kind == "gymnasium":
-        answer = env.reset(seed=0)
-        if not isinstance(answer, tuple) or len(answer) != 2:
-            raise EnvContractError(f"{name}: reset: expected (observation, info), got {type(answer).__name__}")
         ids: tuple[Hashable, ...] = (AGENT,)
         infos = {AGENT: answer[1]}
         observation_spaces, action_spaces = {AGENT: env.observation_space}, {AGENT: env.action_space}
     else:
-        answer = env.reset(seed=0)
-        if kind == "parallel" and (not isinstance(answer, tuple) or len(answer) != 2):
-            raise EnvContractError(f"{name}: reset: expected (observations, infos), got {type(answer).__name__}")
         infos = answer[1] if kind == "parallel" else env.infos
         ids = tuple(getattr(env, "possible_agents", None) or env.agents)
         if not ids:

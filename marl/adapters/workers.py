@@ -541,12 +541,20 @@ class _Worker:
         """The answer to the last question. Raises what the worker reports, or a fault if it is lost."""
         if self._process is None:
             raise self._fault
-        try:
-            verdict, value = self._channel.receive(max(until - time.monotonic(), 0.001))
-        except TimeoutError:
-            raise self._lost("hung") from None
-        except (OSError, EOFError):
-            raise self._lost("exited") from None
+        answer = None
+        while answer is None:
+            left = until - time.monotonic()
+            try:
+                answer = self._channel.receive(min(max(left, 0.001), 1.0))
+            except TimeoutError:
+                # Children that an environment forked may hold the socket open: look at the process itself too.
+                if self._process.poll() is not None:
+                    raise self._lost("exited") from None
+                if time.monotonic() >= until:
+                    raise self._lost("hung") from None
+            except (OSError, EOFError):
+                raise self._lost("exited") from None
+        verdict, value = answer
         self._awaited = False
         if verdict == "breach":
             kind, text = value

@@ -123,7 +123,10 @@ class A2CLearner:
         self.optimiser.step()
         self.model.update_normalizers(self.memory)
         self.memory.restart()
-        return parts | {"explained_variance": explained_variance(batch)}
+        return parts | {
+            "explained_variance": explained_variance(batch),
+            "non_finite": self.flat.non_finite,
+        }
 
     def compute_loss(self, batch: Batch, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets) and its parts: ``L = -log pi(a) A + w_v (V - target)^2 / 2 - w_e H``."""

@@ -146,7 +146,10 @@ class PPOLearner:
         self.model.update_normalizers(self.memory)
         self.memory.restart()
         steps = (epoch + 1) * settings.minibatches
-        return {name: total / steps for name, total in totals.items()} | {"explained_variance": explained_variance(batch)}
+        return {name: total / steps for name, total in totals.items()} | {
+            "explained_variance": explained_variance(batch),
+            "non_finite": self.flat.non_finite,
+        }
 
     def compute_loss(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets), approximate KL of each set ``(P,)``, and its parts.

@@ -28,7 +28,9 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, mask: Tensor) -> None:
-        """Take in ``x (..., N, W)`` where ``mask (..., N)`` is True."""
+        """Take in ``x (..., N, W)`` where ``mask (..., N)`` is True and all of it is finite."""
+        mask = mask & x.isfinite().all(-1)
+        x = torch.where(mask.unsqueeze(-1), x, 0)
         rows, weight = x.flatten(0, -3).double(), mask.flatten(0, -2).double().unsqueeze(-1)  # (R, N, W), (R, N, 1)
         count = self._per_set(weight.sum(0))
         mean = self._per_set((rows * weight).sum(0)) / count.clamp(min=1)

@@ -86,6 +86,7 @@ class FlatParameters:
             value.copy_(parameter.data)
             parameter.data = value
             self._places.append(self.gradients[rows, start : start + size].view(parameter.shape))
+        self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad gradient
         self.rows = [nn.Parameter(row) for row in self.values.unbind()]
         self.thaw()
 
@@ -105,9 +106,15 @@ class FlatParameters:
         self.rows[which].grad = None
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``."""
+        """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``.
+
+        A set whose gradient is not finite gets none, so parameters stay finite whatever a loss becomes.
+        """
         norm = torch.linalg.vector_norm(self.gradients, dim=1)
-        self.gradients.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0).unsqueeze(1))
+        finite = torch.isfinite(norm)
+        scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
+        self.gradients.mul_(scale.unsqueeze(1)).masked_fill_(~finite.unsqueeze(1), 0.0)
+        self.non_finite = torch.where(finite.all(), 0, self.non_finite + 1)
         return norm
 
 

@@ -83,9 +83,11 @@ def idle_generalized_advantage_estimation(
     #   X_t = G_t on an idle row; discount * ((1 - lambda) value_t + lambda G_t) on a turn; discount * value_t on a
     # waiting one. X is thus one linear recursion X_t = known_t + carried_t X_{t+1}: a single fused operation per row.
     immediate = torch.where(truncated & ~terminated, final_value, zero).mul_(discount).add_(reward)  # (T, *)
-    weight = torch.where(acting, torch.where(complete, discount * lambda_, 0.0).to(reward.dtype), zero + 1)
+    # Constants in the rewards' own dtype: `torch.where` on two Python numbers would round them to float32.
+    one, tail, full, own = (reward.new_full((), x) for x in (1.0, discount * lambda_, discount, discount * (1 - lambda_)))
+    weight = torch.where(acting, torch.where(complete, tail, zero), one)
     own_value = torch.where(acting, value, zero)
-    known = torch.where(complete, discount * (1 - lambda_), discount).to(reward.dtype).mul_(own_value)
+    known = torch.where(complete, own, full).mul(own_value)
     known.addcmul_(weight, immediate)
     carried = torch.where(ended, zero, weight)
     passed = reward.new_empty((length + 1, *reward.shape[1:]))

@@ -116,8 +116,8 @@ def expectile_loss(predictions: Tensor, targets: Tensor, expectile: float) -> Te
     """
     check(predictions=(predictions, "float *"), targets=(targets, "float *"))
     error = targets - predictions
-    weight = torch.where(error > 0, expectile, 1 - expectile)
-    return weight.to(error.dtype) * error.square()
+    over = (error <= 0).to(error.dtype)
+    return (expectile - over).abs() * error.square()
 
 
 class _ClipGradient(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """Maximum a posteriori policy optimisation (MPO) and its on-policy form (V-MPO)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -134,8 +135,7 @@ def mpo_compute_weights_and_temperature_loss(
     temperature = projection_operator(temperature_constraint.alpha)
     tempered = sample_q_values / temperature
     log_sum = tempered.logsumexp(sample_axis)
-    log_count = torch.log(log_sum.new_tensor(float(num_samples)))
-    temperature_loss = temperature * (temperature_constraint.epsilon + log_sum - log_count)
+    temperature_loss = temperature * (temperature_constraint.epsilon + log_sum - math.log(num_samples))
     return temperature_loss, tempered.softmax(sample_axis), num_samples
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -16,12 +16,12 @@ RESET = 100.0  # what observations show at reset, and never as a successor
 class Scripted(ParallelEnv):
     """Parallel; ``script[t]`` says what happens in step ``t + 1``, the last entry repeats.
 
-    Entries: ``die`` (agents terminated), ``cut`` (agents truncated), ``join`` (agents that appear), ``reward`` (agent to
-    number), ``change`` (a function of the five dictionaries and the environment). Observations are ``[t, g]``, at reset
-    ``[RESET, g]``; ``first`` are the agents present at reset.
+    Entries: ``die`` (agents terminated), ``cut`` (agents truncated), ``join`` (agents that appear), ``reward`` (agent
+    to number), ``change`` (a function of the environment and the five dictionaries). Observations are ``[t, g]``, at
+    reset ``[RESET, g]``; ``first`` are the agents present at reset.
     """
 
-    metadata: dict[str, Any] = {"name": "scripted_v0", "render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"name": "scripted_v0", "render_modes": []}
     render_mode = None
 
     def __init__(self, script=({},), agents=("a", "b", "c"), first=None, space=None, actions=None, state=True):
@@ -79,7 +79,7 @@ class Turns(AECEnv):
     ``[moves made, g]``.
     """
 
-    metadata: dict[str, Any] = {"name": "turns_v0", "render_modes": [], "is_parallelizable": False}
+    metadata: ClassVar[dict[str, Any]] = {"name": "turns_v0", "render_modes": [], "is_parallelizable": False}
 
     def __init__(self, script=({},), agents=("a", "b"), first=None, masked=False):
         self.script, self.possible_agents = script, list(agents)

@@ -323,11 +323,10 @@ def test_after_a_crash_the_seed_is_a_new_one():
 def test_three_crashes_in_a_row_are_a_breach_with_the_original_traceback():
     batch = make(lambda: Crashing(at=2))
     batch.reset(0)
-    with pytest.raises(
-        EnvContractError, match="raised 3 times in a row, last at step 1: RuntimeError: no more"
-    ) as caught:
-        for _ in range(6):
-            batch.step(act(batch))
+    for _ in range(5):
+        batch.step(act(batch))
+    with pytest.raises(EnvContractError, match="raised 3 times in a row, last at step 1: RuntimeError: no") as caught:
+        batch.step(act(batch))
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert batch.faults == {"crash": 3}
 
@@ -379,8 +378,24 @@ def test_an_environment_that_cannot_even_reset_is_a_breach():
                 raise OSError("busy")
             return super().reset(seed=seed)
 
-    with pytest.raises(EnvContractError, match="raised 3 times in a row.*OSError: busy"):
+    with pytest.raises(EnvContractError, match=r"raised 3 times in a row.*OSError: busy"):
         make(Dead).reset(0, {"level": 1})
+
+
+def test_an_environment_that_raises_at_the_first_look_is_a_breach():
+    class Dead(Walk):
+        def reset(self, *, seed=None, options=None):
+            raise OSError("no such board")
+
+    with pytest.raises(EnvContractError, match="Dead: reset raised OSError: no such board"):
+        make(Dead)
+
+
+def test_an_action_outside_its_space_is_not_the_environments_fault():
+    batch = make("CartPole-v1")
+    batch.reset(0)
+    with pytest.raises(ConfigError, match=r"action of agent 'agent_0' in copy 0: .*Discrete\(2\), got 7"):
+        batch.step([np.array([[7]])])
 
 
 def test_keyboard_interrupts_go_through():
@@ -430,5 +445,5 @@ def test_spaces_that_no_policy_can_act_in_are_refused_with_the_reason():
     class Joint(Walk):
         action_space = gymnasium.spaces.Tuple((Box(0, 1), Box(0, 1)))
 
-    with pytest.raises(ConfigError, match="agent 'agent_0': action space Tuple.*wrap the environment"):
+    with pytest.raises(ConfigError, match=r"agent 'agent_0': action space Tuple.*wrap the environment"):
         make(Joint)

@@ -183,10 +183,10 @@ def test_an_ended_agent_without_final_observation_keeps_its_last_one_as_successo
 
 def test_the_order_of_dictionaries_is_irrelevant():
     def backwards(env, *answer):
-        for given in answer:
-            entries = list(given.items())
-            given.clear()
-            given.update(reversed(entries))
+        for table in answer:
+            entries = list(table.items())
+            table.clear()
+            table.update(reversed(entries))
 
     rewards = {"a": 1.0, "b": 2.0, "c": 3.0}
     plain, _ = start(({"reward": rewards},))

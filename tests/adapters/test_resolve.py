@@ -65,7 +65,7 @@ def test_unknown_names_are_answered_with_the_nearest(name, near):
 
 
 def test_names_unlike_anything_are_answered_with_what_may_be_named():
-    with pytest.raises(ConfigError, match="expected a Gymnasium id, a PettingZoo id.*or a module"):
+    with pytest.raises(ConfigError, match=r"expected a Gymnasium id, a PettingZoo id.*or a module"):
         make("qqqqqqq")
 
 

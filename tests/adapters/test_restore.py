@@ -115,7 +115,7 @@ def test_a_nondeterministic_environment_is_reported_with_its_copy():
     batch = in_process(factory, 3, first_copy=4)
     batch.reset(0)
     batch.step([np.ones((3, 1), int)])
-    with pytest.raises(CheckpointError, match="copy 6 does not come back.*not deterministic"):
+    with pytest.raises(CheckpointError, match=r"copy 6 does not come back.*not deterministic"):
         batch.load_state_dict(batch.state_dict())
 
 

@@ -73,7 +73,7 @@ def test_json_that_is_no_space_is_refused(bad):
 
 def test_what_has_no_fixed_length_is_refused():
     for space in (spaces.Text(5), spaces.Sequence(Discrete(2)), spaces.Dict({"x": spaces.Text(3)})):
-        with pytest.raises(ConfigError, match="agent 'a'.*no fixed length"):
+        with pytest.raises(ConfigError, match=r"agent 'a'.*no fixed length"):
             obs_spec(["a"], [space])
 
 

@@ -31,7 +31,7 @@ from marl.types import (
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="worker processes need Linux or macOS")
 
-RAISE, EXIT, HANG, BREACH, SYS_EXIT, ABORT, PRINT = range(10, 17)
+RAISE, EXIT, HANG, BREACH, SYS_EXIT, ABORT, PRINT, FORK = range(10, 18)
 
 
 class Toy:
@@ -86,6 +86,10 @@ class Toy:
                 os.abort()
             case 16:
                 print("the toy prints")
+            case 17:
+                if os.fork() == 0:
+                    time.sleep(60)
+                os._exit(9)
         step = self._step
         team = step.teams[0]
         self.time += 1
@@ -177,6 +181,14 @@ def gone(pid: int) -> bool:
         except ProcessLookupError:
             return True
         return Path("/proc").exists()
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def wait_gone(pids, seconds: float) -> bool:
@@ -284,6 +296,20 @@ def test_replacement_happens_even_when_the_other_worker_ends_an_episode(batch):
     assert step.teams[0].truncated[:, 0].tolist() == [False, False, True, True]
     np.testing.assert_array_equal(step.teams[0].next_obs[:2], step.teams[0].obs[:2])
     np.testing.assert_array_equal(step.next_state[:2], step.state[:2])
+
+
+def test_children_of_a_lost_environment_neither_hide_its_end_nor_stay(batch):
+    batch.reset(0)
+    old = batch.pids[0]
+    began = time.monotonic()
+    step = batch.step(actions(value=FORK, copy=0))
+    assert time.monotonic() - began < 5.0
+    assert step.discarded.tolist() == [True, True, False, False]
+    assert batch.faults["exited"] == 1
+    until = time.monotonic() + 2.0
+    while group_lives(old):
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("how", ["stopped", "stuck"])

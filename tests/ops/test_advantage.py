@@ -1,0 +1,188 @@
+"""The idle-row advantage function and the masked statistics."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marl import ops
+
+
+def gae(reward, value, terminated, truncated, final_value, last_value, discount, lambda_):
+    """Ordinary GAE of one trajectory after the other, in floats: the textbook recursion."""
+    advantage, out, following = 0.0, [0.0] * len(reward), last_value
+    for t in reversed(range(len(reward))):
+        if terminated[t] or truncated[t]:
+            advantage, following = 0.0, 0.0 if terminated[t] else final_value[t]
+        advantage = reward[t] + discount * following - value[t] + discount * lambda_ * advantage
+        out[t], following = advantage, value[t]
+    return out
+
+
+def draw(seed, rows, agents, acting=0.6, ends=0.15):
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    def coin(chance, *shape):
+        return torch.rand(*shape, generator=g) < chance
+
+    return dict(
+        reward=normal(rows, agents),
+        value=normal(rows, agents),
+        acting=coin(acting, rows, agents),
+        terminated=coin(ends, rows, agents),
+        truncated=coin(ends, rows, agents),
+        final_value=normal(rows, agents),
+        last_value=normal(agents),
+        last_acting=coin(0.5, agents),
+        discount=0.97,
+        lambda_=0.9,
+    )
+
+
+def compacted(x, agent):
+    """GAE on the agent's own turns: each trajectory's turns cut out, rewards in between summed, one trajectory at a time."""
+    rows = x["reward"].shape[0]
+    result, complete = [0.0] * rows, [False] * rows
+    turns = []  # [row, reward so far]
+
+    def close(following, known):
+        done = turns if known else turns[:-1]
+        if not known and turns:
+            following = float(x["value"][turns[-1][0], agent])
+        reward = [r for _, r in done]
+        value = [float(x["value"][t, agent]) for t, _ in done]
+        no = [False] * len(done)
+        advantage = gae(reward, value, no, no, value, following, x["discount"], x["lambda_"])
+        for (t, _), a in zip(done, advantage, strict=True):
+            result[t], complete[t] = a, True
+        turns.clear()
+
+    for t in range(rows):
+        if x["acting"][t, agent]:
+            turns.append([t, 0.0])
+        if turns:
+            turns[-1][1] += float(x["reward"][t, agent])
+        if x["terminated"][t, agent]:
+            close(0.0, True)
+        elif x["truncated"][t, agent]:
+            close(float(x["final_value"][t, agent]), True)
+    close(float(x["last_value"][agent]), bool(x["last_acting"][agent]))
+    return result, complete
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([0.0, 0.2, 0.6, 0.95, 1.0]), st.sampled_from([0.0, 0.1, 0.5]))
+def test_equals_gae_on_each_agents_own_compacted_trajectory(seed, rows, acting, ends):
+    x = draw(seed, rows, 4, acting, ends)
+    advantage, complete = ops.idle_generalized_advantage_estimation(**x)
+    for agent in range(4):
+        expected, known = compacted(x, agent)
+        assert complete[:, agent].tolist() == known
+        torch.testing.assert_close(advantage[:, agent], torch.tensor(expected, dtype=torch.float64))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([0.0, 0.1, 0.5]))
+def test_equals_ordinary_gae_when_every_row_is_active(seed, rows, ends):
+    x = draw(seed, rows, 3, acting=2.0, ends=ends)
+    x["last_acting"] = torch.ones(3, dtype=torch.bool)
+    advantage, complete = ops.idle_generalized_advantage_estimation(**x)
+    assert complete.all()
+    for agent in range(3):
+        column = [x[k][:, agent].tolist() for k in ("reward", "value", "terminated", "truncated", "final_value")]
+        expected = gae(*column, float(x["last_value"][agent]), x["discount"], x["lambda_"])
+        torch.testing.assert_close(advantage[:, agent], torch.tensor(expected, dtype=torch.float64))
+    if not (x["terminated"] | x["truncated"]).any():
+        values = torch.cat([x["value"], x["last_value"][None]])
+        discount = torch.full_like(x["reward"], x["discount"])
+        ordinary = ops.truncated_generalized_advantage_estimation(x["reward"], discount, x["lambda_"], values)
+        torch.testing.assert_close(advantage, ordinary)
+
+
+def test_hand_computed_idle_rows():
+    # One agent acts on rows 0 and 2, is idle on 1 and 3, and is cut after row 3; discount 0.5, lambda 0.5.
+    # Turn 2: R = 4 + 8, target 12 + 0.5 * 10 = 17, advantage 17 - 3 = 14.
+    # Turn 0: R = 1 + 2, delta = 3 + 0.5 * 3 - 2 = 2.5, advantage 2.5 + 0.25 * 14 = 6.
+    column = torch.tensor([[1.0], [2.0], [4.0], [8.0]])
+    advantage, complete = ops.idle_generalized_advantage_estimation(
+        column,
+        torch.tensor([[2.0], [torch.nan], [3.0], [torch.nan]]),
+        torch.tensor([[True], [False], [True], [False]]),
+        torch.zeros(4, 1, dtype=torch.bool),
+        torch.tensor([[False], [False], [False], [True]]),
+        torch.tensor([[torch.nan], [torch.nan], [torch.nan], [10.0]]),
+        torch.tensor([torch.nan]),
+        torch.tensor([False]),
+        0.5,
+        0.5,
+    )
+    assert advantage[:, 0].tolist() == [6.0, 0.0, 14.0, 0.0]
+    assert complete[:, 0].tolist() == [True, False, True, False]
+
+
+def test_a_turn_without_outcome_is_not_complete_and_lends_its_value():
+    false = torch.zeros(2, 1, dtype=torch.bool)
+    advantage, complete = ops.idle_generalized_advantage_estimation(
+        torch.tensor([[1.0], [5.0]]), torch.tensor([[2.0], [4.0]]), ~false, false, false,
+        torch.zeros(2, 1), torch.zeros(1), torch.tensor([False]), 0.5, 0.5,
+    )  # fmt: skip
+    assert complete[:, 0].tolist() == [True, False]
+    assert advantage[:, 0].tolist() == [1.0 + 0.5 * 4 - 2, 0.0]
+
+
+def test_termination_wins_over_truncation_and_nothing_is_tracked():
+    x = draw(0, 1, 1, acting=2.0, ends=2.0)
+    x["value"].requires_grad_()
+    advantage, _ = ops.idle_generalized_advantage_estimation(**x)
+    torch.testing.assert_close(advantage, x["reward"] - x["value"].detach())
+    assert not advantage.requires_grad
+
+
+def test_extra_batch_axes_are_independent():
+    x = draw(3, 9, 6)
+    whole, _ = ops.idle_generalized_advantage_estimation(**x)
+    folded = {k: v.unflatten(-1, (2, 3)) if isinstance(v, torch.Tensor) else v for k, v in x.items()}
+    again, _ = ops.idle_generalized_advantage_estimation(**folded)
+    assert torch.equal(whole, again.flatten(1))
+
+
+def test_masked_mean_by_hand():
+    x = torch.tensor([[1.0, torch.nan], [3.0, 8.0]], requires_grad=True)
+    mask = torch.tensor([[True, False], [True, True]])
+    assert ops.masked_mean(x, mask).item() == 4.0
+    assert ops.masked_mean(x, mask, dim=0).tolist() == [2.0, 8.0]
+    assert ops.masked_mean(x, torch.zeros_like(mask)).item() == 0.0
+    ops.masked_mean(x, mask).backward()
+    torch.testing.assert_close(x.grad, torch.tensor([[1 / 3, 0.0], [1 / 3, 1 / 3]]))
+
+
+def test_masked_normalize_by_hand():
+    # Agents 0 and 2 share set 0: entries 1, 3, 5 have mean 3 and population variance 8/3.
+    x = torch.tensor([[1.0, 7.0, 5.0], [3.0, 7.0, torch.nan]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    y = ops.masked_normalize(x, mask, torch.tensor([0, 1, 0]), 3)
+    s = (8 / 3) ** 0.5
+    torch.testing.assert_close(y, torch.tensor([[-2 / s, 0.0, 2 / s], [0.0, 0.0, 0.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("fill", [0.1, 1e6, -3.3])
+def test_equal_entries_and_lonely_entries_normalise_to_zero(fill):
+    x = torch.full((50, 3), fill)
+    assert torch.equal(ops.masked_normalize(x, torch.ones_like(x).bool(), torch.tensor([0, 0, 1]), 2), torch.zeros(50, 3))
+    lonely = torch.zeros(50, 3, dtype=torch.bool)
+    lonely[7, 1] = True
+    assert torch.equal(ops.masked_normalize(x, lonely, torch.tensor([0, 0, 1]), 2), torch.zeros(50, 3))
+
+
+def test_normalising_per_set_equals_normalising_each_set_alone():
+    g = torch.Generator().manual_seed(1)
+    x, mask = torch.randn(8, 5, generator=g), torch.rand(8, 5, generator=g) < 0.7
+    owner = torch.tensor([0, 2, 0, 1, 2])
+    y = ops.masked_normalize(x, mask, owner, 3)
+    for p in range(3):
+        chosen = mask & (owner == p)
+        values = x[chosen]
+        torch.testing.assert_close(y[chosen], (values - values.mean()) / (values.std(correction=0) + 1e-8))
