@@ -1,7 +1,8 @@
 """Checkpoints: a directory of tensors and JSON, hashed, written atomically, read without unpickling anything.
 
-``manifest.json`` names every other file with its SHA-256, and holds its own; ``tree.json`` is the state with placeholders
-where tensors and arrays were, and these lie in ``tensors.safetensors``. Nothing is used before its hash is right.
+``manifest.json`` names every other file with its SHA-256, and holds its own; ``tree.json`` is the state with
+placeholders where tensors and arrays were, and these lie in ``tensors.safetensors``. Nothing is used before its hash
+is right.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def sweep_folder(folder: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Finish or undo what an interrupted save of ``path`` left: restore the previous state, remove temporary directories."""
+    """Finish or undo what an interrupted save of ``path`` left: restore the previous state, remove temporary ones."""
     previous = path.with_name(f".{path.name}.previous")
     if previous.exists():
         if path.exists():
@@ -158,23 +159,29 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             data = (path / name).read_bytes()
         except OSError as error:
-            raise CheckpointError(f"checkpoint {path}: {name} cannot be read ({error.strerror}); use another checkpoint") from None
+            raise CheckpointError(
+                f"checkpoint {path}: {name} cannot be read ({error.strerror}); use another checkpoint"
+            ) from None
         if hashlib.sha256(data).hexdigest() != manifest["files"][name]:
-            raise CheckpointError(f"checkpoint {path}: {name} is damaged (its SHA-256 differs from the manifest); use another one")
+            raise CheckpointError(
+                f"checkpoint {path}: {name} is damaged (its SHA-256 differs from the manifest); use another one"
+            )
         contents[name] = data
     try:
         state = _restore(json.loads(contents[TREE]), load_tensors(contents[TENSORS]))
     except CheckpointError:
         raise
     except Exception as error:  # the hashes are right, so whoever wrote this did not write a checkpoint
-        raise CheckpointError(f"checkpoint {path}: its contents make no sense ({type(error).__name__}: {error})") from None
+        raise CheckpointError(
+            f"checkpoint {path}: its contents make no sense ({type(error).__name__}: {error})"
+        ) from None
     if not isinstance(state, dict):
         raise CheckpointError(f"checkpoint {path}: {TREE} holds a {type(state).__name__}, not a state")
     return state, manifest
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest alone. Raises CheckpointError if it is missing, edited, damaged, or newer than this version understands."""
+    """The manifest alone. Raises CheckpointError if it is missing, edited, damaged, or newer than this version."""
     path = Path(path)
     if not path.is_dir():
         what = "is a file, not a checkpoint directory" if path.exists() else "does not exist"
@@ -192,9 +199,13 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, OSError, RecursionError):
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged") from None
     if schema > SCHEMA:
-        raise CheckpointError(f"checkpoint {path}: schema {schema} is newer than this version's {SCHEMA}; upgrade marl-system")
+        raise CheckpointError(
+            f"checkpoint {path}: schema {schema} is newer than this version's {SCHEMA}; upgrade marl-system"
+        )
     if manifest.get("sha256") != _own_hash(manifest) or not isinstance(manifest.get("meta"), dict):
-        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged or was edited (its SHA-256 differs); use another checkpoint")
+        raise CheckpointError(
+            f"checkpoint {path}: {MANIFEST} is damaged or was edited (its SHA-256 differs); use another checkpoint"
+        )
     if set(files) != {TREE, TENSORS}:
         odd = ", ".join(sorted(set(files) ^ {TREE, TENSORS}))
         raise CheckpointError(f"checkpoint {path}: unknown or missing components: {odd} (schema {schema})")
@@ -214,8 +225,15 @@ def _strip(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
         # Parameters are views into one matrix; each is saved as a tensor of its own.
         tensors[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
-        if name.startswith("/learners") and "/model/" in name and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise NonFiniteError(f"not saved: parameter {name} is not finite; lower the learning rate or check the rewards")
+        if (
+            name.startswith("/learners")
+            and "/model/" in name
+            and tensor.is_floating_point()
+            and not tensor.isfinite().all()
+        ):
+            raise NonFiniteError(
+                f"not saved: parameter {name} is not finite; lower the learning rate or check the rewards"
+            )
         return {"$": kind, "at": name}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value) and "$" not in value:
@@ -231,7 +249,9 @@ def _strip(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"$": "bytes", "hex": value.hex()}
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise CheckpointError(f"not saved: {name or 'state'} is a {type(value).__name__}; checkpoints hold tensors, arrays and JSON values")
+    raise CheckpointError(
+        f"not saved: {name or 'state'} is a {type(value).__name__}; checkpoints hold tensors, arrays and JSON values"
+    )
 
 
 def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -1,4 +1,4 @@
-"""Settings from the command line: ``learner.clip=0.1`` into the frozen dataclasses of a scenario, typed by their fields."""
+"""Settings from the command line: ``learner.clip=0.1`` into the dataclasses of a scenario, typed by their fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from marl.config import unknown
 from marl.scenario import Scenario
 from marl.types import ConfigError
 
@@ -20,8 +19,8 @@ FIXED = ("name", "env", "agents", "extra", "about", "expect", "reference")  # wh
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
     """A scenario with some settings changed.
 
-    Keys: ``learner.FIELD`` (every team's learner), ``TEAM.FIELD`` or ``TEAM.learner.FIELD`` (the team's pattern or name),
-    ``env_kwargs.NAME``, and the scenario's own fields. Fields of fields work too: ``learner.network.sizes=64,64``.
+    Keys: ``learner.FIELD`` (every team's learner), ``TEAM.FIELD`` or ``TEAM.learner.FIELD`` (a team's pattern or
+    name), ``env_kwargs.NAME``, and the scenario's own fields. Fields of fields work too: ``learner.network.sizes=64,64``.
 
     Raises:
         ConfigError: naming the key, what was expected, what came, and the nearest key.
@@ -72,7 +71,9 @@ def _set(scenario: Scenario, key: str, text: str) -> Scenario:
     head, _, rest = key.partition(".")
     if head == "learner" and rest:
         if isinstance(scenario.agents, Mapping):
-            able = [pattern for pattern, learner in scenario.agents.items() if rest.partition(".")[0] in _inner(learner)]
+            able = [
+                pattern for pattern, learner in scenario.agents.items() if rest.partition(".")[0] in _inner(learner)
+            ]
             if not able:
                 raise _unknown(scenario, key)
             changed = {name: _replaced(scenario, scenario.agents[name], rest, text, key) for name in able}
@@ -89,19 +90,23 @@ def _set(scenario: Scenario, key: str, text: str) -> Scenario:
     if head == "env_kwargs" and rest:
         return dataclasses.replace(scenario, env_kwargs={**scenario.env_kwargs, rest: _literal(text)})
     if head in FIXED or head == "learner":
-        raise ConfigError(f"--set {key}: only a scenario file can say this; settable: {', '.join(keys(scenario)[:8])}, ...")
+        raise ConfigError(
+            f"--set {key}: only a scenario file can say this; settable: {', '.join(keys(scenario)[:8])}, ..."
+        )
     replaced: Scenario = _replaced(scenario, scenario, key, text, key)
     return replaced
 
 
 def _unknown(scenario: Scenario, key: str) -> ConfigError:
+    """The nearest key, and what there is beside it."""
     known = keys(scenario)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    head = key.rpartition(".")[0]
-    siblings = [name for name in known if name.rpartition(".")[0] == head] or known
-    if near:
-        return ConfigError(f"--set {key}: unknown key; did you mean {near[0]!r}? (known: {', '.join(siblings)})")
-    return ConfigError(unknown("--set", key, siblings, "key"))
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    head = (near[0] if near else key).rpartition(".")[0]
+    beside = [name.removeprefix(f"{head}.") for name in known if head and name.rpartition(".")[0] == head]
+    if not beside:
+        beside = list(dict.fromkeys(name if "." not in name else f"{name.partition('.')[0]}.*" for name in known))
+    return ConfigError(f"--set {key}: unknown key{hint} (known: {', '.join(beside)})")
 
 
 def _replaced(scenario: Scenario, value: Any, path: str, text: str, key: str) -> Any:
@@ -205,7 +210,7 @@ def _literal(text: str) -> Any:
 
 
 def _call(text: str) -> Any:
-    """A settings object such as ``Linear(1e-3, 0)`` or ``GRU(64)``: a public name of the library, called with plain values."""
+    """A settings object such as ``Linear(1e-3, 0)``: a public name of the library, called with plain values."""
     try:
         node = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -243,5 +248,5 @@ def _word(hint: Any) -> str:
         return f"{hint.__name__}(...)"
     if getattr(hint, "_is_protocol", False):
         examples = {"Network": "MLP(...), CNN(...) or GRU(...)", "Stop": "MeanReturn(...)"}
-        return examples.get(hint.__name__, hint.__name__)
-    return getattr(hint, "__name__", str(hint))
+        return examples.get(str(hint.__name__), str(hint.__name__))
+    return str(getattr(hint, "__name__", hint))

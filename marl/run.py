@@ -114,7 +114,7 @@ class Run:
         self._best: dict[str, Any] | None = None
         self._candidate: dict[str, Any] | None = None
         self._next_steps = self._next_time = math.inf
-        self._before = 0.0
+        self._before, self._ended = 0.0, 0.0
         self._began = self._signalled_at = time.monotonic()
 
     # --- beginning ----------------------------------------------------------------------------------------------------
@@ -136,14 +136,16 @@ class Run:
             self._set_aside(steps)
             dropped = keep_until(self.path / METRICS, steps)
             if dropped:
-                self.note(f"{dropped} rows of metrics logged after step {steps:,} were dropped: they will be logged again")
+                self.note(
+                    f"{dropped} rows of metrics logged after step {steps:,} were dropped: they will be logged again"
+                )
             (self.path / SUMMARY).unlink(missing_ok=True)
             self._metrics = MetricsFile(self.path / METRICS, self._logging)
         rows = read_metrics(self.path / METRICS)
         self._before = rows[-1].get("seconds", 0.0) if rows else 0.0
         self._best = read_best(self.path)
         self._saved_at = steps if steps else None
-        self._began = time.monotonic()
+        self._began, self._ended = time.monotonic(), 0.0
         self._schedule(steps)
 
     def _set_aside(self, steps: int) -> None:
@@ -169,7 +171,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Seconds of training, of all the processes that worked at it."""
-        return self._before + time.monotonic() - self._began
+        return self._before + (self._ended or time.monotonic()) - self._began
 
     def log(self, metrics: dict[str, float]) -> None:
         """Write a row everywhere, and see whether this is the best so far."""
@@ -238,7 +240,7 @@ class Run:
         self._best = best
 
     def _point(self, name: str, target: str) -> None:
-        """``checkpoints/NAME`` shows the way for people; where there are no symbolic links, best.json and step numbers do."""
+        """``checkpoints/NAME`` is for people; where there are no symbolic links, best.json and step numbers do."""
         temporary = self.checkpoints / f".{name}.link"
         try:
             temporary.unlink(missing_ok=True)
@@ -266,7 +268,9 @@ class Run:
             if self.signal is not None:
                 wait = min(wait, 1.0)
                 if time.monotonic() + wait > self._signalled_at + GRACE:
-                    raise ResourceError(f"{self.signal.name}: the disk refuses, so nothing newer than the last checkpoint is saved")
+                    raise ResourceError(
+                        f"{self.signal.name}: the disk refuses, so nothing newer than the last checkpoint is saved"
+                    )
             end = time.monotonic() + wait
             while time.monotonic() < end and (self.signal is None or wait <= 1.0):
                 time.sleep(0.05)
@@ -304,6 +308,7 @@ class Run:
 
     def end(self, system: MultiAgentSystem) -> None:
         """Save the final state. Raises ResourceError if the disk refuses for good."""
+        self._ended = time.monotonic()
         if self._saved_at != system.steps or self._candidate is not None:
             self._insist(system)
         if self._best is None:
@@ -349,7 +354,7 @@ def _say(text: str) -> None:
 
 
 class Lock:
-    """A file that says which process writes here. The system's own file lock decides; the words in it are for people."""
+    """A file that says which process writes here. The system's own file lock decides; its words are for people."""
 
     def __init__(self, path: Path, note: Callable[[str], None]) -> None:
         """Take it. Raises ConfigError if a living process has it."""
@@ -361,7 +366,9 @@ class Lock:
             if taken is False or (taken is None and _alive(owner)):
                 os.close(self._file)
                 who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
-                raise ConfigError(f"{path.parent}: {who} is writing to this run folder; wait, stop it, or choose another --run-dir")
+                raise ConfigError(
+                    f"{path.parent}: {who} is writing to this run folder; wait, stop it, or choose another --run-dir"
+                )
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(self._file).st_ino == os.stat(path).st_ino:
                     break

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
+from marl_scenarios.cartpole import scenario as cartpole
 from pettingzoo import AECEnv, ParallelEnv
 
 import marl
-from marl_scenarios.cartpole import scenario as cartpole
 
 RECIPES = {"ippo": marl.ippo, "mappo": marl.mappo, "ia2c": marl.ia2c, "maa2c": marl.maa2c}
 
 
 class Recall(ParallelEnv):
-    """Each of two agents sees a cue of its own, then ``delay`` blanks; both are paid the share of agents that name theirs.
+    """Each of two agents sees a cue of its own, then ``delay`` blanks; both are paid the share that names theirs.
 
     Optimum 1 for each agent. Without memory and with a delay, nothing beats 0.5.
     """
 
-    metadata = {"name": "recall_v0", "render_modes": []}
+    metadata: ClassVar = {"name": "recall_v0", "render_modes": []}
     render_mode = None
 
     def __init__(self, delay: int = 0) -> None:
@@ -54,13 +55,19 @@ class Recall(ParallelEnv):
         if over:
             self.agents = []
         flags = dict.fromkeys(agents, over)
-        return self._look(), dict.fromkeys(agents, float(right)), flags, dict.fromkeys(agents, False), {a: {} for a in agents}
+        return (
+            self._look(),
+            dict.fromkeys(agents, float(right)),
+            flags,
+            dict.fromkeys(agents, False),
+            {a: {} for a in agents},
+        )
 
 
 class Matrix(ParallelEnv):
     """A matrix game for two: ``pay[i][j]`` is the row player's pay, ``pay[j][i]`` the column player's. One step."""
 
-    metadata = {"name": "matrix_v0", "render_modes": []}
+    metadata: ClassVar = {"name": "matrix_v0", "render_modes": []}
     render_mode = None
 
     def __init__(self, pay) -> None:
@@ -87,7 +94,7 @@ class Matrix(ParallelEnv):
 
 
 class Ring(gymnasium.Env):
-    """Walk round ``length`` places; every step pays 1, whatever is done; back at the start one is cut off, or terminates."""
+    """Walk round ``length`` places; every step pays 1; back at the start one is cut off, or terminates."""
 
     action_space = Discrete(2)
 
@@ -110,7 +117,7 @@ class Ring(gymnasium.Env):
 
 
 class Aim(gymnasium.Env):
-    """Name a number three times the one you see, in one step: ``-(a - 3 x)^2``. Optimum 0; always answering 0 gives -3."""
+    """Name three times the number you see, in one step: ``-(a - 3 x)^2``. Optimum 0; always answering 0 gives -3."""
 
     observation_space = Box(-1, 1, (1,), np.float32)
     action_space = Box(-4, 4, (1,), np.float32)
@@ -127,7 +134,7 @@ class Aim(gymnasium.Env):
 class Nim(AECEnv):
     """Take one, two or three of six sticks in turn; who takes the last one wins. The first player can force it."""
 
-    metadata = {"name": "nim_v0", "is_parallelizable": False, "render_modes": []}
+    metadata: ClassVar = {"name": "nim_v0", "is_parallelizable": False, "render_modes": []}
     render_mode = None
     sticks = 6
 
@@ -256,8 +263,8 @@ def test_self_play_solves_nim(seed):
         assert report.returns_per_agent == {"player_0": 1.0, "player_1": -1.0}
 
 
-def test_ppo_balances_a_pole(seed=0):
+def test_ppo_balances_a_pole():
     agents = dataclasses.replace(cartpole.agents, lr=1e-3, clip=0.2)
-    with marl.MultiAgentSystem(agents, "CartPole-v1", num_envs=8, seed=seed) as system:
+    with marl.MultiAgentSystem(agents, "CartPole-v1", num_envs=8, seed=0) as system:
         system.train(steps=60_000, stop=marl.MeanReturn(at_least=300, over=10))
         assert system.evaluate(20).mean_return >= 195

@@ -181,3 +181,17 @@ def test_a_custom_network_that_lies_about_its_width_is_refused():
     with pytest.raises(marl.ConfigError, match="expected 9 features"):
         net = AgentNet(Custom(lambda shape, extra: nn.Linear(shape[0], 8), 9), Owner((0,)), (5,), 3, generators(1), gain=1.0)
         net(torch.zeros(1, 1, 1, 5), torch.zeros(1, 1, 0), torch.zeros(1, 1).bool(), torch.ones(1, 1, 1).bool())
+
+
+def test_fast_tanh_is_tanh():
+    from marl.nets.kernels import tanh_
+
+    x = torch.cat([torch.linspace(-20, 20, 100_001), torch.logspace(-30, 0, 1000), torch.tensor([torch.inf, -torch.inf])])
+    y = x.clone()
+    tanh_(y)
+    wanted = torch.tanh(x.double())
+    assert (y - wanted).abs().max() < 3e-7
+    assert ((y - wanted).abs() <= 1e-6 * wanted.abs()).all()
+    nan = torch.tensor([torch.nan, 1.0])
+    tanh_(nan)
+    assert nan[0].isnan()

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from marl.types import Array
-from marl_envs.kernel import RUNNING, TERMINATED, Kernels, inline_kernel, kernel, uniform
+from marl_envs.kernel import RUNNING, TERMINATED, Kernels, kernel, uniform
 from marl_envs.world import World
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def reset(s: State, e: int, task: Array, rng: Array) -> None:
         s.x[e, k] = np.float32(uniform(rng, e, -0.1, 0.1))
 
 
-@inline_kernel
+@kernel
 def derivative(s: State, stage: int, torque: float) -> None:
     """Sutton and Barto's equations of motion at ``s.at``, into ``s.slope[stage]``."""
     angle1, angle2, turn1, turn2 = s.at[0], s.at[1], s.at[2], s.at[3]
@@ -52,7 +52,7 @@ def derivative(s: State, stage: int, torque: float) -> None:
     s.slope[stage, 2], s.slope[stage, 3] = -(d2 * bend2 + phi1) / d1, bend2
 
 
-@inline_kernel
+@kernel
 def wrap(angle: float) -> float:
     """Into [-pi, pi]."""
     while angle > np.pi:

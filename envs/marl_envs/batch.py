@@ -390,12 +390,13 @@ class Batch:
             team.next_obs = team.obs if not count else standin if own is None else own
         np.copyto(out.started, core.started)
         out.discarded[...] = False
-        if out.state is not None:
+        if out.state is not None and self._state is not None and self._next_state is not None:
             flat = self._world.state_is_obs
             np.copyto(out.state, obs.reshape(out.state.shape) if flat else self._state)
-            if count and target.next_state is not None:
-                np.copyto(target.next_state, next_obs.reshape(out.state.shape) if flat else self._next_state)
-            out.next_state = out.state if not count else self._next_state if target.next_state is None else target.next_state
+            successor = self._next_state if target.next_state is None else target.next_state
+            if count:
+                np.copyto(successor, next_obs.reshape(out.state.shape) if flat else self._next_state)
+            out.next_state = successor if count else out.state
         out.finished = finished
         return out
 

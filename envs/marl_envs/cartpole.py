@@ -39,8 +39,8 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
     x, speed, angle, turn = s.x[e, 0], s.x[e, 1], s.x[e, 2], s.x[e, 3]
     force = FORCE if action[e, 0] == 1 else -FORCE
     cos, sin = np.cos(angle), np.sin(angle)
-    push = (force + POLE * HALF_LENGTH * turn * turn * sin) / MASS
-    bend = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4.0 / 3.0 - POLE * cos * cos / MASS))
+    push = (force + POLE * HALF_LENGTH * (turn * turn) * sin) / MASS
+    bend = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4.0 / 3.0 - POLE * (cos * cos) / MASS))
     drive = push - POLE * HALF_LENGTH * bend * cos / MASS
     x, speed = x + TAU * speed, speed + TAU * drive
     angle, turn = angle + TAU * turn, turn + TAU * bend

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from marl.types import Array
-from marl_envs.kernel import RUNNING, Kernels, inline_kernel, integers, kernel
+from marl_envs.kernel import RUNNING, Kernels, integers, kernel
 from marl_envs.mpe import Body, Particles, ParticleWorld, move, put_message, scatter
 
 EVE, BOB, ALICE = 0, 1, 2
@@ -23,7 +23,7 @@ def reset(s: Particles, e: int, task: Array, rng: Array) -> None:
     scatter(s, e, rng, 1.0)
 
 
-@inline_kernel
+@kernel
 def miss(s: Particles, e: int, n: int) -> float:
     """How far agent ``n``'s guess is from the secret, squared; zero if it said nothing."""
     silent = True
@@ -46,7 +46,7 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
     return RUNNING
 
 
-@inline_kernel
+@kernel
 def put_color(index: int, e: int, obs: Array, i: int, k: int) -> int:
     """Write a one-hot colour."""
     for c in range(WORDS):

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from marl.types import Array, ConfigError
-from marl_envs.kernel import RUNNING, Kernels, inline_kernel, integers, kernel, uniform
+from marl_envs.kernel import RUNNING, Kernels, integers, kernel, uniform
 from marl_envs.world import Parameter, World
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class State(NamedTuple):
     bump_cost: float
 
 
-@inline_kernel
+@kernel
 def free(s: State, e: int, x: int, y: int) -> bool:
     """Whether a cell can be entered."""
     return 0 <= x < s.wall.shape[2] and 0 <= y < s.wall.shape[1] and not s.wall[e, y, x]

@@ -23,18 +23,12 @@ RUNNING, TERMINATED, TRUNCATED = 0, 1, 2  # what a world's step returns
 STEP, STEP_ONLY, RESTART, OBSERVE = 0, 1, 2, 3  # modes of the loop: with and without autoreset, start over, look again
 
 # Kernels own no memory, so reference counting is off (`_nrt`): with it one copy of spread took 900 ns instead of 60.
-# No re-association and no approximate functions: the twins must match their originals, fused multiply-add is harmless.
-_MATHS = {"contract", "nsz"}
+# No fast maths: the twins must equal their originals, and an unstable system blows up the last bit of a double.
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function about one copy; it is inlined into the loop over copies, which is what gets cached on disk."""
-    return numba.njit(function, nogil=True, _nrt=False, error_model="numpy", fastmath=_MATHS, forceinline=True)
-
-
-def inline_kernel(function: Callable[..., Any]) -> Any:
-    """As `kernel`, for small helpers called many times: inlined wherever they are called."""
-    return numba.njit(function, nogil=True, _nrt=False, error_model="numpy", fastmath=_MATHS, forceinline=True)
+    return numba.njit(function, nogil=True, _nrt=False, error_model="numpy", forceinline=True)
 
 
 def stream(seed: int, copy: int) -> np.uint64:
@@ -42,7 +36,7 @@ def stream(seed: int, copy: int) -> np.uint64:
     return np.uint64(np.random.SeedSequence([seed, copy]).generate_state(1, np.uint64)[0])
 
 
-@inline_kernel
+@kernel
 def random_bits(rng: Array, e: int) -> int:
     """Next 64 random bits of copy ``e`` (splitmix64: Steele, Lea, Flood 2014): one word of state per copy."""
     rng[e] += np.uint64(0x9E3779B97F4A7C15)
@@ -52,13 +46,13 @@ def random_bits(rng: Array, e: int) -> int:
     return z ^ (z >> np.uint64(31))  # type: ignore[no-any-return]
 
 
-@inline_kernel
+@kernel
 def uniform(rng: Array, e: int, low: float, high: float) -> float:
     """Uniform in ``[low, high)`` with 53 random bits, from the stream of copy ``e``."""
     return low + (high - low) * (float(random_bits(rng, e) >> np.uint64(11)) * 2.0**-53)
 
 
-@inline_kernel
+@kernel
 def integers(rng: Array, e: int, count: int) -> int:
     """Uniform in ``0 .. count - 1``, from the stream of copy ``e`` (bias below ``count / 2**53``)."""
     return int(float(random_bits(rng, e) >> np.uint64(11)) * 2.0**-53 * count)
@@ -86,17 +80,17 @@ class Kernels:
     info: Any = None
 
 
-@inline_kernel
+@kernel
 def _nothing(s: Any, e: int, task: Array, out: Any) -> None:
     """Stand-in for an optional kernel."""
 
 
-@inline_kernel
+@kernel
 def _valid_choice(actions: Array, e: int, n: int, choices: Array) -> bool:
     return 0 <= actions[e, n] < choices[n]  # type: ignore[no-any-return]
 
 
-@inline_kernel
+@kernel
 def _valid_vector(actions: Array, e: int, n: int, choices: Array) -> bool:
     for a in range(choices[n]):
         if not np.isfinite(actions[e, n, a]):
@@ -223,7 +217,7 @@ def _loop(  # compiled by compile_loop, which supplies the upper-case flags and 
     return count
 
 
-@inline_kernel
+@kernel
 def _copy(source: Array, target: Array, row: int, rows: int) -> None:
     """One of ``rows`` equal parts of an array of any shape, from source to target."""
     size = source.size // rows
@@ -231,7 +225,7 @@ def _copy(source: Array, target: Array, row: int, rows: int) -> None:
         target.flat[k] = source.flat[k]
 
 
-@inline_kernel
+@kernel
 def _clear(target: Array, row: int, rows: int) -> None:
     """One of ``rows`` equal parts of an array of any shape, to zero."""
     size = target.size // rows
@@ -239,7 +233,7 @@ def _clear(target: Array, row: int, rows: int) -> None:
         target.flat[k] = 0
 
 
-@inline_kernel
+@kernel
 def _join(e: int, obs: Array, widths: Array, state: Array) -> None:
     """The observations of all agents laid end to end, without their padding."""
     k = 0

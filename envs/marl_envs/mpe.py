@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
 from marl.types import Array, ConfigError
-from marl_envs.kernel import inline_kernel, kernel, uniform
+from marl_envs.kernel import kernel, uniform
 from marl_envs.world import Parameter, World
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Body:
     max_speed: float = np.inf
 
 
-@inline_kernel
+@kernel
 def contact(s: Particles, e: int, a: int, b: int, num_agents: int) -> None:
     """A soft push apart, ``100 d/|d| softplus((r - |d|) / 0.001) 0.001`` for centres ``d`` apart and radii that add to ``r``."""
     dx = s.pos[e, a, 0] - s.pos[e, b, 0]
@@ -80,7 +80,7 @@ def contact(s: Particles, e: int, a: int, b: int, num_agents: int) -> None:
         s.force[b, 1] -= scale * dy
 
 
-@inline_kernel
+@kernel
 def integrate(s: Particles, e: int) -> None:
     """Contacts, then one Euler step with the velocity from before."""
     num_agents = s.vel.shape[1]
@@ -100,7 +100,7 @@ def integrate(s: Particles, e: int) -> None:
             s.vel[e, n, 0], s.vel[e, n, 1] = vx, vy
 
 
-@inline_kernel
+@kernel
 def _fraction(x: float) -> float:
     return min(max(x, np.float32(0.0)), np.float32(1.0))
 
@@ -160,7 +160,7 @@ def scatter(s: Particles, e: int, rng: Array, landmark_range: float) -> None:
             s.comm[e, n, c] = 0.0
 
 
-@inline_kernel
+@kernel
 def squared(s: Particles, e: int, a: int, b: int) -> float:
     """Squared distance of two entities."""
     dx = s.pos[e, a, 0] - s.pos[e, b, 0]
@@ -168,20 +168,20 @@ def squared(s: Particles, e: int, a: int, b: int) -> float:
     return dx * dx + dy * dy  # type: ignore[no-any-return]
 
 
-@inline_kernel
+@kernel
 def distance(s: Particles, e: int, a: int, b: int) -> float:
     """Distance of two entities."""
     return np.sqrt(squared(s, e, a, b))  # type: ignore[no-any-return]
 
 
-@inline_kernel
+@kernel
 def touches(s: Particles, e: int, a: int, b: int) -> bool:
     """Whether two discs overlap."""
     reach = s.size[a] + s.size[b]
     return squared(s, e, a, b) < reach * reach  # type: ignore[no-any-return]
 
 
-@inline_kernel
+@kernel
 def outside(x: float) -> float:
     """The fine for a coordinate that leaves the square: from 0.9 on, steeply from 1 on, 10 at most."""
     away = abs(x)
@@ -192,7 +192,7 @@ def outside(x: float) -> float:
     return min(np.exp(2.0 * away - 2.0), 10.0)  # type: ignore[no-any-return]
 
 
-@inline_kernel
+@kernel
 def put_velocity(s: Particles, e: int, n: int, obs: Array, i: int, k: int) -> int:
     """Write the velocity of agent ``n`` into the observation of ``i`` at ``k``; returns the next place."""
     obs[e, i, k] = s.vel[e, n, 0]
@@ -200,7 +200,7 @@ def put_velocity(s: Particles, e: int, n: int, obs: Array, i: int, k: int) -> in
     return k + 2
 
 
-@inline_kernel
+@kernel
 def put_position(s: Particles, e: int, obs: Array, i: int, k: int) -> int:
     """Write the position of agent ``i`` into its own observation."""
     obs[e, i, k] = s.pos[e, i, 0]
@@ -208,7 +208,7 @@ def put_position(s: Particles, e: int, obs: Array, i: int, k: int) -> int:
     return k + 2
 
 
-@inline_kernel
+@kernel
 def put_relative(s: Particles, e: int, m: int, obs: Array, i: int, k: int) -> int:
     """Write where entity ``m`` is as seen from agent ``i``."""
     obs[e, i, k] = s.pos[e, m, 0] - s.pos[e, i, 0]
@@ -216,7 +216,7 @@ def put_relative(s: Particles, e: int, m: int, obs: Array, i: int, k: int) -> in
     return k + 2
 
 
-@inline_kernel
+@kernel
 def put_message(s: Particles, e: int, n: int, obs: Array, i: int, k: int) -> int:
     """Write what agent ``n`` said last."""
     for c in range(s.comm.shape[2]):
@@ -224,7 +224,7 @@ def put_message(s: Particles, e: int, n: int, obs: Array, i: int, k: int) -> int
     return k + s.comm.shape[2]  # type: ignore[no-any-return]
 
 
-@inline_kernel
+@kernel
 def put_nothing(count: int, e: int, obs: Array, i: int, k: int) -> int:
     """Write zeros."""
     for c in range(count):

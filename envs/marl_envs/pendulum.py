@@ -36,10 +36,10 @@ def reset(s: State, e: int, task: Array, rng: Array) -> None:
 def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array) -> int:
     """Cost of angle, speed and torque before the step; then a semi-implicit Euler step."""
     angle, speed = s.angle[e], s.speed[e]
-    torque = min(max(action[e, 0, 0], -MAX_TORQUE), MAX_TORQUE)
+    torque = min(max(action[e, 0, 0], np.float32(-MAX_TORQUE)), np.float32(MAX_TORQUE))  # float32, as the original
     off = (angle + np.pi) % (2 * np.pi) - np.pi
     reward[e, 0] = -(off * off + 0.1 * speed * speed + 0.001 * torque * torque)
-    speed += (1.5 * task[e, GRAVITY] * np.sin(angle) + 3.0 * torque) * DT
+    speed += (3.0 * task[e, GRAVITY] / 2.0 * np.sin(angle) + np.float32(3.0) * torque) * DT
     speed = min(max(speed, -MAX_SPEED), MAX_SPEED)
     s.speed[e] = speed
     s.angle[e] = angle + speed * DT

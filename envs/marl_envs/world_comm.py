@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from marl.types import Array, ConfigError
-from marl_envs.kernel import RUNNING, Kernels, inline_kernel, kernel
+from marl_envs.kernel import RUNNING, Kernels, kernel
 from marl_envs.mpe import (
     Body,
     Particles,
@@ -62,7 +62,7 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
     return RUNNING
 
 
-@inline_kernel
+@kernel
 def seen(s: Particles, e: int, i: int, other: int) -> bool:
     """Agents see each other in the open and within one forest; the leader sees all."""
     hidden = False
@@ -74,7 +74,7 @@ def seen(s: Particles, e: int, i: int, other: int) -> bool:
     return not hidden or i == LEADER
 
 
-@inline_kernel
+@kernel
 def put_forests(s: Particles, e: int, obs: Array, i: int, k: int) -> int:
     """Write for each forest 1 if the agent is in it, else -1."""
     for forest in range(s.groups[FORESTS], s.pos.shape[1]):
@@ -83,7 +83,7 @@ def put_forests(s: Particles, e: int, obs: Array, i: int, k: int) -> int:
     return k
 
 
-@inline_kernel
+@kernel
 def put_prey_velocities(s: Particles, e: int, obs: Array, i: int, k: int) -> int:
     """Write the velocities of the other prey, zeros for the unseen."""
     for n in range(s.groups[ADVERSARIES], s.vel.shape[1]):

@@ -43,7 +43,8 @@ class Score:
     def __str__(self) -> str:
         """One line for people."""
         won, drawn, lost = (100 * count / self.games for count in (self.wins, self.draws, self.losses))
-        return f"{self.games} games: won {won:.1f} %, drew {drawn:.1f} %, lost {lost:.1f} %, {self.illegal} illegal moves"
+        shares = f"won {won:.1f} %, drew {drawn:.1f} %, lost {lost:.1f} %"
+        return f"{self.games} games: {shares}, {self.illegal} illegal moves"
 
 
 def versus(
@@ -58,8 +59,8 @@ def versus(
 ) -> dict[str, Score]:
     """Play ``games`` games from each seat of a turn-based (AEC) environment and count how they end.
 
-    Every player acts through its own :class:`~marl.agent.Agent`, from what the environment tells that player alone, and the
-    mask is read straight from the environment: what is counted here owes nothing to the adapters that training uses.
+    Every player acts through its own :class:`~marl.agent.Agent`, from what the environment tells that player alone, and
+    the mask is read straight from the environment: nothing counted here owes anything to the adapters of training.
 
     Args:
         system: the side whose games are counted.
@@ -78,12 +79,13 @@ def versus(
         ConfigError: if the environment is not turn-based, has one agent only, or has no such seat.
     """
     check_whole("games", games, 1)
-    factory, instance = resolve(system._source if env is None else env, None if env is not None else system._options.get("env_kwargs"))
-    if instance is not None and env is None:
-        raise ConfigError("versus: this system trains on one environment instance; pass env= a function that makes another")
+    own = env is None
+    factory, instance = resolve(system._source if own else env, system._options.get("env_kwargs") if own else None)
+    if instance is not None and own:
+        raise ConfigError("versus: this system trains on one environment instance; pass env= a function for another")
     players = system.spec.agents
     if not system.spec.turn_based or len(players) < 2:
-        raise ConfigError(f"versus: {system.spec.env} is no turn-based game for two or more agents; use system.evaluate")
+        raise ConfigError(f"versus: {system.spec.env} is no turn-based game of two or more agents; use evaluate")
     scores = {}
     for seat in players if seats is None else seats:
         if seat not in players:

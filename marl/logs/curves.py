@@ -25,7 +25,9 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
     tables = {run: read_metrics(run) for run in runs}
     for run, rows in tables.items():
         if not any("mean_return" in row for row in rows):
-            raise ConfigError(f"{run}: there is nothing to plot yet: no episode had ended when metrics were last logged")
+            raise ConfigError(
+                f"{run}: there is nothing to plot yet: no episode had ended when metrics were last logged"
+            )
     names = {name for rows in tables.values() for row in rows for name in row if name.endswith("/mean_return")}
     panels = ["mean_return", *sorted(names)]
     figure = Figure(figsize=(7.0, 0.6 + 3.4 * len(panels)), layout="constrained")

@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file that people may have edited.
 
     Raises:
-        ConfigError: naming the file and the line, if it is missing, too large, no JSON, no object, or names a key twice.
+        ConfigError: naming the file and the line, if it is missing, too large, no JSON object, or names a key twice.
     """
     try:
         size = path.stat().st_size
@@ -119,8 +119,8 @@ class Patience:
         reason = error.strerror or str(error)
         if self.failures >= self.limit:
             raise ResourceError(
-                f"{self.what} could not be written {self.failures} times in a row ({reason}); free some space and go on "
-                "with --resume: what was saved before is intact"
+                f"{self.what} could not be written {self.failures} times in a row ({reason}); free some space and "
+                "go on with --resume: what was saved before is intact"
             ) from error
         delay = self.seconds * 2 ** (self.failures - 1)
         self._until = time.monotonic() + delay

@@ -1,4 +1,4 @@
-"""Metrics as one JSON object a line: written so that a crash loses little, read so that a torn line costs nothing else."""
+"""Metrics as one JSON object a line: a crash loses little, and a torn line costs nothing but itself."""
 
 from __future__ import annotations
 
@@ -152,3 +152,14 @@ def column(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float],
     """Steps and values of one metric, where it was logged and is a number."""
     pairs = [(row["steps"], row[name]) for row in rows if "steps" in row and math.isfinite(row.get(name, math.nan))]
     return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def finite(value: Any) -> Any:
+    """A JSON tree without NaN and infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

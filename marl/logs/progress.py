@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TextIO
 
 from rich.console import Console
@@ -20,13 +21,13 @@ LINE_SECONDS = 5.0  # between two plain lines
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """The course of some numbers in one row of characters, the last ones at the right; each is a mean where there are more."""
+    """The course of some numbers in one row of characters, each the mean of its share; the last ones at the right."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return ""
     count = min(width, len(finite))
     edges = [len(finite) * place // count for place in range(count + 1)]
-    means = [sum(finite[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
     span = high - low
     return "".join(BLOCKS[int((mean - low) / span * 7.999)] if span > 0 else BLOCKS[3] for mean in means)
@@ -140,7 +141,9 @@ class Progress:
         speed = f"{self.rate:,.0f} steps/s"
         left = "" if self._total is None else f"{duration(self.left)} left"
         bar = ProgressBar(total=self._total, completed=min(self._steps, self._total or self._steps), width=24)
-        table.add_row(Text("steps"), Text(f"{self._steps:,}{of}", justify="right"), bar if self._total else "", f"{speed}  {left}")
+        table.add_row(
+            Text("steps"), Text(f"{self._steps:,}{of}", justify="right"), bar if self._total else "", f"{speed}  {left}"
+        )
         for (label, _), course in self._labelled():
             now = f"{course[-1]:.2f}" if course else "-"
             best = f"best {max(course):.2f}" if course else ""

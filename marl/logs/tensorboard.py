@@ -14,7 +14,7 @@ class TensorBoard:
     """Writes each metric as a scalar over environment steps."""
 
     def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
-        """``resumed_at``: events later than this step are hidden. Raises ConfigError where TensorBoard is not installed."""
+        """``resumed_at``: later events are hidden. Raises ConfigError where TensorBoard is not installed."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -22,18 +22,18 @@ class TensorBoard:
         except ImportError:
             raise ConfigError("TensorBoard is not installed: pip install 'marl-system[tensorboard]'") from None
         purge = None if resumed_at is None else resumed_at + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """One scalar per metric."""
         steps = int(metrics["steps"])
         for name, value in metrics.items():
             if name != "steps" and math.isfinite(value):
-                self._writer.add_scalar(name, value, steps)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, steps)
 
     def tick(self, steps: int) -> None:
         """Nothing to do."""
 
     def close(self) -> None:
         """Flush."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

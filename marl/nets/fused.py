@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def _tanh(x: Tensor) -> None:
-    x.tanh_()
+from marl.nets.kernels import tanh_
 
 
 def _tanh_backward(gradient: Tensor, output: Tensor) -> None:
@@ -33,7 +31,7 @@ def _relu_backward(gradient: Tensor, output: Tensor) -> None:
 
 # In-place activation, and in-place derivative from the output alone.
 FUSABLE: dict[str, tuple[Callable[[Tensor], None], Callable[[Tensor, Tensor], None]]] = {
-    "tanh": (_tanh, _tanh_backward),
+    "tanh": (tanh_, _tanh_backward),
     "relu": (_relu, _relu_backward),
 }
 

@@ -219,7 +219,7 @@ def quantile_regression_loss(
 
     Args:
         dist_src: (*, M) source quantiles.
-        tau_src: (*, M) or (M,) their probability levels; detached within the weight.
+        tau_src: (*, M) or (M,) their probability levels.
         dist_target: (*, N) samples or quantiles of the target.
         huber_param: where the Huber loss turns linear; 0 for the absolute value.
         stop_target_gradients: detach dist_target.
@@ -235,8 +235,6 @@ def quantile_regression_loss(
         dist_target = dist_target.detach()
     delta = dist_target.unsqueeze(-2) - dist_src.unsqueeze(-1)  # (*, M, N)
     weight = (tau_src.unsqueeze(-1) - (delta < 0).to(delta.dtype)).abs()
-    if stop_target_gradients:
-        weight = weight.detach()
     loss = huber_loss(delta, huber_param) if huber_param > 0 else delta.abs()
     return (weight * loss).mean(-1).sum(-1)
 
@@ -308,9 +306,9 @@ def quantile_expected_sarsa(
     huber_param: float = 0.0,
     stop_target_gradients: bool = True,
 ) -> Tensor:
-    """Expected SARSA on quantiles: regress onto the policy's mean of the target quantiles.
+    """Expected SARSA on quantiles: regress onto the mixture, by the policy, of the target distributions of all actions.
 
-        loss = quantile_regression(dist_q_tm1[:, a_tm1], r_t + discount_t sum_a probs_a_t[a] dist_q_t[:, a])
+        loss = sum_a probs_a_t[a] quantile_regression(dist_q_tm1[:, a_tm1], r_t + discount_t dist_q_t[:, a])
 
     Paper: "Distributional Reinforcement Learning with Quantile Regression", Dabney et al. 2018
     (https://arxiv.org/abs/1710.10044).
@@ -341,6 +339,10 @@ def quantile_expected_sarsa(
         dist_q_t=(dist_q_t, "float * N A"),
         probs_a_t=(probs_a_t, "float * A"),
     )
-    target = _bellman_atoms(r_t, discount_t, (dist_q_t * probs_a_t.unsqueeze(-2)).sum(-1))
-    source = _quantile_of_action(dist_q_tm1, a_tm1)
-    return quantile_regression_loss(source, tau_q_tm1, target, huber_param, stop_target_gradients)
+    actions = dist_q_t.shape[-1]
+    target = _bellman_atoms(r_t.unsqueeze(-1), discount_t.unsqueeze(-1), dist_q_t.transpose(-1, -2))  # (*, A, N)
+    source = _quantile_of_action(dist_q_tm1, a_tm1).unsqueeze(-2)  # (*, 1, M)
+    source = source.expand(*r_t.shape, actions, source.shape[-1])
+    levels = tau_q_tm1.unsqueeze(-2).expand_as(source)
+    loss = quantile_regression_loss(source, levels, target, huber_param, stop_target_gradients)  # (*, A)
+    return ((probs_a_t.detach() if stop_target_gradients else probs_a_t) * loss).sum(-1)

@@ -366,12 +366,12 @@ def categorical_importance_sampling_ratios(pi_logits_t: Tensor, mu_logits_t: Ten
 def categorical_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     """Cross-entropy of a softmax under label probabilities.
 
-        loss = -sum_k labels_k log softmax(logits)_k
+        loss = -sum_k labels_k / (sum_j labels_j) log softmax(logits)_k
 
     Paper: "Pattern Recognition and Machine Learning", Bishop 2006, section 4.3.
 
     Args:
-        labels: (*, K) probabilities.
+        labels: (*, K) probabilities, or non-negative weights.
         logits: (*, K).
 
     Returns:
@@ -381,6 +381,7 @@ def categorical_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
         ValueError: a shape or dtype differs from the above.
     """
     check(labels=(labels, "float * K"), logits=(logits, "float * K"))
+    labels = labels / labels.sum(-1, keepdim=True)
     return -(labels * logits.log_softmax(-1)).sum(-1)
 
 

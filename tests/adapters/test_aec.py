@@ -128,6 +128,19 @@ def test_a_cut_does_not_pay_twice_where_the_environment_clears_rewards_late():
         np.testing.assert_array_equal(total, [max_steps // 3] * 3)
 
 
+def test_rewards_earned_before_anybody_moves_come_with_the_first_row():
+    class Ante(Turns):
+        def reset(self, seed=None, options=None):
+            super().reset(seed, options)
+            self._cumulative_rewards.update(a=-1.0, b=-2.0)
+
+    batch = make(lambda: Ante(({}, {"die": ["a", "b"], "reward": {"a": 5.0}})))
+    batch.reset(0)
+    seen = rows(batch, 4)
+    assert [reward for reward, *_ in seen] == [[-1, -2], [5, 0]] * 2
+    assert seen[3][3][0].returns == {"a": 4.0, "b": -2.0}
+
+
 def test_masks_belong_to_the_mover_and_no_row_is_ever_all_false():
     batch, step = start(({},), masked=True)
     for t in range(1, 5):

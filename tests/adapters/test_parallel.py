@@ -238,7 +238,9 @@ def test_copies_end_independently():
         step = batch.step(act(batch))
         np.testing.assert_array_equal(step.started, [t % 2 == 0, t % 3 == 0])
         assert [episode.copy for episode in step.finished] == [e for e, limit in enumerate((2, 3)) if t % limit == 0]
-        assert (step.teams[0].next_obs[..., 0] != RESET).all()
+        true_times = [(t - 1) % limit + 1 for limit in (2, 3)]
+        np.testing.assert_array_equal(step.teams[0].next_obs[..., 0], np.repeat(true_times, 3).reshape(2, 3))
+        np.testing.assert_array_equal(step.next_state[:, 0], true_times)
         if not step.finished:
             assert step.teams[0].next_obs is step.teams[0].obs
 

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.learning spread_mappo --seeds 0 1 2
 
-Each seed trains for the scenario's own number of steps and plays 100 greedy episodes in environments of their own, from seeds
-that training never saw. Two-player games play 2,000 games from each seat against a uniformly random opponent instead.
+Each seed trains for the scenario's own number of steps, then plays 100 greedy episodes in environments of their own,
+from seeds that training never saw. Two-player games play 2,000 games from each seat against a random opponent instead.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def versus_share(row: dict[str, float], seat: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> bool:
     """Print one line per seed and a verdict; True if the task is met or has no threshold."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.learning", description=(__doc__ or "").split("\n")[0])
+    about = (__doc__ or "").split(":")[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.learning", description=about)
     known = sorted({*TASKS, *names()} - {"spread"})
     parser.add_argument("task", choices=known)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

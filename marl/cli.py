@@ -1,0 +1,1041 @@
+"""The ``marl`` command: train, evaluate, play, plot, list, check.
+
+Nothing heavy is imported before it is needed. Whatever goes wrong by a user's mistake is one line on stderr and an exit
+status: 2 bad input, 3 environment contract, 4 non-finite training, 5 checkpoint, 6 resources, 75 preempted and saved,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import os
+import re
+import signal
+import sys
+import time
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+if TYPE_CHECKING:
+    from marl.evaluation.report import Report
+    from marl.run import Run
+    from marl.scenario import Scenario
+    from marl.system import MultiAgentSystem
+
+EPILOG = "Add --debug to any command to see the traceback of an error."
+NUMBER = arg(metavar="N")
+
+
+class UsageError(Exception):
+    """The command line itself makes no sense."""
+
+
+# --- what can be asked ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a scenario's agents, and write a run folder."""
+
+    scenario: Annotated[Positional[str | None], arg(metavar="SCENARIO")] = None
+    """A shipped scenario (marl list), a path to a .py file, or module:attribute; may be left out with --resume."""
+    steps: Annotated[int | None, NUMBER] = None
+    """Environment steps of the whole run, all copies counted; the scenario's unless given. --resume does the rest."""
+    seed: Annotated[int | None, NUMBER] = None
+    """Everything random derives from it; 0 unless given."""
+    num_envs: Annotated[int | None, NUMBER] = None
+    """Copies of the environment that train side by side; the scenario's unless given."""
+    workers: Annotated[int | None, NUMBER] = None
+    """Processes that the copies are spread over; 0: none but this one. Results do not depend on it."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ... or auto."""
+    threads: Annotated[int | None, NUMBER] = None
+    """Threads that PyTorch computes with."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where to write; runs/SCENARIO-SEED-DATE unless given."""
+    resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
+    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT."""
+    force: bool = False
+    """Throw away the run that is in --run-dir."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
+    evaluate_every: Annotated[int | None, NUMBER] = None
+    """Evaluate greedily every so many steps, in environments of its own; decides which checkpoint is the best."""
+    evaluate_episodes: Annotated[int, NUMBER] = 20
+    """Episodes of each such evaluation."""
+    evaluate: bool = True
+    """Evaluate at the end, beside a uniformly random baseline."""
+    episodes: Annotated[int, NUMBER] = 100
+    """Episodes of the evaluation at the end."""
+    save_every: Annotated[int | None, NUMBER] = None
+    """Environment steps between checkpoints; a tenth of the run unless given."""
+    save_minutes: Annotated[float, NUMBER] = 10.0
+    """Minutes after which a checkpoint is due in any case."""
+    keep: Annotated[int, NUMBER] = 3
+    """Newest checkpoints to keep, besides the best."""
+    tensorboard: bool = False
+    """Write TensorBoard events as well."""
+    quiet: bool = False
+    """Show no progress."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return train(self)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes with a run's agents and report their unshaped returns."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or one of its checkpoints."""
+    episodes: Annotated[int, NUMBER] = 100
+    """How many."""
+    decentralised: bool = False
+    """Every agent acts through its own policy, from its own observation alone."""
+    sample: bool = False
+    """Sample actions instead of taking the most likely ones."""
+    seed: Annotated[int | None, NUMBER] = None
+    """Of environments and sampling; the run's plus one unless given: not the episodes that chose the checkpoint."""
+    checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
+    """Which checkpoint."""
+    device: str = "cpu"
+    """cpu, cuda, ... or auto."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return evaluate(self)
+
+
+@dataclass(frozen=True)
+class Play:
+    """Play with a run's agents, each through its own policy, and write what happens as a GIF."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or one of its checkpoints."""
+    gif: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Where to write; RUN/episode.gif unless given."""
+    episodes: Annotated[int, NUMBER] = 1
+    """How many, one after the other in one file."""
+    seed: Annotated[int, NUMBER] = 0
+    """Of the first episode; the next ones count up."""
+    max_steps: Annotated[int | None, NUMBER] = None
+    """Stop each episode after so many steps; the scenario's, else 1000, unless given."""
+    sample: bool = False
+    """Sample actions instead of taking the most likely ones."""
+    checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
+    """Which checkpoint."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return play(self)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the learning curves of some runs."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    """Run folders, drawn into one picture."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Where to write; RUN/curves.png of the first run unless given."""
+
+    def run(self) -> int:
+        """See the class."""
+        return plot(self)
+
+
+@dataclass(frozen=True)
+class List:
+    """Show scenarios, learners and recipes."""
+
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return show(self)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Examine an environment: does it keep its contract, and which learners can train it?"""
+
+    env: Annotated[Positional[str], arg(metavar="ENV")]
+    """A Gymnasium or PettingZoo id, a module, module:attribute, or a scenario."""
+    steps: Annotated[int, NUMBER] = 2000
+    """Steps of random legal play."""
+    seed: Annotated[int, NUMBER] = 0
+    """Of everything random."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return check(self)
+
+
+Command = Train | Evaluate | Play | Plot | List | Check
+COMMANDS: dict[str, type[Command]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "play": Play,
+    "plot": Plot,
+    "list": List,
+    "check": Check,
+}
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(asked: Train) -> int:
+    """``marl train``."""
+    from marl.run import Run, check_folder
+    from marl.system import check_whole, pick_device
+
+    for field in dataclasses.fields(asked):
+        value = getattr(asked, field.name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            check_whole(f"--{field.name.replace('_', '-')}", value, 0 if field.name in ("seed", "workers") else 1)
+    if not asked.save_minutes > 0:
+        raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
+    if asked.resume is not None and asked.force:
+        raise UsageError(
+            "--resume and --force exclude each other: the one goes on with a run, the other throws it away"
+        )
+    pick_device(asked.device)
+    if asked.tensorboard:
+        _need("tensorboard", "tensorboard")
+
+    folder = _run_folder(asked)
+    check_folder(folder, resume=asked.resume is not None, force=asked.force)
+    stored = _stored(asked, folder)
+    plan = _plan(asked, stored)
+    _set_threads(plan.threads)
+    if asked.resume is None:
+        system = plan.build()
+        try:
+            run = Run(
+                folder, force=asked.force, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes
+            )
+        except BaseException:
+            system.close()
+            raise
+    else:
+        run = Run(folder, resume=True, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes)
+        try:
+            system = _resumed(asked, plan, run)
+        except BaseException:
+            run.close()
+            raise
+    with run, system:
+        return _train(asked, plan, run, system)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run comes to, once defaults, the scenario, --set and a run to be resumed have had their say."""
+
+    scenario: Scenario
+    assignments: tuple[str, ...]
+    steps: int
+    seed: int
+    threads: int | None
+    evaluate_every: int | None
+    evaluate_episodes: int
+    save_every: int
+    device: str
+
+    def build(self) -> MultiAgentSystem:
+        """A fresh system."""
+        from marl.system import MultiAgentSystem
+
+        return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it goes on with."""
+        from marl.run import described
+
+        scenario = self.scenario
+        return {
+            "name": scenario.name,
+            "env": described(scenario.env),
+            "env_kwargs": described(scenario.env_kwargs),
+            "max_steps": scenario.max_steps,
+            "num_envs": scenario.num_envs,
+            "seed": self.seed,
+            "learner": described(scenario.agents),
+        }
+
+    def config(self, asked: Train) -> dict[str, Any]:
+        """Everything, for config.json."""
+        from marl.checkpoint import fingerprint
+        from marl.run import described
+
+        words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+        return {
+            "asked": {name: str(value) if isinstance(value, Path) else value for name, value in words.items()},
+            "scenario": self.scenario.reference,
+            "set": list(self.assignments),
+            "settings": self.identity,
+            "tunable": {
+                "steps": self.steps,
+                "workers": self.scenario.workers,
+                "device": self.device,
+                "threads": self.threads,
+                "stop": described(self.scenario.stop),
+                "evaluate_every": self.evaluate_every,
+                "evaluate_episodes": self.evaluate_episodes,
+            },
+            "versions": fingerprint(),
+        }
+
+
+def _run_folder(asked: Train) -> Path:
+    """Where the run goes: as asked; next to the checkpoint to resume; the latest of the scenario; or a new folder."""
+    from marl.logs.files import safe_name
+
+    if asked.run_dir is not None:
+        return asked.run_dir.absolute()
+    explicit = _explicit(asked)
+    if explicit is not None:
+        if explicit.parent.name == "checkpoints":
+            return explicit.parent.parent
+        raise UsageError(f"--resume {explicit}: is in no run folder; say by --run-dir where to go on")
+    if asked.scenario is None:
+        raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
+    name = safe_name(Path(asked.scenario).stem if asked.scenario.endswith(".py") else asked.scenario.replace(":", "-"))
+    if asked.resume is not None:
+        seed = "*" if asked.seed is None else str(asked.seed)
+        found = sorted(Path("runs").glob(f"{name}-{seed}-*/config.json"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UsageError(f"--resume: no run of {asked.scenario} in runs/; say by --run-dir which one to go on with")
+        return found[-1].parent.absolute()
+    stem = Path("runs") / f"{name}-{asked.seed or 0}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, count = stem, 1
+    while folder.exists():
+        count += 1
+        folder = stem.with_name(f"{stem.name}-{count}")
+    return folder.absolute()
+
+
+def _explicit(asked: Train) -> Path | None:
+    """The checkpoint that --resume names."""
+    return None if asked.resume in (None, "", "auto") else Path(str(asked.resume)).absolute()
+
+
+def _stored(asked: Train, folder: Path) -> dict[str, Any] | None:
+    """The config.json of the run to go on with."""
+    from marl.logs.files import read_json
+    from marl.run import CONFIG
+
+    if asked.resume is None:
+        return None
+    explicit = _explicit(asked)
+    sources = [folder] if explicit is None else [folder, explicit.parent.parent]
+    for source in sources:
+        if (source / CONFIG).exists():
+            stored = read_json(source / CONFIG)
+            for key, kind in (("scenario", str), ("set", list), ("settings", dict), ("tunable", dict)):
+                if not isinstance(stored.get(key), kind):
+                    raise _config_error(f"{source / CONFIG}: {key!r} is missing or no {kind.__name__}; was it edited?")
+            return stored
+    return None
+
+
+def _config_error(text: str) -> Exception:
+    from marl.types import ConfigError
+
+    return ConfigError(text)
+
+
+def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
+    """Put together what was asked now, what was asked then, and the scenario."""
+    from marl.overrides import override
+
+    then: Mapping[str, Any] = {} if stored is None else {**stored["settings"], **stored["tunable"]}
+    reference = asked.scenario if asked.scenario is not None else (stored or {}).get("scenario")
+    if reference is None:
+        raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
+    assignments = (*(stored or {}).get("set", ()), *asked.set)
+    scenario = override(_scenario(reference), assignments)
+
+    def pick(name: str, default: Any) -> Any:
+        now = getattr(asked, name)
+        return now if now is not None else then.get(name, default)
+
+    steps = int(pick("steps", scenario.steps))
+    scenario = dataclasses.replace(
+        scenario,
+        steps=steps,
+        num_envs=pick("num_envs", scenario.num_envs),
+        workers=pick("workers", scenario.workers),
+    )
+    device = asked.device if asked.device != "cpu" or stored is None else then.get("device", "cpu")
+    plan = Plan(
+        scenario,
+        assignments,
+        steps,
+        pick("seed", 0),
+        pick("threads", None),
+        pick("evaluate_every", None),
+        asked.evaluate_episodes if asked.evaluate_episodes != 20 else then.get("evaluate_episodes", 20),
+        asked.save_every or max(1, steps // 10),
+        device,
+    )
+    if stored is not None:
+        _refuse_other(stored, plan)
+    return plan
+
+
+def _refuse_other(stored: Mapping[str, Any], plan: Plan) -> None:
+    from marl.run import differences
+
+    found = differences(stored["settings"], json.loads(json.dumps(plan.identity)))
+    if found:
+        more = [f"and {len(found) - 6} more"] if len(found) > 6 else []
+        raise _config_error(
+            f"--resume: this is not the run that was begun ({'; '.join(found[:6] + more)}); undo that, or use another "
+            "--run-dir (only steps, workers, device, threads, stop and the evaluation may change)"
+        )
+
+
+def _scenario(reference: str) -> Scenario:
+    """A scenario, or a helpful word about what was given instead."""
+    from marl.scenario import find, names
+    from marl.types import ConfigError
+
+    with _quiet():
+        try:
+            return find(reference)
+        except ConfigError as error:
+            if reference in names() or ":" in reference or reference.endswith(".py") or not _is_env(reference):
+                raise
+            raise ConfigError(
+                f"{reference!r} is an environment, and a scenario is needed: put marl.Scenario(name='mine', "
+                f"env={reference!r}, agents=marl.ippo()) into a .py file and train that ({error})"
+            ) from None
+
+
+def _is_env(reference: str) -> bool:
+    import gymnasium
+    import pettingzoo
+
+    known = (gymnasium.registry, pettingzoo.parallel_registry, pettingzoo.aec_registry)
+    return any(reference in registry for registry in known)
+
+
+def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
+    """The system as it was saved last, or as the named checkpoint has it; a fresh one if nothing was saved yet."""
+    from marl import checkpoint
+    from marl.types import ConfigError
+
+    explicit = _explicit(asked)
+    found: tuple[Path, MultiAgentSystem] | None
+    if explicit is not None:
+        found = explicit, _load(explicit, plan.device, plan.scenario)
+    else:
+        found = run.newest(lambda path: _load(path, plan.device, plan.scenario))
+    if found is None:
+        run.note(f"{run.path}: nothing was saved yet, so the run starts from the beginning")
+        return plan.build()
+    path, system = found
+    manifest = checkpoint.read_manifest(path)
+    meta = manifest["meta"]
+    if (meta["seed"], meta["num_envs"]) != (plan.seed, plan.scenario.num_envs):
+        raise ConfigError(
+            f"--resume {path}: was trained with seed {meta['seed']} and {meta['num_envs']} copies, not with seed "
+            f"{plan.seed} and {plan.scenario.num_envs}"
+        )
+    system.workers = plan.scenario.workers
+    different = checkpoint.differences(manifest)
+    if different:
+        run.note(f"not bit-exact: this process differs from the one that saved ({', '.join(different)})")
+    run.note(f"resuming {run.path} from step {system.steps:,} ({path.name})")
+    return system
+
+
+def _load(path: Path, device: str, scenario: Scenario | None = None) -> MultiAgentSystem:
+    """A system from a checkpoint; its learners come from there too unless they hold code of the user's."""
+    from marl import checkpoint
+    from marl.system import MultiAgentSystem
+    from marl.types import CheckpointError
+
+    manifest = checkpoint.read_manifest(path)
+    agents = scenario.agents if scenario is not None and manifest["meta"].get("agents") is None else None
+    try:
+        return MultiAgentSystem.load(path, env=scenario, agents=agents, device=device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+
+
+def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
+    from marl.logs.progress import Progress
+    from marl.types import MarlError
+
+    teams = [team.name for team in system.spec.teams]
+    began_at = system.steps
+    run.begin(plan.config(asked), system.steps)
+    if plan.steps > began_at and not asked.quiet:
+        print(
+            f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}", file=sys.stderr
+        )
+        progress = Progress(plan.steps, teams, system.steps)
+        run.note = progress.note
+        run.sinks.append(progress)
+    if asked.tensorboard:
+        from marl.logs.tensorboard import TensorBoard
+
+        run.sinks.append(TensorBoard(run.path / "tensorboard", began_at or None))
+    stop = plan.scenario.stop
+    finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
+    summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}
+    try:
+        with run.signals():
+            if not finished:
+                system.train(
+                    steps=plan.steps - began_at,
+                    stop=stop,
+                    evaluate_every=plan.evaluate_every,
+                    evaluate_episodes=plan.evaluate_episodes,
+                    log_every=max(1, plan.steps // 100),
+                    watcher=run,
+                )
+                run.end(system)
+    except BaseException as error:
+        code = getattr(error, "exit_code", 1) if isinstance(error, MarlError) else 1
+        failure = {"status": "failed", "error": " ".join(str(error).split()), "exit_code": code}
+        run.summarise(summary | failure | {"steps": system.steps, "episodes": system.episodes})
+        raise
+    finally:
+        for sink in run.sinks:
+            sink.close()
+        run.note = _note
+    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code}
+    if run.signal is not None:
+        status = "interrupted" if run.exit_code == 130 else "preempted"
+        run.summarise(summary | {"status": status})
+        _note(f"{status} at step {system.steps:,} and saved; to go on: marl train --run-dir {run.path} --resume")
+        if asked.json:
+            _print_json(summary | {"status": status})
+        return run.exit_code
+    summary["status"] = "finished"
+    if finished:
+        _note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
+    run.summarise(summary)
+    if asked.evaluate:
+        summary |= _final(asked, plan, run, system)
+        run.summarise(summary)
+    if asked.json:
+        _print_json(summary)
+    else:
+        print(f"run folder: {run.path} (config.json, metrics.jsonl, checkpoints/last, checkpoints/best, summary.json)")
+        print(f"next: marl evaluate {run.path}    marl play {run.path}    marl plot {run.path}")
+    return 0
+
+
+def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict[str, Any]:
+    """The trained agents beside uniformly random ones, in the same environments with the same seeds."""
+    from marl.learners import Random
+    from marl.system import MultiAgentSystem
+
+    seed = plan.seed + 1
+    report = system.evaluate(asked.episodes, seed=seed)
+    agents: Any = plan.scenario.agents
+    agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
+    scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0)
+    with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
+        baseline = random.evaluate(asked.episodes, seed=seed)
+    if not asked.json:
+        print(f"trained for {system.steps:,} steps in {run.seconds:,.0f} s; greedy, {asked.episodes} episodes:")
+        print(_table(report, baseline))
+        if plan.scenario.expect:
+            print(f"to be expected after the scenario's full training: {plan.scenario.expect}")
+    return {"evaluation": report.to_dict(), "random": baseline.to_dict()}
+
+
+def _table(report: Report, baseline: Report) -> str:
+    """Two reports side by side."""
+    (low, high), random = report.confidence_interval, baseline.mean_return
+    lines = [
+        f"  return, sum of agents    {report.mean_return:9.2f}  (95 % CI {low:.2f} to {high:.2f})   random {random:.2f}"
+    ]
+    if len(report.teams) > 1:
+        for name, team in report.teams.items():
+            low, high = team.confidence_interval
+            random = baseline.teams[name].mean_return
+            lines.append(
+                f"  team {name:<19} {team.mean_return:10.2f}  (95 % CI {low:.2f} to {high:.2f})   random {random:.2f}"
+            )
+    if len(report.returns_per_agent) > 1:
+        for agent, mean in report.returns_per_agent.items():
+            lines.append(f"    {agent:<22} {mean:10.2f}   random {baseline.returns_per_agent[agent]:.2f}")
+    return "\n".join(lines)
+
+
+# --- looking at runs --------------------------------------------------------------------------------------------------
+
+
+def _open(folder: Path, which: str, device: str) -> tuple[Path, MultiAgentSystem]:
+    """A run's agents."""
+    from marl.run import candidates, first_valid
+    from marl.types import ConfigError
+
+    paths = candidates(folder, which)
+    scenario = _scenario_of(paths[0])
+    explicit = len(paths) == 1 and (which not in ("best", "last") or paths[0] == folder)
+    with _quiet():
+        if explicit:
+            return paths[0], _load(paths[0], device, scenario)
+        found = first_valid(paths, lambda path: _load(path, device, scenario), _note)
+    if found is None:
+        raise ConfigError(f"run {folder} has no checkpoint yet")
+    return found
+
+
+def _scenario_of(path: Path) -> Scenario | None:
+    """The scenario of the run that a checkpoint lies in, with its --set; None where there is no such run."""
+    from marl.logs.files import read_json
+    from marl.overrides import override
+    from marl.run import CONFIG
+
+    file = path.absolute().parent.parent / CONFIG
+    if not file.exists():
+        return None
+    config = read_json(file)
+    if not isinstance(config.get("scenario"), str) or not isinstance(config.get("set"), list):
+        raise _config_error(f"{file}: 'scenario' or 'set' is missing; was it edited?")
+    return override(_scenario(config["scenario"]), [str(item) for item in config["set"]])
+
+
+def evaluate(asked: Evaluate) -> int:
+    """``marl evaluate``."""
+    from marl.system import check_whole
+
+    check_whole("--episodes", asked.episodes, 1)
+    if asked.seed is not None:
+        check_whole("--seed", asked.seed, 0)
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    seed = asked.seed if asked.seed is not None else system.seed + 1
+    with system, _quiet():
+        report = system.evaluate(asked.episodes, decentralised=asked.decentralised, greedy=not asked.sample, seed=seed)
+    if asked.json:
+        _print_json({"checkpoint": str(path), "steps": system.steps, "seed": seed, **report.to_dict()})
+    else:
+        how = ", every agent on its own" if asked.decentralised else ""
+        print(f"checkpoint {path} (step {system.steps:,}){how}")
+        print(report)
+    return 0
+
+
+def play(asked: Play) -> int:
+    """``marl play``."""
+    from marl.play import play as play_episodes
+    from marl.play import write_gif
+    from marl.system import check_whole
+
+    check_whole("--episodes", asked.episodes, 1)
+    check_whole("--seed", asked.seed, 0)
+    _need("imageio", "play")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, no windows
+    path, system = _open(asked.run_folder, asked.checkpoint, "cpu")
+    default = system.scenario.max_steps if system.scenario is not None else None
+    limit = asked.max_steps or default or 1000
+    out = asked.gif
+    if out is None:
+        folder = asked.run_folder
+        out = (folder if (folder / "checkpoints").is_dir() else Path(".")) / "episode.gif"
+    if out.suffix.lower() != ".gif":
+        raise UsageError(f"--gif {out}: expected a file name that ends in .gif")
+    with system, _quiet():
+        played, rate = play_episodes(system, asked.episodes, asked.seed, limit, asked.sample)
+        try:
+            write_gif(played, rate, out)
+        except OSError as error:
+            raise _config_error(f"--gif {out}: cannot be written ({error.strerror or error})") from None
+    said = [{"length": one.length, "returns": one.returns} for one in played]
+    if asked.json:
+        _print_json({"checkpoint": str(path), "gif": str(out), "episodes": said})
+        return 0
+    for number, one in enumerate(played):
+        agents = ", ".join(f"{agent} {value:.2f}" for agent, value in one.returns.items())
+        print(f"episode {number}: {one.length} steps, return {sum(one.returns.values()):.2f} ({agents})")
+    print(f"wrote {out}")
+    return 0
+
+
+def plot(asked: Plot) -> int:
+    """``marl plot``."""
+    from marl.logs.curves import plot as draw
+
+    for run in asked.runs:
+        if not (run / "metrics.jsonl").exists():
+            raise _config_error(f"run {run}: there is no metrics.jsonl; expected a folder that marl train wrote")
+    out = asked.out if asked.out is not None else asked.runs[0] / "curves.png"
+    try:
+        draw(asked.runs, out)
+    except OSError as error:
+        raise _config_error(f"--out {out}: cannot be written ({error.strerror or error})") from None
+    except ValueError as error:
+        raise _config_error(f"--out {out}: {' '.join(str(error).split())}") from None
+    print(f"wrote {out}")
+    return 0
+
+
+def show(asked: List) -> int:
+    """``marl list``."""
+    import inspect
+
+    from marl import algorithms
+    from marl.learners import LEARNERS, Random
+    from marl.scenario import find, names
+    from marl.types import MarlError
+
+    scenarios: dict[str, dict[str, Any]] = {}
+    for name in names():
+        try:
+            with _quiet():
+                found = find(name)
+        except (MarlError, ImportError, AttributeError) as error:
+            scenarios[name] = {
+                "about": f"cannot be used: {' '.join(str(error).split())}",
+                "expect": "",
+                "steps": None,
+                "extra": None,
+            }
+            continue
+        scenarios[name] = {"about": found.about, "expect": found.expect, "steps": found.steps, "extra": found.extra}
+    learners = {cls.__name__: _first_line(cls) for cls in (*LEARNERS, Random)}
+    recipes = {
+        name: _first_line(recipe)
+        for name, recipe in vars(algorithms).items()
+        if inspect.isfunction(recipe) and recipe.__module__ == algorithms.__name__ and not name.startswith("_")
+    }
+    if asked.json:
+        _print_json({"scenarios": scenarios, "learners": learners, "recipes": recipes})
+        return 0
+    width = max((len(name) for name in [*scenarios, *learners, *recipes]), default=0)
+    print("scenarios (marl train NAME)")
+    for name, facts in scenarios.items():
+        extra = f"; needs pip install 'marl-system[{facts['extra']}]'" if facts["extra"] else ""
+        expect = f"\n  {'':{width}}  expect {facts['expect']}" if facts["expect"] else ""
+        print(f"  {name:{width}}  {facts['about']}{extra}{expect}")
+    for title, table in (("learners", learners), ("recipes", recipes)):
+        print(f"\n{title}")
+        for name, about in table.items():
+            print(f"  {name:{width}}  {about}")
+    return 0
+
+
+def _first_line(thing: object) -> str:
+    lines = (getattr(thing, "__doc__", None) or "").strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def check(asked: Check) -> int:
+    """``marl check``."""
+    from marl import conformance
+    from marl.scenario import names
+    from marl.system import check_whole
+    from marl.types import ConfigError
+
+    check_whole("--steps", asked.steps, 1)
+    check_whole("--seed", asked.seed, 0)
+    env: Any = asked.env
+    if asked.env in names() or asked.env.endswith(".py") or ":" in asked.env:
+        from marl.adapters.resolve import resolve
+
+        try:
+            scenario = _scenario(asked.env)
+        except ConfigError:
+            if asked.env in names() or asked.env.endswith(".py"):
+                raise
+        else:
+            env = resolve(scenario.env, scenario.env_kwargs)[0] if scenario.env_kwargs else scenario.env
+    with _quiet():
+        report = conformance.check(env, steps=asked.steps, seed=asked.seed)
+    if asked.json:
+        _print_json(report.to_dict() | {"env": asked.env})
+        return 0 if report.ok else 3
+    print(f"{asked.env}: {'keeps its contract' if report.ok else 'breaks its contract'}")
+    for finding in report.findings:
+        print(f"  {finding.level:<8} {finding.rule}: {' '.join(finding.text.split())}")
+    for name, value in report.facts.items():
+        print(f"  {name.replace('_', ' ')}: {_fact(value)}")
+    if report.learners:
+        print("  learners: " + "; ".join(f"{name} {verdict}" for name, verdict in report.learners.items()))
+    return 0 if report.ok else 3
+
+
+def _fact(value: Any) -> str:
+    """A fact in one line."""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, Mapping):
+        distinct = {_fact(item) for item in value.values()}
+        if len(distinct) == 1 and len(value) > 1:
+            return f"{distinct.pop()} ({len(value)} agents)"
+        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_fact(item) for item in value)
+    return str(value)
+
+
+# --- small things -----------------------------------------------------------------------------------------------------
+
+
+def _need(module: str, extra: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        raise _config_error(f"{module} is not installed: pip install 'marl-system[{extra}]'")
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_json(data: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; NaN and infinity become null."""
+    from marl.logs.metrics import finite
+
+    print(json.dumps(finite(dict(data)), allow_nan=False), flush=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What environments and their libraries print goes to stderr, not into our output."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """What was asked. Raises UsageError with one line; SystemExit(0) after printing help."""
+    words = list(arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        _help()
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"marl-system {version('marl-system')}")
+        raise SystemExit(0)
+    command = COMMANDS.get(words[0])
+    if command is None:
+        raise UsageError(_unknown("command", words[0], list(COMMANDS)))
+    name, words = words[0], words[1:]
+    if not {"-h", "--help"} & set(words):
+        words = _spelled(name, command, words)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            about = f"{(command.__doc__ or '').strip()}\n\n{EPILOG}"
+            made: Command = tyro.cli(command, args=words, prog=f"marl {name}", description=about)
+            return made
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise UsageError(f"marl {name}: {_flat(said.getvalue())}") from None
+
+
+def _help() -> None:
+    about = (__doc__ or "").strip().splitlines()[0]
+    print(f"{about}\n\nusage: marl COMMAND [options]\n")
+    for name, command in COMMANDS.items():
+        print(f"  {name:<9} {_first_line(command)}")
+    print(f"\nmarl COMMAND --help explains its options. {EPILOG}")
+    raise SystemExit(0)
+
+
+def _flat(text: str) -> str:
+    """A boxed message in one line."""
+    lines = [re.sub(r"\s+", " ", re.sub(r"[^\x20-\x7e]+", " ", line)).strip(" -") for line in text.splitlines()]
+    return "; ".join(line for line in lines if line and "full helptext" not in line)
+
+
+def _unknown(what: str, word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown {what} {word!r}{hint} (known: {', '.join(known)})"
+
+
+def _spelled(name: str, command: type[Command], words: list[str]) -> list[str]:
+    """The words with a bare --resume spelled out, after everything that can be said in one line has been checked."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(command)}
+    positional = [key for key in fields if "Positional" in str(hints[key]) or "_PositionalCall" in str(hints[key])]
+    plain = typing.get_type_hints(command)
+    options = {f"--{key.replace('_', '-')}": key for key in fields if key not in positional}
+    known = [*options, *(f"--no-{key.replace('_', '-')}" for key in options.values() if plain[key] is bool)]
+    given, spelled, place = 0, [], 0
+    while place < len(words):
+        word = words[place]
+        place += 1
+        if not word.startswith("-") or word == "-":
+            given += 1
+            if given > len(positional) and name != "plot":
+                raise UsageError(f"marl {name}: unexpected argument {word!r}")
+            spelled.append(word)
+            continue
+        option, equals, value = word.partition("=")
+        option = option.replace("_", "-")
+        if option not in known:
+            near = known if option.startswith("--no-") else list(options)
+            raise UsageError(f"marl {name}: {_unknown('option', option, near)}")
+        key = options.get(option)
+        if key is None or plain[key] is bool:
+            if equals:
+                raise UsageError(f"marl {name}: {option} takes no value, got {value!r}")
+            spelled.append(option)
+            continue
+        if not equals:
+            if key == "resume" and not (place < len(words) and _names_checkpoint(words[place])):
+                value = "auto"
+            elif place == len(words) or words[place].startswith("--"):
+                raise UsageError(f"marl {name}: {option}: a value is missing")
+            else:
+                value = words[place]
+                place += 1
+        _check_number(f"marl {name}: {option}", plain[key], value)
+        spelled += [option, value]
+    needed = [key for key in positional if fields[key].default is dataclasses.MISSING]
+    if given < len(needed):
+        what = {"run_folder": "RUN", "runs": "RUN", "env": "ENV"}[needed[given]]
+        raise UsageError(f"marl {name}: {what} is missing: marl {name} {what}")
+    return spelled
+
+
+def _names_checkpoint(word: str) -> bool:
+    """Whether the word after --resume is its value rather than the scenario."""
+    return word == "auto" or (
+        not word.startswith("-") and not word.endswith(".py") and (os.sep in word or Path(word).is_dir())
+    )
+
+
+def _check_number(where: str, hint: Any, value: str) -> None:
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind, what in ((int, "a whole number"), (float, "a number")):
+        if kind in members:
+            try:
+                kind(value)
+            except ValueError:
+                raise UsageError(f"{where}: expected {what}, got {value!r}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    interrupted = _Interrupts()
+    try:
+        with interrupted:
+            return _guarded(lambda: parse(words).run(), debug, interrupted)
+    except KeyboardInterrupt:
+        return 130
+
+
+class _Interrupts:
+    """Remembers that Ctrl-C was pressed: libraries may turn it into an error of their own while they are imported."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._before: Any = None
+
+    def __enter__(self) -> _Interrupts:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def _press(self, number: int, frame: types.FrameType | None) -> None:
+        self.pressed = True
+        raise KeyboardInterrupt
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before is not None:
+            with contextlib.suppress(ValueError):
+                signal.signal(signal.SIGINT, self._before)
+
+
+def _guarded(work: Callable[[], int], debug: bool, interrupts: _Interrupts) -> int:
+    """Run it; every error becomes one line and an exit status."""
+    try:
+        return work()
+    except UsageError as error:
+        return _say(error, 2)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BaseException as error:
+        if interrupts.pressed or isinstance(error, KeyboardInterrupt):
+            _note("interrupted")
+            return 130
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        return _say(error, _status(error), debug)
+
+
+def _status(error: BaseException) -> int:
+    from marl.types import MarlError
+
+    if isinstance(error, MarlError):
+        return error.exit_code
+    text = str(error)
+    short = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate")
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in short):
+        return 6
+    if isinstance(error, OSError):
+        import errno
+
+        return (
+            6 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO) else 1
+        )
+    return 1
+
+
+def _say(error: BaseException, code: int, debug: bool = False) -> int:
+    """One line on stderr."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if code == 6 and not hasattr(error, "exit_code"):
+        text = f"resources ran out: {text}; lower num_envs, the rollout or the network"
+    elif code == 1:
+        text = f"{type(error).__name__}: {text}" + ("" if debug else " (unexpected; --debug shows where)")
+    _note(f"marl: error: {text}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
