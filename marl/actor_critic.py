@@ -152,10 +152,10 @@ class ActorCritic(nn.Module):
         )
         parameters = parameters[0]  # (E, N, K)
         if explore:
-            action = self.distribution.sample(parameters, look.legal, generator)
+            action, log_prob = self.distribution.draw(parameters, look.legal, generator)
         else:
             action = self.distribution.mode(parameters, look.legal)
-        log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
+            log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
         return Decision(action, self.distribution.to_env(action), log_prob, carries[0])
 
     def joint_input(self, obs: Tensor, joint: Tensor | None) -> Tensor:

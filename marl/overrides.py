@@ -20,7 +20,7 @@ def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
     """A scenario with some settings changed.
 
     Keys: ``learner.FIELD`` (every team's learner), ``TEAM.FIELD`` or ``TEAM.learner.FIELD`` (a team's pattern or
-    name), ``env_kwargs.NAME``, and the scenario's own fields. Fields of fields work too: ``learner.network.sizes=64,64``.
+    name), ``env_kwargs.NAME``, and the scenario's own fields; fields of fields too: ``learner.network.sizes=64,64``.
 
     Raises:
         ConfigError: naming the key, what was expected, what came, and the nearest key.

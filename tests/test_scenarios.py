@@ -84,7 +84,7 @@ def test_a_scenario_trains_and_is_evaluated(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SLOW))
 def test_a_slow_scenario_is_evaluated(name):
-    with marl.MultiAgentSystem(None, scenario_of(Path(f"{name}.py")), num_envs=1, seed=0) as system:
+    with marl.MultiAgentSystem(None, scenario_of(Path(f"{name}.py")), seed=0) as system:
         assert math.isfinite(system.evaluate(1).mean_return)
 
 

@@ -68,18 +68,24 @@ class AgentNet(nn.Module):
         owner = self.owner
         if self.norm is not None:
             x = self.norm(x)
-        ids = owner.enter(self.ids.expand(*x.shape[:3], -1)) if self.ids.shape[1] else None
-        starts = owner.enter(start.unsqueeze(-1).expand(active.shape))
-        inner = owner.enter(carry.unsqueeze(0)).squeeze(1)
-        if isinstance(self.body, MLPBody) and self.body.fusable:
-            y, carries = self.body.through(owner.enter(x), ids, self.head)
+        ids = None
+        if self.ids.shape[1]:
+            ids = self.ids.expand(*x.shape[:3], -1)
+            if x.dim() == 4:  # beside a vector they are more of it; a convolution takes them further on
+                x, ids = torch.cat((x, ids), dim=-1), None
+        x = owner.enter(x)
+        if isinstance(self.body, MLPBody) and self.body.fusable and ids is None:
+            y = owner.leave(self.body.through(x, self.head))
+            carries = carry.unsqueeze(0).expand(y.shape[0], *carry.shape)
         else:
-            features, carries = self.body(owner.enter(x), ids, inner, starts, owner.enter(active))
-            y = self.head(features)
-        y = owner.leave(y)
+            starts = owner.enter(start.unsqueeze(-1).expand(active.shape))
+            inner = owner.enter(carry.unsqueeze(0)).squeeze(1)
+            extra = None if ids is None else owner.enter(ids)
+            features, inside = self.body(x, extra, inner, starts, owner.enter(active))
+            y, carries = owner.leave(self.head(features)), owner.leave(inside)
         if self.log_std is not None:
             y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
-        return y, owner.leave(carries)
+        return y, carries
 
     def restrict(self, agent: int) -> AgentNet:
         """The network of one agent alone: a copy of its parameter set, its id, its normaliser."""

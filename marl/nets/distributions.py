@@ -28,6 +28,10 @@ class Distribution(Protocol):
         """A random action."""
         ...
 
+    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """A random action and its log-probability."""
+        ...
+
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """The most likely action."""
         ...
@@ -65,6 +69,12 @@ class Categorical:
         """``(...)`` int64."""
         return gumbel_argmax(mask_logits(parameters, legal), generator)
 
+    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """A sample and ``log pi(a)``."""
+        log_policy = functional.log_softmax(mask_logits(parameters, legal), dim=-1)
+        action = gumbel_argmax(log_policy, generator)
+        return action, log_policy.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """``(...)`` int64."""
         return mask_logits(parameters, legal).argmax(-1)
@@ -99,6 +109,11 @@ class MultiCategorical:
         """``(..., A)`` int64."""
         pieces = zip(self.parts, self._split(parameters, legal), strict=True)
         return torch.stack([part.sample(logits, mask, generator) for part, (logits, mask) in pieces], dim=-1)
+
+    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """A sample and its log-probability."""
+        action = self.sample(parameters, legal, generator)
+        return action, self.evaluate(parameters, legal, action)[0]
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """``(..., A)`` int64."""
@@ -137,6 +152,11 @@ class Bernoulli:
         logits = self._logits(parameters, legal)
         uniform = torch.empty_like(logits).uniform_(generator=generator)
         return (uniform < torch.sigmoid(logits)).long()
+
+    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """A sample and its log-probability."""
+        action = self.sample(parameters, legal, generator)
+        return action, self.evaluate(parameters, legal, action)[0]
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """``(..., A)`` int64."""
@@ -189,6 +209,11 @@ class Gaussian:
         mean, log_std = parameters.chunk(2, dim=-1)
         noise = torch.empty_like(mean).normal_(generator=generator)
         return mean + log_std.exp() * noise
+
+    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """A sample and its log-probability."""
+        action = self.sample(parameters, legal, generator)
+        return action, self.evaluate(parameters, legal, action)[0]
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """The mean."""

@@ -133,14 +133,14 @@ class MLPBody(Body):
             y = self.activation(layer(y))
         return y, _no_carry(y)
 
-    def through(self, x: Tensor, extra: Tensor | None, head: StackedLinear) -> tuple[Tensor, Tensor]:
-        """Features and output layer in one step where the activation allows it (1.3 to 1.6 times the speed on a CPU)."""
-        y = _vector(x, extra)
+    def through(self, x: Tensor, head: StackedLinear) -> Tensor:
+        """Layers and output layer in one step: ``(S, T, M, ...)`` to ``(S, T, M, out)``, 1.3 times as fast on a CPU."""
+        y = _vector(x, None)
         parameters = [
             self.owner.weight(parameter) for layer in (*self.layers, head) for parameter in (layer.weight, layer.bias)
         ]
         out = fused_mlp(y.flatten(1, 2), self.activation_name, self.buffers, parameters)
-        return out.view(*y.shape[:3], out.shape[-1]), _no_carry(y)
+        return out.view(*y.shape[:3], out.shape[-1])
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def rm_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> Te
     Args:
         logits_t: (T, *, A).
         q_t: (T, *, A) action values.
-        use_stop_gradient: detach the regret.
+        use_stop_gradient: detach the regret. q_t is detached either way.
 
     Returns:
         (*), the mean over T.
@@ -146,6 +146,7 @@ def rm_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> Te
         ValueError: a shape or dtype differs from the above.
     """
     check(logits_t=(logits_t, "float T * A"), q_t=(q_t, "float T * A"))
+    q_t = q_t.detach()
     pi_t = logits_t.softmax(-1)
     regret_t = (q_t - (pi_t * q_t).sum(-1).unsqueeze(-1)).relu()
     if use_stop_gradient:
@@ -204,4 +205,7 @@ def clipped_surrogate_pg_loss(
     if use_stop_gradient:
         adv_t = adv_t.detach()
     clipped_t = prob_ratios_t.clamp(1 - epsilon, 1 + epsilon)
+    # On the border the clipped branch counts as clipped, as in RLax: `clamp` alone would pass its gradient on.
+    inside = (prob_ratios_t > 1 - epsilon) & (prob_ratios_t < 1 + epsilon)
+    clipped_t = torch.where(inside, clipped_t, clipped_t.detach())
     return -torch.minimum(prob_ratios_t * adv_t, clipped_t * adv_t).mean(0)

@@ -72,7 +72,6 @@ STEP: dict[str, list[tuple[str, dict[str, object]]]] = {
     "multivariate_normal_kl_divergence": [("v:A o:A v:A o:A", {})],
     "identity": [("v", {})],
     "signed_hyperbolic": [("v", {}), ("t", {})],
-    "signed_parabolic": [("v", {}), ("t", {})],
     "signed_logp1": [("v", {}), ("t", {})],
     "signed_expm1": [("v", {}), ("t", {})],
     "power": [("o #0.5", {}), ("v #2.0", {})],

@@ -96,7 +96,11 @@ def run_both(name, case, stop=None):
     else:
         mine = [None] * len(leaves)
     for p, m, t in zip(places, mine, theirs, strict=True):
-        close(torch.zeros_like(tensors[arrays[p]]) if m is None else m, t, f"{name} gradient of argument {arrays[p]}")
+        m = torch.zeros_like(tensors[arrays[p]]) if m is None else m
+        assert torch.isfinite(m).all()
+        # RLax's own gradient with respect to atoms can be NaN; there is nothing to agree with then.
+        finite = np.isfinite(np.asarray(t))
+        close(m * torch.from_numpy(finite), np.where(finite, t, 0.0), f"{name} gradient of argument {arrays[p]}")
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)

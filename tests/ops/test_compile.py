@@ -85,7 +85,7 @@ def test_multi_agent_functions_are_captured_whole():
     compiles(ops.happo_ratio_product, [q, torch.tensor([2, 0, 1])], "aot_eager")
     r = torch.randn(5, 2, generator=g)
     compiles(ops.vdn_targets, [r, r, q], "aot_eager")
-    compiles(ops.qmix_lambda_targets, [r, r, q[..., 0], 0.7], "aot_eager")
+    compiles(ops.qmix_lambda_targets, [r, r, q[..., 0].detach(), 0.7], "aot_eager")
     compiles(ops.masked_mean, [q, q > 0], "aot_eager")
     compiles(ops.masked_normalize, [q, q > 0, torch.tensor([0, 1, 0]), 2], "aot_eager")
     w1, b1 = torch.randn(5, 2, 3, 4, generator=g), torch.randn(5, 2, 4, generator=g)
