@@ -265,9 +265,12 @@ class Plan:
     device: str
 
     def build(self) -> MultiAgentSystem:
-        """A fresh system."""
+        """A fresh system; whatever draws from PyTorch's own stream (a dropout of the user's) is seeded too."""
+        import torch
+
         from marl.system import MultiAgentSystem
 
+        torch.manual_seed(self.seed)
         return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device)
 
     @property
@@ -478,14 +481,10 @@ def _load(path: Path, device: str, scenario: Scenario | None = None) -> MultiAge
     """A system from a checkpoint; its learners come from there too unless they hold code of the user's."""
     from marl import checkpoint
     from marl.system import MultiAgentSystem
-    from marl.types import CheckpointError
 
     manifest = checkpoint.read_manifest(path)
     agents = scenario.agents if scenario is not None and manifest["meta"].get("agents") is None else None
-    try:
-        return MultiAgentSystem.load(path, env=scenario, agents=agents, device=device)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    return MultiAgentSystem.load(path, env=scenario, agents=agents, device=device)
 
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
@@ -988,7 +987,9 @@ class _Interrupts:
 def _guarded(work: Callable[[], int], debug: bool, interrupts: _Interrupts) -> int:
     """Run it; every error becomes one line and an exit status."""
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         return _say(error, 2)
     except SystemExit as end:

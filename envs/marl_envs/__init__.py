@@ -27,7 +27,8 @@ from marl_envs.world_comm import WorldComm
 WORLDS: dict[str, type[World]] = {
     world.metadata["name"]: world
     for world in (
-        Acrobot, Adversary, CartPole, Crypto, GridWorld, GridWorldImage, MatrixGame, MountainCar, MountainCarContinuous, Pendulum,
+        Acrobot, Adversary, CartPole, Crypto, GridWorld, GridWorldImage, MatrixGame, MountainCar,
+        MountainCarContinuous, Pendulum,
         Pursuit, Push, Reference, Simple, SpeakerListener, Spread, Tag, TwoStep, WorldComm,
     )
 }  # fmt: skip

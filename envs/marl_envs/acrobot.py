@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -47,7 +47,9 @@ def derivative(s: State, stage: int, torque: float) -> None:
         + (MASS * COM + MASS * LENGTH) * GRAVITY * np.cos(angle1 - np.pi / 2)
         + phi2
     )
-    bend2 = (torque + d2 / d1 * phi1 - MASS * LENGTH * COM * turn1**2 * sin2 - phi2) / (MASS * COM**2 + MOMENT - d2**2 / d1)
+    bend2 = (torque + d2 / d1 * phi1 - MASS * LENGTH * COM * turn1**2 * sin2 - phi2) / (
+        MASS * COM**2 + MOMENT - d2**2 / d1
+    )
     s.slope[stage, 0], s.slope[stage, 1] = turn1, turn2
     s.slope[stage, 2], s.slope[stage, 3] = -(d2 * bend2 + phi1) / d1, bend2
 
@@ -90,13 +92,13 @@ def observe(s: State, e: int, task: Array, obs: Array) -> None:
         obs[e, 0, 4 + k] = s.x[e, 2 + k]
 
 
-class Acrobot(World):
+class Acrobot(World, name="acrobot_v0", render_fps=15):
     """Three torques, -1, 0 and 1; ends when the tip swings above the line."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "acrobot_v0", "render_fps": 15}
 
     def __init__(self, max_cycles: int = 500, render_mode: str | None = None) -> None:
+        """As the class says."""
         high = np.array([1.0, 1.0, 1.0, 1.0, MAX_SPEED_1, MAX_SPEED_2], dtype=np.float32)
         super().__init__(
             observation_spaces={"agent_0": Box(-high, high, dtype=np.float32)},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import numpy as np
 
 from marl.types import Array
@@ -57,11 +55,10 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
         put_all_relative(s, e, 0, num_agents, s.near[0], obs, i, k)
 
 
-class Adversary(ParticleWorld):
+class Adversary(ParticleWorld, name="adversary_v0"):
     """One adversary, ``N`` good agents, ``N`` landmarks. ``num_*_neighbors`` limit sight to the nearest."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "adversary_v0"}
 
     def __init__(
         self,
@@ -74,6 +71,7 @@ class Adversary(ParticleWorld):
         num_agent_neighbors: int | None = None,
         num_landmark_neighbors: int | None = None,
     ) -> None:
+        """As the class says."""
         places = 2 * slots(N, num_landmark_neighbors) + 2 * slots(N, num_agent_neighbors)
         body = Body(size=0.15, collide=False)
         super().__init__(

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from marl_envs.world import World
 
 
+_typeof: Any = numba.typeof
+
+
 class Copies:
     """The arrays of ``E`` copies of a world and the one compiled call that moves them; agents in one axis, no teams."""
 
     def __init__(self, world: World, num_envs: int) -> None:
+        """As the class says."""
         if num_envs < 1:
             raise ConfigError(f"expected at least one copy, got num_envs={num_envs}")
         spaces = [world.observation_spaces[agent] for agent in world.possible_agents]
@@ -41,7 +45,9 @@ class Copies:
         rows = (num_envs, len(spaces))
         if world.image_obs:
             if len(set(shapes)) != 1 or len(shapes[0]) != 3:
-                raise ConfigError(f"{type(world).__name__}: agents that see images must all see one shape (H, W, C), got {shapes}")
+                raise ConfigError(
+                    f"{type(world).__name__}: agents that see images must all see one shape (H, W, C), got {shapes}"
+                )
             height, width, channels = shapes[0]
             self.obs = np.zeros((*rows, channels, height, width), dtype=np.uint8)
         else:
@@ -80,17 +86,21 @@ class Copies:
         self.info = np.zeros((num_envs, len(world.info_names)), dtype=np.float64)
         self.ended = np.zeros((num_envs, 2 + rows[1] + self.info.shape[1] + self.task.shape[1]), dtype=np.float64)
         self.inside = (
-            self.s, self.task, self.pending, self.rng, self.clock, self.returns, self.ended, self.info, self.choices, self.widths,
+            self.s, self.task, self.pending, self.rng, self.clock, self.returns, self.ended, self.info,
+            self.choices, self.widths,
         )  # fmt: skip
-        self.outside = self.arrays_out(self.obs, self.next_obs, self.reward, self.terminated, self.truncated, self.alive)
+        self.outside = self.arrays_out(
+            self.obs, self.next_obs, self.reward, self.terminated, self.truncated, self.alive
+        )
         # The compiled function itself, without numba's look-up by argument types: half the time of a call.
         loop = world.loop(box=world.box_actions, join_state=world.join_state)
         arguments = (STEP, self.actions, *self.inside, *self.outside)
-        self.call = loop.compile(tuple(numba.typeof(argument) for argument in arguments))
+        self.call = loop.compile(tuple(_typeof(argument) for argument in arguments))
 
     def arrays_out(
         self, obs: Array, next_obs: Array, reward: Array, terminated: Array, truncated: Array, alive: Array,
-        legal: Array | None = None, started: Array | None = None, state: Array | None = None, next_state: Array | None = None,
+        legal: Array | None = None, started: Array | None = None,
+        state: Array | None = None, next_state: Array | None = None,
     ) -> tuple[Any, ...]:  # fmt: skip
         """The output arguments of the loop; what is left out is this object's own array."""
         return (
@@ -123,10 +133,13 @@ class Copies:
         return EnvContractError(f"action of {agent} in copy {copy}: expected {expected}, got {actions[copy, n]}")
 
     def set_tasks(self, tasks: Mapping[str, Any], copies: Sequence[int] | slice = slice(None)) -> None:
-        """Choose task parameters, one number for all of ``copies`` or one each; they hold from each copy's next reset on."""
+        """Choose task parameters, one number for all of ``copies`` or one each; they hold from each copy's next reset
+        on."""
         for name, value in tasks.items():
             if name not in self.task_names:
-                raise ConfigError(f"no task parameter {name!r}; {type(self.world).__name__} has {', '.join(self.task_names)}")
+                raise ConfigError(
+                    f"no task parameter {name!r}; {type(self.world).__name__} has {', '.join(self.task_names)}"
+                )
             values = np.asarray(value, dtype=np.float64)
             self.world.task_space[name].check(name, values)
             self.pending[copies, self.task_names.index(name)] = values
@@ -152,8 +165,8 @@ class Copies:
             if value is None or np.shape(value) != array.shape or np.asarray(value).dtype != array.dtype:
                 found = "nothing" if value is None else f"{np.asarray(value).dtype} {np.shape(value)}"
                 raise CheckpointError(
-                    f"state of {type(self.world).__name__}, {name}: expected {array.dtype} {array.shape}, found {found}; "
-                    "load it into a batch with the same parameters and number of copies"
+                    f"state of {type(self.world).__name__}, {name}: expected {array.dtype} {array.shape}, "
+                    f"found {found}; load it into a batch with the same parameters and number of copies"
                 )
         for _, array, value in pairs:
             array[...] = value
@@ -169,8 +182,14 @@ class Episodes(Sequence[Episode]):
     __slots__ = ("_chosen", "_info_names", "_rows", "_task_names", "agents")
 
     def __init__(
-        self, rows: Array, agents: Sequence[str], info_names: Sequence[str], task_names: Sequence[str], chosen: Sequence[str]
+        self,
+        rows: Array,
+        agents: Sequence[str],
+        info_names: Sequence[str],
+        task_names: Sequence[str],
+        chosen: Sequence[str],
     ) -> None:
+        """As the class says."""
         self._rows, self.agents = rows, agents
         self._info_names, self._task_names, self._chosen = info_names, task_names, chosen
 
@@ -255,7 +274,10 @@ class Batch:
     any other team is gathered after each step.
     """
 
-    def __init__(self, world: World, num_envs: int, patterns: Sequence[str] | None = None, *, first_copy: int = 0) -> None:
+    def __init__(
+        self, world: World, num_envs: int, patterns: Sequence[str] | None = None, *, first_copy: int = 0
+    ) -> None:
+        """As the class says."""
         self._core = core = Copies(world, num_envs)
         self._world, self._first_copy = world, first_copy
         teams = team_specs(world, patterns)
@@ -303,7 +325,8 @@ class Batch:
                 legal = np.tile(legal_widths(team.action), (core.num_envs, 1, 1))
             flags = [share(array) for array in (core.reward, core.terminated, core.truncated, core.alive)]
             steps.append(TeamStep(obs, obs, flags[0], flags[1], flags[2], flags[3], legal))
-        self._state, self._next_state = core.state, core.next_state
+        self._state: Array | None = core.state
+        self._next_state: Array | None = core.next_state
         if self._world.state_is_obs:  # always one padded row per copy, whatever the teams
             self._state = core.obs.reshape(core.num_envs, -1)
             self._next_state = core.next_obs.reshape(core.num_envs, -1)
@@ -337,7 +360,8 @@ class Batch:
         return self._step
 
     def set_tasks(self, tasks: Mapping[str, Any], copies: Sequence[int] | slice = slice(None)) -> None:
-        """Choose task parameters for ``copies``: one number for all or one each; they hold from each copy's next reset on."""
+        """Choose task parameters for ``copies``: one number for all or one each; they hold from each copy's next
+        reset on."""
         self._core.set_tasks(tasks, copies)
 
     def tasks(self) -> dict[str, Array]:
@@ -345,7 +369,8 @@ class Batch:
         return {name: self._core.task[:, k].copy() for k, name in enumerate(self._core.task_names)}
 
     def step(self, actions: Sequence[Array]) -> Step:
-        """Take one step; the Step returned is the same object every time, its arrays are overwritten by the next step."""
+        """Take one step; the Step returned is the same object every time, its arrays are overwritten by the next
+        step."""
         given = self._joint(actions)
         count = self._core.call(STEP, given, *self._tail)
         if count:
@@ -359,8 +384,10 @@ class Batch:
     def step_into(self, actions: Sequence[Array], out: Step) -> Step:
         """As `step`, but into the arrays of ``out`` (a slice of a rollout, say), which is returned.
 
-        ``out`` has one TeamStep per team, with the shapes and dtypes of `spec`; give the same object again for the same slice.
-        A ``next_obs`` or ``next_state`` that is an array of its own is filled when an episode ends; otherwise this object's
+        ``out`` has one TeamStep per team, with the shapes and dtypes of `spec`; give the same object again for the
+        same slice.
+        A ``next_obs`` or ``next_state`` that is an array of its own is filled when an episode ends; otherwise this
+        object's
         array stands in. With one team and contiguous arrays the world writes observations, rewards and flags in place.
         """
         target = self._targets.get(id(out))
@@ -408,13 +435,21 @@ class Batch:
         if len(actions) != len(self._members):
             raise EnvContractError(f"expected actions of {len(self._members)} teams, got {len(actions)}")
         given = actions[0]
-        if self._whole and given.__class__ is np.ndarray and given.dtype == wanted.dtype and given.shape == wanted.shape:
+        if (
+            self._whole
+            and given.__class__ is np.ndarray
+            and given.dtype == wanted.dtype
+            and given.shape == wanted.shape
+        ):
             return given if given.flags.c_contiguous else np.ascontiguousarray(given)
-        for team, members, shape, array in zip(self._spec.teams, self._members, self._action_shapes, actions, strict=True):
+        for team, members, shape, array in zip(
+            self._spec.teams, self._members, self._action_shapes, actions, strict=True
+        ):
             array = np.asarray(array)
             if array.shape != shape or (wanted.dtype == np.int64 and array.dtype.kind not in "iub"):
                 raise EnvContractError(
-                    f"actions of team {team.name!r}: expected {team.action.dtype} {shape}, got {array.dtype} {array.shape}"
+                    f"actions of team {team.name!r}: expected {team.action.dtype} {shape}, "
+                    f"got {array.dtype} {array.shape}"
                 )
             if wanted.ndim == 3:
                 wanted[:, members, : shape[-1]] = array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -60,13 +60,15 @@ def observe(s: State, e: int, task: Array, obs: Array) -> None:
         obs[e, 0, k] = s.x[e, k]
 
 
-class CartPole(World):
+class CartPole(World, name="cartpole_v0", render_fps=50):
     """Two actions, left and right; ends when the cart leaves or the pole leans more than 12 degrees."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "cartpole_v0", "render_fps": 50}
 
-    def __init__(self, sutton_barto_reward: bool = False, max_cycles: int = 500, render_mode: str | None = None) -> None:
+    def __init__(
+        self, sutton_barto_reward: bool = False, max_cycles: int = 500, render_mode: str | None = None
+    ) -> None:
+        """As the class says."""
         self.sutton_barto_reward = sutton_barto_reward
         high = np.array([MAX_X * 2, np.inf, MAX_ANGLE * 2, np.inf], dtype=np.float32)
         super().__init__(
@@ -86,4 +88,8 @@ class CartPole(World):
         x, angle = float(s.x[e, 0]), float(s.x[e, 2])
         canvas.line([(-2.6, -0.3), (2.6, -0.3)])
         canvas.box((x, -0.3), 0.5, 0.3, (0, 0, 0))
-        canvas.line([(x, -0.2), (x + 2 * HALF_LENGTH * np.sin(angle), -0.2 + 2 * HALF_LENGTH * np.cos(angle))], (202, 152, 101), 10)
+        canvas.line(
+            [(x, -0.2), (x + 2 * HALF_LENGTH * np.sin(angle), -0.2 + 2 * HALF_LENGTH * np.cos(angle))],
+            (202, 152, 101),
+            10,
+        )

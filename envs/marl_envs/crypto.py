@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import numpy as np
 
 from marl.types import Array
@@ -62,11 +60,10 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
     put_color(s.goal[e, KEY], e, obs, ALICE, put_color(s.goal[e, GOAL], e, obs, ALICE, 0))
 
 
-class Crypto(ParticleWorld):
+class Crypto(ParticleWorld, name="crypto_v0"):
     """Three agents that only talk."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "crypto_v0"}
 
     def __init__(
         self,
@@ -76,6 +73,7 @@ class Crypto(ParticleWorld):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
+        """As the class says."""
         body = Body(collide=False, moves=False, talks=True)
         super().__init__(
             agents={"eve_0": body, "bob_0": body, "alice_0": body},

@@ -13,9 +13,10 @@ Color = tuple[int, int, int]
 
 
 class Canvas:
-    """A square picture. Coordinates are the world's; the origin is in the middle and y points up until `view` says otherwise."""
+    """A square picture in the world's coordinates: origin in the middle until `view` says otherwise, y points up."""
 
     def __init__(self, title: str, window: bool, fps: int, size: int = 700) -> None:
+        """As the class says."""
         self.size, self.window, self.fps = size, window, fps
         if window:
             pygame.display.init()
@@ -54,7 +55,9 @@ class Canvas:
         """A filled rectangle."""
         x, y = self._at(center)
         w, h = width * self._scale, height * self._scale
-        pygame.draw.rect(self.surface, color, pygame.Rect(round(x - w / 2), round(y - h / 2), max(1, round(w)), max(1, round(h))))
+        pygame.draw.rect(
+            self.surface, color, pygame.Rect(round(x - w / 2), round(y - h / 2), max(1, round(w)), max(1, round(h)))
+        )
 
     def line(self, points: Sequence[Sequence[float]] | Array, color: Color = (0, 0, 0), width: int = 2) -> None:
         """A line through points."""

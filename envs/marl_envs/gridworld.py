@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -106,9 +106,9 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
         if s.arrived[e, n]:
             continue
         for m in range(num_agents):
-            if m != n and not s.arrived[e, m]:
-                if s.agent[e, m, 0] == s.agent[e, n, 0] and s.agent[e, m, 1] == s.agent[e, n, 1]:
-                    reward[e, n] -= s.bump_cost
+            together = s.agent[e, m, 0] == s.agent[e, n, 0] and s.agent[e, m, 1] == s.agent[e, n, 1]
+            if m != n and together and not s.arrived[e, m]:
+                reward[e, n] -= s.bump_cost
     for n in range(num_agents):
         if not s.arrived[e, n] and s.agent[e, n, 0] == s.goal[e, n, 0] and s.agent[e, n, 1] == s.goal[e, n, 1]:
             s.arrived[e, n] = True
@@ -135,7 +135,7 @@ def info(s: State, e: int, task: Array, out: Array) -> None:
 
 @kernel
 def observe_vector(s: State, e: int, task: Array, obs: Array) -> None:
-    """Own place and the way to the goal as parts of the greatest size, walls around, and the number of others around."""
+    """Own place and the way to the goal as parts of the greatest size, then walls and numbers of others around."""
     num_agents, view = s.agent.shape[1], s.sight
     side = 2 * view + 1
     for i in range(num_agents):
@@ -174,17 +174,17 @@ def observe_image(s: State, e: int, task: Array, obs: Array) -> None:
                 obs[e, i, 3, s.agent[e, m, 1], s.agent[e, m, 0]] = 255
 
 
-class GridWorld(World):
+class GridWorld(World, name="gridworld_v0"):
     """A solvable maze per episode. ``width`` and ``height`` are the greatest size; a task may be smaller, or denser.
 
-    Actions: stay, left, right, down, up. +1 at one's goal, where one leaves; ``step_cost`` per step; ``bump_cost`` for each other
-    agent in the same cell. Agents pass through each other, so that every maze stays solvable. ``obs="image"``: ``(height,
-    width, 4)`` uint8 of walls, self, goal, others; ``"vector"``: place, way to the goal, and what is within ``view`` cells.
+    Actions: stay, left, right, down, up. +1 at one's goal, where one leaves; ``step_cost`` per step; ``bump_cost`` for
+    each other agent in the same cell. Agents pass through each other, so that every maze stays solvable.
+    ``obs="image"``: ``(height, width, 4)`` uint8 of walls, self, goal, others; ``"vector"``: place, way to the goal,
+    and what is within ``view`` cells.
     """
 
     kernels = Kernels(reset, step, observe_vector, alive=alive, info=info)
     info_names = ("success",)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "gridworld_v0"}
 
     def __new__(cls, *args: Any, obs: str = "vector", **kwargs: Any) -> GridWorld:
         """Images are another kernel, so another class."""
@@ -204,9 +204,11 @@ class GridWorld(World):
         max_cycles: int | None = None,
         render_mode: str | None = None,
     ) -> None:
+        """As the class says."""
         if width < 2 or height < 2 or num_agents < 1 or view < 0 or not 0 <= density < 1:
             raise ConfigError(
-                "gridworld: expected width and height of at least 2, density in [0, 1), at least one agent and view >= 0; got "
+                "gridworld: expected width and height of at least 2, density in [0, 1), at least one agent and "
+                "view >= 0; got "
                 f"{width=}, {height=}, {density=}, {num_agents=}, {view=}"
             )
         if obs not in ("vector", "image"):
@@ -218,7 +220,9 @@ class GridWorld(World):
         space = Box(-1.0, float(max(num_agents, 1)), (4 + window * (1 if num_agents == 1 else 2),), np.float32)
         image = Box(0, 255, (height, width, 4), np.uint8)
         super().__init__(
-            observation_spaces={name: Box(0, 255, image.shape, np.uint8) if obs == "image" else space for name in names},
+            observation_spaces={
+                name: Box(0, 255, image.shape, np.uint8) if obs == "image" else space for name in names
+            },
             action_spaces={name: Discrete(5) for name in names},
             max_cycles=4 * (width + height) if max_cycles is None else max_cycles,
             tasks={
@@ -257,11 +261,11 @@ class GridWorld(World):
                 canvas.circle(s.agent[e, n], 0.3, color)
 
 
-class GridWorldImage(GridWorld):
+class GridWorldImage(GridWorld, name="gridworld_image_v0"):
     """`GridWorld` seen as an image; what ``GridWorld(obs="image")`` makes."""
 
     kernels = Kernels(reset, step, observe_image, alive=alive, info=info)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "gridworld_image_v0"}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As the class says."""
         super().__init__(*args, **{**kwargs, "obs": "image"})

@@ -1,8 +1,8 @@
-"""Compiled stepping: the random stream of a copy, the loop over copies with same-step autoreset, and how a world binds to it.
+"""Compiled stepping: random streams, the loop over copies with same-step autoreset, and how a world binds to it.
 
-A world writes plain functions about *one copy* ``e`` (``reset``, ``step``, ``observe``, ...) under ``@kernel``. `compile_loop`
-puts them into the one loop below, so autoreset, time limits, deaths, returns and finished episodes are written (and right)
-in one place, and one call from Python steps all copies.
+A world writes plain functions about *one copy* ``e`` (``reset``, ``step``, ``observe``, ...) under ``@kernel``.
+`compile_loop` puts them into the one loop below, so autoreset, time limits, deaths, returns and finished episodes are
+written (and right) in one place, and one call from Python steps all copies.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ STEP, STEP_ONLY, RESTART, OBSERVE = 0, 1, 2, 3  # modes of the loop: with and wi
 # Kernels own no memory, so reference counting is off (`_nrt`): with it one copy of spread took 900 ns instead of 60.
 # No fast maths: the twins must equal their originals, and an unstable system blows up the last bit of a double.
 
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function about one copy; it is inlined into the loop over copies, which is what gets cached on disk."""
-    return numba.njit(function, nogil=True, _nrt=False, error_model="numpy", forceinline=True)
+    return numba.njit(function, forceinline=True, **_OPTIONS)
 
 
 def stream(seed: int, copy: int) -> np.uint64:
@@ -60,15 +62,15 @@ def integers(rng: Array, e: int, count: int) -> int:
 
 @dataclass(frozen=True)
 class Kernels:
-    """A world's functions about one copy ``e``. Every array's first axis is the copy; ``s`` is what `World.allocate` made.
+    """A world's functions about one copy ``e``; ``s`` is what `World.allocate` made. First axis of all arrays: copies.
 
     reset(s, e, task, rng)                  start an episode
     step(s, e, task, rng, action, reward)   move on, write ``reward[e, n]``, return RUNNING, TERMINATED or TRUNCATED
     observe(s, e, task, obs)                write ``obs[e, n]``; the padding beyond an agent's width stays zero
-    alive(s, e, task, alive)                optional: write ``alive[e, n]``; without it all agents live as long as the episode
+    alive(s, e, task, alive)                optional: write ``alive[e, n]``; else all live as long as the episode
     legal(s, e, task, legal)                optional: write ``legal[e, n, action]``
     state(s, e, task, state)                optional: write ``state[e]``; without it the observations laid end to end
-    info(s, e, task, info)                  optional: write ``info[e]`` when an episode ends, named by `World.info_names`
+    info(s, e, task, info)                  optional: write ``info[e]`` as an episode ends, named by `World.info_names`
     """
 
     reset: Any
@@ -92,13 +94,25 @@ def _valid_choice(actions: Array, e: int, n: int, choices: Array) -> bool:
 
 @kernel
 def _valid_vector(actions: Array, e: int, n: int, choices: Array) -> bool:
+    finite = True
     for a in range(choices[n]):
-        if not np.isfinite(actions[e, n, a]):
-            return False
-    return True
+        finite &= np.isfinite(actions[e, n, a])
+    return finite
 
 
-def _loop(  # compiled by compile_loop, which supplies the upper-case flags and the functions of a world
+# Stand-ins for what compile_loop puts into the loop: a world's functions, and which of the optional ones it has.
+valid: Any = _valid_choice
+reset: Any = _nothing
+step: Any = _nothing
+observe: Any = _nothing
+write_alive: Any = _nothing
+write_legal: Any = _nothing
+write_state: Any = _nothing
+write_info: Any = _nothing
+HAS_ALIVE = HAS_LEGAL = HAS_STATE = JOIN_STATE = False
+
+
+def _loop(
     mode: int,
     actions: Array,
     s: Any,
@@ -127,21 +141,21 @@ def _loop(  # compiled by compile_loop, which supplies the upper-case flags and 
     if mode <= STEP_ONLY:
         for e in range(num_envs):
             for n in range(num_agents):
-                if alive[e, n] and not valid(actions, e, n, choices):  # noqa: F821
-                    return -1 - (e * num_agents + n)
+                if alive[e, n] and not valid(actions, e, n, choices):
+                    return -1 - (e * num_agents + n)  # type: ignore[no-any-return]
     count = 0
     for e in range(num_envs):
         fresh = mode == RESTART
         if mode <= STEP_ONLY:
             started[e] = False
-            code = step(s, e, task, rng, actions, reward)  # noqa: F821
+            code = step(s, e, task, rng, actions, reward)
             clock[e] += 1
             if code == RUNNING and clock[e] >= task[e, task.shape[1] - 1]:
                 code = TRUNCATED
-            if HAS_ALIVE:  # noqa: F821
+            if HAS_ALIVE:
                 for n in range(num_agents):  # remember who lived, in the flag that the living do not need yet
                     terminated[e, n] = alive[e, n]
-                write_alive(s, e, task, alive)  # noqa: F821
+                write_alive(s, e, task, alive)
                 anybody = False
                 for n in range(num_agents):
                     returns[e, n] += reward[e, n]
@@ -163,7 +177,7 @@ def _loop(  # compiled by compile_loop, which supplies the upper-case flags and 
                 ended[count, 1] = clock[e]
                 for n in range(num_agents):
                     ended[count, 2 + n] = returns[e, n]
-                write_info(s, e, task, info)  # noqa: F821
+                write_info(s, e, task, info)
                 for k in range(info.shape[1]):
                     ended[count, 2 + num_agents + k] = info[e, k]
                 for k in range(task.shape[1]):
@@ -189,21 +203,21 @@ def _loop(  # compiled by compile_loop, which supplies the upper-case flags and 
                     returns[e, n] = 0.0
                     alive[e, n] = True
                 started[e] = True
-                reset(s, e, task, rng)  # noqa: F821
-                write_alive(s, e, task, alive)  # noqa: F821
-            observe(s, e, task, seen)  # noqa: F821
-            if HAS_ALIVE:  # noqa: F821
+                reset(s, e, task, rng)
+                write_alive(s, e, task, alive)
+            observe(s, e, task, seen)
+            if HAS_ALIVE:
                 for n in range(num_agents):
                     shown = alive[e, n]
                     if mode == STEP_ONLY or (final and look == 0):
                         shown = shown or terminated[e, n] or truncated[e, n]
                     if not shown:
                         _clear(seen, e * num_agents + n, num_envs * num_agents)
-            if JOIN_STATE:  # noqa: F821
+            if JOIN_STATE:
                 _join(e, seen, widths, seen_state)
-            write_state(s, e, task, seen_state)  # noqa: F821
-        write_legal(s, e, task, legal)  # noqa: F821
-        if HAS_LEGAL:  # noqa: F821
+            write_state(s, e, task, seen_state)
+        write_legal(s, e, task, legal)
+        if HAS_LEGAL:
             for n in range(num_agents):
                 if not alive[e, n]:
                     for k in range(choices[n]):
@@ -212,7 +226,7 @@ def _loop(  # compiled by compile_loop, which supplies the upper-case flags and 
         for e in range(num_envs):
             if not started[e]:
                 _copy(obs, next_obs, e, num_envs)
-                if HAS_STATE:  # noqa: F821
+                if HAS_STATE:
                     _copy(state, next_state, e, num_envs)
     return count
 
@@ -246,13 +260,13 @@ def _join(e: int, obs: Array, widths: Array, state: Array) -> None:
 def compile_loop(kernels: Kernels, name: str, module: str, filename: str, *, box: bool, join_state: bool) -> Any:
     """The loop over copies with a world's functions bound in: one dispatcher, cached on disk beside the world's file.
 
-    numba caches by file, name and bytecode, and looks at one file's time stamp. So the bound loop gets the world's file and
-    name, and the stamp of every source it was built from: editing a shared file must not bring back old machine code.
+    numba caches by file, name and bytecode, and looks at one file's time stamp. So the bound loop gets the world's
+    file and name, and the stamp of every source it was built from: editing a shared file must not bring back old code.
     """
-    named = {"write_alive": kernels.alive, "write_legal": kernels.legal, "write_state": kernels.state, "write_info": kernels.info}
+    optional = {f"write_{key}": getattr(kernels, key) for key in ("alive", "legal", "state", "info")}
     bound: dict[str, Any] = {
         **_loop.__globals__,
-        **{key: _nothing if function is None else function for key, function in named.items()},
+        **{key: _nothing if function is None else function for key, function in optional.items()},
         "reset": kernels.reset,
         "step": kernels.step,
         "observe": kernels.observe,
@@ -267,7 +281,7 @@ def compile_loop(kernels: Kernels, name: str, module: str, filename: str, *, box
     code = _loop.__code__.replace(co_filename=filename, co_name=title, co_qualname=title)
     function = types.FunctionType(code, bound, title)
     function.__module__ = module
-    compiled = numba.njit(function, nogil=True, _nrt=False, error_model="numpy", cache=True)
+    compiled: Any = numba.njit(function, cache=True, **_OPTIONS)
     cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if cache_file is not None:
         digest = hashlib.sha256()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -23,7 +23,7 @@ ROCK_PAPER_SCISSORS = np.array([[[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], [[0, 1, 
 
 
 class State(NamedTuple):
-    """What was played last (-1: nothing yet) and how often; the payoffs, flat, and the number of actions of each player."""
+    """What was played last (-1: nothing yet) and how often; flat payoffs and the number of actions of each player."""
 
     last: Array  # (E, N) int64
     played: Array  # (E,) int64
@@ -65,18 +65,23 @@ def observe(s: State, e: int, task: Array, obs: Array) -> None:
                 k += 1
 
 
-class MatrixGame(World):
-    """``payoff`` of shape ``(A_1, .., A_N)`` is shared by all N players, of shape ``(N, A_1, .., A_N)`` gives each their own.
+class MatrixGame(World, name="matrix_game_v0"):
+    """``payoff`` of shape ``(A_1, .., A_N)`` is shared by all N players, of shape ``(N, A_1, .., A_N)`` gives each
+    their own.
 
     An episode is ``rounds`` games and then ends for good (terminated). Players are ``agent_0 ..``.
     """
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "matrix_game_v0"}
 
     def __init__(
-        self, payoff: Array | Sequence[Any] = CLIMBING, rounds: int = 1, shared: bool | None = None, render_mode: str | None = None
+        self,
+        payoff: Array | Sequence[Any] = CLIMBING,
+        rounds: int = 1,
+        shared: bool | None = None,
+        render_mode: str | None = None,
     ) -> None:
+        """As the class says."""
         table = np.asarray(payoff, dtype=np.float64)
         if shared is None:  # one axis per player, or one more with the players first
             shared = not (table.ndim >= 2 and table.shape[0] == table.ndim - 1)
@@ -85,8 +90,8 @@ class MatrixGame(World):
         sizes = table.shape[1:]
         if table.ndim < 2 or table.shape[0] != len(sizes) or not np.all(np.isfinite(table)) or rounds < 1:
             raise ConfigError(
-                "matrix game: expected a finite payoff of shape (A_1, .., A_N) shared by N players or (N, A_1, .., A_N), and at "
-                f"least one round; got shape {np.shape(payoff)}, {rounds=}"
+                "matrix game: expected a finite payoff of shape (A_1, .., A_N), shared, or (N, A_1, .., A_N), "
+                f"and at least one round; got shape {np.shape(payoff)}, {rounds=}"
             )
         self.payoff, self.rounds = table, rounds
         names = [f"agent_{n}" for n in range(len(sizes))]

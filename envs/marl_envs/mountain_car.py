@@ -49,7 +49,7 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
 
 @kernel
 def step_continuous(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array) -> int:
-    """Push with a force in [-1, 1]; pays 0.1 of its square, earns 100 at the goal. Single precision, as the original."""
+    """Push with a force in [-1, 1]; pays 0.1 of its square, earns 100 at the goal. In float32, as the original."""
     given = action[e, 0, 0]
     force = min(max(given, np.float32(-1.0)), np.float32(1.0))
     pull = np.float32(GRAVITY * np.cos(np.float32(np.float32(3.0) * np.float32(s.position[e]))))
@@ -72,14 +72,14 @@ def observe(s: State, e: int, task: Array, obs: Array) -> None:
     obs[e, 0, 1] = s.speed[e]
 
 
-class MountainCar(World):
+class MountainCar(World, name="mountain_car_v0", render_fps=30):
     """Three actions; ends at the flag."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "mountain_car_v0", "render_fps": 30}
     goal: ClassVar[float] = GOAL
 
     def __init__(self, goal_velocity: float = 0.0, max_cycles: int = 200, render_mode: str | None = None) -> None:
+        """As the class says."""
         self._make(goal_velocity, Discrete(3), max_cycles, render_mode)
 
     def _make(self, goal_velocity: float, actions: Any, max_cycles: int, render_mode: str | None) -> None:
@@ -107,12 +107,12 @@ class MountainCar(World):
         canvas.circle((x, np.sin(3 * x) * 0.45 + 0.6), 0.05, (90, 90, 217))
 
 
-class MountainCarContinuous(MountainCar):
+class MountainCarContinuous(MountainCar, name="mountain_car_continuous_v0"):
     """One force in [-1, 1]; ends at the flag, a little nearer than the discrete one's."""
 
     kernels = Kernels(reset, step_continuous, observe)
-    metadata: ClassVar[dict[str, Any]] = {**MountainCar.metadata, "name": "mountain_car_continuous_v0"}
     goal: ClassVar[float] = GOAL_CONTINUOUS
 
     def __init__(self, goal_velocity: float = 0.0, max_cycles: int = 999, render_mode: str | None = None) -> None:
+        """As the class says."""
         self._make(goal_velocity, Box(-1.0, 1.0, (1,), np.float32), max_cycles, render_mode)

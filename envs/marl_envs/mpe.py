@@ -1,7 +1,8 @@
 """The particle physics that the MPE tasks share: a twin of mpe2 1.1.1's world and of its agents' actions.
 
 Agents and landmarks are discs in the plane. Each step: forces from actions and from contacts, then
-``x += v dt``; ``v = (1 - damping) v + F dt / m`` with ``m = 1``; speeds are capped. Computed in float64 like the original.
+``x += v dt``; ``v = (1 - damping) v + F dt / m`` with ``m = 1``; speeds are capped. Computed in float64 like the
+original.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Body:
 
 @kernel
 def contact(s: Particles, e: int, a: int, b: int, num_agents: int) -> None:
-    """A soft push apart, ``100 d/|d| softplus((r - |d|) / 0.001) 0.001`` for centres ``d`` apart and radii that add to ``r``."""
+    """A soft push apart: ``100 d/|d| softplus((r - |d|) / 0.001) 0.001`` for centres ``d`` apart, radii sum to r."""
     dx = s.pos[e, a, 0] - s.pos[e, b, 0]
     dy = s.pos[e, a, 1] - s.pos[e, b, 1]
     reach = s.size[a] + s.size[b]
@@ -102,7 +103,7 @@ def integrate(s: Particles, e: int) -> None:
 
 @kernel
 def _fraction(x: float) -> float:
-    return min(max(x, np.float32(0.0)), np.float32(1.0))
+    return min(max(x, np.float32(0.0)), np.float32(1.0))  # type: ignore[return-value]
 
 
 @kernel
@@ -123,10 +124,11 @@ def _act_vector(s: Particles, e: int, action: Array) -> None:
 def _act_choice(s: Particles, e: int, action: Array) -> None:
     """A mover's choice is ``move + 5 * word``, a silent mover's is its move, a pure talker's is its word."""
     for n in range(s.vel.shape[1]):
-        word = action[e, n]
+        move = word = action[e, n]
         if s.mover[n]:
-            move = word % MOVES
-            word = word // MOVES
+            if s.talker[n]:
+                move = word % MOVES
+                word = word // MOVES
             push = s.drive[e, n, 0]
             s.force[n, 0] = push if move == 2 else -push if move == 1 else 0.0
             s.force[n, 1] = push if move == 4 else -push if move == 3 else 0.0
@@ -234,7 +236,7 @@ def put_nothing(count: int, e: int, obs: Array, i: int, k: int) -> int:
 
 @kernel
 def nearest(s: Particles, e: int, i: int, first: int, last: int) -> int:
-    """Sort the entities ``first .. last - 1`` other than ``i`` by distance to ``i`` into ``s.order``; returns how many."""
+    """Sort entities ``first .. last - 1`` other than ``i`` by distance to ``i`` into ``s.order``; returns how many."""
     count = 0
     for m in range(first, last):
         if m != i:
@@ -250,7 +252,7 @@ def nearest(s: Particles, e: int, i: int, first: int, last: int) -> int:
 
 @kernel
 def put_all_relative(s: Particles, e: int, first: int, last: int, limit: int, obs: Array, i: int, k: int) -> int:
-    """Entities ``first .. last - 1`` other than ``i`` from ``i``'s view: all in order, or the ``limit`` nearest and zeros."""
+    """Entities ``first .. last - 1`` but ``i``, seen from ``i``: all in order, or the ``limit`` nearest, then zeros."""
     if limit < 0:
         x, y = s.pos[e, i, 0], s.pos[e, i, 1]  # read once: the compiler must assume that writing obs changes pos
         for m in range(first, last):
@@ -302,7 +304,11 @@ class ParticleWorld(World):
         num_landmark_neighbors: int | None = None,
         tasks: Mapping[str, Parameter] | None = None,
     ) -> None:
-        for name, limit in (("num_agent_neighbors", num_agent_neighbors), ("num_landmark_neighbors", num_landmark_neighbors)):
+        """As the class says."""
+        for name, limit in (
+            ("num_agent_neighbors", num_agent_neighbors),
+            ("num_landmark_neighbors", num_landmark_neighbors),
+        ):
             if limit is not None and (not isinstance(limit, int) or limit < 1):
                 raise ConfigError(f"{name}: expected None or a whole number of at least 1, got {limit!r}")
         self.continuous_actions = continuous_actions

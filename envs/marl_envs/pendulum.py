@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -54,13 +54,13 @@ def observe(s: State, e: int, task: Array, obs: Array) -> None:
     obs[e, 0, 2] = s.speed[e]
 
 
-class Pendulum(World):
+class Pendulum(World, name="pendulum_v0", render_fps=30):
     """One torque in [-2, 2]; never ends by itself. ``g`` is the gravity."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "pendulum_v0", "render_fps": 30}
 
     def __init__(self, g: float = 10.0, max_cycles: int = 200, render_mode: str | None = None) -> None:
+        """As the class says."""
         high = np.array([1.0, 1.0, MAX_SPEED], dtype=np.float32)
         super().__init__(
             observation_spaces={"agent_0": Box(-high, high, dtype=np.float32)},

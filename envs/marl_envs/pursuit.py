@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -41,7 +41,7 @@ def reset(s: State, e: int, task: Array, rng: Array) -> None:
 
 @kernel
 def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array) -> int:
-    """Move all at once. An evader with enough pursuers in its own or the four neighbouring cells is caught: +1 for each pursuer."""
+    """Move all. An evader with enough pursuers in its own or the four next cells is caught: +1 for every pursuer."""
     size, num_agents, evaders = int(task[e, SIZE]), action.shape[1], s.caught.shape[1]
     for m in range(s.pursuers + evaders):
         if m >= s.pursuers and s.caught[e, m - s.pursuers]:
@@ -92,7 +92,7 @@ def info(s: State, e: int, task: Array, out: Array) -> None:
 
 @kernel
 def observe(s: State, e: int, task: Array, obs: Array) -> None:
-    """Own place, then three windows: what lies outside the grid, pursuers, evaders. Beyond the task's view all is empty."""
+    """Own place, then three windows: outside the grid, pursuers, evaders. Beyond the task's view all is empty."""
     size, sight, view = int(task[e, SIZE]), int(task[e, VIEW]), s.greatest_view
     side = 2 * view + 1
     window = side * side
@@ -116,16 +116,16 @@ def observe(s: State, e: int, task: Array, obs: Array) -> None:
                 obs[e, i, 2 + (1 if m < s.pursuers else 2) * window + (dy + view) * side + dx + view] += 1.0
 
 
-class Pursuit(World):
+class Pursuit(World, name="pursuit_v0"):
     """``num_pursuers`` hunt ``num_evaders`` on a square grid of ``size`` cells a side and see ``view`` cells far.
 
-    ``catchers`` pursuers must be next to an evader to catch it. Evaders walk at random, or are agents (``evader_0`` ..) with
+    ``catchers`` pursuers must be next to an evader to catch it. Evaders walk at random, or are agents (``evader_0``
+    ..) with
     ``play_evaders``: -1 when caught, ``step_cost`` gained for each step before. Ends when all are caught.
     """
 
     kernels = Kernels(reset, step, observe, alive=alive, info=info)
     info_names = ("caught",)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "pursuit_v0"}
 
     def __init__(
         self,
@@ -139,12 +139,20 @@ class Pursuit(World):
         max_cycles: int = 100,
         render_mode: str | None = None,
     ) -> None:
+        """As the class says."""
         if num_pursuers < 1 or num_evaders < 1 or size < 2 or view < 0 or not 1 <= catchers <= num_pursuers:
             raise ConfigError(
-                "pursuit: expected at least one pursuer and evader, size of at least 2, view >= 0 and 1 to num_pursuers catchers; got "
+                "pursuit: expected at least one pursuer and evader, size of at least 2, view >= 0 and "
+                "1 to num_pursuers catchers; got "
                 f"{num_pursuers=}, {num_evaders=}, {size=}, {view=}, {catchers=}"
             )
-        self.num_pursuers, self.num_evaders, self.size, self.view, self.step_cost = num_pursuers, num_evaders, size, view, step_cost
+        self.num_pursuers, self.num_evaders, self.size, self.view, self.step_cost = (
+            num_pursuers,
+            num_evaders,
+            size,
+            view,
+            step_cost,
+        )
         names = [f"pursuer_{n}" for n in range(num_pursuers)]
         if play_evaders:
             names += [f"evader_{n}" for n in range(num_evaders)]

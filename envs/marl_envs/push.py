@@ -1,8 +1,7 @@
-"""A good agent walks to its goal, an adversary that does not know which it is pushes it away (twin of mpe2's simple_push_v3)."""
+"""A good agent walks to its goal, an adversary that does not know which it is pushes it away (twin of mpe2's
+simple_push_v3)."""
 
 from __future__ import annotations
-
-from typing import Any, ClassVar
 
 from marl.types import Array
 from marl_envs.kernel import RUNNING, Kernels, integers, kernel
@@ -56,11 +55,10 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
     put_relative(s, e, ADVERSARY, obs, GOOD, k + 3 * LANDMARKS)
 
 
-class Push(ParticleWorld):
+class Push(ParticleWorld, name="push_v0"):
     """One adversary, one good agent, two landmarks; bodies push each other."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "push_v0"}
 
     def __init__(
         self,
@@ -70,6 +68,7 @@ class Push(ParticleWorld):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
+        """As the class says."""
         super().__init__(
             agents={"adversary_0": Body(), "agent_0": Body()},
             landmarks=[Body(collide=False, moves=False)] * LANDMARKS,

@@ -1,8 +1,7 @@
-"""Each of two agents knows the landmark that the other must reach, and both talk (twin of mpe2's simple_reference_v3)."""
+"""Each of two agents knows the landmark that the other must reach, and both talk (twin of mpe2's
+simple_reference_v3)."""
 
 from __future__ import annotations
-
-from typing import Any, ClassVar
 
 from marl.types import Array
 from marl_envs.kernel import RUNNING, Kernels, integers, kernel
@@ -56,11 +55,10 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
         put_message(s, e, 1 - i, obs, i, k + 3)
 
 
-class Reference(ParticleWorld):
+class Reference(ParticleWorld, name="reference_v0"):
     """Two agents that move and talk (ten words) at once; ``local_ratio`` weighs own against shared reward."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "reference_v0"}
 
     def __init__(
         self,
@@ -71,6 +69,7 @@ class Reference(ParticleWorld):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
+        """As the class says."""
         super().__init__(
             agents={f"agent_{n}": Body(collide=False, talks=True) for n in range(2)},
             landmarks=[Body(collide=False, moves=False)] * LANDMARKS,

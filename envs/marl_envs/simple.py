@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from marl.types import Array
 from marl_envs.kernel import RUNNING, Kernels, kernel
 from marl_envs.mpe import Body, Particles, ParticleWorld, move, put_relative, put_velocity, scatter, squared
@@ -29,11 +27,10 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
     put_relative(s, e, 1, obs, 0, put_velocity(s, e, 0, obs, 0, 0))
 
 
-class Simple(ParticleWorld):
+class Simple(ParticleWorld, name="simple_v0"):
     """One agent, one landmark: the smallest particle world."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "simple_v0"}
 
     def __init__(
         self,
@@ -43,6 +40,7 @@ class Simple(ParticleWorld):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
+        """As the class says."""
         super().__init__(
             agents={"agent_0": Body(collide=False)},
             landmarks=[Body(collide=False, moves=False)],

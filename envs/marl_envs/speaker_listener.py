@@ -1,8 +1,7 @@
-"""A speaker that knows the goal but cannot move guides a listener that moves but does not know it (simple_speaker_listener_v4)."""
+"""A speaker that knows the goal but cannot move guides a listener that moves but does not know it
+(simple_speaker_listener_v4)."""
 
 from __future__ import annotations
-
-from typing import Any, ClassVar
 
 from marl.types import Array
 from marl_envs.kernel import RUNNING, Kernels, integers, kernel
@@ -48,11 +47,10 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
     put_message(s, e, SPEAKER, obs, LISTENER, k)
 
 
-class SpeakerListener(ParticleWorld):
+class SpeakerListener(ParticleWorld, name="speaker_listener_v0"):
     """Two agents, three landmarks of different colours, three words."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "speaker_listener_v0"}
 
     def __init__(
         self,
@@ -62,6 +60,7 @@ class SpeakerListener(ParticleWorld):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
+        """As the class says."""
         super().__init__(
             agents={
                 "speaker_0": Body(size=0.075, collide=False, moves=False, talks=True),

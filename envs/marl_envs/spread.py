@@ -1,8 +1,7 @@
-"""Cooperative navigation: N agents cover N landmarks without bumping into each other (twin of mpe2's simple_spread_v3)."""
+"""Cooperative navigation: N agents cover N landmarks without bumping into each other (twin of mpe2's
+simple_spread_v3)."""
 
 from __future__ import annotations
-
-from typing import Any, ClassVar
 
 import numpy as np
 
@@ -74,15 +73,15 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
         put_nothing(2 * others, e, obs, i, k)
 
 
-class Spread(ParticleWorld):
+class Spread(ParticleWorld, name="spread_v0"):
     """N agents, N landmarks. ``local_ratio`` weighs bumping against covering.
 
-    With ``curriculum`` stage 0 has no bumping penalty and stage 1 has it. ``terminate_on_success`` ends the episode once every
+    With ``curriculum`` stage 0 has no bumping penalty and stage 1 has it. ``terminate_on_success`` ends the episode
+    once every
     landmark is covered. ``num_agent_neighbors`` and ``num_landmark_neighbors`` limit sight to the nearest.
     """
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "spread_v0"}
 
     def __init__(
         self,
@@ -98,6 +97,7 @@ class Spread(ParticleWorld):
         num_agent_neighbors: int | None = None,
         num_landmark_neighbors: int | None = None,
     ) -> None:
+        """As the class says."""
         self.curriculum = curriculum
         places = slots(N - 1, num_agent_neighbors)
         super().__init__(

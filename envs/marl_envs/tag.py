@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from marl.types import Array, ConfigError
 from marl_envs.kernel import RUNNING, TERMINATED, Kernels, kernel
 from marl_envs.mpe import (
@@ -39,7 +37,7 @@ def reset(s: Particles, e: int, task: Array, rng: Array) -> None:
 
 @kernel
 def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: Array) -> int:
-    """Prey: -10 for each adversary that touches it, and a fine for leaving. Adversaries: +10 for each touch by any of them."""
+    """Prey: -10 for each adversary that touches it, a fine for leaving. Adversaries: +10 for each touch by any."""
     move(s, e, action)
     num_agents, hunters = s.vel.shape[1], s.groups[ADVERSARIES]
     touched = 0.0
@@ -78,7 +76,7 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
                     k = put_nothing(2, e, obs, i, k)
 
 
-class Tag(ParticleWorld):
+class Tag(ParticleWorld, name="tag_v0"):
     """Adversaries are slower and rewarded for touching; good agents are faster and fined for it.
 
     With ``curriculum`` the prey starts at half speed (stages 0.5, 0.75, 1; a new stage holds from the next reset).
@@ -86,7 +84,6 @@ class Tag(ParticleWorld):
     """
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "tag_v0"}
     _stage = 0
 
     def __init__(
@@ -104,6 +101,7 @@ class Tag(ParticleWorld):
         num_agent_neighbors: int | None = None,
         num_landmark_neighbors: int | None = None,
     ) -> None:
+        """As the class says."""
         if num_good < 1 or num_adversaries < 1:
             raise ConfigError(f"tag needs at least one agent on each side, got {num_good=}, {num_adversaries=}")
         self.curriculum = curriculum

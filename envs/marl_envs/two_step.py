@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -58,13 +58,13 @@ def state(s: State, e: int, task: Array, out: Array) -> None:
         out[e, place] = 1.0 if place == s.place[e] else 0.0
 
 
-class TwoStep(World):
+class TwoStep(World, name="two_step_v0"):
     """Two agents, two actions, two steps, one shared reward; the best return is 8, the tempting safe one 7."""
 
     kernels = Kernels(reset, step, observe, state=state)
-    metadata: ClassVar[dict[str, Any]] = {**World.metadata, "name": "two_step_v0"}
 
     def __init__(self, render_mode: str | None = None) -> None:
+        """As the class says."""
         names = ("agent_0", "agent_1")
         super().__init__(
             observation_spaces={name: Box(0, 1, (3,), np.float32) for name in names},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -37,25 +37,28 @@ class Parameter:
         whole = not self.integer or bool(np.all(values == np.floor(values)))
         if not (np.all(values >= self.low) and np.all(values <= self.high) and whole):
             kind = "whole numbers" if self.integer else "numbers"
-            raise ConfigError(f"task parameter {name!r}: expected {kind} in [{self.low:g}, {self.high:g}], got {values}")
-
-
-class StateArrays(Protocol):
-    """A NamedTuple of arrays whose first axis is the copy, and of constants shared by all copies (arrays, ints, floats)."""
-
-    _fields: ClassVar[tuple[str, ...]]
+            raise ConfigError(
+                f"task parameter {name!r}: expected {kind} in [{self.low:g}, {self.high:g}], got {values}"
+            )
 
 
 class World(ParallelEnv[str, Any, Any]):
     """One definition, three uses: a PettingZoo environment, `batch_env` for training, and pictures.
 
-    A subclass declares in ``__init__`` its agents with their spaces (all actions Discrete, or all Box), its task parameters and
-    ``max_cycles``; `allocate` makes its state arrays; ``kernels`` says what happens to one copy; `draw` paints one copy.
+    A subclass declares in ``__init__`` its agents with their spaces (all actions Discrete, or all Box), its task
+    parameters and
+    ``max_cycles``; `allocate` makes its state arrays; ``kernels`` says what happens to one copy; `draw` paints one
+    copy.
     """
 
     kernels: ClassVar[Kernels]
     info_names: ClassVar[tuple[str, ...]] = ()  # numbers reported when an episode ends, written by ``kernels.info``
-    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "name": "world_v0", "render_fps": 10}  # noqa: RUF012
+
+    def __init_subclass__(cls, *, name: str | None = None, render_fps: int = 10, **kwargs: Any) -> None:
+        """``class Spread(World, name="spread_v0")``: the name under which PettingZoo and logs know the world."""
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            cls.metadata = {"render_modes": ["human", "rgb_array"], "name": name, "render_fps": render_fps}
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class World(ParallelEnv[str, Any, Any]):
         state_space: gymnasium.spaces.Box | None = None,
         render_mode: str | None = None,
     ) -> None:
+        """As the class says."""
         self.possible_agents = list(observation_spaces)
         self.agents: list[str] = []
         self.observation_spaces = dict(observation_spaces)
@@ -91,7 +95,9 @@ class World(ParallelEnv[str, Any, Any]):
         self.state_is_obs = self.kernels.state is None and not self.image_obs and len(shapes) == 1
         self.join_state = self.kernels.state is None and not self.image_obs and len(shapes) > 1
         if state_space is None and not self.image_obs:
-            width = sum(int(np.prod(shape)) for shape in (space.shape for space in self.observation_spaces.values()) if shape)
+            width = sum(
+                int(np.prod(shape)) for shape in (space.shape for space in self.observation_spaces.values()) if shape
+            )
             state_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
         if state_space is not None:
             self.state_space = state_space
@@ -225,7 +231,9 @@ class World(ParallelEnv[str, Any, Any]):
         for n, agent in enumerate(self.possible_agents):
             if agent not in actions:
                 if agent in acting:
-                    raise EnvContractError(f"{agent} is alive but got no action; give one to each of {', '.join(acting)}")
+                    raise EnvContractError(
+                        f"{agent} is alive but got no action; give one to each of {', '.join(acting)}"
+                    )
                 continue
             if self.box_actions:
                 action = np.asarray(actions[agent], dtype=np.float32).reshape(-1)
@@ -251,7 +259,7 @@ class World(ParallelEnv[str, Any, Any]):
     def _infos(self, agents: Sequence[str]) -> dict[str, dict[str, Any]]:
         if self.kernels.legal is None:
             return {agent: {} for agent in agents}
-        legal, choices = self.core.legal[0], self.core.choices
+        legal, choices = np.asarray(self.core.legal)[0], self.core.choices
         masks = {agent: legal[n, : choices[n]].astype(np.int8) for n, agent in enumerate(self.possible_agents)}
         return {agent: {"action_mask": masks[agent]} for agent in agents}
 
@@ -260,7 +268,9 @@ class World(ParallelEnv[str, Any, Any]):
     def render(self) -> Array | None:
         """Paint the copy: an ``(H, W, 3)`` uint8 array for ``rgb_array``, a window for ``human``."""
         if self.render_mode is None:
-            gymnasium.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' at construction")
+            gymnasium.logger.warn(
+                "render() without a render_mode; pass render_mode='rgb_array' or 'human' at construction"
+            )
             return None
         if self._canvas is None:
             from marl_envs.draw import Canvas  # pygame is needed for pictures only
@@ -277,7 +287,8 @@ class World(ParallelEnv[str, Any, Any]):
             self._canvas = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or an unpickled world is the same definition, not yet reset (compiled code and windows do not travel)."""
+        """A copy or an unpickled world is the same definition, not yet reset (compiled code and windows do not
+        travel)."""
         return {**self.__dict__, "_core": None, "_canvas": None, "_seeded": False, "agents": []}
 
     def __repr__(self) -> str:

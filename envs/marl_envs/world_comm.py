@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import numpy as np
 
 from marl.types import Array, ConfigError
@@ -37,7 +35,7 @@ def reset(s: Particles, e: int, task: Array, rng: Array) -> None:
 
 @kernel
 def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: Array) -> int:
-    """Prey: -5 for each touch, +2 for each food, nearness to food, a fine for leaving. Adversaries: +5 for each touch, nearness."""
+    """Prey: -5 a touch, +2 a food, nearness to food, a fine for leaving. Adversaries: +5 a touch, nearness to prey."""
     move(s, e, action)
     num_agents, hunters = s.vel.shape[1], s.groups[ADVERSARIES]
     touched = 0.0
@@ -118,11 +116,10 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
             put_prey_velocities(s, e, obs, i, k)
 
 
-class WorldComm(ParticleWorld):
+class WorldComm(ParticleWorld, name="world_comm_v0"):
     """Tag with food, forests and a leader that sees all and speaks four words to the other adversaries."""
 
     kernels = Kernels(reset, step, observe)
-    metadata: ClassVar[dict[str, Any]] = {**ParticleWorld.metadata, "name": "world_comm_v0"}
 
     def __init__(
         self,
@@ -137,8 +134,11 @@ class WorldComm(ParticleWorld):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
+        """As the class says."""
         if num_good < 1 or num_adversaries < 1 or num_food < 1:
-            raise ConfigError(f"world_comm needs prey, a leader and food, got {num_good=}, {num_adversaries=}, {num_food=}")
+            raise ConfigError(
+                f"world_comm needs prey, a leader and food, got {num_good=}, {num_adversaries=}, {num_food=}"
+            )
         num_agents, num_landmarks = num_good + num_adversaries, num_obstacles + num_food + num_forests
         base = 4 + 2 * num_landmarks + 2 * (num_agents - 1) + num_forests
         hunter = Body(size=0.075, accel=3.0, max_speed=1.0)

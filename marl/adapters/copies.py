@@ -110,11 +110,14 @@ class Copies:
         self._factory, self._max_steps, self._on_bad_obs = factory, max_steps, on_bad_obs
         self._first = first_copy
         self._num_envs = num_envs
+        first = factory()
+        self._interface = interface(first)
+        self._spec, self._ids = describe(first, patterns, state)
         envs = [factory() for _ in range(num_envs)]
         if len({id(env) for env in envs}) < num_envs:
             raise ConfigError("the factory returned one environment twice: it must make a new one at every call")
-        self._interface = interface(envs[0])
-        self._spec, self._ids = describe(envs[0], patterns, state)
+        self._instance = envs[0] is first  # the user's own environment: there is no second one to be had
+        self._unused = [not self._instance] * num_envs
         self._allocate()
         self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
         self._seeding = [Seeding() for _ in envs]
@@ -202,6 +205,10 @@ class Copies:
         if not reseed:
             self._seeding[e].crashes = 0  # an episode was played to its end
         reseed = reseed or self._log.since_seeding(e) > RESEED_STEPS
+        if reseed and not self._unused[e] and not self._instance:
+            # Some environments keep traces of earlier episodes through a seeded reset: only a new one can be replayed.
+            self._remake(e)
+        self._unused[e] = False
         while True:
             seed = self._next_seed(e) if reseed else None
             try:
@@ -317,6 +324,7 @@ class Copies:
                 f"{self._spec.env}: copy {self._first + e} raised and could not be made again: {error}"
             ) from error
         self._copies[e] = self._player(env, self._rows[e])
+        self._unused[e] = True
 
     def _discard(self, e: int) -> None:
         """Show the copy as freshly reset, and nothing of the episode that went wrong."""

@@ -39,6 +39,16 @@ class Report:
     """Raw (unshaped) returns over some episodes, of all agents together and of each team.
 
     Scales differ in the literature: ``mean_return`` is the sum over agents, ``returns_per_agent`` the mean return of each.
+
+    Args:
+        episodes: how many were played.
+        mean_return: mean over episodes of the sum over all agents.
+        confidence_interval: 95 % percentile bootstrap of it.
+        returns_per_agent: mean return of each agent.
+        returns: the sum over all agents of every episode.
+        episode_lengths: environment steps of every episode.
+        teams: the same for each team.
+        decentralised: whether every agent acted on its own.
     """
 
     episodes: int

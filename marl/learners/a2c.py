@@ -22,7 +22,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
 from marl.schedules import Clock, Schedule, value_at
-from marl.scope import Local, Scope
+from marl.scope import Joint, Local, Scope
 from marl.sharing import Sharing
 from marl.types import ActionKind, Spec, TeamSpec
 
@@ -52,6 +52,11 @@ class A2C:
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
     squash: bool = setting(False, "tanh-squashed instead of clipped Gaussian actions")
     adam_eps: float = setting(1e-5, "epsilon of Adam", above=0)
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether the environment's ``state()`` is needed."""
+        return self.critic == Joint(of="state")
 
     def build(
         self, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str

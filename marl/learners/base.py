@@ -57,6 +57,11 @@ class LearnerConfig(Protocol):
 
     action_kinds: ClassVar[frozenset[ActionKind]]
 
+    @property
+    def reads_state(self) -> bool:
+        """Whether the environment's ``state()`` is needed."""
+        ...
+
     def build(
         self, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
     ) -> Learner:

@@ -25,6 +25,11 @@ class Random:
 
     action_kinds: ClassVar[frozenset[ActionKind]] = ALL_KINDS
 
+    @property
+    def reads_state(self) -> bool:
+        """Whether the environment's ``state()`` is needed."""
+        return False
+
     def build(
         self, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
     ) -> RandomLearner:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from marl.ops.checks import check
+from marl.ops.recursion import backward_recursion
 
 __all__ = ["idle_generalized_advantage_estimation", "masked_mean", "masked_normalize"]
 
@@ -84,18 +85,18 @@ def idle_generalized_advantage_estimation(
     # waiting one. X is thus one linear recursion X_t = known_t + carried_t X_{t+1}: a single fused operation per row.
     immediate = torch.where(truncated & ~terminated, final_value, zero).mul_(discount).add_(reward)  # (T, *)
     # Constants in the rewards' own dtype: `torch.where` on two Python numbers would round them to float32.
-    one, tail, full, own = (reward.new_full((), x) for x in (1.0, discount * lambda_, discount, discount * (1 - lambda_)))
+    one, tail, full, own = (
+        reward.new_full((), x) for x in (1.0, discount * lambda_, discount, discount * (1 - lambda_))
+    )
     weight = torch.where(acting, torch.where(complete, tail, zero), one)
     own_value = torch.where(acting, value, zero)
     known = torch.where(complete, own, full).mul(own_value)
     known.addcmul_(weight, immediate)
     carried = torch.where(ended, zero, weight)
-    passed = reward.new_empty((length + 1, *reward.shape[1:]))
-    torch.where(last_acting, last_value * discount, zero, out=passed[length])
-    rows = passed.unbind(0)
-    for t, (known_t, carried_t) in reversed(list(enumerate(zip(known.unbind(0), carried.unbind(0), strict=True)))):
-        torch.addcmul(known_t, carried_t, rows[t + 1], out=rows[t])
-    outcome = immediate.addcmul_(passed[1:], (~ended).to(reward.dtype))  # (T, *)
+    after_last = torch.where(last_acting, last_value * discount, zero)  # (*)
+    passed = backward_recursion(known, carried, after_last)  # (T, *)
+    following = torch.cat([passed[1:], after_last[None]])
+    outcome = torch.where(ended, immediate, following.add_(immediate))  # (T, *)
     return torch.where(complete, outcome.sub_(own_value), zero), complete
 
 

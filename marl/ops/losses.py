@@ -35,7 +35,7 @@ def l2_loss(predictions: Tensor, targets: Tensor | None = None) -> Tensor:
 def likelihood(predictions: Tensor, targets: Tensor) -> Tensor:
     """Likelihood of binary targets under predicted probabilities.
 
-        L = targets predictions + (1 - targets) (1 - predictions)
+        L = predictions^targets (1 - predictions)^(1 - targets)
 
     Paper: "Pattern Recognition and Machine Learning", Bishop 2006, section 2.1.
 
@@ -50,13 +50,13 @@ def likelihood(predictions: Tensor, targets: Tensor) -> Tensor:
         ValueError: a shape or dtype differs from the above.
     """
     check(predictions=(predictions, "float *"), targets=(targets, "float *"))
-    return targets * predictions + (1 - targets) * (1 - predictions)
+    return predictions.pow(targets) * (1 - predictions).pow(1 - targets)
 
 
 def log_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Negative log likelihood of binary targets under predicted probabilities.
 
-        loss = -log(targets predictions + (1 - targets) (1 - predictions))
+        loss = -targets log(predictions) - (1 - targets) log(1 - predictions)
 
     Paper: "Pattern Recognition and Machine Learning", Bishop 2006, section 4.3.
 

@@ -45,9 +45,9 @@ def extract_subsequences(
 def sample_start_indices(
     generator: Generator | None, batch_size: int, num_start_indices: int, max_valid_start_idx: int
 ) -> Tensor:
-    """Draw start indices uniformly.
+    """Draw start indices uniformly, distinct within a trajectory.
 
-        i ~ Uniform{0, ..., max_valid_start_idx}
+        i_1 ... i_S ~ Uniform without replacement from {0, ..., max_valid_start_idx}
 
     Paper: "Mastering Atari, Go, Chess and Shogi by Planning with a Learned Model", Schrittwieser et al. 2020
     (https://arxiv.org/abs/1911.08265).
@@ -55,17 +55,18 @@ def sample_start_indices(
     Args:
         generator: source of randomness, on whose device they are drawn; None for torch's own.
         batch_size: B.
-        num_start_indices: S.
+        num_start_indices: S, at most max_valid_start_idx + 1.
         max_valid_start_idx: largest start, included.
 
     Returns:
         (B, S) int64.
 
     Raises:
-        ValueError: max_valid_start_idx is negative.
+        ValueError: there are fewer than S valid starts.
     """
-    if max_valid_start_idx < 0:
-        raise ValueError(f"max_valid_start_idx: expected at least 0, got {max_valid_start_idx}")
+    if max_valid_start_idx + 1 < num_start_indices:
+        found = f"got {max_valid_start_idx} for {num_start_indices} starts"
+        raise ValueError(f"max_valid_start_idx: expected at least num_start_indices - 1, {found}")
     device = "cpu" if generator is None else generator.device
-    shape = (batch_size, num_start_indices)
-    return torch.randint(0, max_valid_start_idx + 1, shape, generator=generator, device=device)
+    lots = torch.rand(batch_size, max_valid_start_idx + 1, generator=generator, device=device)
+    return lots.topk(num_start_indices, dim=1).indices

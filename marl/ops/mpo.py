@@ -212,7 +212,7 @@ def vmpo_loss(
         temperature_loss_weight: of the temperature loss.
         kl_loss_weight: of the KL penalties.
         alpha_loss_weight: of the multipliers' losses.
-        use_stop_gradient: detach the advantages and weights, the multipliers in the KL penalties and the KLs in the
+        use_stop_gradient: detach the weights, the multipliers in the KL penalties and the KLs in the
             multipliers' losses.
 
     Returns:
@@ -276,7 +276,7 @@ def vmpo_compute_weights_and_temperature_loss(
         temperature_constraint: its alpha is eta before projection, its epsilon the bound.
         projection_operator: maps a dual variable to the positive numbers.
         top_k_fraction: share of the examples that count, in (0, 1].
-        use_stop_gradient: detach the advantages, the importance weights, and the returned weights.
+        use_stop_gradient: detach the importance weights and the returned weights, not the temperature loss's advantages.
 
     Returns:
         temperature loss (), weights (*), and the number of examples that count ().
@@ -296,7 +296,7 @@ def vmpo_compute_weights_and_temperature_loss(
             f"got {top_k_fraction}"
         )
     if use_stop_gradient:
-        advantages, importance_weights = advantages.detach(), importance_weights.detach()
+        importance_weights = importance_weights.detach()
     temperature = projection_operator(temperature_constraint.alpha)
     tempered = restarting_weights * advantages / temperature
     lowest = torch.finfo(tempered.dtype).min / 2

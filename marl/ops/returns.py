@@ -49,11 +49,12 @@ def lambda_returns(
     if stop_target_gradients:
         with torch.no_grad():
             return lambda_returns(r_t, discount_t, v_t, lambda_)
-    if isinstance(lambda_, Tensor) or lambda_ != 1.0:
+    if isinstance(lambda_, Tensor):
         decay = discount_t * lambda_
         additive = torch.addcmul(r_t, discount_t - decay, v_t)
     else:
-        decay, additive = discount_t, r_t
+        decay = discount_t * lambda_
+        additive = torch.addcmul(r_t, discount_t, v_t, value=1 - lambda_)
     return backward_recursion(additive, decay, v_t[-1])
 
 

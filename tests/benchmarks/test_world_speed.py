@@ -1,4 +1,5 @@
-"""How fast native worlds step, beside mpe2's bare loop. Shows its table with ``-s``; margins are wide, machines are shared."""
+"""How fast native worlds step, beside mpe2's bare loop. Shows its table with ``-s``; margins are wide, machines are
+shared."""
 
 from __future__ import annotations
 
@@ -7,10 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import marl_envs
 import numpy as np
 import pytest
-
-import marl_envs
 
 
 def rate(run: Callable[[], int], seconds: float = 0.3, repeats: int = 5) -> float:

@@ -89,8 +89,8 @@ def test_categorical_sample_and_noise_have_the_same_distribution():
         theirs = np.asarray(theirs)
         assert abs(mine.mean().item() - theirs.mean()) < 5 * theirs.std() * np.sqrt(2 / n)
         assert abs(mine.std().item() / theirs.std() - 1) < 0.05
-    starts = ops.sample_start_indices(g, 50, 40, 6)
-    other = rlax.sample_start_indices(KEY, 50, 40, 6)
+    starts = ops.sample_start_indices(g, 50, 5, 6)
+    other = rlax.sample_start_indices(KEY, 50, 5, 6)
     assert starts.shape == other.shape
     assert (starts.min(), starts.max()) == (0, 6)
 
@@ -126,8 +126,9 @@ def test_twohot_pair_muzero_pair_unbiased_transform_pair_and_compose_tx():
     for name in ("twohot_pair", "muzero_pair", "unbiased_transform_pair"):
         extra = ((), ()) if name == "twohot_pair" else ((tx[0],), (tx[1],))
         mine, theirs = getattr(ops, name)(-3.0, 3.0, 7, *extra[0]), getattr(rlax, name)(-3.0, 3.0, 7, *extra[1])
-        same(mine.apply(t(x)), theirs.apply(x))
-        same(mine.apply_inv(t(p)), theirs.apply_inv(p), 1e-3)  # the judge's own inverse is float32-inexact, see above
+        with jax.enable_x64(True):  # the judge's own inverse is inexact in float32
+            same(mine.apply(t(x).double()), theirs.apply(jnp.asarray(x, jnp.float64)))
+            same(mine.apply_inv(t(p).double()), theirs.apply_inv(jnp.asarray(p, jnp.float64)))
     mine = ops.compose_tx(ops.SIGNED_LOGP1_PAIR, ops.SIGNED_HYPERBOLIC_PAIR)
     same(mine.apply(t(x)), rlax.compose_tx(rlax.SIGNED_LOGP1_PAIR, rlax.SIGNED_HYPERBOLIC_PAIR).apply(x))
     assert isinstance(mine, ops.TxPair)

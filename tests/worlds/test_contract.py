@@ -13,13 +13,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import marl_envs
 import numpy as np
 import pettingzoo
 import pytest
-
-import marl_envs
-from marl.types import BatchEnv, CheckpointError, ConfigError, EnvContractError, Step, SupportsBatch, TeamStep, zeros_step
 from marl_envs.world import World
+
+from marl.types import (
+    BatchEnv,
+    CheckpointError,
+    ConfigError,
+    EnvContractError,
+    Step,
+    SupportsBatch,
+    TeamStep,
+    zeros_step,
+)
 
 with warnings.catch_warnings():  # PettingZoo's tests import its environments the old way
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -198,7 +207,8 @@ def test_a_window_opens_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     env.close()
 
 
-# -- the loop, seen through a world that counts -----------------------------------------------------------------------------
+# -- the loop, seen through a world that counts
+# -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -288,13 +298,18 @@ def test_success_terminates_spread_and_tag() -> None:
         actions = [np.zeros((1, len(batch.spec.agents)), dtype=np.int64)]
         s = batch._core.s
         n = s.vel.shape[1]
-        s.pos[0, :n] = s.pos[0, n : 2 * n] + 0.01 if make is marl_envs.Spread else np.array([[0.5, 0.5], [0, 0], [-0.5, 0], [0.55, 0.5]])
+        s.pos[0, :n] = (
+            s.pos[0, n : 2 * n] + 0.01
+            if make is marl_envs.Spread
+            else np.array([[0.5, 0.5], [0, 0], [-0.5, 0], [0.55, 0.5]])
+        )
         step = batch.step(actions)
         assert step.teams[0].terminated.all()
         assert step.finished[0].length == 1
 
 
-# -- teams ------------------------------------------------------------------------------------------------------------------
+# -- teams
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -333,7 +348,8 @@ def test_narrow_agents_get_masks_and_padding() -> None:
     assert marl_envs.WorldComm(continuous_actions=True).batch_env(1).spec.teams[0].action.widths == (9, 5, 5, 5, 5, 5)
 
 
-# -- tasks, errors, faces ---------------------------------------------------------------------------------------------------
+# -- tasks, errors, faces
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_tasks_hold_from_the_next_reset_and_are_reported() -> None:
@@ -391,7 +407,8 @@ def test_the_face_is_copy_zero_of_the_batch() -> None:
     assert env.step({}) == ({}, {}, {}, {}, {})
 
 
-# -- what the worlds are like -----------------------------------------------------------------------------------------------
+# -- what the worlds are like
+# -----------------------------------------------------------------------------------------------
 
 
 def test_random_agents_in_spread_return_what_the_literature_says() -> None:

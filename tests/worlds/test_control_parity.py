@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import marl_envs
 import numpy as np
 import pytest
-
-import marl_envs
 from marl_envs.kernel import OBSERVE
 
 TWINS: list[tuple[str, str, dict[str, Any]]] = [

@@ -1,14 +1,14 @@
-"""Every MPE twin equals mpe2 step by step: observations, rewards, flags, state, names and spaces, over full episodes."""
+"""Every MPE twin equals mpe2 step by step: observations, rewards, flags, state, names and spaces, over full
+episodes."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
+import marl_envs
 import numpy as np
 import pytest
-
-import marl_envs
 from marl_envs.kernel import OBSERVE
 
 mpe2 = pytest.importorskip("mpe2")
@@ -77,7 +77,8 @@ def test_twin_equals_mpe2(
     name: str, module: str, kwargs: dict[str, Any], continuous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kwargs.get("curriculum"):
-        # In mpe2 1.1.1 a read-only property of the base class hides the stage, so it never leaves 0. A plain attribute mends it.
+        # In mpe2 1.1.1 a read-only property of the base class hides the stage, so it never leaves 0. A plain
+        # attribute mends it.
         scenario = importlib.import_module(f"mpe2.{module[:-3]}.{module[:-3]}").Scenario
         monkeypatch.setattr(scenario, "curriculum_stage", 0, raising=False)
     original = importlib.import_module(f"mpe2.{module}").parallel_env(
@@ -99,7 +100,9 @@ def test_twin_equals_mpe2(
         expected, _ = original.reset(seed=episode)
         twin.reset(seed=episode)
         copy_state(original, twin)
-        obs = {agent: original.observe(agent) if hasattr(original, "observe") else expected[agent] for agent in expected}
+        obs = {
+            agent: original.observe(agent) if hasattr(original, "observe") else expected[agent] for agent in expected
+        }
         np.testing.assert_allclose(twin.state(), original.state(), atol=1e-5)
         while original.agents:
             actions = chase(obs, original, rng, continuous)

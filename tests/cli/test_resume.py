@@ -1,0 +1,297 @@
+"""Runs that are killed, interrupted, damaged or changed: what was saved is whole, and resuming equals never having stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+
+import pytest
+
+from marl import checkpoint
+from marl.logs import read_metrics
+from marl.run import Run
+from tests.cli.conftest import finish, start
+from tests.cli.test_commands import assert_equal
+
+CLOCKS = ("seconds", "steps_per_second")
+
+
+def same_as(finished, run):
+    """Parameters, moments, memories, random streams, environments, counters and metrics are those of the unbroken run."""
+    for which in ("last", "best"):
+        states = [checkpoint.load(folder / "checkpoints" / which)[0] for folder in (finished, run)]
+        for state in states:
+            for clock in CLOCKS:
+                state["history"].pop(clock, None)
+        assert_equal(*states)
+    rows = [[{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(folder)] for folder in (finished, run)]
+    assert str(rows[0]) == str(rows[1])  # as text, so that NaN equals itself
+
+
+def words(scenario, run, *more):
+    options = ("--evaluate-every", 400, "--evaluate-episodes", 2, "--save-every", 320, "--quiet", "--no-evaluate")
+    return ("train", scenario, "--run-dir", run, *options, *more)
+
+
+def at(monkeypatch, step, action):
+    """Do something when a training has taken ``step`` steps."""
+    tick = Run.tick
+
+    def patched(self, system):
+        if system.steps == step:
+            action()
+        return tick(self, system)
+
+    monkeypatch.setattr(Run, "tick", patched)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "code", "status"),
+    [
+        ("SIGINT", 4, 130, "interrupted"),
+        ("SIGTERM", 500, 75, "preempted"),
+        ("SIGUSR1", 1276, 75, "preempted"),
+        ("SIGTERM", 640, 75, "preempted"),
+    ],
+)
+def test_a_signal_ends_the_step_saves_and_resumes_exactly(
+    name, step, code, status, scenario, finished, tmp_path, monkeypatch, marl_command
+):
+    with monkeypatch.context() as patch:
+        at(patch, step, lambda: os.kill(os.getpid(), getattr(signal, name)))
+        before = signal.getsignal(signal.SIGTERM)
+        said = marl_command(*words(scenario, tmp_path / "run"))
+    assert said.code == code
+    assert "Traceback" not in said.err
+    assert f"{status} at step {step:,}" in said.err
+    assert signal.getsignal(signal.SIGTERM) == before
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["steps"], summary["exit_code"]) == (status, step, code)
+    assert marl_command("train", "--run-dir", tmp_path / "run", "--resume", *words(scenario, 0)[4:]).code == 0
+    same_as(finished, tmp_path / "run")
+
+
+KILLED = """
+import os, signal, sys
+from marl.run import Run
+tick = Run.tick
+def patched(self, system):
+    if system.steps == 788:
+        {}
+    return tick(self, system)
+Run.tick = patched
+from marl.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_killed_run_resumes_as_if_it_had_never_stopped(scenario, finished, tmp_path, marl_command):
+    run = tmp_path / "run"
+    died = finish(start(*words(scenario, run), code=KILLED.format("os.kill(os.getpid(), signal.SIGKILL)")))
+    assert died.code == -signal.SIGKILL
+    assert (run / "run.lock").exists()
+    (run / "checkpoints" / ".step-000000000700.12345678.tmp").mkdir()
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(b'{"steps": 792, "episo')  # a torn line
+    said = marl_command(*words(scenario, run, "--resume"))
+    assert said.code == 0
+    assert "took over the lock of process" in said.err
+    assert "resuming" in said.err
+    same_as(finished, run)
+    assert not list((run / "checkpoints").glob(".*"))
+    assert not (run / "run.lock").exists()
+
+
+def test_a_second_signal_ends_at_once_and_spares_the_last_checkpoint(scenario, tmp_path):
+    twice = (
+        "import time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.3); "
+        "system.save = lambda path: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))"
+    )
+    said = finish(start(*words(scenario, tmp_path), code=KILLED.format(twice)), seconds=40)
+    assert said.code == 128 + signal.SIGTERM
+    assert "Traceback" not in said.err
+    assert checkpoint.load(tmp_path / "checkpoints" / "last")[0]["steps"] == 640
+
+
+def test_ctrl_c_while_importing_is_quiet():
+    program = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch._C":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from marl.cli import main
+sys.exit(main())
+"""
+    said = finish(start("list", code=program))
+    assert said.code == 130
+    assert said.error == "interrupted"
+
+
+def test_a_second_process_is_refused_and_harms_nothing(scenario, tmp_path, marl_command):
+    with Run(tmp_path):
+        for more in ((), ("--resume",), ("--force",)):
+            said = marl_command(*words(scenario, tmp_path, *more))
+            assert said.code == 2
+            assert f"process {os.getpid()}" in said.error
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished run, cut back to what was there at step 960."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, symlinks=True)
+    return run
+
+
+def damage(path, how="flip"):
+    file = path / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(scenario, finished, copy, marl_command):
+    newest = sorted((copy / "checkpoints").glob("step-*"))[-1]
+    damage(newest)
+    said = marl_command(*words(scenario, copy, "--resume"))
+    assert said.code == 0
+    assert f"{newest.name}: tensors.safetensors is damaged" in said.err
+    assert "falling back to" in said.err
+    assert f"set aside as aside-{newest.name}" in said.err
+    same_as(finished, copy)
+
+
+def test_resume_from_a_damaged_checkpoint_by_name_is_exit_5(scenario, copy, marl_command):
+    newest = (copy / "checkpoints" / "last").resolve()
+    damage(newest)
+    said = marl_command(*words(scenario, copy, "--resume", newest))
+    assert said.code == 5
+    assert "damaged" in said.error
+    said = marl_command("evaluate", copy, "--checkpoint", newest.name)
+    assert said.code == 5
+    assert "damaged" in said.error
+
+
+def test_resume_with_nothing_but_damage_is_exit_5(scenario, copy, marl_command):
+    for path in (copy / "checkpoints").glob("step-*"):
+        damage(path)
+    said = marl_command(*words(scenario, copy, "--resume"))
+    assert said.code == 5
+    assert "none of the" in said.err
+    assert marl_command("evaluate", copy).code == 5
+
+
+def test_resume_from_an_older_checkpoint_goes_back_in_time(scenario, finished, copy, marl_command):
+    older = sorted((copy / "checkpoints").glob("step-*"))[-2]
+    said = marl_command(*words(scenario, copy, "--resume", older))
+    assert said.code == 0, said.err
+    same_as(finished, copy)
+
+
+def test_a_changed_identity_is_refused_with_its_difference(scenario, copy, marl_command):
+    for more, expected in (
+        (("--seed", 3), "seed: 0 -> 3"),
+        (("--num-envs", 2), "num_envs: 4 -> 2"),
+        (("--set", "learner.epochs=3"), "learner.epochs: 2 -> 3"),
+        (("--set", "env_kwargs.sutton_barto_reward=true"), "env_kwargs.sutton_barto_reward: null -> true"),
+    ):
+        said = marl_command(*words(scenario, copy, "--resume", *more))
+        assert said.code == 2
+        assert expected in said.error
+
+
+def test_more_steps_and_other_evaluations_may_be_asked_for(scenario, copy, marl_command):
+    said = marl_command(*words(scenario, copy, "--resume", "--steps", 1408, "--evaluate-episodes", 3))
+    assert said.code == 0
+    assert json.loads((copy / "summary.json").read_text())["steps"] == 1408
+
+
+def test_another_fingerprint_is_named(scenario, copy, monkeypatch, marl_command):
+    here = checkpoint.fingerprint()
+    monkeypatch.setattr(checkpoint, "fingerprint", lambda: here | {"torch": "9.9"})
+    said = marl_command(*words(scenario, copy, "--resume"))
+    assert said.code == 0
+    assert "not bit-exact" in said.err
+    assert "torch" in said.err
+    assert "finished already" in said.err
+
+
+def test_resume_without_anything_saved_starts_anew(scenario, finished, tmp_path, marl_command):
+    said = marl_command(*words(scenario, tmp_path / "run", "--resume"))
+    assert said.code == 0
+    assert "nothing was saved yet" in said.err
+    same_as(finished, tmp_path / "run")
+
+
+def test_a_full_disk_ends_a_run_only_after_patience(scenario, tmp_path, monkeypatch, marl_command):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(Run.__init__.__kwdefaults__, "retry_seconds", 0.001)
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    said = marl_command(*words(scenario, tmp_path / "run"))
+    assert said.code == 6
+    assert "cannot be written" in said.error
+    monkeypatch.undo()
+    monkeypatch.setitem(Run.__init__.__kwdefaults__, "retry_seconds", 0.001)
+    monkeypatch.setattr("marl.system.checkpoint.save", lambda *_: full(0))
+    said = marl_command(*words(scenario, tmp_path / "run"))
+    assert said.code == 6
+    assert "training goes on" in said.err
+    assert "6 times in a row (No space left on device)" in said.err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_code"] == 6
+
+
+def test_the_latest_run_of_a_scenario_is_found(scenario, tmp_path, monkeypatch, marl_command):
+    monkeypatch.chdir(tmp_path)
+    assert marl_command("train", scenario, "--steps", 64, "--no-evaluate", "--quiet").code == 0
+    said = marl_command("train", scenario, "--resume", "--no-evaluate", "--quiet", "--steps", 128)
+    assert said.code == 0
+    assert "from step 64" in said.err
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_non_finite_training_is_exit_4(scenario, tmp_path, monkeypatch, marl_command):
+    from marl.system import MultiAgentSystem
+    from marl.types import NonFiniteError
+
+    def fail(self, *_):
+        raise NonFiniteError("training: loss became nan")
+
+    monkeypatch.setattr(MultiAgentSystem, "_learn", fail)
+    said = marl_command(*words(scenario, tmp_path / "run"))
+    assert said.code == 4
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_an_unexpected_error_is_one_line_too(scenario, tmp_path, monkeypatch, marl_command):
+    at(monkeypatch, 64, lambda: 1 / 0)
+    said = marl_command(*words(scenario, tmp_path / "run"))
+    assert said.code == 1
+    assert "ZeroDivisionError: division by zero (unexpected; --debug shows where)" in said.error
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_memory_that_runs_out_is_exit_6(scenario, tmp_path, monkeypatch, marl_command):
+    def fail():
+        raise MemoryError("Unable to allocate 9 EiB")
+
+    at(monkeypatch, 64, fail)
+    said = marl_command(*words(scenario, tmp_path / "run"))
+    assert said.code == 6
+    assert "lower num_envs" in said.error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such pipes")
+def test_a_reader_that_leaves_early_is_no_error(finished):
+    program = "import os, sys; r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w); from marl.cli import main; sys.exit(main())"
+    said = finish(start("list", code=program))
+    assert said.code == 0
+    assert "Traceback" not in said.err

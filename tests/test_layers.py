@@ -1,0 +1,112 @@
+"""Who may import whom: levels import lower levels only, and the library knows neither worlds nor scenarios."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Within a level, modules import only what stands further left.
+LEVELS = (
+    ("L0", "types"),
+    ("L1", "ops spaces config schedules nets"),
+    ("L2", "sharing scope credit stopping memory adapters"),
+    ("L3", "actor_critic learners"),
+    ("L4", "algorithms scenario agent evaluation checkpoint logs system evaluation.versus conformance run play"),
+    ("L5", "overrides cli"),
+)
+ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]
+
+
+def module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def files(package: str) -> dict[str, Path]:
+    """Module names and files of one of our packages."""
+    root = {"marl": ROOT, "marl_envs": ROOT / "envs", "marl_scenarios": ROOT / "scenarios"}[package]
+    return {module_name(path, root): path for path in sorted((root / package).rglob("*.py"))}
+
+
+MODULES = {name: path for package in ("marl", "marl_envs", "marl_scenarios") for name, path in files(package).items()}
+
+
+def imports(name: str) -> Iterator[tuple[str, int]]:
+    """What a module imports anywhere in its file, functions and type checking included, and on which line."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}:{node.lineno}: relative import; write the whole name"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole if whole in MODULES else str(node.module)), node.lineno
+
+
+def unit(name: str) -> str | None:
+    """The entry of the table that a module of ours belongs to: the longest that fits."""
+    fitting = [entry for entry in ORDER if name == entry or name.startswith(f"{entry}.")]
+    return max(fitting, key=len) if fitting else None
+
+
+def below(name: str, imported: str) -> bool:
+    """Whether the table lets one module of ours import another."""
+    own, other = unit(name), unit(imported)
+    return own is not None and other is not None and (own == other or ORDER.index(other) < ORDER.index(own))
+
+
+@pytest.mark.parametrize("name", [name for name in files("marl") if name != "marl"])
+def test_levels_import_lower_levels_only(name):
+    assert unit(name) is not None, f"{name} has no level: put it into LEVELS and docs/architecture.md"
+    for imported, line in imports(name):
+        if imported == "marl":  # the public interface, which is made of everything
+            assert unit(name) in ("marl.overrides", "marl.cli"), f"{name}:{line} imports marl itself"
+        elif imported.startswith("marl."):
+            assert below(name, imported), f"{name}:{line} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize("name", files("marl"))
+def test_the_library_imports_neither_worlds_nor_scenarios(name):
+    foreign = {imported for imported, _ in imports(name) if imported.split(".")[0] in ("marl_envs", "marl_scenarios", "tests")}
+    assert not foreign
+
+
+@pytest.mark.parametrize("name", files("marl_envs"))
+def test_worlds_import_types_and_nothing_else_of_the_library(name):
+    ours = {imported for imported, _ in imports(name) if imported.split(".")[0] in ("marl", "marl_scenarios", "tests")}
+    assert ours <= {"marl.types"}
+
+
+@pytest.mark.parametrize("name", files("marl_scenarios"))
+def test_scenarios_use_the_public_interface(name):
+    ours = {imported for imported, _ in imports(name) if imported.split(".")[0] == "marl"}
+    assert ours <= {"marl"}
+
+
+@pytest.mark.parametrize("name", [name for name in files("marl") if name.startswith("marl.learners.")])
+def test_learners_never_import_their_siblings(name):
+    siblings = {imported for imported, _ in imports(name) if imported.startswith("marl.learners")}
+    assert siblings <= {"marl.learners.base", name}
+
+
+def test_the_architecture_page_has_the_same_table():
+    rows = {}
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 3 and cells[1] in {level for level, _ in LEVELS}:
+            rows[cells[1]] = [word.strip("`") for word in cells[2].split()]
+    assert rows == {level: [name for name in units.split() if "." not in name] for level, units in LEVELS}
+
+
+def test_importing_marl_loads_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = "import sys, marl, marl.types; print([m for m in ('torch', 'numba', 'matplotlib', 'rich', 'tyro') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
