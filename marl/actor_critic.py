@@ -54,7 +54,7 @@ class Batch:
         return self._each(lambda x: x.narrow(1, start, length), lambda x: x.narrow(0, start, length))
 
     def _each(self, rows: Any, carries: Any) -> Batch:
-        values = {}
+        values: dict[str, Any] = {}
         for name, value in self.__dict__.items():
             values[name] = None if value is None else (carries(value) if name.endswith("carry") else rows(value))
         return Batch(**values)
@@ -204,7 +204,7 @@ class ActorCritic(nn.Module):
         length = (sequence or time) if recurrent else 1
 
         def arrange(x: Tensor) -> Tensor:
-            pieces = x.unflatten(0, (time // length, length)).transpose(0, 1)  # (L, T / L, E, ...)
+            pieces = torch.unflatten(x, 0, (time // length, length)).transpose(0, 1)  # (L, T / L, E, ...)
             return pieces.flatten(1, 2)
 
         first = slice(0, time, length)

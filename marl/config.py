@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -74,15 +75,14 @@ def _check(where: str, value: object, hint: Any, limits: Mapping[str, Any]) -> N
     for number in numbers:
         if not math.isfinite(number):
             raise ConfigError(f"{where}: expected a finite number, got {number}")
-        for word, wrong in (
-            ("above", lambda limit, x=number: x <= limit),
-            ("least", lambda limit, x=number: x < limit),
-            ("below", lambda limit, x=number: x >= limit),
-            ("most", lambda limit, x=number: x > limit),
+        for word, phrase, wrong in (
+            ("above", "above", operator.le),
+            ("least", "at least", operator.lt),
+            ("below", "below", operator.ge),
+            ("most", "at most", operator.gt),
         ):
             limit = limits.get(word)
-            if limit is not None and wrong(limit):
-                phrase = {"above": "above", "least": "at least", "below": "below", "most": "at most"}[word]
+            if limit is not None and wrong(number, limit):
                 raise ConfigError(f"{where}: expected a number {phrase} {limit:g}, got {number:g}")
 
 

@@ -47,8 +47,8 @@ class Outcome:
         self._reward[:] = raw.mean(axis=1, keepdims=True)
         self.cut |= step.truncated
         self.over |= step.terminated | step.truncated
-        ended = self.over.all(axis=1)
-        cut = ended & self.cut.any(axis=1)
+        ended: Array = np.all(self.over, axis=1)
+        cut: Array = ended & np.any(self.cut, axis=1)
         self._truncated[:] = cut[:, None]
         self._terminated[:] = (ended & ~cut)[:, None]
         self.over[started] = False

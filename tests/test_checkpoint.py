@@ -199,9 +199,9 @@ def test_a_disk_that_refuses_leaves_the_old_checkpoint(call, number, saved, monk
                 assert error.errno == number  # noqa: PT017
                 assert checkpoint.load(saved)[1]["meta"] == META
             else:
-                assert count <= failing
-                checkpoint.save(saved, STATE, META)
+                assert checkpoint.load(saved)[1]["meta"] == {"seed": 1}  # it was never called so often, or did not matter
         assert [path.name for path in saved.parent.iterdir()] == ["it"]
+        checkpoint.save(saved, STATE, META)
 
 
 KILL = """

@@ -191,7 +191,7 @@ def test_on_a_terminal_progress_is_drawn_in_place(monkeypatch):
     progress.close()
     text = stream.getvalue()
     assert "1,000 / 1,000" in text
-    assert "▁▄█" in text
+    assert "▁▃█" in text
     assert "steps/s" in text
     assert "[bold]plain[/bold]" in text
 

@@ -102,8 +102,8 @@ class MultiCategorical:
         self.parts = [Categorical(size) for size in sizes]
 
     def _split(self, parameters: Tensor, legal: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-        masks = [None] * len(self.sizes) if legal is None else legal.split(self.sizes, dim=-1)
-        return list(zip(parameters.split(self.sizes, dim=-1), masks, strict=True))
+        masks = [None] * len(self.sizes) if legal is None else torch.split(legal, self.sizes, dim=-1)
+        return list(zip(torch.split(parameters, self.sizes, dim=-1), masks, strict=True))
 
     def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """``(..., A)`` int64."""
@@ -144,7 +144,7 @@ class Bernoulli:
     def _logits(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         if legal is None:
             return parameters
-        zero, one = legal.unflatten(-1, (-1, 2)).unbind(-1)
+        zero, one = torch.unflatten(legal, -1, (-1, 2)).unbind(-1)
         return torch.where(one, torch.where(zero, parameters, -ILLEGAL), ILLEGAL)
 
     def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:

@@ -96,7 +96,7 @@ class _FusedMLP(torch.autograd.Function):
         return _affine(biases[-1], hidden, weights[-1], None)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         buffers = ctx.buffers

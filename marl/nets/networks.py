@@ -116,7 +116,7 @@ class MLPBody(Body):
     def __init__(self, config: MLP, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
         self.activation = _activation(config.activation)
-        self.activation_name, self.owner, self.buffers = config.activation, owner, Buffers()
+        self.activation_name, self.owner, self.pool = config.activation, owner, Buffers()
         self.fusable = config.activation in FUSABLE
         widths = (math.prod(inputs.shape) + inputs.extra, *config.sizes)
         self.layers = nn.ModuleList(
@@ -139,7 +139,7 @@ class MLPBody(Body):
         parameters = [
             self.owner.weight(parameter) for layer in (*self.layers, head) for parameter in (layer.weight, layer.bias)
         ]
-        out = fused_mlp(y.flatten(1, 2), self.activation_name, self.buffers, parameters)
+        out = fused_mlp(y.flatten(1, 2), self.activation_name, self.pool, parameters)
         return out.view(*y.shape[:3], out.shape[-1])
 
 

@@ -17,7 +17,8 @@ def orthogonal(shape: tuple[int, int], gain: float, generator: torch.Generator) 
     normal = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
     q, r = torch.linalg.qr(normal)
     q = q * torch.sign(torch.diagonal(r))
-    return gain * (q if rows >= columns else q.T)
+    matrix: Tensor = gain * (q if rows >= columns else q.T)
+    return matrix
 
 
 class StackedLinear(nn.Module):
@@ -110,7 +111,7 @@ class FlatParameters:
 
         A set whose gradient is not finite gets none, so parameters stay finite whatever a loss becomes.
         """
-        norm = torch.linalg.vector_norm(self.gradients, dim=1)
+        norm: Tensor = torch.linalg.vector_norm(self.gradients, dim=1)
         finite = torch.isfinite(norm)
         scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
         self.gradients.mul_(scale.unsqueeze(1)).masked_fill_(~finite.unsqueeze(1), 0.0)

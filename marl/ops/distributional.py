@@ -222,7 +222,8 @@ def quantile_regression_loss(
         tau_src: (*, M) or (M,) their probability levels.
         dist_target: (*, N) samples or quantiles of the target.
         huber_param: where the Huber loss turns linear; 0 for the absolute value.
-        stop_target_gradients: detach dist_target.
+        stop_target_gradients: here for RLax's signature; as there, gradients reach the target either way
+            (`quantile_q_learning` and `quantile_expected_sarsa` detach theirs).
 
     Returns:
         (*).
@@ -231,8 +232,6 @@ def quantile_regression_loss(
         ValueError: a shape or dtype differs from the above.
     """
     check(dist_src=(dist_src, "float * M"), tau_src=(tau_src, "float ?* M"), dist_target=(dist_target, "float * N"))
-    if stop_target_gradients:
-        dist_target = dist_target.detach()
     delta = dist_target.unsqueeze(-2) - dist_src.unsqueeze(-1)  # (*, M, N)
     weight = (tau_src.unsqueeze(-1) - (delta < 0).to(delta.dtype)).abs()
     loss = huber_loss(delta, huber_param) if huber_param > 0 else delta.abs()
@@ -291,6 +290,8 @@ def quantile_q_learning(
     )
     a_t = dist_q_t_selector.mean(-2).argmax(-1)  # (*)
     target = _bellman_atoms(r_t, discount_t, _quantile_of_action(dist_q_t, a_t))
+    if stop_target_gradients:
+        target = target.detach()
     source = _quantile_of_action(dist_q_tm1, a_tm1)
     return quantile_regression_loss(source, tau_q_tm1, target, huber_param, stop_target_gradients)
 
@@ -341,8 +342,10 @@ def quantile_expected_sarsa(
     )
     actions = dist_q_t.shape[-1]
     target = _bellman_atoms(r_t.unsqueeze(-1), discount_t.unsqueeze(-1), dist_q_t.transpose(-1, -2))  # (*, A, N)
+    if stop_target_gradients:
+        target, probs_a_t = target.detach(), probs_a_t.detach()
     source = _quantile_of_action(dist_q_tm1, a_tm1).unsqueeze(-2)  # (*, 1, M)
     source = source.expand(*r_t.shape, actions, source.shape[-1])
     levels = tau_q_tm1.unsqueeze(-2).expand_as(source)
     loss = quantile_regression_loss(source, levels, target, huber_param, stop_target_gradients)  # (*, A)
-    return ((probs_a_t.detach() if stop_target_gradients else probs_a_t) * loss).sum(-1)
+    return (probs_a_t * loss).sum(-1)

@@ -276,7 +276,8 @@ def vmpo_compute_weights_and_temperature_loss(
         temperature_constraint: its alpha is eta before projection, its epsilon the bound.
         projection_operator: maps a dual variable to the positive numbers.
         top_k_fraction: share of the examples that count, in (0, 1].
-        use_stop_gradient: detach the importance weights and the returned weights, not the temperature loss's advantages.
+        use_stop_gradient: detach the importance weights and the returned weights, not the temperature loss's
+            advantages.
 
     Returns:
         temperature loss (), weights (*), and the number of examples that count ().

@@ -50,8 +50,9 @@ def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     return out
 
 
-# A row of 384 numbers costs a launch, not arithmetic, so all blocks take their steps together: 128 rows in 41 operations
-# instead of 128, measured 2.5 times faster. Beyond this many numbers per row the second pass over memory costs more.
+# A row of 384 numbers costs a launch, not arithmetic, so all blocks take their steps together: 128 rows in 41
+# operations instead of 128, measured 2.5 times faster. Beyond this many numbers per row the second pass over memory
+# costs more.
 WIDEST_BLOCKED_ROW = 8192
 
 

@@ -178,7 +178,8 @@ def signed_parabolic(x: Tensor, eps: float = 1e-3) -> Tensor:
         ValueError: x is not floating point.
     """
     check(x=(x, "float *"))
-    # z without subtracting nearly equal numbers: in float32 the plain form (RLax's) is off by 5e-4 around x = 1, this by 4e-6.
+    # z without subtracting nearly equal numbers: in float32 the plain form (RLax's) is off by 5e-4 around x = 1, this
+    # by 4e-6.
     c = eps + 1 + x.abs()
     z = 2 * c / ((1 + 4 * eps * c).sqrt() + 1)
     return x.sign() * (z.square() - 1)

@@ -15,7 +15,7 @@ scenario = marl.Scenario(
         lr=marl.Linear(1e-3, 1e-4),
         discount=1.0,
         gae_lambda=0.95,
-        entropy=marl.Linear(0.03, 0.005),
+        entropy=marl.Linear(0.1, 0.03),
         network=marl.MLP((128, 128), "relu"),
     ),
     num_envs=32,

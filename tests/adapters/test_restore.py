@@ -109,7 +109,7 @@ def test_a_nondeterministic_environment_is_reported_with_its_copy():
     made = []
 
     def factory():
-        made.append(Walk() if len(made) % 3 != 2 else Loose())
+        made.append(Walk() if len(made) % 3 or not made else Loose())
         return made[-1]
 
     batch = in_process(factory, 3, first_copy=4)
@@ -134,14 +134,20 @@ def test_a_state_of_something_else_is_refused():
 
 def test_copies_are_seeded_once_and_again_after_many_steps(monkeypatch):
     monkeypatch.setattr(copies, "RESEED_STEPS", 10)
-    batch = make(lambda: Scripted(({}, {}, {}, {"cut": ["a", "b", "c"]})))
+    made = []
+
+    def factory():
+        made.append(Scripted(({}, {}, {}, {"cut": ["a", "b", "c"]})))
+        return made[-1]
+
+    batch = make(factory)
     batch.reset(3)
     actions = [np.zeros((1, 3), int)]
     for _ in range(24):
         batch.step(actions)
     seeds = [copies.derived_seed(3, 0, k) for k in range(3)]
-    # after 12 steps since the seed the next episode starts from a new one
-    assert batch.envs[0].seeds[1:] == [seeds[0], None, None, seeds[1], None, None, seeds[2]]
+    # after 12 steps since the seed the next episode starts from a new one, in a new environment
+    assert [env.seeds for env in made[1:]] == [[seeds[0], None, None], [seeds[1], None, None], [seeds[2]]]
     assert [len(log) for log in batch.state_dict()["copies"][0]["actions"].values()] == [0]
 
 

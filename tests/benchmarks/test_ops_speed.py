@@ -1,6 +1,6 @@
 """marl.ops against jitted, vmapped RLax on the same machine in one run: T = 128, batch 384, one thread.
 
-    OMP_NUM_THREADS=1 pytest tests/benchmarks/test_ops_speed.py --benchmark-columns=median,min
+OMP_NUM_THREADS=1 pytest tests/benchmarks/test_ops_speed.py --benchmark-columns=median,min
 """
 
 import os
@@ -36,12 +36,25 @@ def arguments(name):
         "vtrace": (v, v_t, r, d, np.exp(normal(*row))),
         "lambda_returns": (r, d, v, 0.95),
         "truncated_generalized_advantage_estimation": (r, d, 0.95, normal(TIME + 1, BATCH)),
-        "retrace": (normal(*q), normal(*q), action, action, r, d, probs(*q), g.uniform(0.1, 1, row).astype(np.float32), 0.95),
+        "retrace": (
+            normal(*q),
+            normal(*q),
+            action,
+            action,
+            r,
+            d,
+            probs(*q),
+            g.uniform(0.1, 1, row).astype(np.float32),
+            0.95,
+        ),
     }[name]
 
 
 def torch_call(name):
-    xs = [torch.from_numpy(x.astype(np.int64) if x.dtype == np.int32 else x) if isinstance(x, np.ndarray) else x for x in arguments(name)]
+    xs = [
+        torch.from_numpy(x.astype(np.int64) if x.dtype == np.int32 else x) if isinstance(x, np.ndarray) else x
+        for x in arguments(name)
+    ]
     function = getattr(ops, name)
     return lambda: function(*xs)
 
@@ -77,8 +90,8 @@ def test_speed_of_the_idle_row_advantage(benchmark, acting):
         return torch.rand(*shape, generator=g) < chance
 
     xs = (
-        torch.randn(row, generator=g), torch.randn(row, generator=g), coin(acting, *row), coin(0.02, *row), coin(0.02, *row),
-        torch.randn(row, generator=g), torch.randn(BATCH, generator=g), coin(acting, BATCH), 0.99, 0.95,
+        torch.randn(row, generator=g), torch.randn(row, generator=g), coin(acting, *row), coin(0.02, *row),
+        coin(0.02, *row), torch.randn(row, generator=g), torch.randn(BATCH, generator=g), coin(acting, BATCH), 0.99, 0.95,
     )  # fmt: skip
     benchmark.group = "idle_generalized_advantage_estimation"
     benchmark.pedantic(lambda: ops.idle_generalized_advantage_estimation(*xs), rounds=200, warmup_rounds=20)

@@ -1,8 +1,8 @@
 """Random arguments for every function that takes plain tensors, drawn by a seed: one line per function.
 
-A line is the kind of function and its arguments. `step` functions take transitions (B, ...), `seq` functions trajectories
-(T, B, ...). An argument is a letter, `:` and its axes after batch and time; `+` or `-` after the letter is one time step more
-or less.
+A line is the kind of function and its arguments. `step` functions take transitions (B, ...), `seq` functions
+trajectories (T, B, ...). An argument is a letter, `:` and its axes after batch and time; `+` or `-` after the letter
+is one time step more or less.
 """
 
 from collections.abc import Callable
@@ -100,9 +100,9 @@ SEQ: dict[str, list[tuple[str, dict[str, object]]]] = {
     "general_off_policy_returns_from_action_values": [("v:A a r d m p:A", {})],
     "general_off_policy_returns_from_q_and_v": [("v- v r d m-", {})],
     "importance_corrected_td_errors": [("r d o #0.9 v+", {}), ("r d o n v+", {})],
-    "vtrace": [("v v r d o", {}), ("v v r d o #0.9 #0.5", {}), ("v v r d o n", {}), ("v v r d o", {"sample_mask": "k"})],
-    "leaky_vtrace": [("v v r d o", {}), ("v v r d o #0.4 #0.9 #2.0", {}), ("v v r d o #0.4", {"sample_mask": "k"})],
-    "vtrace_td_error_and_advantage": [("v v r d o", {}), ("v v r d o #0.9 #0.5 #2.0", {}), ("v v r d o n", {})],
+    "vtrace": [("v v r d o", {}), ("v v r d o #0.9 #0.5", {}), ("v v r d o n", {}), ("v v r d o", {"sample_mask":
+    "k"})], "leaky_vtrace": [("v v r d o", {}), ("v v r d o #0.4 #0.9 #2.0", {}), ("v v r d o #0.4", {"sample_mask":
+    "k"})], "vtrace_td_error_and_advantage": [("v v r d o", {}), ("v v r d o #0.9 #0.5 #2.0", {}), ("v v r d o n", {})],
     "leaky_vtrace_td_error_and_advantage": [("v v r d o #0.4 #0.9 #0.5 #2.0", {})],
     "policy_gradient_loss": [("v:A a v w", {})],
     "entropy_loss": [("v:A w", {})],

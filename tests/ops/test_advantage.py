@@ -43,7 +43,8 @@ def draw(seed, rows, agents, acting=0.6, ends=0.15):
 
 
 def compacted(x, agent):
-    """GAE on the agent's own turns: each trajectory's turns cut out, rewards in between summed, one trajectory at a time."""
+    """GAE on the agent's own turns: each trajectory's turns cut out, rewards in between summed, one trajectory at a
+    time."""
     rows = x["reward"].shape[0]
     result, complete = [0.0] * rows, [False] * rows
     turns = []  # [row, reward so far]
@@ -74,7 +75,12 @@ def compacted(x, agent):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([0.0, 0.2, 0.6, 0.95, 1.0]), st.sampled_from([0.0, 0.1, 0.5]))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 12),
+    st.sampled_from([0.0, 0.2, 0.6, 0.95, 1.0]),
+    st.sampled_from([0.0, 0.1, 0.5]),
+)
 def test_equals_gae_on_each_agents_own_compacted_trajectory(seed, rows, acting, ends):
     x = draw(seed, rows, 4, acting, ends)
     advantage, complete = ops.idle_generalized_advantage_estimation(**x)
@@ -171,7 +177,9 @@ def test_masked_normalize_by_hand():
 @pytest.mark.parametrize("fill", [0.1, 1e6, -3.3])
 def test_equal_entries_and_lonely_entries_normalise_to_zero(fill):
     x = torch.full((50, 3), fill)
-    assert torch.equal(ops.masked_normalize(x, torch.ones_like(x).bool(), torch.tensor([0, 0, 1]), 2), torch.zeros(50, 3))
+    assert torch.equal(
+        ops.masked_normalize(x, torch.ones_like(x).bool(), torch.tensor([0, 0, 1]), 2), torch.zeros(50, 3)
+    )
     lonely = torch.zeros(50, 3, dtype=torch.bool)
     lonely[7, 1] = True
     assert torch.equal(ops.masked_normalize(x, lonely, torch.tensor([0, 0, 1]), 2), torch.zeros(50, 3))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.ops.cases import SEQ, STEP, draw
 
 from marl import ops
+from tests.ops.cases import SEQ, STEP, draw
 
 
 def tensors(case):

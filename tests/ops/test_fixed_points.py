@@ -31,7 +31,8 @@ class MDP:
         return self.reward + DISCOUNT * self.transition @ self.v(policy)
 
     def trajectories(self, policy, length):
-        """All paths s_0 a_0 s_1 ... s_length with their probabilities given s_0 = each state: states (length+1, n), ..."""
+        """All paths s_0 a_0 s_1 ... s_length with their probabilities given s_0 = each state: states (length+1, n),
+        ..."""
         states, weights = torch.arange(STATES)[None], torch.ones(STATES, dtype=F64)
         actions = torch.zeros(0, STATES, dtype=torch.long)
         for _ in range(length):
@@ -117,9 +118,7 @@ def test_action_value_operators_have_the_solved_fixed_point(seed):
 
     def tree_backup(q):
         c_t = pi_t.gather(-1, later[..., None])[..., 0]
-        return expected(
-            ops.general_off_policy_returns_from_action_values(q[states[1:]], later, r, d, c_t, pi_t)[0]
-        )
+        return expected(ops.general_off_policy_returns_from_action_values(q[states[1:]], later, r, d, c_t, pi_t)[0])
 
     for operator in (retrace, tree_backup):
         found = iterate(operator, torch.zeros(STATES, ACTIONS, dtype=F64))
@@ -145,9 +144,7 @@ def test_sampled_estimates_lie_within_four_standard_errors(seed):
     estimates = {
         "vtrace": ops.vtrace(v[s[:-1]], v[s[1:]], r, d, rho, clip_rho_threshold=float("inf"))[0],
         "importance": ops.importance_corrected_td_errors(r, d, rho, 0.9, v[s])[0],
-        "retrace": ops.retrace(
-            q[s[:-1]], q[s[1:]], a, later, r, d, m.pi[s[1:]], m.mu[s[1:], later], 0.9, eps=0.0
-        )[0],
+        "retrace": ops.retrace(q[s[:-1]], q[s[1:]], a, later, r, d, m.pi[s[1:]], m.mu[s[1:], later], 0.9, eps=0.0)[0],
     }
     for name, errors in estimates.items():  # at the fixed point every expected error is 0
         standard_error = errors.std() / count**0.5

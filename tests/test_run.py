@@ -1,0 +1,272 @@
+"""The run folder as a watcher: what it keeps, when it saves, what it does about a disk that refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import marl
+from marl import checkpoint
+from marl.logs import read_metrics
+from marl.run import Run, candidates, checkpoints, described, differences, first_valid, read_best
+from marl.types import CheckpointError, ConfigError, ResourceError
+from tests.tiny import Constant
+
+
+@pytest.fixture
+def system():
+    with marl.MultiAgentSystem(marl.ippo(rollout=8, minibatches=1, network=marl.MLP((4,))), Constant, num_envs=1) as made:
+        yield made
+
+
+@pytest.fixture
+def notes():
+    return []
+
+
+@pytest.fixture
+def run(tmp_path, notes):
+    with Run(tmp_path / "run", save_every=16, note=notes.append, retry_seconds=0.0, patience=4) as made:
+        made.begin({"asked": "nothing"})
+        yield made
+
+
+def names(run):
+    return [path.name for path in checkpoints(run.path)]
+
+
+def test_a_run_from_python_is_a_watcher(run, system):
+    system.train(steps=80, evaluate_every=40, evaluate_episodes=1, watcher=run)
+    run.end(system)
+    run.summarise({"status": "finished"})
+    assert names(run)[:3] == ["step-000000000080", "step-000000000064", "step-000000000048"]
+    assert len(names(run)) <= 4
+    assert read_best(run.path)["metric"] == "evaluation_return"
+    assert json.loads((run.path / "config.json").read_text()) == {"asked": "nothing"}
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["last"] == "checkpoints/step-000000000080"
+    rows = read_metrics(run.path)
+    assert rows[-1]["steps"] == 80
+    assert all(row["seconds"] >= 0 for row in rows)
+
+
+def test_a_checkpoint_is_due_after_some_minutes_too(tmp_path, system):
+    with Run(tmp_path, save_minutes=1e-9) as run:
+        run.begin({})
+        system.train(steps=3, watcher=run)
+        assert names(run) == ["step-000000000003", "step-000000000002", "step-000000000001"]
+
+
+def test_the_best_is_kept_by_rotation(run, system):
+    values = iter([1.0, 5.0, 2.0, 5.0, 3.0, float("nan"), 4.0])
+    system.train(steps=1)
+    for value in values:
+        system.train(steps=1)
+        run.log({"steps": system.steps, "evaluation_return": value})
+        run._next_steps = 0  # due at every step
+        run.tick(system)
+    assert read_best(run.path) == {
+        "metric": "evaluation_return",
+        "value": 5.0,
+        "steps": 3,
+        "checkpoint": "step-000000000003",
+    }
+    assert [int(name[5:]) for name in names(run)] == [8, 7, 6, 3]
+    assert (run.checkpoints / "best").resolve().name == "step-000000000003"
+    assert (run.checkpoints / "last").resolve().name == "step-000000000008"
+    assert candidates(run.path)[0].name == "step-000000000003"
+    assert candidates(run.path, "last")[0].name == "step-000000000008"
+
+
+def test_returns_in_training_name_a_best_only_without_evaluations(run, system):
+    run.log({"steps": 1, "episodes": 5, "mean_return": 9.0})
+    assert run._candidate is None  # too few episodes
+    run.log({"steps": 1, "episodes": 500, "mean_return": 9.0})
+    system.train(steps=1)
+    assert run.save(system)
+    assert read_best(run.path)["metric"] == "mean_return"
+    run.log({"steps": 2, "evaluation_return": 1.0})
+    system.train(steps=1)
+    run.tick(system)
+    assert read_best(run.path) == {
+        "metric": "evaluation_return",
+        "value": 1.0,
+        "steps": 2,
+        "checkpoint": "step-000000000002",
+    }
+    run.log({"steps": 3, "episodes": 500, "mean_return": 99.0})
+    assert run._candidate is None
+
+
+def test_successors_are_durable_before_anything_is_deleted(run, system, monkeypatch):
+    events = []
+    rename, fsync = os.rename, os.fsync
+
+    def renamed(source, target, **kwargs):
+        events.append((os.path.basename(source), os.path.basename(target)))
+        return rename(source, target, **kwargs)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append("fsync"), fsync(file))[1])
+    for _ in range(5):
+        system.train(steps=1)
+        events.clear()
+        run.save(system)
+    arrived = next(place for place, event in enumerate(events) if event[1] == "step-000000000005")
+    left = next(place for place, event in enumerate(events) if event[0] == "step-000000000002")
+    assert arrived < left
+    assert "fsync" in events[:arrived]  # the files
+    assert "fsync" in events[arrived:left]  # the folder they came to
+
+
+def test_a_reader_is_never_without_a_checkpoint(run, system, tmp_path):
+    """A process that reads ``last`` and the newest valid one all the time, while another saves and rotates."""
+    system.train(steps=1)
+    run.save(system)
+    program = (
+        "import sys, time; from pathlib import Path; from marl import checkpoint; from marl.run import candidates, first_valid\n"
+        "path, seen = Path(sys.argv[1]), set()\n"
+        "print('ready', flush=True)\n"
+        "while not (path / 'stop').exists():\n"
+        "    seen.add(first_valid(candidates(path, 'last'), checkpoint.load, lambda text: None)[1][0]['steps'])\n"
+        "print(len(seen))"
+    )
+    reader = subprocess.Popen([sys.executable, "-c", program, str(run.path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert reader.stdout.readline() == "ready\n"
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            system.train(steps=1)
+            run.save(system)
+        (run.path / "stop").touch()
+        said, _ = reader.communicate(timeout=60)
+    finally:
+        reader.kill()
+    assert reader.returncode == 0
+    assert int(said) > 1
+
+
+def test_a_full_disk_is_waited_out(run, system, notes, monkeypatch):
+    system.train(steps=16, watcher=run)
+    true, failures = checkpoint.save, iter([errno.ENOSPC, errno.EIO, errno.EROFS])
+
+    def refuse(*args):
+        number = next(failures, None)
+        if number is None:
+            return true(*args)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint, "save", refuse)
+    system.train(steps=20, watcher=run)
+    run.end(system)
+    assert system.steps == 36
+    assert len(notes) == 3
+    assert "No space left on device" in notes[0]
+    assert names(run)[0] == "step-000000000036"
+    assert "step-000000000016" in names(run)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_what_was_saved(run, system, notes, monkeypatch):
+    system.train(steps=16, watcher=run)
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", refuse)
+    with pytest.raises(ResourceError, match="4 times in a row"):
+        system.train(steps=100, watcher=run)
+    assert len(notes) == 3
+    assert checkpoint.load(run.checkpoints / "last")[0]["steps"] == 16
+
+
+def test_metrics_wait_for_the_disk_too(run, system, monkeypatch):
+    from marl.logs import metrics
+
+    true = metrics.os.write
+    failures = iter([1, 1])
+
+    def refuse(*args):
+        if next(failures, None) is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return true(*args)
+
+    monkeypatch.setattr(metrics.os, "write", refuse)
+    system.train(steps=64, log_every=8, watcher=run)
+    assert [row["steps"] for row in read_metrics(run.path)] == [8, 16, 24, 32, 40, 48, 56, 64]
+
+
+def test_one_writer_at_a_time(run, tmp_path, notes):
+    with pytest.raises(ConfigError, match=f"process {os.getpid()} on {socket.gethostname()}"):
+        Run(run.path, resume=True)
+    assert json.loads((run.path / "run.lock").read_text())["pid"] == os.getpid()
+    other = tmp_path / "other"
+    other.mkdir()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    (other / "run.lock").write_text(json.dumps({"pid": int(dead.stdout), "host": socket.gethostname()}))
+    with Run(other, note=notes.append):
+        assert "took over the lock" in notes[0]
+    assert not (other / "run.lock").exists()
+    (other / "run.lock").write_bytes(b"\xff torn")
+    Run(other).close()
+
+
+def test_without_file_locks_the_process_id_decides(tmp_path, monkeypatch, notes):
+    monkeypatch.setattr("marl.run._flock", lambda file: None)
+    lock = tmp_path / "run.lock"
+    for owner, free in (
+        ({"pid": os.getppid(), "host": socket.gethostname()}, False),
+        ({"pid": 1, "host": "elsewhere"}, False),
+        ({"pid": 2**22 + 1, "host": socket.gethostname()}, True),
+        ({"pid": "x"}, True),
+    ):
+        lock.write_text(json.dumps(owner))
+        if free:
+            Run(tmp_path, note=notes.append).close()
+        else:
+            with pytest.raises(ConfigError, match="is writing to this run folder"):
+                Run(tmp_path)
+
+
+def test_an_older_start_sets_later_checkpoints_aside(run, system, tmp_path, notes):
+    system.train(steps=48, watcher=run)
+    run.end(system)
+    run.close()
+    with Run(run.path, resume=True, note=notes.append) as again:
+        again.begin({}, 32)
+        assert names(again) == ["step-000000000032", "step-000000000016"]
+        assert (again.checkpoints / "aside-step-000000000048").is_dir()
+        assert (again.checkpoints / "last").resolve().name == "step-000000000032"
+        assert all(row["steps"] <= 32 for row in read_metrics(again.path))
+
+
+def test_the_first_valid_checkpoint_is_found_and_the_others_named(run, system, notes):
+    system.train(steps=48, watcher=run)
+    (run.checkpoints / "step-000000000048" / "tree.json").write_text("{}")
+    path, (state, _) = first_valid(checkpoints(run.path), checkpoint.load, notes.append)
+    assert path.name == "step-000000000032"
+    assert state["steps"] == 32
+    assert "tree.json is damaged" in notes[0]
+    assert "falling back" in notes[1]
+    assert first_valid([], checkpoint.load, notes.append) is None
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+        first_valid(checkpoints(run.path)[:1], checkpoint.load, notes.append)
+
+
+def test_settings_are_described_and_compared(system):
+    class Mine:
+        pass
+
+    said = described({"a": marl.ippo(), "b": Mine, "c": [Mine(), 1], "d": len})
+    assert said["a"]["rollout"] == 128
+    assert said["b"]["$code"].endswith("Mine")
+    assert said["c"][1] == 1
+    assert said["d"] == {"$code": "builtins:len"}
+    json.dumps(said)
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}) == ["a.c: 2 -> 3"]
