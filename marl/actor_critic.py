@@ -261,7 +261,7 @@ class ActorCritic(nn.Module):
         return value * std.squeeze(-1) + mean.squeeze(-1)
 
     def update_normalizers(self, rollout: Rollout) -> None:
-        """Let the observation statistics see a rollout, once, after it was learnt from with the statistics it was played with."""
+        """Let the observation statistics see a rollout, after it was learnt from with those it was played with."""
         if self.actor.norm is not None:
             self.actor.norm.update(rollout.obs[:-1], rollout.acting[:-1])
         if self.critic.norm is not None:
@@ -288,11 +288,14 @@ def weights_of(complete: Tensor, owner: Owner) -> Tensor:
     return complete / count
 
 
-def check_minibatches(name: str, rollout: int, num_envs: int, minibatches: int, sequence: int | None, recurrent: bool) -> None:
+def check_minibatches(
+    name: str, rollout: int, num_envs: int, minibatches: int, sequence: int | None, recurrent: bool
+) -> None:
     """Refuse settings that do not divide. Raises ConfigError naming both keys and a fix."""
     if recurrent and sequence is not None and rollout % sequence:
         raise ConfigError(
-            f"{name}: rollout={rollout} is not a multiple of sequence={sequence}; set sequence={math.gcd(rollout, sequence)}"
+            f"{name}: rollout={rollout} is not a multiple of sequence={sequence}; "
+            f"set sequence={math.gcd(rollout, sequence)}"
         )
     pieces = num_envs * (rollout // (sequence or rollout) if recurrent else rollout)
     if pieces % minibatches:

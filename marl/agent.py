@@ -59,7 +59,7 @@ class Agent:
 
     @torch.inference_mode()
     def act_encoded(self, row: Array, legal: Array | None, explore: bool = False) -> Array:
-        """The same from an encoded observation ``(*O)`` and legal row ``(L,)``: the padded action ``()`` or ``(A,)``."""
+        """The same from an encoded observation ``(*O)`` and legal row ``(L,)``: the action, ``()`` or ``(A,)``."""
         mask = None if legal is None else torch.from_numpy(np.asarray(legal)).view(1, 1, 1, -1)
         parameters: Tensor = torch.zeros(1, 1, 1, self.distribution.size)
         if self.net is not None:

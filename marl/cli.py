@@ -328,8 +328,10 @@ def _run_folder(asked: Train) -> Path:
         raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
     name = safe_name(Path(asked.scenario).stem if asked.scenario.endswith(".py") else asked.scenario.replace(":", "-"))
     if asked.resume is not None:
-        seed = "*" if asked.seed is None else str(asked.seed)
-        found = sorted(Path("runs").glob(f"{name}-{seed}-*/config.json"), key=lambda file: file.stat().st_mtime)
+        seed = r"\d+" if asked.seed is None else str(asked.seed)
+        pattern = re.compile(rf"{re.escape(name)}-{seed}-\d{{8}}-\d{{6}}(-\d+)?")
+        files = [file for file in Path("runs").glob("*/config.json") if pattern.fullmatch(file.parent.name)]
+        found = sorted(files, key=lambda file: file.stat().st_mtime)
         if not found:
             raise UsageError(f"--resume: no run of {asked.scenario} in runs/; say by --run-dir which one to go on with")
         return found[-1].parent.absolute()
@@ -954,34 +956,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    interrupted = _Interrupts()
+    interrupts = _Interrupts(preemptible=words[:1] == ["train"])
     try:
-        with interrupted:
-            return _guarded(lambda: parse(words).run(), debug, interrupted)
+        with interrupts:
+            return _guarded(lambda: parse(words).run(), debug, interrupts)
     except KeyboardInterrupt:
-        return 130
+        return interrupts.code or 130
 
 
 class _Interrupts:
-    """Remembers that Ctrl-C was pressed: libraries may turn it into an error of their own while they are imported."""
+    """Ctrl-C, and for a training what schedulers send, before and after the training itself (there the run listens).
 
-    def __init__(self) -> None:
-        self.pressed = False
-        self._before: Any = None
+    It remembers the signal: libraries may turn it into an error of their own while they are imported.
+    """
+
+    def __init__(self, preemptible: bool) -> None:
+        self.code = 0
+        names = ("SIGINT", "SIGTERM", "SIGUSR1") if preemptible else ("SIGINT",)
+        self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupts:
         with contextlib.suppress(ValueError):  # not in the main thread
-            self._before = signal.signal(signal.SIGINT, self._press)
+            self._before = {number: signal.signal(number, self._press) for number in self._numbers}
         return self
 
     def _press(self, number: int, frame: types.FrameType | None) -> None:
-        self.pressed = True
+        self.code = 130 if number == signal.SIGINT else 75
         raise KeyboardInterrupt
 
     def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            with contextlib.suppress(ValueError):
-                signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 def _guarded(work: Callable[[], int], debug: bool, interrupts: _Interrupts) -> int:
@@ -999,9 +1005,9 @@ def _guarded(work: Callable[[], int], debug: bool, interrupts: _Interrupts) -> i
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except BaseException as error:
-        if interrupts.pressed or isinstance(error, KeyboardInterrupt):
-            _note("interrupted")
-            return 130
+        if interrupts.code or isinstance(error, KeyboardInterrupt):
+            _note("preempted" if interrupts.code == 75 else "interrupted")
+            return interrupts.code or 130
         if debug:
             import traceback
 

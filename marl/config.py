@@ -135,7 +135,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(data: Any) -> Any:
-    """The inverse of :func:`to_json`; only dataclasses of this library are made. Raises ConfigError for anything else."""
+    """The inverse of :func:`to_json`. Raises ConfigError for anything but dataclasses of this library."""
     if isinstance(data, list):
         return tuple(from_json(item) for item in data)
     if not isinstance(data, dict):

@@ -144,6 +144,8 @@ class Run:
         rows = read_metrics(self.path / METRICS)
         self._before = rows[-1].get("seconds", 0.0) if rows else 0.0
         self._best = read_best(self.path)
+        if self._best is not None and self._best["metric"] == "last":
+            self._best = None  # there was nothing to choose by, and soon it will not be the last
         self._saved_at = steps if steps else None
         self._began, self._ended = time.monotonic(), 0.0
         self._schedule(steps)
@@ -186,12 +188,12 @@ class Run:
             self._consider("mean_return", metrics["mean_return"], metrics["steps"])
 
     def _consider(self, metric: str, value: float, steps: float) -> None:
-        """Evaluations count more than what exploring agents earn while they train."""
+        """Evaluations count more than what exploring agents earn while they train; of equals the later is better."""
         best = self._best
         if best is not None and best["metric"] == "evaluation_return" and metric != "evaluation_return":
             return
         upgrade = best is not None and best["metric"] != metric
-        if math.isfinite(value) and (best is None or upgrade or value > best["value"]):
+        if math.isfinite(value) and (best is None or upgrade or value >= best["value"]):
             self._candidate = {"metric": metric, "value": value, "steps": int(steps)}
         elif self._candidate is not None and self._candidate["metric"] == metric:
             self._candidate = None
@@ -200,6 +202,8 @@ class Run:
         """Save if it is time; True once a signal has come and everything is saved."""
         for sink in self.sinks:
             sink.tick(system.steps)
+        if len(system.spec.teams) > 1:
+            self._candidate = None  # what one team wins another may lose: no checkpoint is the best for all
         if self.signal is not None:
             self._insist(system)
             return True

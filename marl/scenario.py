@@ -58,7 +58,9 @@ class Scenario:
         for name, least in (("num_envs", 1), ("steps", 1), ("workers", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}")
+                raise ConfigError(
+                    f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}"
+                )
         if not self.reference:
             object.__setattr__(self, "reference", self.name)
 

@@ -33,7 +33,9 @@ class Linear:
         """The value now. Raises ConfigError if neither the schedule nor the run says how many steps there are."""
         span = self.steps if self.steps is not None else clock.total
         if span is None:
-            raise ConfigError(f"{self}: give it steps=, since train(episodes=...) does not say how many steps there will be")
+            raise ConfigError(
+                f"{self}: give it steps=, since train(episodes=...) does not say how many steps there will be"
+            )
         return self.start + (self.end - self.start) * min(clock.steps / max(span, 1), 1.0)
 
 

@@ -22,8 +22,8 @@ class Joint:
     """A centralised critic: it sees more than an agent does, and is used in training only.
 
     Args:
-        of: ``"team"`` (the observations of the agents under the same learner, side by side), ``"all"`` (those of every team),
-            or ``"state"`` (the environment's ``state()``).
+        of: ``"team"`` (the observations of the agents under the same learner, side by side), ``"all"`` (those of every
+            team), or ``"state"`` (the environment's ``state()``).
     """
 
     of: str = "team"
@@ -47,12 +47,16 @@ def joint_shape(scope: Scope, spec: Spec, team: TeamSpec) -> tuple[int, ...] | N
         return None
     if scope.of == "state":
         if spec.state_shape is None:
-            raise ConfigError(f"critic=Joint(of='state'): {spec.env} has no state(); use Joint(of='team') or Joint(of='all')")
+            raise ConfigError(
+                f"critic=Joint(of='state'): {spec.env} has no state(); use Joint(of='team') or Joint(of='all')"
+            )
         return spec.state_shape
     if scope.of == "team":
         return (team.num_agents * team.obs.shape[0], *team.obs.shape[1:])
     if any(other.obs.is_image for other in spec.teams) and len(spec.teams) > 1:
-        raise ConfigError("critic=Joint(of='all'): image observations of several teams cannot be joined; use Joint(of='team')")
+        raise ConfigError(
+            "critic=Joint(of='all'): image observations of several teams cannot be joined; use Joint(of='team')"
+        )
     if len(spec.teams) == 1:
         return (team.num_agents * team.obs.shape[0], *team.obs.shape[1:])
     return (sum(other.num_agents * other.obs.shape[0] for other in spec.teams),)
@@ -82,7 +86,7 @@ def as_joint(obs: Tensor) -> Tensor:
 
 
 def gather(scope: Joint, step: Step, successor: bool, rows: Array | None = None) -> Array:
-    """The joint input of a step, ``(E, *J)``; of its true successor if asked; of some copies only if ``rows`` is given."""
+    """The joint input of a step, or of its true successor, ``(E, *J)``; of the copies ``rows`` alone if given."""
     if scope.of == "state":
         state = step.next_state if successor else step.state
         if state is None:

@@ -14,8 +14,8 @@ def owner_index(sharing: Sharing, team: TeamSpec) -> tuple[int, ...]:
     """The parameter set of each agent of a team, numbered from 0 in order of appearance.
 
     Args:
-        sharing: ``"none"`` (each agent its own), ``"all"`` (one set), ``"type"`` (agents with the same spaces and the same id
-            before the trailing number), or a mapping from agent id patterns to group names.
+        sharing: ``"none"`` (each agent its own), ``"all"`` (one set), ``"type"`` (agents with the same spaces and the
+            same id before the trailing number), or a mapping from agent id patterns to group names.
         team: the team.
 
     Raises:
@@ -31,7 +31,9 @@ def owner_index(sharing: Sharing, team: TeamSpec) -> tuple[int, ...]:
         spaces = zip(team.agents, team.observation_spaces, team.action_spaces, strict=True)
         keys = [(agent.rstrip("0123456789"), str(observation), str(action)) for agent, observation, action in spaces]
     else:
-        raise ConfigError(f"sharing: expected 'none', 'all', 'type' or a mapping of agent patterns to groups, got {sharing!r}")
+        raise ConfigError(
+            f"sharing: expected 'none', 'all', 'type' or a mapping of agent patterns to groups, got {sharing!r}"
+        )
     order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     return tuple(order[key] for key in keys)
 

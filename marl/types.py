@@ -1,7 +1,7 @@
-"""What flows through everything: spaces as arrays, one environment step of all copies and agents, and the batched contract.
+"""What flows through everything: spaces as arrays, one step of all copies and agents, the batched contract.
 
-Axes: ``E`` environment copies, ``N`` agents of one team, ``T`` time, ``B`` batch. Agents are a tensor axis; teams are the
-only loop. Everything here is plain numpy: worlds may import this module and nothing else of ``marl``.
+Axes: ``E`` environment copies, ``N`` agents of one team, ``T`` time, ``B`` batch. Agents are a tensor axis; teams are
+the only loop. Everything here is plain numpy: worlds may import this module and nothing else of ``marl``.
 """
 
 from __future__ import annotations
@@ -79,8 +79,10 @@ class ActionSpec:
     kind ``discrete``: actions ``(E, N)`` int64 in ``[0, sizes[0])``; ``sizes = (n,)`` with the widest agent's ``n``.
     kind ``multidiscrete``: ``(E, N, A)`` int64, component ``a`` in ``[0, sizes[a])``.
     kind ``multibinary``: ``(E, N, A)`` int64 of 0 and 1; ``sizes = (2,) * A``.
-    kind ``box``: ``(E, N, A)`` float32 inside ``[low, high]``; ``sizes = ()``; ``low``, ``high``: per agent, ``(N, A)``.
-    widths: true ``n`` (discrete) or true ``A`` (others) of each agent. Padded choices are illegal, padded components ignored.
+    kind ``box``: ``(E, N, A)`` float32 inside ``[low, high]``; ``sizes = ()``; ``low``, ``high``: per agent,
+    ``(N, A)``.
+    widths: true ``n`` (discrete) or true ``A`` (others) of each agent. Padded choices are illegal, padded components
+    ignored.
     """
 
     kind: ActionKind
@@ -164,18 +166,18 @@ class Episode:
 
 @dataclass
 class TeamStep:
-    """One team's share of a step. Arrays belong to the environment and are overwritten by its next step: copy what you keep.
+    """One team's share of a step. Arrays belong to the environment; its next step overwrites them: copy what you keep.
 
     obs         ``(E, N, *O)``  to act on now; zeros for agents that are dead or have not joined; an idle agent of a
                                 turn-based game keeps its last observation
-    next_obs    ``(E, N, *O)``  the true successor of the action just taken, never a reset observation. The very same array
-                                object as ``obs`` when nobody's episode ended in this step
+    next_obs    ``(E, N, *O)``  the true successor of the action just taken, never a reset observation. The very same
+                                array object as ``obs`` when nobody's episode ended in this step
     reward      ``(E, N)``      float32, unshaped
     terminated  ``(E, N)``      bool: the agent's episode ended here by the task; there is no future
     truncated   ``(E, N)``      bool: it was cut off; bootstrap from ``next_obs``. Never both: termination wins
     alive       ``(E, N)``      bool: may act now. False: dead, not yet joined, or waiting for its turn
-    legal       ``(E, N, L)``   bool, ``L = ActionSpec.num_legal``; None where nothing is ever illegal. Rows of agents that
-                                are not alive are True up to their true width, so no row is ever all False
+    legal       ``(E, N, L)``   bool, ``L = ActionSpec.num_legal``; None where nothing is ever illegal. Rows of agents
+                                that are not alive are True up to their true width, so no row is ever all False
     """
 
     obs: Array
@@ -192,8 +194,10 @@ class Step:
     """One environment step of all ``E`` copies, autoreset included (in the same step).
 
     started    ``(E,)`` bool: ``obs`` is the first of a new episode, so recurrent state starts at zero
-    discarded  ``(E,)`` bool: the copy crashed or hung and was replaced; nothing of its unfinished episode may be learnt from
-    state      ``(E, S)`` float32 global state to act on now, or None; next_state: the true successor, as for ``next_obs``
+    discarded  ``(E,)`` bool: the copy crashed or hung and was replaced; nothing of its unfinished
+               episode may be learnt from
+    state      ``(E, S)`` float32 global state to act on now, or None; next_state: the true
+               successor, as for ``next_obs``
     finished   episodes that ended in this step
     """
 
@@ -232,7 +236,7 @@ class BatchEnv(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Step:
-        """Go back to a saved state; returns the step to act on. Raises CheckpointError if the env cannot be brought back."""
+        """Go back to a saved state: the step to act on. Raises CheckpointError if the env cannot be brought back."""
         ...
 
     def close(self) -> None:
@@ -245,7 +249,7 @@ class SupportsBatch(Protocol):
     """An environment that brings its own batched form (native worlds do)."""
 
     def batch_env(self, num_envs: int, patterns: Sequence[str] | None = None) -> BatchEnv:
-        """``num_envs`` copies of this environment with the same parameters, its agents divided by ``partition(patterns)``."""
+        """``num_envs`` copies with the same parameters, the agents divided by ``partition(patterns)``."""
         ...
 
 
@@ -253,7 +257,8 @@ def partition(agents: Sequence[str], patterns: Sequence[str] | None) -> dict[str
     """Divide agents into teams by shell patterns; each agent joins the first pattern it matches.
 
     None puts everyone into one team called ``"team"``. A team is named after its pattern without the wildcard:
-    ``"adversary_*"`` makes the team ``"adversary"``. Raises ConfigError if an agent matches nothing or a pattern is idle.
+    ``"adversary_*"`` makes the team ``"adversary"``. Raises ConfigError if an agent matches nothing or a pattern is
+    idle.
     """
     if patterns is None:
         return {"team": tuple(agents)}
@@ -264,7 +269,9 @@ def partition(agents: Sequence[str], patterns: Sequence[str] | None) -> dict[str
                 teams[pattern].append(agent)
                 break
         else:
-            raise ConfigError(f"agent {agent!r} belongs to no team: none of {list(patterns)} matches it; add a pattern for it")
+            raise ConfigError(
+                f"agent {agent!r} belongs to no team: none of {list(patterns)} matches it; add a pattern for it"
+            )
     for pattern, members in teams.items():
         if not members:
             raise ConfigError(f"team pattern {pattern!r} matches no agent; agents: {', '.join(agents)}")
@@ -280,7 +287,9 @@ def zeros_step(spec: Spec, num_envs: int) -> Step:
     for team in spec.teams:
         rows = (num_envs, team.num_agents)
         obs = np.zeros((*rows, *team.obs.shape), dtype=team.obs.dtype)
-        legal = np.broadcast_to(legal_widths(team.action), (*rows, team.action.num_legal)).copy() if team.masked else None
+        legal = (
+            np.broadcast_to(legal_widths(team.action), (*rows, team.action.num_legal)).copy() if team.masked else None
+        )
         flags = [np.zeros(rows, dtype=bool) for _ in range(3)]
         teams.append(TeamStep(obs, obs, np.zeros(rows, dtype=np.float32), flags[0], flags[1], flags[2], legal))
     state = None if spec.state_shape is None else np.zeros((num_envs, *spec.state_shape), dtype=np.float32)

@@ -24,7 +24,9 @@ def test_every_public_name_has_one_home():
     homes = [name for names in marl._HOMES.values() for name in names]
     assert sorted(homes) == sorted(NAMES)
     assert len(set(homes)) == len(homes)
-    assert list(marl.__all__) == sorted(marl.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert list(marl.__all__) == sorted(
+        marl.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
+    )
 
 
 def test_type_checkers_see_the_same_names():
@@ -58,10 +60,12 @@ def test_every_public_name_is_importable_and_explained(name):
 def test_every_setting_is_explained(settings):
     doc = inspect.getdoc(settings) or ""
     for field in dataclasses.fields(settings):
-        assert field.metadata.get("doc") or re.search(rf"\b{field.name}\b", doc), f"{settings.__name__}.{field.name} is not explained"
+        assert field.metadata.get("doc") or re.search(rf"\b{field.name}\b", doc), (
+            f"{settings.__name__}.{field.name} is not explained"
+        )
 
 
-@pytest.mark.parametrize("learner", (*LEARNERS, marl.Random), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("learner", [*LEARNERS, marl.Random], ids=lambda cls: cls.__name__)
 def test_learners_are_settings_with_a_meaning_for_each_field(learner):
     assert isinstance(learner(), LearnerConfig)
     assert all(field.metadata["doc"] for field in dataclasses.fields(learner))

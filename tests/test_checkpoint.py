@@ -22,7 +22,9 @@ from marl.checkpoint import MANIFEST, TENSORS, TREE
 from marl.types import CheckpointError, ConfigError, NonFiniteError
 
 STATE = {
-    "learners": {"team": {"model": {"w": torch.arange(6.0).view(2, 3), "step": torch.tensor(3)}, "moments": {0: torch.ones(2)}}},
+    "learners": {
+        "team": {"model": {"w": torch.arange(6.0).view(2, 3), "step": torch.tensor(3)}, "moments": {0: torch.ones(2)}}
+    },
     "env": {"seed": 7, "copies": [{"actions": np.arange(4, dtype=np.uint8), "hash": "ab"}], "none": None},
     "tuple": (1, 2.5, "x"),
     "bytes": b"\x00\xff",
@@ -77,7 +79,7 @@ def test_a_damaged_file_is_refused_before_it_is_parsed(name, how, saved, monkeyp
     (saved / name).write_bytes(data)
     parsed = []
     monkeypatch.setattr(checkpoint, "load_tensors", parsed.append)
-    with pytest.raises(CheckpointError, match="damaged|JSON") as error:
+    with pytest.raises(CheckpointError, match=r"damaged|JSON") as error:
         checkpoint.load(saved)
     assert str(saved) in str(error.value)
     assert not parsed
@@ -96,7 +98,7 @@ def test_every_bit_of_a_manifest_matters(saved):
 
 def test_missing_and_wrong_things_are_refused(saved, tmp_path):
     for path in (tmp_path / "nowhere", saved / TREE):
-        with pytest.raises(CheckpointError, match="does not exist|is a file"):
+        with pytest.raises(CheckpointError, match=r"does not exist|is a file"):
             checkpoint.load(path)
     (saved / TENSORS).unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -153,7 +155,11 @@ def test_settings_of_foreign_classes_are_refused(tmp_path):
     with marl.MultiAgentSystem(marl.ippo(rollout=8, minibatches=1), "CartPole-v1", num_envs=1) as system:
         path = system.save(tmp_path / "it")
     manifest = json.loads((path / MANIFEST).read_text())
-    for change in ({"agents": {"$class": "os:system", "command": "true"}}, {"agents": {"$class": "marl.cli:main"}}, {"spec": 3}):
+    for change in (
+        {"agents": {"$class": "os:system", "command": "true"}},
+        {"agents": {"$class": "marl.cli:main"}},
+        {"spec": 3},
+    ):
         rehash(path, meta=manifest["meta"] | change)
         with pytest.raises(CheckpointError, match="make no sense"):
             marl.MultiAgentSystem.load(path)
@@ -199,7 +205,9 @@ def test_a_disk_that_refuses_leaves_the_old_checkpoint(call, number, saved, monk
                 assert error.errno == number  # noqa: PT017
                 assert checkpoint.load(saved)[1]["meta"] == META
             else:
-                assert checkpoint.load(saved)[1]["meta"] == {"seed": 1}  # it was never called so often, or did not matter
+                assert checkpoint.load(saved)[1]["meta"] == {
+                    "seed": 1
+                }  # it was never called so often, or did not matter
         assert [path.name for path in saved.parent.iterdir()] == ["it"]
         checkpoint.save(saved, STATE, META)
 

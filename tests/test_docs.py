@@ -13,14 +13,16 @@ import marl
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?:^<!-- (?P<mark>\w+): (?P<reason>.*?) -->\n)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>\w+): (?P<reason>.*?) -->\n)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 STEPS, EPISODES = 1_000, 3  # no training on a page takes more than this here
 
 
 def blocks(page: Path) -> list[tuple[int, str]]:
-    """Line and code of every block to run. ``<!-- skip: reason -->`` above a block leaves it out; ``<!-- world: ... -->``
-    marks those that tests/worlds runs."""
+    """Line and code of every block to run. ``<!-- skip: reason -->`` above a block leaves it out; ``<!-- world: ...
+    -->`` marks those that tests/worlds runs."""
     text = page.read_text()
     return [
         (text.count("\n", 0, found.start("code")) + 1, found["code"])
@@ -50,7 +52,9 @@ def test_the_python_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
 
 def anchors(page: Path) -> set[str]:
     """Where links into a page may point: its headings, as mkdocs and GitHub name them."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
     return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
 
 

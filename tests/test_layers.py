@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Within a level, modules import only what stands further left.
 LEVELS = (
     ("L0", "types"),
-    ("L1", "ops spaces config schedules nets"),
+    ("L1", "ops spaces config schedules parallel nets"),
     ("L2", "sharing scope credit stopping memory adapters"),
     ("L3", "actor_critic learners"),
     ("L4", "algorithms scenario agent evaluation checkpoint logs system evaluation.versus conformance run play"),
@@ -72,7 +74,9 @@ def test_levels_import_lower_levels_only(name):
 
 @pytest.mark.parametrize("name", files("marl"))
 def test_the_library_imports_neither_worlds_nor_scenarios(name):
-    foreign = {imported for imported, _ in imports(name) if imported.split(".")[0] in ("marl_envs", "marl_scenarios", "tests")}
+    foreign = {
+        imported for imported, _ in imports(name) if imported.split(".")[0] in ("marl_envs", "marl_scenarios", "tests")
+    }
     assert not foreign
 
 
@@ -104,9 +108,7 @@ def test_the_architecture_page_has_the_same_table():
 
 
 def test_importing_marl_loads_nothing_heavy():
-    import subprocess
-    import sys
-
-    code = "import sys, marl, marl.types; print([m for m in ('torch', 'numba', 'matplotlib', 'rich', 'tyro') if m in sys.modules])"
+    heavy = ("torch", "numba", "matplotlib", "rich", "tyro")
+    code = f"import sys, marl, marl.types; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

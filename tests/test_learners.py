@@ -14,12 +14,12 @@ from marl.schedules import Clock
 from tests.test_identities import fill
 from tests.tiny import Constant, Team, spec_of
 
-SEED = np.random.SeedSequence(11)
+
 
 
 def learner_of(config, n=3, envs=4, action=None):
     spec = spec_of(n, action=action or Discrete(3))
-    return config.build(spec, spec.teams[0], envs, SEED.spawn(1)[0], "cpu")
+    return config.build(spec, spec.teams[0], envs, np.random.SeedSequence(11), "cpu")
 
 
 def test_ppo_loss_by_hand():
@@ -34,7 +34,7 @@ def test_ppo_loss_by_hand():
     batch.log_prob.copy_(log_prob - torch.log(torch.tensor([1.5, 0.5])).view(1, 2, 1))
     batch.advantage.copy_(torch.tensor([2.0, -1.0]).view(1, 2, 1))
     batch.target.copy_(value + torch.tensor([1.0, 3.0]).view(1, 2, 1))
-    loss, kl, parts = learner.compute_loss(batch, clip=0.2, entropy_weight=0.1)
+    loss, kl, parts = learner.compute_loss(batch, weights_of(batch.complete, learner.model.owner), 0.2, 0.1)
     policy = -(min(1.5 * 2, 1.2 * 2) + min(0.5 * -1, 0.8 * -1)) / 2
     assert parts["policy_loss"].item() == pytest.approx(policy, rel=1e-5)
     assert parts["value_loss"].item() == pytest.approx((1 + 9) / 4, rel=1e-5)
@@ -52,7 +52,7 @@ def test_value_clipping_takes_the_larger_error():
         _, _, value = learner.model.evaluate(batch)
     batch.value.copy_(value - 2)  # the value moved by +2, clipped it is value - 1.5
     batch.target.copy_(value)
-    _, _, parts = learner.compute_loss(batch, 0.2, 0.0)
+    _, _, parts = learner.compute_loss(batch, weights_of(batch.complete, learner.model.owner), 0.2, 0.0)
     assert parts["value_loss"].item() == pytest.approx(0.5 * 1.5**2, rel=1e-5)
 
 
@@ -183,3 +183,33 @@ def test_the_grid_trains(critic, sharing, network):
     assert len(history["episode_rewards"]) == 10
     report = system.evaluate(2)
     assert report.mean_return == pytest.approx(sum(team.mean_return for team in report.teams.values()))
+
+
+@pytest.mark.parametrize("network", [marl.MLP((8,)), marl.GRU(8)], ids=["mlp", "gru"])
+def test_two_threads_give_the_gradient_of_one(network, monkeypatch):
+    import marl.parallel
+
+    def run(worth):
+        monkeypatch.setattr(marl.parallel, "WORTH", worth)
+        monkeypatch.setattr(marl.parallel, "_threads", 2)
+        learner = learner_of(marl.PPO(sharing="none", rollout=8, minibatches=1, epochs=3, network=network))
+        fill(learner, 0, [0, 1, 2])
+        metrics = learner.update(Clock(0, 1))
+        return learner.flat.values.clone(), metrics
+
+    (split, ours), (again, _), (whole, theirs) = run(1), run(1), run(10**9)
+    assert torch.equal(split, again)
+    assert torch.allclose(split, whole, atol=1e-5)
+    for name, value in ours.items():
+        assert torch.allclose(value, theirs[name], atol=1e-4), name
+
+
+def test_what_the_other_thread_raises_is_raised_here():
+    from marl.parallel import both
+
+    def bad():
+        raise KeyError("other")
+
+    with pytest.raises(KeyError, match="other"):
+        both(lambda: 1, bad)
+    assert both(lambda: 1, lambda: 2) == (1, 2)

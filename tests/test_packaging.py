@@ -1,4 +1,5 @@
-"""What a stranger installs: the wheel, made through the sdist, beside a user's own ``envs``, ``scenarios`` and ``tests``."""
+"""What a stranger installs: the wheel, made through the sdist, beside a user's own ``envs``, ``scenarios`` and
+``tests``."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ def test_the_metadata_ask_for_a_safe_torch_and_name_no_index(metadata):
     assert str(core["torch"].specifier) == ">=2.10"
     assert {"numpy", "gymnasium", "pettingzoo", "supersuit", "networkx", "safetensors", "tyro", "rich"} <= set(core)
     assert all(need.url is None for need in needs)
-    assert {"mpe", "classic", "butterfly", "sisl", "tensorboard", "test", "dev"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"mpe", "classic", "butterfly", "sisl", "tensorboard", "test", "dev"} <= set(
+        metadata.get_all("Provides-Extra")
+    )
 
 
 def test_the_wheel_has_the_command_and_the_scenarios(wheel):
@@ -78,7 +81,9 @@ def test_the_wheel_has_the_command_and_the_scenarios(wheel):
     assert dict(parser["console_scripts"]) == {"marl": "marl.cli:main"}
     files = {path.stem for path in (ROOT / "scenarios" / "marl_scenarios").glob("*.py")} - {"__init__"}
     modules = {target.partition(":")[0].removeprefix("marl_scenarios.") for target in parser["marl.scenarios"].values()}
-    assert modules == files, "every scenario file needs its entry point in pyproject.toml, and every entry point its file"
+    assert modules == files, (
+        "every scenario file needs its entry point in pyproject.toml, and every entry point its file"
+    )
 
 
 def test_it_imports_beside_a_users_own_folders(wheel, tmp_path):

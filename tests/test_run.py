@@ -22,7 +22,9 @@ from tests.tiny import Constant
 
 @pytest.fixture
 def system():
-    with marl.MultiAgentSystem(marl.ippo(rollout=8, minibatches=1, network=marl.MLP((4,))), Constant, num_envs=1) as made:
+    with marl.MultiAgentSystem(
+        marl.ippo(rollout=8, minibatches=1, network=marl.MLP((4,))), Constant, num_envs=1
+    ) as made:
         yield made
 
 
@@ -65,7 +67,7 @@ def test_a_checkpoint_is_due_after_some_minutes_too(tmp_path, system):
 
 
 def test_the_best_is_kept_by_rotation(run, system):
-    values = iter([1.0, 5.0, 2.0, 5.0, 3.0, float("nan"), 4.0])
+    values = iter([1.0, 5.0, 2.0, 4.5, 3.0, float("nan"), 4.0])
     system.train(steps=1)
     for value in values:
         system.train(steps=1)
@@ -83,6 +85,25 @@ def test_the_best_is_kept_by_rotation(run, system):
     assert (run.checkpoints / "last").resolve().name == "step-000000000008"
     assert candidates(run.path)[0].name == "step-000000000003"
     assert candidates(run.path, "last")[0].name == "step-000000000008"
+    run.log({"steps": 8, "evaluation_return": 5.0})
+    run.save(system)
+    assert read_best(run.path)["steps"] == 8  # of equals the later one
+
+
+def test_with_several_teams_none_is_the_best(tmp_path):
+    from tests.tiny import Turns
+
+    learner = marl.ippo(rollout=4, minibatches=1, network=marl.MLP((4,)))
+    with (
+        Run(tmp_path) as run,
+        marl.MultiAgentSystem({"player_0": learner, "player_1": learner}, Turns, num_envs=1) as both,
+    ):
+        for steps in (8, 16):
+            run.begin({}, both.steps)
+            both.train(steps=8, evaluate_every=4, evaluate_episodes=1, watcher=run)
+            run.end(both)
+            best = read_best(run.path)
+            assert (best["metric"], best["steps"]) == ("last", steps)
 
 
 def test_returns_in_training_name_a_best_only_without_evaluations(run, system):
@@ -131,7 +152,8 @@ def test_a_reader_is_never_without_a_checkpoint(run, system, tmp_path):
     system.train(steps=1)
     run.save(system)
     program = (
-        "import sys, time; from pathlib import Path; from marl import checkpoint; from marl.run import candidates, first_valid\n"
+        "import sys; from pathlib import Path; from marl import checkpoint\n"
+        "from marl.run import candidates, first_valid\n"
         "path, seen = Path(sys.argv[1]), set()\n"
         "print('ready', flush=True)\n"
         "while not (path / 'stop').exists():\n"
@@ -208,7 +230,9 @@ def test_one_writer_at_a_time(run, tmp_path, notes):
     assert json.loads((run.path / "run.lock").read_text())["pid"] == os.getpid()
     other = tmp_path / "other"
     other.mkdir()
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     (other / "run.lock").write_text(json.dumps({"pid": int(dead.stdout), "host": socket.gethostname()}))
     with Run(other, note=notes.append):
         assert "took over the lock" in notes[0]

@@ -25,7 +25,7 @@ STEP, STEP_ONLY, RESTART, OBSERVE = 0, 1, 2, 3  # modes of the loop: with and wi
 # Kernels own no memory, so reference counting is off (`_nrt`): with it one copy of spread took 900 ns instead of 60.
 # No fast maths: the twins must equal their originals, and an unstable system blows up the last bit of a double.
 
-_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "_nrt": False}
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
 
 
 def kernel(function: Callable[..., Any]) -> Any:

@@ -69,7 +69,13 @@ class A2CLearner:
     """See :class:`A2C`."""
 
     def __init__(
-        self, settings: A2C, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
+        self,
+        settings: A2C,
+        spec: Spec,
+        team: TeamSpec,
+        num_envs: int,
+        seed: np.random.SeedSequence,
+        device: torch.device | str,
     ) -> None:
         """Refuses action spaces and sequence lengths that do not fit."""
         check_kind(settings, team)
@@ -93,7 +99,9 @@ class A2CLearner:
         recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
         check_minibatches("A2C", settings.rollout, num_envs, 1, settings.sequence, recurrent)
         self.flat = self.model.parameters_flat
-        self.optimiser = torch.optim.Adam(self.flat.rows, lr=value_at(settings.lr, Clock(0, 1)), eps=settings.adam_eps, fused=True)
+        self.optimiser = torch.optim.Adam(
+            self.flat.rows, lr=value_at(settings.lr, Clock(0, 1)), eps=settings.adam_eps, fused=True
+        )
         self.generator = generator_from(play, device)
         self.memory = Rollout(
             spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
@@ -134,7 +142,10 @@ class A2CLearner:
         }
 
     def compute_loss(self, batch: Batch, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (mean over rows, sum over parameter sets) and its parts: ``L = -log pi(a) A + w_v (V - target)^2 / 2 - w_e H``."""
+        """Loss (mean over rows, sum over parameter sets) and its parts.
+
+        ``L = -log pi(a) A + w_v (V - target)^2 / 2 - w_e H``.
+        """
         weight = weights_of(batch.complete, self.model.owner)  # (L, C, N)
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)
         policy_loss = -(torch.where(batch.complete, log_prob, 0.0) * batch.advantage * weight).sum()

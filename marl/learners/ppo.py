@@ -21,6 +21,7 @@ from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
+from marl.parallel import both, worth_splitting
 from marl.schedules import Clock, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.sharing import Sharing
@@ -51,7 +52,9 @@ class PPO:
     value_weight: float = setting(0.5, "weight of the value loss", least=0)
     entropy: Schedule = setting(0.0, "weight of the entropy bonus, a number or Linear(start, end)", least=0)
     max_grad_norm: float = setting(0.5, "largest gradient norm of a parameter set", above=0)
-    target_kl: float | None = setting(None, "stop a parameter set's epochs beyond this approximate KL; None: do not", above=0)
+    target_kl: float | None = setting(
+        None, "stop a parameter set's epochs beyond this approximate KL; None: do not", above=0
+    )
     normalize_advantages: bool = setting(True, "zero mean and unit deviation per parameter set and rollout")
     normalize_values: bool = setting(False, "train the critic on targets normalised by their running statistics")
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
@@ -74,7 +77,13 @@ class PPOLearner:
     """See :class:`PPO`."""
 
     def __init__(
-        self, settings: PPO, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
+        self,
+        settings: PPO,
+        spec: Spec,
+        team: TeamSpec,
+        num_envs: int,
+        seed: np.random.SeedSequence,
+        device: torch.device | str,
     ) -> None:
         """Refuses action spaces and batch sizes that do not fit."""
         check_kind(settings, team)
@@ -98,7 +107,9 @@ class PPOLearner:
         self.recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
         check_minibatches("PPO", settings.rollout, num_envs, settings.minibatches, settings.sequence, self.recurrent)
         self.flat = self.model.parameters_flat
-        self.optimiser = torch.optim.Adam(self.flat.rows, lr=value_at(settings.lr, Clock(0, 1)), eps=settings.adam_eps, fused=True)
+        self.optimiser = torch.optim.Adam(
+            self.flat.rows, lr=value_at(settings.lr, Clock(0, 1)), eps=settings.adam_eps, fused=True
+        )
         self.generator = generator_from(play, device)
         self.memory = Rollout(
             spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
@@ -132,8 +143,7 @@ class PPOLearner:
             count = 0
             kl_sum = torch.zeros(self.model.owner.num_sets, device=batch.obs.device)
             for minibatch in minibatches(batch, settings.minibatches, self.generator):
-                loss, kl, parts = self.compute_loss(minibatch, clip, entropy_weight)
-                self.flat.backward(loss)
+                kl, parts = self._gradient(minibatch, clip, entropy_weight)
                 parts["gradient_norm"] = self.flat.clip(settings.max_grad_norm).mean()
                 self.optimiser.step()
                 kl_sum += kl
@@ -156,13 +166,34 @@ class PPOLearner:
             "non_finite": self.flat.non_finite,
         }
 
-    def compute_loss(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _gradient(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Fill the gradients from one minibatch, in two halves at once where that pays."""
+        weight = weights_of(batch.complete, self.model.owner)  # (L, C, N)
+        sequences = weight.shape[1]
+        if sequences < 2 or not worth_splitting(weight.numel(), weight.device):
+            loss, kl, parts = self.compute_loss(batch, weight, clip, entropy_weight)
+            self.flat.backward(loss)
+            return kl, parts
+
+        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, dict[str, Tensor]]:
+            rows = batch.narrow(start, length), weight.narrow(1, start, length)
+            loss, kl, parts = self.compute_loss(*rows, clip, entropy_weight)
+            return self.flat.gradient(loss), kl, parts
+
+        middle = sequences // 2
+        one, other = both(lambda: half(0, middle), lambda: half(middle, sequences - middle))
+        self.flat.put(one[0], other[0])
+        return one[1] + other[1], {name: part + other[2][name] for name, part in one[2].items()}
+
+    def compute_loss(
+        self, batch: Batch, weight: Tensor, clip: float, entropy_weight: float
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets), approximate KL of each set ``(P,)``, and its parts.
 
         ``L = -min(r A, clip(r, 1 - c, 1 + c) A) + w_v (V - target)^2 / 2 - w_e H``, ``r = pi(a) / pi_old(a)``.
+        ``weight (L, C, N)`` makes sums the means of each set: see :func:`~marl.actor_critic.weights_of`.
         """
         settings, owner = self.settings, self.model.owner
-        weight = weights_of(batch.complete, owner)  # (L, C, N)
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)
         log_ratio = torch.where(batch.complete, log_prob - batch.log_prob, 0.0)
         ratio = log_ratio.exp()

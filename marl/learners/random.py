@@ -99,7 +99,9 @@ class _Uniform:
         normal = torch.empty_like(parameters).normal_(generator=generator)
         return torch.where(self.box.bounded, uniform, normal)
 
-    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         action = self.sample(parameters, legal, generator)
         return action, self.evaluate(parameters, legal, action)[0]
 

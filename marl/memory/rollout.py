@@ -30,7 +30,8 @@ class Look:
 class Decision:
     """What a learner answers.
 
-    action ``(E, N[, A])`` is stored; env_action is what the environment gets; log_prob ``(E, N)``; carry after the step.
+    action ``(E, N[, A])`` is stored; env_action is what the environment gets; log_prob ``(E, N)``; carry after the
+    step.
     """
 
     action: Tensor
@@ -40,10 +41,11 @@ class Decision:
 
 
 class Rollout:
-    """Rows ``t = 0..T`` of what was seen and ``t = 0..T-1`` of what was done and what came of it, as tensors ``(T, E, N, ...)``.
+    """Rows ``t = 0..T`` of what was seen and ``t = 0..T-1`` of what was done and what came of it.
 
-    Row ``T`` is the step to act on next; it becomes row 0 of the next rollout. True successors are kept only where somebody
-    was truncated, since nobody else needs them. ``acting[t]`` says who really chose an action in row ``t``.
+    All are tensors ``(T, E, N, ...)``. Row ``T`` is the step to act on next; it becomes row 0 of the next rollout. True
+    successors are kept only where somebody was truncated, since nobody else needs them. ``acting[t]`` says who really
+    chose an action in row ``t``.
     """
 
     def __init__(
@@ -179,5 +181,17 @@ class Rollout:
         self.outcome.load_state_dict(state["outcome"])
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
-        names = ("obs", "acting", "legal", "started", "carry", "action", "log_prob", "reward", "terminated", "truncated", "joint")
+        names = (
+            "obs",
+            "acting",
+            "legal",
+            "started",
+            "carry",
+            "action",
+            "log_prob",
+            "reward",
+            "terminated",
+            "truncated",
+            "joint",
+        )
         return [(name, tensor) for name in names if isinstance(tensor := getattr(self, name), Tensor)]

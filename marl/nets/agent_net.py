@@ -48,7 +48,7 @@ class AgentNet(nn.Module):
         learns_scale: bool = False,
         log_std: float = 0.0,
     ) -> None:
-        """``ids (N, K)`` are appended to the observation; ``learns_scale`` doubles the output by a free log std per set."""
+        """``ids (N, K)`` go beside the observation; ``learns_scale`` doubles the output by a free log std per set."""
         super().__init__()
         self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
         self.learns_scale = learns_scale
@@ -116,8 +116,8 @@ class AgentNet(nn.Module):
 class JointNet(nn.Module):
     """A network over a joint input that all agents share, with one output for each agent.
 
-    With one parameter set the input is evaluated once and the last layer has an output per agent, so a centralised critic
-    costs what a local one does; with more, every set sees the whole input.
+    With one parameter set the input is evaluated once and the last layer has an output per agent, so a centralised
+    critic costs what a local one does; with more, every set sees the whole input.
     ``forward(x (T, B, *shape), carry (B, C, H), start (T, B), active (T, B, N))`` returns ``(T, B, N, 1)``.
     """
 

@@ -1,7 +1,8 @@
 """Action distributions as functions of a parameter tensor: what a policy head's output means.
 
-None of them builds an object per call. ``legal`` is ``(..., L)`` bool, every choice of every component end to end, or None;
-illegal choices get a large negative finite logit, so they have probability 0, add nothing to the entropy and pass no gradient.
+None of them builds an object per call. ``legal`` is ``(..., L)`` bool, every choice of every component end to end, or
+None; illegal choices get a large negative finite logit, so they have probability 0, add nothing to the entropy and pass
+no gradient.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Distribution(Protocol):
         """A random action."""
         ...
 
-    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """A random action and its log-probability."""
         ...
 
@@ -69,7 +72,9 @@ class Categorical:
         """``(...)`` int64."""
         return gumbel_argmax(mask_logits(parameters, legal), generator)
 
-    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """A sample and ``log pi(a)``."""
         log_policy = functional.log_softmax(mask_logits(parameters, legal), dim=-1)
         action = gumbel_argmax(log_policy, generator)
@@ -110,7 +115,9 @@ class MultiCategorical:
         pieces = zip(self.parts, self._split(parameters, legal), strict=True)
         return torch.stack([part.sample(logits, mask, generator) for part, (logits, mask) in pieces], dim=-1)
 
-    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """A sample and its log-probability."""
         action = self.sample(parameters, legal, generator)
         return action, self.evaluate(parameters, legal, action)[0]
@@ -133,7 +140,7 @@ class MultiCategorical:
 
 
 class Bernoulli:
-    """``A`` independent bits; parameters are the logits of a one, ``(..., A)``. ``legal`` holds (zero, one) for each bit."""
+    """``A`` independent bits; parameters are the logits of a one, ``(..., A)``; ``legal`` is (zero, one) per bit."""
 
     learns_scale = False
 
@@ -153,7 +160,9 @@ class Bernoulli:
         uniform = torch.empty_like(logits).uniform_(generator=generator)
         return (uniform < torch.sigmoid(logits)).long()
 
-    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """A sample and its log-probability."""
         action = self.sample(parameters, legal, generator)
         return action, self.evaluate(parameters, legal, action)[0]
@@ -177,7 +186,7 @@ class Bernoulli:
 
 
 class Box:
-    """Bounds of a continuous action ``(N, A)``: an affine map between the unit box and the true one, and which parts are real."""
+    """Bounds of a continuous action ``(N, A)``: an affine map from the unit box, and which parts are real."""
 
     def __init__(self, spec: ActionSpec, device: torch.device | str = "cpu") -> None:
         """Components without finite bounds are passed through unscaled."""
@@ -187,7 +196,8 @@ class Box:
         self.centre = torch.where(self.bounded, (high + low) / 2, 0.0)
         self.low, self.high = low, high
         components = torch.arange(low.shape[1], device=device)
-        self.real = (components < torch.tensor(spec.widths, device=device).unsqueeze(1)).float()  # (N, A): 1 where not padding
+        widths = torch.tensor(spec.widths, device=device)  # (N,)
+        self.real = (components < widths.unsqueeze(1)).float()  # (N, A): 1 where not padding
 
     def place(self, unit: Tensor) -> Tensor:
         """Map ``[-1, 1]`` to the box and clip; ``(..., N, A)``."""
@@ -210,7 +220,9 @@ class Gaussian:
         noise = torch.empty_like(mean).normal_(generator=generator)
         return mean + log_std.exp() * noise
 
-    def draw(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """A sample and its log-probability."""
         action = self.sample(parameters, legal, generator)
         return action, self.evaluate(parameters, legal, action)[0]

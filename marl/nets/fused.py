@@ -1,8 +1,8 @@
 """A whole stacked MLP as one autograd step, with its backward written out and its buffers reused.
 
-Autograd allocates every activation and every gradient anew; on a CPU the page faults of those megabytes cost as much as the
-arithmetic. Here hidden activations live in buffers that a forward borrows and its backward returns, so two forwards before a
-backward simply borrow two sets.
+Autograd allocates every activation and every gradient anew; on a CPU the page faults of those megabytes cost as much as
+the arithmetic. Here hidden activations live in buffers that a forward borrows and its backward returns, so two forwards
+before a backward simply borrow two sets.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ class Buffers:
     def borrow(self, sets: int, rows: int, widths: tuple[int, ...], device: torch.device) -> list[Tensor]:
         """An activation and a gradient buffer ``(S, rows, width)`` for each hidden layer."""
         free = self._free.setdefault((sets, rows, *widths), [])
-        if free:
-            return free.pop()
+        try:
+            return free.pop()  # two threads may ask at once
+        except IndexError:
+            pass
         with torch.inference_mode(False):
             return [torch.empty(sets, rows, width, device=device) for width in (*widths, *widths)]
 

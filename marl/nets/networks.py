@@ -1,4 +1,4 @@
-"""Network choices: what turns an observation (and a carry) into features. Frozen dataclasses that build stacked modules."""
+"""Network choices, frozen dataclasses that build stacked modules: from an observation and a carry to features."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Body(nn.Module):
     """A built network: features from observations, one carry per agent.
 
     ``forward(x, extra, carry, start, active)`` takes ``x (S, T, M, *shape)``, ``extra (S, T, M, K)`` or None, the carry
-    before the first row ``(S, M, H)``, and two masks ``(S, T, M)``: ``start`` empties the carry before a row, rows that are
-    not ``active`` leave it untouched. It returns features ``(S, T, M, width)`` and the carry after each row ``(S, T, M, H)``.
-    Feed-forward bodies have ``H = 0``.
+    before the first row ``(S, M, H)``, and two masks ``(S, T, M)``: ``start`` empties the carry before a row, rows that
+    are not ``active`` leave it untouched. It returns features ``(S, T, M, width)`` and the carry after each row
+    ``(S, T, M, H)``. Feed-forward bodies have ``H = 0``.
     """
 
     width: int
@@ -114,6 +114,7 @@ class MLPBody(Body):
     """See :class:`MLP`."""
 
     def __init__(self, config: MLP, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> None:
+        """As :meth:`MLP.build`."""
         super().__init__()
         self.activation = _activation(config.activation)
         self.activation_name, self.owner, self.pool = config.activation, owner, Buffers()
@@ -128,6 +129,7 @@ class MLPBody(Body):
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """See :class:`Body`."""
         y = _vector(x, extra)
         for layer in self.layers:
             y = self.activation(layer(y))
@@ -149,7 +151,8 @@ class CNN:
 
     Args:
         channels: output channels of each convolution.
-        kernels: kernel size of each; strides: stride of each. Kernels larger than what is left of the image shrink to it.
+        kernels: kernel size of each; larger ones shrink to what is left of the image.
+        strides: stride of each.
         hidden: width of the fully connected layer.
         activation: as for :class:`MLP`.
     """
@@ -172,7 +175,9 @@ class CNN:
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
         """Make the stacked module. Raises ConfigError if the observation is no image."""
         if len(inputs.shape) != 3:
-            raise ConfigError(f"network=CNN needs image observations (C, H, W), got shape {inputs.shape}; use MLP or GRU")
+            raise ConfigError(
+                f"network=CNN needs image observations (C, H, W), got shape {inputs.shape}; use MLP or GRU"
+            )
         return _CNNBody(self, owner, inputs, generators)
 
 
@@ -271,9 +276,9 @@ class Custom:
     """Your own feed-forward ``nn.Module``.
 
     Args:
-        factory: called once for each parameter set as ``factory(shape, extra)`` with the observation's shape (``(O,)`` or
-            ``(C, H, W)``) and the number of extra inputs (the agent's id); returns a module that maps ``(rows, O + extra)``
-            (or ``(rows, C*H*W + extra)``, pixels in [0, 1]) to ``(rows, width)``.
+        factory: called once for each parameter set as ``factory(shape, extra)`` with the observation's shape (``(O,)``
+            or ``(C, H, W)``) and the number of extra inputs (the agent's id); returns a module that maps
+            ``(rows, O + extra)`` (or ``(rows, C*H*W + extra)``, pixels in [0, 1]) to ``(rows, width)``.
         width: the number of features that it returns.
     """
 
@@ -307,7 +312,9 @@ class _CustomBody(Body):
         index = (0,) if self.owner.flat else self.owner.index
         out = torch.stack([self.copies[which](rows) for which, rows in zip(index, flat, strict=True)])
         if out.shape[-1] != self.width:
-            raise ConfigError(f"Custom network: expected {self.width} features as promised by width=, got {out.shape[-1]}")
+            raise ConfigError(
+                f"Custom network: expected {self.width} features as promised by width=, got {out.shape[-1]}"
+            )
         out = out.view(*y.shape[:-1], self.width)
         return out, _no_carry(out)
 

@@ -11,7 +11,8 @@ from marl.nets.owner import Owner
 class RunningNorm(nn.Module):
     """``(x - mean) / sqrt(var + eps)``, clipped, with statistics per parameter set over the rows a mask lets through.
 
-    Statistics are merged exactly (Chan et al. 1983) in float64, so the order and size of updates do not matter beyond rounding.
+    Statistics are merged exactly (Chan et al. 1983) in float64, so the order and size of updates do not matter beyond
+    rounding.
     """
 
     mean: Tensor

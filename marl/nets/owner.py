@@ -11,9 +11,10 @@ from torch import Tensor
 class Owner:
     """Maps the ``N`` agents of a team to ``P`` parameter sets, and tensors to and from the layout networks compute in.
 
-    Outside a network tensors are ``(T, B, N, *F)``. Inside they are ``(S, T, M, *F)``: with one parameter set everything is
-    flattened (``S = 1``, ``M = B * N``), otherwise the agent axis leads (``S = N``, ``M = B``) so that one batched product
-    evaluates all agents. Weights ``(P, ...)`` become ``(S, ...)``: no gather when agent ``n`` owns set ``n``.
+    Outside a network tensors are ``(T, B, N, *F)``. Inside they are ``(S, T, M, *F)``: with one parameter set
+    everything is flattened (``S = 1``, ``M = B * N``), otherwise the agent axis leads (``S = N``, ``M = B``) so that
+    one batched product evaluates all agents. Weights ``(P, ...)`` become ``(S, ...)``: no gather when agent ``n`` owns
+    set ``n``.
     """
 
     def __init__(self, index: tuple[int, ...]) -> None:

@@ -24,8 +24,8 @@ def orthogonal(shape: tuple[int, int], gain: float, generator: torch.Generator) 
 class StackedLinear(nn.Module):
     """``y = x W_p + b_p`` with weights ``(P, in, out)``: one batched product for all agents.
 
-    Initialised orthogonally, set by set, over the inputs each set truly has: rows of padded inputs are zero, so a padded
-    agent starts (and, its inputs being zero there, stays) exactly the agent it would be unpadded.
+    Initialised orthogonally, set by set, over the inputs each set truly has: rows of padded inputs are zero, so a
+    padded agent starts (and, its inputs being zero there, stays) exactly the agent it would be unpadded.
     """
 
     def __init__(
@@ -61,8 +61,9 @@ class StackedLinear(nn.Module):
 class FlatParameters:
     """All parameters of some modules as views into one ``(P, D)`` matrix, one row for each parameter set.
 
-    :meth:`backward` fills a second matrix of that shape with gradients. So clipping is one norm along a row, an optimiser
-    sees ``P`` vectors instead of dozens of tensors, target networks are one copy, and a set can be frozen alone.
+    :meth:`backward` fills a second matrix of that shape with gradients. So clipping is one norm along a row, an
+    optimiser sees ``P`` vectors instead of dozens of tensors, target networks are one copy, and a set can be frozen
+    alone.
     """
 
     def __init__(self, modules: Sequence[nn.Module], num_sets: int) -> None:
@@ -91,11 +92,22 @@ class FlatParameters:
         self.rows = [nn.Parameter(row) for row in self.values.unbind()]
         self.thaw()
 
-    def backward(self, loss: Tensor) -> None:
-        """Put the gradient of ``loss`` into :attr:`gradients`; parameters that it does not touch get zero."""
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+    def gradient(self, loss: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of ``loss`` by parameter; may run on several threads at once."""
+        return torch.autograd.grad(loss, self._parameters, allow_unused=True)
+
+    def put(self, gradients: Sequence[Tensor | None], *more: Sequence[Tensor | None]) -> None:
+        """Fill :attr:`gradients` with the sum of what is given; parameters that no loss touched get zero."""
         for place, gradient in zip(self._places, gradients, strict=True):
             place.zero_() if gradient is None else place.copy_(gradient)
+        for others in more:
+            for place, gradient in zip(self._places, others, strict=True):
+                if gradient is not None:
+                    place.add_(gradient)
+
+    def backward(self, loss: Tensor) -> None:
+        """Fill :attr:`gradients` with the gradient of ``loss``."""
+        self.put(self.gradient(loss))
 
     def thaw(self) -> None:
         """Let the optimiser see every set again."""

@@ -15,6 +15,6 @@ scenario = marl.Scenario(
         normalize_obs=True,
     ),
     num_envs=16,
-    steps=200_000,
+    steps=100_000,
     expect="-80 or better (random: -500)",
 )

@@ -91,7 +91,8 @@ def test_speed_of_the_idle_row_advantage(benchmark, acting):
 
     xs = (
         torch.randn(row, generator=g), torch.randn(row, generator=g), coin(acting, *row), coin(0.02, *row),
-        coin(0.02, *row), torch.randn(row, generator=g), torch.randn(BATCH, generator=g), coin(acting, BATCH), 0.99, 0.95,
+        coin(0.02, *row), torch.randn(row, generator=g), torch.randn(BATCH, generator=g), coin(acting, BATCH),
+        0.99, 0.95,
     )  # fmt: skip
     benchmark.group = "idle_generalized_advantage_estimation"
     benchmark.pedantic(lambda: ops.idle_generalized_advantage_estimation(*xs), rounds=200, warmup_rounds=20)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SCENARIO = '''
+SCENARIO = """
 import marl
 
 scenario = marl.Scenario(
@@ -21,8 +21,8 @@ scenario = marl.Scenario(
     num_envs=4,
     steps=1280,
 )
-'''
-DUEL = '''
+"""
+DUEL = """
 import marl
 from tests.tiny import Team
 
@@ -34,7 +34,7 @@ scenario = marl.Scenario(
     num_envs=2,
     steps=160,
 )
-'''
+"""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, damaged or changed: what was saved is whole, and resuming equals never having stopped."""
+"""Runs that are killed, interrupted, damaged or changed: what was saved is whole, resuming equals never stopping."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ CLOCKS = ("seconds", "steps_per_second")
 
 
 def same_as(finished, run):
-    """Parameters, moments, memories, random streams, environments, counters and metrics are those of the unbroken run."""
+    """Parameters, moments, memories, random streams, environments, counters, metrics: those of the unbroken run."""
     for which in ("last", "best"):
         states = [checkpoint.load(folder / "checkpoints" / which)[0] for folder in (finished, run)]
         for state in states:
             for clock in CLOCKS:
                 state["history"].pop(clock, None)
         assert_equal(*states)
-    rows = [[{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(folder)] for folder in (finished, run)]
+    rows = [
+        [{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(folder)]
+        for folder in (finished, run)
+    ]
     assert str(rows[0]) == str(rows[1])  # as text, so that NaN equals itself
 
 
@@ -131,6 +134,24 @@ sys.exit(main())
     said = finish(start("list", code=program))
     assert said.code == 130
     assert said.error == "interrupted"
+
+
+def test_a_signal_before_or_after_the_training_is_quiet_too(scenario, tmp_path, monkeypatch, marl_command):
+    from marl.system import MultiAgentSystem
+
+    def preempt(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiAgentSystem, "__init__", preempt)
+        said = marl_command(*words(scenario, tmp_path / "never"))
+    assert (said.code, said.error) == (75, "preempted")
+    assert not (tmp_path / "never").exists()
+    monkeypatch.setattr(MultiAgentSystem, "evaluate", preempt)
+    said = marl_command("train", scenario, "--run-dir", tmp_path / "run", "--steps", 64, "--quiet")
+    assert (said.code, said.error) == (75, "preempted")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+    assert not (tmp_path / "run" / "run.lock").exists()
 
 
 def test_a_second_process_is_refused_and_harms_nothing(scenario, tmp_path, marl_command):
@@ -291,7 +312,8 @@ def test_memory_that_runs_out_is_exit_6(scenario, tmp_path, monkeypatch, marl_co
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such pipes")
 def test_a_reader_that_leaves_early_is_no_error(finished):
-    program = "import os, sys; r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w); from marl.cli import main; sys.exit(main())"
+    program = "import os, sys; r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w)\n"
+    program += "from marl.cli import main; sys.exit(main())"
     said = finish(start("list", code=program))
     assert said.code == 0
     assert "Traceback" not in said.err
