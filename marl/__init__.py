@@ -42,7 +42,14 @@ _HOMES = {
     "marl.scope": ("Joint", "Local"),
     "marl.stopping": ("MeanReturn",),
     "marl.system": ("History", "MultiAgentSystem"),
-    "marl.types": ("CheckpointError", "ConfigError", "EnvContractError", "MarlError", "NonFiniteError", "ResourceError"),
+    "marl.types": (
+        "CheckpointError",
+        "ConfigError",
+        "EnvContractError",
+        "MarlError",
+        "NonFiniteError",
+        "ResourceError",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -24,6 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from marl import parallel
 from marl.types import CheckpointError, ConfigError, NonFiniteError
 
 SCHEMA = 1
@@ -39,7 +40,7 @@ def fingerprint() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "threads": str(torch.get_num_threads()),
+        "threads": str(parallel.threads()),
         **{package: _version(package) for package in ("marl-system", "gymnasium", "pettingzoo")},
     }
 

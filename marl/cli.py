@@ -813,9 +813,9 @@ def _need(module: str, extra: str) -> None:
 
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
-        import torch
+        from marl import parallel
 
-        torch.set_num_threads(threads)
+        parallel.set_threads(threads)
 
 
 def _note(text: str) -> None:

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import torch
 
+from marl.types import ConfigError
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -31,9 +33,11 @@ _threads = min(2, available_cores())
 
 
 def set_threads(count: int) -> None:
-    """Let learners on the CPU use one or two threads. Numbers depend on it in the last bits."""
+    """Let learners on the CPU use one or two threads. Numbers depend on it in the last bits. Raises ConfigError for others."""
     global _threads
-    _threads = max(1, min(2, count))
+    if count not in (1, 2):
+        raise ConfigError(f"threads: expected 1 or 2, got {count!r}")
+    _threads = count
 
 
 def threads() -> int:

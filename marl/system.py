@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from marl import adapters, checkpoint
+from marl import adapters, checkpoint, parallel
 from marl.adapters.resolve import resolve
 from marl.agent import Agent
 from marl.config import from_json, to_json
@@ -192,27 +192,28 @@ class MultiAgentSystem:
         env = self._training_env()
         began = _Rate(self.steps)
         ended = False
-        while not ended:
-            self._advance(env)
-            updated = self._learn()
-            row: dict[str, float] = {}
-            if next_evaluation is not None and evaluate_every is not None and self.steps >= next_evaluation:
-                row["evaluation_return"] = self.evaluate(evaluate_episodes).mean_return
-                next_evaluation += evaluate_every
-            ended = (last_step is not None and self.steps >= last_step) or (
-                last_episode is not None and self.episodes >= last_episode
-            )
-            if stop is not None and self._finished and stop(self.history["episode_rewards"]):
-                ended = True
-            if row or ended or (updated and self.steps - self._logged_at >= log_every):
-                metrics = self._metrics(began) | row
-                self.history.add(metrics)
-                if watcher is not None:
-                    watcher.log(metrics)
-                if callback is not None and callback(metrics):
+        with parallel.one_thread_each():
+            while not ended:
+                self._advance(env)
+                updated = self._learn()
+                row: dict[str, float] = {}
+                if next_evaluation is not None and evaluate_every is not None and self.steps >= next_evaluation:
+                    row["evaluation_return"] = self.evaluate(evaluate_episodes).mean_return
+                    next_evaluation += evaluate_every
+                ended = (last_step is not None and self.steps >= last_step) or (
+                    last_episode is not None and self.episodes >= last_episode
+                )
+                if stop is not None and self._finished and stop(self.history["episode_rewards"]):
                     ended = True
-            if watcher is not None and watcher.tick(self):
-                ended = True
+                if row or ended or (updated and self.steps - self._logged_at >= log_every):
+                    metrics = self._metrics(began) | row
+                    self.history.add(metrics)
+                    if watcher is not None:
+                        watcher.log(metrics)
+                    if callback is not None and callback(metrics):
+                        ended = True
+                if watcher is not None and watcher.tick(self):
+                    ended = True
         return self.history
 
     def _training_env(self) -> BatchEnv:

@@ -123,7 +123,8 @@ def episodic_memory_intrinsic_rewards(
     """Reward states that are unlike those seen earlier in the episode.
 
         r_i = reward_scale / s_i, or 0 if s_i > max_similarity
-        s_i = sqrt(sum_k epsilon / (x_ik + epsilon)) + constant,    x_ik = max(d_ik / mean d - cluster_distance, 0)
+        s_i = sqrt(sum_k epsilon / (x_ik + epsilon)) + constant
+        x_ik = max(d_ik / (mean d - constant) - cluster_distance, 0)
 
     with d_ik the squared distances to the nearest neighbours in memory, and their mean taken over the whole episode.
     The embeddings are then written to the memory. Before the first write the memory holds num_neighbors zero vectors.
@@ -136,7 +137,7 @@ def episodic_memory_intrinsic_rewards(
         num_neighbors: k.
         reward_scale: beta.
         intrinsic_reward_state: from the call before; None at an episode's start.
-        constant: keeps the similarity above 0.
+        constant: keeps the similarity and the mean distance off 0.
         epsilon: of the kernel.
         cluster_distance: relative distances below it count as 0.
         max_similarity: above it there is no reward.
@@ -164,7 +165,8 @@ def episodic_memory_intrinsic_rewards(
         distance_sum = state.distance_sum + negative_distances.sum()
         distance_count = state.distance_count + negative_distances.numel()
         mean = distance_sum / distance_count
-        relative = torch.where(mean != 0, negative_distances / mean, negative_distances)
+        # Negative distances over their negative mean, to which RLax adds its positive constant: equal numbers need it.
+        relative = negative_distances / (mean + constant)
         rate = (relative - cluster_distance).clamp(min=0)
         similarity = (epsilon / (rate + epsilon)).sum(-1).sqrt() + constant
         reward = torch.where(similarity > max_similarity, 0.0, reward_scale / similarity)

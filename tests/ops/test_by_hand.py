@@ -340,10 +340,11 @@ def test_episodic_memory():
     assert isinstance(found, ops.KNNQueryResult)
     assert found.neighbor_indices.tolist() == [[0, 2]]
     near(found.neighbor_neg_distances, [[0.0, -1.0]])
-    # First call: the memory holds two zero vectors, so both distances are 25 = their mean, rate 1 - 0.008.
+    # First call: the memory holds two zero vectors, so both distances are 25 = their mean.
     reward, state = ops.episodic_memory_intrinsic_rewards(f([[3.0, 4.0]]), 2, 1.0, max_memory_size=3)
     assert isinstance(state, ops.IntrinsicRewardState)
-    near(reward, [1 / ((2 * 1e-4 / (0.992 + 1e-4)) ** 0.5 + 1e-3)])
+    rate = 25 / (25 - 1e-3) - 0.008
+    near(reward, [1 / ((2 * 1e-4 / (rate + 1e-4)) ** 0.5 + 1e-3)])
     near(state.memory[:2], [[3.0, 4.0], [0.0, 0.0]])
     assert (state.next_memory_index, state.distance_count) == (1, 2)
 
