@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 EPILOG = "Add --debug to any command to see the traceback of an error."
 NUMBER = arg(metavar="N")
+LONGEST_LINE = 1500  # characters of an error, unless --debug asks for all
 
 
 class UsageError(Exception):
@@ -1036,6 +1037,7 @@ def _status(error: BaseException) -> int:
 def _say(error: BaseException, code: int, debug: bool = False) -> int:
     """One line on stderr."""
     text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= LONGEST_LINE or debug else f"{text[:LONGEST_LINE]}..."
     if code == 6 and not hasattr(error, "exit_code"):
         text = f"resources ran out: {text}; lower num_envs, the rollout or the network"
     elif code == 1:

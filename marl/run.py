@@ -532,8 +532,8 @@ def first_valid(paths: Sequence[Path], load: Callable[[Path], T], note: Callable
         try:
             loaded = load(path)
         except CheckpointError as error:
-            note(str(error))
-            failure = error
+            failure = CheckpointError(_short(str(error)))
+            note(str(failure))
             continue
         if failure is not None:
             note(f"falling back to checkpoint {path}")
@@ -541,6 +541,12 @@ def first_valid(paths: Sequence[Path], load: Callable[[Path], T], note: Callable
     if failure is not None:
         raise CheckpointError(f"none of the {len(paths)} checkpoints can be used; the last one tried: {failure}")
     return None
+
+
+def _short(text: str, limit: int = 240) -> str:
+    """One line, not too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 # --- settings as JSON -------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from marl.types import Array
 RUNNING, TERMINATED, TRUNCATED = 0, 1, 2  # what a world's step returns
 STEP, STEP_ONLY, RESTART, OBSERVE = 0, 1, 2, 3  # modes of the loop: with and without autoreset, start over, look again
 
-# Kernels own no memory, so reference counting is off (`_nrt`): with it one copy of spread took 900 ns instead of 60.
+# Kernels own no memory, so reference counting is off (`_nrt`): 1 million to 2 million steps/s of spread at 256 copies;
+# inlining every function into the loop made that 8 million. Nothing calls from C: no wrapper, a sixth less to compile.
 # No fast maths: the twins must equal their originals, and an unstable system blows up the last bit of a double.
 
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}

@@ -317,3 +317,58 @@ def test_a_reader_that_leaves_early_is_no_error(finished):
     said = finish(start("list", code=program))
     assert said.code == 0
     assert "Traceback" not in said.err
+
+
+MINE = """
+import marl
+from dataclasses import dataclass
+from tests.tiny import Constant
+
+@dataclass(frozen=True)
+class Mine:
+    width: int = 4
+
+    def build(self, owner, inputs, generators):
+        return marl.MLP((self.width,)).build(owner, inputs, generators)
+
+scenario = marl.Scenario(
+    name="mine",
+    env=lambda: Constant(),
+    agents=marl.ippo(rollout=8, minibatches=1, network=Mine(4)),
+    num_envs=1,
+    steps=32,
+)
+"""
+
+
+def test_learners_with_code_of_their_author_are_brought_back_by_their_scenario(tmp_path, marl_command):
+    path, run = tmp_path / "mine.py", tmp_path / "run"
+    path.write_text(MINE)
+    assert marl_command("train", path, "--run-dir", run, "--no-evaluate", "--quiet", "--save-every", 16).code == 0
+    assert marl_command("evaluate", run, "--episodes", 1).code == 0
+    said = marl_command("play", run)
+    assert said.code == 2
+    assert "takes no render_mode keyword" in said.error
+    fork = ("train", "--resume", run / "checkpoints" / "step-000000000016", "--run-dir", tmp_path / "fork")
+    said = marl_command(*fork, "--no-evaluate", "--quiet")
+    assert said.code == 0, said.err
+    ends = [checkpoint.load(folder / "checkpoints" / "last")[0]["learners"] for folder in (run, tmp_path / "fork")]
+    assert_equal(*ends)
+    path.write_text(MINE.replace("Mine(4)", "Mine(5)"))
+    said = marl_command("train", "--run-dir", run, "--resume")
+    assert said.code == 2
+    assert "learner.network.width: 4 -> 5" in said.error
+    said = marl_command("evaluate", run)
+    assert said.code == 5
+    assert max(map(len, said.err.splitlines())) < 500
+
+
+@pytest.mark.parametrize("step", [10, 86])
+def test_teams_and_recurrent_policies_resume_exactly(step, duel, tmp_path, monkeypatch, marl_command):
+    options = ("--set", "agent_0.network=GRU(8)", "--no-evaluate", "--quiet")
+    assert marl_command("train", duel, "--run-dir", tmp_path / "whole", *options).code == 0
+    with monkeypatch.context() as patch:
+        at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert marl_command("train", duel, "--run-dir", tmp_path / "cut", *options).code == 75
+    assert marl_command("train", "--run-dir", tmp_path / "cut", "--resume", "--no-evaluate", "--quiet").code == 0
+    same_as(tmp_path / "whole", tmp_path / "cut")

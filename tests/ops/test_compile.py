@@ -53,6 +53,7 @@ def test_each_function_is_captured_whole(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # inductor's own imports
 @pytest.mark.parametrize("name", ["lambda_returns", "policy_gradient_loss"])
 def test_inductor_gives_the_same_numbers(name):
     arguments, options = case_of(name)

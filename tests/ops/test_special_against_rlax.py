@@ -266,13 +266,9 @@ def test_mpo_parts():
 
 def test_popart_art_pop_normalize_unnormalize_and_unnormalize_linear():
     assert ops.PopArtState._fields == rlax.PopArtState._fields
-    shift, scale, moment = (
-        np.array([1.0, -2.0, 0.5, 0.0], np.float32),
-        np.array([1.0, 2.0, 0.5, 3.0], np.float32),
-    )
-    np.array([9.0, 9.0, 9.0, 9.0], np.float32)
-    mine, theirs = (ops.PopArtState(t(shift), t(scale), t(moment)),)
-    rlax.PopArtState(shift, scale, moment)
+    shift = np.array([1.0, -2.0, 0.5, 0.0], np.float32)
+    scale, moment = np.array([1.0, 2.0, 0.5, 3.0], np.float32), np.full(4, 9.0, np.float32)
+    mine, theirs = ops.PopArtState(t(shift), t(scale), t(moment)), rlax.PopArtState(shift, scale, moment)
     values = X[:, 0]
     same(ops.normalize(mine, t(values), t(IDX)), rlax.normalize(theirs, values, IDX))
     same(ops.unnormalize(mine, t(values), t(IDX)), rlax.unnormalize(theirs, values, IDX))

@@ -1,0 +1,289 @@
+"""Ourselves as a contender: end to end with the time of its parts, the world alone, a profile, or time to quality."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import marl_envs
+import numpy as np
+import torch
+
+import marl
+from tests.benchmarks.peers.protocol import Contender, Work, serve
+
+MPE2 = "mpe2.simple_spread_v3"
+# The parts of an iteration: what is called, seen from the system. What lies inside another part counts there only.
+OUTER = {
+    "stepping": ("env.step", "env.step_into"),
+    "acting": ("learner.act",),
+    "storing": ("memory.look", "memory.decide", "memory.observe", "memory.restart"),
+    "updating": ("learner.update",),
+}
+INNER = {
+    "advantages": ("model.prepare", "learner._normalize"),
+    "forward": ("learner.compute_loss",),
+    "backward": ("flat.backward", "flat.gradient"),
+    "optimiser": ("flat.clip", "flat.put", "optimiser.step"),
+}
+GAMES = 100  # greedy episodes of an evaluation
+CHECK = 16_384  # environment steps between two evaluations
+
+
+class Stopwatch:
+    """Seconds spent in named parts; the time of a part inside another one is the inner one's."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self._inside: list[float] = []
+
+    def wrap(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """``call``, timed."""
+
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            self._inside.append(0.0)
+            began = time.perf_counter()
+            try:
+                return call(*arguments, **keywords)
+            finally:
+                took = time.perf_counter() - began
+                self.seconds[part] += took - self._inside.pop()
+                self.calls[part] += 1
+                if self._inside:
+                    self._inside[-1] += took
+
+        return timed
+
+    def watch(self, system: marl.MultiAgentSystem, parts: dict[str, tuple[str, ...]]) -> list[str]:
+        """Time those parts of a system. Returns the parts of which it has no method at all."""
+        learner: Any = system.learners[0]
+        places = {
+            "env": system.env,
+            "learner": learner,
+            "memory": learner.memory,
+            "model": learner.model,
+            "flat": learner.flat,
+            "optimiser": learner.optimiser,
+        }
+        lost = []
+        for part, methods in parts.items():
+            found = False
+            for method in methods:
+                place, _, name = method.partition(".")
+                if hasattr(places[place], name):
+                    setattr(places[place], name, self.wrap(part, getattr(places[place], name)))
+                    found = True
+            if not found:
+                lost.append(part)
+        return lost
+
+    def take(self) -> dict[str, float]:
+        """Seconds since the last time, which start again at nothing."""
+        taken = dict(self.seconds)
+        self.seconds.clear()
+        self.calls.clear()
+        return taken
+
+
+def learner_of(work: Work) -> marl.PPO:
+    """The learner that ``work`` asks for."""
+    if work.hidden != 64:
+        raise ValueError("hidden: the reference work has layers of 64")
+    settings: dict[str, Any] = {
+        name: getattr(work, name)
+        for name in ("rollout", "epochs", "minibatches", "lr", "discount", "gae_lambda", "clip", "value_weight")
+    }
+    settings |= {"entropy": work.entropy, "max_grad_norm": work.max_grad_norm}
+    return {
+        "ippo": lambda: marl.ippo(**settings),
+        "mappo": lambda: marl.mappo(**settings),
+        "independent": lambda: marl.ippo(sharing="none", **settings),
+        "recurrent": lambda: marl.ippo(network=marl.GRU(64), sequence=16, **settings),
+    }[work.variant]()
+
+
+def set_threads(count: int) -> None:
+    """As many threads for learning as asked for; 0 leaves it to marl."""
+    if count:
+        torch.set_num_threads(count)
+        try:
+            from marl import parallel
+        except ImportError:
+            return
+        parallel.set_threads(count)
+
+
+def make_system(work: Work, agents: Any = None) -> marl.MultiAgentSystem:
+    """The system that ``work`` asks for."""
+    return marl.MultiAgentSystem(
+        agents or learner_of(work),
+        MPE2 if work.world == "mpe2" else marl_envs.Spread,
+        num_envs=work.copies,
+        seed=work.seed,
+        workers=work.workers,
+        device=work.device,
+        env_kwargs={"N": work.agents, "max_cycles": work.max_cycles},
+    )
+
+
+def train(work: Work) -> Contender:
+    """End to end, with the seconds of its outer parts."""
+    system, watch = make_system(work), Stopwatch()
+    watch.watch(system, OUTER)
+
+    def iterate(count: int) -> dict[str, Any]:
+        watch.take()
+        system.train(steps=count * work.steps)
+        if work.device != "cpu":
+            torch.cuda.synchronize()
+        return {"steps": count * work.steps, "parts": watch.take()}
+
+    return Contender(iterate, versions(), system.close)
+
+
+def world(work: Work) -> Contender:
+    """The environment alone, on random actions, a rollout an iteration."""
+    system, rng = make_system(work), np.random.default_rng(work.seed)
+    env = system.env
+    env.reset(work.seed)
+    actions = [[rng.integers(0, 5, (work.copies, work.agents))] for _ in range(64)]
+
+    def iterate(count: int) -> dict[str, Any]:
+        for turn in range(count * work.rollout):
+            env.step(actions[turn % len(actions)])
+        return {"steps": count * work.steps}
+
+    return Contender(iterate, versions(), system.close)
+
+
+def profile(work: Work) -> Contender:
+    """One iteration at a time, split finely, beside the matrix products that this machine manages at this moment."""
+    system, watch = make_system(work), Stopwatch()
+    lost = watch.watch(system, OUTER | INNER)
+    rows = work.steps * work.agents // work.minibatches
+    a, b = torch.rand(rows, work.hidden), torch.rand(work.hidden, work.hidden)
+    out = torch.empty(rows, work.hidden)
+    flops = floating_point_operations(work, system)
+
+    def limit() -> float:
+        """Operations a second of ``(rows, 64) @ (64, 64)``."""
+        times = max(1, int(2e9 / (2 * rows * work.hidden**2)))
+        began = time.perf_counter()
+        for _ in range(times):
+            torch.mm(a, b, out=out)
+        return times * 2 * rows * work.hidden**2 / (time.perf_counter() - began)
+
+    def iterate(count: int) -> dict[str, Any]:
+        before = limit()
+        watch.take()
+        began = time.perf_counter()
+        system.train(steps=count * work.steps)
+        seconds = time.perf_counter() - began
+        parts = watch.take()
+        parts["shuffling, rest of the update"] = parts.pop("updating")
+        parts["the loop around it"] = seconds - sum(parts.values())
+        sgemm = (before + limit()) / 2
+        return {
+            "steps": count * work.steps,
+            "seconds": seconds,
+            "parts": parts,
+            "lost": lost,
+            "sgemm": sgemm,
+            "flops": flops * count,
+            "fraction": flops * count / seconds / sgemm,
+        }
+
+    return Contender(iterate, versions(), system.close)
+
+
+def floating_point_operations(work: Work, system: marl.MultiAgentSystem) -> float:
+    """Those of the matrix products of one iteration: acting, values, and forward and backward of every epoch."""
+    learner: Any = system.learners[0]
+    forward, backward = 0, 0
+    for net in (learner.model.actor, learner.model.critic):
+        shapes = [(p.shape[-2], p.shape[-1]) for name, p in net.named_parameters() if name.endswith("weight")]
+        products = [2 * before * after for before, after in shapes]
+        forward += sum(products)
+        backward += 2 * sum(products) - products[0]  # nobody asks for the gradient of the observations
+    return work.steps * work.agents * (forward + work.epochs * (forward + backward))
+
+
+def quality(work: Work) -> Contender:
+    """Seconds of training until greedy play reaches a return, on the native world and on mpe2 with the same policy.
+
+    ``iterate(n)`` trains seed ``work.seed + n`` from the start; evaluations do not count as training time.
+    """
+    thresholds = (-36.0, -30.0)
+
+    def iterate(which: int) -> dict[str, Any]:
+        seed = work.seed + which
+        torch.manual_seed(seed)
+        reached: dict[str, float] = {}
+        best: dict[str, float] = {}
+        spent = 0.0
+        kwargs = {"N": work.agents, "max_cycles": work.max_cycles}
+        began = time.perf_counter()
+        with make_system(dataclasses.replace(work, seed=seed), fast_learner()) as system:
+            spent += time.perf_counter() - began
+            for _ in range(64):
+                began = time.perf_counter()
+                system.train(steps=CHECK)
+                spent += time.perf_counter() - began
+                returns = {"native": system.evaluate(GAMES).mean_return}
+                if returns["native"] >= min(thresholds) - 2:
+                    returns["mpe2"] = system.evaluate(GAMES, env=MPE2_ENV(**kwargs)).mean_return
+                for where, value in returns.items():
+                    best[where] = max(best.get(where, value), value)
+                    for threshold in thresholds:
+                        if value >= threshold:
+                            reached.setdefault(f"{where} {threshold:g}", spent)
+                if len(reached) == 2 * len(thresholds):
+                    break
+            return {"steps": system.steps, "training_seconds": spent, "reached": reached, "best": best, "seed": seed}
+
+    return Contender(iterate, versions())
+
+
+class MPE2_ENV:  # noqa: N801
+    """A factory of mpe2's environment with keywords."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.kwargs = kwargs
+
+    def __call__(self) -> Any:
+        from mpe2 import simple_spread_v3
+
+        return simple_spread_v3.parallel_env(**self.kwargs)
+
+
+def fast_learner() -> marl.PPO:
+    """What reaches a good team soon: short rollouts of many copies, a joint critic, a falling learning rate."""
+    return marl.mappo(
+        rollout=25,
+        minibatches=4,
+        epochs=10,
+        lr=1e-3,
+        discount=0.95,
+        entropy=0.01,
+        normalize_values=True,
+        network=marl.MLP((64, 64), "relu"),
+    )
+
+
+def versions() -> dict[str, str]:
+    """What ran."""
+    return {"torch": torch.__version__, "numpy": np.__version__}
+
+
+def make(work: Work) -> Contender:
+    """The part that ``work`` asks for."""
+    set_threads(work.threads)
+    return {"train": train, "world": world, "profile": profile, "quality": quality}[work.part](work)
+
+
+if __name__ == "__main__":
+    serve(make)
