@@ -790,6 +790,8 @@ def check(asked: Check) -> int:
 
 def _fact(value: Any) -> str:
     """A fact in one line."""
+    if value is None or (isinstance(value, list | tuple | Mapping) and not value):
+        return "none"
     if isinstance(value, float):
         return f"{value:,.4g}"
     if isinstance(value, Mapping):
