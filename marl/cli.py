@@ -111,6 +111,8 @@ class Evaluate:
     """Sample actions instead of taking the most likely ones."""
     seed: Annotated[int | None, NUMBER] = None
     """Of environments and sampling; the run's plus one unless given: not the episodes that chose the checkpoint."""
+    env: str | None = None
+    """Another environment with the same agents and spaces, such as the original of a twin; the run's own unless given."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
     device: str = "cpu"
@@ -639,7 +641,9 @@ def evaluate(asked: Evaluate) -> int:
     path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
     seed = asked.seed if asked.seed is not None else system.seed + 1
     with system, _quiet():
-        report = system.evaluate(asked.episodes, decentralised=asked.decentralised, greedy=not asked.sample, seed=seed)
+        report = system.evaluate(
+            asked.episodes, decentralised=asked.decentralised, greedy=not asked.sample, seed=seed, env=asked.env
+        )
     if asked.json:
         _print_json({"checkpoint": str(path), "steps": system.steps, "seed": seed, **report.to_dict()})
     else:

@@ -610,7 +610,7 @@ def _examine(
             other = second.play(seed, seed)
             _compare(log, "error", "fresh_nondeterministic", "two fresh copies", fresh, other)
         other = second.play(seed, seed)
-        _compare(log, "warning", "reused_nondeterministic", "a fresh and a used copy", fresh, other)
+        _compare(log, "note", "reused_nondeterministic", "a fresh and a used copy", fresh, other)
         second.limit = min(limit, 50)
         other = second.play(seed + 1, seed)
         if other == fresh[: len(other)]:
@@ -641,8 +641,8 @@ def _player(env: Any, log: _Log, limit: int) -> _Player:
 def _compare(log: _Log, level: Level, rule: str, who: str, left: Trace, right: Trace) -> None:
     """Two plays of one seed with the same choices must be the same from end to end."""
     advice = "draw all randomness from reset(seed=)"
-    if level == "warning":
-        advice = "reset() forgets to put something back, so no episode but the first can be repeated by its seed"
+    if level == "note":
+        advice = "reset() forgets to put something back; copies are made anew where an episode has to be repeatable"
     for step, (a, b) in enumerate(zip(left, right, strict=False)):
         for what in [*a, *(key for key in b if key not in a)]:
             if a.get(what) != b.get(what):

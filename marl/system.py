@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,6 @@ from marl.types import (
     Step,
     SupportsBatch,
     TeamSpec,
-    partition,
 )
 
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
@@ -269,7 +269,11 @@ class MultiAgentSystem:
     def _metrics(self, began: _Rate) -> dict[str, float]:
         """One row: where we are, how fast, what episodes return lately, what the learners say."""
         history, over = self.history, 100
-        metrics: dict[str, float] = {"steps": self.steps, "episodes": self.episodes, "steps_per_second": began(self.steps)}
+        metrics: dict[str, float] = {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "steps_per_second": began(self.steps),
+        }
         if history["episode_rewards"]:
             recent = history["episode_rewards"][-over:]
             lengths = history["episode_lengths"][-over:]
@@ -321,7 +325,9 @@ class MultiAgentSystem:
             try:
                 if env is not None:
                     _check_same_spec(self.spec, batch.spec)
-                actor = _Solo(self, copies, act_seed, greedy) if decentralised else _Whole(self, copies, act_seed, greedy)
+                actor = (
+                    _Solo(self, copies, act_seed, greedy) if decentralised else _Whole(self, copies, act_seed, greedy)
+                )
                 return summarise(self.spec, list(_play(batch, actor, episodes, env_seed)), decentralised)
             finally:
                 batch.close()
@@ -351,7 +357,9 @@ class MultiAgentSystem:
         elif self._saved_env is not None:
             env_state = self._saved_env
         return {
-            "learners": {team.name: learner.state_dict() for team, learner in zip(self.spec.teams, self.learners, strict=True)},
+            "learners": {
+                team.name: learner.state_dict() for team, learner in zip(self.spec.teams, self.learners, strict=True)
+            },
             "env": env_state,
             "steps": self.steps,
             "episodes": self.episodes,
@@ -400,7 +408,9 @@ class MultiAgentSystem:
         }
 
     @classmethod
-    def load(cls, path: str | Path, env: Any = None, agents: Agents | None = None, device: str = "cpu") -> MultiAgentSystem:
+    def load(
+        cls, path: str | Path, env: Any = None, agents: Agents | None = None, device: str = "cpu"
+    ) -> MultiAgentSystem:
         """A system as it was when saved.
 
         Args:
@@ -416,7 +426,9 @@ class MultiAgentSystem:
         meta = manifest["meta"]
         if agents is None:
             if meta.get("agents") is None:
-                raise CheckpointError(f"checkpoint {path}: its learners hold code of yours; pass agents= as when it was made")
+                raise CheckpointError(
+                    f"checkpoint {path}: its learners hold code of yours; pass agents= as when it was made"
+                )
         try:
             agents = agents if agents is not None else from_json(meta["agents"])
             options, spec = from_json(meta["options"]), _spec_from_json(meta["spec"])
@@ -552,7 +564,8 @@ class _Solo:
         self.greedy, self.spec = greedy, system.spec
         seeds = iter(np.random.SeedSequence(seed).generate_state(copies * len(system.spec.agents), np.uint32).tolist())
         self.agents = [
-            [[system.agent(name, next(seeds)) for name in team.agents] for _ in range(copies)] for team in system.spec.teams
+            [[system.agent(name, next(seeds)) for name in team.agents] for _ in range(copies)]
+            for team in system.spec.teams
         ]
 
     def act(self, step: Step) -> list[Array]:
@@ -584,11 +597,16 @@ def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int) -> Iterator[Ep
 
 
 def resolve_scenario(env: Any) -> Scenario | None:
-    """The scenario that ``env`` is or names; None if it is an environment."""
+    """The scenario that ``env`` is or names; None if it is an environment. Raises ConfigError for a name of neither."""
     if isinstance(env, Scenario):
         return env
-    if isinstance(env, str) and (env in names() or env.endswith(".py") or ":" in env):
+    if isinstance(env, str) and (env in names() or env.endswith(".py") or env.isidentifier()):
         return find(env)
+    if isinstance(env, str) and ":" in env:
+        module_name, _, attribute = env.partition(":")
+        with suppress(ImportError):  # who makes the environment says what is missing
+            if isinstance(getattr(importlib.import_module(module_name), attribute, None), Scenario):
+                return find(env)
     return None
 
 
@@ -614,7 +632,9 @@ def pick_device(name: str) -> torch.device:
 def _checked_agents(agents: Any) -> Agents:
     values = list(agents.values()) if isinstance(agents, Mapping) else [agents]
     if not values:
-        raise ConfigError("agents: expected a learner or a mapping from agent patterns to learners, got an empty mapping")
+        raise ConfigError(
+            "agents: expected a learner or a mapping from agent patterns to learners, got an empty mapping"
+        )
     for value in values:
         if isinstance(value, type) or not isinstance(value, LearnerConfig):
             raise ConfigError(f"agents: expected a learner such as marl.ippo(), got {value!r}")

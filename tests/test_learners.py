@@ -15,8 +15,6 @@ from tests.test_identities import fill
 from tests.tiny import Constant, Team, spec_of
 
 
-
-
 def learner_of(config, n=3, envs=4, action=None):
     spec = spec_of(n, action=action or Discrete(3))
     return config.build(spec, spec.teams[0], envs, np.random.SeedSequence(11), "cpu")
@@ -169,7 +167,9 @@ def test_the_grid_trains(critic, sharing, network):
     """Every critic with every sharing and network, on two teams, one of which has a dying member."""
     system = marl.MultiAgentSystem(
         {
-            "agent_[01]": marl.PPO(critic=critic, sharing=sharing, network=network, rollout=10, sequence=5, minibatches=2),
+            "agent_[01]": marl.PPO(
+                critic=critic, sharing=sharing, network=network, rollout=10, sequence=5, minibatches=2
+            ),
             "agent_2": marl.A2C(network=network, critic=critic),
         },
         lambda: Team(widths=(2, 4, 3), choices=(2, 3, 2), die=(4,)),

@@ -98,7 +98,11 @@ def test_every_agent_of_a_stack_equals_its_own_network(network, shape, index):
     ids = torch.eye(len(index)) if not owner.identity else None
     net = AgentNet(network, owner, shape, 3, generators(owner.num_sets), gain=1.0, ids=ids)
     time, batch, agents = 4, 2, len(index)
-    x = torch.randint(0, 255, (time, batch, agents, *shape), dtype=torch.uint8) if len(shape) == 3 else torch.randn(time, batch, agents, *shape)
+    x = (
+        torch.randint(0, 255, (time, batch, agents, *shape), dtype=torch.uint8)
+        if len(shape) == 3
+        else torch.randn(time, batch, agents, *shape)
+    )
     start = torch.tensor([[True, True], [False, False], [False, True], [False, False]])
     active = torch.ones(time, batch, agents, dtype=torch.bool)
     active[1, 0, 0] = False
@@ -179,14 +183,18 @@ def test_recurrent_carry_is_emptied_at_starts_only():
 
 def test_a_custom_network_that_lies_about_its_width_is_refused():
     with pytest.raises(marl.ConfigError, match="expected 9 features"):
-        net = AgentNet(Custom(lambda shape, extra: nn.Linear(shape[0], 8), 9), Owner((0,)), (5,), 3, generators(1), gain=1.0)
+        net = AgentNet(
+            Custom(lambda shape, extra: nn.Linear(shape[0], 8), 9), Owner((0,)), (5,), 3, generators(1), gain=1.0
+        )
         net(torch.zeros(1, 1, 1, 5), torch.zeros(1, 1, 0), torch.zeros(1, 1).bool(), torch.ones(1, 1, 1).bool())
 
 
 def test_fast_tanh_is_tanh():
     from marl.nets.kernels import tanh_
 
-    x = torch.cat([torch.linspace(-20, 20, 100_001), torch.logspace(-30, 0, 1000), torch.tensor([torch.inf, -torch.inf])])
+    x = torch.cat(
+        [torch.linspace(-20, 20, 100_001), torch.logspace(-30, 0, 1000), torch.tensor([torch.inf, -torch.inf])]
+    )
     y = x.clone()
     tanh_(y)
     wanted = torch.tanh(x.double())

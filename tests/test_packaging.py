@@ -152,3 +152,12 @@ def test_the_top_level_holds_what_it_should():
         pytest.skip("not a git checkout")
     tops = {line.partition("/")[0] for line in tracked.stdout.splitlines()}
     assert {top for top in tops if not top.startswith(".")} <= allowed
+
+
+@pytest.mark.parametrize("name", ["setup", "demo", "test", "run"])
+def test_scripts_are_whole_and_in_the_readme_or_called_by_those_that_are(name):
+    path = ROOT / ".ci" / name
+    assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+    assert os.access(path, os.X_OK)
+    texts = [ROOT / "README.md", ROOT / "docs" / "architecture.md", ROOT / ".ci" / "demo"]
+    assert any(f"bash .ci/{name}" in text.read_text() for text in texts)

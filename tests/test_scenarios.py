@@ -15,6 +15,7 @@ import pytest
 import marl
 from marl.scenario import GROUP, find, names
 from marl.types import ConfigError
+from tests.benchmarks.learning import TASKS, main
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for path in (ROOT / "scenarios" / "marl_scenarios").glob("*.py") if path.stem != "__init__")
@@ -98,3 +99,11 @@ def test_a_scenario_survives_worker_processes():
 def test_an_unknown_scenario_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'cartpole'"):
         find("cartpol")
+
+
+def test_the_learning_benchmark_trains_shipped_scenarios(capsys):
+    assert {task.scenario for task in TASKS.values()} <= {path.stem for path in FILES}
+    assert TASKS["spread_ippo"].make().agents.critic == marl.Local()
+    assert TASKS["spread_mappo"].make().agents.critic == marl.Joint()
+    assert not main(["cartpole", "--seeds", "0", "--steps", "256"])
+    assert "threshold 475: MISSED" in capsys.readouterr().out

@@ -34,7 +34,9 @@ class Watch:
 
 def learned_value(env, steps=12_000, **settings):
     """The critic's opinion of the first observation, trained until it knows."""
-    config = marl.A2C(rollout=16, discount=DISCOUNT, gae_lambda=0.0, lr=3e-3, network=marl.MLP((16,)), value_weight=1.0, **settings)
+    config = marl.A2C(
+        rollout=16, discount=DISCOUNT, gae_lambda=0.0, lr=3e-3, network=marl.MLP((16,)), value_weight=1.0, **settings
+    )
     system = marl.MultiAgentSystem(config, env, num_envs=4, seed=0)
     system.train(steps=steps)
     model = system.learners[0].model
@@ -328,7 +330,9 @@ def test_schedules_run_on_environment_steps(num_envs):
 
 def test_evaluation_changes_no_learner_normaliser_or_random_stream():
     def run(evaluate):
-        system = marl.MultiAgentSystem(marl.mappo(rollout=8, minibatches=2, normalize_obs=True, network=marl.GRU(8)), Team, num_envs=2)
+        system = marl.MultiAgentSystem(
+            marl.mappo(rollout=8, minibatches=2, normalize_obs=True, network=marl.GRU(8)), Team, num_envs=2
+        )
         system.train(steps=100)
         if evaluate:
             system.evaluate(5)

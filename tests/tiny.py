@@ -36,7 +36,11 @@ class Team(ParallelEnv):
         return self._act[agent]
 
     def _look(self, agents):
-        return {a: self.random.uniform(-1, 1, w).astype(np.float32) for a, w in zip(self.possible_agents, self.widths, strict=True) if a in agents}
+        return {
+            a: self.random.uniform(-1, 1, w).astype(np.float32)
+            for a, w in zip(self.possible_agents, self.widths, strict=True)
+            if a in agents
+        }
 
     def reset(self, seed=None, options=None):
         if seed is not None or not hasattr(self, "random"):
@@ -58,7 +62,9 @@ class Team(ParallelEnv):
         return dict(self.seen), rewards, terminated, truncated, {a: {} for a in agents}
 
     def state(self):
-        return np.concatenate([self.seen.get(a, np.zeros(w, np.float32)) for a, w in zip(self.possible_agents, self.widths, strict=True)])
+        return np.concatenate(
+            [self.seen.get(a, np.zeros(w, np.float32)) for a, w in zip(self.possible_agents, self.widths, strict=True)]
+        )
 
 
 class Constant(gymnasium.Env):

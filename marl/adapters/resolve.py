@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,7 @@ from pettingzoo.env_registry.helpers import find_spec
 from marl.types import ConfigError, SupportsBatch
 
 Factory = Callable[[], Any]
+GROUP = "marl.environments"
 EXTRAS = {  # the top-level package or registry namespace, and the extra that brings what it needs
     "mpe2": "marl-system[mpe]",
     "mpe": "marl-system[mpe]",
@@ -56,6 +58,7 @@ def _is_instance(env: object) -> bool:
 def make_by_name(name: str, kwargs: Mapping[str, Any]) -> Any:
     """Make an environment from a Gymnasium id, a PettingZoo id (parallel before AEC), or a dotted module path."""
     with _Explained(name):
+        _register_namespace(name)
         for registry, kind in ((pettingzoo.parallel_registry, "parallel"), (pettingzoo.aec_registry, "aec")):
             if _registered(registry, name):
                 return pettingzoo.make(kind, name, **kwargs)  # type: ignore[call-overload]
@@ -69,6 +72,14 @@ def make_by_name(name: str, kwargs: Mapping[str, Any]) -> Any:
         if "." in name and _importable(name):
             return make_from_module(name, kwargs)
     raise ConfigError(f"unknown environment {name!r}{_suggestion(name)}")
+
+
+def _register_namespace(name: str) -> None:
+    """Import the package that registers ``namespace/...`` ids: an entry point of that name in ``marl.environments``."""
+    namespace, slash, _ = name.partition("/")
+    if slash:
+        for point in entry_points(group=GROUP, name=namespace):
+            point.load()
 
 
 def make_from_module(name: str, kwargs: Mapping[str, Any]) -> Any:

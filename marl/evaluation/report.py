@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from marl.types import Array, Episode, Spec
 class TeamReport:
     """One team's returns.
 
-    mean_return: mean over episodes of the sum over the team's agents. confidence_interval: 95 % percentile bootstrap of it.
-    returns_per_agent: mean return of each agent. returns: the sum of every episode.
+    mean_return: mean over episodes of the sum over the team's agents.
+    confidence_interval: 95 % percentile bootstrap of it.
+    returns_per_agent: mean return of each agent.
+    returns: the sum of every episode.
     """
 
     mean_return: float
@@ -38,7 +40,7 @@ class TeamReport:
 class Report:
     """Raw (unshaped) returns over some episodes, of all agents together and of each team.
 
-    Scales differ in the literature: ``mean_return`` is the sum over agents, ``returns_per_agent`` the mean return of each.
+    Scales differ in the literature: ``mean_return`` is the sum over agents, ``returns_per_agent`` each one's mean.
 
     Args:
         episodes: how many were played.
@@ -76,7 +78,8 @@ class Report:
     def __str__(self) -> str:
         """A few lines for people."""
         low, high = self.confidence_interval
-        lines = [f"{self.episodes} episodes: return {self.mean_return:.2f} (95 % CI {low:.2f} to {high:.2f}), sum over agents"]
+        interval = f"(95 % CI {low:.2f} to {high:.2f})"
+        lines = [f"{self.episodes} episodes: return {self.mean_return:.2f} {interval}, sum over agents"]
         for name, team in self.teams.items():
             agents = ", ".join(f"{agent} {mean:.2f}" for agent, mean in team.returns_per_agent.items())
             prefix = f"{name} {team.mean_return:.2f}: " if len(self.teams) > 1 else ""
@@ -88,15 +91,18 @@ def summarise(spec: Spec, episodes: Sequence[Episode], decentralised: bool = Fal
     """Make the report of some finished episodes."""
     teams = {}
     for team in spec.teams:
-        table = np.array([[episode.returns.get(agent, 0.0) for agent in team.agents] for episode in episodes])  # (episodes, N)
+        rows = [[episode.returns.get(agent, 0.0) for agent in team.agents] for episode in episodes]
+        table = np.array(rows)  # (episodes, N)
         teams[team.name] = _team(team.agents, table)
     sums = np.sum([team.returns for team in teams.values()], axis=0)
-    per_agent: Mapping[str, float] = {agent: mean for team in teams.values() for agent, mean in team.returns_per_agent.items()}
+    per_agent: dict[str, float] = {}
+    for found in teams.values():
+        per_agent |= found.returns_per_agent
     return Report(
         episodes=len(episodes),
         mean_return=float(sums.mean()),
         confidence_interval=bootstrap_interval(sums),
-        returns_per_agent=dict(per_agent),
+        returns_per_agent=per_agent,
         returns=tuple(sums.tolist()),
         episode_lengths=tuple(episode.length for episode in episodes),
         teams=teams,
@@ -111,7 +117,7 @@ def _team(agents: Sequence[str], table: Array) -> TeamReport:
 
 
 def bootstrap_interval(values: Array, level: float = 0.95, resamples: int = 2_000) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979), with a stream of its own so that equal data give equal bounds."""
+    """Percentile bootstrap interval of the mean (Efron 1979); equal data give equal bounds."""
     random = np.random.default_rng(0)
     means = values[random.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

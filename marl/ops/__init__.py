@@ -135,7 +135,7 @@ from marl.ops.policy_targets import (
     sampled_policy_distillation_loss,
     zero_policy_targets,
 )
-from marl.ops.popart import (
+from marl.ops.value_normalization import (
     PopArtOutput,
     PopArtState,
     art,
@@ -183,7 +183,7 @@ from marl.ops.values import (
     td_lambda,
     td_learning,
 )
-from marl.ops.vtrace import (
+from marl.ops.off_policy import (
     VTraceOutput,
     leaky_vtrace,
     leaky_vtrace_td_error_and_advantage,

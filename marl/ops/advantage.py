@@ -58,12 +58,12 @@ def idle_generalized_advantage_estimation(
         ValueError: a shape or dtype differs from the above.
     """
     check(
-        reward=(reward, "float T *"),
-        value=(value, "float T *"),
-        acting=(acting, "bool T *"),
-        terminated=(terminated, "bool T *"),
-        truncated=(truncated, "bool T *"),
-        final_value=(final_value, "float T *"),
+        reward=(reward, "float rows *"),
+        value=(value, "float rows *"),
+        acting=(acting, "bool rows *"),
+        terminated=(terminated, "bool rows *"),
+        truncated=(truncated, "bool rows *"),
+        final_value=(final_value, "float rows *"),
         last_value=(last_value, "float *"),
         last_acting=(last_acting, "bool *"),
     )

@@ -11,7 +11,7 @@ def check(**arguments: tuple[Tensor, str]) -> None:
     A declaration is a kind followed by axes. The kind is `float` (all float arguments must share one dtype), `int`,
     `bool` or `any`. An axis is a name (`A`), a name plus or minus a number (`T+1`, `T-1`), `*` for any number of
     batch axes, or `?*` for either those batch axes or none. Names and `*` take their sizes from the first argument
-    that has them, and every later argument must have the same: nothing broadcasts.
+    that has them, and every later argument must have the same: nothing broadcasts. The time axis `T` is at least 1.
 
     Raises:
         ValueError: an argument differs from its declaration; the message names it, what was expected and what came.
@@ -44,17 +44,33 @@ def check(**arguments: tuple[Tensor, str]) -> None:
             size = shape[place] if star < 0 or place < star else shape[place - 1 + free]
             base, shift = _split_axis(axis)
             if base not in sizes:
+                if base == "T" and size <= shift:
+                    raise ValueError(f"{name}: expected at least one time step ({', '.join(axes)}), got shape {shape}")
                 sizes[base] = size - shift
             expected += (sizes[base] + shift,)
         if shape != expected:
-            raise ValueError(f"{name}: expected shape {expected} ({', '.join(axes)}), got {shape}")
+            source = _source(name, {key: declared.split()[1:] for key, (_, declared) in arguments.items()})
+            raise ValueError(f"{name}: expected shape {expected} ({', '.join(axes)}){source}, got {shape}")
 
 
 def check_numeric(name: str, value: float | Tensor, like: Tensor) -> None:
-    """A number, a scalar tensor, or a tensor of exactly the shape of `like`; anything else raises ValueError."""
-    if isinstance(value, Tensor) and value.dim() > 0 and value.shape != like.shape:
-        expected = f"a number or shape {tuple(like.shape)}"
-        raise ValueError(f"{name}: expected {expected}, got shape {tuple(value.shape)}")
+    """A number, a scalar tensor, or a tensor of exactly the shape and dtype of `like`; anything else raises
+    ValueError."""
+    if not isinstance(value, Tensor):
+        return
+    if value.dim() == 0 and value.dtype.is_floating_point:
+        return
+    if value.shape != like.shape or value.dtype != like.dtype:
+        expected = f"a number or shape {tuple(like.shape)} {like.dtype}"
+        raise ValueError(f"{name}: expected {expected}, got shape {tuple(value.shape)} {value.dtype}")
+
+
+def _source(name: str, declared: dict[str, list[str]]) -> str:
+    """The arguments that set the sizes of the axes of `name`, since the mistake may be theirs."""
+    bases = {key: ["*" if axis == "?*" else _split_axis(axis)[0] for axis in axes] for key, axes in declared.items()}
+    first = {next(key for key, own in bases.items() if base in own): None for base in bases[name]}
+    first.pop(name, None)
+    return f" as {' and '.join(first)} has" if first else ""
 
 
 def _split_axis(axis: str) -> tuple[str, int]:

@@ -15,9 +15,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 import marl
+from marl import parallel
 from marl.evaluation.versus import versus
 from marl.scenario import find, names
 
@@ -92,10 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     parser.add_argument("task", choices=known)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="environment steps of each seed (default: the scenario's)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each matrix product (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads that learners use, 1 or 2 (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    parallel.set_threads(options.threads)
     task = TASKS.get(options.task) or Task(options.task)
     rows = []
     for seed in options.seeds:

@@ -1,6 +1,6 @@
 """How the benchmark talks to a contender: one JSON object a line, on standard input and output.
 
-The contender's first line is ``{"ready": ...}`` or ``{"missing": "what is not installed"}``. To ``{"iterations": k}`` it
+The contender's first line is ``{"ready": ...}``, ``{"missing": "what is not installed"}`` or ``{"failed": "why"}``. To ``{"iterations": k}`` it
 answers what running ``k`` of them took: environment steps (one step moves all agents of one copy), seconds, seconds of
 processor time, peak memory, and anything else that it measured. Between questions it waits on its input, so that rounds
 of several contenders take turns on one machine. An empty line ends it.
@@ -15,6 +15,7 @@ import os
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,6 +93,9 @@ def serve(make: Callable[[Work], Contender]) -> None:
         contender = make(work)
     except ImportError as error:
         answer({"missing": str(error)})
+        return
+    except Exception:
+        answer({"failed": traceback.format_exc()})
         return
     answer({"ready": True, "versions": contender.versions})
     for line in sys.stdin:

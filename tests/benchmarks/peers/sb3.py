@@ -14,8 +14,8 @@ import numpy as np
 from tests.benchmarks.peers.protocol import Contender, Work, serve
 
 
-def make_ppo(env: Any, work: Work) -> Any:
-    """PPO with the settings of ``work``."""
+def make_ppo(env: Any, work: Work, seed: int | None) -> Any:
+    """PPO with the settings of ``work``; ``seed`` None where the environment takes none."""
     from stable_baselines3 import PPO
 
     return PPO(
@@ -32,7 +32,7 @@ def make_ppo(env: Any, work: Work) -> Any:
         vf_coef=work.value_weight,
         max_grad_norm=work.max_grad_norm,
         policy_kwargs={"net_arch": {"pi": [work.hidden] * 2, "vf": [work.hidden] * 2}},
-        seed=work.seed,
+        seed=seed,
         device="cpu",
     )
 
@@ -104,7 +104,7 @@ def make(work: Work) -> Contender:
             return [None] * self.rows
 
     torch.set_num_threads(work.threads)
-    return learn(make_ppo(Agents(), work), work)
+    return learn(make_ppo(Agents(), work, work.seed), work)
 
 
 if __name__ == "__main__":

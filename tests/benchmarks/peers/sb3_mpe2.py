@@ -16,7 +16,7 @@ def make(work: Work) -> Contender:
     env = simple_spread_v3.parallel_env(N=work.agents, max_cycles=work.max_cycles)
     env = supersuit.pettingzoo_env_to_vec_env_v1(env)
     env = supersuit.concat_vec_envs_v1(env, work.copies, num_cpus=work.workers, base_class="stable_baselines3")
-    return learn(make_ppo(env, work), work)
+    return learn(make_ppo(env, work, None), work)
 
 
 if __name__ == "__main__":

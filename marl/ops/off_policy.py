@@ -106,7 +106,9 @@ def leaky_vtrace(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    _check_trajectory(v_tm1, v_t, r_t, discount_t, rho_tm1, lambda_, alpha_, sample_mask)
+    _check_trajectory(v_tm1, v_t, r_t, discount_t, rho_tm1, sample_mask)
+    check_numeric("alpha_", alpha_, v_tm1)
+    check_numeric("lambda_", lambda_, v_tm1)
     if stop_target_gradients:
         with torch.no_grad():
             errors = _errors(v_tm1, v_t, r_t, discount_t, rho_tm1, alpha_, lambda_, clip_rho_threshold, sample_mask)
@@ -211,6 +213,8 @@ def leaky_vtrace_td_error_and_advantage(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
+    _check_trajectory(v_tm1, v_t, r_t, discount_t, rho_tm1, sample_mask)
+    check_numeric("alpha", alpha, v_tm1)
     errors = leaky_vtrace(
         v_tm1, v_t, r_t, discount_t, rho_tm1, alpha, lambda_, clip_rho_threshold, stop_target_gradients, sample_mask
     )
@@ -259,8 +263,6 @@ def _check_trajectory(
     r_t: Tensor,
     discount_t: Tensor,
     rho_tm1: Tensor,
-    lambda_: float | Tensor,
-    alpha: float | Tensor,
     sample_mask: Tensor | None,
 ) -> None:
     check(
@@ -272,5 +274,3 @@ def _check_trajectory(
     )
     if sample_mask is not None:
         check(v_tm1=(v_tm1, "float T *"), sample_mask=(sample_mask, "bool T *"))
-    check_numeric("lambda_", lambda_, v_tm1)
-    check_numeric("alpha", alpha, v_tm1)

@@ -1,0 +1,15 @@
+"""Spread on the compiled twin of mpe2's: the same task, a good team in under a minute. Evaluate the run on mpe2 itself with
+``marl evaluate RUN --env mpe2.simple_spread_v3``.
+"""
+
+import dataclasses
+
+from marl_scenarios import spread
+
+scenario = dataclasses.replace(
+    spread.scenario,
+    name="spread_native",
+    about="the same on the compiled twin: a good team in under a minute",
+    env="marl/spread-v0",
+    extra=None,
+)
