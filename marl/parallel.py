@@ -1,8 +1,8 @@
 """Two halves of a computation at once, on two threads, without torch's own thread pool.
 
 Torch's intra-operation threads wait for each other after every operation by spinning, so one other busy process on the
-machine makes them ten times slower than one thread. Here each thread computes its own half of the rows from end to end and
-they meet once: beside a busy process the worst is the speed of one thread. The split is fixed, so results are too.
+machine makes them ten times slower than one thread. Here each thread computes its own half of the rows from end to end
+and they meet once: beside a busy process the worst is the speed of one thread. The split is fixed, so results are too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _threads = min(2, available_cores())
 
 
 def set_threads(count: int) -> None:
-    """Let learners on the CPU use one or two threads. Numbers depend on it in the last bits. Raises ConfigError for others."""
+    """Let learners on the CPU use one or two threads; the last bits of numbers depend on it. Raises ConfigError."""
     global _threads
     if count not in (1, 2):
         raise ConfigError(f"threads: expected 1 or 2, got {count!r}")

@@ -1,4 +1,4 @@
-"""The orchestrator: learners on the teams of an environment; train, evaluate, save, load, and hand out single agents."""
+"""The orchestrator: learners on the teams of an environment; train, evaluate, save, load, hand out single agents."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Watcher(Protocol):
 
 
 class History(dict[str, list[float]]):
-    """Everything logged, a list per name; ``episode_rewards`` (sum over agents) and ``episode_lengths`` of every episode."""
+    """Everything logged, a list per name, with ``episode_rewards`` (sum over agents) and ``episode_lengths``."""
 
     def __init__(self) -> None:
         """Empty."""
@@ -75,8 +75,8 @@ class MultiAgentSystem:
     """Learners on the teams of an environment.
 
     Args:
-        agents: one learner for all agents, or a mapping from agent id patterns to learners (one team each); None takes the
-            scenario's.
+        agents: one learner for all agents, or a mapping from agent id patterns to learners (one team each); None takes
+            the scenario's.
         env: a scenario (its name, or a ``Scenario``), a Gymnasium or PettingZoo id, a factory, or an instance.
         num_envs: copies that train side by side; None takes the scenario's, else 8 (1 for an instance).
         seed: everything random derives from it.
@@ -145,7 +145,6 @@ class MultiAgentSystem:
         self._saved_env: Any = None
         self._pending: dict[str, torch.Tensor] = {}
         self._logged_at = 0
-        self._skipped = 0
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -168,7 +167,8 @@ class MultiAgentSystem:
             episodes: episodes to add.
             callback: called with each row of metrics; True stops.
             stop: a rule on episode returns, such as ``marl.MeanReturn(at_least=475)``; None takes the scenario's.
-            evaluate_every: evaluate greedily every so many steps, in environments of its own; logged as ``evaluation_return``.
+            evaluate_every: evaluate greedily every so many steps, in environments of its own, and log it as
+                ``evaluation_return``.
             evaluate_episodes: episodes of each such evaluation.
             log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
             watcher: a run folder or progress display.
@@ -287,8 +287,8 @@ class MultiAgentSystem:
         for name, in_a_row in metrics.items():
             if name.endswith("non_finite") and in_a_row >= PATIENCE:
                 raise NonFiniteError(
-                    f"training: the loss was not finite in the last {in_a_row:.0f} updates (step {self.steps}); its gradients were "
-                    "skipped, so parameters are those of before. Lower lr, raise adam_eps, or scale the rewards"
+                    f"training: the loss was not finite in the last {in_a_row:.0f} updates (step {self.steps}); its "
+                    "gradients were skipped, so parameters are finite still. Lower lr, raise adam_eps, or scale rewards"
                 )
         self._pending.clear()
         self._logged_at = self.steps
@@ -424,11 +424,8 @@ class MultiAgentSystem:
         """
         state, manifest = checkpoint.load(path)
         meta = manifest["meta"]
-        if agents is None:
-            if meta.get("agents") is None:
-                raise CheckpointError(
-                    f"checkpoint {path}: its learners hold code of yours; pass agents= as when it was made"
-                )
+        if agents is None and meta.get("agents") is None:
+            raise CheckpointError(f"checkpoint {path}: its learners hold code of yours; pass agents= as then")
         try:
             agents = agents if agents is not None else from_json(meta["agents"])
             options, spec = from_json(meta["options"]), _spec_from_json(meta["spec"])
@@ -467,7 +464,7 @@ class MultiAgentSystem:
         return self._env
 
     def make_env(self, **env_kwargs: Any) -> Any:
-        """One more environment as its author made it (not batched), with further keywords such as ``render_mode="rgb_array"``."""
+        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it."""
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
         factory, _ = resolve(self._source, {**(self._options.get("env_kwargs") or {}), **env_kwargs})
@@ -646,7 +643,8 @@ def _check_same_spec(expected: Spec, found: Spec) -> None:
         for what in ("agents", "obs", "action"):
             if getattr(ours, what) != getattr(theirs, what):
                 raise ConfigError(
-                    f"environment {found.env}: team {ours.name!r} expects {what} {getattr(ours, what)}, got {getattr(theirs, what)}"
+                    f"environment {found.env}: team {ours.name!r} expects {what} {getattr(ours, what)}, "
+                    f"got {getattr(theirs, what)}"
                 )
     if len(expected.teams) != len(found.teams):
         raise ConfigError(f"environment {found.env}: expected {len(expected.teams)} teams, got {len(found.teams)}")

@@ -21,7 +21,7 @@ def learner_of(config, n=3, envs=4, action=None):
 
 
 def test_ppo_loss_by_hand():
-    """Two rows, one agent: ratios 1.5 and 0.5, advantages 2 and -1, clip 0.2, value errors 1 and 3, entropy weight 0.1."""
+    """Two rows: ratios 1.5 and 0.5, advantages 2 and -1, clip 0.2, value errors 1 and 3, entropy weight 0.1."""
     learner = learner_of(marl.PPO(rollout=2, minibatches=1, normalize_advantages=False, gae_lambda=0.0), n=1, envs=1)
     fill(learner, 0, [0])
     learner.memory.acting.fill_(True)

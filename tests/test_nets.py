@@ -1,6 +1,8 @@
-"""Networks: the hand-written backward is autograd's, stacked layers are their parts, padding and custom modules work."""
+"""Networks: the written-out backward is autograd's, stacked layers are their parts, padding and custom modules work."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ def test_fused_gradients_equal_autograd(activation, sets):
     x = torch.randn(sets, 11, 5, dtype=torch.float64, requires_grad=True)
     parameters = [
         torch.randn(sets, *shape, dtype=torch.float64, requires_grad=True)
-        for a, b in zip(sizes, sizes[1:], strict=False)
+        for a, b in itertools.pairwise(sizes)
         for shape in ((a, b), (b,))
     ]
 
@@ -182,10 +184,9 @@ def test_recurrent_carry_is_emptied_at_starts_only():
 
 
 def test_a_custom_network_that_lies_about_its_width_is_refused():
+    liar = Custom(lambda shape, extra: nn.Linear(shape[0], 8), 9)
+    net = AgentNet(liar, Owner((0,)), (5,), 3, generators(1), gain=1.0)
     with pytest.raises(marl.ConfigError, match="expected 9 features"):
-        net = AgentNet(
-            Custom(lambda shape, extra: nn.Linear(shape[0], 8), 9), Owner((0,)), (5,), 3, generators(1), gain=1.0
-        )
         net(torch.zeros(1, 1, 1, 5), torch.zeros(1, 1, 0), torch.zeros(1, 1).bool(), torch.ones(1, 1, 1).bool())
 
 

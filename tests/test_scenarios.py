@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import marl
+from marl import parallel
 from marl.scenario import GROUP, find, names
 from marl.types import ConfigError
 from tests.benchmarks.learning import TASKS, main
@@ -101,7 +102,8 @@ def test_an_unknown_scenario_names_the_nearest():
         find("cartpol")
 
 
-def test_the_learning_benchmark_trains_shipped_scenarios(capsys):
+def test_the_learning_benchmark_trains_shipped_scenarios(capsys, monkeypatch):
+    monkeypatch.setattr(parallel, "_threads", 1)  # so that the script's own setting ends with this test
     assert {task.scenario for task in TASKS.values()} <= {path.stem for path in FILES}
     assert TASKS["spread_ippo"].make().agents.critic == marl.Local()
     assert TASKS["spread_mappo"].make().agents.critic == marl.Joint()

@@ -91,7 +91,7 @@ class Constant(gymnasium.Env):
 
 
 class Turns(AECEnv):
-    """Two players; the first to move wins on its ``moves``-th move: +1 for the winner, -1 for the loser, both terminate."""
+    """Two players; the first to move wins on its ``moves``-th move: +1 and -1, and both terminate."""
 
     metadata = {"name": "turns_v0", "is_parallelizable": False, "render_modes": []}
 

@@ -106,6 +106,7 @@ def softmax(temperature: float = 1.0) -> DiscreteDistribution:
         return (logits / temperature).softmax(-1)
 
     def logprob(sample: Tensor, logits: Tensor) -> Tensor:
+        check(logits=(logits, "float * A"), sample=(sample, "int *"))
         return batched_index(log_probs(logits), sample)
 
     def entropy(logits: Tensor) -> Tensor:
@@ -172,6 +173,7 @@ def greedy() -> DiscreteDistribution:
         return _argmax_probs(preferences)
 
     def logprob(sample: Tensor, preferences: Tensor) -> Tensor:
+        check(preferences=(preferences, "float * A"), sample=(sample, "int *"))
         return batched_index(probs(preferences), sample).log()
 
     def entropy(preferences: Tensor) -> Tensor:
@@ -209,6 +211,7 @@ def epsilon_greedy(epsilon: float | None = None) -> DiscreteDistribution:
         return chance / preferences.shape[-1] + (1 - chance) * _argmax_probs(preferences)
 
     def logprob(sample: Tensor, preferences: Tensor, epsilon: float | None = None) -> Tensor:
+        check(preferences=(preferences, "float * A"), sample=(sample, "int *"))
         return batched_index(probs(preferences, epsilon), sample).log()
 
     def entropy(preferences: Tensor, epsilon: float | None = None) -> Tensor:
@@ -250,13 +253,14 @@ def gaussian_diagonal(sigma: float | None = None) -> ContinuousDistribution:
         if sigma is None:
             if default is None:
                 raise ValueError("sigma: expected a tensor here or a number in gaussian_diagonal(sigma), got None")
+            check(mu=(mu, "float * A"))
             return torch.full_like(mu, default)
         check(mu=(mu, "float * A"), sigma=(sigma, "float * A"))
         return sigma
 
     def sample(generator: Generator | None, mu: Tensor, sigma: Tensor | None = None) -> Tensor:
-        noise = torch.empty_like(mu).normal_(generator=generator)
-        return mu + scale(mu, sigma) * noise
+        spread = scale(mu, sigma)
+        return mu + spread * torch.empty_like(mu).normal_(generator=generator)
 
     def logprob(sample: Tensor, mu: Tensor, sigma: Tensor | None = None) -> Tensor:
         check(mu=(mu, "float * A"), sample=(sample, "float * A"))
@@ -306,15 +310,21 @@ def squashed_gaussian(sigma_min: float = -4.0, sigma_max: float = 0.0) -> Contin
         log_scale = sigma_min + 0.5 * (sigma_max - sigma_min) * (sigma.tanh() + 1)
         return mu.tanh(), log_scale.exp()
 
+    def bounds_like(mu: Tensor, bounds: Bounds) -> Bounds:
+        for name, bound in zip(("low", "high"), bounds, strict=True):
+            if isinstance(bound, Tensor):
+                check(mu=(mu, "float * A"), **{name: (bound, "float A" if bound.dim() else "float")})
+        return bounds
+
     def sample(generator: Generator | None, mu: Tensor, sigma: Tensor, bounds: Bounds) -> Tensor:
-        low, high = bounds
         m, s = squash(mu, sigma)
+        low, high = bounds_like(mu, bounds)
         u = m + s * torch.empty_like(m).normal_(generator=generator)
         return low + 0.5 * (high - low) * (u.tanh() + 1)
 
     def logprob(sample: Tensor, mu: Tensor, sigma: Tensor, bounds: Bounds) -> Tensor:
-        low, high = bounds
         m, s = squash(mu, sigma)
+        low, high = bounds_like(mu, bounds)
         check(mu=(mu, "float * A"), sample=(sample, "float * A"))
         half = torch.as_tensor(0.5 * (high - low), dtype=sample.dtype, device=sample.device)
         # The border itself has infinite u: stay half a rounding step inside.

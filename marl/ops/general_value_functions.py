@@ -77,6 +77,8 @@ def feature_control_rewards(
     if cumulant_type == "potential":
         if discount is None:
             raise ValueError("discount: expected a number for cumulant_type 'potential', got None")
+        if isinstance(discount, Tensor) and discount.dim():
+            raise ValueError(f"discount: expected a number or a scalar tensor, got shape {tuple(discount.shape)}")
         return discount * after - before
     raise ValueError(
         "cumulant_type: expected 'feature', 'absolute_change', 'increase', 'decrease' or 'potential', "

@@ -80,8 +80,9 @@ def replace_masked(data: Tensor, replacement: Tensor | None, mask: Tensor) -> Te
     """
     if replacement is None:
         replacement = torch.zeros_like(data)
-    elif replacement.shape != data.shape:
-        raise ValueError(f"replacement: expected shape {tuple(data.shape)}, got {tuple(replacement.shape)}")
+    elif replacement.shape != data.shape or replacement.dtype != data.dtype:
+        expected, found = (f"{tuple(x.shape)} {x.dtype}" for x in (data, replacement))
+        raise ValueError(f"replacement: expected shape {expected}, got {found}")
     if tuple(data.shape[: mask.dim()]) != tuple(mask.shape):
         raise ValueError(f"mask: expected a prefix of shape {tuple(data.shape)}, got {tuple(mask.shape)}")
     return torch.where(lhs_broadcast(mask, data).bool(), replacement, data)

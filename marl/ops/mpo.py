@@ -87,13 +87,14 @@ def mpo_loss(
         ValueError: a shape or dtype differs from the above.
     """
     check(sample_log_probs=(sample_log_probs, "float *"), sample_q_values=(sample_q_values, "float *"))
+    _check_samples(sample_q_values, temperature_constraint, sample_axis)
+    _check_kl(kl_constraints, {"sample_log_probs": (sample_log_probs.select(sample_axis, 0), "float *")})
     temperature_loss, normalized_weights, num_samples = mpo_compute_weights_and_temperature_loss(
         sample_q_values, temperature_constraint, projection_operator, sample_axis
     )
     if use_stop_gradient:
         normalized_weights = normalized_weights.detach()
     policy_loss = -(normalized_weights * sample_log_probs).sum(sample_axis)
-    _check_kl(kl_constraints, policy_loss)
     kl_loss, alpha_loss = compute_parametric_kl_penalty_and_dual_loss(
         kl_constraints, projection_operator, use_stop_gradient
     )
@@ -130,7 +131,7 @@ def mpo_compute_weights_and_temperature_loss(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    check(sample_q_values=(sample_q_values, "float *"))
+    _check_samples(sample_q_values, temperature_constraint, sample_axis)
     num_samples = sample_q_values.shape[sample_axis]
     temperature = projection_operator(temperature_constraint.alpha)
     tempered = sample_q_values / temperature
@@ -162,8 +163,8 @@ def compute_parametric_kl_penalty_and_dual_loss(
         ValueError: a shape or dtype differs from the above.
     """
     kl_loss = alpha_loss = torch.zeros(())
+    _check_kl(kl_constraints, {})
     for place, (kl, penalty) in enumerate(kl_constraints):
-        check(**{f"kl_constraints[{place}]": (kl, "float * A" if penalty.per_dimension else "float *")})
         alpha = projection_operator(penalty.alpha)
         penalised = (alpha.detach() if use_stop_gradient else alpha) * kl
         dual = alpha * (penalty.epsilon - (kl.detach() if use_stop_gradient else kl))
@@ -226,7 +227,7 @@ def vmpo_loss(
     if importance_weights is None:
         importance_weights = torch.ones_like(sample_log_probs)
     check(sample_log_probs=(sample_log_probs, "float *"), advantages=(advantages, "float *"))
-    _check_kl(kl_constraints, sample_log_probs)
+    _check_kl(kl_constraints, {"sample_log_probs": (sample_log_probs, "float *")})
     temperature_loss, normalized_weights, num_samples = vmpo_compute_weights_and_temperature_loss(
         advantages,
         restarting_weights,
@@ -319,9 +320,26 @@ def vmpo_compute_weights_and_temperature_loss(
     return temperature_loss, normalized_weights, num_samples
 
 
-def _check_kl(kl_constraints: Sequence[tuple[Tensor, LagrangePenalty]], like: Tensor) -> None:
+def _check_samples(sample_q_values: Tensor, temperature_constraint: LagrangePenalty, sample_axis: int) -> None:
+    check(
+        sample_q_values=(sample_q_values, "float *"),
+        **{"temperature_constraint.alpha": (temperature_constraint.alpha, "float")},
+    )
+    axes = sample_q_values.dim()
+    if not -axes <= sample_axis < axes or sample_q_values.shape[sample_axis] < 1:
+        shape = tuple(sample_q_values.shape)
+        raise ValueError(f"sample_axis: expected an axis of sample_q_values with samples, got {sample_axis} for {shape}")
+
+
+def _check_kl(
+    kl_constraints: Sequence[tuple[Tensor, LagrangePenalty]], like: dict[str, tuple[Tensor, str]]
+) -> None:
+    """All divergences have the batch shape of `like`, or of the first of them; each per dimension has its own A."""
     for place, (kl, penalty) in enumerate(kl_constraints):
-        shape = kl.shape[:-1] if penalty.per_dimension else kl.shape
-        if shape != like.shape:
-            expected = f"{tuple(like.shape)}{' and one axis more' if penalty.per_dimension else ''}"
-            raise ValueError(f"kl_constraints[{place}]: expected shape {expected}, got {tuple(kl.shape)}")
+        name = f"kl_constraints[{place}]"
+        own = {name: (kl, "float * A" if penalty.per_dimension else "float *")}
+        check(**like, **own)
+        axes = "float A" if penalty.per_dimension and penalty.alpha.dim() else "float"
+        check(**own, **{f"{name}.alpha": (penalty.alpha, axes)})
+        if not like:
+            like = {name: (kl.select(-1, 0) if penalty.per_dimension else kl, "float *")}

@@ -188,6 +188,8 @@ def vdn_targets(r_t: Tensor, discount_t: Tensor, q_t: Tensor, mask_t: Tensor | N
         ValueError: a shape or dtype differs from the above.
     """
     check(r_t=(r_t, "float *"), discount_t=(discount_t, "float *"), q_t=(q_t, "float * N"))
+    if mask_t is not None:
+        check(q_t=(q_t, "float * N"), mask_t=(mask_t, "bool * N"))
     with torch.no_grad():
         return torch.addcmul(r_t, discount_t, sum_mixing(q_t, mask_t))
 
@@ -227,6 +229,8 @@ def qmix_targets(
         ValueError: a shape or dtype differs from the above.
     """
     check(r_t=(r_t, "float *"), discount_t=(discount_t, "float *"), q_t=(q_t, "float * N"))
+    if mask_t is not None:
+        check(q_t=(q_t, "float * N"), mask_t=(mask_t, "bool * N"))
     with torch.no_grad():
         return torch.addcmul(r_t, discount_t, monotonic_mixing(q_t, w_1, b_1, w_2, b_2, mask_t))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from marl.ops.checks import check
+from marl.ops.checks import check, check_numeric
 from marl.ops.indexing import batched_index
 from marl.ops.returns import (
     general_off_policy_returns_from_action_values,
@@ -54,18 +54,29 @@ class TxPair(NamedTuple):
 
 
 def _horizon_from_discount(discount: Tensor) -> Tensor:
+    check(discount=(discount, "float *"))
     return -torch.log1p(-discount)
 
 
 def _discount_from_horizon(x: Tensor) -> Tensor:
+    check(x=(x, "float *"))
     return -torch.expm1(-x)
 
 
 IDENTITY_PAIR = TxPair(identity, identity)
+"""No transform: `apply = apply_inv = identity`."""
+
 SIGNED_HYPERBOLIC_PAIR = TxPair(signed_hyperbolic, signed_parabolic)
+"""The square-root scaling of values: `apply = signed_hyperbolic`, `apply_inv = signed_parabolic`, eps = 0.001."""
+
 SIGNED_LOGP1_PAIR = TxPair(signed_logp1, signed_expm1)
+"""The logarithmic scaling of values: `apply = signed_logp1`, `apply_inv = signed_expm1`."""
+
 HYPERBOLIC_SIN_PAIR = TxPair(hyperbolic_arcsin, hyperbolic_sin)
+"""`apply = hyperbolic_arcsin`, `apply_inv = hyperbolic_sin`."""
+
 DISCOUNT_TRANSFORM_PAIR = TxPair(_horizon_from_discount, _discount_from_horizon)
+"""Discounts in [0, 1) as logarithms of their horizons: `apply(x) = -log(1 - x)`, `apply_inv(y) = 1 - exp(-y)`."""
 
 
 def twohot_pair(min_value: float, max_value: float, num_bins: int) -> TxPair:
@@ -216,6 +227,7 @@ def transformed_lambda_returns(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
+    check(r_t=(r_t, "float T *"), discount_t=(discount_t, "float T *"), v_t=(v_t, "float T *"))
     return tx_pair.apply(lambda_returns(r_t, discount_t, tx_pair.apply_inv(v_t), lambda_, stop_target_gradients))
 
 
@@ -249,6 +261,7 @@ def transformed_n_step_returns(
     Raises:
         ValueError: a shape or dtype differs from the above, or n < 1.
     """
+    check(r_t=(r_t, "float T *"), discount_t=(discount_t, "float T *"), v_t=(v_t, "float T *"))
     v_t = tx_pair.apply_inv(v_t)
     return tx_pair.apply(n_step_bootstrapped_returns(r_t, discount_t, v_t, n, lambda_t, stop_target_gradients))
 
@@ -285,6 +298,14 @@ def transformed_general_off_policy_returns_from_action_values(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
+    check(
+        q_t=(q_t, "float T * A"),
+        a_t=(a_t, "int T *"),
+        r_t=(r_t, "float T *"),
+        discount_t=(discount_t, "float T *"),
+        c_t=(c_t, "float T *"),
+        pi_t=(pi_t, "float T * A"),
+    )
     q_t = tx_pair.apply_inv(q_t)
     return tx_pair.apply(
         general_off_policy_returns_from_action_values(q_t, a_t, r_t, discount_t, c_t, pi_t, stop_target_gradients)
@@ -433,6 +454,7 @@ def transformed_retrace(
         pi_t=(pi_t, "float T * A"),
         mu_t=(mu_t, "float T *"),
     )
+    check_numeric("lambda_", lambda_, mu_t)
     ratio_t = batched_index(pi_t, a_t) / (mu_t + eps)
     c_t = torch.minimum(ratio_t, torch.ones_like(ratio_t)) * lambda_
     target_tm1 = transformed_general_off_policy_returns_from_action_values(

@@ -102,7 +102,11 @@ def sampled_policy_distillation_loss(
     actions, weights = policy_targets
     if stop_target_gradients:
         actions, weights = actions.detach(), weights.detach()
+    one = (*distribution.batch_shape, *distribution.event_shape)
+    if tuple(actions.shape[1:]) != one:
+        raise ValueError(f"actions: expected shape (S, {', '.join(map(str, one))}), got {tuple(actions.shape)}")
+    expected = (*actions.shape[:1], *distribution.batch_shape)
+    if tuple(weights.shape) != expected or not weights.is_floating_point():
+        raise ValueError(f"weights: expected shape {expected} float, got {tuple(weights.shape)} {weights.dtype}")
     log_probs: Tensor = distribution.log_prob(actions)
-    if weights.shape != log_probs.shape:
-        raise ValueError(f"weights: expected shape {tuple(log_probs.shape)}, got {tuple(weights.shape)}")
     return -(weights * log_probs).mean()

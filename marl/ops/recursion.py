@@ -12,8 +12,8 @@ __all__ = ["backward_recursion"]
 def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     """Solve y_t = additive_t + decay_t y_{t+1} backwards from y_T = last; all y_0 ... y_{T-1} come back.
 
-    On the CPU in one compiled pass; in log2(T) doubling rounds when compiling or on an accelerator, where a long chain of
-    tiny kernels is what costs. The numbers are the same up to rounding.
+    On the CPU in one compiled pass; in log2(T) doubling rounds when compiling or on an accelerator, where a long chain
+    of tiny kernels is what costs. The numbers are the same up to rounding.
 
     Args:
         additive: (T, *).

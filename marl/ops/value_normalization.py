@@ -164,8 +164,8 @@ def pop(params: Mapping[str, Tensor], old: PopArtState, new: PopArtState) -> dic
     check(
         w=(params["w"], "float D K"),
         b=(params["b"], "float K"),
-        old=(old.shift, "float K"),
-        new=(new.shift, "float K"),
+        **{f"old.{name}": (statistic, "float K") for name, statistic in old._asdict().items()},
+        **{f"new.{name}": (statistic, "float K") for name, statistic in new._asdict().items()},
     )
     return {
         "w": params["w"] * (old.scale / new.scale),

@@ -502,6 +502,7 @@ def retrace(
         pi_t=(pi_t, "float T * A"),
         mu_t=(mu_t, "float T *"),
     )
+    check_numeric("lambda_", lambda_, mu_t)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not stop_target_gradients):
         ratio_t = batched_index(pi_t, a_t) / (mu_t + eps)
         c_t = torch.minimum(ratio_t, torch.ones_like(ratio_t)) * lambda_

@@ -1,5 +1,6 @@
-"""Spread on the compiled twin of mpe2's: the same task, a good team in under a minute. Evaluate the run on mpe2 itself with
-``marl evaluate RUN --env mpe2.simple_spread_v3``.
+"""Spread on the compiled twin of mpe2's: the same task, a good team in under a minute.
+
+Evaluate the run on mpe2 itself with ``marl evaluate RUN --env mpe2.simple_spread_v3``.
 """
 
 import dataclasses
