@@ -31,8 +31,8 @@ IMAGE_CHUNK = 2_048  # or this many images, to bound memory
 class Batch:
     """A rollout arranged as ``C`` sequences of ``L`` rows: tensors ``(L, C, ...)``. Feed-forward: ``L = 1``."""
 
-    obs: Tensor  # (L, C, N, *O)
-    joint: Tensor | None  # (L, C, *J)
+    seen: Tensor  # (L, C, N, ...) what the actor reads, encoded
+    judged: Tensor | None  # (L, C, ...) what the critic reads, encoded; None: the same
     legal: Tensor | None  # (L, C, N, A)
     started: Tensor  # (L, C)
     acting: Tensor  # (L, C, N) moves the carry
@@ -166,17 +166,21 @@ class ActorCritic(nn.Module):
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability and entropy of the stored actions, and values, each ``(L, C, N)``, with gradients."""
-        parameters, _ = self.actor(batch.obs, batch.carry, batch.started, batch.acting)
+        parameters, _ = self.actor.read(batch.seen, batch.carry, batch.started, batch.acting)
         log_prob, entropy = self.distribution.evaluate(parameters, batch.legal, batch.action)
-        inputs = self.joint_input(batch.obs, batch.joint)
-        value, _ = self.critic(inputs, batch.critic_carry, batch.started, batch.acting)
+        judged = batch.seen if batch.judged is None else batch.judged
+        value, _ = self.critic.read(judged, batch.critic_carry, batch.started, batch.acting)
         return log_prob, entropy, value.squeeze(-1)
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout, discount: float, lambda_: float, sequence: int | None) -> Batch:
         """Values, advantages and targets of a full rollout, arranged in sequences of ``sequence`` rows."""
         time = rollout.steps
-        value, carries = self._values(rollout)  # (T + 1, E, N), (T + 1, E, *, H) before each row
+        seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
+        judged = None
+        if isinstance(self.critic, JointNet) or self.critic.norm is not None:
+            judged = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
+        value, carries = self._values(rollout, seen if judged is None else judged)  # (T + 1, E, N), (T + 1, E, *, H) before each row
         final = torch.zeros_like(value[:-1])
         if rollout.final_rows:
             self._final_values(rollout, carries, final)
@@ -209,8 +213,8 @@ class ActorCritic(nn.Module):
 
         first = slice(0, time, length)
         return Batch(
-            obs=arrange(rollout.obs[:-1]),
-            joint=None if rollout.joint is None else arrange(rollout.joint[:-1]),
+            seen=arrange(seen[:-1]),
+            judged=None if judged is None else arrange(judged[:-1]),
             legal=None if rollout.legal is None else arrange(rollout.legal[:-1]),
             started=arrange(rollout.started[:-1]),
             acting=arrange(rollout.acting[:-1]),
@@ -224,7 +228,7 @@ class ActorCritic(nn.Module):
             critic_carry=carries[first].flatten(0, 1),
         )
 
-    def _values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def _values(self, rollout: Rollout, judged: Tensor) -> tuple[Tensor, Tensor]:
         """Raw critic outputs of rows ``0..T`` and the critic's carry before each row."""
         image = rollout.obs.dim() > 4
         per_row = rollout.num_envs * (1 if isinstance(self.critic, JointNet) else self.owner.num_agents)
@@ -233,9 +237,7 @@ class ActorCritic(nn.Module):
         values, carries = [], []
         for start in range(0, rollout.steps + 1, piece):
             rows = slice(start, start + piece)
-            joint = None if rollout.joint is None else rollout.joint[rows]
-            inputs = self.joint_input(rollout.obs[rows], joint)
-            value, after = self.critic(inputs, carry, rollout.started[rows], rollout.acting[rows])
+            value, after = self.critic.read(judged[rows], carry, rollout.started[rows], rollout.acting[rows])
             values.append(value.squeeze(-1))
             carries += [carry.unsqueeze(0), after[:-1]]
             carry = after[-1]
@@ -308,8 +310,8 @@ def check_minibatches(
 
 def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
     """One epoch: every sequence once, in a new order, agents of one step together."""
-    size = batch.obs.shape[1]
-    index = torch.randperm(size, generator=generator, device=batch.obs.device)
+    size = batch.seen.shape[1]
+    index = torch.randperm(size, generator=generator, device=batch.seen.device)
     shuffled = batch.select(index)
     for start in range(0, size, size // count):
         yield shuffled.narrow(start, size // count)

@@ -494,7 +494,7 @@ def _load(path: Path, device: str, scenario: Scenario | None = None) -> MultiAge
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
     from marl.logs.progress import Progress
-    from marl.types import MarlError
+    from marl.types import MarlError, ResourceError
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
@@ -526,6 +526,10 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
                 )
                 run.end(system)
     except BaseException as error:
+        if isinstance(error, ResourceError) and system.steps > began_at:
+            # Workers that died for good take their episodes with them, and nothing else.
+            with contextlib.suppress(Exception):
+                run.save(system)
         code = getattr(error, "exit_code", 1) if isinstance(error, MarlError) else 1
         failure = {"status": "failed", "error": " ".join(str(error).split()), "exit_code": code}
         run.summarise(summary | failure | {"steps": system.steps, "episodes": system.episodes})

@@ -17,7 +17,7 @@ BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>\w+): (?P<reason>.*?) -->\n)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
-STEPS, EPISODES = 1_000, 3  # no training on a page takes more than this here
+STEPS, EPISODES = 3_200, 3  # no training on a page takes more than this here
 
 
 def blocks(page: Path) -> list[tuple[int, str]]:

@@ -204,3 +204,41 @@ def test_fast_tanh_is_tanh():
     nan = torch.tensor([torch.nan, 1.0])
     tanh_(nan)
     assert nan[0].isnan()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_compiled_categorical_equals_torchs(masked):
+    from torch.distributions import Categorical as Reference
+
+    from marl.nets.distributions import Categorical, mask_logits
+
+    torch.manual_seed(1)
+    logits = (3 * torch.randn(4, 50, 5)).requires_grad_()
+    legal = torch.rand(4, 50, 5) < 0.6 if masked else None
+    if legal is not None:
+        legal[..., 2] = True
+    head = Categorical(5)
+    action, drawn = head.draw(logits, legal, torch.Generator().manual_seed(3))
+    reference = Reference(logits=mask_logits(logits, legal))
+    assert legal is None or legal.gather(-1, action.unsqueeze(-1)).all()
+    assert torch.allclose(drawn, reference.log_prob(action), atol=1e-5)
+    log_prob, entropy = head.evaluate(logits, legal, action)
+    assert torch.allclose(log_prob, reference.log_prob(action), atol=1e-5)
+    plain = torch.log_softmax(mask_logits(logits, legal), -1)
+    plain_entropy = -(plain.exp() * plain).sum(-1)
+    assert torch.allclose(entropy, plain_entropy, atol=1e-5)
+    weight, other = torch.randn(4, 50), torch.randn(4, 50)
+    (ours,) = torch.autograd.grad((log_prob * weight + entropy * other).sum(), logits)
+    chosen = plain.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    (theirs,) = torch.autograd.grad((chosen * weight + plain_entropy * other).sum(), logits)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_compiled_draws_have_the_right_frequencies():
+    from marl.nets.kernels import categorical_draw
+
+    logits = torch.tensor([0.0, 1.0, -1e9, 2.0]).expand(40_000, 4)
+    action, _ = categorical_draw(logits, torch.Generator().manual_seed(0))
+    frequency = torch.bincount(action, minlength=4) / 40_000
+    assert frequency[2] == 0
+    assert torch.allclose(frequency, torch.softmax(logits[0], -1), atol=0.01)

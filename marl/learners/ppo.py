@@ -141,7 +141,7 @@ class PPOLearner:
         totals: dict[str, Tensor] = {}
         for epoch in range(settings.epochs):
             count = 0
-            kl_sum = torch.zeros(self.model.owner.num_sets, device=batch.obs.device)
+            kl_sum = torch.zeros(self.model.owner.num_sets, device=batch.seen.device)
             for minibatch in minibatches(batch, settings.minibatches, self.generator):
                 kl, parts = self._gradient(minibatch, clip, entropy_weight)
                 parts["gradient_norm"] = self.flat.clip(settings.max_grad_norm).mean()

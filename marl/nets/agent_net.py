@@ -65,14 +65,21 @@ class AgentNet(nn.Module):
 
     def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        owner = self.owner
+        return self.read(self.encode(x), carry, start, active)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Observations as :meth:`read` takes them: normalised, ids beside vectors. Worth doing once for many reads."""
         if self.norm is not None:
             x = self.norm(x)
-        ids = None
-        if self.ids.shape[1]:
+        if self.ids.shape[1] and len(self.shape) == 1:
+            x = torch.cat((x, self.ids.expand(*x.shape[:3], -1)), dim=-1)
+        return x
+
+    def read(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from encoded observations."""
+        owner, ids = self.owner, None
+        if self.ids.shape[1] and len(self.shape) > 1:  # a convolution takes them in further on
             ids = self.ids.expand(*x.shape[:3], -1)
-            if x.dim() == 4:  # beside a vector they are more of it; a convolution takes them further on
-                x, ids = torch.cat((x, ids), dim=-1), None
         x = owner.enter(x)
         if isinstance(self.body, MLPBody) and self.body.fusable and ids is None:
             y = owner.leave(self.body.through(x, self.head))
@@ -154,9 +161,20 @@ class JointNet(nn.Module):
 
     def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        columns = 1 if self.once else self.num_agents
+        return self.read(self.encode(x), carry, start, active)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Joint inputs ``(T, B, *J)`` as :meth:`read` takes them: ``(T, B, 1 or N, ...)``."""
+        x = x.unsqueeze(2)
+        if self.net.norm is None and not self.net.ids.shape[1]:
+            return x
+        return self.net.encode(x.expand(*x.shape[:2], self.net.owner.num_agents, *x.shape[3:]))
+
+    def read(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from encoded inputs."""
+        columns = self.net.owner.num_agents
+        x = x.expand(*x.shape[:2], columns, *x.shape[3:])
         # The joint view moves on whenever anyone of the team acts.
         active = active.any(-1, keepdim=True).expand(*active.shape[:2], columns)
-        x = x.unsqueeze(2).expand(*x.shape[:2], columns, *x.shape[2:])
-        y, carries = self.net(x, carry, start, active)
+        y, carries = self.net.read(x, carry, start, active)
         return (y.transpose(-1, -2) if self.once else y), carries

@@ -344,6 +344,12 @@ def squashed_gaussian(sigma_min: float = -4.0, sigma_max: float = 0.0) -> Contin
         return multivariate_normal_kl_divergence(m, s, torch.zeros_like(m), torch.ones_like(s))
 
     def kl(mu_0: Tensor, sigma_0: Tensor, mu_1: Tensor, sigma_1: Tensor) -> Tensor:
+        check(
+            mu_0=(mu_0, "float * A"),
+            sigma_0=(sigma_0, "float * A"),
+            mu_1=(mu_1, "float * A"),
+            sigma_1=(sigma_1, "float * A"),
+        )
         return multivariate_normal_kl_divergence(*squash(mu_0, sigma_0), *squash(mu_1, sigma_1))
 
     return ContinuousDistribution(sample, prob, logprob, entropy, kl_to_standard_normal, kl)

@@ -60,7 +60,7 @@ def lhs_broadcast(source: Tensor, target: Tensor) -> Tensor:
     """
     check(source=(source, "any *"))
     if tuple(target.shape[: source.dim()]) != tuple(source.shape):
-        raise ValueError(f"source: expected a prefix of shape {tuple(target.shape)}, got {tuple(source.shape)}")
+        raise ValueError(f"source: expected a prefix of target's shape {tuple(target.shape)}, got {tuple(source.shape)}")
     return source.reshape(source.shape + (1,) * (target.dim() - source.dim()))
 
 
@@ -78,11 +78,13 @@ def replace_masked(data: Tensor, replacement: Tensor | None, mask: Tensor) -> Te
     Raises:
         ValueError: shapes differ from the above.
     """
+    check(data=(data, "any *"))
     if replacement is None:
         replacement = torch.zeros_like(data)
-    elif replacement.shape != data.shape or replacement.dtype != data.dtype:
+    check(replacement=(replacement, "any *"))
+    if replacement.shape != data.shape or replacement.dtype != data.dtype:
         expected, found = (f"{tuple(x.shape)} {x.dtype}" for x in (data, replacement))
-        raise ValueError(f"replacement: expected shape {expected}, got {found}")
+        raise ValueError(f"replacement: expected shape {expected} as data has, got {found}")
     if tuple(data.shape[: mask.dim()]) != tuple(mask.shape):
-        raise ValueError(f"mask: expected a prefix of shape {tuple(data.shape)}, got {tuple(mask.shape)}")
+        raise ValueError(f"mask: expected a prefix of data's shape {tuple(data.shape)}, got {tuple(mask.shape)}")
     return torch.where(lhs_broadcast(mask, data).bool(), replacement, data)

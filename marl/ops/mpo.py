@@ -290,6 +290,7 @@ def vmpo_compute_weights_and_temperature_loss(
         advantages=(advantages, "float *"),
         restarting_weights=(restarting_weights, "float *"),
         importance_weights=(importance_weights, "float *"),
+        **{"temperature_constraint.alpha": (temperature_constraint.alpha, "float")},
     )
     count = int(top_k_fraction * advantages.numel())
     if not 0 < top_k_fraction <= 1 or count < 1:

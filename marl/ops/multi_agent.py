@@ -228,7 +228,15 @@ def qmix_targets(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    check(r_t=(r_t, "float *"), discount_t=(discount_t, "float *"), q_t=(q_t, "float * N"))
+    check(
+        r_t=(r_t, "float *"),
+        discount_t=(discount_t, "float *"),
+        q_t=(q_t, "float * N"),
+        w_1=(w_1, "float * N M"),
+        b_1=(b_1, "float * M"),
+        w_2=(w_2, "float * M"),
+        b_2=(b_2, "float *"),
+    )
     if mask_t is not None:
         check(q_t=(q_t, "float * N"), mask_t=(mask_t, "bool * N"))
     with torch.no_grad():

@@ -213,7 +213,9 @@ def leaky_vtrace_td_error_and_advantage(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    check_numeric("alpha", alpha, v_tm1)
+    if isinstance(alpha, Tensor):
+        _check_trajectory(v_tm1, v_t, r_t, discount_t, rho_tm1, sample_mask)
+        check_numeric("alpha", alpha, v_tm1)
     errors = leaky_vtrace(
         v_tm1, v_t, r_t, discount_t, rho_tm1, alpha, lambda_, clip_rho_threshold, stop_target_gradients, sample_mask
     )

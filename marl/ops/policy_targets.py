@@ -6,6 +6,8 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
+from marl.ops.checks import check
+
 __all__ = ["PolicyTarget", "constant_policy_targets", "sampled_policy_distillation_loss", "zero_policy_targets"]
 
 
@@ -100,13 +102,15 @@ def sampled_policy_distillation_loss(
         ValueError: the weights do not have the shape of the actions' log-probabilities.
     """
     actions, weights = policy_targets
+    check(actions=(actions, "any *"))
+    check(weights=(weights, "float *"))
     if stop_target_gradients:
         actions, weights = actions.detach(), weights.detach()
     one = (*distribution.batch_shape, *distribution.event_shape)
     if tuple(actions.shape[1:]) != one:
         raise ValueError(f"actions: expected shape (S, {', '.join(map(str, one))}), got {tuple(actions.shape)}")
     expected = (*actions.shape[:1], *distribution.batch_shape)
-    if tuple(weights.shape) != expected or not weights.is_floating_point():
-        raise ValueError(f"weights: expected shape {expected} float, got {tuple(weights.shape)} {weights.dtype}")
+    if tuple(weights.shape) != expected:
+        raise ValueError(f"weights: expected shape {expected} as actions have, got {tuple(weights.shape)}")
     log_probs: Tensor = distribution.log_prob(actions)
     return -(weights * log_probs).mean()

@@ -77,9 +77,10 @@ def discounted_returns(r_t: Tensor, discount_t: Tensor, v_t: Tensor, stop_target
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    v_axes = "float *" if v_t.dim() == r_t.dim() - 1 else "float T *"
+    last_alone = isinstance(v_t, Tensor) and isinstance(r_t, Tensor) and v_t.dim() == r_t.dim() - 1
+    v_axes = "float *" if last_alone else "float T *"
     check(r_t=(r_t, "float T *"), discount_t=(discount_t, "float T *"), v_t=(v_t, v_axes))
-    if v_axes == "float *":
+    if last_alone:
         v_t = v_t.expand_as(r_t)
     return lambda_returns(r_t, discount_t, v_t, 1.0, stop_target_gradients)
 

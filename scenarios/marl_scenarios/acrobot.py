@@ -16,5 +16,5 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=100_000,
-    expect="-80 or better (random: -500)",
+    expect="-85 or better (random: -500)",
 )

@@ -20,6 +20,6 @@ scenario = marl.Scenario(
     agents={"adversary_*": marl.ippo(**settings), "agent_*": marl.mappo(**settings)},
     num_envs=128,
     steps=500_000,
-    expect="good agents +16 as sum, adversary -14 (random: +14.5 and -28)",
+    expect="good agents above +14.5 as sum, adversary above -28 (random play on both sides)",
     extra="mpe",
 )

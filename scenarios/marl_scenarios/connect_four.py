@@ -20,6 +20,6 @@ scenario = marl.Scenario(
     ),
     num_envs=32,
     steps=400_000,
-    expect="wins 95 % of its games against a random player, first or second",
+    expect="wins most games against a random player, first or second",
     extra="classic",
 )

@@ -20,6 +20,6 @@ scenario = marl.Scenario(
     agents={"eve_*": marl.ippo(**settings), "*": marl.mappo(sharing="none", **settings)},
     num_envs=128,
     steps=500_000,
-    expect="Bob reads the message, sum of Alice and Bob above 0 (random: -0.2)",
+    expect="Alice and Bob as sum above -0.2 (random play on both sides)",
     extra="mpe",
 )

@@ -18,6 +18,6 @@ scenario = marl.Scenario(
     ),
     num_envs=8,
     steps=200_000,
-    expect="zombies killed by the team climbs above random",
+    expect="the sum over the team rises above random play",
     extra="butterfly",
 )

@@ -92,9 +92,7 @@ def make(work: Work) -> Contender:
     def iteration(_: int, everything: Any) -> Any:
         params, moments, carry, key, _ = everything
         key, key_play, key_learn = jax.random.split(key, 3)
-        carry, played = jax.lax.scan(
-            lambda c, k: play(params, c, k), carry, jax.random.split(key_play, work.rollout)
-        )
+        carry, played = jax.lax.scan(lambda c, k: play(params, c, k), carry, jax.random.split(key_play, work.rollout))
         reward = played["reward"].mean()
         advantage = advantages(played, through(params["critic"], carry[1])[..., 0])
         batch = {name: played[name] for name in ("obs", "action", "log_prob")}

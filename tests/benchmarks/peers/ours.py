@@ -240,7 +240,7 @@ def quality(work: Work) -> Contender:
                 spent += time.perf_counter() - began
                 returns = {"native": system.evaluate(GAMES).mean_return}
                 if returns["native"] >= min(thresholds) - 2:
-                    returns["mpe2"] = system.evaluate(GAMES, env=MPE2_ENV(**kwargs)).mean_return
+                    returns["mpe2"] = system.evaluate(GAMES, env=Mpe2(**kwargs)).mean_return
                 for where, value in returns.items():
                     best[where] = max(best.get(where, value), value)
                     for threshold in thresholds:
@@ -253,7 +253,7 @@ def quality(work: Work) -> Contender:
     return Contender(iterate, versions())
 
 
-class MPE2_ENV:  # noqa: N801
+class Mpe2:
     """A factory of mpe2's environment with keywords."""
 
     def __init__(self, **kwargs: Any) -> None:

@@ -1,9 +1,9 @@
 """How the benchmark talks to a contender: one JSON object a line, on standard input and output.
 
-The contender's first line is ``{"ready": ...}``, ``{"missing": "what is not installed"}`` or ``{"failed": "why"}``. To ``{"iterations": k}`` it
-answers what running ``k`` of them took: environment steps (one step moves all agents of one copy), seconds, seconds of
-processor time, peak memory, and anything else that it measured. Between questions it waits on its input, so that rounds
-of several contenders take turns on one machine. An empty line ends it.
+The contender's first line is ``{"ready": ...}``, ``{"missing": "what is not installed"}`` or ``{"failed": "why"}``. To
+``{"iterations": k}`` it answers what running ``k`` of them took: environment steps (one step moves all agents of one
+copy), seconds, seconds of processor time, peak memory, and anything else that it measured. Between questions it waits
+on its input, so that rounds of several contenders take turns on one machine. An empty line ends it.
 
 Standard library only: contenders run under interpreters that have nothing of ours.
 """
@@ -105,7 +105,6 @@ def serve(make: Callable[[Work], Contender]) -> None:
         used, began = processor_seconds(), time.perf_counter()
         result = contender.iterate(count)
         seconds = time.perf_counter() - began
-        answer(
-            {"seconds": seconds, "processor": processor_seconds() - used, "memory": peak_memory(), "idle": idle} | result
-        )
+        took = {"seconds": seconds, "processor": processor_seconds() - used}
+        answer(took | {"memory": peak_memory(), "idle": idle} | result)
     contender.close()

@@ -1,0 +1,57 @@
+"""The throughput benchmark runs: every section of it at the smallest size, in seconds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.benchmarks import throughput
+
+pytestmark = pytest.mark.slow
+SMALL = ["--copies", "4", "--threads", "1", "--repeats", "2", "--seconds", "0.05"]
+
+
+def test_rates_ratios_and_profile(tmp_path):
+    lines: list[str] = []
+    path = tmp_path / "rates.json"
+    found = throughput.main(
+        [*SMALL, "--variants", "ippo", "independent", "--profile", "--json", str(path)], lines.append
+    )
+    assert json.loads(path.read_text())["rates"][1]["rate"] == found["rates"][1]["rate"]
+    world, ippo, independent = found["rates"]
+    assert world["rate"] > ippo["rate"] > 0
+    assert set(throughput.PARTS) <= set(ippo["parts"])
+    assert independent["work"]["variant"] == "independent"
+    assert "rates E=4 independent / ippo" in found["ratios"]
+    (profile,) = found["profile"]
+    # Every part is found: otherwise the profile's list of methods is behind the code.
+    assert {"stepping", "acting", "storing", "advantages", "forward", "backward", "optimiser"} <= set(profile["parts"])
+    assert abs(sum(profile["parts"].values()) * profile["rate"] - 1) < 0.2
+    assert any("share of the matrix limit" in line for line in lines)
+
+
+def test_growth_with_its_plot(tmp_path):
+    plot = tmp_path / "growth.png"
+    options = ["--growth", "--growth-agents", "2", "3", "--growth-copies", "1", "2", "--plot", str(plot)]
+    found = throughput.main([*SMALL, "--variants", *options], lambda line: None)
+    assert len(found["growth in agents"]) == len(found["growth in copies"]) == 2
+    assert plot.stat().st_size > 1_000
+
+
+def test_a_peer_that_is_not_installed_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "jax.py").write_text("raise ImportError('no jax here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lines: list[str] = []
+    found = throughput.main([*SMALL, "--peers", "jaxmarl"], lines.append)
+    assert [absence for absence in found["absent"] if absence.startswith("jaxmarl")]
+    assert any("left out: jaxmarl" in line for line in lines)
+
+
+def test_a_contender_that_fails_says_why():
+    contender = throughput.Contender("ours", "ours", throughput.Work(part="nonsense"))
+    try:
+        with pytest.raises(RuntimeError, match="KeyError"):
+            contender.ready()
+    finally:
+        contender.stop()
