@@ -12,8 +12,8 @@ __all__ = ["backward_recursion"]
 def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     """Solve y_t = additive_t + decay_t y_{t+1} backwards from y_T = last; all y_0 ... y_{T-1} come back.
 
-    On the CPU in one compiled pass; in log2(T) doubling rounds when compiling or on an accelerator, where a long chain
-    of tiny kernels is what costs. The numbers are the same up to rounding.
+    Float32 and float64 on the CPU in one compiled pass; in log2(T) doubling rounds for other dtypes, when compiling and
+    on an accelerator, where a long chain of tiny kernels is what costs. The numbers are the same up to rounding.
 
     Args:
         additive: (T, *).
@@ -25,12 +25,18 @@ def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     """
     if additive.shape[0] == 0:
         return additive
-    if torch.compiler.is_compiling() or additive.device.type != "cpu":
+    if torch.compiler.is_compiling() or not _fits_kernel(additive, decay, last):
         return _by_doubling(additive, decay, last)
     if not torch.is_grad_enabled() or not (additive.requires_grad or decay.requires_grad or last.requires_grad):
         return _solve(additive, decay, last)
     out: Tensor = _Recursion.apply(additive, decay, last)  # type: ignore[no-untyped-call]
     return out
+
+
+def _fits_kernel(additive: Tensor, decay: Tensor, last: Tensor) -> bool:
+    dtype = additive.dtype
+    same = dtype == decay.dtype == last.dtype
+    return same and dtype in (torch.float32, torch.float64) and additive.device.type == "cpu"
 
 
 class _Recursion(torch.autograd.Function):
@@ -53,8 +59,9 @@ class _Recursion(torch.autograd.Function):
 def _solve(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     length = additive.shape[0]
     out = torch.empty_like(additive, memory_format=torch.contiguous_format)
-    columns = [x.detach().contiguous().view(length, -1).numpy() for x in (additive, decay)]
-    _kernel()(*columns, last.detach().contiguous().view(-1).numpy(), out.view(length, -1).numpy())
+    width = last.numel()
+    columns = [x.detach().contiguous().view(length, width).numpy() for x in (additive, decay)]
+    _kernel()(*columns, last.detach().contiguous().view(width).numpy(), out.view(length, width).numpy())
     return out
 
 

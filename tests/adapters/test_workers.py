@@ -460,6 +460,7 @@ def test_a_factory_from_an_unimportable_file_travels_by_value(tmp_path):
 SCRIPT = textwrap.dedent(
     """
     import json, os, signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children deaf to it
     sys.path.insert(0, {tests!r})
     from test_workers import actions, toy, HANG, PRINT
     length = 50

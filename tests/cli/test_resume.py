@@ -123,6 +123,7 @@ def test_a_second_signal_ends_at_once_and_spares_the_last_checkpoint(scenario, t
 def test_ctrl_c_while_importing_is_quiet():
     program = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == "torch._C":

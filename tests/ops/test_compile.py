@@ -6,6 +6,9 @@ import torch
 
 from marl import ops
 from tests.ops.cases import SEQ, STEP, draw
+from tests.ops.rows import NAMES as EVERY
+from tests.ops.rows import TABLE, rows_of
+from tests.ops.test_batches import leaves
 
 
 def tensors(case):
@@ -101,3 +104,31 @@ def test_the_idle_row_advantage_is_captured_whole():
     compiled = torch.compile(ops.idle_generalized_advantage_estimation, fullgraph=True, backend="aot_eager")
     for mine, eager in zip(compiled(*arguments), ops.idle_generalized_advantage_estimation(*arguments), strict=True):
         torch.testing.assert_close(mine, eager)
+
+
+# Python state, or a result whose shape the numbers decide, and no loss: nothing to capture.
+EAGER = {"episodic_memory_intrinsic_rewards", "create_ema"}
+REST = sorted(set(TABLE) - set(STEP) - set(SEQ) - EAGER)
+QUICK = {"sampled_policy_distillation_loss", "gumbel_softmax_straight_through", "softmax", "monotonic_mixing"}
+
+
+def test_every_function_is_captured_somewhere():
+    assert set(REST) | EAGER | set(NAMES) == set(EVERY)
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in REST])
+def test_each_function_of_more_than_tensors_is_captured_whole(name):
+    for row in rows_of(name).values():
+        arguments = row.arguments(dtype=torch.float32)
+        floats = [x.requires_grad_() for x in arguments.values() if x.is_floating_point()]
+        torch._dynamo.reset()
+        compiled = torch.compile(row.call, fullgraph=True, backend="aot_eager", dynamic=False)
+        results = []
+        for call in (compiled, row.call):
+            torch.manual_seed(0)  # random functions draw from torch's own generator here
+            out = leaves(call(**arguments))
+            tracked = [x for x in out if x.requires_grad]
+            gradients = torch.autograd.grad(sum(x.sum() for x in tracked), floats, allow_unused=True) if tracked else []
+            results.append([*out, *[g for g in gradients if g is not None]])
+        for mine, eager in zip(*results, strict=True):
+            torch.testing.assert_close(mine, eager, rtol=1e-4, atol=1e-5)
