@@ -120,6 +120,13 @@ from marl.ops.nonlinear_bellman import (
     twohot_pair,
     unbiased_transform_pair,
 )
+from marl.ops.off_policy import (
+    VTraceOutput,
+    leaky_vtrace,
+    leaky_vtrace_td_error_and_advantage,
+    vtrace,
+    vtrace_td_error_and_advantage,
+)
 from marl.ops.policy_gradients import (
     clipped_surrogate_pg_loss,
     dpg_loss,
@@ -134,16 +141,6 @@ from marl.ops.policy_targets import (
     constant_policy_targets,
     sampled_policy_distillation_loss,
     zero_policy_targets,
-)
-from marl.ops.value_normalization import (
-    PopArtOutput,
-    PopArtState,
-    art,
-    normalize,
-    pop,
-    popart,
-    unnormalize,
-    unnormalize_linear,
 )
 from marl.ops.returns import (
     discounted_returns,
@@ -168,6 +165,16 @@ from marl.ops.transforms import (
     transform_from_2hot,
     transform_to_2hot,
 )
+from marl.ops.value_normalization import (
+    PopArtOutput,
+    PopArtState,
+    art,
+    normalize,
+    pop,
+    popart,
+    unnormalize,
+    unnormalize_linear,
+)
 from marl.ops.values import (
     double_q_learning,
     expected_sarsa,
@@ -182,13 +189,6 @@ from marl.ops.values import (
     sarsa_lambda,
     td_lambda,
     td_learning,
-)
-from marl.ops.off_policy import (
-    VTraceOutput,
-    leaky_vtrace,
-    leaky_vtrace_td_error_and_advantage,
-    vtrace,
-    vtrace_td_error_and_advantage,
 )
 
 __all__ = [

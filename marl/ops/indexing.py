@@ -60,7 +60,8 @@ def lhs_broadcast(source: Tensor, target: Tensor) -> Tensor:
     """
     check(source=(source, "any *"))
     if tuple(target.shape[: source.dim()]) != tuple(source.shape):
-        raise ValueError(f"source: expected a prefix of target's shape {tuple(target.shape)}, got {tuple(source.shape)}")
+        expected = f"a prefix of target's shape {tuple(target.shape)}"
+        raise ValueError(f"source: expected {expected}, got {tuple(source.shape)}")
     return source.reshape(source.shape + (1,) * (target.dim() - source.dim()))
 
 

@@ -328,13 +328,11 @@ def _check_samples(sample_q_values: Tensor, temperature_constraint: LagrangePena
     )
     axes = sample_q_values.dim()
     if not -axes <= sample_axis < axes or sample_q_values.shape[sample_axis] < 1:
-        shape = tuple(sample_q_values.shape)
-        raise ValueError(f"sample_axis: expected an axis of sample_q_values with samples, got {sample_axis} for {shape}")
+        found = f"{sample_axis} for shape {tuple(sample_q_values.shape)}"
+        raise ValueError(f"sample_axis: expected an axis of sample_q_values with samples, got {found}")
 
 
-def _check_kl(
-    kl_constraints: Sequence[tuple[Tensor, LagrangePenalty]], like: dict[str, tuple[Tensor, str]]
-) -> None:
+def _check_kl(kl_constraints: Sequence[tuple[Tensor, LagrangePenalty]], like: dict[str, tuple[Tensor, str]]) -> None:
     """All divergences have the batch shape of `like`, or of the first of them; each per dimension has its own A."""
     for place, (kl, penalty) in enumerate(kl_constraints):
         name = f"kl_constraints[{place}]"

@@ -20,6 +20,6 @@ scenario = marl.Scenario(
     ),
     num_envs=128,
     steps=400_000,
-    expect="-17, sum of both agents (random: -79; best without a message: -30.4)",
+    expect="-15, sum of both agents (random: -79; best without a message: -30.4)",
     extra="mpe",
 )

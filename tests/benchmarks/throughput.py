@@ -37,6 +37,7 @@ MODULES = {"sb3": "sb3", "jaxmarl": "jaxmarl_ippo", "sb3-mpe2": "sb3_mpe2"}
 VARIANTS = ("ippo", "mappo", "independent", "recurrent")
 GROWTH_AGENTS = (3, 10, 32, 100)
 GROWTH_COPIES = (1, 4, 16, 64, 256, 1024, 4096)
+COLUMNS = ("who", "stepping", "acting", "updating", "end to end", "ippo / this", "per processor second")
 PARTS = ("stepping", "acting", "storing", "updating")
 
 
@@ -91,8 +92,9 @@ class Contender:
 
     def warm(self, seconds: float) -> None:
         """Let it compile and settle, and find how many iterations fill a round."""
-        self.ask(1)
         took = self.ask(1)["seconds"]
+        if took < 10 * seconds:  # compiling may be most of it
+            took = self.ask(1)["seconds"]
         self.count = max(1, round(seconds / max(took, 1e-6)))
 
     def round(self) -> None:
@@ -124,6 +126,11 @@ class Contender:
         """The median of `rates`."""
         return statistics.median(self.rates)
 
+    @property
+    def per_processor_second(self) -> float:
+        """Environment steps for a second of processor time: what neighbours on the machine change least."""
+        return statistics.median(answer["steps"] / max(answer["processor"], 1e-9) for answer in self.answers)
+
     def part(self, name: str) -> float:
         """Median seconds of a part per environment step; 0 where it was not measured."""
         return statistics.median(answer.get("parts", {}).get(name, 0.0) / answer["steps"] for answer in self.answers)
@@ -147,7 +154,7 @@ class Contender:
             "parts": {name: self.part(name) for name in self.answers[0].get("parts", {})},
             "memory": max(answer["memory"] for answer in self.answers),
             "memory_before": self.answers[0]["idle"],
-            "processor_seconds_per_step": statistics.median(a["processor"] / a["steps"] for a in self.answers),
+            "per_processor_second": self.per_processor_second,
             "versions": self.versions,
         }
 
@@ -235,11 +242,12 @@ def rates(run: Run, options: argparse.Namespace) -> None:
             for variant in options.variants:
                 name = f"{variant}, {plural(threads)}"
                 starts.append(run.ours(name, replace(work, variant=variant, threads=threads)))
+        for threads in options.peer_threads or options.threads:
             starts += [run.peer(peer, replace(work, threads=threads)) for peer in peers]
         with run.rounds(starts) as able:
             run.keep("rates", able)
             title = f"{work.agents} agents, E={copies}: environment steps a second"
-            head = ("who", "stepping", "acting", "updating", "end to end", "ippo / this")
+            head = COLUMNS
             base = best(c for c in able if c.work.variant == "ippo" and c.work.part == "train" and c.ours)
             run.table(title, head, [_rate_row(contender, base) for contender in able])
             if base is not None:
@@ -256,11 +264,11 @@ def best(contenders: Iterable[Contender]) -> Contender | None:
 def _rate_row(contender: Contender, base: Contender | None) -> list[str]:
     name = contender.name if contender.ours else f"*{contender.name}*"
     if contender.work.part == "world":
-        return [name, number(contender.rate), "", "", "", ""]
+        return [name, number(contender.rate), "", "", "", "", ""]
     parts = [contender.part(part) for part in ("stepping", "acting", "updating")]
     shown = [number(1 / seconds) if seconds else "" for seconds in parts]
     ratio = "" if base is None else f"{base.against(contender):.2f}"
-    return [name, *shown, number(contender.rate), ratio]
+    return [name, *shown, number(contender.rate), ratio, number(contender.per_processor_second)]
 
 
 def _say_ratios(run: Run, section: str, able: Sequence[Contender], base: Contender, copies: int) -> None:
@@ -306,15 +314,13 @@ def real_mpe2(run: Run, options: argparse.Namespace) -> None:
     """On the real mpe2 environment with worker processes, beside SB3 with SuperSuit."""
     for copies in options.copies:
         work = Work(copies=copies, world="mpe2", workers=options.workers)
-        starts = []
-        for threads in options.threads:
-            starts.append(run.ours(f"ippo, {plural(threads)}", replace(work, threads=threads)))
-            starts.append(run.peer("sb3-mpe2", replace(work, threads=threads)))
+        starts = [run.ours(f"ippo, {plural(t)}", replace(work, threads=t)) for t in options.threads]
+        starts += [run.peer("sb3-mpe2", replace(work, threads=t)) for t in options.peer_threads or options.threads]
         with run.rounds(starts) as able:
             run.keep("mpe2", able)
             base = best(c for c in able if c.ours)
             title = f"Real mpe2, E={copies}, {options.workers} worker processes: environment steps a second"
-            head = ("who", "stepping", "acting", "updating", "end to end", "ippo / this")
+            head = COLUMNS
             run.table(title, head, [_rate_row(contender, base) for contender in able])
             if base is not None:
                 _say_ratios(run, "mpe2", able, base, copies)
@@ -366,16 +372,16 @@ def profile(run: Run, options: argparse.Namespace) -> None:
 
 
 def growth(run: Run, options: argparse.Namespace) -> None:
-    """Cost of one agent's step and memory, over the number of agents and of copies."""
-    threads = max(options.threads)
+    """Cost of one agent's step, in processor time, and memory, over the number of agents and of copies."""
+    threads = min(options.threads)
     few = Work(copies=min(16, max(options.growth_copies)), threads=threads)
     by_agents = [replace(few, agents=agents) for agents in options.growth_agents]
-    by_copies = [Work(copies=copies, threads=threads, minibatches=4) for copies in options.growth_copies]
+    by_copies = [Work(copies=copies, threads=threads) for copies in options.growth_copies]
     drawn = []
     for section, axis, works in (("growth in agents", "agents", by_agents), ("growth in copies", "copies", by_copies)):
         with run.rounds([run.ours(f"{axis}={getattr(work, axis)}", work) for work in works]) as able:
             run.keep(section, able)
-            cost = [1e6 / contender.rate / contender.work.agents for contender in able]
+            cost = [1e6 / c.per_processor_second / c.work.agents for c in able]
             memory = [max(a["memory"] - a["idle"] for a in contender.answers) / 2**20 for contender in able]
             sizes = [getattr(contender.work, axis) for contender in able]
             drawn.append((axis, sizes, cost, memory))
@@ -392,7 +398,14 @@ def growth(run: Run, options: argparse.Namespace) -> None:
                 ]
                 rows.append(row)
             fixed = f"E={few.copies}" if axis == "agents" else "3 agents"
-            head = (axis, "environment steps/s", "us per agent-step", "times the first", "peak MiB", "KiB per row")
+            head = (
+                axis,
+                "environment steps/s",
+                "processor us per agent-step",
+                "times the first",
+                "peak MiB",
+                "KiB per row",
+            )
             run.table(f"Growth in {axis} ({fixed}, {plural(threads)}); memory beyond that of starting", head, rows)
     if options.plot:
         draw(drawn, options.plot)
@@ -410,7 +423,7 @@ def draw(drawn: Sequence[tuple[str, list[int], list[float], list[float]]], path:
     for axis, (name, sizes, cost, memory) in zip(axes, drawn, strict=True):
         axis.loglog(sizes, cost, "o-", color="#1f77b4")
         axis.set_xlabel("agents, 16 copies" if name == "agents" else "copies, 3 agents")
-        axis.set_ylabel("µs per agent-step", color="#1f77b4")
+        axis.set_ylabel("processor µs per agent-step", color="#1f77b4")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
         axis.minorticks_off()
         other = axis.twinx()
@@ -425,7 +438,7 @@ def draw(drawn: Sequence[tuple[str, list[int], list[float], list[float]]], path:
 def quality(run: Run, options: argparse.Namespace) -> None:
     """Seconds of training until greedy play is good, on the twin and on the real environment."""
     threads = max(options.threads)
-    contender = Contender("quality", "ours", Work(copies=options.quality_copies, threads=threads, part="quality"))
+    contender = Contender("quality", "ours", Work(threads=threads, part="quality"))
     try:
         contender.ready()
         contender.answers = [contender.ask(seed) for seed in range(options.seeds)]
@@ -463,6 +476,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.throughput", description=about)
     parser.add_argument("--copies", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--peer-threads", type=int, nargs="*", default=[], help="of peers (default: as --threads)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a round of one contender (default: 3)")
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=["ippo"])
@@ -477,7 +491,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--growth-copies", type=int, nargs="+", default=list(GROWTH_COPIES))
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "img" / "growth.png", help="where growth is drawn")
     parser.add_argument("--quality", action="store_true", help="seconds to a good team")
-    parser.add_argument("--quality-copies", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="of our own learners (default: cpu)")
     parser.add_argument("--json", type=Path, help="also write everything measured there")

@@ -77,8 +77,9 @@ def test_a_trained_side_beats_a_random_one_from_the_seat_that_can_win(greedy_pic
     scores = versus(greedy_pick, games=200)
     assert scores["first"].wins == 200
     assert scores["first"].unbeaten == 1.0
-    # The second names 1 at best: it beats 0, ties with 1, loses to 2, each a third of the time.
-    assert [scores["second"].wins, scores["second"].losses] == pytest.approx([200 / 3, 200 / 3], abs=25)
+    # Whatever the second names, it loses to a 2, a third of the time.
+    assert scores["second"].losses >= 200 / 3 - 25
+    assert scores["second"].wins <= 200 / 3 + 25
     assert "won 100.0 %" in str(scores["first"])
 
 

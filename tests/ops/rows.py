@@ -50,7 +50,7 @@ class Row:
 
 
 def size(axis, time):
-    base, shift = (axis.replace("-", "+-").split("+") + ["0"])[:2]
+    base, shift = [*axis.replace("-", "+-").split("+"), "0"][:2]
     return {"T": time, "N": 3, "P": 2, "S": 2, "B": 3, "H": 4, "I": 2, "Q": 7, **SIZES}[base] + int(shift)
 
 

@@ -131,6 +131,11 @@ def rlax_names():
     return [n for n in dir(rlax) if not n.startswith("_")] + ["importance_corrected_td_errors"]
 
 
+def test_the_stored_list_of_names_is_rlaxs():
+    stored = Path(__file__).with_name("rlax_names.txt").read_text().split()
+    assert sorted(stored) == sorted(rlax_names())
+
+
 PLUMBING = {n for n in rlax_names() if n.startswith(("tree_", "transpose_"))} | {"AllSum"}
 # Functions that take no plain batch of tensors have a test of their own below or in test_special_against_rlax.py.
 SPECIAL = Path(__file__).with_name("test_special_against_rlax.py").read_text()

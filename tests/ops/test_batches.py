@@ -9,8 +9,6 @@ from tests.ops.rows import ROWS, of_case
 SEPARATE = {f"{name}-{i}": of_case(name, i) for name, i in VARIANTS} | {
     key: row for key, row in ROWS.items() if not (row.random or row.whole or row.drawn)
 }
-# Constants decide here: a comparison of rounded numbers, or eps of the dtype.
-COARSE = {"squashed_gaussian", "categorical_l2_project", "categorical_td_learning"}
 
 
 def leaves(out):
@@ -60,12 +58,11 @@ def test_two_batch_axes_equal_each_element(key):
 def test_float64_stays_and_agrees_with_float32(key):
     row = (SEPARATE | ROWS)[key]
     fine, rough = (leaves(row.call(**row.arguments(dtype=dtype))) for dtype in (torch.float64, torch.float32))
-    tolerance = 1e-3 if row.name in COARSE else 2e-5
     for a, b in zip(fine, rough, strict=True):
         if a.is_floating_point():
             assert a.dtype == torch.float64
             assert b.dtype == torch.float32 or row.name == "one_hot"  # told its dtype
-        torch.testing.assert_close(b.to(a.dtype), a, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(b.to(a.dtype), a, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("key", [key for key, row in ROWS.items() if row.random])

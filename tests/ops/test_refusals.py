@@ -1,8 +1,8 @@
-"""Every function refuses every argument of a wrong kind, rank or size, by a ValueError that names it; nothing broadcasts.
+"""Every function refuses every argument of a wrong kind, rank or size, by a ValueError that names it.
 
-The table is generated: each row of rows.py says which axes an argument has and which of them other arguments share. An
-argument may be changed alone where that leaves a valid call (the only argument with that axis); ACCEPTED lists the
-further calls that are meant to work.
+Nothing broadcasts. The table is generated: each row of rows.py says which axes an argument has and which of them other
+arguments share. An argument may be changed alone where that leaves a valid call (the only argument with that axis);
+ACCEPTED lists the further calls that are meant to work.
 """
 
 import re

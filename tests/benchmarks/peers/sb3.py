@@ -1,7 +1,7 @@
 """stable-baselines3 PPO on our native spread: the same compiled world behind a thin ``VecEnv``.
 
-Needs stable-baselines3 and marl in one interpreter. Parameters are shared in SB3's own way: every agent of every copy is
-one of its environments, all of one policy.
+Needs stable-baselines3 and marl in one interpreter. Parameters are shared in SB3's own way: every agent of every copy
+is one of its environments, all of one policy.
 """
 
 from __future__ import annotations
