@@ -180,7 +180,8 @@ class ActorCritic(nn.Module):
         judged = None
         if isinstance(self.critic, JointNet) or self.critic.norm is not None:
             judged = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
-        value, carries = self._values(rollout, seen if judged is None else judged)  # (T + 1, E, N), (T + 1, E, *, H) before each row
+        # (T + 1, E, N) and, before each row, (T + 1, E, *, H)
+        value, carries = self._values(rollout, seen if judged is None else judged)
         final = torch.zeros_like(value[:-1])
         if rollout.final_rows:
             self._final_values(rollout, carries, final)

@@ -1,4 +1,4 @@
-"""Every kind of environment, whole: 2,000 steps through the conformance check and two updates of PPO, warnings as errors."""
+"""Every kind of environment, whole: 2,000 steps of conformance check and two updates of PPO, warnings as errors."""
 
 from __future__ import annotations
 

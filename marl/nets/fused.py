@@ -79,7 +79,7 @@ NARROW = 16  # outputs below which products are several times faster the other w
 
 
 def _head(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The last layer, ``(S, rows, out)``: a few outputs are computed as ``(W^T x^T)^T`` (1.12 to 0.35 ms at 12,288 x 64 x 5)."""
+    """The last layer, ``(S, rows, out)``; few outputs as ``(W^T x^T)^T`` (1.12 to 0.35 ms at 12,288 x 64 x 5)."""
     if x.shape[0] == 1 and weight.shape[2] < NARROW:
         y = torch.mm(weight[0].t(), x[0].t()).t().contiguous()
         return y.add_(bias[0]).unsqueeze(0)

@@ -115,9 +115,7 @@ def _categorical_kernels() -> tuple[Any, Any, Any]:
             entropy[row] = log_total - mean / total
 
     @numba.njit(f"void({matrix}, {integers}, {floats}, {floats}, {floats}, {matrix})", **options)
-    def gradient(
-        log_policy: Any, action: Any, entropy: Any, to_log_prob: Any, to_entropy: Any, to_logits: Any
-    ) -> None:
+    def gradient(log_policy: Any, action: Any, entropy: Any, to_log_prob: Any, to_entropy: Any, to_logits: Any) -> None:
         rows, n = log_policy.shape
         for row in range(rows):
             for j in range(n):
