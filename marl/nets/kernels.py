@@ -68,7 +68,7 @@ def _categorical_kernels() -> tuple[Any, Any, Any]:
     """Sample, evaluate, and the gradient of evaluate, over logits ``(R, n)``."""
     import numba
 
-    options = {"nogil": True, "error_model": "numpy", "cache": True}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
     floats, matrix, integers = "float32[::1]", "float32[:,::1]", "int64[::1]"
 
     @numba.njit(f"void({matrix}, {floats}, {integers}, {floats})", **options)
@@ -158,7 +158,7 @@ class _CategoricalEvaluate(torch.autograd.Function):
         return log_prob, entropy
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, to_log_prob: Tensor, to_entropy: Tensor) -> tuple[Tensor, None]:
         log_policy, chosen, entropy = ctx.saved_tensors
         to_logits = torch.empty_like(log_policy)

@@ -338,7 +338,7 @@ def _check_kl(kl_constraints: Sequence[tuple[Tensor, LagrangePenalty]], like: di
         name = f"kl_constraints[{place}]"
         own = {name: (kl, "float * A" if penalty.per_dimension else "float *")}
         check(**like, **own)
-        axes = "float A" if penalty.per_dimension and penalty.alpha.dim() else "float"
-        check(**own, **{f"{name}.alpha": (penalty.alpha, axes)})
+        one_each = penalty.per_dimension and isinstance(penalty.alpha, Tensor) and penalty.alpha.dim() > 0
+        check(**own, **{f"{name}.alpha": (penalty.alpha, "float A" if one_each else "float")})
         if not like:
             like = {name: (kl.select(-1, 0) if penalty.per_dimension else kl, "float *")}
