@@ -5,58 +5,25 @@ IA2C is A2C with :class:`~marl.scope.Local` critics, MAA2C is A2C with :class:`~
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl import ops
-from marl.actor_critic import ActorCritic, Batch, check_minibatches, explained_variance, weights_of
+from marl.actor_critic import Batch, explained_variance, weights_of
 from marl.config import config, setting
-from marl.credit import Credit, Independent
-from marl.learners.base import ALL_KINDS, check_kind, generator_from
-from marl.memory.rollout import Decision, Look, Rollout
-from marl.nets.agent_net import AgentNet
-from marl.nets.distributions import Distribution
-from marl.nets.networks import Network
+from marl.learners.on_policy import OnPolicy, OnPolicyLearner
 from marl.schedules import Clock, Schedule, value_at
-from marl.scope import Joint, Local, Scope
-from marl.sharing import Sharing
-from marl.types import ActionKind, Spec, TeamSpec
+from marl.types import Spec, TeamSpec
 
 
 @config
-class A2C:
+class A2C(OnPolicy):
     """Advantage actor-critic: one gradient step on each short rollout (https://arxiv.org/abs/1602.01783)."""
 
-    action_kinds: ClassVar[frozenset[ActionKind]] = ALL_KINDS
-
-    critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
-    sharing: Sharing = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
-    credit: Credit = setting(Independent(), "whose reward an agent learns from: Independent() or TeamReward()")
-    network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
-    critic_network: Network | None = setting(None, "the critic's; None: the same choice as the actor's")
-    agent_id: bool = setting(True, "append the agent's id one-hot where agents share parameters")
     rollout: int = setting(8, "environment steps per copy between updates", least=1)
-    sequence: int | None = setting(None, "rows of a recurrent training sequence; None: the whole rollout", least=1)
     lr: Schedule = setting(7e-4, "learning rate, a number or Linear(start, end)", least=0)
-    discount: float = setting(0.99, "gamma, per own turn", least=0, most=1)
     gae_lambda: float = setting(1.0, "lambda of the advantage estimate; 1: n-step returns", least=0, most=1)
-    value_weight: float = setting(0.5, "weight of the value loss", least=0)
-    entropy: Schedule = setting(0.0, "weight of the entropy bonus, a number or Linear(start, end)", least=0)
-    max_grad_norm: float = setting(0.5, "largest gradient norm of a parameter set", above=0)
     normalize_advantages: bool = setting(False, "zero mean and unit deviation per parameter set and rollout")
-    normalize_values: bool = setting(False, "train the critic on targets normalised by their running statistics")
-    normalize_obs: bool = setting(False, "running normalisation of vector observations")
-    squash: bool = setting(False, "tanh-squashed instead of clipped Gaussian actions")
-    adam_eps: float = setting(1e-5, "epsilon of Adam", above=0)
-
-    @property
-    def reads_state(self) -> bool:
-        """Whether the environment's ``state()`` is needed."""
-        return self.critic == Joint(of="state")
 
     def build(
         self, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
@@ -65,7 +32,7 @@ class A2C:
         return A2CLearner(self, spec, team, num_envs, seed, device)
 
 
-class A2CLearner:
+class A2CLearner(OnPolicyLearner):
     """See :class:`A2C`."""
 
     def __init__(
@@ -77,65 +44,18 @@ class A2CLearner:
         seed: np.random.SeedSequence,
         device: torch.device | str,
     ) -> None:
-        """Refuses action spaces and sequence lengths that do not fit."""
-        check_kind(settings, team)
-        self.settings, self.team = settings, team
-        init, play = seed.spawn(2)
-        self.model = ActorCritic(
-            spec,
-            team,
-            num_envs,
-            init,
-            critic=settings.critic,
-            sharing=settings.sharing,
-            network=settings.network,
-            critic_network=settings.critic_network,
-            agent_id=settings.agent_id,
-            normalize_obs=settings.normalize_obs,
-            normalize_values=settings.normalize_values,
-            squash=settings.squash,
-            device=device,
-        )
-        recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
-        check_minibatches("A2C", settings.rollout, num_envs, 1, settings.sequence, recurrent)
-        self.flat = self.model.parameters_flat
-        self.optimiser = torch.optim.Adam(
-            self.flat.rows, lr=value_at(settings.lr, Clock(0, 1)), eps=settings.adam_eps, fused=True
-        )
-        self.generator = generator_from(play, device)
-        self.memory = Rollout(
-            spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
-        )
-
-    @property
-    def carry_width(self) -> int:
-        """Width of the actor's recurrent state."""
-        return self.model.carry_width
-
-    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
-        """Sample, or take the most likely action."""
-        return self.model.act(look, generator or self.generator, explore)
-
-    def ready(self) -> bool:
-        """Whether the rollout is full."""
-        return self.memory.full
+        """Refuses what does not fit the team's spaces or the number of copies."""
+        super().__init__(settings, spec, team, num_envs, seed, device)
+        self.settings = settings
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """One gradient step on the whole rollout, then start the next one."""
-        settings = self.settings
-        for group in self.optimiser.param_groups:
-            group["lr"] = value_at(settings.lr, clock)
-        batch = self.model.prepare(self.memory, settings.discount, settings.gae_lambda, settings.sequence)
-        if settings.normalize_advantages:
-            owner = self.model.owner
-            index = owner.tensor.to(batch.advantage.device)
-            batch.advantage.copy_(ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets))
-        loss, parts = self.compute_loss(batch, value_at(settings.entropy, clock))
+        batch = self.begin_update(clock)
+        loss, parts = self.compute_loss(batch, value_at(self.settings.entropy, clock))
         self.flat.backward(loss)
-        parts["gradient_norm"] = self.flat.clip(settings.max_grad_norm).mean()
+        parts["gradient_norm"] = self.flat.clip(self.settings.max_grad_norm).mean()
         self.optimiser.step()
-        self.model.update_normalizers(self.memory)
-        self.memory.restart()
+        self.end_update()
         return parts | {
             "explained_variance": explained_variance(batch),
             "non_finite": self.flat.non_finite,
@@ -159,24 +79,3 @@ class A2CLearner:
             "entropy": entropy_sum.detach() / sets,
         }
         return loss, parts
-
-    def policy(self, agent: int) -> tuple[AgentNet, Distribution]:
-        """One agent's own actor."""
-        net, distribution = self.model.restrict(agent, self.team, self.settings.squash)
-        return net, distribution
-
-    def state_dict(self) -> dict[str, Any]:
-        """Parameters, moments, normalisers, random stream, rollout."""
-        return {
-            "model": dict(self.model.state_dict()),
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "memory": self.memory.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
-        self.memory.load_state_dict(state["memory"])

@@ -72,13 +72,12 @@ class LearnerConfig(Protocol):
 ALL_KINDS: frozenset[ActionKind] = frozenset(("discrete", "multidiscrete", "multibinary", "box"))
 
 
-def check_kind(config: LearnerConfig, team: TeamSpec) -> None:
+def check_kind(name: str, kinds: frozenset[ActionKind], team: TeamSpec) -> None:
     """Refuse an action space that a learner cannot act in. Raises ConfigError."""
     kind = team.action.kind
-    if kind not in config.action_kinds:
+    if kind not in kinds:
         raise ConfigError(
-            f"{type(config).__name__} on team {team.name!r}: {kind} actions are not supported; it takes "
-            f"{', '.join(sorted(config.action_kinds))}"
+            f"{name} on team {team.name!r}: {kind} actions are not supported; it takes {', '.join(sorted(kinds))}"
         )
 
 

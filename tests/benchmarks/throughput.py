@@ -232,6 +232,11 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def seconds(value: float) -> str:
+    """Seconds, or that it never came to it."""
+    return f"{value:.1f}" if math.isfinite(value) else "never"
+
+
 def rates(run: Run, options: argparse.Namespace) -> None:
     """Stepping, acting, updating and end to end, ours beside peers on the native world."""
     peers = [peer for peer in options.peers if peer != "sb3-mpe2"]
@@ -320,8 +325,8 @@ def real_mpe2(run: Run, options: argparse.Namespace) -> None:
             run.keep("mpe2", able)
             base = best(c for c in able if c.ours)
             title = f"Real mpe2, E={copies}, {options.workers} worker processes: environment steps a second"
-            head = COLUMNS
-            run.table(title, head, [_rate_row(contender, base) for contender in able])
+            rows = [_rate_row(contender, base)[:-1] for contender in able]  # workers use processor time of their own
+            run.table(title, COLUMNS[:-1], rows)
             if base is not None:
                 _say_ratios(run, "mpe2", able, base, copies)
 
@@ -417,18 +422,22 @@ def draw(drawn: Sequence[tuple[str, list[int], list[float], list[float]]], path:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
-    figure, axes = pyplot.subplots(1, len(drawn), figsize=(9, 3.4), constrained_layout=True)
+    figure, axes = pyplot.subplots(1, len(drawn), figsize=(10, 3.6), constrained_layout=True)
     for axis, (name, sizes, cost, memory) in zip(axes, drawn, strict=True):
-        axis.loglog(sizes, cost, "o-", color="#1f77b4")
-        axis.set_xlabel("agents, 16 copies" if name == "agents" else "copies, 3 agents")
-        axis.set_ylabel("processor µs per agent-step", color="#1f77b4")
-        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
-        axis.minorticks_off()
         other = axis.twinx()
+        axis.loglog(sizes, cost, "o-", color="#1f77b4")
         other.loglog(sizes, memory, "s--", color="#d62728")
+        axis.set_xlabel("agents (16 copies)" if name == "agents" else "copies (3 agents)")
+        axis.set_ylabel("processor µs per agent-step", color="#1f77b4")
         other.set_ylabel("peak memory, MiB", color="#d62728")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        for scale in (axis.yaxis, other.yaxis):
+            scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            scale.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+        for each in (axis.xaxis, axis.yaxis, other.yaxis):
+            each.set_minor_locator(ticker.NullLocator())
         axis.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -441,7 +450,10 @@ def quality(run: Run, options: argparse.Namespace) -> None:
     contender = Contender("quality", "ours", Work(threads=threads, part="quality"))
     try:
         contender.ready()
-        contender.answers = [contender.ask(seed) for seed in range(options.seeds)]
+        for seed in range(options.seeds):
+            contender.answers.append(answer := contender.ask(seed))
+            when = ", ".join(f"{target} after {took:.1f} s" for target, took in answer["reached"].items())
+            run.say(f"\nseed {seed}: {when or 'nothing'}; {answer['training_seconds']:.1f} s of training in all")
         run.results["quality"] = contender.answers
     finally:
         contender.stop()
@@ -449,8 +461,8 @@ def quality(run: Run, options: argparse.Namespace) -> None:
     for target in ("native -36", "mpe2 -36", "native -30", "mpe2 -30"):
         times = [answer["reached"].get(target, math.inf) for answer in contender.answers]
         reached = sum(map(math.isfinite, times))
-        each = ", ".join(f"{t:.1f}" for t in times)
-        rows.append([target, f"{statistics.median(times):.1f}", f"{reached} of {len(times)}", each])
+        each = ", ".join(seconds(t) for t in times)
+        rows.append([target, seconds(statistics.median(times)), f"{reached} of {len(times)}", each])
     title = f"Seconds of training to a sum of returns (100 greedy episodes), {options.seeds} seeds, {plural(threads)}"
     run.table(title, ("evaluated on, return", "median", "seeds that got there", "each"), rows)
     for where in ("native", "mpe2"):

@@ -1,0 +1,149 @@
+"""What on-policy learners have in common: they act, fill a rollout, learn from it once and forget it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from marl import ops
+from marl.actor_critic import ActorCritic, Batch, check_minibatches
+from marl.config import config, setting
+from marl.credit import Credit, Independent
+from marl.learners.base import ALL_KINDS, check_kind, generator_from
+from marl.memory.rollout import Decision, Look, Rollout
+from marl.nets.agent_net import AgentNet
+from marl.nets.distributions import Distribution
+from marl.nets.networks import Network
+from marl.schedules import Clock, Schedule, value_at
+from marl.scope import Joint, Local, Scope
+from marl.sharing import Sharing
+from marl.types import ActionKind, Spec, TeamSpec
+
+
+@config
+class OnPolicy:
+    """The settings that every on-policy learner has."""
+
+    action_kinds: ClassVar[frozenset[ActionKind]] = ALL_KINDS
+
+    critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
+    sharing: Sharing = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
+    credit: Credit = setting(Independent(), "whose reward an agent learns from: Independent() or TeamReward()")
+    network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
+    critic_network: Network | None = setting(None, "the critic's; None: the same choice as the actor's")
+    agent_id: bool = setting(True, "append the agent's id one-hot where agents share parameters")
+    rollout: int = setting(128, "environment steps per copy between updates", least=1)
+    sequence: int | None = setting(None, "rows of a recurrent training sequence; None: the whole rollout", least=1)
+    lr: Schedule = setting(2.5e-4, "learning rate, a number or Linear(start, end)", least=0)
+    discount: float = setting(0.99, "gamma, per own turn", least=0, most=1)
+    gae_lambda: float = setting(0.95, "lambda of the advantage estimate; 1: n-step returns", least=0, most=1)
+    value_weight: float = setting(0.5, "weight of the value loss", least=0)
+    entropy: Schedule = setting(0.0, "weight of the entropy bonus, a number or Linear(start, end)", least=0)
+    max_grad_norm: float = setting(0.5, "largest gradient norm of a parameter set", above=0)
+    normalize_advantages: bool = setting(True, "zero mean and unit deviation per parameter set and rollout")
+    normalize_values: bool = setting(False, "train the critic on targets normalised by their running statistics")
+    normalize_obs: bool = setting(False, "running normalisation of vector observations")
+    squash: bool = setting(False, "tanh-squashed instead of clipped Gaussian actions")
+    adam_eps: float = setting(1e-5, "epsilon of Adam", above=0)
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether the environment's ``state()`` is needed."""
+        return self.critic == Joint(of="state")
+
+
+class OnPolicyLearner:
+    """Everything but the update."""
+
+    def __init__(
+        self,
+        settings: OnPolicy,
+        spec: Spec,
+        team: TeamSpec,
+        num_envs: int,
+        seed: np.random.SeedSequence,
+        device: torch.device | str,
+        minibatches: int = 1,
+    ) -> None:
+        """Refuses action spaces, batch sizes and sequence lengths that do not fit."""
+        check_kind(type(settings).__name__, settings.action_kinds, team)
+        self._settings, self.team = settings, team
+        init, play = seed.spawn(2)
+        self.model = ActorCritic(
+            spec,
+            team,
+            num_envs,
+            init,
+            critic=settings.critic,
+            sharing=settings.sharing,
+            network=settings.network,
+            critic_network=settings.critic_network,
+            agent_id=settings.agent_id,
+            normalize_obs=settings.normalize_obs,
+            normalize_values=settings.normalize_values,
+            squash=settings.squash,
+            device=device,
+        )
+        recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
+        name = type(settings).__name__
+        check_minibatches(name, settings.rollout, num_envs, minibatches, settings.sequence, recurrent)
+        self.flat = self.model.parameters_flat
+        lr = value_at(settings.lr, Clock(0, 1))
+        self.optimiser = torch.optim.Adam(self.flat.rows, lr=lr, eps=settings.adam_eps, fused=True)
+        self.generator = generator_from(play, device)
+        self.memory = Rollout(
+            spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
+        )
+
+    @property
+    def carry_width(self) -> int:
+        """Width of the actor's recurrent state."""
+        return self.model.carry_width
+
+    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
+        """Sample, or take the most likely action."""
+        return self.model.act(look, generator or self.generator, explore)
+
+    def ready(self) -> bool:
+        """Whether the rollout is full."""
+        return self.memory.full
+
+    def begin_update(self, clock: Clock) -> Batch:
+        """Set the learning rate; values, advantages and targets of the rollout."""
+        settings = self._settings
+        for group in self.optimiser.param_groups:
+            group["lr"] = value_at(settings.lr, clock)
+        batch = self.model.prepare(self.memory, settings.discount, settings.gae_lambda, settings.sequence)
+        if settings.normalize_advantages:
+            owner = self.model.owner
+            index = owner.tensor.to(batch.advantage.device)
+            batch.advantage.copy_(ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets))
+        return batch
+
+    def end_update(self) -> None:
+        """Let the normalisers see the rollout, and begin the next one."""
+        self.model.update_normalizers(self.memory)
+        self.memory.restart()
+
+    def policy(self, agent: int) -> tuple[AgentNet, Distribution]:
+        """One agent's own actor."""
+        return self.model.restrict(agent, self.team, self._settings.squash)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, moments, normalisers, random stream, rollout."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "memory": self.memory.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.memory.load_state_dict(state["memory"])
