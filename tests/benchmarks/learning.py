@@ -35,6 +35,7 @@ class Task:
     team: str | None = None
     games: int = 0
     critic: marl.Local | marl.Joint | None = None  # instead of the scenario's own
+    original: str | None = None  # where a policy trained on a compiled twin is measured
 
     def make(self) -> marl.Scenario:
         """The scenario to train."""
@@ -51,6 +52,8 @@ TASKS = {
     "pendulum": Task("pendulum", -250),
     "spread_ippo": Task("spread", -36, critic=marl.Local()),
     "spread_mappo": Task("spread", -36, critic=marl.Joint()),
+    "spread_native_ippo": Task("spread_native", -36, critic=marl.Local(), original="mpe2.simple_spread_v3"),
+    "spread_native_mappo": Task("spread_native", -36, critic=marl.Joint(), original="mpe2.simple_spread_v3"),
     "speaker_listener": Task("speaker_listener", -25),
     "tictactoe": Task("tictactoe", 0.99, games=2_000),
     "connect_four": Task("connect_four", 0.95, games=2_000),
@@ -70,7 +73,7 @@ def run(task: Task, seed: int, steps: int | None) -> dict[str, float]:
                 row[f"{seat} illegal"] = score.illegal
             row["result"] = versus_share(row, system.spec.agents[0])
         else:
-            report = system.evaluate(episodes=100)
+            report = system.evaluate(episodes=100, env=task.original)
             row["result"] = round(report.teams[task.team].mean_return if task.team else report.mean_return, 2)
             if len(report.teams) > 1:
                 row |= {name: round(team.mean_return, 2) for name, team in report.teams.items()}
