@@ -17,6 +17,6 @@ scenario = marl.Scenario(
         normalize_obs=True,
     ),
     num_envs=4,
-    steps=100_000,
-    expect="-175 (random: -1200)",
+    steps=200_000,
+    expect="-170 to -270 (random: -1200)",
 )
