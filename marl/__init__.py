@@ -8,13 +8,44 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from marl import ops
     from marl.agent import Agent
-    from marl.algorithms import ia2c, ippo, maa2c, mappo
-    from marl.credit import Independent, TeamReward
+    from marl.algorithms import (
+        facmac,
+        ia2c,
+        iddpg,
+        ippo,
+        iql,
+        isac,
+        itd3,
+        maa2c,
+        maddpg,
+        mappo,
+        masac,
+        matd3,
+        qmix,
+        qplex,
+        vdn,
+        wqmix,
+    )
+    from marl.credit import VDN, Independent, QMix, QPlex, TeamReward, WeightedQMix
     from marl.evaluation.report import Report
-    from marl.learners import A2C, PPO, Random
+    from marl.exploration import (
+        Boltzmann,
+        BoltzmannGumbel,
+        EpsilonGreedy,
+        GaussianNoise,
+        Greedy,
+        GumbelSample,
+        MaxBoltzmann,
+        OrnsteinUhlenbeck,
+        Uniform,
+    )
+    from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3, Random
+    from marl.learners.off_policy import Prioritised
+    from marl.memory.hindsight import Hindsight
     from marl.nets import CNN, GRU, MLP, Custom
+    from marl.nets.q_head import Atoms, Quantiles
     from marl.scenario import Scenario
-    from marl.schedules import Linear
+    from marl.schedules import Exponential, Linear
     from marl.scope import Joint, Local
     from marl.stopping import MeanReturn
     from marl.system import History, MultiAgentSystem
@@ -32,13 +63,65 @@ __version__ = "0.1.0"
 # Where each public name lives. Names are imported when first used, so that worker processes never import torch.
 _HOMES = {
     "marl.agent": ("Agent",),
-    "marl.algorithms": ("ia2c", "ippo", "maa2c", "mappo"),
-    "marl.credit": ("Independent", "TeamReward"),
+    "marl.algorithms": (
+        "facmac",
+        "ia2c",
+        "iddpg",
+        "ippo",
+        "iql",
+        "isac",
+        "itd3",
+        "maa2c",
+        "maddpg",
+        "mappo",
+        "masac",
+        "matd3",
+        "qmix",
+        "qplex",
+        "vdn",
+        "wqmix",
+    ),
+    "marl.credit": (
+        "VDN",
+        "Independent",
+        "QMix",
+        "QPlex",
+        "TeamReward",
+        "WeightedQMix",
+    ),
+    "marl.learners": (
+        "A2C",
+        "DDPG",
+        "DQN",
+        "PPO",
+        "SAC",
+        "TD3",
+        "Random",
+    ),
+    "marl.learners.off_policy": ("Prioritised",),
+    "marl.memory.hindsight": ("Hindsight",),
+    "marl.exploration": (
+        "Boltzmann",
+        "BoltzmannGumbel",
+        "EpsilonGreedy",
+        "GaussianNoise",
+        "Greedy",
+        "GumbelSample",
+        "MaxBoltzmann",
+        "OrnsteinUhlenbeck",
+        "Uniform",
+    ),
+    "marl.nets.q_head": (
+        "Atoms",
+        "Quantiles",
+    ),
+    "marl.schedules": (
+        "Exponential",
+        "Linear",
+    ),
     "marl.evaluation.report": ("Report",),
-    "marl.learners": ("A2C", "PPO", "Random"),
     "marl.nets": ("CNN", "GRU", "MLP", "Custom"),
     "marl.scenario": ("Scenario",),
-    "marl.schedules": ("Linear",),
     "marl.scope": ("Joint", "Local"),
     "marl.stopping": ("MeanReturn",),
     "marl.system": ("History", "MultiAgentSystem"),
@@ -56,33 +139,67 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "A2C",
     "CNN",
+    "DDPG",
+    "DQN",
     "GRU",
     "MLP",
     "PPO",
+    "SAC",
+    "TD3",
+    "VDN",
     "Agent",
+    "Atoms",
+    "Boltzmann",
+    "BoltzmannGumbel",
     "CheckpointError",
     "ConfigError",
     "Custom",
     "EnvContractError",
+    "EpsilonGreedy",
+    "Exponential",
+    "GaussianNoise",
+    "Greedy",
+    "GumbelSample",
+    "Hindsight",
     "History",
     "Independent",
     "Joint",
     "Linear",
     "Local",
     "MarlError",
+    "MaxBoltzmann",
     "MeanReturn",
     "MultiAgentSystem",
     "NonFiniteError",
+    "OrnsteinUhlenbeck",
+    "Prioritised",
+    "QMix",
+    "QPlex",
+    "Quantiles",
     "Random",
     "Report",
     "ResourceError",
     "Scenario",
     "TeamReward",
+    "Uniform",
+    "WeightedQMix",
+    "facmac",
     "ia2c",
+    "iddpg",
     "ippo",
+    "iql",
+    "isac",
+    "itd3",
     "maa2c",
+    "maddpg",
     "mappo",
+    "masac",
+    "matd3",
     "ops",
+    "qmix",
+    "qplex",
+    "vdn",
+    "wqmix",
 ]
 
 

@@ -4,25 +4,91 @@ from __future__ import annotations
 
 from typing import Any
 
-from marl.learners import A2C, PPO
+from marl.credit import VDN, QMix, QPlex, WeightedQMix
+from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 from marl.scope import Joint, Local
+
+
+def _over(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """A recipe's own settings, and what the caller says over them."""
+    return defaults | settings
 
 
 def ippo(**settings: Any) -> PPO:
     """Independent PPO (de Witt et al. 2020, https://arxiv.org/abs/2011.09533): PPO with local critics."""
-    return PPO(**{"critic": Local()} | settings)
+    return PPO(**_over(settings, critic=Local()))
 
 
 def mappo(**settings: Any) -> PPO:
     """Multi-agent PPO (Yu et al. 2022, https://arxiv.org/abs/2103.01955): PPO with a centralised critic."""
-    return PPO(**{"critic": Joint()} | settings)
+    return PPO(**_over(settings, critic=Joint()))
 
 
 def ia2c(**settings: Any) -> A2C:
     """Independent A2C (Papoudakis et al. 2021, https://arxiv.org/abs/2006.07869): A2C with local critics."""
-    return A2C(**{"critic": Local()} | settings)
+    return A2C(**_over(settings, critic=Local()))
 
 
 def maa2c(**settings: Any) -> A2C:
     """Multi-agent A2C (Papoudakis et al. 2021, https://arxiv.org/abs/2006.07869): A2C with a centralised critic."""
-    return A2C(**{"critic": Joint()} | settings)
+    return A2C(**_over(settings, critic=Joint()))
+
+
+def iql(**settings: Any) -> DQN:
+    """Independent Q-learning (Tan 1993; Tampuu et al. 2017, https://arxiv.org/abs/1511.08779): DQN on own rewards."""
+    return DQN(**settings)
+
+
+def vdn(**settings: Any) -> DQN:
+    """Value decomposition (Sunehag et al. 2018, https://arxiv.org/abs/1706.05296): DQN whose values add up."""
+    return DQN(**_over(settings, credit=VDN()))
+
+
+def qmix(**settings: Any) -> DQN:
+    """QMIX (Rashid et al. 2018, https://arxiv.org/abs/1803.11485): DQN with a monotonic mixer."""
+    return DQN(**_over(settings, credit=QMix()))
+
+
+def qplex(**settings: Any) -> DQN:
+    """QPLEX (Wang et al. 2021, https://arxiv.org/abs/2008.01062): DQN with a duplex dueling mixer."""
+    return DQN(**_over(settings, credit=QPlex()))
+
+
+def wqmix(**settings: Any) -> DQN:
+    """Weighted QMIX (Rashid et al. 2020, https://arxiv.org/abs/2006.10800): QMIX beside an unrestricted value."""
+    return DQN(**_over(settings, credit=WeightedQMix()))
+
+
+def iddpg(**settings: Any) -> DDPG:
+    """Independent DDPG (Lillicrap et al. 2016, https://arxiv.org/abs/1509.02971): DDPG with local critics."""
+    return DDPG(**_over(settings, critic=Local(), sharing="none"))
+
+
+def maddpg(**settings: Any) -> DDPG:
+    """MADDPG (Lowe et al. 2017, https://arxiv.org/abs/1706.02275): DDPG with centralised critics."""
+    return DDPG(**_over(settings, critic=Joint(), sharing="none"))
+
+
+def itd3(**settings: Any) -> TD3:
+    """Independent TD3 (Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477): TD3 with local critics."""
+    return TD3(**_over(settings, critic=Local(), sharing="none"))
+
+
+def matd3(**settings: Any) -> TD3:
+    """Multi-agent TD3 (Ackermann et al. 2019, https://arxiv.org/abs/1910.01465): TD3 with centralised critics."""
+    return TD3(**_over(settings, critic=Joint(), sharing="none"))
+
+
+def isac(**settings: Any) -> SAC:
+    """Independent SAC (Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905): SAC with local critics."""
+    return SAC(**_over(settings, critic=Local(), sharing="none"))
+
+
+def masac(**settings: Any) -> SAC:
+    """Multi-agent SAC (Iqbal and Sha 2019, https://arxiv.org/abs/1810.02912, without attention): joint critics."""
+    return SAC(**_over(settings, critic=Joint(), sharing="none"))
+
+
+def facmac(**settings: Any) -> DDPG:
+    """FACMAC (Peng et al. 2021, https://arxiv.org/abs/2003.06709): DDPG whose local critics are mixed by QMIX."""
+    return DDPG(**_over(settings, credit=QMix(), sharing="all"))

@@ -39,9 +39,34 @@ class Linear:
         return self.start + (self.end - self.start) * min(clock.steps / max(span, 1), 1.0)
 
 
-Schedule = float | Linear
+@dataclass(frozen=True)
+class Exponential:
+    """From ``start`` towards ``end``, half of the rest of the way every ``half_life`` environment steps.
+
+    Args:
+        start: value at step 0.
+        end: value in the end.
+        half_life: environment steps.
+    """
+
+    start: float
+    end: float
+    half_life: float
+
+    def __post_init__(self) -> None:
+        """Check the half-life."""
+        if not self.half_life > 0:
+            raise ConfigError(f"Exponential.half_life: expected a number above 0, got {self.half_life!r}")
+
+    def __call__(self, clock: Clock) -> float:
+        """The value now."""
+        rest: float = 0.5 ** (clock.steps / self.half_life)
+        return self.end + (self.start - self.end) * rest
+
+
+Schedule = float | Linear | Exponential
 
 
 def value_at(schedule: Schedule, clock: Clock) -> float:
     """The value of a constant or a schedule now."""
-    return schedule(clock) if isinstance(schedule, Linear) else schedule
+    return schedule(clock) if isinstance(schedule, Linear | Exponential) else schedule

@@ -19,6 +19,7 @@ from marl.agent import Agent
 from marl.config import from_json, to_json
 from marl.evaluation.report import Report, summarise
 from marl.learners import Learner, LearnerConfig
+from marl.learners.base import HearsOthers
 from marl.memory.rollout import Look
 from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
@@ -137,6 +138,9 @@ class MultiAgentSystem:
             config.build(spec, team, self.num_envs, seed, self.device)
             for config, team, seed in zip(configs, spec.teams, seeds[1:], strict=True)
         ]
+        self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
+        for learner in self._listeners:
+            learner.meet(self.learners)
         self.history = History()
         self.steps = 0
         self.episodes = 0
@@ -236,6 +240,8 @@ class MultiAgentSystem:
             decision = learner.act(learner.memory.look(), explore=True)
             learner.memory.decide(decision)
             actions.append(decision.env_action.cpu().numpy())
+        for listener in self._listeners:
+            listener.overhear([torch.from_numpy(action) for action in actions])
         step = self._step = env.step(actions)
         for learner in self.learners:
             learner.memory.observe(step)
@@ -259,7 +265,7 @@ class MultiAgentSystem:
         updated = False
         clock = Clock(self.steps, self._total)
         for learner, team in zip(self.learners, self.spec.teams, strict=True):
-            if learner.ready():
+            if learner.ready(clock):
                 prefix = f"{team.name}/" if len(self.learners) > 1 else ""
                 for name, value in learner.update(clock).items():
                     self._pending[prefix + name] = value

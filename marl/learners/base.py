@@ -2,31 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl.memory.rollout import Decision, Look, Rollout
+from marl.memory.rollout import Decision, Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.schedules import Clock
-from marl.types import ActionKind, ConfigError, Spec, TeamSpec
+from marl.types import ActionKind, Array, ConfigError, Spec, Step, TeamSpec
+
+
+class Memory(Protocol):
+    """Where a learner keeps what happens."""
+
+    def start(self, step: Step) -> None:
+        """Begin with the first step of a training run, or go on from a step after loading."""
+        ...
+
+    def look(self) -> Look:
+        """What to act on."""
+        ...
+
+    def decide(self, decision: Decision) -> None:
+        """Keep what was chosen."""
+        ...
+
+    def observe(self, step: Step, reward: Array | None = None) -> None:
+        """Keep what came of it, and see the next step. ``reward`` replaces the raw one where it is shaped."""
+        ...
+
+
+@runtime_checkable
+class HearsOthers(Protocol):
+    """A learner whose critic reads what other teams do."""
+
+    @property
+    def hears(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def meet(self, learners: Sequence[Learner]) -> None:
+        """Learn who controls the other teams."""
+        ...
+
+    def overhear(self, actions: list[Tensor]) -> None:
+        """Keep what the environment is about to get from every team."""
+        ...
 
 
 class Learner(Protocol):
     """Chooses actions for a team and improves from its memory."""
 
-    memory: Rollout
+    @property
+    def memory(self) -> Memory:
+        """What it learns from."""
+        ...
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Choose for every agent of every copy; greedy unless exploring. Draws from its own stream unless given one."""
         ...
 
-    def ready(self) -> bool:
-        """Whether the memory holds enough for an update."""
+    def ready(self, clock: Clock) -> bool:
+        """Whether an update is due; asked after every step."""
         ...
 
     def update(self, clock: Clock) -> dict[str, Tensor]:

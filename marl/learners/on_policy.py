@@ -107,7 +107,7 @@ class OnPolicyLearner:
         """Sample, or take the most likely action."""
         return self.model.act(look, generator or self.generator, explore)
 
-    def ready(self) -> bool:
+    def ready(self, clock: Clock) -> bool:
         """Whether the rollout is full."""
         return self.memory.full
 

@@ -58,7 +58,7 @@ class RandomLearner:
         log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
         return Decision(action, self.distribution.to_env(action), log_prob, look.carry)
 
-    def ready(self) -> bool:
+    def ready(self, clock: Clock) -> bool:
         """Each step: only to free the memory."""
         return self.memory.full
 

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from marl.nets.networks import Inputs, MLPBody, Network
+from marl.nets.networks import MLP, Inputs, MLPBody, Network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
-from marl.nets.stacked import StackedLinear
+from marl.nets.stacked import NoisyLinear, make_linear
 
 
 class Inputted(Protocol):
@@ -47,18 +47,23 @@ class AgentNet(nn.Module):
         normalize: bool = False,
         learns_scale: bool = False,
         log_std: float = 0.0,
+        beside: int = 0,
     ) -> None:
-        """``ids (N, K)`` go beside the observation; ``learns_scale`` doubles the output by a free log std per set."""
+        """``ids (N, K)`` go beside the observation; ``learns_scale`` doubles the output by a free log std per set.
+
+        ``beside``: how many more numbers each row brings along (a critic's actions).
+        """
         super().__init__()
         self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
         self.learns_scale = learns_scale
         self.register_buffer("ids", torch.zeros(owner.num_agents, 0) if ids is None else ids)
-        extra = self.ids.shape[1]
+        extra = self.ids.shape[1] + beside
         if true_inputs is not None:
             width = shape[0]
             true_inputs = [torch.cat((rows, torch.arange(width, width + extra))) for rows in true_inputs]
         self.body = network.build(owner, Inputs(shape, extra, tuple(true_inputs) if true_inputs else None), generators)
-        self.head = StackedLinear(owner, self.body.width, out, generators, gain)
+        noisy = network.noisy if isinstance(network, MLP) else 0.0
+        self.head = make_linear(owner, self.body.width, out, generators, gain, noisy=noisy)
         self.log_std = nn.Parameter(torch.full((owner.num_sets, out), log_std)) if learns_scale else None
         self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
         self.carry_shape = (owner.num_agents, self.body.carry_width)
@@ -75,11 +80,18 @@ class AgentNet(nn.Module):
             x = torch.cat((x, self.ids.expand(*x.shape[:3], -1)), dim=-1)
         return x
 
-    def read(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from encoded observations."""
+    def read(
+        self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor, beside: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same from encoded observations, with ``beside (T, B, N, K)``."""
         owner, ids = self.owner, None
         if self.ids.shape[1] and len(self.shape) > 1:  # a convolution takes them in further on
             ids = self.ids.expand(*x.shape[:3], -1)
+        if beside is not None:
+            if len(self.shape) == 1:
+                x = torch.cat((x, beside), dim=-1)
+            else:
+                ids = beside if ids is None else torch.cat((ids, beside), dim=-1)
         x = owner.enter(x)
         if isinstance(self.body, MLPBody) and self.body.fusable and ids is None:
             y = owner.leave(self.body.through(x, self.head))
@@ -93,6 +105,12 @@ class AgentNet(nn.Module):
         if self.log_std is not None:
             y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
         return y, carries
+
+    def draw_noise(self, generator: torch.Generator | None) -> None:
+        """New noise for every noisy layer; None: none."""
+        for module in self.modules():
+            if isinstance(module, NoisyLinear):
+                module.draw(generator)
 
     def restrict(self, agent: int) -> AgentNet:
         """The network of one agent alone: a copy of its parameter set, its id, its normaliser."""

@@ -208,6 +208,10 @@ class Box:
         """Map ``[-1, 1]`` to the box and clip; ``(..., N, A)``."""
         return torch.clamp(unit * self.scale + self.centre, self.low, self.high)
 
+    def unit(self, placed: Tensor) -> Tensor:
+        """The inverse of :meth:`place`; padding stays 0."""
+        return (placed - self.centre) / torch.where(self.scale > 0, self.scale, 1.0)
+
 
 class Gaussian:
     """A diagonal Gaussian over the unit box, clipped by the environment's bounds; parameters are mean and log std."""

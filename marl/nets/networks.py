@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from marl.nets.fused import FUSABLE, Buffers, fused_mlp
 from marl.nets.owner import Owner
-from marl.nets.stacked import PerSet, StackedLinear, orthogonal
+from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal
 from marl.types import ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -95,15 +95,20 @@ class MLP:
     Args:
         sizes: width of each hidden layer.
         activation: ``tanh``, ``relu``, ``elu``, ``gelu`` or ``silu``.
+        noisy: above 0: layers with learnt parameter noise of this initial size (0.5 in the paper) explore instead of
+            the action (Fortunato et al. 2018); for value learners.
     """
 
     sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    noisy: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values."""
         _sizes("MLP.sizes", self.sizes)
         _activation(self.activation)
+        if not 0 <= self.noisy < math.inf:
+            raise ConfigError(f"MLP.noisy: expected a number of at least 0, got {self.noisy!r}")
 
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
         """Make the stacked module."""
@@ -118,10 +123,17 @@ class MLPBody(Body):
         super().__init__()
         self.activation = _activation(config.activation)
         self.activation_name, self.owner, self.pool = config.activation, owner, Buffers()
-        self.fusable = config.activation in FUSABLE
+        self.fusable = config.activation in FUSABLE and not config.noisy
         widths = (math.prod(inputs.shape) + inputs.extra, *config.sizes)
         self.layers = nn.ModuleList(
-            StackedLinear(owner, before, after, generators, true_inputs=inputs.true_inputs if depth == 0 else None)
+            make_linear(
+                owner,
+                before,
+                after,
+                generators,
+                true_inputs=inputs.true_inputs if depth == 0 else None,
+                noisy=config.noisy,
+            )
             for depth, (before, after) in enumerate(zip(widths, config.sizes, strict=False))
         )
         self.width = config.sizes[-1]

@@ -58,6 +58,66 @@ class StackedLinear(nn.Module):
         return y.view(*leading, y.shape[-1])
 
 
+class NoisyLinear(StackedLinear):
+    """``y = x (W_p + S_p e_w) + b_p + s_p e_b`` with factorised Gaussian noise (Fortunato et al. 2018).
+
+    Noise is one draw per parameter set, kept until the next :meth:`draw`: all copies act under the same one.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        fan_in: int,
+        fan_out: int,
+        generators: Sequence[torch.Generator],
+        gain: float = math.sqrt(2),
+        true_inputs: Sequence[Tensor] | None = None,
+        noisy: float = 0.5,
+    ) -> None:
+        """``noisy / sqrt(in)`` is the initial standard deviation."""
+        super().__init__(owner, fan_in, fan_out, generators, gain, true_inputs)
+        start = noisy / math.sqrt(fan_in)
+        self.weight_scale = nn.Parameter(torch.full((owner.num_sets, fan_in, fan_out), start))
+        self.bias_scale = nn.Parameter(torch.full((owner.num_sets, fan_out), start))
+        self.register_buffer("noise_in", torch.zeros(owner.num_sets, fan_in))
+        self.register_buffer("noise_out", torch.zeros(owner.num_sets, fan_out))
+        self.noise_in: Tensor
+        self.noise_out: Tensor
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator | None) -> None:
+        """New noise ``f(e) = sign(e) sqrt(|e|)``; None: no noise."""
+        for noise in (self.noise_in, self.noise_out):
+            if generator is None:
+                noise.zero_()
+            else:
+                noise.normal_(generator=generator)
+                noise.copy_(noise.sign() * noise.abs().sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(S, T, M, in)`` to ``(S, T, M, out)``."""
+        noise = self.noise_in.unsqueeze(2) * self.noise_out.unsqueeze(1)  # (P, in, out)
+        weight = self.owner.weight(self.weight + self.weight_scale * noise)
+        bias = self.owner.weight(self.bias + self.bias_scale * self.noise_out)
+        y = torch.baddbmm(bias.unsqueeze(1), x.reshape(x.shape[0], -1, x.shape[-1]), weight)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def make_linear(
+    owner: Owner,
+    fan_in: int,
+    fan_out: int,
+    generators: Sequence[torch.Generator],
+    gain: float = math.sqrt(2),
+    true_inputs: Sequence[Tensor] | None = None,
+    noisy: float = 0.0,
+) -> StackedLinear:
+    """A plain or, with ``noisy`` above 0, a noisy layer."""
+    if noisy:
+        return NoisyLinear(owner, fan_in, fan_out, generators, gain, true_inputs, noisy)
+    return StackedLinear(owner, fan_in, fan_out, generators, gain, true_inputs)
+
+
 class FlatParameters:
     """All parameters of some modules as views into one ``(P, D)`` matrix, one row for each parameter set.
 
@@ -91,6 +151,11 @@ class FlatParameters:
         self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad gradient
         self.rows = [nn.Parameter(row) for row in self.values.unbind()]
         self.thaw()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters, each a view into :attr:`values`."""
+        return self._parameters
 
     def gradient(self, loss: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of ``loss`` by parameter; may run on several threads at once."""
@@ -129,6 +194,17 @@ class FlatParameters:
         self.gradients.mul_(scale.unsqueeze(1)).masked_fill_(~finite.unsqueeze(1), 0.0)
         self.non_finite = torch.where(finite.all(), 0, self.non_finite + 1)
         return norm
+
+
+def backward_through(loss: Tensor, flats: Sequence[FlatParameters]) -> None:
+    """Fill the gradients of several parameter matrices from one loss."""
+    counts = [len(flat.parameters) for flat in flats]
+    everything = [parameter for flat in flats for parameter in flat.parameters]
+    gradients = torch.autograd.grad(loss, everything, allow_unused=True)
+    start = 0
+    for flat, count in zip(flats, counts, strict=True):
+        flat.put(gradients[start : start + count])
+        start += count
 
 
 def _with_set(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Parameter, int | None]]:

@@ -1,0 +1,303 @@
+"""Deep Q-learning (Mnih et al. 2015) and its kin, for every agent of a team at once.
+
+IQL is DQN; VDN, QMIX, QPLEX and weighted QMIX are DQN with a mixer as credit.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from marl import ops
+from marl.config import config, setting
+from marl.credit import Mixing, WeightedQMix
+from marl.exploration import EpsilonGreedy, Exploration, Greedy
+from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
+from marl.memory.replay import Sample
+from marl.memory.rollout import Decision, Look
+from marl.mixing import Central, TeamMixer
+from marl.nets.agent_net import AgentNet
+from marl.nets.distributions import Distribution, mask_logits
+from marl.nets.networks import MLP
+from marl.nets.q_head import Atoms, QHead, Quantiles
+from marl.nets.stacked import FlatParameters, backward_through
+from marl.schedules import Linear, Schedule, value_at
+from marl.scope import Joint, Local, Scope
+from marl.types import ActionKind, Spec, TeamSpec
+
+
+@config
+class DQN(OffPolicy):
+    """Deep Q-learning (https://www.nature.com/articles/nature14236)."""
+
+    action_kinds: ClassVar[frozenset[ActionKind]] = frozenset(("discrete",))
+
+    double: bool = setting(True, "the network chooses, the target judges the next action (van Hasselt et al. 2016)")
+    dueling: bool = setting(False, "value and advantage streams (Wang et al. 2016)")
+    distribution: Atoms | Quantiles | None = setting(None, "Atoms() for C51, Quantiles() for QR-DQN; None: the mean")
+    huber: float | None = setting(None, "TD errors count linearly beyond this; None: squared", above=0)
+    hysteresis: float = setting(
+        1.0, "learning rate of negative TD errors relative to positive ones (Matignon et al. 2007)", least=0, most=1
+    )
+    leniency: Schedule = setting(
+        0.0,
+        "probability of forgiving a negative TD error (Panait et al. 2006)",
+        least=0,
+        most=1,
+    )
+    td_lambda: float | None = setting(None, "lambda-returns along sequences; None: n-step returns", least=0, most=1)
+
+    def build(
+        self, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
+    ) -> DQNLearner:
+        """Make the learner of one team."""
+        return DQNLearner(self, spec, team, num_envs, seed, device)
+
+
+class DQNLearner(OffPolicyLearner):
+    """See :class:`DQN`."""
+
+    def __init__(
+        self,
+        settings: DQN,
+        spec: Spec,
+        team: TeamSpec,
+        num_envs: int,
+        seed: np.random.SeedSequence,
+        device: torch.device | str,
+    ) -> None:
+        """Refuses what does not fit the team's spaces or the settings."""
+        self.settings = settings
+        super().__init__(settings, spec, team, num_envs, seed, device)
+        where = f"DQN on team {team.name!r}"
+        refuse(
+            isinstance(settings.critic, Joint),
+            f"{where}: critic=Joint() has no meaning, agents must find their best action from their own observation; "
+            "use credit=VDN() or QMix(), or DDPG with critic=Joint()",
+        )
+        refuse(
+            self.mixing and settings.distribution is not None,
+            f"{where}: mixers mix expected values; use distribution=None",
+        )
+        refuse(
+            settings.td_lambda is not None and self.length == 1,
+            f"{where}: td_lambda needs sequences; set sequence= to the rows of one",
+        )
+        self.head = QHead(team.action.sizes[0], settings.dueling, settings.distribution)
+        self.net = self._net()
+        self.target = copy.deepcopy(self.net)
+        self.flat = FlatParameters([self.net], self.owner.num_sets)
+        self.target_flat = FlatParameters([self.target], self.owner.num_sets)
+        self.flats = [self.flat]
+        self.noisy = isinstance(self.network, MLP) and self.network.noisy > 0
+        self.mixer: TeamMixer | None = None
+        self.central: Central | None = None
+        scope: Scope = Local()
+        credit = settings.credit
+        if isinstance(credit, Mixing):
+            mix_seed, central_seed = self._init_seed.spawn(2)
+            self.mixer = TeamMixer(credit, spec, team, mix_seed, self.device)
+            self.flats += [] if self.mixer.flat is None else [self.mixer.flat]
+            scope = self.mixer.scope
+            if isinstance(credit, WeightedQMix):
+                self.central = Central(credit, spec, team, central_seed, self._net(), self.owner, self.device)
+                self.flats += self.central.flats
+        rows = [row for flat in self.flats for row in flat.rows]
+        self.optimiser = torch.optim.Adam(rows, lr=1.0, eps=settings.adam_eps, fused=True)
+        self._begin(self.net.carry_shape[1], scope)
+
+    def _net(self) -> AgentNet:
+        settings = self.settings
+        return AgentNet(
+            self.network,
+            self.owner,
+            self.team.obs.shape,
+            self.head.size,
+            self.generators(),
+            gain=1.0,
+            ids=self.ids,
+            true_inputs=self.true_widths(),
+            normalize=settings.normalize_obs,
+        ).to(self.device)
+
+    @property
+    def default_exploration(self) -> Exploration:
+        """Epsilon falls over the first 10,000 steps; noisy networks explore by themselves."""
+        if isinstance(self.network, MLP) and self.network.noisy:
+            return Greedy()
+        return EpsilonGreedy(Linear(1.0, 0.05, 10_000))
+
+    @property
+    def carry_width(self) -> int:
+        """Width of the recurrent state."""
+        return self.net.carry_shape[1]
+
+    @torch.inference_mode()
+    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
+        """The action of the highest value, or one near it."""
+        if self.noisy:
+            self.net.draw_noise((generator or self.generator) if explore else None)
+        out, carries = self.net(look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0))
+        values = self.head.values(out[0])  # (E, N, A)
+        if explore:
+            action = self.explore(values, look, generator)
+        else:
+            action = mask_logits(values, look.legal).argmax(-1)
+        return Decision(action, action, values[..., 0], carries[0])
+
+    def learn(self, sample: Sample) -> dict[str, Tensor]:
+        """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one Adam step on the TD errors."""
+        settings = self.settings
+        if self.noisy:
+            self.net.draw_noise(self.generator)
+            self.target.draw_noise(self.generator)
+        seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
+        with torch.no_grad():
+            aims = self.unroll(self.target, seen, next_seen, sample)[1]
+            chooser = self.unroll(self.net, seen, next_seen, sample)[1] if settings.double else aims
+            best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
+        out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
+        loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
+        backward_through(loss, self.flats)
+        norms = [flat.clip(settings.max_grad_norm).mean() for flat in self.flats]
+        self.optimiser.step()
+        if self.target_due():
+            self.track(self.flat, self.target_flat)
+            for other in (self.mixer, self.central):
+                if other is not None:
+                    other.track(settings.tau)
+        self.see_norms(self.net, sample=sample)
+        chosen = pick(self.head.values(out.detach()), sample.action)
+        return {
+            "loss": loss.detach() / self.owner.num_sets,
+            "value": ops.masked_mean(chosen, sample.complete),
+            "gradient_norm": norms[0],
+            "td_error": error,
+            "non_finite": self.flat.non_finite,
+        }
+
+    def separate_loss(self, sample: Sample, out: Tensor, aims: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
+        """Each agent's own loss, summed over parameter sets, and what priorities are made of, ``(B, N)``."""
+        settings = self.settings
+        weight = self.weigh(sample)  # (L, B, N)
+        source, aim = pick(self.head.spread(out), sample.action), pick(self.head.spread(aims), best)  # (L, B, N, Z)
+        match settings.distribution:
+            case None:
+                target = self.multi_step(sample, aim.squeeze(-1), settings.td_lambda)
+                error = target - source.squeeze(-1)
+                cost = self.cost(error)
+            case Atoms() as atoms:
+                support = atoms.support().to(out.device)
+                places = sample.reward.unsqueeze(-1) + sample.discount.unsqueeze(-1) * support
+                target = ops.categorical_l2_project(places, aim.softmax(-1), support)
+                cost = ops.categorical_cross_entropy(target, source)
+                error = cost.detach()
+            case Quantiles() as quantiles:
+                levels = quantiles.levels().to(out.device)
+                target = sample.reward.unsqueeze(-1) + sample.discount.unsqueeze(-1) * aim
+                cost = ops.quantile_regression_loss(source, levels, target, quantiles.huber)
+                error = cost.detach()
+        own = torch.where(sample.complete, error.detach(), 0.0).abs().mean(0)  # (B, N)
+        return (cost * weight).sum(), own if self.own_places else own.mean(-1, keepdim=True)
+
+    def mixed_loss(self, sample: Sample, out: Tensor, aims: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
+        """The team's loss: ``(Q_tot(s, a) - y)^2`` with ``y = r + gamma Q_tot'(s', a*)``."""
+        settings, mixer = self.settings, self.mixer
+        assert mixer is not None
+        values = self.head.values(out)  # (L, B, N, A)
+        chosen = pick(values, sample.action)
+        top = mask_logits(values, sample.legal).amax(-1)
+        actions = self.team.action.sizes[0]
+        done, planned = ops.one_hot(sample.action, actions), ops.one_hot(best, actions)
+        total = mixer.now(sample, chosen, top, done)  # (L, B)
+        with torch.no_grad():
+            later = self.head.values(aims)
+            if self.central is None:
+                next_top = mask_logits(later, sample.next_legal).amax(-1)
+                next_total = mixer.later(sample, pick(later, best), next_top, planned)
+            else:
+                next_total = self._central_later(self.central, sample, best, planned)
+            spread = next_total.unsqueeze(-1).expand(sample.reward.shape)
+            target = self.multi_step(sample, spread, settings.td_lambda)[..., 0]  # (L, B)
+        counts = self.counts(sample)[..., 0]
+        weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
+        error = target - total
+        cost = self.cost(error)
+        if self.central is not None:
+            central, favoured = self._central_now(self.central, sample, top, values, done, target, total)
+            assert isinstance(settings.credit, WeightedQMix)
+            cost = torch.where(favoured, 1.0, settings.credit.alpha) * cost + (target - central).square()
+        return (cost * weight).sum(), torch.where(counts, error.detach(), 0.0).abs().mean(0).unsqueeze(-1)
+
+    def _central_now(
+        self,
+        central: Central,
+        sample: Sample,
+        top: Tensor,
+        values: Tensor,
+        done: Tensor,
+        target: Tensor,
+        total: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """``Q*(s, a)`` with gradient, and where weighted QMIX trusts the target fully, both ``(L, B)``."""
+        assert isinstance(self.settings.credit, WeightedQMix)
+        seen = central.net.encode(sample.obs)
+        carry = torch.zeros_like(sample.carry)
+        own = self.head.values(central.net.read(seen, carry, sample.started, sample.acting)[0])  # (L, B, N, A)
+        mine = pick(own, sample.action)
+        now = central.mixer.now(sample, mine, mine, done)
+        if self.settings.credit.weighting == "optimistic":
+            return now, total.detach() < target
+        with torch.no_grad():
+            greedy = mask_logits(values, sample.legal).argmax(-1)
+            best = pick(own, greedy)
+            peak = central.mixer.now(sample, best, best, ops.one_hot(greedy, values.shape[-1]))
+            same = ((greedy == sample.action) | ~sample.acting).all(-1)
+        return now, (target > peak) | same
+
+    def _central_later(self, central: Central, sample: Sample, best: Tensor, planned: Tensor) -> Tensor:
+        """The target of ``Q*`` at the next greedy joint action, ``(L, B)``."""
+        seen, next_seen = central.net.encode(sample.obs), central.net.encode(sample.next_obs)
+        carry = torch.zeros_like(sample.carry)
+        _, carries = central.target.read(seen, carry, sample.started, sample.acting)
+        later = pick(self.head.values(self.onward(central.target, next_seen, carries)), best)
+        return central.mixer.later(sample, later, later, planned)
+
+    def cost(self, error: Tensor) -> Tensor:
+        """Half the squared (or Huber) TD error; negative ones scaled by hysteresis, or forgiven."""
+        settings = self.settings
+        cost = 0.5 * error.square() if settings.huber is None else ops.huber_loss(error, settings.huber)
+        leniency = value_at(settings.leniency, self.clock)
+        if settings.hysteresis < 1 or leniency > 0:
+            scale = torch.full_like(error, settings.hysteresis)
+            if leniency > 0:
+                scale *= torch.rand(error.shape, generator=self.generator, device=error.device) >= leniency
+            cost = torch.where(error.detach() < 0, scale, 1.0) * cost
+        return cost
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The network, the mixer, and their targets."""
+        named = {"net": self.net, "target": self.target, "mixer": self.mixer, "central": self.central}
+        return {name: module for name, module in named.items() if module is not None}
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """One for everything."""
+        return {"adam": self.optimiser}
+
+    def policy(self, agent: int) -> tuple[AgentNet, Distribution]:
+        """One agent's own values, acted on greedily."""
+        alone = self.net.restrict(agent).cpu()
+        alone.draw_noise(None)
+        return alone, self.head
+
+
+def pick(values: Tensor, action: Tensor) -> Tensor:
+    """The entries of chosen actions: ``(L, B, N, A)`` to ``(L, B, N)``, or ``(L, B, N, A, Z)`` to ``(L, B, N, Z)``."""
+    if values.dim() == action.dim() + 1:
+        return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    index = action[..., None, None].expand(*action.shape, 1, values.shape[-1])
+    return values.gather(-2, index).squeeze(-2)

@@ -1,0 +1,120 @@
+"""Sum trees: draw stored transitions in proportion to their priorities (Schaul et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numba
+import numpy as np
+
+from marl.types import Array
+
+
+class Priorities:
+    """One sum tree per column of priorities ``p = (|error| + epsilon) ** alpha``; inner nodes hold sums in float64.
+
+    A draw of 64 from a million takes about 20 us, an update as long.
+    """
+
+    def __init__(self, trees: int, capacity: int, alpha: float, epsilon: float = 1e-6) -> None:
+        """Nothing can be drawn at first."""
+        self.alpha, self.epsilon, self.capacity = alpha, epsilon, capacity
+        self.leaves = 1 << max(0, (capacity - 1).bit_length())
+        self.nodes = np.zeros((trees, 2 * self.leaves))  # node 1 is the root, leaf k is node leaves + k
+        self.largest = np.ones(trees)
+
+    @property
+    def total(self) -> Array:
+        """The sum of each tree."""
+        total: Array = self.nodes[:, 1].copy()
+        return total
+
+    def insert(self, positions: Array) -> None:
+        """New entries get the largest priority seen, so that each is drawn soon."""
+        _put(self.nodes, self.leaves, positions, self.largest)
+
+    def remove(self, positions: Array) -> None:
+        """These entries cannot be drawn any more."""
+        _put(self.nodes, self.leaves, positions, np.zeros(len(self.nodes)))
+
+    def sample(self, uniform: Array) -> tuple[Array, Array]:
+        """Positions and probabilities ``(trees, B)`` from ``uniform (trees, B)`` in [0, 1): one draw per stratum.
+
+        Raises:
+            ValueError: if a tree is empty.
+        """
+        if not (self.nodes[:, 1] > 0).all():
+            raise ValueError("priorities: nothing to draw from")
+        index = np.empty(uniform.shape, dtype=np.int64)
+        probability = np.empty(uniform.shape)
+        _descend(self.nodes, self.leaves, uniform, index, probability)
+        return index, probability
+
+    def update(self, index: Array, error: Array) -> None:
+        """New priorities of drawn entries ``(trees, B)``; of duplicates the last holds, what was removed stays so."""
+        priority = (np.abs(error, dtype=np.float64) + self.epsilon) ** self.alpha
+        _update(self.nodes, self.leaves, np.ascontiguousarray(index), priority, self.largest)
+
+    def state_dict(self) -> dict[str, Array]:
+        """The trees."""
+        return {"nodes": self.nodes, "largest": self.largest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.nodes[...] = state["nodes"]
+        self.largest[...] = state["largest"]
+
+
+def importance_weights(probability: Array, size: int, beta: float) -> Array:
+    """``w_i = (size p_i)^-beta / max_j w_j`` within each tree's draw, ``(trees, B)``."""
+    weight = (size * probability) ** -beta
+    result: Array = weight / weight.max(axis=1, keepdims=True)
+    return result
+
+
+@numba.njit(cache=True, nogil=True)
+def _set(nodes: Array, leaves: int, tree: int, position: int, value: float) -> None:
+    node = leaves + position
+    nodes[tree, node] = value
+    node >>= 1
+    while node >= 1:
+        # Sums are made anew from both children: errors do not pile up.
+        nodes[tree, node] = nodes[tree, 2 * node] + nodes[tree, 2 * node + 1]
+        node >>= 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _put(nodes: Array, leaves: int, positions: Array, value: Array) -> None:
+    for tree in range(nodes.shape[0]):
+        for k in range(positions.shape[0]):
+            _set(nodes, leaves, tree, positions[k], value[tree])
+
+
+@numba.njit(cache=True, nogil=True)
+def _update(nodes: Array, leaves: int, index: Array, priority: Array, largest: Array) -> None:
+    for tree in range(index.shape[0]):
+        for b in range(index.shape[1]):
+            if nodes[tree, leaves + index[tree, b]] > 0.0:
+                _set(nodes, leaves, tree, index[tree, b], priority[tree, b])
+                largest[tree] = max(largest[tree], priority[tree, b])
+
+
+@numba.njit(cache=True, nogil=True)
+def _descend(nodes: Array, leaves: int, uniform: Array, index: Array, probability: Array) -> None:
+    trees, batch = uniform.shape
+    for tree in range(trees):
+        total = nodes[tree, 1]
+        for b in range(batch):
+            mass = (b + uniform[tree, b]) / batch * total
+            node = 1
+            while node < leaves:
+                left = nodes[tree, 2 * node]
+                # Rounding may leave more mass than there is: never walk into an empty half.
+                if nodes[tree, 2 * node + 1] <= 0.0 or (mass < left and left > 0.0):
+                    node = 2 * node
+                else:
+                    mass -= left
+                    node = 2 * node + 1
+            index[tree, b] = node - leaves
+            probability[tree, b] = nodes[tree, node] / total

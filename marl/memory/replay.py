@@ -1,0 +1,744 @@
+"""The off-policy memory: a ring of rows of ``E`` copies, allocated once, agents as an axis.
+
+Every observation is stored once: the successor of a row is a later row of the same copy, which ``link`` names. Where an
+episode was cut, the true successor is kept beside the ring. A turn-based agent's transition runs from its turn to its
+next one: what it earns in between is added to the row of its turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.credit import Credit, Mixing, Outcome
+from marl.memory.hindsight import Hindsight, Relabel
+from marl.memory.priorities import Priorities
+from marl.memory.rollout import Decision, Look
+from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
+from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, legal_widths
+
+PENDING = -1  # a link not known yet; links below it name kept successors: -2 is slot 0, -3 slot 1, ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``B`` sequences of ``L`` rows drawn from a replay, and the successor of every agent's transition.
+
+    Single transitions are the case ``L = 1``. ``J``: the shape of the joint input; it has an agent axis before it where
+    agents' successors differ (``ragged``).
+    """
+
+    index: Tensor  # (B, N) or (B, 1): place of the first row in the ring, row * E + copy
+    obs: Tensor  # (L, B, N, *O)
+    action: Tensor  # (L, B, N[, A])
+    legal: Tensor | None  # (L, B, N, K)
+    started: Tensor  # (L, B)
+    acting: Tensor  # (L, B, N) chose an action here
+    complete: Tensor  # (L, B, N) what came of it is known
+    follows: Tensor  # (L, B, N) the next row of the sequence is its successor
+    reward: Tensor  # (L, B, N) sum of discounted rewards up to the successor
+    discount: Tensor  # (L, B, N) what the successor's value is worth: gamma^n, 0 after a termination
+    next_obs: Tensor  # (L, B, N, *O)
+    next_legal: Tensor | None  # (L, B, N, K)
+    next_acting: Tensor  # (L, B, N)
+    carry: Tensor  # (B, N, H) before the first row
+    joint: Tensor | None  # (L, B, *J)
+    next_joint: Tensor | None  # (L, B, *J) or (L, B, N, *J)
+    others: tuple[Tensor, ...]  # (L, B, M[, A]) what the agents of each other team did
+    next_others: tuple[Tensor, ...]
+    weight: Tensor  # (B, N) or (B, 1): importance of each, 1 where all are equal
+
+    def to(self, device: torch.device) -> Sample:
+        """The same on another device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(part.to(device) for part in value)
+            return None if value is None else value.to(device)
+
+        return self if device.type == "cpu" else Sample(**{name: move(value) for name, value in vars(self).items()})
+
+
+class Replay:
+    """A ring of rows ``(R, E, N, ...)``; the row at ``head`` is the one to act on next.
+
+    ``acting`` says who chose an action in a row. A transition is ``complete`` once its agent's next turn or end is
+    known. With a team reward that several agents are credited for at once (``by_team``) turns are the team's: a
+    transition runs from a row in which anybody acts to the next such row.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        team: TeamSpec,
+        scope: Scope,
+        credit: Credit | Mixing,
+        capacity: int,
+        num_envs: int,
+        carry_width: int,
+        device: torch.device | str = "cpu",
+        *,
+        other_actions: bool = False,
+        keep_ends: bool = False,
+        directory: str | None = None,
+    ) -> None:
+        """Room for ``capacity`` environment steps.
+
+        Args:
+            spec: the environment.
+            team: whose memory it is.
+            scope: what the critic or mixer reads beside the agents' own observations.
+            credit: whose reward is stored.
+            capacity: environment steps, all copies counted.
+            num_envs: ``E``.
+            carry_width: ``H`` of the actor.
+            device: where samples go; the ring itself stays in main memory.
+            other_actions: keep what the agents of the other teams did too.
+            keep_ends: keep the last observation of terminated episodes as well (hindsight needs it).
+            directory: keep observations in files there instead of in memory.
+
+        Raises:
+            ResourceError: if the arrays do not fit into memory.
+        """
+        self.spec, self.team, self.scope = spec, team, scope
+        self.place = spec.teams.index(team)
+        self.num_envs, self.device = num_envs, torch.device(device)
+        self.rows = math.ceil(capacity / num_envs) + 1
+        self.by_team = isinstance(credit, Mixing)
+        self.keep_ends, self._directory = keep_ends, directory
+        agents = team.num_agents
+        cells = (self.rows, num_envs, agents)
+        obs_dtype = torch.uint8 if team.obs.dtype == "uint8" else torch.float32
+        action_dtype = torch.float32 if team.action.dtype == "float32" else torch.int64
+        shape = joint_shape(scope, spec, team)
+        self._gathered: Joint | None = scope if isinstance(scope, Joint) and not is_view(scope, spec) else None
+        hears = [other for other in spec.teams if other is not team] if other_actions else []
+        self._others = [spec.teams.index(other) for other in hears]
+        self._check_memory(cells, carry_width, shape if self._gathered else None, hears)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype)
+
+        self.obs = self._large("obs", (*cells, *team.obs.shape), obs_dtype)
+        self.acting = zeros(*cells, dtype=torch.bool)
+        self.legal = zeros(*cells, team.action.num_legal, dtype=torch.bool) if team.masked else None
+        self.started = zeros(self.rows, num_envs, dtype=torch.bool)
+        self.carry = zeros(*cells, carry_width)
+        self.action = zeros(*cells, *team.action.shape, dtype=action_dtype)
+        self.reward = zeros(*cells)
+        self.terminated = zeros(*cells, dtype=torch.bool)
+        self.truncated = zeros(*cells, dtype=torch.bool)
+        self.link = torch.full(cells, PENDING, dtype=torch.int32)
+        self.joint = None
+        if shape is not None and self._gathered is not None:
+            self.joint = self._large("joint", (self.rows, num_envs, *shape), torch.float32)
+        self.others = tuple(
+            torch.zeros(
+                self.rows,
+                num_envs,
+                other.num_agents,
+                *other.action.shape,
+                dtype=torch.float32 if other.action.dtype == "float32" else torch.int64,
+            )
+            for other in hears
+        )
+        self._legal_widths = torch.from_numpy(legal_widths(team.action)) if team.masked else None
+        self.outcome = Outcome(credit, num_envs, agents)
+        self.ends = _Ends(team, None if self.joint is None else tuple(self.joint.shape[2:]), self.rows)
+        self.head = 0
+        self.size = 0  # complete rows: those before the head
+        self.seen_steps = 0  # environment steps ever observed
+        self.ragged = False  # whether anybody ever sat out a row
+        self.priorities: Priorities | None = None
+        self._relabel: Relabel | None = None
+        self._final = torch.full((self.rows, num_envs), -1, dtype=torch.int32)  # an episode's last row, if it is known
+        self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
+        self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
+        self._now = np.zeros((num_envs, agents), dtype=bool)  # whose turn it is in the row at the head
+
+    def _check_memory(
+        self, cells: tuple[int, int, int], carry: int, joint: tuple[int, ...] | None, hears: list[TeamSpec]
+    ) -> None:
+        """Refuse what cannot fit, before anything is allocated."""
+        obs, action = self.team.obs, self.team.action
+        per_agent = math.prod(obs.shape) * (1 if obs.is_image else 4) + 4 * carry + 4 + 4 + 3
+        per_agent += (action.num_legal if self.team.masked else 0) + math.prod(action.shape) * (
+            4 if action.kind == "box" else 8
+        )
+        per_step = per_agent * cells[2] + 1 + (4 * math.prod(joint) if joint else 0)
+        per_step += sum(8 * other.num_agents * math.prod(other.action.shape) for other in hears)
+        needed = per_step * cells[0] * cells[1]
+        free = _free_memory()
+        if self._directory is None and free is not None and needed > free:
+            raise ResourceError(
+                f"replay of team {self.team.name!r}: {cells[0] * cells[1]:,} steps of {per_step:,} bytes need "
+                f"{needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free; lower buffer=, or keep it on "
+                "disk with buffer_dir="
+            )
+
+    def _large(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An array in memory, or in a file of the chosen directory."""
+        if self._directory is None:
+            return torch.zeros(shape, dtype=dtype)
+        folder = Path(self._directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"replay-{self.team.name}-{name}.bin"
+        kind = np.uint8 if dtype == torch.uint8 else np.float32
+        return torch.from_numpy(np.memmap(path, dtype=kind, mode="w+", shape=shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        tensors = [tensor for _, tensor in self._tensors()] + list(self.ends.arrays().values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def relabel(self, choice: Hindsight) -> None:
+        """Relabel draws from now on. Raises ConfigError for teams without goals."""
+        self._relabel = Relabel(choice, self.team)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def start(self, step: Step) -> None:
+        """Begin with the first step of a training run."""
+        self._see(step)
+
+    def look(self) -> Look:
+        """What to act on."""
+        h = self.head
+        look = Look(
+            self.obs[h],
+            self.carry[h],
+            self.started[h],
+            self.acting[h],
+            None if self.legal is None else self.legal[h],
+        )
+        if self.device.type == "cpu":
+            return look
+        obs, carry, started, acting = (x.to(self.device) for x in (look.obs, look.carry, look.started, look.alive))
+        return Look(obs, carry, started, acting, None if look.legal is None else look.legal.to(self.device))
+
+    def decide(self, decision: Decision) -> None:
+        """Keep what was chosen."""
+        self.action[self.head].copy_(decision.action)
+        if self.carry.shape[-1]:
+            self.carry[(self.head + 1) % self.rows].copy_(decision.carry)
+
+    def overhear(self, actions: list[Tensor]) -> None:
+        """Keep what the other teams did; ``actions[k]`` is what the environment got from team ``k``."""
+        for place, kept in zip(self._others, self.others, strict=True):
+            kept[self.head].copy_(actions[place])
+
+    def observe(self, step: Step, reward: Array | None = None) -> None:
+        """Keep what came of it, and see the next step. ``reward`` replaces the raw one where it is shaped."""
+        h, following = self.head, (self.head + 1) % self.rows
+        team = step.teams[self.place]
+        paid, terminated, truncated = self.outcome(team, step.started, reward)
+        ended = terminated | truncated
+        if not self.ragged and bool(ended.any(axis=1).any()) and not np.array_equal(ended.any(1), ended.all(1)):
+            self.ragged = True
+        kept: Array = ended if self.keep_ends else truncated
+        slots = self._keep_successors(step, np.any(kept, axis=1), h)
+        if not self.ragged:
+            self.reward[h].copy_(torch.from_numpy(paid))
+            self.terminated[h].copy_(torch.from_numpy(terminated))
+            self.truncated[h].copy_(torch.from_numpy(truncated))
+            self.link[h] = following
+            if slots is not None:
+                link = self.link[h].numpy()
+                np.copyto(link, (-2 - slots)[:, None], where=kept)
+            self._last[ended] = -1
+        else:
+            arrays = (self.reward.numpy(), self.terminated.numpy(), self.truncated.numpy(), self.link.numpy())
+            slots = np.full(self.num_envs, -1, dtype=np.int64) if slots is None else slots
+            _settle(self._last, paid, terminated, truncated, kept, slots, *arrays)
+        self._episode += 1
+        if self._relabel is not None and step.started.any():
+            self._close(np.nonzero(step.started)[0])
+        if step.discarded.any():
+            self._forget(np.nonzero(step.discarded)[0])
+        self._episode[step.started] = 0
+        self.seen_steps += self.num_envs
+        if self.priorities is not None:
+            places = np.arange(self.num_envs)
+            self.priorities.insert(h * self.num_envs + places)
+            self.priorities.remove(following * self.num_envs + places)
+        self.head = following
+        self.size = min(self.size + 1, self.rows - 1)
+        self._final[following] = -1
+        self._see(step)
+
+    def _keep_successors(self, step: Step, copies: Array, row: int) -> Array | None:
+        """Store the true successors of some copies; the slot of each copy ``(E,)``, or None if there are none."""
+        if not copies.any():
+            return None
+        which = np.nonzero(copies)[0]
+        team = step.teams[self.place]
+        joint = None
+        if self._gathered is not None:
+            joint = gather(self._gathered, step, successor=True, rows=which)
+        slots = np.full(self.num_envs, -1, dtype=np.int64)
+        slots[which] = self.ends.add(row, self.link, team.next_obs[which], team.truncated[which], joint)
+        return slots
+
+    def _see(self, step: Step) -> None:
+        h = self.head
+        team = step.teams[self.place]
+        self.ends.release(h)
+        self.obs[h].copy_(torch.from_numpy(team.obs))
+        self.acting[h].copy_(torch.from_numpy(team.alive))
+        self.started[h].copy_(torch.from_numpy(step.started))
+        if self.legal is not None and team.legal is not None:
+            self.legal[h].copy_(torch.from_numpy(team.legal))
+        if self.joint is not None and self._gathered is not None:
+            self.joint[h].copy_(torch.from_numpy(gather(self._gathered, step, successor=False)))
+        turn = team.alive
+        if self.by_team:
+            turn = np.broadcast_to(turn.any(axis=1, keepdims=True), turn.shape)
+        np.copyto(self._now, turn)
+        self.link[h] = PENDING
+        if not self.ragged and not turn.all():
+            self.ragged = True
+            copies, agents = np.nonzero(self._last >= 0)  # until now a turn was taken to end where the next row begins
+            self.link.numpy()[self._last[copies, agents], copies, agents] = PENDING
+        if self.ragged:
+            self.reward[h] = 0
+            self.terminated[h] = False
+            self.truncated[h] = False
+            _take_turns(self._last, turn, h, self.link.numpy())
+        else:
+            self._last[...] = h
+
+    def _close(self, copies: Array) -> None:
+        """The episodes of these copies end in the row at the head."""
+        for copy in copies.tolist():
+            length = min(int(self._episode[copy]), self.rows - 1)
+            self._final[torch.from_numpy((self.head - np.arange(length)) % self.rows), copy] = self.head
+
+    def _forget(self, copies: Array) -> None:
+        """Nothing of the running episode of these copies may be learnt from."""
+        for copy in copies.tolist():
+            length = min(int(self._episode[copy]), self.rows)
+            rows = torch.from_numpy((self.head - np.arange(length)) % self.rows)
+            self.acting[rows, copy] = False
+            self.link[rows, copy] = PENDING
+            self._last[copy] = -1
+        self.ragged = True
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def draw(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
+        """Places ``(B, 1)`` of uniformly drawn first rows of ``length`` complete rows each, in which somebody acted."""
+        ragged = self.ragged and length == 1
+        tries = 8 * batch if ragged else batch
+        place = torch.randint(
+            (self.size - length + 1) * self.num_envs, (tries,), generator=generator, dtype=torch.int64
+        )
+        oldest = (self.head - self.size) % self.rows
+        index = (place // self.num_envs + oldest) % self.rows * self.num_envs + place % self.num_envs
+        if ragged:
+            # Rows in which nobody of the team acted hold nothing to learn: take the first of the others.
+            useful = (self.link.view(-1, self.team.num_agents)[index] != PENDING) & self.acting.view(
+                -1, self.team.num_agents
+            )[index]
+            order = torch.argsort((~useful.any(-1)).to(torch.uint8), stable=True)
+            index = index[order[:batch]]
+        return index.unsqueeze(1)
+
+    def sample(
+        self,
+        index: Tensor,
+        length: int,
+        n_step: int,
+        discount: float,
+        weight: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Sample:
+        """What is stored at places ``(B, 1)``, or at each agent's own place ``(B, N)`` (``length`` 1 only).
+
+        Rewards are summed over ``n_step`` own turns, fewer at ends and at the newest row; ``L = length`` rows follow
+        each other.
+        """
+        agents, copies = self.team.num_agents, self.num_envs
+        own = index.shape[1] > 1
+        if length > 1:
+            rows = (index[:, 0] // copies + torch.arange(length).unsqueeze(1)) % self.rows
+            index_rows = (rows * copies + index[:, 0] % copies).reshape(-1)  # (L * B,)
+        else:
+            index_rows = index if own else index[:, 0]
+        leading = (length, index.shape[0])
+        cells = index_rows if own else index_rows.unsqueeze(1).expand(-1, agents).contiguous()  # (L * B, N)
+        shape = cells.shape
+        reward, worth = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+        successor, complete = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=bool)
+        _walk(
+            cells.numpy(),
+            self.reward.view(-1, agents).numpy(),
+            self.terminated.view(-1, agents).numpy(),
+            self.truncated.view(-1, agents).numpy(),
+            self.link.view(-1, agents).numpy(),
+            self.acting.view(-1, agents).numpy(),
+            self.by_team,
+            copies,
+            n_step,
+            discount,
+            reward,
+            worth,
+            successor,
+            complete,
+        )
+        after = torch.from_numpy(successor)  # (L * B, N)
+        each = own or (self.ragged and not self.by_team)  # by team, all agents have one successor
+        if not each:
+            after = after[:, :1]
+        take = self._own_cells if own else self._whole_rows
+
+        def lead(x: Tensor) -> Tensor:
+            return x.view(*leading, *x.shape[1:])
+
+        where = cells if own else index_rows
+        joint = next_joint = None
+        if isinstance(self.scope, Joint):
+            if own:
+                raise ConfigError("replay: a joint input needs one place for all agents")
+            stored = self.obs if self.joint is None else self.joint
+            flat = stored.flatten(0, 1)
+            joint = lead(flat[index_rows])
+            ends = self.ends.obs if self.joint is None else self.ends.joint
+            assert ends is not None
+            next_joint = lead(_with_ends(flat, ends, after))
+            if self.joint is None:
+                joint, next_joint = as_joint(joint), as_joint(next_joint)
+            next_joint = next_joint if each else next_joint.squeeze(2)
+        next_legal = None
+        if self.legal is not None and self._legal_widths is not None:
+            rows_after = after.clamp(min=0).expand(-1, agents)
+            next_legal = torch.where(
+                (after >= 0).unsqueeze(-1), self._own_cells(self.legal, rows_after), self._legal_widths
+            )
+        first = slice(0, index.shape[0])
+        follows = np.zeros((*leading, agents), dtype=bool)
+        if length > 1:
+            np.equal(successor.reshape(follows.shape)[:-1], cells.view(follows.shape).numpy()[1:], out=follows[:-1])
+        obs, next_obs, paid = take(self.obs, where), self._next_obs(after), torch.from_numpy(reward)
+        if self._relabel is not None:
+            self._with_new_goals(index_rows[:, 0] if own else index_rows, obs, next_obs, paid, generator)
+        return Sample(
+            index=index,
+            obs=lead(obs),
+            action=lead(take(self.action, where)),
+            legal=None if self.legal is None else lead(take(self.legal, where)),
+            started=lead(self.started.flatten()[cells[:, 0]]),
+            acting=lead(take(self.acting, where)),
+            complete=lead(torch.from_numpy(complete)),
+            follows=torch.from_numpy(follows),
+            reward=lead(paid),
+            discount=lead(torch.from_numpy(worth)),
+            next_obs=lead(next_obs),
+            next_legal=None if next_legal is None else lead(next_legal),
+            next_acting=lead(self._next_acting(after)),
+            carry=take(self.carry, where[first])
+            if self.carry.shape[-1]
+            else self.carry.new_zeros(len(index), agents, 0),
+            joint=joint,
+            next_joint=next_joint,
+            others=tuple(lead(other.flatten(0, 1)[index_rows]) for other in self.others) if not own else (),
+            next_others=tuple(
+                lead(other.flatten(0, 1)[torch.where(after[:, 0] >= 0, after[:, 0], index_rows)])
+                for other in self.others
+            )
+            if not own
+            else (),
+            weight=torch.ones(index.shape) if weight is None else weight,
+        ).to(self.device)
+
+    def _with_new_goals(
+        self, index: Tensor, obs: Tensor, next_obs: Tensor, reward: Tensor, generator: torch.Generator | None
+    ) -> None:
+        """Relabel a share of the rows ``(B,)`` in place."""
+        relabel = self._relabel
+        assert relabel is not None
+        choice = relabel.choice
+        row, copy = index // self.num_envs, index % self.num_envs
+        last = self._final.flatten()[index].long()
+        newest = (self.head - 1) % self.rows
+        last = torch.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
+        ahead = (last - row) % self.rows  # rows that follow in the episode
+        uniform = torch.rand(2, len(index), generator=generator)
+        if choice.strategy == "final":
+            jump = ahead
+        else:
+            jump = (uniform[0] * (ahead + 1)).long()
+        if choice.strategy == "episode":
+            since = self._since(row, copy)
+            jump = (uniform[0] * (ahead + since + 1)).long() - since
+        other = (row + jump) % self.rows * self.num_envs + copy
+        link = self.link.view(-1, self.team.num_agents)[other]  # (B, N)
+        after = torch.where(link >= 0, link * self.num_envs + copy.unsqueeze(1), link).long()
+        known = (link != PENDING).all(-1)
+        found = self._next_obs(torch.where(known.unsqueeze(1), after, index.unsqueeze(1)))
+        relabel(obs, next_obs, reward, found[..., relabel.achieved], known & (uniform[1] < choice.share))
+
+    def _since(self, row: Tensor, copy: Tensor) -> Tensor:
+        """Rows since the episode began, ``(B,)``, as far as the ring goes back."""
+        oldest = (self.head - self.size) % self.rows
+        age = (row - oldest) % self.rows
+        begun = self.started[:, copy]  # (R, B)
+        back = (row.unsqueeze(0) - torch.arange(self.rows).unsqueeze(1)) % self.rows  # (R, B)
+        back = torch.where(begun, back, self.rows)
+        return torch.minimum(back.amin(0), age)
+
+    def _whole_rows(self, stored: Tensor, index: Tensor) -> Tensor:
+        """``(K,)`` places to ``(K, N, ...)``."""
+        return stored.flatten(0, 1).index_select(0, index)
+
+    def _own_cells(self, stored: Tensor, index: Tensor) -> Tensor:
+        """Each agent's own places ``(K, N)`` to ``(K, N, ...)``."""
+        agents = self.team.num_agents
+        flat = (index * agents + torch.arange(agents)).reshape(-1)
+        return stored.flatten(0, 2).index_select(0, flat).view(*index.shape, *stored.shape[3:])
+
+    def _next_obs(self, after: Tensor) -> Tensor:
+        """Observations ``(K, N, *O)`` at successors ``(K, N)`` or ``(K, 1)``."""
+        kept = after < 0
+        if after.shape[1] == 1:
+            found = self._whole_rows(self.obs, after[:, 0].clamp(min=0))
+            which = kept[:, 0].nonzero()[:, 0]
+            if len(which):
+                found[which] = self.ends.obs[-2 - after[which, 0]]
+            return found
+        found = self._own_cells(self.obs, after.clamp(min=0))
+        batch, agent = kept.nonzero(as_tuple=True)
+        if len(batch):
+            found[batch, agent] = self.ends.obs[-2 - after[batch, agent], agent]
+        return found
+
+    def _next_acting(self, after: Tensor) -> Tensor:
+        """Who acts at the successors, ``(K, N)``."""
+        agents = self.team.num_agents
+        if after.shape[1] == agents > 1:
+            return torch.ones(after.shape, dtype=torch.bool)  # each agent's successor is its own turn
+        place = after[:, 0]
+        found = self._whole_rows(self.acting, place.clamp(min=0))
+        which = (place < 0).nonzero()[:, 0]
+        if len(which):
+            found[which] = self.ends.acting[-2 - place[which]]
+        return found
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All filled rows, where the ring stands, who has ended."""
+        filled = self.rows if self.size == self.rows - 1 else self.head + 1
+        return {
+            "arrays": {name: tensor[:filled] for name, tensor in self._tensors()},
+            "ends": self.ends.state_dict(),
+            "outcome": self.outcome.state_dict(),
+            "last": self._last,
+            "episode": self._episode,
+            "now": self._now,
+            "head": self.head,
+            "size": self.size,
+            "seen_steps": self.seen_steps,
+            "ragged": self.ragged,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        for name, tensor in self._tensors():
+            saved = state["arrays"][name]
+            tensor[: len(saved)].copy_(saved)
+        self.ends.load_state_dict(state["ends"])
+        self.outcome.load_state_dict(state["outcome"])
+        self._last[...], self._episode[...], self._now[...] = state["last"], state["episode"], state["now"]
+        self.head, self.size = int(state["head"]), int(state["size"])
+        self.seen_steps, self.ragged = int(state["seen_steps"]), bool(state["ragged"])
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        stored = "obs acting legal started carry action reward terminated truncated link joint _final"
+        names = stored.split()
+        tensors = [(name, tensor) for name in names if isinstance(tensor := getattr(self, name), Tensor)]
+        return tensors + [(f"others.{place}", other) for place, other in enumerate(self.others)]
+
+
+class _Ends:
+    """True successors of ended episodes, a queue that grows where it must: oldest rows leave first."""
+
+    def __init__(self, team: TeamSpec, joint: tuple[int, ...] | None, rows: int) -> None:
+        self.team, self.joint_shape = team, joint
+        self.per_row = np.zeros(rows, dtype=np.int64)  # how many belong to each row of the ring
+        self.first = self.count = 0
+        self._allocate(64)
+
+    def _allocate(self, capacity: int) -> None:
+        agents, obs = self.team.num_agents, self.team.obs
+        dtype = torch.uint8 if obs.dtype == "uint8" else torch.float32
+        self.capacity = capacity
+        self.obs = torch.zeros(capacity, agents, *obs.shape, dtype=dtype)
+        self.acting = torch.zeros(capacity, agents, dtype=torch.bool)
+        self.joint = None if self.joint_shape is None else torch.zeros(capacity, *self.joint_shape)
+
+    def arrays(self) -> dict[str, Tensor]:
+        named = {"obs": self.obs, "acting": self.acting, "joint": self.joint}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def add(self, row: int, link: Tensor, obs: Array, acting: Array, joint: Array | None) -> Array:
+        """Store some successors of one row; their slots."""
+        new = len(obs)
+        while self.count + new > self.capacity:
+            self._grow(link)
+        slots: Array = (self.first + self.count + np.arange(new)) % self.capacity
+        where = torch.from_numpy(slots)
+        self.obs[where] = torch.from_numpy(obs)
+        self.acting[where] = torch.from_numpy(acting)
+        if self.joint is not None and joint is not None:
+            self.joint[where] = torch.from_numpy(joint)
+        self.count += new
+        self.per_row[row] += new
+        return slots
+
+    def release(self, row: int) -> None:
+        """The row is about to be overwritten: so are its successors."""
+        gone = int(self.per_row[row])
+        self.first = (self.first + gone) % self.capacity
+        self.count -= gone
+        self.per_row[row] = 0
+
+    def _grow(self, link: Tensor) -> None:
+        """Twice the room; what had wrapped round moves behind the rest, and the links to it with it."""
+        old, capacity = self.arrays(), self.capacity
+        wrapped = max(0, self.first + self.count - capacity)
+        self._allocate(2 * capacity)
+        for name, tensor in self.arrays().items():
+            tensor[:capacity] = old[name]
+            tensor[capacity : capacity + wrapped] = old[name][:wrapped]
+        moved = (link <= -2) & (link > -2 - wrapped)
+        link[moved] -= capacity
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "arrays": self.arrays(),
+            "per_row": self.per_row,
+            "first": self.first,
+            "count": self.count,
+            "capacity": self.capacity,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._allocate(int(state["capacity"]))
+        for name, tensor in self.arrays().items():
+            tensor.copy_(state["arrays"][name])
+        self.per_row[...] = state["per_row"]
+        self.first, self.count = int(state["first"]), int(state["count"])
+
+
+def _with_ends(flat: Tensor, ends: Tensor, after: Tensor) -> Tensor:
+    """Rows ``(K, C, ...)`` at successors ``(K, C)``: of the ring, or kept ones."""
+    found = flat[after.clamp(min=0)]
+    kept = after < 0
+    if bool(kept.any()):
+        found[kept] = ends[-2 - after[kept]]
+    return found
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+@numba.njit(cache=True, nogil=True)
+def _settle(
+    last: Array,
+    paid: Array,
+    terminated: Array,
+    truncated: Array,
+    kept: Array,
+    slots: Array,
+    reward: Array,
+    is_terminated: Array,
+    is_truncated: Array,
+    link: Array,
+) -> None:
+    """Credit what was earned, and how it ended, to the row of each agent's running turn."""
+    for e in range(last.shape[0]):
+        for n in range(last.shape[1]):
+            row = last[e, n]
+            if row < 0:
+                continue
+            reward[row, e, n] += paid[e, n]
+            if terminated[e, n] or truncated[e, n]:
+                is_terminated[row, e, n] = terminated[e, n]
+                is_truncated[row, e, n] = truncated[e, n]
+                link[row, e, n] = -2 - slots[e] if kept[e, n] else row
+                last[e, n] = -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_turns(last: Array, turn: Array, row: int, link: Array) -> None:
+    """Whoever's turn it is now: that ends the turn before and begins one."""
+    for e in range(last.shape[0]):
+        for n in range(last.shape[1]):
+            if last[e, n] == row:  # waited for as long as the ring is: its turn has been overwritten
+                last[e, n] = -1
+            if turn[e, n]:
+                if last[e, n] >= 0:
+                    link[last[e, n], e, n] = row
+                last[e, n] = row
+
+
+@numba.njit(cache=True, nogil=True)
+def _walk(
+    cells: Array,
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    link: Array,
+    acting: Array,
+    by_team: bool,
+    copies: int,
+    n_step: int,
+    discount: float,
+    total: Array,
+    worth: Array,
+    successor: Array,
+    complete: Array,
+) -> None:
+    """Follow each agent's links for ``n_step`` turns: summed reward, worth of the successor, where it is."""
+    for b in range(cells.shape[0]):
+        for n in range(cells.shape[1]):
+            place = cells[b, n]
+            known = link[place, n] != -1 and (by_team or acting[place, n])
+            complete[b, n] = known
+            total[b, n], worth[b, n], successor[b, n] = 0.0, 0.0, place
+            if not known:
+                continue
+            factor = 1.0
+            for _ in range(n_step):
+                after = link[place, n]
+                if after == -1:  # the newest row: stop at it, with as many turns as there are
+                    break
+                total[b, n] += factor * reward[place, n]
+                factor *= discount
+                if terminated[place, n]:
+                    factor = 0.0
+                    successor[b, n] = after if after < 0 else place
+                    break
+                if truncated[place, n]:
+                    successor[b, n] = after
+                    break
+                place = after * copies + place % copies
+                successor[b, n] = place
+            worth[b, n] = factor
