@@ -8,6 +8,7 @@ from pettingzoo import register
 from marl_envs.acrobot import Acrobot
 from marl_envs.adversary import Adversary
 from marl_envs.cartpole import CartPole
+from marl_envs.catch import Catch
 from marl_envs.crypto import Crypto
 from marl_envs.gridworld import GridWorld, GridWorldImage
 from marl_envs.matrix_game import MatrixGame
@@ -15,6 +16,7 @@ from marl_envs.mountain_car import MountainCar, MountainCarContinuous
 from marl_envs.pendulum import Pendulum
 from marl_envs.pursuit import Pursuit
 from marl_envs.push import Push
+from marl_envs.reach import Reach
 from marl_envs.reference import Reference
 from marl_envs.simple import Simple
 from marl_envs.speaker_listener import SpeakerListener
@@ -27,9 +29,9 @@ from marl_envs.world_comm import WorldComm
 WORLDS: dict[str, type[World]] = {
     world.metadata["name"]: world
     for world in (
-        Acrobot, Adversary, CartPole, Crypto, GridWorld, GridWorldImage, MatrixGame, MountainCar,
+        Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, MatrixGame, MountainCar,
         MountainCarContinuous, Pendulum,
-        Pursuit, Push, Reference, Simple, SpeakerListener, Spread, Tag, TwoStep, WorldComm,
+        Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, Tag, TwoStep, WorldComm,
     )
 }  # fmt: skip
 
@@ -38,6 +40,7 @@ __all__ = [
     "Acrobot",
     "Adversary",
     "CartPole",
+    "Catch",
     "Crypto",
     "GridWorld",
     "GridWorldImage",
@@ -48,6 +51,7 @@ __all__ = [
     "Pendulum",
     "Pursuit",
     "Push",
+    "Reach",
     "Reference",
     "Simple",
     "SpeakerListener",

@@ -40,7 +40,7 @@ class Copies:
         """As the class says."""
         if num_envs < 1:
             raise ConfigError(f"expected at least one copy, got num_envs={num_envs}")
-        spaces = [world.observation_spaces[agent] for agent in world.possible_agents]
+        spaces = [world.flat_spaces[agent] for agent in world.possible_agents]
         shapes = [tuple(space.shape or ()) for space in spaces]
         rows = (num_envs, len(spaces))
         if world.image_obs:
@@ -245,7 +245,8 @@ def team_specs(world: World, patterns: Sequence[str] | None) -> tuple[TeamSpec, 
     for name, agents in partition(world.possible_agents, patterns).items():
         seen = tuple(world.observation_spaces[agent] for agent in agents)
         done = tuple(world.action_spaces[agent] for agent in agents)
-        widths = tuple(int(np.prod(space.shape or ())) for space in seen)
+        flat = [world.flat_spaces[agent] for agent in agents]
+        widths = tuple(int(np.prod(space.shape or ())) for space in flat)
         if world.image_obs:
             height, width, channels = seen[0].shape or ()
             obs = ObsSpec((channels, height, width), "uint8", widths)

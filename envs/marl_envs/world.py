@@ -74,6 +74,11 @@ class World(ParallelEnv[str, Any, Any]):
         self.possible_agents = list(observation_spaces)
         self.agents: list[str] = []
         self.observation_spaces = dict(observation_spaces)
+        # Kernels write vectors: a dictionary's entries side by side, in the order Gymnasium flattens them.
+        self.flat_spaces = {
+            name: gymnasium.spaces.flatten_space(space) if isinstance(space, gymnasium.spaces.Dict) else space
+            for name, space in observation_spaces.items()
+        }
         self.action_spaces = dict(action_spaces)
         if max_cycles < 1:
             raise ConfigError(f"{type(self).__name__}: expected max_cycles of at least 1, got {max_cycles}")
@@ -89,15 +94,13 @@ class World(ParallelEnv[str, Any, Any]):
         if len(kinds) != 1 or not kinds <= {gymnasium.spaces.Discrete, gymnasium.spaces.Box}:
             raise ConfigError(f"{type(self).__name__}: expected all action spaces Discrete or all Box, got {kinds}")
         self.box_actions = kinds == {gymnasium.spaces.Box}
-        self.image_obs = any(len(space.shape or ()) == 3 for space in self.observation_spaces.values())
+        self.image_obs = any(len(space.shape or ()) == 3 for space in self.flat_spaces.values())
         # Equally wide vectors: the state is the observations seen as one row, and costs nothing.
-        shapes = {space.shape for space in self.observation_spaces.values()}
+        shapes = {space.shape for space in self.flat_spaces.values()}
         self.state_is_obs = self.kernels.state is None and not self.image_obs and len(shapes) == 1
         self.join_state = self.kernels.state is None and not self.image_obs and len(shapes) > 1
         if state_space is None and not self.image_obs:
-            width = sum(
-                int(np.prod(shape)) for shape in (space.shape for space in self.observation_spaces.values()) if shape
-            )
+            width = sum(int(np.prod(shape)) for shape in (space.shape for space in self.flat_spaces.values()) if shape)
             state_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
         if state_space is not None:
             self.state_space = state_space
@@ -252,9 +255,14 @@ class World(ParallelEnv[str, Any, Any]):
         else:
             copied = core.obs[0].copy()
             seen = zip(self.possible_agents, (copied[n, :w] for n, w in enumerate(self._widths)), strict=True)
-        if len(agents) == len(self.possible_agents):
-            return dict(seen)
-        return {agent: row for agent, row in seen if agent in agents}
+        spaces = self.observation_spaces
+        return {
+            agent: gymnasium.spaces.unflatten(spaces[agent], row)
+            if isinstance(spaces[agent], gymnasium.spaces.Dict)
+            else row
+            for agent, row in seen
+            if agent in agents
+        }
 
     def _infos(self, agents: Sequence[str]) -> dict[str, dict[str, Any]]:
         if self.kernels.legal is None:

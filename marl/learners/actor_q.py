@@ -87,7 +87,9 @@ class ActorQLearner(OffPolicyLearner):
         self.codes = [ActionHead(other.action, self.device) for other in spec.teams]
         self.place = spec.teams.index(team)
         others = [place for place in range(len(spec.teams)) if place != self.place] if self.across else []
-        own = 0 if values > 1 and not self.joint else self.code.size * (team.num_agents if self.joint else 1)
+        # A critic with a value for each own action need not be told which it was.
+        read = (team.num_agents if self.joint else 1) - (values > 1)
+        own = self.code.size * read
         beside = own + sum(self.codes[k].size * spec.teams[k].num_agents for k in others)
         network = settings.critic_network or (None if isinstance(self.network, GRU) else self.network)
         self.critic = ActionCritic(

@@ -77,6 +77,9 @@ class SACLearner(ActorQLearner):
         widths = torch.tensor(team.action.widths, dtype=torch.float32, device=self.device)
         default = settings.entropy_share * widths.log() if self.choices else -widths
         self.goal = default if settings.target_entropy is None else torch.full_like(widths, settings.target_entropy)
+        agents = range(team.num_agents)
+        rows = [[other for other in agents if other != agent] for agent in agents]
+        self._but_oneself = torch.tensor(rows, dtype=torch.int64, device=self.device)  # (N, N - 1)
         self._begin(self.carry_width, settings.critic, other_actions=self.across)
 
     def make_head(self) -> SquashedHead | Categorical:
@@ -191,9 +194,7 @@ class SACLearner(ActorQLearner):
         """``Q(x, a_-i, .)``, ``(2, L, B, N, A)``: a joint critic reads everybody's action but the judged one's own."""
         if not self.joint:
             return self.judge(net, sample, None, successor)
-        agents = features.shape[2]
-        others = ~torch.eye(agents, dtype=torch.bool, device=features.device).unsqueeze(-1)  # (N, N, 1)
-        everybody = (features.unsqueeze(2) * others).flatten(-2)  # (L, B, N, N * F)
+        everybody = features[:, :, self._but_oneself].flatten(-2)  # (L, B, N, (N - 1) * F)
         beside = torch.cat((everybody, *self._theirs(sample, successor)), dim=-1)
         return self.judge(net, sample, beside, successor)
 

@@ -23,7 +23,10 @@ TRAIN = [
     ("--device cuda:99", "cuda:99"),
     ("--device gpu", "no torch device"),
     ("--set learner.lrr=1", "did you mean 'learner.lr'?"),
-    ("--set learner.lr=abc", "--set learner.lr=abc: expected Linear(...) or Exponential(...) or a number, got 'abc' (str)"),
+    (
+        "--set learner.lr=abc",
+        "--set learner.lr=abc: expected Linear(...) or Exponential(...) or a number, got 'abc' (str)",
+    ),
     ("--set learner.epochs=1.5", "expected a whole number, got '1.5' (float)"),
     ("--set learner.epochs=true", "expected a whole number, got 'true' (bool)"),
     ("--set learner.normalize_obs=3", "expected true or false"),

@@ -1,0 +1,247 @@
+"""The replay against a record kept by hand: successors, ends, turns, windows, restoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import marl
+from marl import adapters
+from marl.memory.replay import Replay
+from marl.memory.rollout import Decision
+from marl.scope import Joint, Local
+from tests.tiny import Constant, Team, Turns
+
+
+class Record:
+    """Every agent's transitions as a list per copy: the slow way."""
+
+    def __init__(self, copies, agents):
+        self.done = [[[] for _ in range(agents)] for _ in range(copies)]
+        self.open = [[None] * agents for _ in range(copies)]
+
+    def act(self, team, action):
+        """Note whose turn it is, what it sees and does; that ends the turn before."""
+        for e, row in enumerate(self.open):
+            for n in range(len(row)):
+                if team.alive[e, n]:
+                    if row[n] is not None:
+                        self.close(e, n, team.obs[e, n].copy(), "on")
+                    row[n] = [team.obs[e, n].copy(), action[e, n].item(), 0.0]
+
+    def earn(self, team, reward, terminated, truncated):
+        """Note what was earned and who ended."""
+        for e, row in enumerate(self.open):
+            for n in range(len(row)):
+                if row[n] is None:
+                    continue
+                row[n][2] += float(reward[e, n])
+                if terminated[e, n] or truncated[e, n]:
+                    self.close(e, n, team.next_obs[e, n].copy(), "end" if terminated[e, n] else "cut")
+
+    def close(self, e, n, obs, how):
+        self.done[e][n].append((*self.open[e][n], obs, how))
+        self.open[e][n] = None
+
+
+def play(env, steps, credit=None, scope=None, capacity=10_000, seed=0, **options):
+    """Fill a replay and a record with the same play."""
+    copies = 3
+    batch = adapters.make(env, copies, None)
+    spec = batch.spec
+    credit = credit or marl.Independent()
+    memory = Replay(spec, spec.teams[0], scope or Local(), credit, capacity, copies, 0, **options)
+    record = Record(copies, spec.teams[0].num_agents)
+    random = torch.Generator().manual_seed(seed)
+    step = batch.reset(seed)
+    memory.start(step)
+    for _ in range(steps):
+        team = step.teams[0]
+        action = torch.randint(2, team.alive.shape, generator=random)
+        record.act(team, action)
+        memory.look()
+        memory.decide(Decision(action, action, action.float(), torch.zeros(*action.shape, 0)))
+        step = batch.step([action.numpy()])
+        team = step.teams[0]
+        paid = team.reward
+        if not isinstance(credit, marl.Independent):
+            paid = np.broadcast_to(paid.mean(1, keepdims=True), paid.shape)
+        record.earn(team, paid, team.terminated, team.truncated)
+        memory.observe(step)
+    team = step.teams[0]
+    for e in range(copies):  # the newest row ends open turns
+        for n in range(spec.teams[0].num_agents):
+            if team.alive[e, n] and record.open[e][n] is not None:
+                record.close(e, n, team.obs[e, n].copy(), "on")
+    batch.close()
+    return memory, record
+
+
+def everything(memory):
+    """Places of all complete rows, oldest first."""
+    rows = (memory.head - memory.size + torch.arange(memory.size)) % memory.rows
+    return (rows.unsqueeze(1) * memory.num_envs + torch.arange(memory.num_envs)).reshape(-1, 1)
+
+
+def found(memory, n_step=1, discount=0.9):
+    """What the replay says, in the record's form: per copy and agent."""
+    index = everything(memory)
+    sample = memory.sample(index, 1, n_step, discount)
+    agents = memory.team.num_agents
+    out = [[[] for _ in range(agents)] for _ in range(memory.num_envs)]
+    for b, place in enumerate(index[:, 0].tolist()):
+        for n in range(agents):
+            if sample.complete[0, b, n]:
+                out[place % memory.num_envs][n].append(
+                    (
+                        sample.obs[0, b, n].numpy(),
+                        int(sample.action[0, b, n]),
+                        float(sample.reward[0, b, n]),
+                        sample.next_obs[0, b, n].numpy(),
+                        float(sample.discount[0, b, n]),
+                    )
+                )
+    return out
+
+
+def expected(transitions, n_step, discount):
+    """n-step sums along one agent's own turns."""
+    for k, (obs, action, *_) in enumerate(transitions):
+        total, factor = 0.0, 1.0
+        for _, _, reward, after, how in transitions[k : k + n_step]:
+            total += factor * reward
+            factor *= discount
+            if how != "on":
+                break
+        yield obs, action, total, after, 0.0 if how == "end" else factor
+
+
+ENVS = {
+    "truncated": lambda: Team(length=4),
+    "terminated": lambda: Team(length=3, terminal=True),
+    "deaths": lambda: Team(length=6, die=(2, None, 4)),
+    "turns": lambda: Turns(),
+    "one step": lambda: Team(length=1),
+}
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("name", ENVS)
+def test_every_transition_is_what_happened(name, n_step):
+    memory, record = play(ENVS[name], 40)
+    ours = found(memory, n_step)
+    for copy in range(memory.num_envs):
+        for agent in range(memory.team.num_agents):
+            wanted = list(expected(record.done[copy][agent], n_step, 0.9))
+            assert len(ours[copy][agent]) == len(wanted) > 5
+            for (obs, action, total, after, worth), mine in zip(wanted, ours[copy][agent], strict=True):
+                assert np.array_equal(mine[0], obs)
+                assert mine[1] == action
+                assert mine[2] == pytest.approx(total, abs=1e-5)
+                assert mine[4] == pytest.approx(worth, abs=1e-6)
+                if worth > 0:
+                    assert np.array_equal(mine[3], after)
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_an_overwritten_ring_keeps_the_newest_transitions(name):
+    memory, record = play(ENVS[name], 60, capacity=30)
+    ours = found(memory)
+    for copy in range(memory.num_envs):
+        for agent in range(memory.team.num_agents):
+            mine = ours[copy][agent]
+            wanted = list(expected(record.done[copy][agent], 1, 0.9))[-len(mine) :]
+            assert mine
+            for (obs, _, total, after, worth), row in zip(wanted, mine, strict=True):
+                assert np.array_equal(row[0], obs)
+                assert row[2] == pytest.approx(total, abs=1e-5)
+                if worth > 0:
+                    assert np.array_equal(row[3], after)
+
+
+def test_three_step_targets_by_hand():
+    memory, _ = play(lambda: Constant(length=4), 9)  # reward 1 a step, cut after 4
+    sample = memory.sample(everything(memory)[::3], 1, 3, 0.5)
+    # rows 0..3 of the first episode, 0..3 of the second, row 0 of the third: sums stop at the cut, which bootstraps
+    assert sample.reward[0, :, 0].tolist() == [1.75, 1.75, 1.5, 1.0, 1.75, 1.75, 1.5, 1.0, 1.0]
+    assert sample.discount[0, :, 0].tolist() == [0.125, 0.125, 0.25, 0.5, 0.125, 0.125, 0.25, 0.5, 0.5]
+    memory, _ = play(lambda: Constant(length=4, terminal=True), 5)
+    sample = memory.sample(everything(memory)[::3], 1, 3, 0.5)
+    assert sample.reward[0, :, 0].tolist() == [1.75, 1.75, 1.5, 1.0, 1.0]
+    assert sample.discount[0, :, 0].tolist() == [0.125, 0, 0, 0, 0.5]
+
+
+def test_a_team_reward_goes_on_after_a_death_and_ends_with_the_team():
+    memory, _ = play(lambda: Team(length=6, die=(2, None, None)), 6, credit=marl.TeamReward())
+    sample = memory.sample(everything(memory)[::3], 1, 1, 1.0)
+    complete = sample.complete[0, :, 0].tolist()
+    assert complete == [True, True, False, False, False, False]  # the first agent acts twice
+    assert sample.reward[0, 1:, 1].sum() == pytest.approx(float(sample.reward[0, 1, 0]), abs=1e-5)
+
+
+def test_with_a_mixer_turns_are_the_teams():
+    memory, _ = play(lambda: Team(length=6, die=(2, None, None)), 12, credit=marl.VDN(), scope=Joint())
+    sample = memory.sample(everything(memory)[::3], 1, 1, 1.0)
+    assert sample.complete.all()
+    assert (sample.reward == sample.reward[..., :1]).all()
+    assert sample.acting[0, :, 0].tolist() == [True, True, False, False, False, False] * 2
+    assert sample.next_acting[0, :, 0].tolist()[:4] == [True, False, False, False]
+    assert sample.next_joint.shape == sample.joint.shape == (1, 12, 9)
+    assert sample.discount[0, 5, 0] == 1  # the others were cut, so the team was
+
+
+def test_a_window_is_the_rows_as_played():
+    memory, _ = play(lambda: Team(length=5), 30)
+    index = memory.draw(8, 6, torch.Generator().manual_seed(0))
+    sample = memory.sample(index, 6, 1, 0.9)
+    for b, place in enumerate(index[:, 0].tolist()):
+        row, copy = divmod(place, memory.num_envs)
+        assert torch.equal(sample.obs[:, b], memory.obs[row : row + 6, copy])
+        assert torch.equal(sample.started[:, b], memory.started[row : row + 6, copy])
+        ends = memory.truncated[row : row + 5, copy].any(-1)
+        assert torch.equal(sample.follows[:-1, b, 0], ~ends)
+        assert not sample.follows[-1].any()
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_a_restored_replay_samples_the_same(name):
+    memory, _ = play(ENVS[name], 25, capacity=45, scope=Joint())
+    spec = memory.spec
+    twin = Replay(spec, spec.teams[0], Joint(), marl.Independent(), 45, memory.num_envs, 0)
+    twin.load_state_dict(memory.state_dict())
+    ours, theirs = (m.sample(everything(m), 1, 2, 0.9) for m in (memory, twin))
+    for field, value in vars(ours).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, getattr(theirs, field)), field
+
+
+def test_a_discarded_episode_is_never_learnt_from():
+    batch = adapters.make(lambda: Team(length=9), 2, None)
+    memory = Replay(batch.spec, batch.spec.teams[0], Local(), marl.Independent(), 100, 2, 0)
+    step = batch.reset(0)
+    memory.start(step)
+    for t in range(6):
+        memory.decide(Decision(*[torch.zeros(2, 3, dtype=torch.int64)] * 2, torch.zeros(2, 3), torch.zeros(2, 3, 0)))
+        step = batch.step([np.zeros((2, 3), dtype=np.int64)])
+        if t == 4:
+            step.discarded[0] = step.started[0] = True
+        memory.observe(step)
+        step.discarded[:] = False
+    sample = memory.sample(everything(memory), 1, 1, 0.9)
+    assert sample.complete[0, 0::2, 0].tolist() == [False] * 5 + [True]
+    assert sample.complete[0, 1::2].all()
+
+
+def test_files_hold_what_memory_would(tmp_path):
+    memory, _ = play(lambda: Team(length=4), 20)
+    on_disk, _ = play(lambda: Team(length=4), 20, directory=str(tmp_path))
+    assert torch.equal(memory.obs, on_disk.obs)
+    assert list(tmp_path.glob("replay-*.bin"))
+
+
+def test_memory_is_what_its_arrays_need():
+    memory, _ = play(lambda: Team(length=25), 3_000, capacity=100_000)
+    rows = memory.rows * memory.num_envs
+    needed = rows * (3 * (3 * 4 + 8 + 4 + 4 + 1 + 1 + 1) + 1)  # obs, action, reward, link, flags; started
+    assert memory.nbytes == pytest.approx(needed, rel=0.1)

@@ -1,0 +1,264 @@
+"""Off-policy learners: identities, refusals, resuming, the worlds they must cope with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+
+import marl
+from marl.action_critic import own_action_only
+from marl.schedules import Clock
+from tests.tiny import Single, Team, Turns, spec_of
+
+SEED = np.random.SeedSequence(7)
+QUICK = {"batch": 16, "learning_starts": 20, "buffer": 500, "network": marl.MLP((16,), "relu"), "updates_per_step": 0.5}
+
+
+def weights(learner):
+    """All parameters, targets included."""
+    return [value.clone() for module in learner.modules().values() for value in module.state_dict().values()]
+
+
+def trained(config, env, steps=200, **options):
+    system = marl.MultiAgentSystem(config, env, num_envs=2, seed=3, **options)
+    system.train(steps=steps)
+    return system
+
+
+def same(first, second):
+    ours, theirs = weights(first.learners[0]), weights(second.learners[0])
+    return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+class Steer(Team):
+    """As Team, with boxes: paid for pointing where the first number does."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._act = {agent: Box(-2, 1, (2,), np.float32) for agent in self.possible_agents}
+
+    def step(self, actions):
+        return super().step({agent: int(action[0] > 0) for agent, action in actions.items()})
+
+
+@pytest.mark.parametrize(
+    "env", [lambda: Team(widths=(3,), choices=(2,)), lambda: Steer(widths=(3,), choices=(2,))], ids=["choices", "box"]
+)
+@pytest.mark.parametrize(
+    ("joint", "local"),
+    [(marl.maddpg, marl.iddpg), (marl.matd3, marl.itd3), (marl.masac, marl.isac)],
+    ids=["ddpg", "td3", "sac"],
+)
+def test_with_one_agent_joint_critics_are_local_ones(joint, local, env):
+    assert same(trained(joint(**QUICK), env), trained(local(**QUICK), env))
+
+
+def test_with_one_agent_vdn_is_dqn():
+    env = lambda: Team(widths=(3,), choices=(2,))  # noqa: E731
+    mixed, plain = trained(marl.vdn(**QUICK), env), trained(marl.iql(**QUICK), env)
+    ours, theirs = mixed.learners[0].flat.values, plain.learners[0].flat.values
+    assert torch.equal(ours, theirs)
+    assert torch.equal(mixed.learners[0].target_flat.values, plain.learners[0].target_flat.values)
+
+
+def test_gymnasium_and_one_agent_pettingzoo_are_the_same():
+    config = marl.iql(**QUICK)
+    assert same(trained(config, "CartPole-v1"), trained(config, lambda: Single("CartPole-v1")))
+
+
+def fill(learner, seed, agents):
+    """Put random but reproducible rows of a three-agent team into a replay; ``agents`` picks columns."""
+    memory, random = learner.memory, torch.Generator().manual_seed(seed)
+    rows, copies = memory.rows, memory.num_envs
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=random)
+
+    memory.obs.copy_(draw(rows, copies, 3, memory.obs.shape[-1])[:, :, agents])
+    memory.reward.copy_(draw(rows, copies, 3)[:, :, agents])
+    ended = draw(rows, copies, 3)[:, :, agents]
+    memory.terminated.copy_(ended < 0.1)
+    if memory.action.is_floating_point():
+        memory.action.copy_(draw(rows, copies, 3, memory.action.shape[-1])[:, :, agents] * 2 - 1)
+    else:
+        memory.action.copy_((draw(rows, copies, 3) * 3).long()[:, :, agents])
+    memory.acting.fill_(True)
+    memory.ragged = True  # agents end apart
+    memory.link.copy_(((torch.arange(rows) + 1) % rows).to(torch.int32)[:, None, None].expand(memory.link.shape))
+    memory.head, memory.size, memory.seen_steps = rows - 1, rows - 1, 64 * (seed + 1) + 1
+
+
+@pytest.mark.parametrize(
+    ("config", "action"),
+    [
+        (marl.DQN(sharing="none", double=True, dueling=True, normalize_obs=True), Discrete(3)),
+        (marl.DQN(sharing="none", distribution=marl.Quantiles(8)), Discrete(3)),
+        (marl.DDPG(sharing="none"), Box(-1, 1, (2,), np.float32)),
+        (marl.TD3(sharing="none", smoothing=0.0), Box(-1, 1, (2,), np.float32)),
+        (marl.SAC(sharing="none"), Discrete(3)),
+    ],
+    ids=["dqn", "qr-dqn", "ddpg", "td3", "sac"],
+)
+def test_stacked_parameters_equal_separate_learners(config, action):
+    config = dataclasses.replace(config, batch=8, learning_starts=1, updates_per_step=1 / 64, buffer=120)
+    full = spec_of(3, action=action)
+    stacked = config.build(full, full.teams[0], 4, SEED.spawn(1)[0], "cpu")
+    alone = []
+    for agent in range(3):
+        spec = spec_of(1, action=action)
+        learner = config.build(spec, spec.teams[0], 4, SEED.spawn(1)[0], "cpu")
+        copy_columns(stacked, learner, agent)
+        alone.append(learner)
+    for update in range(20):
+        for which, learner in enumerate((stacked, *alone)):
+            fill(learner, update, [0, 1, 2] if which == 0 else [which - 1])
+            learner.sampler.set_state(stacked.sampler.get_state() if which == 0 else before)
+            if which == 0:
+                before = stacked.sampler.get_state()
+            assert learner.ready(Clock(64 * (update + 1), 10_000))
+            learner.update(Clock(64 * (update + 1), 10_000))
+    for agent, learner in enumerate(alone):
+        for (flat, _), (own, count) in zip(flats(stacked), flats(learner), strict=True):
+            mine = torch.stack([flat.values[agent + 3 * c] for c in range(count)])
+            assert torch.allclose(own.values, mine, atol=1e-6)
+
+
+def flats(learner):
+    """Parameter matrices, and how many rows each agent has in them."""
+    if hasattr(learner, "flat"):
+        return [(learner.flat, 1), (learner.target_flat, 1)]
+    critics = learner.critic.count
+    return [
+        (learner.actor_flat, 1),
+        (learner.actor_target_flat, 1),
+        (learner.critic.flat, critics),
+        (learner.critic.target_flat, critics),
+    ]
+
+
+def copy_columns(stacked, learner, agent):
+    for (flat, _), (own, count) in zip(flats(stacked), flats(learner), strict=True):
+        for c in range(count):
+            own.values[c].copy_(flat.values[agent + 3 * c])
+
+
+def test_an_agents_actor_loss_reaches_only_its_own_action():
+    policy = torch.rand(1, 2, 3, 4, requires_grad=True)
+    everybody = own_action_only(policy, torch.rand(1, 2, 3, 4))  # (1, 2, 3, 12)
+    for judged in range(3):
+        (gradient,) = torch.autograd.grad(everybody[:, :, judged].sum(), policy, retain_graph=True)
+        for agent in range(3):
+            assert (gradient[:, :, agent] != 0).all() == (agent == judged)
+            assert (gradient[:, :, agent] != 0).any() == (agent == judged)
+
+
+LEARNERS = {
+    "dqn": (marl.iql(n_step=3, prioritised=marl.Prioritised(), **QUICK), Team),
+    "c51-noisy": (
+        marl.iql(**QUICK | {"network": marl.MLP((16,), "relu", noisy=0.5)}, distribution=marl.Atoms(-5, 5, 11)),
+        Team,
+    ),
+    "qmix-gru": (marl.qmix(**QUICK | {"network": marl.GRU(8)}, sequence=4, burn_in=1, td_lambda=0.8), Team),
+    "qplex": (marl.qplex(**QUICK), Team),
+    "wqmix": (marl.wqmix(**QUICK), Team),
+    "maddpg": (marl.maddpg(**QUICK), Team),
+    "maddpg-state": (marl.maddpg(critic=marl.Joint(of="state"), sharing="all", **QUICK), Team),
+    "iddpg-box": (marl.iddpg(exploration=marl.OrnsteinUhlenbeck(), normalize_obs=True, **QUICK), Steer),
+    "matd3": (marl.matd3(prioritised=marl.Prioritised(), **QUICK), Steer),
+    "masac": (marl.masac(**QUICK), Team),
+    "isac-box": (marl.isac(sharing="all", **QUICK), Steer),
+    "facmac": (marl.facmac(**QUICK), Steer),
+    "maddpg-gru": (marl.maddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4), Team),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_resuming_is_never_having_stopped(name, tmp_path):
+    config, env = LEARNERS[name]
+    module = "tests.test_off_policy:Steer" if env is Steer else "tests.tiny:Team"
+    unbroken = marl.MultiAgentSystem(config, module, num_envs=2, seed=3)
+    unbroken.train(steps=90)
+    unbroken.save(tmp_path / "saved")
+    unbroken.train(steps=60)
+    resumed = marl.MultiAgentSystem.load(tmp_path / "saved")
+    resumed.train(steps=60)
+    assert same(unbroken, resumed)
+    assert unbroken.history["episode_rewards"] == resumed.history["episode_rewards"]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_decentralised_evaluation_equals_batched(name):
+    config, env = LEARNERS[name]
+    system = trained(config, lambda: env(die=(None, 4)), steps=60)
+    batched, alone = system.evaluate(4), system.evaluate(4, decentralised=True)
+    assert batched.mean_return == pytest.approx(alone.mean_return, abs=1e-4)
+
+
+@pytest.mark.parametrize("env", [Turns, lambda: Team(die=(2, None, 4)), lambda: Team(widths=(2, 5), choices=(2, 4))])
+@pytest.mark.parametrize("recipe", [marl.iql, marl.qmix, marl.qplex, marl.maddpg, marl.matd3, marl.masac])
+def test_turns_deaths_and_unequal_agents(env, recipe):
+    system = trained(recipe(**QUICK), env, steps=150)
+    assert all(torch.isfinite(value).all() for value in weights(system.learners[0]) if value.is_floating_point())
+    assert system.learners[0].updates > 10
+    assert np.isfinite(system.evaluate(2).mean_return)
+
+
+@pytest.mark.parametrize("action", [MultiDiscrete([2, 3]), MultiBinary(2)], ids=str)
+@pytest.mark.parametrize("recipe", [marl.iddpg, marl.matd3])
+def test_composite_choices_train(action, recipe):
+    class Composite(Team):
+        def action_space(self, agent):
+            return action
+
+        def step(self, actions):
+            assert all(action.contains(chosen) for chosen in actions.values())
+            return super().step({agent: int(chosen[0]) for agent, chosen in actions.items()})
+
+    assert trained(recipe(**QUICK), Composite, steps=80).learners[0].updates > 5
+
+
+def test_teams_with_critics_across_them_train_in_one_run():
+    agents = {"agent_0": marl.maddpg(critic=marl.Joint(of="all"), **QUICK), "agent_[12]": marl.iddpg(**QUICK)}
+    system = trained(agents, Team, steps=100)
+    assert [learner.updates > 5 for learner in system.learners] == [True, True]
+    agents = {"agent_0": marl.masac(critic=marl.Joint(of="all"), **QUICK), "agent_[12]": marl.ippo(rollout=8)}
+    assert trained(agents, Steer, steps=100).learners[0].updates > 5
+
+
+def test_the_update_ratio_does_not_change_with_the_number_of_copies():
+    for copies in (1, 3, 10):
+        system = marl.MultiAgentSystem(marl.iql(**QUICK), Team, num_envs=copies, seed=0)
+        system.train(steps=120)
+        assert system.learners[0].updates == 50
+
+
+@pytest.mark.parametrize(
+    ("config", "env", "message"),
+    [
+        (marl.iql(batch=200, buffer=100), Team, "batch=200 is larger than buffer=100"),
+        (marl.iql(n_step=80, buffer=128), Team, "n_step=80 own turns of 2 copies are longer than buffer=128"),
+        (marl.iql(buffer=10**12), Team, "lower buffer="),
+        (marl.iql(critic=marl.Joint()), Team, "critic=Joint() has no meaning"),
+        (marl.iql(), Steer, "box actions are not supported"),
+        (marl.vdn(critic=marl.Joint()), Team, "a mixer mixes local values"),
+        (marl.DDPG(credit=marl.QPlex()), Team, "QPlex compares an agent's actions"),
+        (marl.TD3(credit=marl.QMix()), Team, "mixers go with single critics"),
+        (marl.SAC(credit=marl.QMix()), Team, "mixers go with DQN and DDPG"),
+        (marl.qmix(credit=marl.QMix(state="state")), Turns, "has no state()"),
+        (marl.iql(prioritised=marl.Prioritised(), network=marl.GRU(8)), Team, "prioritised draws are of single"),
+        (marl.iql(hindsight=marl.Hindsight("marl_envs.reach:compute_reward")), Team, "has no goals"),
+        (marl.iql(exploration=marl.GaussianNoise()), Team, "GaussianNoise explores box actions"),
+        (marl.iql(td_lambda=0.5), Team, "td_lambda needs sequences"),
+        (marl.iql(sequence=4, burn_in=4), Team, "leaves no row"),
+        (marl.maddpg(critic_network=marl.GRU(8)), Team, "feed-forward"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_before_anything_starts(config, env, message):
+    with pytest.raises((marl.ConfigError, marl.ResourceError)) as caught:
+        marl.MultiAgentSystem(config, env, num_envs=2)
+    assert "\n" not in str(caught.value)
+    assert message in str(caught.value)
