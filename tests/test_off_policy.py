@@ -114,11 +114,10 @@ def test_stacked_parameters_equal_separate_learners(config, action):
         copy_columns(stacked, learner, agent)
         alone.append(learner)
     for update in range(20):
+        before = stacked.sampler.get_state()
         for which, learner in enumerate((stacked, *alone)):
             fill(learner, update, [0, 1, 2] if which == 0 else [which - 1])
-            learner.sampler.set_state(stacked.sampler.get_state() if which == 0 else before)
-            if which == 0:
-                before = stacked.sampler.get_state()
+            learner.sampler.set_state(before)
             assert learner.ready(Clock(64 * (update + 1), 10_000))
             learner.update(Clock(64 * (update + 1), 10_000))
     for agent, learner in enumerate(alone):

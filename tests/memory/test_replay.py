@@ -109,7 +109,8 @@ def expected(transitions, n_step, discount):
     """n-step sums along one agent's own turns."""
     for k, (obs, action, *_) in enumerate(transitions):
         total, factor = 0.0, 1.0
-        for _, _, reward, after, how in transitions[k : k + n_step]:
+        for turn in transitions[k : k + n_step]:
+            _, _, reward, after, how = turn
             total += factor * reward
             factor *= discount
             if how != "on":
