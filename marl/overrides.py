@@ -13,7 +13,8 @@ from typing import Any
 from marl.scenario import Scenario
 from marl.types import ConfigError
 
-FIXED = ("name", "env", "agents", "extra", "about", "expect", "reference")  # what only a scenario file can say
+# What only a scenario file can say.
+FIXED = ("name", "env", "agents", "shaping", "curriculum", "extra", "about", "expect", "reference")
 
 
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:

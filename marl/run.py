@@ -204,6 +204,8 @@ class Run:
             sink.tick(system.steps)
         if len(system.spec.teams) > 1:
             self._candidate = None  # what one team wins another may lose: no checkpoint is the best for all
+        if system.curriculum is not None and self._candidate is not None and self._candidate["metric"] == "mean_return":
+            self._candidate = None  # returns of an easy stage are no merit: only evaluations play the target
         if self.signal is not None:
             self._insist(system)
             return True

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from marl.config import unknown
+from marl.curriculum import Curricula
+from marl.curriculum import checked as checked_curricula
 from marl.learners import LearnerConfig
+from marl.shaping import Hooks
+from marl.shaping import checked as checked_hooks
 from marl.stopping import Stop
 from marl.types import ConfigError
 
@@ -33,6 +37,8 @@ class Scenario:
         max_steps: truncate episodes of environments that do not end by themselves.
         workers: processes that the copies are spread over; 0 steps them in this process.
         stop: stop early when this rule says so.
+        shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
+        curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         expect: the return to expect after ``steps``, in words.
         extra: the extra that its environment needs (``pip install 'marl-system[EXTRA]'``).
         about: one line for ``marl list``.
@@ -48,6 +54,8 @@ class Scenario:
     max_steps: int | None = None
     workers: int = 0
     stop: Stop | None = None
+    shaping: Hooks = ()
+    curriculum: Curricula | None = None
     expect: str = ""
     extra: str | None = None
     about: str = ""
@@ -61,6 +69,17 @@ class Scenario:
                 raise ConfigError(
                     f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}"
                 )
+        try:
+            checked_hooks(self.shaping)
+            if self.curriculum is not None:
+                checked_curricula(self.curriculum, self.steps)
+        except ConfigError as error:
+            raise ConfigError(f"Scenario {self.name!r}: {error}") from None
+        if self.curriculum is not None and self.stop is not None:
+            raise ConfigError(
+                f"Scenario {self.name!r}: stop looks at training episodes, whose tasks the curriculum chooses; "
+                "leave it out"
+            )
         if not self.reference:
             object.__setattr__(self, "reference", self.name)
 

@@ -132,7 +132,7 @@ def _check(name: str, value: object, low: float = -math.inf, high: float = math.
 
 @dataclass(frozen=True)
 class PotentialBased:
-    """``F = gamma w' phi(s') - w phi(s)``: more frequent rewards that leave optimal policies as they are (Ng et al. 1999).
+    """``F = gamma w' phi(s') - w phi(s)``: more frequent rewards, the same optimal policies (Ng et al. 1999).
 
     ``phi`` is 0 where the task ended and ``phi(s')`` where the episode was cut off, since learning goes on from there.
     A weight that changes with time is part of the potential (Devlin and Kudenko 2012), so it is invariant too. In games
@@ -481,7 +481,7 @@ class _CountBonus:
 
 @dataclass(frozen=True)
 class RND:
-    """``r + w |f(s') - g(s')|^2 / std``: a trained network errs where a fixed random one is unfamiliar (Burda et al. 2018).
+    """``r + w |f(s') - g(s')|^2 / std``: a trained ``f`` errs about a random ``g`` where it is new (Burda et al. 2018).
 
     Args:
         weight: a number or schedule.

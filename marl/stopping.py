@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from marl.config import config, setting
 
@@ -22,6 +22,7 @@ class MeanReturn:
 
     at_least: float = setting(0.0, "the mean return to reach")
     over: int = setting(100, "how many episodes the mean is over", least=1)
+    measures: ClassVar[str] = "return"  # what a curriculum's stage that ends by this rule looks at
 
     def __call__(self, episode_rewards: Sequence[float]) -> bool:
         """Whether the rule is met."""

@@ -17,12 +17,16 @@ from marl import adapters, checkpoint, parallel
 from marl.adapters.resolve import resolve
 from marl.agent import Agent
 from marl.config import from_json, to_json
+from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
+from marl.curriculum import checked as checked_curricula
 from marl.evaluation.report import Report, summarise
 from marl.learners import Learner, LearnerConfig
 from marl.learners.base import HearsOthers
 from marl.memory.rollout import Look
 from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
+from marl.shaping import Discounts, Hooks, Shaper, by_team, reads_state, team_named
+from marl.shaping import checked as checked_hooks
 from marl.spaces import space_from_json, space_to_json, team_spec
 from marl.stopping import Stop
 from marl.types import (
@@ -40,6 +44,7 @@ from marl.types import (
 
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
 EVALUATION_COPIES = 16
+SHAPING, CURRICULUM = 0x5AFE, 0xC0DE  # their streams are spawned from (seed, this): learners draw as without them
 DEFAULT_COPIES = 8
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
@@ -85,6 +90,8 @@ class MultiAgentSystem:
         workers: processes that the copies are spread over; 0 steps them in this process.
         env_kwargs: keywords for the environment.
         max_steps: truncate episodes of environments that do not end by themselves.
+        shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
+        curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
 
     Raises:
         ConfigError: for anything that has no meaning, saying what to do.
@@ -101,6 +108,8 @@ class MultiAgentSystem:
         workers: int | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
         max_steps: int | None = None,
+        shaping: Hooks | None = None,
+        curriculum: Curricula | None = None,
     ) -> None:
         """See the class."""
         check_whole("seed", seed, 0)
@@ -111,10 +120,14 @@ class MultiAgentSystem:
             workers = workers if workers is not None else scenario.workers
             env_kwargs = {**scenario.env_kwargs, **(env_kwargs or {})}
             max_steps = max_steps if max_steps is not None else scenario.max_steps
+            shaping = shaping if shaping is not None else scenario.shaping
+            curriculum = curriculum if curriculum is not None else scenario.curriculum
         if agents is None:
             raise ConfigError("agents: give a learner such as marl.ippo(), or a scenario that names its own")
         self.scenario = scenario
         self.agents: Agents = _checked_agents(agents)
+        self.shaping = checked_hooks(shaping or ())
+        self.curriculum = None if curriculum is None else checked_curricula(curriculum, None)
         self.seed = seed
         self.device = pick_device(device)
         self._source = scenario.env if scenario is not None else env
@@ -127,6 +140,7 @@ class MultiAgentSystem:
         check_whole("workers", self.workers, 0)
         self._env: BatchEnv | None = self._make_env(self.num_envs, self.workers)
         self._setup(self._env.spec)
+        self._course: Course | None = self._make_course(self._env)
 
     def _setup(self, spec: Spec) -> None:
         """Build one learner per team and start all counters."""
@@ -141,6 +155,10 @@ class MultiAgentSystem:
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
             learner.meet(self.learners)
+        self._shaper = self._make_shaper()
+        self._course = None
+        self._saved_course: Mapping[str, Any] | None = None
+        self._lost: str | None = None  # what the checkpoint was trained with and could not say
         self.history = History()
         self.steps = 0
         self.episodes = 0
@@ -149,6 +167,30 @@ class MultiAgentSystem:
         self._saved_env: Any = None
         self._pending: dict[str, torch.Tensor] = {}
         self._logged_at = 0
+
+    def _make_shaper(self) -> Shaper | None:
+        """The hooks of all teams, if there are any."""
+        hooks = by_team(self.shaping, self.spec, self._patterns)
+        if not hooks:
+            return None
+        configs = list(self.agents.values()) if isinstance(self.agents, Mapping) else [self.agents]
+        discounts = {
+            team.name: config.discount if isinstance(config, Discounts) else None
+            for team, config in zip(self.spec.teams, configs, strict=True)
+        }
+        return Shaper(hooks, self.spec, self.num_envs, np.random.SeedSequence([self.seed, SHAPING]), discounts)
+
+    def _make_course(self, env: BatchEnv) -> Course | None:
+        """The curricula of this run, if there are any."""
+        if self.curriculum is None:
+            return None
+        curricula: dict[str | None, Curriculum] = {}
+        if isinstance(self.curriculum, Mapping):
+            for key, one in self.curriculum.items():
+                curricula[team_named(key, self.spec, self._patterns, "curriculum")] = one
+        else:
+            curricula[None] = self.curriculum
+        return Course(curricula, env, np.random.SeedSequence([self.seed, CURRICULUM]))
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -188,6 +230,10 @@ class MultiAgentSystem:
             if value is not None:
                 check_whole(name, value, 1)
         stop = stop if stop is not None or self.scenario is None else self.scenario.stop
+        if self.curriculum is not None:
+            if stop is not None:
+                raise ConfigError("stop: training episodes are of whatever task a curriculum chose; leave stop out")
+            checked_curricula(self.curriculum, None if steps is None else self.steps + steps)
         last_step = None if steps is None else self.steps + steps
         last_episode = None if episodes is None else self.episodes + episodes
         self._total = last_step
@@ -222,13 +268,23 @@ class MultiAgentSystem:
 
     def _training_env(self) -> BatchEnv:
         """The environment, at the step to act on."""
+        if self._lost is not None:
+            raise CheckpointError(f"its {self._lost} holds code of yours: pass {self._lost}= to MultiAgentSystem.load")
+        if self._shaper is not None:
+            self._shaper.announce()
         env = self.env
+        if self._course is None:
+            self._course = self._make_course(env)
+            if self._course is not None and self._saved_course is not None:
+                self._course.load_state_dict(self._saved_course)
         if self._step is None:
             if self._saved_env is not None:
                 self._step = env.load_state_dict(self._saved_env)
                 self._saved_env = None
             else:
-                self._step = env.reset(self._env_seed)
+                self._step = env.reset(self._env_seed, None if self._course is None else self._course.first())
+                if self._course is not None:
+                    self._course.begin(env, Clock(self.steps, self._total))
                 for learner in self.learners:
                     learner.memory.start(self._step)
         return env
@@ -242,9 +298,15 @@ class MultiAgentSystem:
             actions.append(decision.env_action.cpu().numpy())
         for listener in self._listeners:
             listener.overhear([torch.from_numpy(action) for action in actions])
+        before, now = Clock(self.steps, self._total), Clock(self.steps + self.num_envs, self._total)
+        if self._shaper is not None and self._step is not None:
+            self._shaper.look(self._step)
         step = self._step = env.step(actions)
-        for learner in self.learners:
-            learner.memory.observe(step)
+        rewards = [None] * len(actions) if self._shaper is None else self._shaper(step, actions, before, now)
+        for learner, reward in zip(self.learners, rewards, strict=True):
+            learner.memory.observe(step, reward)
+        if self._course is not None:
+            self._course.take(step.finished, step.started, env, now)
         self.steps += self.num_envs
         self._finished = len(step.finished) > 0
         for episode in step.finished:
@@ -289,6 +351,8 @@ class MultiAgentSystem:
                 for team in self.spec.teams:
                     recent = history[f"episode_rewards/{team.name}"][-over:]
                     metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
+        for part in (self._shaper, self._course):
+            metrics |= {} if part is None else part.metrics()
         metrics |= {name: float(value) for name, value in self._pending.items()}
         for name, in_a_row in metrics.items():
             if name.endswith("non_finite") and in_a_row >= PATIENCE:
@@ -311,6 +375,7 @@ class MultiAgentSystem:
         seed: int | None = None,
         env: Any = None,
         num_envs: int | None = None,
+        task: Task | None = None,
     ) -> Report:
         """Play whole episodes in environments of their own and report raw returns. Changes nothing in the system.
 
@@ -321,11 +386,13 @@ class MultiAgentSystem:
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
             num_envs: copies that play side by side.
+            task: the tasks to play, by parameter; None: the curriculum's target, else the world's defaults.
         """
         check_whole("episodes", episodes, 1)
         derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
-        env_seed, act_seed = (int(x) for x in derived.generate_state(2, np.uint32))
+        env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
         copies = num_envs or min(episodes, EVALUATION_COPIES)
+        wanted = task if task is not None else self.target
         with _global_streams_kept():
             batch = self._make_env(copies, 0, env)
             try:
@@ -334,9 +401,20 @@ class MultiAgentSystem:
                 actor = (
                     _Solo(self, copies, act_seed, greedy) if decentralised else _Whole(self, copies, act_seed, greedy)
                 )
-                return summarise(self.spec, list(_play(batch, actor, episodes, env_seed)), decentralised)
+                target = None
+                if wanted and (task is not None or env is None or isinstance(batch, HasTasks)):
+                    target = Target(wanted, batch, task_seed)
+                return summarise(self.spec, list(_play(batch, actor, episodes, env_seed, target)), decentralised)
             finally:
                 batch.close()
+
+    @property
+    def target(self) -> Task:
+        """The tasks that evaluation plays: those of the curriculum's target. Empty: the world's defaults."""
+        if self._lost == "curriculum":
+            raise CheckpointError("its curriculum holds code of yours: pass curriculum= to MultiAgentSystem.load")
+        curricula = self.curriculum.values() if isinstance(self.curriculum, Mapping) else [self.curriculum]
+        return {name: value for one in curricula if one is not None for name, value in one.target.items()}
 
     # --- single agents ------------------------------------------------------------------------------------------------
 
@@ -367,6 +445,8 @@ class MultiAgentSystem:
                 team.name: learner.state_dict() for team, learner in zip(self.spec.teams, self.learners, strict=True)
             },
             "env": env_state,
+            "shaping": None if self._shaper is None else self._shaper.state_dict(),
+            "curriculum": self._saved_course if self._course is None else self._course.state_dict(),
             "steps": self.steps,
             "episodes": self.episodes,
             "total": self._total,
@@ -382,6 +462,14 @@ class MultiAgentSystem:
             learner.load_state_dict(state["learners"][team.name])
         self._saved_env = state["env"]
         self._step = None
+        if self._shaper is not None and state.get("shaping") is not None:
+            self._shaper.load_state_dict(state["shaping"])
+        self._saved_course, self._course = state.get("curriculum"), None
+        lost = {
+            "shaping": state.get("shaping") is not None and self._shaper is None,
+            "curriculum": self._saved_course is not None and self.curriculum is None,
+        }
+        self._lost = next((name for name, gone in lost.items() if gone), None)
         self.steps, self.episodes = int(state["steps"]), int(state["episodes"])
         self._total, self._logged_at = state["total"], int(state["logged_at"])
         self.history = History()
@@ -394,18 +482,12 @@ class MultiAgentSystem:
         return checkpoint.save(path, self.state_dict(), self._meta())
 
     def _meta(self) -> dict[str, Any]:
-        try:
-            agents = to_json(self.agents)
-        except ConfigError:
-            agents = None
-        try:
-            options = to_json(self._options)
-        except ConfigError:
-            options = None
         return {
-            "agents": agents,
+            "agents": _as_json(self.agents),
+            "shaping": _as_json(self.shaping),
+            "curriculum": _as_json(self.curriculum),
             "env": self._reference,
-            "options": options,
+            "options": _as_json(self._options),
             "num_envs": self.num_envs,
             "workers": self.workers,
             "seed": self.seed,
@@ -415,7 +497,14 @@ class MultiAgentSystem:
 
     @classmethod
     def load(
-        cls, path: str | Path, env: Any = None, agents: Agents | None = None, device: str = "cpu"
+        cls,
+        path: str | Path,
+        env: Any = None,
+        agents: Agents | None = None,
+        device: str = "cpu",
+        *,
+        shaping: Hooks | None = None,
+        curriculum: Curricula | None = None,
     ) -> MultiAgentSystem:
         """A system as it was when saved.
 
@@ -424,6 +513,8 @@ class MultiAgentSystem:
             env: the environment; needed to train or evaluate on if it was neither an id nor a scenario's name.
             agents: the learners; needed if they hold your own code (a ``Custom`` network).
             device: where to compute.
+            shaping: the hooks, to train on; needed if they hold your own code.
+            curriculum: likewise.
 
         Raises:
             CheckpointError: if the checkpoint is damaged, or does not fit ``env`` or ``agents``.
@@ -435,6 +526,8 @@ class MultiAgentSystem:
         try:
             agents = agents if agents is not None else from_json(meta["agents"])
             options, spec = from_json(meta["options"]), _spec_from_json(meta["spec"])
+            shaping = shaping if shaping is not None else from_json(meta.get("shaping"))
+            curriculum = curriculum if curriculum is not None else from_json(meta.get("curriculum"))
             sizes = int(meta["seed"]), int(meta["num_envs"]), int(meta["workers"])
             reference = env if env is not None else meta["env"]
         except (ConfigError, KeyError, TypeError, ValueError) as error:
@@ -442,6 +535,11 @@ class MultiAgentSystem:
         system = cls.__new__(cls)
         system.scenario = resolve_scenario(reference) if reference is not None else None
         system.agents = _checked_agents(agents)
+        if system.scenario is not None:  # what only code can say
+            shaping = shaping if shaping is not None else system.scenario.shaping
+            curriculum = curriculum if curriculum is not None else system.scenario.curriculum
+        system.shaping = checked_hooks(shaping or ())
+        system.curriculum = None if curriculum is None else checked_curricula(curriculum, None)
         system.seed, system.num_envs, system.workers = sizes
         system.device = pick_device(device)
         system._source = system.scenario.env if system.scenario is not None else reference
@@ -469,6 +567,11 @@ class MultiAgentSystem:
             _check_same_spec(self.spec, self._env.spec)
         return self._env
 
+    @property
+    def _patterns(self) -> list[str] | None:
+        """The patterns that make the teams."""
+        return list(self.agents) if isinstance(self.agents, Mapping) else None
+
     def make_env(self, **env_kwargs: Any) -> Any:
         """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it."""
         if self._source is None:
@@ -477,9 +580,10 @@ class MultiAgentSystem:
         return factory()
 
     def _make_env(self, num_envs: int, workers: int, source: Any = None) -> BatchEnv:
-        patterns = list(self.agents) if isinstance(self.agents, Mapping) else None
+        patterns = self._patterns
         learners = self.agents.values() if isinstance(self.agents, Mapping) else (self.agents,)
-        state = any(learner.reads_state for learner in learners)  # asking for it costs mpe2 a tenth of its speed
+        # Asking for the state costs mpe2 a tenth of its speed.
+        state = any(learner.reads_state for learner in learners) or reads_state(self.shaping)
         if source is not None:
             other = resolve_scenario(source)
             source = other.env if other is not None else source
@@ -586,13 +690,17 @@ class _Solo:
         return actions
 
 
-def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int) -> Iterator[Episode]:
+def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int, target: Target | None = None) -> Iterator[Episode]:
     """Play until every copy has given its share of the episodes."""
     share = np.full(env.num_envs, episodes // env.num_envs)
     share[: episodes % env.num_envs] += 1
-    step = env.reset(seed)
+    step = env.reset(seed, None if target is None else target.first())
+    if target is not None:
+        target.renew(range(env.num_envs))
     while share.any():
         step = env.step(actor.act(step))
+        if target is not None:
+            target.renew([episode.copy for episode in step.finished])
         for episode in step.finished:
             if share[episode.copy]:
                 share[episode.copy] -= 1
@@ -630,6 +738,14 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name!r} is not available here; use device='cpu' or 'auto'")
     return device
+
+
+def _as_json(settings: Any) -> Any:
+    """Settings as JSON; None for those that only their author can make again."""
+    try:
+        return to_json(settings)
+    except ConfigError:
+        return None
 
 
 def _checked_agents(agents: Any) -> Agents:
