@@ -1,0 +1,151 @@
+"""Exploration: frequencies, masks, annealing in env steps, noise per copy, saving."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import marl
+from marl.schedules import Clock, value_at
+from marl.types import ActionSpec
+
+CHOICES = ActionSpec("discrete", (4,), (4, 4))
+BOX = ActionSpec("box", (), (2, 2), ((-1.0, -1.0),) * 2, ((1.0, 1.0),) * 2)
+PARTS = ActionSpec("multidiscrete", (2, 3), (2, 2))
+COPIES = 4_000
+NOW = Clock(0, 100)
+
+ON_CHOICES = [
+    marl.Greedy(),
+    marl.Uniform(),
+    marl.EpsilonGreedy(0.5),
+    marl.Boltzmann(0.7),
+    marl.MaxBoltzmann(0.5, 2.0),
+    marl.BoltzmannGumbel(),
+    marl.GumbelSample(),
+]
+ON_BOXES = [marl.Greedy(), marl.Uniform(), marl.GaussianNoise(0.5), marl.OrnsteinUhlenbeck()]
+IDS = {"ids": lambda choice: type(choice).__name__}
+
+
+def act(explorer, scores, legal=None, clock=NOW, seed=0, started=None):
+    started = torch.zeros(len(scores), dtype=torch.bool) if started is None else started
+    return explorer(scores, legal, started, clock, torch.Generator().manual_seed(seed))
+
+
+def shares(action, of=4):
+    return torch.bincount(action.flatten(), minlength=of) / action.numel()
+
+
+def test_epsilon_greedy_strays_as_often_as_it_says():
+    explorer = marl.EpsilonGreedy(marl.Linear(1.0, 0.2, 100)).build(CHOICES, COPIES, "cpu")
+    scores = torch.tensor([0.0, 3.0, 1.0, 2.0]).expand(COPIES, 2, 4)
+    for steps, epsilon in ((0, 1.0), (50, 0.6), (100, 0.2), (900, 0.2)):
+        wanted = torch.full((4,), epsilon / 4)
+        wanted[1] += 1 - epsilon
+        assert torch.allclose(shares(act(explorer, scores, clock=Clock(steps, None))), wanted, atol=0.03)
+
+
+def test_epsilon_may_differ_between_copies():
+    explorer = marl.EpsilonGreedy(0.5, spread=3.0).build(CHOICES, COPIES, "cpu")
+    scores = torch.tensor([0.0, 3.0, 1.0, 2.0]).expand(COPIES, 2, 4)
+    stray = (act(explorer, scores) != 1).float()
+    assert stray[:400].mean() == pytest.approx(0.75 * 0.5**1.15, abs=0.04)
+    assert stray[-400:].mean() == pytest.approx(0.75 * 0.5**3.85, abs=0.04)
+
+
+def test_boltzmann_draws_from_the_softmax():
+    scores = torch.tensor([0.0, 1.0, -1.0, 5.0]).expand(COPIES, 2, 4)
+    action = act(marl.Boltzmann(2.0).build(CHOICES, COPIES, "cpu"), scores)
+    assert torch.allclose(shares(action), (scores[0, 0] / 2).softmax(-1), atol=0.03)
+    clipped = act(marl.Boltzmann(1.0, clip=0.5).build(CHOICES, COPIES, "cpu"), scores)
+    assert torch.allclose(shares(clipped), scores[0, 0].clamp(-0.5, 0.5).softmax(-1), atol=0.03)
+    drawn = act(marl.GumbelSample().build(CHOICES, COPIES, "cpu"), scores)
+    assert torch.allclose(shares(drawn), scores[0, 0].softmax(-1), atol=0.03)
+
+
+def test_boltzmann_gumbel_calms_down_with_visits():
+    explorer = marl.BoltzmannGumbel(1.0).build(CHOICES, 50, "cpu")
+    scores = torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(50, 2, 4)
+    first = (act(explorer, scores, seed=1) == 1).float().mean()
+    for seed in range(40):
+        act(explorer, scores, seed=seed + 2)
+    assert (act(explorer, scores, seed=99) == 1).float().mean() > first
+    assert explorer.visits[0].sum() == 2 * 4 + 42 * 50 * 2  # one each to begin with, then every choice of 42 calls
+
+
+@pytest.mark.parametrize("choice", ON_CHOICES, **IDS)
+@pytest.mark.parametrize("spec", [CHOICES, PARTS], ids=["one", "parts"])
+def test_masks_are_never_broken(choice, spec):
+    random = torch.Generator().manual_seed(3)
+    legal = torch.rand(500, 2, sum(spec.sizes), generator=random) < 0.5
+    start = 0
+    for size in spec.sizes:
+        legal[..., start] |= ~legal[..., start : start + size].any(-1)
+        start += size
+    scores = torch.randn(500, 2, sum(spec.sizes), generator=random) * 5
+    action = act(choice.build(spec, 500, "cpu"), scores, legal)
+    chosen = action.unsqueeze(-1) if spec is CHOICES else action
+    offsets = torch.tensor([0, *np.cumsum(spec.sizes)[:-1]])
+    assert legal.gather(-1, chosen + offsets).all()
+
+
+@pytest.mark.parametrize("choice", ON_BOXES, **IDS)
+def test_noise_stays_in_the_box(choice):
+    explorer = choice.build(BOX, 500, "cpu")
+    action = act(explorer, torch.empty(500, 2, 2).uniform_(-1, 1, generator=torch.Generator().manual_seed(0)))
+    assert (action.abs() <= 1).all()
+
+
+def test_gaussian_noise_has_the_scale_of_the_schedule():
+    explorer = marl.GaussianNoise(marl.Exponential(0.4, 0.0, 100)).build(BOX, COPIES, "cpu")
+    assert act(explorer, torch.zeros(COPIES, 2, 2)).std() == pytest.approx(0.4, rel=0.05)
+    assert act(explorer, torch.zeros(COPIES, 2, 2), clock=Clock(200)).std() == pytest.approx(0.1, rel=0.05)
+
+
+def test_ornstein_uhlenbeck_remembers_and_starts_anew_with_each_copys_episode():
+    explorer = marl.OrnsteinUhlenbeck(theta=0.2, scale=0.1).build(BOX, COPIES, "cpu")
+    generator, still = torch.Generator().manual_seed(0), torch.zeros(COPIES, dtype=torch.bool)
+    zeros = torch.zeros(COPIES, 2, 2)
+    for _ in range(60):
+        before = explorer.noise.clone()
+        explorer(zeros, None, still, NOW, generator)
+    # stationary: variance scale^2 / (1 - (1 - theta)^2), correlation 1 - theta
+    assert explorer.noise.var() == pytest.approx(0.01 / (1 - 0.64), rel=0.06)
+    pair = torch.stack([before.flatten(), explorer.noise.flatten()])
+    assert torch.corrcoef(pair)[0, 1] == pytest.approx(0.8, abs=0.03)
+    started = still.clone()
+    started[::2] = True
+    explorer(zeros, None, started, NOW, generator)
+    assert explorer.noise[::2].std() == pytest.approx(0.1, rel=0.06)
+    assert explorer.noise[1::2].std() > 0.14
+
+
+@pytest.mark.parametrize(("choice", "spec"), [(c, CHOICES) for c in ON_CHOICES] + [(c, BOX) for c in ON_BOXES])
+def test_a_restored_explorer_goes_on_the_same(choice, spec):
+    one, twin = choice.build(spec, 8, "cpu"), choice.build(spec, 8, "cpu")
+    scores = torch.zeros(8, 2, 4 if spec is CHOICES else 2)
+    for seed in range(3):
+        act(one, scores, seed=seed)
+    twin.load_state_dict(one.state_dict())
+    assert torch.equal(act(one, scores, seed=9), act(twin, scores, seed=9))
+
+
+def test_exponential_halves_the_rest_of_the_way():
+    schedule = marl.Exponential(1.0, 0.2, 1_000)
+    assert [value_at(schedule, Clock(steps)) for steps in (0, 1_000, 2_000)] == pytest.approx([1.0, 0.6, 0.4])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: marl.EpsilonGreedy(1.5),
+        lambda: marl.Boltzmann(0.0),
+        lambda: marl.OrnsteinUhlenbeck(theta=-1),
+        lambda: marl.Exponential(1, 0, 0),
+    ],
+)
+def test_numbers_without_meaning_are_refused(wrong):
+    with pytest.raises(marl.ConfigError):
+        wrong()
