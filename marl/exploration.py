@@ -95,6 +95,8 @@ class _Noise:
 
 def uniform_choice(scores: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:
     """A legal choice, all equally likely, ``(...)``."""
+    if legal is None:
+        return torch.randint(scores.shape[-1], scores.shape[:-1], generator=generator, device=scores.device)
     return gumbel_argmax(mask_logits(torch.zeros_like(scores), legal), generator)
 
 

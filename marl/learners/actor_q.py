@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -226,6 +227,18 @@ class ActorQLearner(OffPolicyLearner):
         yes = torch.ones(rows.shape[:3], dtype=torch.bool, device=rows.device)
         out, _ = self.actor_target.read(rows, rows.new_zeros(rows.shape[1], rows.shape[2], 0), no, yes)
         return self.code.features(self.head.mode(out, None))
+
+    @contextmanager
+    def fixed_critic(self) -> Iterator[None]:
+        """Within it the critic only passes gradients on: half of an actor's backward."""
+        parameters = self.critic.flat.parameters
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
 
     def judge(self, net: AgentNet, sample: Sample, beside: Tensor | None, successor: bool = False) -> Tensor:
         """``(critics, L, B, N, values)``."""

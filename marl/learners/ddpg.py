@@ -88,8 +88,9 @@ class DDPGLearner(ActorQLearner):
         backward_through(value_loss, self.flats)
         norms = [flat.clip(self.settings.max_grad_norm).mean() for flat in self.flats]
         self.critic_adam.step()
-        policy_loss = self.compute_actor_loss(sample, seen)
-        self.actor_step(policy_loss)
+        with self.fixed_critic():
+            policy_loss = self.compute_actor_loss(sample, seen)
+            self.actor_step(policy_loss)
         if self.target_due():
             self.move_targets()
             if self.mixer is not None:
@@ -106,7 +107,7 @@ class DDPGLearner(ActorQLearner):
     def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:
         """``(Q(x, a) - y)^2 / 2``, and what priorities are made of."""
         with torch.no_grad():
-            later = self.unroll(self.actor_target, seen, next_seen, sample)[1]
+            later = self.unroll(self.actor_target, seen, next_seen, sample)
             planned = self.code.features(self.head.mode(later, sample.next_legal)) * self.stay(sample)
             beside = self.beside(planned, sample, successor=True)
             next_value = self.judge(self.critic.target, sample, beside, successor=True)[..., 0]  # (1, L, B, N)

@@ -157,8 +157,8 @@ class DQNLearner(OffPolicyLearner):
             self.target.draw_noise(self.generator)
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
         with torch.no_grad():
-            aims = self.unroll(self.target, seen, next_seen, sample)[1]
-            chooser = self.unroll(self.net, seen, next_seen, sample)[1] if settings.double else aims
+            aims = self.unroll(self.target, seen, next_seen, sample)
+            chooser = self.unroll(self.net, seen, next_seen, sample) if settings.double else aims
             best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
         out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
         loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
@@ -171,7 +171,8 @@ class DQNLearner(OffPolicyLearner):
                 if other is not None:
                     other.track(settings.tau)
         self.see_norms(self.net, sample=sample)
-        chosen = pick(self.head.values(out.detach()), sample.action)
+        with torch.no_grad():
+            chosen = pick(self.head.values(out), sample.action)
         return {
             "loss": loss.detach() / self.owner.num_sets,
             "value": ops.masked_mean(chosen, sample.complete),

@@ -158,6 +158,8 @@ class OffPolicyLearner(ABC):
         self.updates = 0
         shares = settings.agent_id and not self.owner.identity
         self.ids = torch.eye(team.num_agents) if shares else None
+        members = self.owner.sum_sets(torch.ones(team.num_agents))
+        self._even = self.owner.to_agents(1 / members).to(self.device)  # (N,) an agent's share of its set
         self.explorer = self._explorer(num_envs)
         self._visitors: dict[int, Explorer] = {}
         self.own_places = self._own_places()
@@ -299,6 +301,9 @@ class OffPolicyLearner(ABC):
 
     def weigh(self, sample: Sample) -> Tensor:
         """Weights ``(L, B, N)`` whose sum is, for every parameter set, the weighted mean over rows that count."""
+        if not self.memory.ragged and not self._settings.burn_in:  # everything counts
+            weight = self._even / (sample.complete.shape[0] * sample.complete.shape[1])  # (N,)
+            return (weight * sample.weight).expand(sample.complete.shape)
         weight = weights_of(self.counts(sample), self.owner)
         return weight * sample.weight
 
@@ -336,20 +341,29 @@ class OffPolicyLearner(ABC):
             target = sample.reward + sample.discount * torch.where(sample.follows, onward, value)
         return target
 
-    def unroll(self, net: AgentNet, seen: Tensor, next_seen: Tensor, sample: Sample) -> tuple[Tensor, Tensor]:
-        """Outputs ``(L, B, N, K)`` at every row and at every row's successor."""
-        out, carries = net.read(seen, self.start_carry(sample), sample.started, sample.acting)
-        return out, self.onward(net, next_seen, carries)
+    def unroll(self, net: AgentNet, seen: Tensor, next_seen: Tensor, sample: Sample) -> Tensor:
+        """Outputs ``(L, B, N, K)`` at every row's successor."""
+        carries = sample.carry.expand(seen.shape[0], *sample.carry.shape)
+        if net.carry_shape[1]:
+            _, carries = net.read(seen, self.start_carry(sample), sample.started, sample.acting)
+        return self.onward(net, next_seen, carries)
 
     def onward(self, net: AgentNet, next_seen: Tensor, carries: Tensor) -> Tensor:
         """Outputs ``(L, B, N, K)`` at the successors, each one step after its own row's carry."""
         length, batch, agents = next_seen.shape[:3]
+        if not carries.shape[-1]:
+            return net.read(next_seen, carries[0], self._still(length, batch), self._moving(length, batch))[0]
         rows = next_seen.reshape(1, length * batch, *next_seen.shape[2:])
-        still = torch.zeros(1, length * batch, dtype=torch.bool, device=rows.device)
-        moving = torch.ones(1, length * batch, agents, dtype=torch.bool, device=rows.device)
+        still, moving = self._still(1, length * batch), self._moving(1, length * batch)
         carry = carries.reshape(length * batch, agents, carries.shape[-1])
         out, _ = net.read(rows, carry, still, moving)
         return out.view(length, batch, agents, out.shape[-1])
+
+    def _still(self, length: int, batch: int) -> Tensor:
+        return torch.zeros((), dtype=torch.bool, device=self.device).expand(length, batch)
+
+    def _moving(self, length: int, batch: int) -> Tensor:
+        return torch.ones((), dtype=torch.bool, device=self.device).expand(length, batch, self.team.num_agents)
 
     def target_due(self) -> bool:
         """Whether targets move after this update."""

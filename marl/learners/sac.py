@@ -116,8 +116,9 @@ class SACLearner(ActorQLearner):
         alpha = self.temperature()
         value_loss, error = self.compute_critic_loss(sample, seen, next_seen, alpha)
         norm = self.critic_step(value_loss)
-        policy_loss, entropy = self.compute_actor_loss(sample, seen, alpha)
-        self.actor_step(policy_loss)
+        with self.fixed_critic():
+            policy_loss, entropy = self.compute_actor_loss(sample, seen, alpha)
+            self.actor_step(policy_loss)
         weight = self.weigh(sample)
         if self.settings.temperature is None:
             # alpha falls while the entropy is above its goal: d/d log(alpha) of alpha (H - goal).
@@ -144,7 +145,7 @@ class SACLearner(ActorQLearner):
     ) -> tuple[Tensor, Tensor]:
         """``sum_c (Q_c(x, a) - y)^2 / 2`` with ``y = r + gamma E[min_c Q'_c(x', a') - alpha log pi(a'|o')]``."""
         with torch.no_grad():
-            later = self.unroll(self.actor, seen, next_seen, sample)[1]
+            later = self.unroll(self.actor, seen, next_seen, sample)
             if self.choices:
                 policy, log_policy = masked_policy(later, sample.next_legal)
                 others = self._others_draw(later, sample)

@@ -77,8 +77,9 @@ class TD3Learner(ActorQLearner):
             "td_error": error,
         }
         if (self.updates + 1) % self.settings.delay == 0:
-            policy_loss = self.compute_actor_loss(sample, seen)
-            self.actor_step(policy_loss)
+            with self.fixed_critic():
+                policy_loss = self.compute_actor_loss(sample, seen)
+                self.actor_step(policy_loss)
             if self.target_due():
                 self.move_targets()
             parts["policy_loss"] = policy_loss.detach() / self.owner.num_sets
@@ -90,7 +91,7 @@ class TD3Learner(ActorQLearner):
         """``sum_c (Q_c(x, a) - y)^2 / 2``, and what priorities are made of."""
         settings = self.settings
         with torch.no_grad():
-            later = self.unroll(self.actor_target, seen, next_seen, sample)[1]
+            later = self.unroll(self.actor_target, seen, next_seen, sample)
             action = self.head.mode(later, sample.next_legal)
             if self.code.box is not None:
                 noise = torch.empty_like(action).normal_(0, max(settings.smoothing, 1e-12), generator=self.generator)

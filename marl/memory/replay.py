@@ -160,6 +160,7 @@ class Replay:
         self.priorities: Priorities | None = None
         self._relabel: Relabel | None = None
         self._final = torch.full((self.rows, num_envs), -1, dtype=torch.int32)  # an episode's last row, if it is known
+        self._rows = {name: tensor.numpy() for name, tensor in self._tensors()}  # the same memory, quicker to write
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
         self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
         self._now = np.zeros((num_envs, agents), dtype=bool)  # whose turn it is in the row at the head
@@ -242,21 +243,23 @@ class Replay:
         team = step.teams[self.place]
         paid, terminated, truncated = self.outcome(team, step.started, reward)
         ended = terminated | truncated
-        if not self.ragged and bool(ended.any(axis=1).any()) and not np.array_equal(ended.any(1), ended.all(1)):
+        over = bool(ended.any())
+        if over and not self.ragged and not np.array_equal(ended.any(1), ended.all(1)):
             self.ragged = True
         kept: Array = ended if self.keep_ends else truncated
-        slots = self._keep_successors(step, np.any(kept, axis=1), h)
+        slots = self._keep_successors(step, np.any(kept, axis=1), h) if over else None
         if not self.ragged:
-            self.reward[h].copy_(torch.from_numpy(paid))
-            self.terminated[h].copy_(torch.from_numpy(terminated))
-            self.truncated[h].copy_(torch.from_numpy(truncated))
-            self.link[h] = following
+            rows = self._rows
+            rows["reward"][h] = paid
+            rows["terminated"][h] = terminated
+            rows["truncated"][h] = truncated
+            rows["link"][h] = following
             if slots is not None:
-                link = self.link[h].numpy()
-                np.copyto(link, (-2 - slots)[:, None], where=kept)
-            self._last[ended] = -1
+                np.copyto(rows["link"][h], (-2 - slots)[:, None], where=kept)
+            if over:
+                self._last[ended] = -1
         else:
-            arrays = (self.reward.numpy(), self.terminated.numpy(), self.truncated.numpy(), self.link.numpy())
+            arrays = [self._rows[name] for name in ("reward", "terminated", "truncated", "link")]
             slots = np.full(self.num_envs, -1, dtype=np.int64) if slots is None else slots
             _settle(self._last, paid, terminated, truncated, kept, slots, *arrays)
         self._episode += 1
@@ -272,7 +275,7 @@ class Replay:
             self.priorities.remove(following * self.num_envs + places)
         self.head = following
         self.size = min(self.size + 1, self.rows - 1)
-        self._final[following] = -1
+        self._rows["_final"][following] = -1
         self._see(step)
 
     def _keep_successors(self, step: Step, copies: Array, row: int) -> Array | None:
@@ -292,27 +295,28 @@ class Replay:
         h = self.head
         team = step.teams[self.place]
         self.ends.release(h)
-        self.obs[h].copy_(torch.from_numpy(team.obs))
-        self.acting[h].copy_(torch.from_numpy(team.alive))
-        self.started[h].copy_(torch.from_numpy(step.started))
+        rows = self._rows
+        rows["obs"][h] = team.obs
+        rows["acting"][h] = team.alive
+        rows["started"][h] = step.started
         if self.legal is not None and team.legal is not None:
-            self.legal[h].copy_(torch.from_numpy(team.legal))
+            rows["legal"][h] = team.legal
         if self.joint is not None and self._gathered is not None:
-            self.joint[h].copy_(torch.from_numpy(gather(self._gathered, step, successor=False)))
+            rows["joint"][h] = gather(self._gathered, step, successor=False)
         turn = team.alive
         if self.by_team:
             turn = np.broadcast_to(turn.any(axis=1, keepdims=True), turn.shape)
         np.copyto(self._now, turn)
-        self.link[h] = PENDING
+        rows["link"][h] = PENDING
         if not self.ragged and not turn.all():
             self.ragged = True
             copies, agents = np.nonzero(self._last >= 0)  # until now a turn was taken to end where the next row begins
             self.link.numpy()[self._last[copies, agents], copies, agents] = PENDING
         if self.ragged:
-            self.reward[h] = 0
-            self.terminated[h] = False
-            self.truncated[h] = False
-            _take_turns(self._last, turn, h, self.link.numpy())
+            rows["reward"][h] = 0
+            rows["terminated"][h] = False
+            rows["truncated"][h] = False
+            _take_turns(self._last, turn, h, rows["link"])
         else:
             self._last[...] = h
 

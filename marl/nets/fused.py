@@ -127,7 +127,9 @@ class _FusedMLP(torch.autograd.Function):
         inputs = [x, *buffers[:depth]]
         out: list[Tensor | None] = []
         for layer in range(depth, -1, -1):
-            out += [gradient.sum(1), _weight_gradient(inputs[layer], gradient)]
+            # A critic that an actor learns through passes the gradient on and needs none itself.
+            wanted = ctx.needs_input_grad[3 + 2 * layer]
+            out += [gradient.sum(1), _weight_gradient(inputs[layer], gradient)] if wanted else [None, None]
             if layer:
                 gradient = _product(gradient, weights[layer].transpose(1, 2), out=buffers[depth + layer - 1])
                 derivative(gradient, inputs[layer])
@@ -144,7 +146,7 @@ def fused_mlp(x: Tensor, activation: str, pool: Buffers, parameters: list[Tensor
         RuntimeError: if a backward runs twice through one forward.
     """
     y: Tensor
-    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+    if torch.is_grad_enabled() and (x.requires_grad or any(parameter.requires_grad for parameter in parameters)):
         y = _FusedMLP.apply(x, activation, pool, *parameters)  # type: ignore[no-untyped-call]
         return y
     act = FUSABLE[activation][0]

@@ -80,6 +80,8 @@ class QHead:
 
     def values(self, out: Tensor) -> Tensor:
         """Expected returns ``(..., A)``."""
+        if self.bins == 1 and not self.dueling:
+            return out
         rows = self.spread(out)
         if isinstance(self.distribution, Atoms):
             return rows.softmax(-1) @ self.distribution.support().to(out.device)
