@@ -40,17 +40,15 @@ def test_qmix_rises_with_every_agents_value_everywhere(hypernet):
 
 
 def test_qplex_is_best_where_everybody_is_best():
-    acting = torch.ones(1, N, dtype=torch.bool)
+    joint = torch.tensor(list(itertools.product(range(A), repeat=N)))  # every joint action
+    acting = torch.ones(len(joint), N, dtype=torch.bool)
     for seed in range(30):
         mixer = make(DuplexMixer, seed, heads=2, hypernet=8)
         table, state = draw(seed, (N, A), (1, S))
-        best = table.amax(-1, keepdim=True).T
-        totals = {}
-        for joint in itertools.product(range(A), repeat=N):
-            choice = torch.tensor([joint])
-            chosen = table.gather(1, choice.T).T
-            totals[joint] = mixer(chosen, best, acting, state, onehot(choice)).item()
-        assert max(totals, key=totals.get) == tuple(table.argmax(-1).tolist())
+        chosen = table.gather(1, joint.T).T
+        best = table.amax(-1).expand(chosen.shape)
+        totals = mixer(chosen, best, acting, state.expand(len(joint), S), onehot(joint))
+        assert joint[totals.argmax()].tolist() == table.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)

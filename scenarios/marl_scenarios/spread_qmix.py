@@ -1,0 +1,24 @@
+"""Spread on the compiled twin by QMIX."""
+
+import marl
+
+scenario = marl.Scenario(
+    name="spread_qmix",
+    about="cover three landmarks together (native, 3 agents, QMIX)",
+    env="marl/spread-v0",
+    agents=marl.qmix(
+        network=marl.MLP((128, 128), "relu"),
+        n_step=5,
+        batch=512,
+        learning_starts=5_000,
+        updates_per_step=1 / 32,
+        lr=marl.Linear(1e-3, 5e-5),
+        tau=0.02,
+        discount=0.9,
+        buffer=200_000,
+        exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.05, 100_000)),
+    ),
+    num_envs=32,
+    steps=1_500_000,
+    expect="-27, sum of three agents (random: -79)",
+)
