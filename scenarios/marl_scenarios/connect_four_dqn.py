@@ -5,7 +5,7 @@ import marl
 scenario = marl.Scenario(
     name="connect_four_dqn",
     about="connect four by self-play (PettingZoo classic, DQN)",
-    env="pettingzoo.classic.connect_four_v3",
+    env="classic/connect_four-v3",
     agents=marl.DQN(
         agent_id=False,
         network=marl.MLP((256, 256), "relu"),
