@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from marl.agent import Agent
     from marl.algorithms import (
         facmac,
+        happo,
         ia2c,
         iddpg,
         ippo,
@@ -93,6 +94,7 @@ _HOMES = {
     "marl.agent": ("Agent",),
     "marl.algorithms": (
         "facmac",
+        "happo",
         "ia2c",
         "iddpg",
         "ippo",
@@ -263,6 +265,7 @@ __all__ = [
     "WeightedQMix",
     "WinRate",
     "facmac",
+    "happo",
     "growing",
     "ia2c",
     "iddpg",

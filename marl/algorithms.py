@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marl.credit import VDN, QMix, QPlex, WeightedQMix
+from marl.credit import VDN, QMix, QPlex, TeamReward, WeightedQMix
 from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 from marl.scope import Joint, Local
 
@@ -92,3 +92,8 @@ def masac(**settings: Any) -> SAC:
 def facmac(**settings: Any) -> DDPG:
     """FACMAC (Peng et al. 2021, https://arxiv.org/abs/2003.06709): DDPG whose local critics are mixed by QMIX."""
     return DDPG(**_over(settings, credit=QMix(), sharing="all"))
+
+
+def happo(**settings: Any) -> PPO:
+    """HAPPO (Kuba et al. 2022, https://arxiv.org/abs/2109.11251): MAPPO whose agents update one after the other."""
+    return PPO(**_over(settings, critic=Joint(), credit=TeamReward(), sharing="none", sequential=True))

@@ -5,6 +5,8 @@ IPPO is PPO with :class:`~marl.scope.Local` critics, MAPPO is PPO with :class:`~
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from marl.config import config, setting
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
 from marl.parallel import both, worth_splitting
 from marl.schedules import Clock, Schedule, value_at
-from marl.types import Spec, TeamSpec
+from marl.types import ConfigError, Spec, TeamSpec
 
 
 @config
@@ -27,6 +29,10 @@ class PPO(OnPolicy):
     value_clip: float | None = setting(None, "clip the value's change as well; None: do not", above=0)
     target_kl: float | None = setting(
         None, "stop a parameter set's epochs beyond this approximate KL; None: do not", above=0
+    )
+
+    sequential: bool = setting(
+        False, "update parameter sets one after the other, each heeding those before it (HAPPO, Kuba et al. 2022)"
     )
 
     def build(
@@ -51,14 +57,55 @@ class PPOLearner(OnPolicyLearner):
         """Refuses what does not fit the team's spaces or the number of copies."""
         super().__init__(settings, spec, team, num_envs, seed, device, settings.minibatches)
         self.settings = settings
+        if settings.sequential and self.model.owner.flat and team.num_agents > 1:
+            raise ConfigError(
+                f"PPO on team {team.name!r}: sequential=True needs parameters to update one after the other; "
+                "use sharing='none' or 'type'"
+            )
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """Epochs of minibatch steps over the rollout, then start the next one."""
         settings = self.settings
         clip, entropy_weight = value_at(settings.clip, clock), value_at(settings.entropy, clock)
         batch = self.begin_update(clock)
-        running = set(range(self.model.owner.num_sets))
         totals: dict[str, Tensor] = {}
+        if settings.sequential and self.model.owner.num_sets > 1:
+            steps = self._one_by_one(batch, clip, entropy_weight, totals)
+        else:
+            steps = self._epochs(batch, set(range(self.model.owner.num_sets)), clip, entropy_weight, totals)
+        self.end_update()
+        return {name: total / steps for name, total in totals.items()} | {
+            "explained_variance": explained_variance(batch),
+            "non_finite": self.flat.non_finite,
+        }
+
+    def _one_by_one(self, batch: Batch, clip: float, entropy_weight: float, totals: dict[str, Tensor]) -> int:
+        """Update the parameter sets in a random order, each on advantages times the ratios of those before it.
+
+        ``A_m = A prod_{k before m} pi_k(a_k) / pi_k,old(a_k)``: each set improves on what the others have become.
+        """
+        owner = self.model.owner
+        sets, steps = owner.num_sets, 0
+        order = torch.randperm(sets, generator=self.generator, device=self.generator.device).tolist()
+        factor = torch.ones_like(batch.advantage[..., :1])  # (L, C, 1)
+        for which in order:
+            for other in range(sets):
+                if other != which:
+                    self.flat.freeze(other)
+            weighted = replace(batch, advantage=batch.advantage * factor)
+            steps += self._epochs(weighted, {which}, clip, entropy_weight, totals)
+            with torch.no_grad():
+                log_prob, _, _ = self.model.evaluate(batch)
+                members = batch.complete & (owner.tensor.to(log_prob.device) == which)
+                change = torch.where(members, log_prob - batch.log_prob, 0.0)
+                factor = factor * change.sum(-1, keepdim=True).exp()
+        return steps
+
+    def _epochs(
+        self, batch: Batch, running: set[int], clip: float, entropy_weight: float, totals: dict[str, Tensor]
+    ) -> int:
+        """Passes over the batch, until every running parameter set has gone too far; how many steps were taken."""
+        settings = self.settings
         for epoch in range(settings.epochs):
             count = 0
             kl_sum = torch.zeros(self.model.owner.num_sets, device=batch.seen.device)
@@ -78,12 +125,7 @@ class PPOLearner(OnPolicyLearner):
                 if not running:
                     break
         self.flat.thaw()
-        self.end_update()
-        steps = (epoch + 1) * settings.minibatches
-        return {name: total / steps for name, total in totals.items()} | {
-            "explained_variance": explained_variance(batch),
-            "non_finite": self.flat.non_finite,
-        }
+        return (epoch + 1) * settings.minibatches
 
     def _gradient(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill the gradients from one minibatch, in two halves at once where that pays."""
