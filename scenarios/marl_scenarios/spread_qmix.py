@@ -20,5 +20,5 @@ scenario = marl.Scenario(
     ),
     num_envs=32,
     steps=1_500_000,
-    expect="-27, sum of three agents (random: -79)",
+    expect="-24, sum of three agents (random: -79)",
 )
