@@ -163,7 +163,6 @@ class Replay:
         self._rows = {name: tensor.numpy() for name, tensor in self._tensors()}  # the same memory, quicker to write
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
         self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
-        self._now = np.zeros((num_envs, agents), dtype=bool)  # whose turn it is in the row at the head
 
     def _check_memory(
         self, cells: tuple[int, int, int], carry: int, joint: tuple[int, ...] | None, hears: list[TeamSpec]
@@ -306,7 +305,6 @@ class Replay:
         turn = team.alive
         if self.by_team:
             turn = np.broadcast_to(turn.any(axis=1, keepdims=True), turn.shape)
-        np.copyto(self._now, turn)
         rows["link"][h] = PENDING
         if not self.ragged and not turn.all():
             self.ragged = True
@@ -547,7 +545,6 @@ class Replay:
             "outcome": self.outcome.state_dict(),
             "last": self._last,
             "episode": self._episode,
-            "now": self._now,
             "head": self.head,
             "size": self.size,
             "seen_steps": self.seen_steps,
@@ -561,7 +558,7 @@ class Replay:
             tensor[: len(saved)].copy_(saved)
         self.ends.load_state_dict(state["ends"])
         self.outcome.load_state_dict(state["outcome"])
-        self._last[...], self._episode[...], self._now[...] = state["last"], state["episode"], state["now"]
+        self._last[...], self._episode[...] = state["last"], state["episode"]
         self.head, self.size = int(state["head"]), int(state["size"])
         self.seen_steps, self.ragged = int(state["seen_steps"]), bool(state["ragged"])
 
