@@ -14,7 +14,8 @@ from marl_envs.world import Parameter, World
 if TYPE_CHECKING:
     from marl_envs.draw import Canvas
 
-WIDTH, HEIGHT, DENSITY = 0, 1, 2  # columns of the task
+WIDTH, HEIGHT, DENSITY, DISTANCE, AGENTS, LEVEL = 0, 1, 2, 3, 4, 5  # columns of the task
+DRAWS = 100  # of a start and a goal that are far enough apart; the farthest of them if none is
 STAY, LEFT, RIGHT, DOWN, UP = 0, 1, 2, 3, 4
 
 
@@ -64,15 +65,25 @@ def flood(s: State, e: int, x: int, y: int) -> None:
 def reset(s: State, e: int, task: Array, rng: Array) -> None:
     """Walls at random, then a start and a goal for each agent; where no way leads to the goal, one is cut."""
     width, height = int(task[e, WIDTH]), int(task[e, HEIGHT])
+    stream = rng[e]
+    if task[e, LEVEL] > 0.0:  # the maze of that number, whatever came before
+        rng[e] = np.uint64(task[e, LEVEL]) * np.uint64(0x9E3779B97F4A7C15)
     for y in range(s.wall.shape[1]):
         for x in range(s.wall.shape[2]):
             inside = x < width and y < height
             s.wall[e, y, x] = not inside or uniform(rng, e, 0.0, 1.0) < task[e, DENSITY]
     for n in range(s.agent.shape[1]):
-        s.arrived[e, n] = False
-        x, y = integers(rng, e, width), integers(rng, e, height)
-        away = 1 + integers(rng, e, width * height - 1)  # any cell but the goal's
-        start = (y * width + x + away) % (width * height)
+        s.arrived[e, n] = n >= task[e, AGENTS]  # whoever takes no part is never alive
+        x, y, start, farthest = 0, 0, 0, 0
+        for _ in range(DRAWS):
+            column, row = integers(rng, e, width), integers(rng, e, height)
+            away = 1 + integers(rng, e, width * height - 1)  # any cell but the goal's
+            other = (row * width + column + away) % (width * height)
+            between = abs(other % width - column) + abs(other // width - row)
+            if between > farthest:
+                x, y, start, farthest = column, row, other, between
+            if between >= task[e, DISTANCE]:
+                break
         s.goal[e, n, 0], s.goal[e, n, 1] = x, y
         s.agent[e, n, 0], s.agent[e, n, 1] = start % width, start // width
         s.wall[e, y, x] = False
@@ -86,6 +97,8 @@ def reset(s: State, e: int, task: Array, rng: Array) -> None:
                 else:
                     cy += 1 if y > cy else -1
                 s.wall[e, cy, cx] = False
+    if task[e, LEVEL] > 0.0:
+        rng[e] = stream
 
 
 @kernel
@@ -177,6 +190,9 @@ def observe_image(s: State, e: int, task: Array, obs: Array) -> None:
 class GridWorld(World, name="gridworld_v0"):
     """A solvable maze per episode. ``width`` and ``height`` are the greatest size; a task may be smaller, or denser.
 
+    Starts and goals are at least ``distance`` steps apart, or as far as a smaller maze lets them be. A task may let
+    only the first ``agents`` take part, and ask for the maze of number ``level`` (0: a new one).
+
     Actions: stay, left, right, down, up. +1 at one's goal, where one leaves; ``step_cost`` per step; ``bump_cost`` for
     each other agent in the same cell. Agents pass through each other, so that every maze stays solvable.
     ``obs="image"``: ``(height, width, 4)`` uint8 of walls, self, goal, others; ``"vector"``: place, way to the goal,
@@ -197,6 +213,7 @@ class GridWorld(World, name="gridworld_v0"):
         density: float = 0.2,
         num_agents: int = 1,
         *,
+        distance: int = 1,
         obs: Literal["vector", "image"] = "vector",
         view: int = 2,
         step_cost: float = 0.0,
@@ -211,6 +228,8 @@ class GridWorld(World, name="gridworld_v0"):
                 "view >= 0; got "
                 f"{width=}, {height=}, {density=}, {num_agents=}, {view=}"
             )
+        if not 1 <= distance <= width + height - 2:
+            raise ConfigError(f"gridworld: expected distance in [1, {width + height - 2}], got {distance!r}")
         if obs not in ("vector", "image"):
             raise ConfigError(f"gridworld: expected obs 'vector' or 'image', got {obs!r}")
         self.width, self.height, self.view = width, height, view
@@ -229,6 +248,9 @@ class GridWorld(World, name="gridworld_v0"):
                 "width": Parameter(2, width, width, integer=True),
                 "height": Parameter(2, height, height, integer=True),
                 "density": Parameter(0, 0.95, density),
+                "distance": Parameter(1, width + height - 2, distance, integer=True),
+                "agents": Parameter(1, num_agents, num_agents, integer=True),
+                "level": Parameter(0, 2**31, 0, integer=True),
             },
             render_mode=render_mode,
         )
