@@ -66,6 +66,7 @@ TASKS = {
     "spread_maddpg": Task("spread_maddpg", -34, original="mpe2.simple_spread_v3"),
     "spread_matd3": Task("spread_matd3", -34, original="mpe2.simple_spread_v3"),
     "speaker_listener": Task("speaker_listener", -25),
+    "speaker_listener_maddpg": Task("speaker_listener_maddpg", -19.5, original="mpe2.simple_speaker_listener_v4"),
     "tictactoe": Task("tictactoe", 0.99, games=2_000),
     "connect_four": Task("connect_four", 0.95, games=2_000),
 }
