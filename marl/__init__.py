@@ -54,7 +54,8 @@ if TYPE_CHECKING:
         OrnsteinUhlenbeck,
         Uniform,
     )
-    from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3, Random
+    from marl.league import PSRO, League
+    from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3, Fixed, Random, Scripted
     from marl.learners.off_policy import Prioritised
     from marl.memory.hindsight import Hindsight
     from marl.nets import CNN, GRU, MLP, Custom
@@ -140,8 +141,11 @@ _HOMES = {
         "PPO",
         "SAC",
         "TD3",
+        "Fixed",
         "Random",
+        "Scripted",
     ),
+    "marl.league": ("PSRO", "League"),
     "marl.learners.off_policy": ("Prioritised",),
     "marl.memory.hindsight": ("Hindsight",),
     "marl.exploration": (
@@ -202,6 +206,7 @@ __all__ = [
     "GRU",
     "MLP",
     "PPO",
+    "PSRO",
     "RND",
     "SAC",
     "TD3",
@@ -224,6 +229,7 @@ __all__ = [
     "EpisodicNovelty",
     "EpsilonGreedy",
     "Exponential",
+    "Fixed",
     "Function",
     "GaussianNoise",
     "Greedy",
@@ -232,6 +238,7 @@ __all__ = [
     "History",
     "Independent",
     "Joint",
+    "League",
     "LearningProgress",
     "Linear",
     "Local",
@@ -253,6 +260,7 @@ __all__ = [
     "RunningNormalize",
     "Scale",
     "Scenario",
+    "Scripted",
     "Seen",
     "Stage",
     "Stages",

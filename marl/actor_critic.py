@@ -276,8 +276,10 @@ class ActorCritic(nn.Module):
                 acting = acting.any(-1, keepdim=True).expand(*acting.shape[:2], columns)
             self.critic.norm.update(inputs, acting)
 
-    def restrict(self, agent: int, team: TeamSpec, squash: bool) -> tuple[AgentNet, Distribution]:
-        """One agent's own policy network and its action distribution."""
+    def restrict(self, agent: int | None, team: TeamSpec, squash: bool) -> tuple[AgentNet, Distribution]:
+        """One agent's own policy network and its action distribution; None: the whole team's."""
+        if agent is None:
+            return self.actor.restrict(None), self.distribution
         return self.actor.restrict(agent).cpu(), make_distribution(team.action.of(agent), squash)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

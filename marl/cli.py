@@ -292,6 +292,7 @@ class Plan:
             "learner": described(scenario.agents),
             "shaping": described(scenario.shaping) if scenario.shaping else None,
             "curriculum": None if scenario.curriculum is None else described(scenario.curriculum),
+            "league": None if scenario.league is None else described(scenario.league),
         }
 
     def config(self, asked: Train) -> dict[str, Any]:
@@ -572,7 +573,7 @@ def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     report = system.evaluate(asked.episodes, seed=seed)
     agents: Any = plan.scenario.agents
     agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
-    scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=())
+    scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=(), league=None)
     with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
         baseline = random.evaluate(asked.episodes, seed=seed)
     if not asked.json:

@@ -14,7 +14,7 @@ from marl.scenario import Scenario
 from marl.types import ConfigError
 
 # What only a scenario file can say.
-FIXED = ("name", "env", "agents", "shaping", "curriculum", "extra", "about", "expect", "reference")
+FIXED = ("name", "env", "agents", "shaping", "curriculum", "league", "extra", "about", "expect", "reference")
 
 
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:

@@ -14,6 +14,8 @@ from typing import Any
 from marl.config import unknown
 from marl.curriculum import Curricula
 from marl.curriculum import checked as checked_curricula
+from marl.league import Leagues
+from marl.league import checked as checked_league
 from marl.learners import LearnerConfig
 from marl.shaping import Hooks
 from marl.shaping import checked as checked_hooks
@@ -39,6 +41,7 @@ class Scenario:
         stop: stop early when this rule says so.
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
+        league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
         expect: the return to expect after ``steps``, in words.
         extra: the extra that its environment needs (``pip install 'marl-system[EXTRA]'``).
         about: one line for ``marl list``.
@@ -56,6 +59,7 @@ class Scenario:
     stop: Stop | None = None
     shaping: Hooks = ()
     curriculum: Curricula | None = None
+    league: Leagues | None = None
     expect: str = ""
     extra: str | None = None
     about: str = ""
@@ -71,6 +75,7 @@ class Scenario:
                 )
         try:
             checked_hooks(self.shaping)
+            checked_league(self.league)
             if self.curriculum is not None:
                 checked_curricula(self.curriculum, self.steps)
         except ConfigError as error:

@@ -20,6 +20,8 @@ from marl.config import from_json, to_json
 from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
 from marl.curriculum import checked as checked_curricula
 from marl.evaluation.report import Report, summarise
+from marl.league import Leagues, Season, Venue
+from marl.league import checked as checked_league
 from marl.learners import Learner, LearnerConfig
 from marl.learners.base import HearsOthers
 from marl.memory.rollout import Look
@@ -44,7 +46,11 @@ from marl.types import (
 
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
 EVALUATION_COPIES = 16
-SHAPING, CURRICULUM = 0x5AFE, 0xC0DE  # their streams are spawned from (seed, this): learners draw as without them
+SHAPING, CURRICULUM, LEAGUE = (
+    0x5AFE,
+    0xC0DE,
+    0x1EA6,
+)  # streams come from (seed, this): learners draw as without
 DEFAULT_COPIES = 8
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
@@ -92,6 +98,7 @@ class MultiAgentSystem:
         max_steps: truncate episodes of environments that do not end by themselves.
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
+        league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
 
     Raises:
         ConfigError: for anything that has no meaning, saying what to do.
@@ -110,6 +117,7 @@ class MultiAgentSystem:
         max_steps: int | None = None,
         shaping: Hooks | None = None,
         curriculum: Curricula | None = None,
+        league: Leagues | None = None,
     ) -> None:
         """See the class."""
         check_whole("seed", seed, 0)
@@ -122,12 +130,14 @@ class MultiAgentSystem:
             max_steps = max_steps if max_steps is not None else scenario.max_steps
             shaping = shaping if shaping is not None else scenario.shaping
             curriculum = curriculum if curriculum is not None else scenario.curriculum
+            league = league if league is not None else scenario.league
         if agents is None:
             raise ConfigError("agents: give a learner such as marl.ippo(), or a scenario that names its own")
         self.scenario = scenario
         self.agents: Agents = _checked_agents(agents)
         self.shaping = checked_hooks(shaping or ())
         self.curriculum = None if curriculum is None else checked_curricula(curriculum, None)
+        self.league = checked_league(league)
         self.seed = seed
         self.device = pick_device(device)
         self._source = scenario.env if scenario is not None else env
@@ -141,23 +151,24 @@ class MultiAgentSystem:
         self._env: BatchEnv | None = self._make_env(self.num_envs, self.workers)
         self._setup(self._env.spec)
         self._course: Course | None = self._make_course(self._env)
+        self._season: Season | None = self._make_season()
 
     def _setup(self, spec: Spec) -> None:
         """Build one learner per team and start all counters."""
         self.spec = spec
-        configs = list(self.agents.values()) if isinstance(self.agents, Mapping) else [self.agents]
+        configs = self._configs
         seeds = np.random.SeedSequence(self.seed).spawn(len(configs) + 1)
         self._env_seed = int(seeds[0].generate_state(1, np.uint32)[0])
         self.learners: list[Learner] = [
             config.build(spec, team, self.num_envs, seed, self.device)
             for config, team, seed in zip(configs, spec.teams, seeds[1:], strict=True)
         ]
-        self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
-        for learner in self._listeners:
-            learner.meet(self.learners)
+        self._introduce()
         self._shaper = self._make_shaper()
         self._course = None
         self._saved_course: Mapping[str, Any] | None = None
+        self._season = None
+        self._saved_season: Mapping[str, Any] | None = None
         self._lost: str | None = None  # what the checkpoint was trained with and could not say
         self.history = History()
         self.steps = 0
@@ -168,15 +179,25 @@ class MultiAgentSystem:
         self._pending: dict[str, torch.Tensor] = {}
         self._logged_at = 0
 
+    @property
+    def _configs(self) -> list[LearnerConfig]:
+        """The settings of each team's learner."""
+        return list(self.agents.values()) if isinstance(self.agents, Mapping) else [self.agents]
+
+    def _introduce(self) -> None:
+        """Let learners that hear others know whom."""
+        self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
+        for learner in self._listeners:
+            learner.meet(self.learners)
+
     def _make_shaper(self) -> Shaper | None:
         """The hooks of all teams, if there are any."""
         hooks = by_team(self.shaping, self.spec, self._patterns)
         if not hooks:
             return None
-        configs = list(self.agents.values()) if isinstance(self.agents, Mapping) else [self.agents]
         discounts = {
             team.name: config.discount if isinstance(config, Discounts) else None
-            for team, config in zip(self.spec.teams, configs, strict=True)
+            for team, config in zip(self.spec.teams, self._configs, strict=True)
         }
         return Shaper(hooks, self.spec, self.num_envs, np.random.SeedSequence([self.seed, SHAPING]), discounts)
 
@@ -191,6 +212,44 @@ class MultiAgentSystem:
         else:
             curricula[None] = self.curriculum
         return Course(curricula, env, np.random.SeedSequence([self.seed, CURRICULUM]))
+
+    @property
+    def season(self) -> Season:
+        """The league as it runs: its pools, ratings, payoff tables. Raises ConfigError if there is none."""
+        if self._season is None:
+            self._season = self._make_season()
+            if self._season is None:
+                raise ConfigError("this system has no league: give league=marl.League() or marl.PSRO()")
+            if self._saved_season is not None:
+                self._season.load_state_dict(self._saved_season)
+        return self._season
+
+    def _make_season(self) -> Season | None:
+        """The league of this run, if there is one."""
+        if self.league is None:
+            return None
+        teams = [team.name for team in self.spec.teams]
+        self.league.check(self.spec, dict(zip(teams, self._configs, strict=True)))
+        venue = Venue(
+            self.spec,
+            self.num_envs,
+            np.random.SeedSequence([self.seed, LEAGUE]),
+            self.device,
+            self.learners,
+            make_env=lambda copies: self._make_env(copies, 0),
+            load=lambda path: MultiAgentSystem.load(path, device=str(self.device)),
+            team=lambda key: team_named(key, self.spec, self._patterns, "league"),
+        )
+        return self.league.build(venue)
+
+    def _renew(self, season: Season, step: Step) -> None:
+        """Let the learners begin anew that the league wants to; of the games that run they learn nothing."""
+        for place in season.renewed():
+            seed = np.random.SeedSequence([self.seed, LEAGUE, place, self.steps])
+            learner = self._configs[place].build(self.spec, self.spec.teams[place], self.num_envs, seed, self.device)
+            learner.memory.start(season.seen(step))
+            self.learners[place] = learner
+            self._introduce()
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -273,6 +332,7 @@ class MultiAgentSystem:
         if self._shaper is not None:
             self._shaper.announce()
         env = self.env
+        season = None if self.league is None else self.season
         if self._course is None:
             self._course = self._make_course(env)
             if self._course is not None and self._saved_course is not None:
@@ -285,17 +345,22 @@ class MultiAgentSystem:
                 self._step = env.reset(self._env_seed, None if self._course is None else self._course.first())
                 if self._course is not None:
                     self._course.begin(env, Clock(self.steps, self._total))
+                seen = self._step if season is None else season.begin(self._step, Clock(self.steps, self._total))
                 for learner in self.learners:
-                    learner.memory.start(self._step)
+                    learner.memory.start(seen)
         return env
 
     def _advance(self, env: BatchEnv) -> None:
         """One environment step of all copies: act, step, remember."""
+        if self._season is not None and self._step is not None:
+            self._renew(self._season, self._step)
         actions = []
         for learner in self.learners:
             decision = learner.act(learner.memory.look(), explore=True)
             learner.memory.decide(decision)
             actions.append(decision.env_action.cpu().numpy())
+        if self._season is not None and self._step is not None:
+            actions = self._season.play(self._step, actions)
         for listener in self._listeners:
             listener.overhear([torch.from_numpy(action) for action in actions])
         before, now = Clock(self.steps, self._total), Clock(self.steps + self.num_envs, self._total)
@@ -303,10 +368,11 @@ class MultiAgentSystem:
             self._shaper.look(self._step)
         step = self._step = env.step(actions)
         rewards = [None] * len(actions) if self._shaper is None else self._shaper(step, actions, before, now)
+        seen = step if self._season is None else self._season.take(step)
         for learner, reward in zip(self.learners, rewards, strict=True):
-            learner.memory.observe(step, reward)
+            learner.memory.observe(seen, reward)
         if self._course is not None:
-            self._course.take(step.finished, step.started, env, now)
+            self._course.take(seen.finished, step.started, env, now)
         self.steps += self.num_envs
         self._finished = len(step.finished) > 0
         for episode in step.finished:
@@ -326,12 +392,19 @@ class MultiAgentSystem:
         """Update every learner that is ready; metrics stay tensors until they are logged."""
         updated = False
         clock = Clock(self.steps, self._total)
-        for learner, team in zip(self.learners, self.spec.teams, strict=True):
-            if learner.ready(clock):
+        season = self._season
+        for place, (learner, team) in enumerate(zip(self.learners, self.spec.teams, strict=True)):
+            if season is not None and not season.learns(place):
+                if learner.ready(clock):
+                    learner.rest()
+            elif learner.ready(clock):
                 prefix = f"{team.name}/" if len(self.learners) > 1 else ""
                 for name, value in learner.update(clock).items():
                     self._pending[prefix + name] = value
                     updated = True
+        if season is not None:
+            with _global_streams_kept():
+                season.tick(clock)
         return updated
 
     def _metrics(self, began: _Rate) -> dict[str, float]:
@@ -351,7 +424,7 @@ class MultiAgentSystem:
                 for team in self.spec.teams:
                     recent = history[f"episode_rewards/{team.name}"][-over:]
                     metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
-        for part in (self._shaper, self._course):
+        for part in (self._shaper, self._course, self._season):
             metrics |= {} if part is None else part.metrics()
         metrics |= {name: float(value) for name, value in self._pending.items()}
         for name, in_a_row in metrics.items():
@@ -447,6 +520,7 @@ class MultiAgentSystem:
             "env": env_state,
             "shaping": None if self._shaper is None else self._shaper.state_dict(),
             "curriculum": self._saved_course if self._course is None else self._course.state_dict(),
+            "league": self._saved_season if self._season is None else self._season.state_dict(),
             "steps": self.steps,
             "episodes": self.episodes,
             "total": self._total,
@@ -465,9 +539,11 @@ class MultiAgentSystem:
         if self._shaper is not None and state.get("shaping") is not None:
             self._shaper.load_state_dict(state["shaping"])
         self._saved_course, self._course = state.get("curriculum"), None
+        self._saved_season, self._season = state.get("league"), None
         lost = {
             "shaping": state.get("shaping") is not None and self._shaper is None,
             "curriculum": self._saved_course is not None and self.curriculum is None,
+            "league": self._saved_season is not None and self.league is None,
         }
         self._lost = next((name for name, gone in lost.items() if gone), None)
         self.steps, self.episodes = int(state["steps"]), int(state["episodes"])
@@ -486,6 +562,7 @@ class MultiAgentSystem:
             "agents": _as_json(self.agents),
             "shaping": _as_json(self.shaping),
             "curriculum": _as_json(self.curriculum),
+            "league": _as_json(self.league),
             "env": self._reference,
             "options": _as_json(self._options),
             "num_envs": self.num_envs,
@@ -505,6 +582,7 @@ class MultiAgentSystem:
         *,
         shaping: Hooks | None = None,
         curriculum: Curricula | None = None,
+        league: Leagues | None = None,
     ) -> MultiAgentSystem:
         """A system as it was when saved.
 
@@ -515,6 +593,7 @@ class MultiAgentSystem:
             device: where to compute.
             shaping: the hooks, to train on; needed if they hold your own code.
             curriculum: likewise.
+            league: likewise.
 
         Raises:
             CheckpointError: if the checkpoint is damaged, or does not fit ``env`` or ``agents``.
@@ -528,6 +607,7 @@ class MultiAgentSystem:
             options, spec = from_json(meta["options"]), _spec_from_json(meta["spec"])
             shaping = shaping if shaping is not None else from_json(meta.get("shaping"))
             curriculum = curriculum if curriculum is not None else from_json(meta.get("curriculum"))
+            league = league if league is not None else from_json(meta.get("league"))
             sizes = int(meta["seed"]), int(meta["num_envs"]), int(meta["workers"])
             reference = env if env is not None else meta["env"]
         except (ConfigError, KeyError, TypeError, ValueError) as error:
@@ -538,8 +618,10 @@ class MultiAgentSystem:
         if system.scenario is not None:  # what only code can say
             shaping = shaping if shaping is not None else system.scenario.shaping
             curriculum = curriculum if curriculum is not None else system.scenario.curriculum
+            league = league if league is not None else system.scenario.league
         system.shaping = checked_hooks(shaping or ())
         system.curriculum = None if curriculum is None else checked_curricula(curriculum, None)
+        system.league = checked_league(league)
         system.seed, system.num_envs, system.workers = sizes
         system.device = pick_device(device)
         system._source = system.scenario.env if system.scenario is not None else reference

@@ -139,8 +139,10 @@ class ActorQLearner(OffPolicyLearner):
         """Width of the actor's recurrent state."""
         return self.actor.carry_shape[1]
 
-    def policy(self, agent: int) -> tuple[AgentNet, Distribution]:
-        """One agent's own actor."""
+    def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
+        """One agent's own actor, or the team's."""
+        if agent is None:
+            return self.actor.restrict(None), self.head
         action = self.team.action.of(agent)
         head: Distribution
         if isinstance(self.head, SquashedHead):

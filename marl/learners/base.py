@@ -74,8 +74,12 @@ class Learner(Protocol):
         """Learn from the memory; metrics stay tensors."""
         ...
 
-    def policy(self, agent: int) -> tuple[AgentNet | None, Distribution]:
-        """One agent's own network (None: it needs none) and action distribution."""
+    def rest(self) -> None:
+        """Let the updates that are due pass: another team learns now, this one has nothing to learn from."""
+        ...
+
+    def policy(self, agent: int | None = None) -> tuple[AgentNet | None, Distribution]:
+        """A copy of one agent's own network (None: it needs none) and its action distribution; of the whole team's."""
         ...
 
     @property

@@ -289,9 +289,9 @@ class DQNLearner(OffPolicyLearner):
         """One for everything."""
         return {"adam": self.optimiser}
 
-    def policy(self, agent: int) -> tuple[AgentNet, Distribution]:
-        """One agent's own values, acted on greedily."""
-        alone = self.net.restrict(agent).cpu()
+    def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
+        """One agent's own values, or the team's, acted on greedily."""
+        alone = self.net.restrict(agent) if agent is None else self.net.restrict(agent).cpu()
         alone.draw_noise(None)
         return alone, self.head
 

@@ -225,8 +225,8 @@ class OffPolicyLearner(ABC):
         """All optimisers, by name."""
 
     @abstractmethod
-    def policy(self, agent: int) -> tuple[AgentNet, Distribution]:
-        """One agent's own network and what its outputs mean."""
+    def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
+        """One agent's own network, or the team's, and what its outputs mean."""
 
     # --- acting -------------------------------------------------------------------------------------------------------
 
@@ -255,6 +255,10 @@ class OffPolicyLearner(ABC):
         """Whether an update is due."""
         self.clock = clock
         return self._due() > 0
+
+    def rest(self) -> None:
+        """What would be due now will never be."""
+        self.updates += self._due()
 
     def _due(self) -> int:
         settings, memory = self._settings, self.memory

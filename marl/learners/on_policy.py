@@ -108,8 +108,14 @@ class OnPolicyLearner:
         return self.model.act(look, generator or self.generator, explore)
 
     def ready(self, clock: Clock) -> bool:
-        """Whether the rollout is full."""
+        """Whether the rollout is full. One in which nobody of the team acted teaches nothing and is forgotten."""
+        if self.memory.full and not self.memory.acting[:-1].any():
+            self.rest()
         return self.memory.full
+
+    def rest(self) -> None:
+        """Forget the rollout."""
+        self.memory.restart()
 
     def begin_update(self, clock: Clock) -> Batch:
         """Set the learning rate; values, advantages and targets of the rollout."""
@@ -128,8 +134,8 @@ class OnPolicyLearner:
         self.model.update_normalizers(self.memory)
         self.memory.restart()
 
-    def policy(self, agent: int) -> tuple[AgentNet, Distribution]:
-        """One agent's own actor."""
+    def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
+        """One agent's own actor, or the team's."""
         return self.model.restrict(agent, self.team, self._settings.squash)
 
     def state_dict(self) -> dict[str, Any]:

@@ -67,8 +67,14 @@ class RandomLearner:
         self.memory.restart()
         return {}
 
-    def policy(self, agent: int) -> tuple[None, Distribution]:
+    def rest(self) -> None:
+        """Free the memory."""
+        self.memory.restart()
+
+    def policy(self, agent: int | None = None) -> tuple[None, Distribution]:
         """No network; the uniform distribution."""
+        if agent is None:
+            return None, self.distribution
         return None, _uniform(self.team.action.of(agent), "cpu")
 
     def state_dict(self) -> dict[str, Any]:

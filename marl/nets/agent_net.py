@@ -112,21 +112,24 @@ class AgentNet(nn.Module):
             if isinstance(module, NoisyLinear):
                 module.draw(generator)
 
-    def restrict(self, agent: int) -> AgentNet:
-        """The network of one agent alone: a copy of its parameter set, its id, its normaliser."""
-        which = self.owner.index[agent]
+    def restrict(self, agent: int | None) -> AgentNet:
+        """The network of one agent alone: a copy of its parameter set, its id, its normaliser. None: of all agents."""
+        which = 0 if agent is None else self.owner.index[agent]
         alone = AgentNet(
             self.network,
-            Owner((0,)),
+            self.owner if agent is None else Owner((0,)),
             self.shape,
             self.out,
-            [torch.Generator()],
+            [torch.Generator() for _ in range(self.owner.num_sets if agent is None else 1)],
             gain=self.gain,
-            ids=self.ids[agent : agent + 1].clone(),
+            ids=(self.ids if agent is None else self.ids[agent : agent + 1]).clone().cpu(),
             normalize=self.norm is not None,
             learns_scale=self.learns_scale,
         )
         own = self.state_dict()
+        if agent is None:
+            alone.load_state_dict(own)
+            return alone.to(self.ids.device)
         with torch.no_grad():
             for name, target in alone.state_dict().items():
                 if name == "ids":

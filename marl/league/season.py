@@ -1,0 +1,315 @@
+"""A league as it runs: who plays whom in every copy, what came of it, and everything a checkpoint needs to go on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from marl.config import unknown
+from marl.league.matches import side_returns
+from marl.league.members import OWN, Between, Cast, Member, Side, sides_of
+from marl.league.ratings import RatingName, RatingSystem, rating_system
+from marl.learners import Learner, LearnerConfig
+from marl.schedules import Clock
+from marl.types import Array, BatchEnv, ConfigError, Episode, Spec, Step
+
+RECENT = 100  # games that the win rates of the log are of
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """Somebody else's learners, such as those of a loaded system."""
+
+    spec: Spec
+    learners: list[Learner]
+
+
+Opponent = LearnerConfig | Trained | str
+Opponents = Sequence[Opponent] | Mapping[str, Sequence[Opponent]]
+
+
+@dataclass(frozen=True)
+class Venue:
+    """Where a league takes place: the environment, its copies, the streams; how to make more and to load others."""
+
+    spec: Spec
+    num_envs: int
+    seed: np.random.SeedSequence
+    device: torch.device
+    learners: list[Learner]
+    make_env: Callable[[int], BatchEnv]
+    load: Callable[[str], Trained]
+    team: Callable[[str], str]  # the name of a team from a key of a mapping
+
+
+class Season:
+    """What leagues have in common; how opponents are drawn and when the pool grows is for those who extend it."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        between: Between,
+        opponents: Opponents,
+        greedy: bool,
+        rating: RatingName,
+        winner: Callable[[Episode], str | None] | None = None,
+    ) -> None:
+        """Seats everybody at ``begin``. Raises ConfigError for games without two sides."""
+        self.venue, self.spec, self.learners = venue, venue.spec, venue.learners
+        self.sides: tuple[Side, ...] = sides_of(venue.spec, between)
+        self.greedy, self.winner = greedy, winner
+        self.system: RatingSystem = rating_system(rating)
+        draws, plays = venue.seed.spawn(2)
+        self.random = np.random.default_rng(draws)
+        self.generator = torch.Generator(venue.device).manual_seed(int(plays.generate_state(1, np.uint64)[0] >> 1))
+        self.members: dict[int, Member] = {}
+        self.next_uid = 0
+        self.who = np.full((venue.num_envs, len(self.sides)), OWN, dtype=np.int64)
+        self.turn = np.arange(venue.num_envs) % len(self.sides)  # whose turn it is to learn; sides swap each episode
+        self.learning: int | None = None  # the only side that learns; None: all do
+        self.waits = [np.zeros(venue.num_envs, dtype=bool) for _ in self.spec.teams]  # begun by an earlier learner
+        self.anew: list[int] = []
+        self.cast = Cast(self.spec, venue.num_envs, venue.device)
+        self.ratings = [self.system.start for _ in self.spec.teams]
+        self.recent: list[deque[float]] = [deque(maxlen=RECENT) for _ in self.sides]
+        self._invite(opponents)
+
+    # --- the pool -----------------------------------------------------------------------------------------------------
+
+    def _invite(self, opponents: Opponents) -> None:
+        """Those who are in the pool from the beginning and for good."""
+        lists: dict[str, Sequence[Opponent]] = {team.name: () for team in self.spec.teams}
+        if isinstance(opponents, Mapping):
+            lists |= {self.venue.team(key): guests for key, guests in opponents.items()}
+        else:
+            lists = dict.fromkeys(lists, opponents)
+        for place, guests in enumerate(lists.values()):
+            for guest in guests:
+                policy, name = self._policy(guest, place)
+                member = Member(self.next_uid, place, name, policy, self.system.start, lasting=True)
+                self._add(member)
+
+    def _policy(self, guest: Opponent, place: int) -> tuple[Any, str]:
+        team, name = self.spec.teams[place], str(guest)
+        if isinstance(guest, str):
+            guest = self.venue.load(guest)
+        if isinstance(guest, Trained):
+            for theirs, learner in zip(guest.spec.teams, guest.learners, strict=True):
+                if theirs.agents == team.agents:
+                    if (theirs.obs, theirs.action) != (team.obs, team.action):
+                        break
+                    return learner.policy(None), name if len(name) < 200 else "a system"
+            raise ConfigError(
+                f"league: opponent {name:.80} has no team of {', '.join(team.agents)} with the same spaces"
+            )
+        if isinstance(guest, type) or not isinstance(guest, LearnerConfig):
+            raise ConfigError(
+                f"league: opponents are learners such as marl.Random() or marl.Fixed(0), paths of checkpoints, or "
+                f"systems; got {guest!r:.80}"
+            )
+        seed = np.random.SeedSequence([self.next_uid, *self.venue.seed.generate_state(2)])
+        return guest.build(self.spec, team, 1, seed, self.venue.device).policy(None), name
+
+    def _add(self, member: Member) -> Member:
+        self.members[member.uid] = member
+        self.next_uid += 1
+        return member
+
+    def snapshot(self, place: int, name: str, *, pooled: bool = True) -> Member:
+        """Freeze what a team's learner has come to."""
+        policy = self.learners[place].policy(None)
+        return self._add(Member(self.next_uid, place, name, policy, self.ratings[place], pooled=pooled))
+
+    def pool(self, place: int) -> list[Member]:
+        """The members of a team that may be drawn, oldest first."""
+        return [member for member in self.members.values() if member.place == place and member.pooled]
+
+    def _sweep(self, keep: Iterable[int] = ()) -> None:
+        """Forget members that nobody will draw and nobody still plays."""
+        needed = {*keep, *np.unique(self.who).tolist()}
+        for uid in [uid for uid, member in self.members.items() if not member.pooled and uid not in needed]:
+            del self.members[uid]
+            self.cast.carries.pop(uid, None)
+
+    # --- for those who extend it --------------------------------------------------------------------------------------
+
+    @property
+    def latest(self) -> float:
+        """The share of games against the opponent as it is now."""
+        raise NotImplementedError
+
+    def weights(self, place: int) -> Array:
+        """How likely each member of :meth:`pool` is drawn."""
+        raise NotImplementedError
+
+    def present(self, place: int) -> int:
+        """Who stands for a team as it is now while it does not learn."""
+        raise NotImplementedError
+
+    def first(self, clock: Clock) -> None:
+        """Fill the pool before anybody plays."""
+        raise NotImplementedError
+
+    def tick(self, clock: Clock) -> None:
+        """After the updates of a step: let the pool grow, and say in ``anew`` whose learner begins anew."""
+        raise NotImplementedError
+
+    # --- playing ------------------------------------------------------------------------------------------------------
+
+    def begin(self, step: Step, clock: Clock) -> Step:
+        """Before the first step: the step as learners shall see it."""
+        self.first(clock)
+        self._draw(np.arange(self.venue.num_envs))
+        return self.seen(step)
+
+    def play(self, step: Step, actions: list[Array]) -> list[Array]:
+        """Put what others do in place of what the learners chose."""
+        if all((seats == OWN).all() for seats in self.cast.seats):
+            return actions
+        mixed = [action.copy() for action in actions]
+        self.cast.act(self.members, step, mixed, self.generator, self.greedy)
+        return mixed
+
+    def take(self, step: Step) -> Step:
+        """Learn from finished games, seat the next ones, and hide from the learners what was not theirs."""
+        finished = [replace(episode, info=episode.info | self._record(episode)) for episode in step.finished]
+        if step.started.any():
+            begun = np.flatnonzero(step.started)
+            for waits in self.waits:
+                waits[begun] = False
+            self._draw(begun)
+        return replace(self.seen(step), finished=finished)
+
+    def seen(self, step: Step) -> Step:
+        """A step as learners see it: alive are those who act by what they have learnt and learn from it."""
+        teams = tuple(
+            replace(team, alive=team.alive & (seats == OWN) & ~waits[:, None])
+            for team, seats, waits in zip(step.teams, self.cast.seats, self.waits, strict=True)
+        )
+        return replace(step, teams=teams)
+
+    def learns(self, place: int) -> bool:
+        """Whether a team's learner may update now."""
+        return self.learning is None or self.sides[self.learning].place == place
+
+    def renewed(self) -> list[int]:
+        """The places of the learners that begin anew with this step."""
+        places, self.anew = self.anew, []
+        for place in places:
+            self.waits[place][:] = True
+        return places
+
+    def _draw(self, copies: Array) -> None:
+        """Who plays the next game of these copies."""
+        for copy in copies.tolist():
+            if self.learning is None and self.random.random() < self.latest:
+                self.who[copy] = OWN
+            else:
+                live = int(self.turn[copy]) if self.learning is None else self.learning
+                for number, side in enumerate(self.sides):
+                    self.who[copy, number] = OWN if number == live else self._opponent(side)
+                self.turn[copy] = (live + 1) % len(self.sides)
+        for number, side in enumerate(self.sides):
+            self.cast.seats[side.place][np.ix_(copies, np.array(side.columns))] = self.who[copies, number][:, None]
+
+    def _opponent(self, side: Side) -> int:
+        if self.learning is not None and self.random.random() < self.latest:
+            return self.present(side.place)
+        pool = self.pool(side.place)
+        return pool[int(self.random.choice(len(pool), p=self.weights(side.place)))].uid
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def _record(self, episode: Episode) -> dict[str, float]:
+        """Who beat whom; what a curriculum may ask of the game."""
+        info: dict[str, float] = {}
+        row = self.who[episode.copy].tolist()
+        for number, side in enumerate(self.sides):
+            if row[number] != OWN:
+                continue
+            won = [self._met(episode, number, other, self.members[uid]) for other, uid in enumerate(row) if uid != OWN]
+            score = sum(won) / len(won) if won else 0.5
+            if won:
+                self.recent[number].append(score)
+            info |= {f"win/{side.name}": score, "win": score}
+            rating = self.system.value(self.ratings[side.place])
+            info |= {f"rating/{self.spec.teams[side.place].name}": rating, "rating": rating}
+        return info
+
+    def _met(self, episode: Episode, number: int, other: int, member: Member) -> float:
+        if self.winner is not None:
+            name = self.winner(episode)
+            names = [side.name for side in self.sides]
+            if name is not None and name not in names:
+                raise ConfigError(unknown("League.winner", str(name), names, "side"))
+            score = 0.5 if name is None else float(name == names[number])
+        else:
+            found = side_returns(self.sides, episode.returns)
+            score = 0.5 * (1 + np.sign(found[number] - found[other]))
+        member.record(float(score))
+        place = self.sides[number].place
+        self.ratings[place], member.rating = self.system.update(self.ratings[place], member.rating, float(score))
+        return float(score)
+
+    def metrics(self) -> dict[str, float]:
+        """Sizes of pools, ratings, and the share of recent games against others that were won (draws are half)."""
+        found: dict[str, float] = {}
+        for place, team in enumerate(self.spec.teams):
+            prefix = f"{team.name}/league/" if len(self.spec.teams) > 1 else "league/"
+            found[f"{prefix}pool"] = len(self.pool(place))
+            found[f"{prefix}rating"] = self.system.value(self.ratings[place])
+            recent = [x for side, won in zip(self.sides, self.recent, strict=True) if side.place == place for x in won]
+            if recent:
+                found[f"{prefix}win_rate"] = sum(recent) / len(recent)
+        return found
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Members, seats, results, ratings, streams."""
+        return {
+            "members": [member.state_dict() for member in self.members.values()],
+            "next_uid": self.next_uid,
+            "who": self.who.copy(),
+            "turn": self.turn.copy(),
+            "learning": self.learning,
+            "anew": list(self.anew),
+            "waits": [waits.copy() for waits in self.waits],
+            "carries": [[uid, carry.clone()] for uid, carry in self.cast.carries.items()],
+            "ratings": [list(rating) for rating in self.ratings],
+            "recent": [list(recent) for recent in self.recent],
+            "random": dict(self.random.bit_generator.state),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        lasting = {uid: member for uid, member in self.members.items() if member.lasting}
+        self.members = {}
+        for saved in state["members"]:
+            uid, place = int(saved["uid"]), int(saved["place"])
+            if saved["lasting"]:
+                member = lasting[uid]
+            else:
+                policy = self.learners[place].policy(None)
+                member = Member(uid, place, saved["name"], policy, self.system.start)
+            member.load_state_dict(saved)
+            self.members[uid] = member
+        self.next_uid = int(state["next_uid"])
+        self.who[...], self.turn[...] = state["who"], state["turn"]
+        self.learning = None if state["learning"] is None else int(state["learning"])
+        self.anew = [int(place) for place in state["anew"]]
+        for waits, saved in zip(self.waits, state["waits"], strict=True):
+            waits[...] = saved
+        for number, side in enumerate(self.sides):
+            self.cast.seats[side.place][:, side.columns] = self.who[:, number][:, None]
+        self.cast.carries = {int(uid): carry.clone() for uid, carry in state["carries"]}
+        self.ratings = [tuple(float(x) for x in rating) for rating in state["ratings"]]
+        self.recent = [deque(recent, maxlen=RECENT) for recent in state["recent"]]
+        self.random.bit_generator.state = state["random"]
+        self.generator.set_state(state["generator"])

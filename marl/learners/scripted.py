@@ -1,0 +1,207 @@
+"""Policies that somebody wrote down: pure and mixed strategies, functions of the observation; they learn nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from marl.credit import Independent
+from marl.learners.base import check_kind, generator_from
+from marl.memory.rollout import Decision, Look, Rollout
+from marl.nets.distributions import Categorical, Distribution, make_distribution
+from marl.schedules import Clock
+from marl.scope import Local
+from marl.types import ActionKind, Array, ConfigError, Spec, TeamSpec
+
+NEVER = -80.0  # the logit of what a strategy does not play unless nothing else is legal: exp(-80) is no chance at all
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A strategy that reads nothing: ``Fixed(2)`` always plays action 2, ``Fixed((0.5, 0.25, 0.25))`` mixes.
+
+    Where the mask forbids what it would play, the legal actions share its probability.
+
+    Args:
+        strategy: an action, or the probability of each.
+    """
+
+    strategy: int | Sequence[float]
+
+    action_kinds: ClassVar[frozenset[ActionKind]] = frozenset(("discrete",))
+
+    def __post_init__(self) -> None:
+        """Check that it is a strategy."""
+        if isinstance(self.strategy, int) and not isinstance(self.strategy, bool) and self.strategy >= 0:
+            return
+        try:
+            values = tuple(float(x) for x in self.strategy)  # type: ignore[union-attr]
+        except (TypeError, ValueError):
+            values = ()
+        if not values or not all(x >= 0 for x in values) or not math.isclose(sum(values), 1.0, abs_tol=1e-6):
+            raise ConfigError(
+                f"Fixed: expected an action, or probabilities that add up to 1, got {self.strategy!r}"
+            ) from None
+        object.__setattr__(self, "strategy", values)
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether the environment's ``state()`` is needed."""
+        return False
+
+    def build(
+        self, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
+    ) -> ScriptedLearner:
+        """Make the player of one team. Raises ConfigError if the team has other actions."""
+        check_kind("Fixed", self.action_kinds, team)
+        size = team.action.sizes[0]
+        if isinstance(self.strategy, int):
+            if self.strategy >= size:
+                raise ConfigError(
+                    f"Fixed on team {team.name!r}: action {self.strategy} of {size}; the last is {size - 1}"
+                )
+            logits = [0.0 if action == self.strategy else NEVER for action in range(size)]
+        else:
+            if len(self.strategy) != size:
+                raise ConfigError(
+                    f"Fixed on team {team.name!r}: expected {size} probabilities, got {len(self.strategy)}"
+                )
+            logits = [math.log(chance) if chance > 0 else NEVER for chance in self.strategy]
+        return ScriptedLearner(spec, team, num_envs, seed, device, None, _Constant(logits, device))
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """A function of the observation: ``f(obs (..., *O))`` returns scores ``(..., L)``, the highest legal one is played.
+
+    ``L`` is the number of actions (of all components laid end to end). Sampling takes the scores for logits.
+
+    Args:
+        function: numpy arrays in and out; checkpoints cannot hold it.
+    """
+
+    function: Callable[[Array], Array]
+
+    action_kinds: ClassVar[frozenset[ActionKind]] = frozenset(("discrete", "multidiscrete", "multibinary"))
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether the environment's ``state()`` is needed."""
+        return False
+
+    def build(
+        self, spec: Spec, team: TeamSpec, num_envs: int, seed: np.random.SeedSequence, device: torch.device | str
+    ) -> ScriptedLearner:
+        """Make the player of one team. Raises ConfigError if the team has other actions."""
+        check_kind("Scripted", self.action_kinds, team)
+        distribution = make_distribution(team.action, device=device)
+        net = _Rule(self.function, team, distribution.size)
+        return ScriptedLearner(spec, team, num_envs, seed, device, net, distribution)
+
+
+class ScriptedLearner:
+    """See :class:`Fixed` and :class:`Scripted`."""
+
+    carry_width = 0
+
+    def __init__(
+        self,
+        spec: Spec,
+        team: TeamSpec,
+        num_envs: int,
+        seed: np.random.SeedSequence,
+        device: torch.device | str,
+        net: _Rule | None,
+        distribution: Distribution,
+    ) -> None:
+        """A one-row memory is all it needs."""
+        self.team, self.net, self.distribution = team, net, distribution
+        self.generator = generator_from(seed, device)
+        self.memory = Rollout(spec, team, Local(), Independent(), 1, num_envs, 0, device)
+
+    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
+        """What the strategy says."""
+        parameters = torch.zeros(*look.alive.shape, self.distribution.size, device=look.alive.device)
+        if self.net is not None:
+            parameters = self.net.scores(look.obs)
+        if explore or self.net is None:
+            action = self.distribution.sample(parameters, look.legal, generator or self.generator)
+        else:
+            action = self.distribution.mode(parameters, look.legal)
+        log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
+        return Decision(action, self.distribution.to_env(action), log_prob, look.carry)
+
+    def ready(self, clock: Clock) -> bool:
+        """Each step: only to free the memory."""
+        return self.memory.full
+
+    def update(self, clock: Clock) -> dict[str, Tensor]:
+        """Forget and learn nothing."""
+        self.memory.restart()
+        return {}
+
+    def rest(self) -> None:
+        """Free the memory."""
+        self.memory.restart()
+
+    def policy(self, agent: int | None = None) -> tuple[Any, Distribution]:
+        """The same for every agent."""
+        return self.net, self.distribution
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random stream and the row at hand."""
+        return {"generator": self.generator.get_state(), "memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.generator.set_state(state["generator"])
+        self.memory.load_state_dict(state["memory"])
+
+
+class _Constant(Categorical):
+    """The same logits whatever a network says."""
+
+    def __init__(self, logits: list[float], device: torch.device | str) -> None:
+        super().__init__(len(logits))
+        self.logits = torch.tensor(logits, device=device)
+
+    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        return super().sample(self.logits.expand_as(parameters), legal, generator)
+
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        return super().draw(self.logits.expand_as(parameters).contiguous(), legal, generator)
+
+    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
+        return super().mode(self.logits.expand_as(parameters), legal)
+
+    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
+        return super().evaluate(self.logits.expand_as(parameters).contiguous(), legal, action)
+
+
+class _Rule(nn.Module):
+    """A user's function where a network would be."""
+
+    def __init__(self, function: Callable[[Array], Array], team: TeamSpec, size: int) -> None:
+        super().__init__()
+        self.function, self.team, self.size = function, team, size
+        self.carry_shape = (team.num_agents, 0)
+
+    def scores(self, obs: Tensor) -> Tensor:
+        found = np.asarray(self.function(obs.cpu().numpy()), dtype=np.float32)
+        expected = (*obs.shape[: obs.dim() - len(self.team.obs.shape)], self.size)
+        if found.shape != expected:
+            raise ConfigError(
+                f"Scripted on team {self.team.name!r}: expected scores of shape {expected}, got {found.shape}"
+            )
+        return torch.from_numpy(found).to(obs.device)
+
+    def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        return self.scores(x), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
