@@ -11,6 +11,7 @@ from marl_envs.cartpole import CartPole
 from marl_envs.catch import Catch
 from marl_envs.crypto import Crypto
 from marl_envs.gridworld import GridWorld, GridWorldImage
+from marl_envs.kuhn import Kuhn
 from marl_envs.matrix_game import MatrixGame
 from marl_envs.mountain_car import MountainCar, MountainCarContinuous
 from marl_envs.pendulum import Pendulum
@@ -44,6 +45,7 @@ __all__ = [
     "Crypto",
     "GridWorld",
     "GridWorldImage",
+    "Kuhn",
     "MatrixGame",
     "MountainCar",
     "MountainCarContinuous",
@@ -64,3 +66,4 @@ __all__ = [
 
 for _name, _world in WORLDS.items():
     register("parallel", "marl/" + "-".join(_name.rsplit("_", 1)), entry_point=_world)
+register("aec", "marl/kuhn-v0", entry_point=Kuhn)

@@ -1,10 +1,10 @@
-"""Four in a row against itself: one policy plays both sides and sees the board from its own."""
+"""Four in a row against itself, what it has been, and a random player; one policy plays both sides."""
 
 import marl
 
 scenario = marl.Scenario(
     name="connect_four",
-    about="four in a row by self-play (PettingZoo classic, AEC, action masks, PPO)",
+    about="four in a row by self-play (PettingZoo classic, AEC, action masks, PPO, league)",
     env="classic/connect_four-v3",
     agents=marl.ippo(
         sharing="all",
@@ -20,6 +20,7 @@ scenario = marl.Scenario(
     ),
     num_envs=32,
     steps=400_000,
+    league=marl.League(between="agents", snapshot_every=20_000, opponents=(marl.Random(),)),
     expect="wins most games against a random player, first or second",
     extra="classic",
 )

@@ -1,10 +1,10 @@
-"""Noughts and crosses against itself: one policy plays both sides and sees the board from its own."""
+"""Noughts and crosses against itself, what it has been, and a random player; one policy plays both sides."""
 
 import marl
 
 scenario = marl.Scenario(
     name="tictactoe",
-    about="noughts and crosses by self-play (PettingZoo classic, AEC, action masks, PPO)",
+    about="noughts and crosses by self-play (PettingZoo classic, AEC, action masks, PPO, league)",
     env="classic/tictactoe-v3",
     agents=marl.ippo(
         sharing="all",
@@ -20,6 +20,7 @@ scenario = marl.Scenario(
     ),
     num_envs=32,
     steps=200_000,
+    league=marl.League(between="agents", snapshot_every=10_000, opponents=(marl.Random(),)),
     expect="wins or draws 99 % of its games or more against a random player, first or second",
     extra="classic",
 )
