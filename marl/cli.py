@@ -1,4 +1,4 @@
-"""The ``marl`` command: train, evaluate, play, plot, list, check.
+"""The ``marl`` command: train, evaluate, play, plot, tournament, exploit, list, check.
 
 Nothing heavy is imported before it is needed. Whatever goes wrong by a user's mistake is one line on stderr and an exit
 status: 2 bad input, 3 environment contract, 4 non-finite training, 5 checkpoint, 6 resources, 75 preempted and saved,
@@ -166,6 +166,58 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Tournament:
+    """Let the agents of some runs play each other, each on both sides, and rate them."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN RUN [RUN ...]")]
+    """Run folders, or checkpoints, of the same game."""
+    games: Annotated[int, NUMBER] = 100
+    """Games of every pair and seating: a pair plays twice as many."""
+    greedy: bool = False
+    """Take the most likely actions instead of sampling."""
+    seed: Annotated[int, NUMBER] = 0
+    """Of all games."""
+    plot: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Draw the table of results."""
+    checkpoint: Annotated[str, arg(metavar="best|last")] = "last"
+    """Which checkpoint of each run folder."""
+    device: str = "cpu"
+    """cpu, cuda, ... or auto."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return tournament(self)
+
+
+@dataclass(frozen=True)
+class Exploit:
+    """Train a best response against a run's frozen agents, for each side, and say what it gains."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or one of its checkpoints."""
+    steps: Annotated[int | None, NUMBER] = None
+    """Environment steps of each best response; as many as the run's scenario trains for unless given."""
+    games: Annotated[int, NUMBER] = 1000
+    """Games that each return is the mean of."""
+    greedy: bool = False
+    """The run's agents take their most likely actions instead of sampling."""
+    seed: Annotated[int, NUMBER] = 0
+    """Of everything random."""
+    checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "last"
+    """Which checkpoint."""
+    device: str = "cpu"
+    """cpu, cuda, ... or auto."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return exploit(self)
+
+
+@dataclass(frozen=True)
 class List:
     """Show scenarios, learners and recipes."""
 
@@ -195,12 +247,14 @@ class Check:
         return check(self)
 
 
-Command = Train | Evaluate | Play | Plot | List | Check
+Command = Train | Evaluate | Play | Plot | Tournament | Exploit | List | Check
 COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "evaluate": Evaluate,
     "play": Play,
     "plot": Plot,
+    "tournament": Tournament,
+    "exploit": Exploit,
     "list": List,
     "check": Check,
 }
@@ -714,6 +768,64 @@ def plot(asked: Plot) -> int:
     return 0
 
 
+def tournament(asked: Tournament) -> int:
+    """``marl tournament``."""
+    from marl.evaluation.tournament import plot as draw
+    from marl.evaluation.tournament import tournament as play_all
+    from marl.system import check_whole
+
+    check_whole("--games", asked.games, 1)
+    check_whole("--seed", asked.seed, 0)
+    _need("scipy", "league")
+    if asked.plot is not None:
+        _need("matplotlib", "plot")
+    if len(asked.runs) < 2:
+        raise UsageError("marl tournament: RUN is missing: marl tournament RUN RUN (at least two)")
+    with contextlib.ExitStack() as stack:
+        systems = {}
+        for place, folder in enumerate(asked.runs):
+            _, system = _open(folder, asked.checkpoint, asked.device)
+            name = str(folder)
+            systems[name if name not in systems else f"{name} ({place + 1})"] = stack.enter_context(system)
+        with _quiet():
+            result = play_all(systems, asked.games, greedy=asked.greedy, seed=asked.seed)
+    if asked.plot is not None:
+        try:
+            draw(result, asked.plot)
+        except OSError as error:
+            raise _config_error(f"--plot {asked.plot}: cannot be written ({error.strerror or error})") from None
+        except ValueError as error:
+            raise _config_error(f"--plot {asked.plot}: {' '.join(str(error).split())}") from None
+    if asked.json:
+        _print_json(result.to_dict() | {"plot": None if asked.plot is None else str(asked.plot)})
+        return 0
+    print(result)
+    if asked.plot is not None:
+        print(f"wrote {asked.plot}")
+    return 0
+
+
+def exploit(asked: Exploit) -> int:
+    """``marl exploit``."""
+    from marl.evaluation.exploit import exploit as respond
+    from marl.system import check_whole
+
+    check_whole("--games", asked.games, 1)
+    check_whole("--seed", asked.seed, 0)
+    if asked.steps is not None:
+        check_whole("--steps", asked.steps, 1)
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    with system, _quiet():
+        steps = asked.steps or (system.scenario.steps if system.scenario is not None else system.steps)
+        result = respond(system, steps, asked.games, greedy=asked.greedy, seed=asked.seed)
+    if asked.json:
+        _print_json({"checkpoint": str(path), "seed": asked.seed, **result.to_dict()})
+        return 0
+    print(f"checkpoint {path} (step {system.steps:,})")
+    print(result)
+    return 0
+
+
 def show(asked: List) -> int:
     """``marl list``."""
     import inspect
@@ -885,7 +997,7 @@ def _help() -> None:
     about = (__doc__ or "").strip().splitlines()[0]
     print(f"{about}\n\nusage: marl COMMAND [options]\n")
     for name, command in COMMANDS.items():
-        print(f"  {name:<9} {_first_line(command)}")
+        print(f"  {name:<10} {_first_line(command)}")
     print(f"\nmarl COMMAND --help explains its options. {EPILOG}")
     raise SystemExit(0)
 
@@ -916,7 +1028,7 @@ def _spelled(name: str, command: type[Command], words: list[str]) -> list[str]:
         place += 1
         if not word.startswith("-") or word == "-":
             given += 1
-            if given > len(positional) and name != "plot":
+            if given > len(positional) and name not in ("plot", "tournament"):
                 raise UsageError(f"marl {name}: unexpected argument {word!r}")
             spelled.append(word)
             continue

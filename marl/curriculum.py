@@ -209,6 +209,15 @@ class WinRate:
 
 
 @config
+class Rating:
+    """The curriculum's team has been rated so high in its league, on average over so many episodes."""
+
+    at_least: float = setting(1200.0, "the rating to reach")
+    over: int = setting(100, "how many episodes the mean is of", least=1)
+    measures: ClassVar[str] = "rating"
+
+
+@config
 class Steps:
     """The stage has lasted so many environment steps, all copies counted."""
 
@@ -231,6 +240,10 @@ def outcome_of(episode: Episode, spec: Spec, team: str | None, success: Success)
     if team is not None and len(sums) > 1:
         best = max(value for name, value in sums.items() if name != team)
         values["win"] = 1.0 if total > best else 0.5 if total == best else 0.0
+    for name in ("win", "rating"):  # where there is a league, it says
+        said = episode.info.get(name if team is None else f"{name}/{team}")
+        if said is not None:
+            values[name] = said
     return values
 
 
@@ -239,6 +252,7 @@ def _value(outcome: Outcome, name: str) -> float:
         return outcome.values[name]
     missing = {
         "success": "the world reports no success; say with success= what one is: a least return, or a function",
+        "rating": "ratings are of a league: give the system league=marl.League(...)",
         "win": "winning needs two teams and a curriculum of one of them: curriculum={TEAM: ...}",
     }
     raise ConfigError(f"curriculum: {name} cannot be measured: {missing.get(name, 'nobody reports it')}")

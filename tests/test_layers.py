@@ -18,7 +18,11 @@ LEVELS = (
     ("L1", "ops spaces config schedules parallel nets exploration"),
     ("L2", "sharing scope credit stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
-    ("L4", "algorithms league scenario agent evaluation checkpoint logs system evaluation.versus conformance run play"),
+    (
+        "L4",
+        "algorithms league scenario agent evaluation checkpoint logs system evaluation.versus evaluation.tournament "
+        "evaluation.exploit conformance run play",
+    ),
     ("L5", "overrides cli"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]

@@ -19,8 +19,6 @@ def play_matches(
     members: Sequence[Member],
     games: int,
     seed: int,
-    *,
-    greedy: bool = False,
     device: torch.device | str = "cpu",
 ) -> Array:
     """Raw returns ``(games, S)`` of every side; ``members[s]`` plays side ``s`` in all of them.
@@ -34,7 +32,7 @@ def play_matches(
         cast.seats[side.place][:, side.columns] = number
     # One policy may sit on several sides: its recurrent states are kept apart by the number of the side.
     seated = {
-        number: Member(number, member.place, member.name, (member.net, member.distribution), member.rating)
+        number: Member(number, member.place, member.name, (member.net, member.distribution), (), greedy=member.greedy)
         for number, member in enumerate(members)
     }
     streams = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
@@ -46,7 +44,7 @@ def play_matches(
     ]
     rows = []
     while share.any():
-        cast.act(seated, step, actions, generator, greedy)
+        cast.act(seated, step, actions, generator)
         step = env.step(actions)
         for episode in step.finished:
             if share[episode.copy]:

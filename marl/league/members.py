@@ -65,14 +65,15 @@ class Member:
         policy: tuple[AgentNet | None, Distribution],
         rating: Rating,
         *,
+        greedy: bool = False,
         pooled: bool = True,
         lasting: bool = False,
     ) -> None:
-        """``policy`` is a team's; ``lasting``: no window forgets it."""
+        """``policy`` is a team's; ``greedy``: takes its most likely action; ``lasting``: no window forgets it."""
         self.uid, self.place, self.name, self.rating = uid, place, name, rating
         net, self.distribution = policy
         self.net = None if net is None else net.eval()
-        self.pooled, self.lasting = pooled, lasting
+        self.greedy, self.pooled, self.lasting = greedy, pooled, lasting
         self.wins = self.games = 0.0
 
     @property
@@ -99,10 +100,10 @@ class Member:
         return out[0], carries[0]
 
     @torch.inference_mode()
-    def act(self, look: Look, generator: torch.Generator, greedy: bool) -> tuple[Tensor, Tensor]:
+    def act(self, look: Look, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Actions for the environment ``(R, N[, A])``, and the carry after. What reads nothing always samples."""
         parameters, carry = self.parameters(look)
-        if greedy and self.net is not None:
+        if self.greedy and self.net is not None:
             action = self.distribution.mode(parameters, look.legal)
         else:
             action = self.distribution.sample(parameters, look.legal, generator)
@@ -137,7 +138,6 @@ class Cast:
         step: Step,
         actions: Sequence[Array],
         generator: torch.Generator,
-        greedy: bool,
     ) -> None:
         """Put what members do into ``actions[k] (E, N[, A])``, in place."""
         for carry in self.carries.values():
@@ -160,7 +160,7 @@ class Cast:
                     torch.from_numpy(moving[rows]).to(self.device),
                     None if team.legal is None else torch.from_numpy(team.legal[rows]).to(self.device),
                 )
-                action, after = member.act(look, generator, greedy)
+                action, after = member.act(look, generator)
                 if member.carry_width:
                     carry[where] = after.to(carry.device)
                 out[moving] = action.cpu().numpy()[moving[rows]]

@@ -129,8 +129,7 @@ class Responses(Season):
                     (one, other),
                     self.settings.games,
                     seed,
-                    greedy=self.greedy,
-                    device=self.venue.device,
+                    self.venue.device,
                 )
                 first, second = returns.mean(axis=0).tolist()
                 self.paid[one.uid, other.uid] = (first, second)

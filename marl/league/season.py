@@ -91,7 +91,7 @@ class Season:
         for place, guests in enumerate(lists.values()):
             for guest in guests:
                 policy, name = self._policy(guest, place)
-                member = Member(self.next_uid, place, name, policy, self.system.start, lasting=True)
+                member = Member(self.next_uid, place, name, policy, self.system.start, greedy=self.greedy, lasting=True)
                 self._add(member)
 
     def _policy(self, guest: Opponent, place: int) -> tuple[Any, str]:
@@ -123,7 +123,9 @@ class Season:
     def snapshot(self, place: int, name: str, *, pooled: bool = True) -> Member:
         """Freeze what a team's learner has come to."""
         policy = self.learners[place].policy(None)
-        return self._add(Member(self.next_uid, place, name, policy, self.ratings[place], pooled=pooled))
+        return self._add(
+            Member(self.next_uid, place, name, policy, self.ratings[place], greedy=self.greedy, pooled=pooled)
+        )
 
     def pool(self, place: int) -> list[Member]:
         """The members of a team that may be drawn, oldest first."""
@@ -172,7 +174,7 @@ class Season:
         if all((seats == OWN).all() for seats in self.cast.seats):
             return actions
         mixed = [action.copy() for action in actions]
-        self.cast.act(self.members, step, mixed, self.generator, self.greedy)
+        self.cast.act(self.members, step, mixed, self.generator)
         return mixed
 
     def take(self, step: Step) -> Step:
@@ -236,9 +238,8 @@ class Season:
             score = sum(won) / len(won) if won else 0.5
             if won:
                 self.recent[number].append(score)
-            info |= {f"win/{side.name}": score, "win": score}
-            rating = self.system.value(self.ratings[side.place])
-            info |= {f"rating/{self.spec.teams[side.place].name}": rating, "rating": rating}
+            rating, team = self.system.value(self.ratings[side.place]), self.spec.teams[side.place].name
+            info |= {f"win/{team}": score, "win": score, f"rating/{team}": rating, "rating": rating}
         return info
 
     def _met(self, episode: Episode, number: int, other: int, member: Member) -> float:
@@ -297,7 +298,7 @@ class Season:
                 member = lasting[uid]
             else:
                 policy = self.learners[place].policy(None)
-                member = Member(uid, place, saved["name"], policy, self.system.start)
+                member = Member(uid, place, saved["name"], policy, self.system.start, greedy=self.greedy)
             member.load_state_dict(saved)
             self.members[uid] = member
         self.next_uid = int(state["next_uid"])

@@ -405,10 +405,10 @@ class OffPolicyLearner(ABC):
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
         for name, optimiser in self.optimisers().items():
-            scales = [group.get("scale", 1.0) for group in optimiser.param_groups]
+            scales = [{key: group[key] for key in ("scale",) if key in group} for group in optimiser.param_groups]
             optimiser.load_state_dict(state["optimisers"][name])
             for group, scale in zip(optimiser.param_groups, scales, strict=True):
-                group["scale"] = scale
+                group.update(scale)
         self.generator.set_state(state["generator"])
         self.sampler.set_state(state["sampler"])
         self.explorer.load_state_dict(state["explorer"])

@@ -63,9 +63,7 @@ class Fixed:
         size = team.action.sizes[0]
         if isinstance(self.strategy, int):
             if self.strategy >= size:
-                raise ConfigError(
-                    f"Fixed on team {team.name!r}: action {self.strategy} of {size}; the last is {size - 1}"
-                )
+                raise ConfigError(f"Fixed on team {team.name!r}: expected an action below {size}, got {self.strategy}")
             logits = [0.0 if action == self.strategy else NEVER for action in range(size)]
         else:
             if len(self.strategy) != size:
@@ -80,7 +78,7 @@ class Fixed:
 class Scripted:
     """A function of the observation: ``f(obs (..., *O))`` returns scores ``(..., L)``, the highest legal one is played.
 
-    ``L`` is the number of actions (of all components laid end to end). Sampling takes the scores for logits.
+    ``L`` is the number of actions (of all components laid end to end); of equals the first. It never samples.
 
     Args:
         function: numpy arrays in and out; checkpoints cannot hold it.
@@ -100,9 +98,9 @@ class Scripted:
     ) -> ScriptedLearner:
         """Make the player of one team. Raises ConfigError if the team has other actions."""
         check_kind("Scripted", self.action_kinds, team)
-        distribution = make_distribution(team.action, device=device)
-        net = _Rule(self.function, team, distribution.size)
-        return ScriptedLearner(spec, team, num_envs, seed, device, net, distribution)
+        highest = _Highest(make_distribution(team.action, device=device))
+        net = _Rule(self.function, team, highest.size)
+        return ScriptedLearner(spec, team, num_envs, seed, device, net, highest)
 
 
 class ScriptedLearner:
@@ -130,10 +128,7 @@ class ScriptedLearner:
         parameters = torch.zeros(*look.alive.shape, self.distribution.size, device=look.alive.device)
         if self.net is not None:
             parameters = self.net.scores(look.obs)
-        if explore or self.net is None:
-            action = self.distribution.sample(parameters, look.legal, generator or self.generator)
-        else:
-            action = self.distribution.mode(parameters, look.legal)
+        action = self.distribution.sample(parameters, look.legal, generator or self.generator)
         log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
         return Decision(action, self.distribution.to_env(action), log_prob, look.carry)
 
@@ -184,6 +179,34 @@ class _Constant(Categorical):
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         return super().evaluate(self.logits.expand_as(parameters).contiguous(), legal, action)
+
+
+class _Highest:
+    """Whatever scores highest, always."""
+
+    learns_scale = False
+
+    def __init__(self, inner: Distribution) -> None:
+        self.inner, self.size = inner, inner.size
+
+    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
+        return self.inner.mode(parameters, legal)
+
+    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        return self.inner.mode(parameters, legal)
+
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        action = self.inner.mode(parameters, legal)
+        return action, self.evaluate(parameters, legal, action)[0]
+
+    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
+        zeros = parameters.new_zeros(parameters.shape[:-1])
+        return zeros, zeros
+
+    def to_env(self, action: Tensor) -> Tensor:
+        return self.inner.to_env(action)
 
 
 class _Rule(nn.Module):

@@ -1,0 +1,181 @@
+"""Cross-play: every system against every other, each on both sides, and what the table of results says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marl.league.matches import COPIES, play_matches, scores
+from marl.league.members import Between, Member, Side, sides_of
+from marl.league.meta import alpha_rank, nash_averaging
+from marl.league.ratings import fit_elo
+from marl.system import MultiAgentSystem, check_whole
+from marl.types import Array, ConfigError
+
+TOURNAMENT = 0x7042  # seeds of games are spawned from (seed, TOURNAMENT, row, column)
+
+
+@dataclass(frozen=True)
+class Tournament:
+    """Results of players who each have a policy for both sides.
+
+    Args:
+        players: their names.
+        sides: the names of the two sides.
+        games: played by each ordered pair.
+        scores: ``(P, P)``: the share of games (draws are half) that the row wins on side one against the column.
+        returns: ``(P, P, 2)``: mean raw returns of side one and side two in these games.
+    """
+
+    players: tuple[str, ...]
+    sides: tuple[str, str]
+    games: int
+    scores: Array
+    returns: Array
+
+    @property
+    def payoff(self) -> Array:
+        """Games won less games lost by row against column, sides swapped half-way: antisymmetric ``(P, P)``."""
+        out: Array = self.scores - self.scores.T
+        return out
+
+    @property
+    def first_side(self) -> float:
+        """The share of games that side one wins: what swapping sides takes out of the table."""
+        return float(self.scores[~np.eye(len(self.players), dtype=bool)].mean())
+
+    @property
+    def elo(self) -> Array:
+        """Ratings whose mean is 1000."""
+        points = (self.scores + 1 - self.scores.T) * self.games
+        games = np.full(points.shape, 2.0 * self.games)
+        return fit_elo(points, games)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        mixed, skill = nash_averaging(self.payoff)
+        return {
+            "players": list(self.players),
+            "sides": list(self.sides),
+            "games": self.games,
+            "payoff": self.payoff.tolist(),
+            "scores": self.scores.tolist(),
+            "returns": self.returns.tolist(),
+            "first_side": self.first_side,
+            "elo": self.elo.tolist(),
+            "alpha_rank": alpha_rank(self.payoff).tolist(),
+            "nash": mixed.tolist(),
+            "nash_skill": skill.tolist(),
+        }
+
+    def __str__(self) -> str:
+        """A table for people: payoffs of row against column, then ratings."""
+        ratings = zip(self.elo, alpha_rank(self.payoff), *nash_averaging(self.payoff), strict=True)
+        width = max(len(name) for name in self.players)
+        numbers = [f"({place})" for place in range(1, len(self.players) + 1)]
+        head = "".join(f"{number:>7}" for number in numbers)
+        lines = [f"{'':{width + 5}}{head}{'Elo':>8}{'alpha':>7}{'Nash':>7}{'skill':>7}"]
+        for number, name, row, rating in zip(numbers, self.players, self.payoff, ratings, strict=True):
+            elo, alpha, mixed, skill = rating
+            cells = "".join(f"{value:7.2f}" for value in row)
+            lines.append(f"{number:>4} {name:{width}}{cells}{elo:8.0f}{alpha:7.2f}{mixed:7.2f}{skill:7.2f}")
+        share = f"side one ({self.sides[0]}) scores {100 * self.first_side:.1f} %"
+        return "\n".join([*lines, f"won less lost, {2 * self.games} games a pair, sides swapped; {share}"])
+
+
+def tournament(
+    systems: Mapping[str, MultiAgentSystem],
+    games: int = 100,
+    *,
+    between: Between | None = None,
+    greedy: bool = False,
+    seed: int = 0,
+) -> Tournament:
+    """Play ``games`` games of every ordered pair of systems, in environments of the first one's kind.
+
+    Args:
+        systems: by name; all with the same teams and spaces.
+        games: of each pair and seating, so that a pair plays twice as many.
+        between: what the two sides are: ``"teams"``, or the two ``"agents"`` of one team; None: whatever there is.
+        greedy: take the most likely actions; False samples, without which many games are the same game.
+        seed: of all games.
+
+    Raises:
+        ConfigError: for fewer than two systems, games that have not two sides, or systems for different games.
+    """
+    check_whole("games", games, 1)
+    if len(systems) < 2:
+        raise ConfigError(f"tournament: expected at least two systems, got {len(systems)}")
+    (first_name, first), *others = systems.items()
+    for name, other in others:
+        for ours, theirs in zip(first.spec.teams, other.spec.teams, strict=False):
+            if (ours.agents, ours.obs, ours.action) != (theirs.agents, theirs.obs, theirs.action):
+                raise ConfigError(
+                    f"tournament: {name} and {first_name} cannot meet: team {ours.name!r} differs in agents or spaces"
+                )
+        if len(first.spec.teams) != len(other.spec.teams):
+            raise ConfigError(f"tournament: {name} and {first_name} cannot meet: they have different numbers of teams")
+    sides = two_sides("tournament", first, between)
+    entrants = [frozen(system, greedy) for system in systems.values()]
+    size = len(entrants)
+    won, returns = np.full((size, size), 0.5), np.zeros((size, size, 2))
+    env = first._make_env(min(games, COPIES), 0)
+    try:
+        for row, one in enumerate(entrants):
+            for column, another in enumerate(entrants):
+                if row != column:
+                    derived = np.random.SeedSequence([seed, TOURNAMENT, row, column]).generate_state(1, np.uint32)
+                    seated = (one[sides[0].place], another[sides[1].place])
+                    found = play_matches(env, sides, seated, games, int(derived[0]), first.device)
+                    won[row, column], returns[row, column] = scores(found).mean(), found.mean(axis=0)
+    finally:
+        env.close()
+    return Tournament(tuple(systems), (sides[0].name, sides[1].name), games, won, returns)
+
+
+def two_sides(who: str, system: MultiAgentSystem, between: Between | None) -> tuple[Side, ...]:
+    """The two sides of a system's game. Raises ConfigError where there are not two."""
+    chosen: Between = between or ("agents" if len(system.spec.teams) == 1 else "teams")
+    sides = sides_of(system.spec, chosen)
+    if len(sides) != 2:
+        raise ConfigError(f"{who}: expected a game of two sides, {system.spec.env} has {len(sides)}")
+    return sides
+
+
+def frozen(system: MultiAgentSystem, greedy: bool) -> list[Member]:
+    """A system's policies as they are now, one for each team."""
+    return [
+        Member(place, place, team.name, learner.policy(None), (), greedy=greedy)
+        for place, (team, learner) in enumerate(zip(system.spec.teams, system.learners, strict=True))
+    ]
+
+
+def plot(result: Tournament, out: Path) -> Path:
+    """Draw the payoff table. Raises ConfigError if matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("matplotlib is not installed: pip install 'marl-system[plot]'") from None
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    order = np.argsort(-result.elo)
+    names = [result.players[place][-40:].replace("$", r"\$") for place in order]
+    table = result.payoff[np.ix_(order, order)]
+    size = 2.5 + 0.6 * len(names)
+    figure = Figure(figsize=(size + 1.5, size), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(table, cmap="RdBu", vmin=-1, vmax=1)
+    for (row, column), value in np.ndenumerate(table):
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="w" if abs(value) > 0.6 else "k")
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_title("games won less lost by row, sides swapped")
+    figure.colorbar(image, ax=axis)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    return out
