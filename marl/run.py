@@ -202,8 +202,8 @@ class Run:
         """Save if it is time; True once a signal has come and everything is saved."""
         for sink in self.sinks:
             sink.tick(system.steps)
-        if len(system.spec.teams) > 1:
-            self._candidate = None  # what one team wins another may lose: no checkpoint is the best for all
+        if len(system.spec.teams) > 1 or system.league is not None:
+            self._candidate = None  # what one side wins another may lose: no checkpoint is the best for all
         if system.curriculum is not None and self._candidate is not None and self._candidate["metric"] == "mean_return":
             self._candidate = None  # returns of an easy stage are no merit: only evaluations play the target
         if self.signal is not None:

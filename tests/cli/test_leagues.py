@@ -1,0 +1,141 @@
+"""``marl tournament``, ``marl exploit``, and runs with a league that are killed and go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests.cli.conftest import finish, start
+from tests.cli.test_resume import same_as
+
+SCENARIO = """
+import marl
+
+WINS = ((0, -1, 1), (1, 0, -1), (-1, 1, 0))
+learner = marl.ippo(rollout=8, minibatches=2, network=marl.MLP((8,)))
+
+scenario = marl.Scenario(
+    name="throws",
+    env="marl/matrix_game-v0",
+    env_kwargs={"payoff": (WINS, tuple(zip(*WINS))), "rounds": 3},
+    agents={"agent_0": learner, "agent_1": learner},
+    num_envs=4,
+    steps=1280,
+    league=LEAGUE,
+)
+"""
+LEAGUES = {
+    "league": "marl.League(snapshot_every=100, window=3, matchmaking='pfsp', opponents=(marl.Fixed(0),))",
+    "psro": "marl.PSRO(response_steps=200, games=8)",
+}
+
+
+@pytest.fixture(params=LEAGUES)
+def throws(request, tmp_path):
+    path = tmp_path / "throws.py"
+    path.write_text(SCENARIO.replace("LEAGUE", LEAGUES[request.param]))
+    return path
+
+
+def words(scenario, run):
+    return ("train", scenario, "--run-dir", run, "--save-every", 160, "--quiet", "--no-evaluate", "--threads", 1)
+
+
+def test_a_killed_league_goes_on_as_if_nothing_had_happened(throws, tmp_path, marl_command):
+    assert marl_command(*words(throws, tmp_path / "whole")).code == 0
+    slow = (
+        "import sys, time; from marl.run import Run; from marl.cli import main; tick = Run.tick\n"
+        "def patched(self, system):\n"
+        "    if system.steps == 700: time.sleep(60)\n"
+        "    return tick(self, system)\n"
+        "Run.tick = patched; sys.exit(main())"
+    )
+    process = start(*words(throws, tmp_path / "killed"), code=slow)
+    last = tmp_path / "killed" / "checkpoints" / "step-000000000640"
+    deadline = time.monotonic() + 60
+    while not last.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process).code == -signal.SIGKILL
+    said = marl_command(*words(throws, tmp_path / "killed"), "--resume")
+    assert said.code == 0
+    assert "from step 640" in said.err
+    same_as(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two short runs of the same game."""
+    from marl.cli import main
+
+    folder = tmp_path_factory.mktemp("throws")
+    path = folder / "throws.py"
+    path.write_text(SCENARIO.replace("LEAGUE", LEAGUES["league"]))
+    found = []
+    for seed in (0, 1):
+        found.append(folder / f"run-{seed}")
+        given = [*words(path, found[-1]), "--seed", seed, "--steps", 320]
+        assert main([str(word) for word in given]) == 0
+    return found
+
+
+def test_a_tournament_prints_a_table_or_json_and_draws_it(runs, tmp_path, marl_command):
+    said = marl_command("tournament", *runs, "--games", 20, "--plot", tmp_path / "table.png")
+    assert said.code == 0
+    assert "sides swapped" in said.out
+    assert "run-0" in said.out
+    assert (tmp_path / "table.png").stat().st_size > 5_000
+    result = json.loads(marl_command("tournament", *runs, runs[0], "--games", 20, "--json").out)
+    assert len(result["players"]) == 3
+    payoff = result["payoff"]
+    assert payoff[0][1] == -payoff[1][0]
+    assert sum(result["nash"]) == pytest.approx(1)
+    again = json.loads(marl_command("tournament", *runs, runs[0], "--games", 20, "--json").out)
+    assert again == result
+
+
+def test_exploit_reports_what_best_responses_gain(runs, marl_command):
+    said = marl_command("exploit", runs[0], "--steps", 640, "--games", 50, "--json")
+    assert said.code == 0
+    result = json.loads(said.out)
+    assert set(result["sides"]) == {"agent_0", "agent_1"}
+    assert result["nash_conv"] >= 0
+    assert result["checkpoint"].endswith("step-000000000320")
+    assert "NashConv at least" in marl_command("exploit", runs[0], "--steps", 64, "--games", 10).out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("tournament", "RUN"), "at least two"),
+        (("tournament",), "RUN is missing"),
+        (("tournament", "RUN", "RUN", "--games", "0"), "--games"),
+        (("tournament", "RUN", "nowhere"), "nowhere"),
+        (("tournament", "RUN", "RUN", "--plot", "table.xyz"), "--plot"),
+        (("tournament", "RUN", "RUN", "--gmaes", "3"), "did you mean --games"),
+        (("exploit",), "RUN is missing"),
+        (("exploit", "RUN", "--steps", "0"), "--steps"),
+        (("exploit", "RUN", "RUN"), "unexpected argument"),
+        (("exploit", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_status_2(given, message, runs, marl_command):
+    said = marl_command(*(runs[0] if word == "RUN" else word for word in given))
+    assert said.code == 2
+    assert message in said.error
+
+
+def test_runs_of_different_games_cannot_meet(runs, finished, marl_command):
+    said = marl_command("tournament", runs[0], finished)
+    assert said.code == 2
+    assert "cannot meet" in said.error
+
+
+def test_a_run_of_one_agent_cannot_be_exploited(finished, marl_command):
+    said = marl_command("exploit", finished, "--steps", 64)
+    assert said.code == 2
+    assert "one agent" in said.error

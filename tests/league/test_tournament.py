@@ -1,0 +1,145 @@
+"""Cross-play and exploitability: sides are swapped, tables are antisymmetric, frozen policies stay as they are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import marl
+from marl.evaluation.exploit import exploit
+from marl.evaluation.tournament import Tournament, tournament
+from marl.league.matches import play_matches, scores
+from marl.league.members import Member, sides_of
+from tests.league.test_league import RPS
+from tests.tiny import Team, Turns
+
+PPO = marl.ippo(rollout=8, minibatches=2, network=marl.MLP((16,)))
+
+
+def plays(strategy, other=None):
+    """Rock, paper, scissors by given strategies."""
+    agents = {"agent_0": marl.Fixed(strategy), "agent_1": marl.Fixed(strategy if other is None else other)}
+    return marl.MultiAgentSystem(agents, "marl/matrix_game-v0", num_envs=4, env_kwargs=RPS)
+
+
+def test_pure_strategies_have_the_payoffs_of_the_game():
+    result = tournament({"rock": plays(0), "paper": plays(1), "scissors": plays(2)}, games=8)
+    assert np.array_equal(result.payoff, [[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    assert result.first_side == 0.5
+    assert result.elo == pytest.approx([1000] * 3)
+    said = result.to_dict()
+    assert said["nash"] == pytest.approx([1 / 3] * 3, abs=1e-4)
+    assert said["alpha_rank"] == pytest.approx([1 / 3] * 3)
+    json.dumps(said)
+    assert "paper" in str(result)
+
+
+def test_swapping_sides_takes_the_first_movers_advantage_out():
+    systems = {name: marl.MultiAgentSystem(marl.Random(), lambda: Turns(2), num_envs=2, seed=seed)
+               for seed, name in enumerate("ab")}  # fmt: skip
+    result = tournament(systems, games=10)
+    assert result.first_side == 1.0  # whoever begins wins this game
+    assert not result.payoff.any()
+    assert result.elo == pytest.approx([1000, 1000])
+    assert result.sides == ("player_0", "player_1")
+
+
+def test_a_table_of_equal_players_is_antisymmetric_within_sampling_error():
+    uniform = (1 / 3, 1 / 3, 1 / 3)
+    systems = {name: plays(uniform) for name in "ab"}
+    games = 400
+    result = tournament(systems, games=games)
+    apart = result.returns[0, 1, 0] + result.returns[1, 0, 0]  # each seating by itself, not made antisymmetric
+    assert abs(apart) < 4 * np.sqrt(2 * (2 / 3) / games)
+    assert abs(result.payoff[0, 1]) < 4 * np.sqrt((2 / 3) / (2 * games))
+
+
+def test_roles_are_played_by_the_policies_for_them():
+    """Row's policy for side one meets column's policy for side two."""
+    result = tournament({"a": plays(0, 1), "b": plays(2, 2)}, games=4)
+    assert result.scores[0, 1] == 1  # rock of a against scissors of b
+    assert result.scores[1, 0] == 1  # scissors of b against paper of a
+    assert not result.payoff.any()
+
+
+def test_matches_are_the_same_for_the_same_seed_and_keep_recurrent_states_apart():
+    system = marl.MultiAgentSystem(
+        marl.ippo(rollout=8, sequence=4, network=marl.GRU(8)), lambda: Turns(3), num_envs=2, seed=0
+    )
+    sides = sides_of(system.spec, "agents")
+    member = Member(0, 0, "it", system.learners[0].policy(None), ())
+    seen = [play_matches(system._make_env(3, 0), sides, (member, member), 7, seed) for seed in (1, 1, 2)]
+    assert seen[0].shape == (7, 2)
+    assert np.array_equal(seen[0], seen[1])
+    assert np.array_equal(scores(np.array([[1, 0], [0, 0], [-1, 2]])), [1, 0.5, 0])
+
+
+def test_members_act_as_single_agents_do():
+    system = marl.MultiAgentSystem(PPO, lambda: Turns(3), num_envs=2, seed=3)
+    member = Member(0, 0, "it", system.learners[0].policy(None), (), greedy=True)
+    from marl.memory.rollout import Look
+
+    obs = np.random.default_rng(0).uniform(0, 5, (6, 2, 2)).astype(np.float32)
+    yes = torch.ones(6, 2, dtype=torch.bool)
+    look = Look(torch.from_numpy(obs), torch.zeros(6, 2, 0), torch.zeros(6, dtype=torch.bool), yes, None)
+    action, _ = member.act(look, torch.Generator())
+    for place, name in enumerate(("player_0", "player_1")):
+        agent = system.agent(name)
+        assert [agent.act(row) for row in obs[:, place]] == action[:, place].tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tournament({"a": plays(0)}), "at least two systems"),
+        (lambda: tournament({"a": plays(0), "b": plays(1)}, games=0), "games"),
+        (lambda: tournament({"a": plays(0), "b": marl.MultiAgentSystem(PPO, Team)}), "b and a cannot meet"),
+        (
+            lambda: tournament({name: marl.MultiAgentSystem(PPO, Team) for name in "ab"}),
+            "expected a game of two sides",
+        ),
+        (lambda: tournament({"a": plays(0), "b": plays(1)}, between="agents"), "leave it out"),
+        (lambda: exploit(marl.MultiAgentSystem(PPO, "CartPole-v1"), 10), "has one agent"),
+        (lambda: exploit(plays(0), 0), "steps"),
+        (lambda: exploit(plays(0), 10, agents=PPO), "the same teams"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_in_one_line(make, message):
+    with pytest.raises(marl.ConfigError) as caught:
+        make()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_best_response_finds_what_a_fixed_policy_gives_away():
+    learner = marl.ippo(rollout=16, minibatches=2, lr=1e-2, network=marl.MLP((16,)))
+    agents = {"agent_0": learner, "agent_1": learner}
+    result = exploit(plays((0.5, 0.5, 0.0)), steps=2_000, games=2_000, agents=agents)
+    assert set(result.sides) == {"agent_0", "agent_1"}
+    for side in result.sides.values():
+        assert side.value == pytest.approx(0, abs=0.06)
+        assert side.gain == pytest.approx(0.5, abs=0.08)  # paper draws half and wins half
+        assert side.standard_error < 0.03
+    assert result.nash_conv == pytest.approx(1.0, abs=0.15)
+    assert result.to_dict()["nash_conv"] == result.nash_conv
+    assert "NashConv at least" in str(result)
+
+
+def test_exploiting_a_system_changes_nothing_in_it():
+    system = marl.MultiAgentSystem(PPO, lambda: Turns(2), num_envs=4, seed=0)
+    system.train(steps=64)
+    before = system.learners[0].flat.values.clone()
+    result = exploit(system, steps=64, games=8)
+    assert list(result.sides) == ["player_0", "player_1"]
+    assert result.sides["player_0"].value == 1
+    assert result.nash_conv == 0
+    assert torch.equal(system.learners[0].flat.values, before)
+    assert system.steps == 64
+
+
+def test_ties_everywhere_have_a_table_too():
+    flat = Tournament(("a", "b"), ("x", "y"), 10, np.full((2, 2), 0.5), np.zeros((2, 2, 2)))
+    assert flat.to_dict()["alpha_rank"] == pytest.approx([0.5, 0.5])
