@@ -8,26 +8,8 @@ import torch
 from marl_envs import kuhn
 
 import marl
-from marl.memory.rollout import Look
 from marl.scenario import find
-
-WINS = np.array(((0, -1, 1), (1, 0, -1), (-1, 1, 0)))
-
-
-def look_at(obs):
-    """What a team of one sees, a row each."""
-    rows = len(obs)
-    seen = torch.from_numpy(obs).unsqueeze(1)
-    yes = torch.ones(rows, 1, dtype=torch.bool)
-    return Look(seen, torch.zeros(rows, 1, 0), torch.zeros(rows, dtype=torch.bool), yes, None)
-
-
-def chances_of(member, obs):
-    """A member's action probabilities ``(K, A)``; pure if it is greedy."""
-    parameters, _ = member.parameters(look_at(obs))
-    if member.greedy:
-        return torch.nn.functional.one_hot(parameters[:, 0].argmax(-1), parameters.shape[-1]).numpy()
-    return parameters[:, 0].softmax(-1).numpy()
+from tests.league.mixtures import WINS, kuhn_mixtures, look_at
 
 
 def test_naive_self_play_of_rock_paper_scissors_goes_round_in_circles():
@@ -50,16 +32,6 @@ def test_naive_self_play_of_rock_paper_scissors_goes_round_in_circles():
         exploitable.append((WINS @ chances).max())
     assert favourites == {0, 1, 2}
     assert np.mean(exploitable[8:]) > 0.5
-
-
-def kuhn_mixtures(system):
-    """Both players' mixtures as behaviour in every information set."""
-    mixed = []
-    for player, team in enumerate(kuhn.PLAYERS):
-        strategy = system.season.strategy(team)
-        policies = [kuhn.tabulate(player, lambda obs, m=member: chances_of(m, obs)[:, 1]) for _, member in strategy]
-        mixed.append(kuhn.mix(player, [chance for chance, _ in strategy], policies))
-    return mixed
 
 
 def test_best_responses_bring_kuhn_poker_nearer_to_equilibrium():
