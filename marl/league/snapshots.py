@@ -68,12 +68,6 @@ class League:
                     f"League: learn={self.learn!r} with between='agents' means a learner that plays nobody but the "
                     "pool: set latest=0 and a matchmaking other than 'latest'"
                 )
-        if self.latest_share < 1 and self.snapshot_every is None:
-            lists = self.opponents if isinstance(self.opponents, Mapping) else {"": self.opponents}
-            if not all(lists.values()) or not lists:
-                raise ConfigError(
-                    "League: the pool would be empty: give snapshot_every=STEPS or opponents=[...], or latest=1"
-                )
 
     @property
     def latest_share(self) -> float:
@@ -109,6 +103,13 @@ class _Snapshots(Season):
         self.current: dict[int, int] = {}  # place of a team that does not learn: the member it plays as
         if settings.learn not in ("all", "alternate"):
             self.learning = [side.name for side in self.sides].index(settings.learn)
+        if settings.latest_share < 1 and settings.snapshot_every is None:
+            for number, side in enumerate(self.sides):
+                if number != self.learning and not self.pool(side.place):
+                    raise ConfigError(
+                        f"League: the pool of {side.name!r} would be empty: give snapshot_every=STEPS or "
+                        "opponents=[...], or latest=1"
+                    )
 
     @property
     def latest(self) -> float:

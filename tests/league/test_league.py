@@ -392,8 +392,11 @@ def test_evaluation_changes_nothing_in_a_league():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: rps(marl.League(snapshot_every=None)), "the pool would be empty"),
-        (lambda: rps(marl.League(snapshot_every=None, opponents={"agent_0": []})), "the pool would be empty"),
+        (lambda: rps(marl.League(snapshot_every=None)), "the pool of 'agent_0' would be empty"),
+        (
+            lambda: rps(marl.League(snapshot_every=None, opponents={"agent_0": [marl.Random()]})),
+            "the pool of 'agent_1' would be empty",
+        ),
         (lambda: marl.MultiAgentSystem(PPO, Team, league=marl.League()), "has one team"),
         (lambda: marl.MultiAgentSystem(PPO, lambda: Team((3,), (2,)), league=marl.League()), "has one agent"),
         (lambda: marl.MultiAgentSystem(PPO, Constant, league=marl.PSRO()), "has one agent"),
