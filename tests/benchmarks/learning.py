@@ -42,10 +42,14 @@ class Task:
     measure: Callable[[marl.MultiAgentSystem], float] | None = None
     critic: marl.Local | marl.Joint | None = None  # instead of the scenario's own
     original: str | None = None  # where a policy trained on a compiled twin is measured
+    at_most: float | None = None  # what shows that the task is hard: of the mean return, as at_least
+    curriculum: bool = True  # False: train without the scenario's
 
     def make(self) -> marl.Scenario:
         """The scenario to train."""
         scenario = find(self.scenario)
+        if not self.curriculum:
+            scenario = dataclasses.replace(scenario, curriculum=None)
         if self.critic is None or not isinstance(scenario.agents, marl.PPO):
             return scenario
         return dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, critic=self.critic))
@@ -77,6 +81,10 @@ TASKS = {
     "connect_four_dqn": Task("connect_four_dqn", 0.95, games=2_000),
     "catch": Task("catch", 0.95),
     "reach": Task("reach", -20),
+    "gridworld_curriculum": Task("gridworld_curriculum", 0.9, needed=0.8),
+    "gridworld_plain": Task("gridworld_curriculum", at_most=0.2, curriculum=False),
+    "gridworld_adaptive": Task("gridworld_adaptive", 0.9),
+    "gridworld_growing": Task("gridworld_growing", 5.0),
     "spread_vdn": Task("spread_vdn", -34, original="mpe2.simple_spread_v3"),
     "spread_qmix": Task("spread_qmix", -34, original="mpe2.simple_spread_v3"),
     "spread_maddpg": Task("spread_maddpg", -34, original="mpe2.simple_spread_v3"),
@@ -121,9 +129,9 @@ def versus_share(row: dict[str, float], seat: str) -> float:
 def reached(task: Task, row: dict[str, float]) -> bool:
     """Whether a seed reaches everything that the task asks for."""
     shares = [row[name] / task.games for name in row if name.endswith(" wins")]
-    return (task.at_least is None or row["result"] >= task.at_least) and all(
-        share >= least for share, least in zip(shares, task.wins, strict=False)
-    )
+    low, high = task.at_least, task.at_most
+    within = (low is None or row["result"] >= low) and (high is None or row["result"] <= high)
+    return within and all(share >= least for share, least in zip(shares, task.wins, strict=False))
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
@@ -149,7 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     if options.json:
         print(json.dumps({"task": options.task, "at_least": task.at_least, "met": met, "rows": rows}))
     else:
-        wanted = "" if task.at_least is None else f", threshold {task.at_least:g}: {'met' if met else 'MISSED'}"
+        limits = [
+            f"{word} {limit:g}" for word, limit in (("at least", task.at_least), ("at most", task.at_most)) if limit
+        ]
+        wanted = f", wanted {' and '.join(limits)}: {'met' if met else 'MISSED'}" if limits else ""
         print(f"{options.task}: mean {sum(results) / len(results):.2f} over {len(rows)} seeds{wanted}")
     return met
 
