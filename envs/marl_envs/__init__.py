@@ -12,6 +12,7 @@ from marl_envs.catch import Catch
 from marl_envs.crypto import Crypto
 from marl_envs.gridworld import GridWorld, GridWorldImage
 from marl_envs.kuhn import Kuhn
+from marl_envs.lever import Lever
 from marl_envs.matrix_game import MatrixGame
 from marl_envs.mountain_car import MountainCar, MountainCarContinuous
 from marl_envs.pendulum import Pendulum
@@ -22,6 +23,7 @@ from marl_envs.reference import Reference
 from marl_envs.simple import Simple
 from marl_envs.speaker_listener import SpeakerListener
 from marl_envs.spread import Spread
+from marl_envs.switch_riddle import SwitchRiddle
 from marl_envs.tag import Tag
 from marl_envs.two_step import TwoStep
 from marl_envs.world import Parameter, World
@@ -30,9 +32,9 @@ from marl_envs.world_comm import WorldComm
 WORLDS: dict[str, type[World]] = {
     world.metadata["name"]: world
     for world in (
-        Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, MatrixGame, MountainCar,
+        Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, Lever, MatrixGame, MountainCar,
         MountainCarContinuous, Pendulum,
-        Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, Tag, TwoStep, WorldComm,
+        Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, SwitchRiddle, Tag, TwoStep, WorldComm,
     )
 }  # fmt: skip
 
@@ -46,6 +48,7 @@ __all__ = [
     "GridWorld",
     "GridWorldImage",
     "Kuhn",
+    "Lever",
     "MatrixGame",
     "MountainCar",
     "MountainCarContinuous",
@@ -58,6 +61,7 @@ __all__ = [
     "Simple",
     "SpeakerListener",
     "Spread",
+    "SwitchRiddle",
     "Tag",
     "TwoStep",
     "World",

@@ -1,0 +1,191 @@
+"""Worlds in which it pays to talk: their exact numbers, by enumeration and by policies written out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from fractions import Fraction
+from math import comb
+
+import marl_envs
+import numpy as np
+import pytest
+from marl_envs.world import World
+
+from marl.conformance import check
+from marl.types import Array, ConfigError, Step
+
+
+def put(batch: marl_envs.batch.Batch, **arrays: Array) -> Step:
+    """Go on from the same state but for these arrays of the world; the step to act on."""
+    saved = batch.state_dict()
+    for name, array in arrays.items():
+        saved["s"][name][...] = array
+    return batch.load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    "make", [marl_envs.SwitchRiddle, marl_envs.Lever, lambda: marl_envs.SwitchRiddle(4, switch=True, clock=True)]
+)
+def test_the_check_finds_nothing(make: Callable[[], World]) -> None:
+    report = check(make, steps=300)
+    assert report.ok
+    assert not report.findings
+
+
+# -- the switch riddle ------------------------------------------------------------------------------------------------
+
+
+def all_drawn(prisoners: int, days: int) -> Fraction:
+    """The probability that each of them was drawn within so many days: inclusion and exclusion."""
+    missed = range(prisoners + 1)
+    return sum(
+        ((-1) ** k * comb(prisoners, k) * Fraction(prisoners - k, prisoners) ** days for k in missed), Fraction()
+    )
+
+
+def riddle(
+    policy: Callable[[int, Array, Step], Array], days: Array, prisoners: int, *, switch: bool = False
+) -> tuple[Array, Array]:
+    """Play given visits ``(E, T)``; the reward of each game and how long it lasted. Every copy goes on, unheeded,
+    after its end."""
+    batch = marl_envs.SwitchRiddle(prisoners, switch=switch).batch_env(len(days))
+    step = batch.reset(0)
+    gained, length = np.zeros(len(days)), np.zeros(len(days), dtype=int)
+    for day in range(days.shape[1]):
+        step = put(batch, room=days[:, day])
+        assert (step.teams[0].obs[:, :, 0].argmax(1) == days[:, day]).all()
+        playing = length == 0
+        step = batch.step([policy(day, days[:, day], step)])
+        gained[playing] += step.teams[0].reward[playing, 0]
+        assert (step.teams[0].reward == step.teams[0].reward[:, :1]).all()  # the same for everybody
+        ended = step.started & playing
+        length[ended] = day + 1
+        assert step.teams[0].terminated[ended].all()
+        assert not step.teams[0].truncated.any()
+    return gained, length
+
+
+def test_who_knows_everything_gains_twenty_twentysevenths() -> None:
+    assert all_drawn(3, 6) == Fraction(20, 27)
+    assert round(float(all_drawn(4, 10)), 4) == 0.7806
+    days = np.array(list(itertools.product(range(3), repeat=6)))  # all 729 equally likely games
+
+    def oracle(day: int, room: Array, step: Step) -> Array:
+        assert step.state is not None
+        been = step.state[:, 3:6] > 0
+        been[np.arange(len(room)), room] = True
+        actions = np.zeros((len(room), 3), dtype=np.int64)
+        actions[np.arange(len(room)), room] = been.all(1)
+        return actions
+
+    gained, length = riddle(oracle, days, 3)
+    assert Fraction(int(gained.sum()), 729) == Fraction(20, 27)
+    assert length.max() == 6
+    assert (length[gained == 0] == 6).all()
+    assert length.min() == 3
+
+
+def test_one_bit_is_enough_for_three() -> None:
+    """Off: one prisoner was here. On: two. The first day's visitor leaves it off; the third to come tells."""
+    days = np.array(list(itertools.product(range(3), repeat=6)))
+    been = np.zeros((len(days), 3), dtype=bool)
+
+    def counting(day: int, room: Array, step: Step) -> Array:
+        copies = np.arange(len(room))
+        light = step.teams[0].obs[copies, room, 1] > 0
+        new = ~been[copies, room]
+        been[copies, room] = True  # what each remembers of itself
+        on = light | (new & (day > 0))
+        actions = np.zeros((len(room), 3), dtype=np.int64)
+        actions[copies, room] = 2 * (light & new) + on
+        return actions
+
+    gained, _ = riddle(counting, days, 3, switch=True)
+    assert Fraction(int(gained.sum()), 729) == Fraction(20, 27)
+    assert (gained >= 0).all()
+
+
+def test_the_riddle_s_reward_by_hand_and_at_random() -> None:
+    days = np.array(list(itertools.product(range(3), repeat=6)))
+    for when in range(6):  # telling on a fixed day whatever was seen
+
+        def fixed(day: int, room: Array, step: Step, when: int = when) -> Array:
+            actions = np.ones((len(room), 3), dtype=np.int64) * (day == when)
+            return actions  # what those outside do counts not
+
+        gained, length = riddle(fixed, days, 3)
+        assert Fraction(int(gained.sum()), 729) == 2 * all_drawn(3, when + 1) - 1
+        assert (length == when + 1).all()
+    # Telling or not with even odds: the day of the end is geometric.
+    exact = float(sum(Fraction(1, 2**t) * (2 * all_drawn(3, t) - 1) for t in range(1, 7)))
+    batch, rng = marl_envs.SwitchRiddle().batch_env(30_000), np.random.default_rng(0)
+    step = batch.reset(0)
+    first: dict[int, float] = {}  # each copy's first game: counting all that end by some day would favour short ones
+    seen = np.zeros(3)
+    for _ in range(6):
+        legal = step.teams[0].legal
+        assert legal is not None
+        inside = step.teams[0].obs[:, :, 0] > 0
+        assert (legal[:, :, 0]).all()
+        assert (legal[:, :, 1] == inside).all()
+        seen += inside.sum(0)
+        step = batch.step([rng.integers(0, 2, (30_000, 3)) * legal[:, :, 1]])
+        for episode in step.finished:
+            first.setdefault(episode.copy, episode.returns["prisoner_1"])
+            assert episode.info["success"] == (episode.returns["prisoner_0"] > 0)
+    returns = list(first.values())
+    assert len(returns) == 30_000
+    assert abs(np.mean(returns) - exact) < 4 * np.std(returns) / np.sqrt(len(returns))
+    assert np.abs(seen / seen.sum() - 1 / 3).max() < 4 * np.sqrt(2 / 9 / seen.sum())  # visits are uniform
+
+
+def test_the_riddle_hides_the_switch_outside_and_tells_the_day_if_asked() -> None:
+    batch = marl_envs.SwitchRiddle(4, switch=True, clock=True).batch_env(1)
+    step = batch.reset(0)
+    assert batch.spec.teams[0].obs.shape == (3,)
+    step = put(batch, room=np.array([2]))
+    assert step.teams[0].obs[0].tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    batch.step([np.array([[0, 3, 1, 2]])])  # only what the third does counts: leave it on
+    step = put(batch, room=np.array([1]))
+    np.testing.assert_allclose(step.teams[0].obs[0], [[0, 0, 0.1], [1, 1, 0.1], [0, 0, 0.1], [0, 0, 0.1]])
+    assert step.state is not None
+    np.testing.assert_allclose(step.state[0], [0, 1, 0, 0, 0, 0, 1, 0, 1, 0.1])
+    step = batch.step([np.array([[0, 2, 0, 0]])])  # tell, too early
+    assert step.teams[0].reward.tolist() == [[-1, -1, -1, -1]]
+    assert step.finished[0].info == {"success": 0.0}
+    with pytest.raises(ConfigError, match="two prisoners"):
+        marl_envs.SwitchRiddle(1)
+
+
+# -- the lever game ---------------------------------------------------------------------------------------------------
+
+
+def test_pulling_levers_at_random_is_a_formula() -> None:
+    joint = np.array(list(itertools.product(range(5), repeat=5)))  # all 3,125 ways
+    batch = marl_envs.Lever().batch_env(len(joint))
+    batch.reset(0)
+    step = batch.step([joint])
+    reward = step.teams[0].reward
+    assert (reward == reward[:, :1]).all()
+    np.testing.assert_allclose(reward[:, 0], [len(set(row)) / 5 for row in joint.tolist()])
+    assert Fraction(round(5 * float(reward[:, 0].sum(dtype=float))), 5 * 5**5) == 1 - Fraction(4, 5) ** 5
+    assert round(1 - (4 / 5) ** 5, 5) == 0.67232
+    assert step.teams[0].terminated.all()
+    assert [episode.info["success"] for episode in step.finished] == [len(set(row)) == 5 for row in joint.tolist()]
+    assert {episode.length for episode in step.finished} == {1}
+
+
+def test_identities_are_drawn_evenly_and_are_all_different() -> None:
+    batch = marl_envs.Lever(num_agents=3, pool=4).batch_env(24_000)
+    step = batch.reset(3)
+    identity = step.teams[0].obs.argmax(2)
+    assert (step.teams[0].obs.sum(2) == 1).all()
+    triples, counts = np.unique(identity, axis=0, return_counts=True)
+    assert len(triples) == 24  # every ordered triple, and none with a repetition
+    assert abs(counts - 1000).max() < 4 * np.sqrt(1000)
+    batch.set_tasks({"pool": 3})
+    step = batch.step([np.zeros((24_000, 3), dtype=np.int64)])
+    assert (np.sort(step.teams[0].obs.argmax(2)) == [0, 1, 2]).all()
+    with pytest.raises(ConfigError, match="identities"):
+        marl_envs.Lever(num_agents=5, pool=4)
