@@ -21,7 +21,14 @@ from tests.benchmarks.learning import TASKS, main
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for path in (ROOT / "scenarios" / "marl_scenarios").glob("*.py") if path.stem != "__init__")
-NEEDS = {"mpe": ["mpe2"], "classic": ["rlcard"], "butterfly": ["pymunk"], "sisl": ["Box2D"], "league": ["scipy"]}
+NEEDS = {
+    "mpe": ["mpe2"],
+    "classic": ["rlcard"],
+    "butterfly": ["pymunk"],
+    "sisl": ["Box2D"],
+    "league": ["scipy"],
+    "lbf": ["lbforaging"],
+}
 SLOW = {"pursuit", "multiwalker", "knights_archers_zombies"}  # environments of a few hundred steps a second
 
 

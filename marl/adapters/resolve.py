@@ -17,6 +17,7 @@ import pettingzoo
 from pettingzoo.env_registry import exceptions
 from pettingzoo.env_registry.helpers import find_spec
 
+from marl.adapters.tuples import by_agent, make_by_agent
 from marl.types import ConfigError, SupportsBatch
 
 Factory = Callable[[], Any]
@@ -27,8 +28,10 @@ EXTRAS = {  # the top-level package or registry namespace, and the extra that br
     "classic": "marl-system[classic]",
     "butterfly": "marl-system[butterfly]",
     "sisl": "marl-system[sisl]",
+    "lbforaging": "marl-system[lbf]",
     "atari": "pettingzoo[atari]",
 }
+REGISTRARS = {"Foraging": "lbforaging"}  # how Gymnasium ids begin that a package registers when it is imported
 
 
 def resolve(env: Any, env_kwargs: Mapping[str, Any] | None = None) -> tuple[Factory, Any]:
@@ -41,9 +44,10 @@ def resolve(env: Any, env_kwargs: Mapping[str, Any] | None = None) -> tuple[Fact
     if _is_instance(env):
         if kwargs:
             raise ConfigError("env_kwargs has no use for an environment that exists already: pass a function or class")
-        return lambda: env, env
+        instance = by_agent(env)
+        return lambda: instance, instance
     if callable(env):
-        return functools.partial(env, **kwargs) if kwargs else env, None
+        return functools.partial(make_by_agent, functools.partial(env, **kwargs) if kwargs else env), None
     raise ConfigError(
         f"env: expected an id, a module, a function that makes an environment, or an environment; got {env!r:.80}"
     )
@@ -66,17 +70,23 @@ def make_by_name(name: str, kwargs: Mapping[str, Any]) -> Any:
             module, _, attribute = name.partition(":")
             found = getattr(importlib.import_module(module), attribute, None)
             if callable(found):
-                return found(**kwargs)
+                return by_agent(found(**kwargs))
         if ":" in name or _in_gymnasium(name):
-            return gymnasium.make(name, disable_env_checker=True, **kwargs)
+            return by_agent(gymnasium.make(name, disable_env_checker=True, **kwargs))
         if "." in name and _importable(name):
             return make_from_module(name, kwargs)
     raise ConfigError(f"unknown environment {name!r}{_suggestion(name)}")
 
 
 def _register_namespace(name: str) -> None:
-    """Import the package that registers ``namespace/...`` ids: an entry point of that name in ``marl.environments``."""
+    """Import the package that registers an id.
+
+    For ``namespace/...`` that is an entry point of that name in ``marl.environments``; others are in ``REGISTRARS``.
+    """
     namespace, slash, _ = name.partition("/")
+    for start, package in REGISTRARS.items():
+        if name.startswith(start):
+            importlib.import_module(package)
     if slash:
         for point in entry_points(group=GROUP, name=namespace):
             point.load()
@@ -131,7 +141,8 @@ class _Explained:
         if isinstance(error, exceptions.FailedToImport) and isinstance(error.__cause__, ImportError):
             error = error.__cause__
         if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
-            family = next((part for part in self.name.replace("/", ".").split(".") if part in EXTRAS), None)
+            parts = [*self.name.replace("/", ".").split("."), getattr(error, "name", None)]
+            family = next((part for part in parts if part in EXTRAS), None)
             mend = f": pip install '{EXTRAS[family]}'" if family else ""
             raise ConfigError(f"environment {self.name!r} needs something not installed ({error}){mend}") from None
         if isinstance(error, TypeError) and "argument" in str(error):
