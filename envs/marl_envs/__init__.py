@@ -25,6 +25,7 @@ from marl_envs.speaker_listener import SpeakerListener
 from marl_envs.spread import Spread
 from marl_envs.switch_riddle import SwitchRiddle
 from marl_envs.tag import Tag
+from marl_envs.traffic_junction import TrafficJunction
 from marl_envs.two_step import TwoStep
 from marl_envs.world import Parameter, World
 from marl_envs.world_comm import WorldComm
@@ -34,7 +35,8 @@ WORLDS: dict[str, type[World]] = {
     for world in (
         Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, Lever, MatrixGame, MountainCar,
         MountainCarContinuous, Pendulum,
-        Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, SwitchRiddle, Tag, TwoStep, WorldComm,
+        Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, SwitchRiddle, Tag,
+        TrafficJunction, TwoStep, WorldComm,
     )
 }  # fmt: skip
 
@@ -63,6 +65,7 @@ __all__ = [
     "Spread",
     "SwitchRiddle",
     "Tag",
+    "TrafficJunction",
     "TwoStep",
     "World",
     "WorldComm",

@@ -25,7 +25,14 @@ def put(batch: marl_envs.batch.Batch, **arrays: Array) -> Step:
 
 
 @pytest.mark.parametrize(
-    "make", [marl_envs.SwitchRiddle, marl_envs.Lever, lambda: marl_envs.SwitchRiddle(4, switch=True, clock=True)]
+    "make",
+    [
+        marl_envs.SwitchRiddle,
+        lambda: marl_envs.SwitchRiddle(4, switch=True, clock=True),
+        marl_envs.Lever,
+        marl_envs.TrafficJunction,
+        lambda: marl_envs.TrafficJunction("hard", vision=0),
+    ],
 )
 def test_the_check_finds_nothing(make: Callable[[], World]) -> None:
     report = check(make, steps=300)
@@ -189,3 +196,135 @@ def test_identities_are_drawn_evenly_and_are_all_different() -> None:
     assert (np.sort(step.teams[0].obs.argmax(2)) == [0, 1, 2]).all()
     with pytest.raises(ConfigError, match="identities"):
         marl_envs.Lever(num_agents=5, pool=4)
+
+
+# -- the traffic junction ---------------------------------------------------------------------------------------------
+
+
+def test_roads_of_each_level() -> None:
+    easy, medium, hard = (marl_envs.TrafficJunction(level) for level in ("easy", "medium", "hard"))  # type: ignore[arg-type]
+    for world, lanes, each, cells, agents, steps, rates in (
+        (easy, 2, 1, 13, 5, 20, (0.1, 0.3)),
+        (medium, 4, 3, 52, 10, 40, (0.05, 0.2)),
+        (hard, 8, 7, 128, 20, 80, (0.02, 0.05)),
+    ):
+        assert [len(routes) for routes in world.entries] == [each] * lanes
+        assert len(world.roads) == cells
+        assert (len(world.possible_agents), world.max_cycles) == (agents, steps)
+        rate = world.task_space["add_rate"]
+        assert (rate.low, rate.high, rate.default) == (*rates, rates[1])
+        far = world.level.size - 1
+        heading: dict[tuple[int, int], set[tuple[int, int]]] = {}
+        for route in world.routes:
+            assert {0, far} & set(route[0])
+            assert {0, far} & set(route[-1])
+            for (r, c), (row, column) in itertools.pairwise(route):
+                assert abs(row - r) + abs(column - c) == 1
+                heading.setdefault((r, c), set()).add((row - r, column - c))
+        for (row, column), ways in heading.items():  # nobody meets head-on: a cell is never left to opposite sides
+            assert not any((-down, -right) in ways for down, right in ways), (row, column)
+    assert easy.routes == [tuple((k, 3) for k in range(7)), tuple((3, k) for k in range(7))]
+    from_north = medium.entries[0]
+    assert from_north[0] == tuple((k, 6) for k in range(14))
+    assert from_north[1] == (*((k, 6) for k in range(7)), *((6, k) for k in range(5, -1, -1)))  # right is west
+    assert from_north[2] == (*((k, 6) for k in range(8)), *((7, k) for k in range(7, 14)))  # left is east
+    assert len(set(hard.routes)) == 56
+    for routes in (*medium.entries, *hard.entries):  # from each entry one route to every side but its own
+        assert len({route[-1] for route in routes}) == len(routes)
+
+
+def test_cars_that_both_take_gas_collide_in_the_middle() -> None:
+    batch = marl_envs.TrafficJunction(add_rate=1.0).batch_env(1)
+    step = batch.reset(0)
+    team = step.teams[0]
+    assert not team.obs.any()
+    assert team.legal is not None
+    assert team.legal[0].tolist() == [[False, True]] * 5
+    batch.step([np.zeros((1, 5), dtype=np.int64)])  # gas without a car is not looked at; a car enters at each entry
+    s = batch._core.s
+    assert team.reward.tolist() == [[0.0] * 5]
+    first, second = (int(np.flatnonzero(s.route[0] == route)[0]) for route in (0, 1))
+    rest = [n for n in range(5) if n not in (first, second)]
+    assert team.obs[0, first, :4].tolist() == [1, 0, 1, 0]  # present, gas, the first of two routes
+    assert team.obs[0, second, :4].tolist() == [1, 0, 0, 1]
+    assert team.legal[0, first].all()
+    assert not team.legal[0, rest, 0].any()
+    s.route[0, rest] = -1
+    batch._core.task[:, 0] = 0.0  # nobody else comes
+    gas = np.zeros((1, 5), dtype=np.int64)
+    for waited in (1, 2):
+        step = batch.step([gas])
+        np.testing.assert_allclose(step.teams[0].reward[0, [first, second]], -0.01 * waited)
+    assert step.teams[0].obs[0, first, 4 + 13 + 8] == 0  # at (2, 3): (3, 2) is one down and one to the left
+    assert step.teams[0].obs[0, first, 4 + 13 + 6] == 1
+    assert step.teams[0].obs[0, first, 4 + 13 :].sum() == 1
+    step = batch.step([gas])
+    np.testing.assert_allclose(step.teams[0].reward[0, [first, second]], -10.03, rtol=1e-6)
+    assert step.teams[0].obs[0, first, 4 + 13 + 4] == 1  # the other is in the same cell
+    step = batch.step([gas])  # both drive on
+    np.testing.assert_allclose(step.teams[0].reward[0, [first, second]], -0.04, rtol=1e-6)
+    assert (step.teams[0].reward[0, rest] == 0).all()
+    for _ in range(3):
+        step = batch.step([gas])
+    assert not step.teams[0].obs.any()  # at (6, 3) after six steps, gone after seven
+    assert step.teams[0].reward.tolist() == [[0.0] * 5]
+    while not step.finished:
+        step = batch.step([gas])
+    assert step.finished[0].info == {"success": 0.0, "collisions": 2.0, "passed": 2.0}
+    assert step.finished[0].length == 20
+    assert step.teams[0].truncated.all()
+
+
+def test_braking_lets_the_other_pass_and_holds_up_who_comes_behind() -> None:
+    batch = marl_envs.TrafficJunction(add_rate=0.0).batch_env(1)
+    batch.reset(0)
+    route, gas = np.array([[0, 1, -1, -1, -1]]), np.zeros((1, 5), dtype=np.int64)
+    put(batch, route=route, progress=np.array([[2, 2, 0, 0, 0]]))
+    step = batch.step([np.array([[1, 0, 0, 0, 0]])])
+    assert step.teams[0].obs[0, 0, 1] == 1  # braked
+    step = batch.step([gas])
+    np.testing.assert_allclose(step.teams[0].reward[0], [-0.02, -0.02, 0, 0, 0], rtol=1e-6)
+    put(batch, route=np.array([[0, 0, -1, -1, -1]]), progress=np.array([[1, 0, 0, 0, 0]]), waited=np.zeros((1, 5)))
+    step = batch.step([np.array([[1, 0, 0, 0, 0]])])  # runs into the one that brakes
+    np.testing.assert_allclose(step.teams[0].reward[0], [-10.01, -10.01, 0, 0, 0], rtol=1e-6)
+    assert batch.state_dict()["s"]["collisions"].tolist() == [2]
+    crowded = marl_envs.TrafficJunction(add_rate=1.0).batch_env(1)
+    crowded.reset(0)
+    crowded.step([np.ones((1, 5), dtype=np.int64)])
+    step = crowded.step([np.ones((1, 5), dtype=np.int64)])  # all brake where others enter: four cars in two cells
+    assert sorted(step.teams[0].reward[0].tolist()) == pytest.approx([-10.01, -10.01, -10, -10, 0])
+    step = crowded.step([np.ones((1, 5), dtype=np.int64)])  # the fifth takes the last slot at the first entry
+    assert step.teams[0].obs[0, :, 0].all()
+    assert sorted(step.teams[0].reward[0].tolist()) == pytest.approx([-10.02, -10.02, -10.01, -10.01, -10])
+
+
+def test_driving_blindly_succeeds_as_often_as_the_formula_says() -> None:
+    """Cars that never brake collide if and only if two enter in one step, early enough to reach the crossing."""
+    rate, copies = 0.3, 20_000
+    batch = marl_envs.TrafficJunction(num_cars=14).batch_env(copies)  # never short of slots
+    batch.reset(0)
+    gas = np.zeros((copies, 14), dtype=np.int64)
+    for _ in range(20):
+        step = batch.step([gas])
+    success = np.array([episode.info["success"] for episode in step.finished])
+    exact = (1 - rate**2) ** 17  # three steps from the entry to the crossing
+    assert len(success) == copies
+    assert abs(success.mean() - exact) < 4 * np.sqrt(exact * (1 - exact) / copies)
+    passed = np.array([episode.info["passed"] for episode in step.finished])
+    assert abs(passed.mean() - 2 * rate * 13) < 4 * passed.std() / np.sqrt(copies)
+
+
+def test_vision_is_a_task_and_bad_levels_are_refused() -> None:
+    batch = marl_envs.TrafficJunction("medium", add_rate=0.0, vision=1).batch_env(2)
+    batch.set_tasks({"vision": [0, 1]})
+    batch.reset(0)
+    route, progress = np.full((2, 10), -1), np.zeros((2, 10), dtype=np.int64)
+    route[:, :3], progress[:, :3] = 0, [3, 4, 3]
+    step = put(batch, route=route, progress=progress)
+    window = step.teams[0].obs[:, 0, 2 + 12 + 52 :]
+    assert window.tolist() == [[0, 0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0, 1, 0]]
+    assert marl_envs.TrafficJunction(vision=0).observation_space("car_0").shape == (2 + 2 + 13 + 1,)
+    with pytest.raises(ConfigError, match="level 'easy'"):
+        marl_envs.TrafficJunction("simple")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="add_rate"):
+        marl_envs.TrafficJunction(add_rate=1.5)
