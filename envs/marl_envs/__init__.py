@@ -13,9 +13,11 @@ from marl_envs.crypto import Crypto
 from marl_envs.gridworld import GridWorld, GridWorldImage
 from marl_envs.kuhn import Kuhn
 from marl_envs.lever import Lever
+from marl_envs.lewis import Lewis
 from marl_envs.matrix_game import MatrixGame
 from marl_envs.mountain_car import MountainCar, MountainCarContinuous
 from marl_envs.pendulum import Pendulum
+from marl_envs.predator_prey import PredatorPrey
 from marl_envs.pursuit import Pursuit
 from marl_envs.push import Push
 from marl_envs.reach import Reach
@@ -33,8 +35,8 @@ from marl_envs.world_comm import WorldComm
 WORLDS: dict[str, type[World]] = {
     world.metadata["name"]: world
     for world in (
-        Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, Lever, MatrixGame, MountainCar,
-        MountainCarContinuous, Pendulum,
+        Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, Lever, Lewis, MatrixGame,
+        MountainCar, MountainCarContinuous, Pendulum, PredatorPrey,
         Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, SwitchRiddle, Tag,
         TrafficJunction, TwoStep, WorldComm,
     )
@@ -51,11 +53,13 @@ __all__ = [
     "GridWorldImage",
     "Kuhn",
     "Lever",
+    "Lewis",
     "MatrixGame",
     "MountainCar",
     "MountainCarContinuous",
     "Parameter",
     "Pendulum",
+    "PredatorPrey",
     "Pursuit",
     "Push",
     "Reach",
