@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from marl import ops
     from marl.agent import Agent
     from marl.algorithms import (
+        coma,
         facmac,
         happo,
         ia2c,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         vdn,
         wqmix,
     )
-    from marl.credit import VDN, Independent, QMix, QPlex, TeamReward, WeightedQMix
+    from marl.credit import VDN, Counterfactual, Independent, QMix, QPlex, TeamReward, WeightedQMix
     from marl.curriculum import (
         Among,
         Annealed,
@@ -95,6 +96,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "marl.agent": ("Agent",),
     "marl.algorithms": (
+        "coma",
         "facmac",
         "happo",
         "ia2c",
@@ -115,6 +117,7 @@ _HOMES = {
     ),
     "marl.credit": (
         "VDN",
+        "Counterfactual",
         "Independent",
         "QMix",
         "QPlex",
@@ -224,6 +227,7 @@ __all__ = [
     "Clip",
     "ConfigError",
     "CountBonus",
+    "Counterfactual",
     "Custom",
     "DifferenceReward",
     "DomainRandomisation",
@@ -275,6 +279,7 @@ __all__ = [
     "Uniform",
     "WeightedQMix",
     "WinRate",
+    "coma",
     "facmac",
     "growing",
     "happo",

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from marl import ops
 from marl.memory.rollout import Decision, Look, Rollout
+from marl.nets.action_head import masked_policy
 from marl.nets.agent_net import AgentNet, JointNet
+from marl.nets.counterfactual import CounterfactualNet
 from marl.nets.distributions import Distribution, make_distribution
 from marl.nets.networks import Network, default_network
 from marl.nets.normalizers import RunningNorm
@@ -21,7 +23,7 @@ from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
 from marl.scope import Scope, as_joint, joint_shape, true_inputs
 from marl.sharing import Sharing, owner_index
-from marl.types import ConfigError, Spec, TeamSpec
+from marl.types import ConfigError, Spec, TeamSpec, legal_widths
 
 CHUNK = 65_536  # values of a rollout are computed in pieces of at most this many vectors,
 IMAGE_CHUNK = 2_048  # or this many images, to bound memory
@@ -78,9 +80,13 @@ class ActorCritic(nn.Module):
         normalize_obs: bool,
         normalize_values: bool,
         squash: bool,
+        counterfactual: bool = False,
         device: torch.device | str,
     ) -> None:
-        """Everything is initialised from ``seed``, one stream per parameter set."""
+        """Everything is initialised from ``seed``, one stream per parameter set.
+
+        ``counterfactual``: the critic has a value for every own action, the others' given (COMA).
+        """
         super().__init__()
         self.owner = Owner(owner_index(sharing, team))
         self.scope, self.num_envs = critic, num_envs
@@ -109,7 +115,16 @@ class ActorCritic(nn.Module):
             learns_scale=self.distribution.learns_scale,
         )
         shape = joint_shape(critic, spec, team)
-        self.critic: AgentNet | JointNet
+        self.critic: AgentNet | JointNet | CounterfactualNet
+        if counterfactual and (shape is None or team.action.kind != "discrete"):
+            raise ConfigError(
+                f"credit=Counterfactual() on team {team.name!r} compares an agent's actions, the others' held fixed: "
+                + (
+                    "its critic sees everybody; use critic=Joint()"
+                    if shape is None
+                    else f"it needs Discrete actions, not {team.action.kind} ones; use credit=TeamReward()"
+                )
+            )
         if shape is None:
             self.critic = AgentNet(
                 critic_network or network,
@@ -124,15 +139,28 @@ class ActorCritic(nn.Module):
             )
         else:
             default = network if len(shape) == len(team.obs.shape) else default_network(shape)
-            self.critic = JointNet(
-                critic_network or default,
-                self.owner,
-                shape,
-                generators,
-                ids=ids,
-                true_inputs=true_inputs(critic, spec, team),
-                normalize=normalize_obs,
-            )
+            places = true_inputs(critic, spec, team)
+            if counterfactual:
+                self.critic = CounterfactualNet(
+                    critic_network or default,
+                    self.owner,
+                    shape,
+                    team.action.sizes[0],
+                    generators,
+                    ids=ids,
+                    true_inputs=places,
+                    normalize=normalize_obs,
+                )
+            else:
+                self.critic = JointNet(
+                    critic_network or default,
+                    self.owner,
+                    shape,
+                    generators,
+                    ids=ids,
+                    true_inputs=places,
+                    normalize=normalize_obs,
+                )
         self.value_norm = RunningNorm(self.owner, 1, clip=math.inf) if normalize_values else None
         self.to(device)
         self.parameters_flat = FlatParameters([self.actor, self.critic], self.owner.num_sets)
@@ -162,29 +190,57 @@ class ActorCritic(nn.Module):
         """What the critic reads: a stored joint input, the team's observations side by side, or each agent's own."""
         if joint is not None:
             return joint
-        return as_joint(obs) if isinstance(self.critic, JointNet) else obs
+        return obs if isinstance(self.critic, AgentNet) else as_joint(obs)
+
+    def judge(self, x: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """What the critic says, ``(T, B, N, 1)`` or one value for each own action, and the carry after each row."""
+        if isinstance(self.critic, CounterfactualNet):
+            return self.critic.read(x, action, acting, carry, started)
+        return self.critic.read(x, carry, started, acting)
+
+    def value_of(self, judged: Tensor, action: Tensor) -> Tensor:
+        """``V``, or ``Q`` of the actions taken, ``(..., N)``."""
+        if isinstance(self.critic, CounterfactualNet):
+            return ops.batched_index(judged, action)
+        return judged.squeeze(-1)
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability and entropy of the stored actions, and values, each ``(L, C, N)``, with gradients."""
         parameters, _ = self.actor.read(batch.seen, batch.carry, batch.started, batch.acting)
         log_prob, entropy = self.distribution.evaluate(parameters, batch.legal, batch.action)
         judged = batch.seen if batch.judged is None else batch.judged
-        value, _ = self.critic.read(judged, batch.critic_carry, batch.started, batch.acting)
-        return log_prob, entropy, value.squeeze(-1)
+        value, _ = self.judge(judged, batch.critic_carry, batch.started, batch.acting, batch.action)
+        return log_prob, entropy, self.value_of(value, batch.action)
 
     @torch.no_grad()
-    def prepare(self, rollout: Rollout, discount: float, lambda_: float, sequence: int | None) -> Batch:
-        """Values, advantages and targets of a full rollout, arranged in sequences of ``sequence`` rows."""
+    def prepare(
+        self,
+        rollout: Rollout,
+        discount: float,
+        lambda_: float,
+        sequence: int | None,
+        generator: torch.Generator | None = None,
+    ) -> Batch:
+        """Values, advantages and targets of a full rollout, arranged in sequences of ``sequence`` rows.
+
+        A counterfactual critic judges actions: where none was taken yet (the row to act on next, true successors) the
+        policy draws one from ``generator``, so that targets stay those of the policy that played.
+        """
         time = rollout.steps
         seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
         judged = None
-        if isinstance(self.critic, JointNet) or self.critic.norm is not None:
+        if not isinstance(self.critic, AgentNet) or self.critic.norm is not None:
             judged = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
-        # (T + 1, E, N) and, before each row, (T + 1, E, *, H)
-        value, carries = self._values(rollout, seen if judged is None else judged)
+        action, policy = rollout.action, None
+        if isinstance(self.critic, CounterfactualNet):
+            policy, drawn = self._policy(rollout, seen, generator)
+            action = torch.cat((rollout.action, drawn.unsqueeze(0)))
+        # (T + 1, E, N, 1 or A) and, before each row, (T + 1, E, *, H)
+        outputs, carries = self._values(rollout, seen if judged is None else judged, action)
+        value = self.value_of(outputs, action)  # (T + 1, E, N)
         final = torch.zeros_like(value[:-1])
         if rollout.final_rows:
-            self._final_values(rollout, carries, final)
+            self._final_values(rollout, carries, final, generator)
         value, final = self._denormalize(value), self._denormalize(final)
         advantage, complete = ops.idle_generalized_advantage_estimation(
             rollout.reward,
@@ -200,6 +256,9 @@ class ActorCritic(nn.Module):
         )
         target = advantage + value[:-1]
         old = value[:-1]
+        if policy is not None:
+            advantage = ops.coma_advantage(self._denormalize(outputs[:-1], True), rollout.action, policy)
+            advantage = torch.where(complete, advantage, 0.0)
         if self.value_norm is not None:
             self.value_norm.update(target.unsqueeze(-1), complete)
             mean, std = self.value_norm.scale()
@@ -229,22 +288,40 @@ class ActorCritic(nn.Module):
             critic_carry=carries[first].flatten(0, 1),
         )
 
-    def _values(self, rollout: Rollout, judged: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw critic outputs of rows ``0..T`` and the critic's carry before each row."""
+    def _pieces(self, rollout: Rollout, once: bool) -> Iterator[slice]:
+        """Rows ``0..T`` in pieces that fit into memory; ``once``: agents share one vector of a step."""
         image = rollout.obs.dim() > 4
-        per_row = rollout.num_envs * (1 if isinstance(self.critic, JointNet) else self.owner.num_agents)
+        per_row = rollout.num_envs * (1 if once else self.owner.num_agents)
         piece = max(1, (IMAGE_CHUNK if image else CHUNK) // per_row)
+        for start in range(0, rollout.steps + 1, piece):
+            yield slice(start, start + piece)
+
+    def _values(self, rollout: Rollout, judged: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw critic outputs of rows ``0..T`` and the critic's carry before each row."""
         carry = self.critic_carry
         values, carries = [], []
-        for start in range(0, rollout.steps + 1, piece):
-            rows = slice(start, start + piece)
-            value, after = self.critic.read(judged[rows], carry, rollout.started[rows], rollout.acting[rows])
-            values.append(value.squeeze(-1))
+        for rows in self._pieces(rollout, once=isinstance(self.critic, JointNet)):
+            value, after = self.judge(judged[rows], carry, rollout.started[rows], rollout.acting[rows], action[rows])
+            values.append(value)
             carries += [carry.unsqueeze(0), after[:-1]]
             carry = after[-1]
         return torch.cat(values), torch.cat(carries)
 
-    def _final_values(self, rollout: Rollout, carries: Tensor, final: Tensor) -> None:
+    def _policy(self, rollout: Rollout, seen: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """The policy's probabilities in rows ``0..T-1``, ``(T, E, N, A)``; actions drawn in row ``T``, ``(E, N)``."""
+        carry, outputs = rollout.carry[0], []
+        for rows in self._pieces(rollout, once=False):
+            out, after = self.actor.read(seen[rows], carry, rollout.started[rows], rollout.acting[rows])
+            outputs.append(out)
+            carry = after[-1]
+        parameters = torch.cat(outputs)  # (T + 1, E, N, A)
+        legal = rollout.legal
+        policy, _ = masked_policy(parameters[:-1], None if legal is None else legal[:-1])
+        return policy, self.distribution.sample(parameters[-1], None if legal is None else legal[-1], generator)
+
+    def _final_values(
+        self, rollout: Rollout, carries: Tensor, final: Tensor, generator: torch.Generator | None
+    ) -> None:
         """Put the values of true successors where episodes were truncated."""
         time = torch.cat([torch.full((len(copies),), t) for t, copies in rollout.final_rows]).to(final.device)
         copies = torch.from_numpy(np.concatenate([copies for _, copies in rollout.final_rows])).to(final.device)
@@ -254,14 +331,23 @@ class ActorCritic(nn.Module):
         carry = carries[time + 1, copies]
         still = torch.zeros(1, len(copies), dtype=torch.bool, device=final.device)
         moving = torch.ones(1, len(copies), self.owner.num_agents, dtype=torch.bool, device=final.device)
-        value, _ = self.critic(self.joint_input(obs, joint), carry, still, moving)
-        final[time, copies] = value[0].squeeze(-1)
+        action = rollout.action[time, copies].unsqueeze(0)
+        if isinstance(self.critic, CounterfactualNet):
+            # Who acted last is taken to act again, and, as in a replay, anything that exists is legal.
+            moving = rollout.acting[time, copies].unsqueeze(0)
+            out, _ = self.actor(obs, rollout.carry[time + 1, copies], still, moving)
+            legal = torch.from_numpy(legal_widths(rollout.team.action)).to(out.device).expand(out.shape)
+            action = self.distribution.sample(out, legal, generator)
+        judged = self.critic.encode(self.joint_input(obs, joint))
+        value, _ = self.judge(judged, carry, still, moving, action)
+        final[time, copies] = self.value_of(value, action)[0]
 
-    def _denormalize(self, value: Tensor) -> Tensor:
+    def _denormalize(self, value: Tensor, each: bool = False) -> Tensor:
+        """In true units; ``each``: values of every action, ``(..., N, A)``."""
         if self.value_norm is None:
             return value
         mean, std = self.value_norm.scale()
-        return value * std.squeeze(-1) + mean.squeeze(-1)
+        return value * std + mean if each else value * std.squeeze(-1) + mean.squeeze(-1)
 
     def update_normalizers(self, rollout: Rollout) -> None:
         """Let the observation statistics see a rollout, after it was learnt from with those it was played with."""
@@ -270,7 +356,7 @@ class ActorCritic(nn.Module):
         if self.critic.norm is not None:
             inputs = self.joint_input(rollout.obs[:-1], None if rollout.joint is None else rollout.joint[:-1])
             acting = rollout.acting[:-1]
-            if isinstance(self.critic, JointNet):
+            if not isinstance(self.critic, AgentNet):
                 columns = self.critic.carry_shape[0]
                 inputs = inputs.unsqueeze(2).expand(*inputs.shape[:2], columns, *inputs.shape[2:])
                 acting = acting.any(-1, keepdim=True).expand(*acting.shape[:2], columns)

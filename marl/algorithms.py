@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marl.credit import VDN, QMix, QPlex, TeamReward, WeightedQMix
+from marl.credit import VDN, Counterfactual, QMix, QPlex, TeamReward, WeightedQMix
 from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 from marl.scope import Joint, Local
 
@@ -32,6 +32,11 @@ def ia2c(**settings: Any) -> A2C:
 def maa2c(**settings: Any) -> A2C:
     """Multi-agent A2C (Papoudakis et al. 2021, https://arxiv.org/abs/2006.07869): A2C with a centralised critic."""
     return A2C(**_over(settings, critic=Joint()))
+
+
+def coma(**settings: Any) -> A2C:
+    """COMA (Foerster et al. 2018, https://arxiv.org/abs/1705.08926): A2C on counterfactual advantages."""
+    return A2C(**_over(settings, critic=Joint(), credit=Counterfactual(), rollout=32, gae_lambda=0.8, value_weight=1.0))
 
 
 def iql(**settings: Any) -> DQN:

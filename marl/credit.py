@@ -24,6 +24,15 @@ class TeamReward:
 
 
 @dataclass(frozen=True)
+class Counterfactual:
+    """The team's reward, and of it what an agent's own action changed (COMA, Foerster et al. 2018).
+
+    ``A_i = Q(s, a) - sum_a' pi_i(a' | o_i) Q(s, (a_-i, a'))`` by a joint critic with a value for every own action. The
+    baseline does not depend on the agent's action, so it changes the gradient's variance and not its mean.
+    """
+
+
+@dataclass(frozen=True)
 class VDN:
     """The team's value is the sum of its members': ``Q_tot = sum_i Q_i`` (Sunehag et al. 2018)."""
 
@@ -112,13 +121,14 @@ def _check_mixer(credit: QMix | QPlex | WeightedQMix, **sizes: int) -> None:
 
 
 Credit = Independent | TeamReward
+Advantage = Independent | TeamReward | Counterfactual
 Mixing = VDN | QMix | QPlex | WeightedQMix
 
 
 class Outcome:
     """Turns a team's step into the reward and ends that its learner sees, in place and without allocating."""
 
-    def __init__(self, credit: Credit | Mixing, num_envs: int, num_agents: int) -> None:
+    def __init__(self, credit: Advantage | Mixing, num_envs: int, num_agents: int) -> None:
         """One per team; keeps track of who has ended in the running episode of each copy."""
         self.shared = not isinstance(credit, Independent)
         shape = (num_envs, num_agents)

@@ -11,7 +11,7 @@ import torch
 from marl import ops
 from marl.actor_critic import ActorCritic, Batch, check_minibatches
 from marl.config import config, setting
-from marl.credit import Credit, Independent
+from marl.credit import Advantage, Counterfactual, Independent
 from marl.learners.base import ALL_KINDS, check_kind, generator_from
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.agent_net import AgentNet
@@ -31,7 +31,9 @@ class OnPolicy:
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
     sharing: Sharing = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
-    credit: Credit = setting(Independent(), "whose reward an agent learns from: Independent() or TeamReward()")
+    credit: Advantage = setting(
+        Independent(), "whose reward an agent learns from: Independent(), TeamReward() or Counterfactual()"
+    )
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
     critic_network: Network | None = setting(None, "the critic's; None: the same choice as the actor's")
     agent_id: bool = setting(True, "append the agent's id one-hot where agents share parameters")
@@ -85,6 +87,7 @@ class OnPolicyLearner:
             normalize_obs=settings.normalize_obs,
             normalize_values=settings.normalize_values,
             squash=settings.squash,
+            counterfactual=isinstance(settings.credit, Counterfactual),
             device=device,
         )
         recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
@@ -122,7 +125,9 @@ class OnPolicyLearner:
         settings = self._settings
         for group in self.optimiser.param_groups:
             group["lr"] = value_at(settings.lr, clock)
-        batch = self.model.prepare(self.memory, settings.discount, settings.gae_lambda, settings.sequence)
+        batch = self.model.prepare(
+            self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator
+        )
         if settings.normalize_advantages:
             owner = self.model.owner
             index = owner.tensor.to(batch.advantage.device)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.credit import Credit, Outcome
+from marl.credit import Advantage, Outcome
 from marl.scope import Joint, Scope, gather, is_view, joint_shape
 from marl.types import Array, Spec, Step, TeamSpec
 
@@ -53,7 +53,7 @@ class Rollout:
         spec: Spec,
         team: TeamSpec,
         scope: Scope,
-        credit: Credit,
+        credit: Advantage,
         steps: int,
         num_envs: int,
         carry_width: int,
