@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
+from marl.channels import Channel, policy_net
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.action_head import masked_policy
 from marl.nets.agent_net import AgentNet, JointNet
@@ -76,6 +77,7 @@ class ActorCritic(nn.Module):
         sharing: Sharing,
         network: Network | None,
         critic_network: Network | None,
+        channel: Channel | None = None,
         agent_id: bool,
         normalize_obs: bool,
         normalize_values: bool,
@@ -102,10 +104,12 @@ class ActorCritic(nn.Module):
         own = [torch.arange(width) for width in widths] if vector else None
         network = network or default_network(team.obs.shape)
         self.distribution = make_distribution(team.action, squash, device)
-        self.actor = AgentNet(
+        self.actor = policy_net(
+            channel,
+            spec,
+            team,
             network,
             self.owner,
-            team.obs.shape,
             self.distribution.size,
             generators,
             gain=0.01,
@@ -175,6 +179,7 @@ class ActorCritic(nn.Module):
     @torch.inference_mode()
     def act(self, look: Look, generator: torch.Generator | None, explore: bool) -> Decision:
         """One action for every agent of every copy; the most likely one unless exploring."""
+        self.actor.seed(look.carry, generator)
         parameters, carries = self.actor(
             look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0)
         )

@@ -1,25 +1,30 @@
-"""One trained agent on its own: its parameters, its carry, its normaliser, its local observation; nothing else."""
+"""One agent's own policy: its parameters, its normaliser, its recurrent state, its inbox; nothing of anyone else's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from marl.channels import ChannelNet, Inbox
+from marl.config import unknown
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.spaces import AgentCodec, BadValue
 from marl.types import Array, ConfigError, TeamSpec
+
+Turn = Generator[tuple[Tensor, Tensor], Inbox, Array]
 
 
 class Agent:
     """A decentralised policy: ``action = agent.act(observation)``.
 
     Observations and actions are the environment's own (any Gymnasium space, with or without an action mask). Call
-    :meth:`reset` where an episode begins.
+    :meth:`reset` where an episode begins. An agent with a channel reads what it was told with :meth:`hear` since its
+    last step, and :attr:`said` is what it says.
     """
 
     def __init__(
@@ -27,18 +32,48 @@ class Agent:
     ) -> None:
         """``net`` is this agent's alone; None for policies that read nothing."""
         self.name = team.agents[index]
-        self.net = net.eval() if net is not None else None
+        # No mode of torch's could be on during a turn, which pauses while others have theirs.
+        self.net = net.eval().requires_grad_(False) if net is not None else None
         self.distribution = distribution
         self.codec = AgentCodec(team, index)
         self.generator = torch.Generator()
         if seed is not None:
             self.generator.manual_seed(seed)
-        self._carry = torch.zeros(1, 1, 0 if net is None else net.carry_shape[1])
+        self._team = team.agents
+        self.talks = isinstance(net, ChannelNet)
+        self.rounds = net.channel.rounds if isinstance(net, ChannelNet) else 0
+        self.size = net.speech.size if isinstance(net, ChannelNet) else 0
+        width = 0 if net is None else net.own_width if isinstance(net, ChannelNet) else net.carry_shape[1]
+        self._carry = torch.zeros(1, 1, width)
         self._yes, self._no = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
+        self._silence = Inbox(torch.zeros(1, 1, len(team.agents), self.size), torch.zeros(1, 1, len(team.agents)))
+        self.inbox = self._silence
+        self.said: Array | None = None
 
     def reset(self) -> None:
         """Forget the episode so far."""
         self._carry = torch.zeros_like(self._carry)
+        self.inbox, self.said = self._silence, None
+
+    def hear(self, messages: Mapping[str, Array]) -> None:
+        """Take in what others of the team said, by name; it is read by the next :meth:`act`.
+
+        Raises:
+            ConfigError: for names that are not in the team and messages of another size.
+        """
+        heard, weight = torch.zeros(1, 1, len(self._team), self.size), torch.zeros(1, 1, len(self._team))
+        for name, message in messages.items():
+            if name not in self._team:
+                raise ConfigError(unknown(f"agent {self.name!r}: hear", name, self._team, "agent"))
+            found = np.asarray(message, dtype=np.float32)
+            if found.shape != (self.size,):
+                raise ConfigError(
+                    f"agent {self.name!r}: hear: expected a message of shape ({self.size},) from {name!r}, got "
+                    f"{found.shape}"
+                )
+            place = self._team.index(name)
+            heard[0, 0, place], weight[0, 0, place] = torch.from_numpy(found), 1.0
+        self.inbox = Inbox(heard, weight)
 
     def act(self, observation: Any, info: Mapping[str, Any] | None = None, explore: bool = False) -> Any:
         """The action for one observation, ready for ``env.step``.
@@ -57,18 +92,43 @@ class Agent:
             raise ConfigError(f"agent {self.name!r}: observation: {error}") from None
         return self.codec.decode(self.act_encoded(row, legal, explore))
 
-    @torch.inference_mode()
     def act_encoded(self, row: Array, legal: Array | None, explore: bool = False) -> Array:
-        """The same from an encoded observation ``(*O)`` and legal row ``(L,)``: the action, ``()`` or ``(A,)``."""
+        """The same from an encoded observation ``(*O)`` and legal row ``(L,)``: the action, ``()`` or ``(A,)``.
+
+        Agents that talk in rounds within a step hear nobody here; a hub drives their :meth:`turn`.
+        """
+        turn = self.turn(row, legal, explore, self.inbox)
+        try:
+            said, _ = next(turn)
+            while True:
+                self.said = said[0, 0].numpy()
+                said, _ = turn.send(self._silence)
+        except StopIteration as end:
+            self.inbox = self._silence
+            action: Array = end.value
+            return action
+
+    def turn(self, row: Array, legal: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
+        """One step as a conversation: yields messages ``(1, 1, M)`` with their loudness, returns the action.
+
+        With rounds within the step each message is answered by sending what is heard; without, ``inbox`` is what was
+        heard since the last step and the one message is sent off unanswered.
+        """
         mask = None if legal is None else torch.from_numpy(np.asarray(legal)).view(1, 1, 1, -1)
         parameters: Tensor = torch.zeros(1, 1, 1, self.distribution.size)
         if self.net is not None:
             x = torch.from_numpy(np.asarray(row)).view(1, 1, 1, *row.shape)
-            parameters, carries = self.net(x, self._carry, self._no, self._yes)
-            self._carry = carries[0].clone()
+            if isinstance(self.net, ChannelNet):
+                seen = AgentNet.encode(self.net, x)  # the wires are the hub's business
+                heard = self._silence if inbox is None else inbox
+                out, self._carry = yield from self.net.converse(seen, self._carry, self._no[0], self._yes[0], heard)
+                parameters = out.unsqueeze(0)
+            else:
+                parameters, carries = self.net(x, self._carry, self._no, self._yes)
+                self._carry = carries[0].clone()
         if explore or self.net is None:
             action = self.distribution.sample(parameters, mask, self.generator)
         else:
             action = self.distribution.mode(parameters, mask)
-        out: Array = self.distribution.to_env(action)[0, 0, 0].numpy()
-        return out
+        chosen: Array = self.distribution.to_env(action)[0, 0, 0].numpy()
+        return chosen

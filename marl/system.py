@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,8 @@ import torch
 
 from marl import adapters, checkpoint, parallel
 from marl.adapters.resolve import resolve
-from marl.agent import Agent
+from marl.agent import Agent, Turn
+from marl.channels import Hub, Link, Tamper
 from marl.config import from_json, to_json
 from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
 from marl.curriculum import checked as checked_curricula
@@ -449,6 +450,8 @@ class MultiAgentSystem:
         env: Any = None,
         num_envs: int | None = None,
         task: Task | None = None,
+        link: Link | str | None = None,
+        tamper: Tamper | None = None,
     ) -> Report:
         """Play whole episodes in environments of their own and report raw returns. Changes nothing in the system.
 
@@ -460,19 +463,25 @@ class MultiAgentSystem:
             env: another environment with the same agents and spaces; None: the training environment's kind.
             num_envs: copies that play side by side.
             task: the tasks to play, by parameter; None: the curriculum's target, else the world's defaults.
+            link: what messages suffer, a ``marl.Link`` or text such as ``"loss=0.2,delay=1"`` that changes the
+                channel's own; None: the channel's link for execution.
+            tamper: what is done to all messages ``(E, N, M + 1)`` that are sent, their loudness last.
         """
         check_whole("episodes", episodes, 1)
+        links = self._links(link, tamper)
         derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
         env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
         copies = num_envs or min(episodes, EVALUATION_COPIES)
         wanted = task if task is not None else self.target
-        with _global_streams_kept():
+        with _global_streams_kept(), _executing(self.learners, links, tamper):
             batch = self._make_env(copies, 0, env)
             try:
                 if env is not None:
                     _check_same_spec(self.spec, batch.spec)
                 actor = (
-                    _Solo(self, copies, act_seed, greedy) if decentralised else _Whole(self, copies, act_seed, greedy)
+                    _Solo(self, copies, act_seed, greedy, links, tamper)
+                    if decentralised
+                    else _Whole(self, copies, act_seed, greedy)
                 )
                 target = None
                 if wanted and (task is not None or env is None or isinstance(batch, HasTasks)):
@@ -480,6 +489,19 @@ class MultiAgentSystem:
                 return summarise(self.spec, list(_play(batch, actor, episodes, env_seed, target)), decentralised)
             finally:
                 batch.close()
+
+    def _links(self, link: Link | str | None, tamper: Tamper | None) -> list[Link | None]:
+        """What the messages of each team suffer in evaluation. Raises ConfigError if there are none to suffer it."""
+        channels = [getattr(config, "channel", None) for config in self._configs]
+        if (link is not None or tamper is not None) and not any(channels):
+            raise ConfigError(
+                "link: no team of this system has a channel; train with channel=marl.CommNet() or another"
+            )
+        own = [None if channel is None else channel.execution or channel.link for channel in channels]
+        return [
+            one if link is None or one is None else Link.parse(link, one) if isinstance(link, str) else link
+            for one in own
+        ]
 
     @property
     def target(self) -> Task:
@@ -713,6 +735,23 @@ def _global_streams_kept() -> Iterator[None]:
         random.setstate(states[2])
 
 
+@contextmanager
+def _executing(learners: Sequence[Learner], links: Sequence[Link | None], tamper: Tamper | None) -> Iterator[None]:
+    """Let teams that talk do so as they will when training is over."""
+    talkers = [
+        (net, net.link, net.executing, link)
+        for learner, link in zip(learners, links, strict=True)
+        if (net := getattr(learner, "talker", None)) is not None
+    ]
+    for net, _, _, link in talkers:
+        net.use(link, executing=True, tamper=tamper)
+    try:
+        yield
+    finally:
+        for net, before, executing, _ in talkers:
+            net.use(before, executing)
+
+
 class _Actor(Protocol):
     def act(self, step: Step) -> list[Array]: ...
 
@@ -747,27 +786,63 @@ class _Whole:
 
 
 class _Solo:
-    """Every agent of every copy through its own policy, from its own row alone."""
+    """Every agent of every copy through its own policy, from its own row and inbox alone."""
 
-    def __init__(self, system: MultiAgentSystem, copies: int, seed: int, greedy: bool) -> None:
+    def __init__(
+        self,
+        system: MultiAgentSystem,
+        copies: int,
+        seed: int,
+        greedy: bool,
+        links: Sequence[Link | None],
+        tamper: Tamper | None,
+    ) -> None:
         self.greedy, self.spec = greedy, system.spec
         seeds = iter(np.random.SeedSequence(seed).generate_state(copies * len(system.spec.agents), np.uint32).tolist())
         self.agents = [
             [[system.agent(name, next(seeds)) for name in team.agents] for _ in range(copies)]
             for team in system.spec.teams
         ]
+        self.hubs: list[Hub | None] = []
+        for team, config, link, agents in zip(system.spec.teams, system._configs, links, self.agents, strict=True):
+            channel = getattr(config, "channel", None)
+            size, turns = agents[0][0].size, system.spec.turn_based
+            hub = None
+            if channel is not None:
+                hub = Hub(channel, team, size, copies, link=link, turn_based=turns, seed=seed, tamper=tamper)
+            self.hubs.append(hub)
 
     def act(self, step: Step) -> list[Array]:
         actions = []
-        for team, spec, copies in zip(step.teams, self.spec.teams, self.agents, strict=True):
+        for team, spec, copies, hub in zip(step.teams, self.spec.teams, self.agents, self.hubs, strict=True):
             chosen = np.zeros((len(copies), spec.num_agents, *spec.action.shape), dtype=spec.action.dtype)
+            inbox = None
+            if hub is not None:
+                started, alive = torch.from_numpy(step.started), torch.from_numpy(team.alive)
+                inbox = hub.begin(torch.from_numpy(team.obs), started, alive)
+            turns: dict[tuple[int, int], Turn] = {}
             for copy, agents in enumerate(copies):
                 for index, agent in enumerate(agents):
                     if step.started[copy]:
                         agent.reset()
                     if team.alive[copy, index]:
                         legal = None if team.legal is None else team.legal[copy, index]
-                        chosen[copy, index] = agent.act_encoded(team.obs[copy, index], legal, explore=not self.greedy)
+                        own = None if inbox is None else inbox.of(copy, index)
+                        turns[copy, index] = agent.turn(team.obs[copy, index], legal, not self.greedy, own)
+            for exchange in range(1 if hub is None else max(hub.rounds, 1) + 1):
+                said = torch.zeros(len(copies), spec.num_agents, 0 if hub is None else hub.medium.size)
+                loud = torch.zeros(said.shape[:2])
+                for (copy, index), turn in turns.items():
+                    try:
+                        heard = None if exchange == 0 or inbox is None else inbox.of(copy, index)
+                        message, volume = next(turn) if heard is None else turn.send(heard)
+                        said[copy, index], loud[copy, index] = message[0, 0], volume[0, 0]
+                    except StopIteration as end:
+                        chosen[copy, index] = end.value
+                if hub is not None and exchange < max(hub.rounds, 1):
+                    inbox = hub.exchange(exchange, said, loud)
+            if hub is not None:
+                hub.end()
             actions.append(chosen)
         return actions
 

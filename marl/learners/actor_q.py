@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.action_critic import ActionCritic, own_action_only
+from marl.channels import policy_net
 from marl.config import config, setting
 from marl.learners.base import Learner
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner
@@ -68,10 +69,12 @@ class ActorQLearner(OffPolicyLearner):
         self.code = ActionHead(team.action, self.device)
         self.head = self.make_head()
         generators = self.generators()
-        self.actor = AgentNet(
+        self.actor = policy_net(
+            settings.channel,
+            spec,
+            team,
             self.network,
             self.owner,
-            team.obs.shape,
             self.head.size,
             generators,
             gain=0.01,
@@ -156,6 +159,7 @@ class ActorQLearner(OffPolicyLearner):
     @torch.inference_mode()
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """The actor's action, or one near it; uniform until learning starts."""
+        self.actor.seed(look.carry, generator or self.generator)
         out, carries = self.actor(look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0))
         action = self.try_out(out[0], look, generator) if explore else self.head.mode(out[0], look.legal)
         return Decision(action, self.code.to_env(action), out[0, ..., 0], carries[0])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
+from marl.channels import policy_net
 from marl.config import config, setting
 from marl.credit import Mixing, WeightedQMix
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
@@ -112,10 +113,12 @@ class DQNLearner(OffPolicyLearner):
 
     def _net(self) -> AgentNet:
         settings = self.settings
-        return AgentNet(
+        return policy_net(
+            settings.channel,
+            self.spec,
+            self.team,
             self.network,
             self.owner,
-            self.team.obs.shape,
             self.head.size,
             self.generators(),
             gain=1.0,
@@ -141,6 +144,7 @@ class DQNLearner(OffPolicyLearner):
         """The action of the highest value, or one near it."""
         if self.noisy:
             self.net.draw_noise((generator or self.generator) if explore else None)
+        self.net.seed(look.carry, generator or self.generator)
         out, carries = self.net(look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0))
         values = self.head.values(out[0])  # (E, N, A)
         if explore:
@@ -265,7 +269,7 @@ class DQNLearner(OffPolicyLearner):
         seen, next_seen = central.net.encode(sample.obs), central.net.encode(sample.next_obs)
         carry = torch.zeros_like(sample.carry)
         _, carries = central.target.read(seen, carry, sample.started, sample.acting)
-        later = pick(self.head.values(self.onward(central.target, next_seen, carries)), best)
+        later = pick(self.head.values(self.onward(central.target, next_seen, carries, sample)), best)
         return central.mixer.later(sample, later, later, planned)
 
     def cost(self, error: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.actor_critic import weights_of
+from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.credit import Credit, Independent, Mixing
 from marl.exploration import Exploration, Explorer
@@ -64,6 +65,9 @@ class OffPolicy:
     sharing: Sharing = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
     credit: Credit | Mixing = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
+    channel: Channel | None = setting(
+        None, "what the team's policies tell each other: CommNet(), DIAL(), ...; None: nothing"
+    )
     agent_id: bool = setting(True, "append the agent's id one-hot where agents share parameters")
     exploration: Exploration | None = setting(None, "how to deviate from the greedy action; None: the learner's own")
     buffer: int = setting(100_000, "environment steps that the replay holds", least=1)
@@ -116,7 +120,8 @@ class OffPolicyLearner(ABC):
         self.device = torch.device(device)
         self.mixing = isinstance(settings.credit, Mixing)
         self.network = settings.network or default_network(team.obs.shape)
-        recurrent = isinstance(self.network, GRU)
+        channel = settings.channel
+        recurrent = isinstance(self.network, GRU) or (channel is not None and channel.remembers)
         self.length = settings.sequence or (20 if recurrent else 1)
         where = f"{name} on team {team.name!r}"
         refuse(
@@ -139,6 +144,11 @@ class OffPolicyLearner(ABC):
         refuse(
             settings.prioritised is not None and self.length > 1,
             f"{where}: prioritised draws are of single transitions; use sequence=1 or prioritised=None",
+        )
+        refuse(
+            channel is not None and spec.turn_based,
+            f"{where}: a replay's transitions run from turn to turn and lose the messages in between; use an on-policy "
+            "learner with channel=, or channel=None",
         )
         hindsight = settings.hindsight
         refuse(
@@ -192,7 +202,9 @@ class OffPolicyLearner(ABC):
 
     def _own_places(self) -> bool:
         """Whether every agent has priorities of its own: where nothing joins their losses."""
-        return not self.mixing and isinstance(self._settings.critic, Local) and self.team.num_agents > 1
+        settings = self._settings
+        apart = not self.mixing and isinstance(settings.critic, Local) and settings.channel is None
+        return apart and self.team.num_agents > 1
 
     def generators(self) -> list[torch.Generator]:
         """New streams, one per parameter set, to initialise networks from."""
@@ -223,6 +235,12 @@ class OffPolicyLearner(ABC):
     @abstractmethod
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """All optimisers, by name."""
+
+    @property
+    def talker(self) -> ChannelNet | None:
+        """The network whose agents talk, if they do."""
+        net = self.modules().get("actor", self.modules().get("net"))
+        return net if isinstance(net, ChannelNet) else None
 
     @abstractmethod
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
@@ -350,15 +368,18 @@ class OffPolicyLearner(ABC):
         carries = sample.carry.expand(seen.shape[0], *sample.carry.shape)
         if net.carry_shape[1]:
             _, carries = net.read(seen, self.start_carry(sample), sample.started, sample.acting)
-        return self.onward(net, next_seen, carries)
+        return self.onward(net, next_seen, carries, sample)
 
-    def onward(self, net: AgentNet, next_seen: Tensor, carries: Tensor) -> Tensor:
+    def onward(self, net: AgentNet, next_seen: Tensor, carries: Tensor, sample: Sample) -> Tensor:
         """Outputs ``(L, B, N, K)`` at the successors, each one step after its own row's carry."""
         length, batch, agents = next_seen.shape[:3]
+        moving = (
+            sample.next_acting if isinstance(net, ChannelNet) else self._moving(length, batch)
+        )  # the dead are silent
         if not carries.shape[-1]:
-            return net.read(next_seen, carries[0], self._still(length, batch), self._moving(length, batch))[0]
+            return net.read(next_seen, carries[0], self._still(length, batch), moving)[0]
         rows = next_seen.reshape(1, length * batch, *next_seen.shape[2:])
-        still, moving = self._still(1, length * batch), self._moving(1, length * batch)
+        still, moving = self._still(1, length * batch), moving.reshape(1, length * batch, agents)
         carry = carries.reshape(length * batch, agents, carries.shape[-1])
         out, _ = net.read(rows, carry, still, moving)
         return out.view(length, batch, agents, out.shape[-1])

@@ -10,6 +10,7 @@ import torch
 
 from marl import ops
 from marl.actor_critic import ActorCritic, Batch, check_minibatches
+from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.credit import Advantage, Counterfactual, Independent
 from marl.learners.base import ALL_KINDS, check_kind, generator_from
@@ -36,6 +37,9 @@ class OnPolicy:
     )
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
     critic_network: Network | None = setting(None, "the critic's; None: the same choice as the actor's")
+    channel: Channel | None = setting(
+        None, "what the team's policies tell each other: CommNet(), TarMAC(), ...; None: nothing"
+    )
     agent_id: bool = setting(True, "append the agent's id one-hot where agents share parameters")
     rollout: int = setting(128, "environment steps per copy between updates", least=1)
     sequence: int | None = setting(None, "rows of a recurrent training sequence; None: the whole rollout", least=1)
@@ -83,6 +87,7 @@ class OnPolicyLearner:
             sharing=settings.sharing,
             network=settings.network,
             critic_network=settings.critic_network,
+            channel=settings.channel,
             agent_id=settings.agent_id,
             normalize_obs=settings.normalize_obs,
             normalize_values=settings.normalize_values,
@@ -105,6 +110,11 @@ class OnPolicyLearner:
     def carry_width(self) -> int:
         """Width of the actor's recurrent state."""
         return self.model.carry_width
+
+    @property
+    def talker(self) -> ChannelNet | None:
+        """The network whose agents talk, if they do."""
+        return self.model.actor if isinstance(self.model.actor, ChannelNet) else None
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Sample, or take the most likely action."""

@@ -106,6 +106,9 @@ class AgentNet(nn.Module):
             y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
         return y, carries
 
+    def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:
+        """Whatever chance a carry needs, in place: none here."""
+
     def draw_noise(self, generator: torch.Generator | None) -> None:
         """New noise for every noisy layer; None: none."""
         for module in self.modules():
@@ -115,17 +118,9 @@ class AgentNet(nn.Module):
     def restrict(self, agent: int | None) -> AgentNet:
         """The network of one agent alone: a copy of its parameter set, its id, its normaliser. None: of all agents."""
         which = 0 if agent is None else self.owner.index[agent]
-        alone = AgentNet(
-            self.network,
-            self.owner if agent is None else Owner((0,)),
-            self.shape,
-            self.out,
-            [torch.Generator() for _ in range(self.owner.num_sets if agent is None else 1)],
-            gain=self.gain,
-            ids=(self.ids if agent is None else self.ids[agent : agent + 1]).clone().cpu(),
-            normalize=self.norm is not None,
-            learns_scale=self.learns_scale,
-        )
+        owner = self.owner if agent is None else Owner((0,))
+        ids = self.ids if agent is None else self.ids[agent : agent + 1]
+        alone = self._blank(owner, ids.clone().cpu(), [torch.Generator() for _ in range(owner.num_sets)])
         own = self.state_dict()
         if agent is None:
             alone.load_state_dict(own)
@@ -139,6 +134,20 @@ class AgentNet(nn.Module):
                 else:
                     target.copy_(own[name][which : which + 1])
         return alone
+
+    def _blank(self, owner: Owner, ids: Tensor, generators: Sequence[torch.Generator]) -> AgentNet:
+        """A network of this kind for other agents."""
+        return AgentNet(
+            self.network,
+            owner,
+            self.shape,
+            self.out,
+            generators,
+            gain=self.gain,
+            ids=ids,
+            normalize=self.norm is not None,
+            learns_scale=self.learns_scale,
+        )
 
 
 class JointNet(nn.Module):

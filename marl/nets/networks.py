@@ -59,6 +59,11 @@ class Body(nn.Module):
 class Network(Protocol):
     """A network choice: any frozen dataclass with this ``build`` can be passed as ``network=``."""
 
+    @property
+    def width(self) -> int:
+        """How many features the built module returns."""
+        ...
+
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
         """Make the stacked module; ``generators[p]`` initialises set ``p``."""
         ...
@@ -109,6 +114,11 @@ class MLP:
         _activation(self.activation)
         if not 0 <= self.noisy < math.inf:
             raise ConfigError(f"MLP.noisy: expected a number of at least 0, got {self.noisy!r}")
+
+    @property
+    def width(self) -> int:
+        """How many features the built module returns."""
+        return self.sizes[-1]
 
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
         """Make the stacked module."""
@@ -184,6 +194,11 @@ class CNN:
         _sizes("CNN.hidden", (self.hidden,))
         _activation(self.activation)
 
+    @property
+    def width(self) -> int:
+        """How many features the built module returns."""
+        return self.hidden
+
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
         """Make the stacked module. Raises ConfigError if the observation is no image."""
         if len(inputs.shape) != 3:
@@ -243,6 +258,11 @@ class GRU:
     def __post_init__(self) -> None:
         """Check the values."""
         _sizes("GRU.hidden", (self.hidden,))
+
+    @property
+    def width(self) -> int:
+        """How many features the built module returns."""
+        return self.hidden
 
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
         """Make the stacked module."""

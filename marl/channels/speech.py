@@ -1,0 +1,295 @@
+"""Learned messages: what an agent says, and what a listener makes of all that it hears.
+
+Each choice is a frozen dataclass that builds a :class:`Speech`; together with a topology and a link it is the
+``channel=`` of a learner. Gradients pass from listeners to senders, so agents learn what to say from what it was good
+for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from marl.channels.link import Link
+from marl.channels.medium import Inbox
+from marl.channels.topology import Complete, Topology
+from marl.config import config, setting
+from marl.nets.owner import Owner
+from marl.nets.stacked import StackedLinear
+
+
+class Speech(nn.Module):
+    """How one team talks. Layouts as in networks: ``(S, T, M, F)`` inside, ``(B, N, F)`` between agents.
+
+    size: numbers of a message; summary: numbers that a listener makes of its inbox; private: numbers that an agent
+    keeps from saying until hearing; noisy: whether messages are spoken with noise while learning.
+    """
+
+    size: int
+    summary: int
+    private: int = 0
+    noisy: bool = False
+
+    def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features ``(S, T, M, W)`` to messages ``(S, T, M, size)`` and how loud they are ``(S, T, M)``; None: 1."""
+        raise NotImplementedError
+
+    def ask(self, turn: int, h: Tensor) -> Tensor:
+        """What the agent will look for in its inbox, ``(S, T, M, private)``."""
+        return h.new_zeros(*h.shape[:-1], 0)
+
+    def modulate(self, message: Tensor, noise: Tensor | None) -> Tensor:
+        """Messages as they are sent, ``(B, N, size)``: with standard normal noise while learning, None to execute."""
+        return message
+
+    def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        """The inbox in ``summary`` numbers, ``(B, R, summary)``, for queries ``(B, R, private)``."""
+        raise NotImplementedError
+
+    def update(self, turn: int, h: Tensor, c: Tensor) -> Tensor:
+        """Features after a round within the step, from those before it and the summary ``(S, T, M, summary)``."""
+        raise NotImplementedError
+
+
+@config
+class Channel:
+    """The settings that all learned messages share."""
+
+    topology: Topology = setting(Complete(), "who hears whom: Complete(), Ring(), Graph(...), Within(...), ...")
+    link: Link = setting(Link(), "what messages suffer on their way")
+    execution: Link | None = setting(None, "another link for evaluation and single agents; None: the same")
+    rounds: int = setting(
+        0, "exchanges within a step; 0: what is said at a step is heard in the next", least=0, most=16
+    )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a step needs what was said in earlier ones, so that learning is from sequences."""
+        return self.rounds == 0 or self.link.delay > 0 or self.link.budget is not None
+
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+        """Make the stacked module for features of ``width`` numbers."""
+        raise NotImplementedError
+
+
+@config
+class CommNet(Channel):
+    """The mean of what the others feel (Sukhbaatar et al. 2016, https://arxiv.org/abs/1605.07736).
+
+    ``c_i = mean_{j heard} m_j`` with ``m = h`` or, with ``size``, ``m = W h``; within a step
+    ``h' = tanh(H h + C c)``.
+    """
+
+    size: int | None = setting(None, "numbers of a message; None: all features", least=1)
+
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+        """Make the stacked module."""
+        return _Mean(owner, width, self.size, self.rounds, generators)
+
+
+@config
+class IC3Net(Channel):
+    """CommNet with a gate: agents learn when to speak (Singh et al. 2019, https://arxiv.org/abs/1812.09755).
+
+    ``g = [sigma(w h) > 1/2]`` opens the mouth, with the gradient of ``sigma`` passed straight through where the paper
+    takes a policy gradient.
+    """
+
+    size: int | None = setting(None, "numbers of a message; None: all features", least=1)
+
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+        """Make the stacked module."""
+        return _Gated(owner, width, self.size, self.rounds, generators)
+
+
+@config
+class TarMAC(Channel):
+    """Targeted messages: listeners look for what concerns them (Das et al. 2019, https://arxiv.org/abs/1810.11187).
+
+    A message is a signature ``k`` and a value ``v``; ``c_i = sum_j softmax_j(q_i k_j / sqrt(d)) v_j`` over those heard.
+    """
+
+    signature: int = setting(16, "numbers of a signature", least=1)
+    value: int = setting(32, "numbers of a value", least=1)
+
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+        """Make the stacked module."""
+        return _Targeted(owner, width, self.signature, self.value, self.rounds, generators)
+
+
+@config
+class GraphAttention(Channel):
+    """Graph attention over those heard (Velickovic et al. 2018, https://arxiv.org/abs/1710.10903).
+
+    ``c_i = sum_j softmax_j(LeakyReLU(a h_i + b h_j)) W h_j``, one such sum for each head.
+    """
+
+    heads: int = setting(2, "sums side by side", least=1)
+    size: int = setting(16, "numbers of each head", least=1)
+
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+        """Make the stacked module."""
+        return _Attentive(owner, width, self.heads, self.size, self.rounds, generators)
+
+
+@config
+class DIAL(Channel):
+    """Differentiable inter-agent learning (Foerster et al. 2016, https://arxiv.org/abs/1605.06676).
+
+    While learning an agent says ``2 sigma(m + noise) - 1``, which drives ``m`` away from 0; it executes with the sign
+    of ``m``: one bit a number. What several say is added up.
+    """
+
+    size: int = setting(1, "bits of a message", least=1)
+    noise: float = setting(2.0, "standard deviation of the noise while learning", least=0)
+
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+        """Make the stacked module."""
+        return _Discretised(owner, width, self.size, self.noise, self.rounds, generators)
+
+
+class _Rounds(Speech):
+    """What the choices have in common: within a step ``h' = tanh(H h + C c)``, with weights of every round's own."""
+
+    def _join(self, owner: Owner, width: int, rounds: int, generators: Sequence[torch.Generator]) -> None:
+        self.own = nn.ModuleList(StackedLinear(owner, width, width, generators, gain=1.0) for _ in range(rounds))
+        self.others = nn.ModuleList(
+            StackedLinear(owner, self.summary, width, generators, gain=1.0) for _ in range(rounds)
+        )
+
+    def update(self, turn: int, h: Tensor, c: Tensor) -> Tensor:
+        """``tanh(H h + C c)``."""
+        y: Tensor = self.own[turn](h) + self.others[turn](c)
+        return torch.tanh(y)
+
+
+class _Mean(_Rounds):
+    def __init__(
+        self, owner: Owner, width: int, size: int | None, rounds: int, generators: Sequence[torch.Generator]
+    ) -> None:
+        super().__init__()
+        self.size = self.summary = size or width
+        self.say = None if size is None else StackedLinear(owner, width, size, generators, gain=1.0)
+        self._join(owner, width, rounds, generators)
+
+    def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        return (h if self.say is None else self.say(h)), None
+
+    def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        total = inbox.weight.sum(-1, keepdim=True).detach()
+        # Nobody heard: zeros. The sum is a constant, so that a closed gate's gradient is that of its message alone.
+        return _mix(inbox.weight / torch.where(total > 0, total, 1.0), inbox.message)
+
+
+class _Gated(_Mean):
+    def __init__(
+        self, owner: Owner, width: int, size: int | None, rounds: int, generators: Sequence[torch.Generator]
+    ) -> None:
+        super().__init__(owner, width, size, rounds, generators)
+        self.gate = StackedLinear(owner, width, 1, generators, gain=1.0)
+        with torch.no_grad():
+            self.gate.bias.fill_(1.0)  # mouths are open until there is a reason to close them
+
+    def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        message, _ = super().speak(turn, h)
+        chance: Tensor = torch.sigmoid(self.gate(h)).squeeze(-1)
+        return message, (chance > 0.5).to(chance.dtype) + (chance - chance.detach())
+
+
+class _Targeted(_Rounds):
+    def __init__(
+        self,
+        owner: Owner,
+        width: int,
+        signature: int,
+        value: int,
+        rounds: int,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        super().__init__()
+        self.size, self.summary, self.private = signature + value, value, signature
+        self.say = StackedLinear(owner, width, signature + value, generators, gain=1.0)
+        self.query = StackedLinear(owner, width, signature, generators, gain=1.0)
+        self._join(owner, width, rounds, generators)
+
+    def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.say(h), None
+
+    def ask(self, turn: int, h: Tensor) -> Tensor:
+        y: Tensor = self.query(h)
+        return y
+
+    def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        keys, values = inbox.message[..., : self.private], inbox.message[..., self.private :]
+        score = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(self.private)  # (B, R, N)
+        return _mix(_attention(score, inbox.weight), values)
+
+
+class _Attentive(_Rounds):
+    def __init__(
+        self, owner: Owner, width: int, heads: int, size: int, rounds: int, generators: Sequence[torch.Generator]
+    ) -> None:
+        super().__init__()
+        self.heads, self.each = heads, size
+        self.summary, self.private = heads * size, heads
+        self.size = heads * size + heads
+        self.say = StackedLinear(owner, width, self.size, generators, gain=1.0)
+        self.query = StackedLinear(owner, width, heads, generators, gain=1.0)
+        self._join(owner, width, rounds, generators)
+
+    def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.say(h), None
+
+    def ask(self, turn: int, h: Tensor) -> Tensor:
+        y: Tensor = self.query(h)
+        return y
+
+    def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        values = torch.unflatten(inbox.message[..., : self.summary], -1, (self.heads, self.each))  # (B, R, N, H, F)
+        score = nn.functional.leaky_relu(inbox.message[..., self.summary :] + query.unsqueeze(2), 0.2)  # (B, R, N, H)
+        share = _attention(score.transpose(-1, -2), inbox.weight.unsqueeze(2))  # (B, R, H, N)
+        summed: Tensor = share.unsqueeze(-2) @ values.transpose(2, 3)  # (B, R, H, 1, F)
+        return summed.flatten(-3)
+
+
+class _Discretised(_Rounds):
+    noisy = True
+
+    def __init__(
+        self, owner: Owner, width: int, size: int, noise: float, rounds: int, generators: Sequence[torch.Generator]
+    ) -> None:
+        super().__init__()
+        self.size = self.summary = size
+        self.noise = noise
+        self.say = StackedLinear(owner, width, size, generators, gain=1.0)
+        self._join(owner, width, rounds, generators)
+
+    def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.say(h), None
+
+    def modulate(self, message: Tensor, noise: Tensor | None) -> Tensor:
+        if noise is None:
+            return torch.where(message > 0, 1.0, -1.0)
+        return 2 * torch.sigmoid(message + self.noise * noise) - 1
+
+    def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        return _mix(inbox.weight, inbox.message)
+
+
+def _mix(weight: Tensor, message: Tensor) -> Tensor:
+    """``sum_j w_ij m_j``: ``(B, R, N)`` and ``(B, R or 1, N, M)`` to ``(B, R, M)``."""
+    if message.shape[1] == 1:
+        return weight @ message[:, 0]
+    return (weight.unsqueeze(-2) @ message).squeeze(-2)
+
+
+def _attention(score: Tensor, weight: Tensor) -> Tensor:
+    """Softmax over those heard, each counted by its weight: ``w_j e^{s_j} / sum w e^s``; zeros where nobody is."""
+    heard = weight > 0
+    top = score.detach().masked_fill(~heard, -math.inf).amax(-1, keepdim=True)
+    share = weight * torch.exp(torch.where(heard, score - torch.where(top > -math.inf, top, 0.0), 0.0))
+    total = share.sum(-1, keepdim=True)
+    return share / torch.where(total > 0, total, 1.0)

@@ -1,0 +1,366 @@
+"""Topologies: who hears whom. ``weight[i, j] > 0`` means that agent ``i`` hears agent ``j``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from marl.config import unknown
+from marl.types import ConfigError, TeamSpec
+
+Moving = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A topology laid on one team.
+
+    weight: ``(N, N)``, what is always true: 0 where ``i`` never hears ``j``.
+    moving: from raw observations ``(..., N, O)`` to what is true now: edges ``(..., N, N)``, which count for what is
+    said now, and ears ``(..., N)``, who can listen now; None where nothing changes.
+    """
+
+    weight: Tensor
+    moving: Moving | None = None
+
+    @property
+    def columns(self) -> int:
+        """How many numbers a row of :meth:`look` has for each agent."""
+        return 0 if self.moving is None else self.weight.shape[0] + 1
+
+    def look(self, obs: Tensor) -> Tensor:
+        """What each agent can know of the wires now, ``(..., N, N + 1)``: whom it hears, and whether it can listen."""
+        assert self.moving is not None
+        edges, ears = self.moving(obs)
+        return torch.cat((edges.to(torch.float32), ears.to(torch.float32).unsqueeze(-1)), dim=-1)
+
+
+class Topology(Protocol):
+    """Who hears whom; any frozen dataclass with this ``build`` will do."""
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """Lay it on a team. Raises ConfigError if it does not fit."""
+        ...
+
+
+def place_of(team: TeamSpec, agent: Any, where: str) -> int:
+    """The place of an agent that a topology names. Raises ConfigError for strangers."""
+    if agent in team.agents:
+        return team.agents.index(agent)
+    if isinstance(agent, int) and not isinstance(agent, bool) and 0 <= agent < team.num_agents:
+        return agent
+    raise ConfigError(
+        unknown(f"{where} on team {team.name!r}", str(agent), team.agents, "agent")
+        + "; learned messages stay within one team, since its learner alone passes their gradients on"
+    )
+
+
+def _everybody(agents: int) -> Tensor:
+    return torch.ones(agents, agents) - torch.eye(agents)
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Everybody hears everybody else."""
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """Ones but on the diagonal."""
+        return Wiring(_everybody(team.num_agents))
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Agents in a circle hear their neighbours.
+
+    Args:
+        hops: how far they hear.
+        directed: hear only those before, not those after.
+    """
+
+    hops: int = 1
+    directed: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        _whole("Ring.hops", self.hops, 1)
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """Neighbours up to ``hops`` away."""
+        agents = team.num_agents
+        weight = torch.zeros(agents, agents)
+        for i in range(agents):
+            for hop in range(1, self.hops + 1):
+                weight[i, (i - hop) % agents] = 1
+                if not self.directed:
+                    weight[i, (i + hop) % agents] = 1
+        return Wiring(weight * _everybody(agents))
+
+
+@dataclass(frozen=True)
+class Star:
+    """One agent hears all and is heard by all; the others hear it alone.
+
+    Args:
+        hub: its name; None: the first of the team.
+    """
+
+    hub: str | None = None
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """Row and column of the hub."""
+        hub = 0 if self.hub is None else place_of(team, self.hub, "Star.hub")
+        weight = torch.zeros(team.num_agents, team.num_agents)
+        weight[hub, :] = weight[:, hub] = 1
+        return Wiring(weight * _everybody(team.num_agents))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Agents side by side in rows hear the next ones left, right, above and below.
+
+    Args:
+        columns: agents in a row; None: as many as make it most square.
+    """
+
+    columns: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.columns is not None:
+            _whole("Grid.columns", self.columns, 1)
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """Four neighbours, fewer at the rim."""
+        columns = self.columns or math.ceil(math.sqrt(team.num_agents))
+        place = torch.arange(team.num_agents)
+        xy = torch.stack((place % columns, place // columns), dim=-1)
+        return Wiring(((xy.unsqueeze(0) - xy.unsqueeze(1)).abs().sum(-1) == 1).to(torch.float32))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Agents hear those of their own group.
+
+    Args:
+        patterns: of agent names, one a group; each agent joins the first that it matches.
+    """
+
+    patterns: tuple[str, ...]
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """Blocks."""
+        which = []
+        for agent in team.agents:
+            found = [k for k, pattern in enumerate(self.patterns) if fnmatchcase(agent, pattern)]
+            if not found:
+                raise ConfigError(f"Groups: agent {agent!r} matches none of {list(self.patterns)}; add a pattern")
+            which.append(found[0])
+        for k, pattern in enumerate(self.patterns):
+            if k not in which:
+                raise ConfigError(f"Groups: pattern {pattern!r} names no agent of team {team.name!r}")
+        own = torch.tensor(which)
+        return Wiring((own.unsqueeze(0) == own.unsqueeze(1)).to(torch.float32) * _everybody(team.num_agents))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Any graph of ``networkx``: an edge from ``u`` to ``v`` lets ``v`` hear ``u``; undirected ones work both ways.
+
+    Nodes are agent names or places ``0 .. N - 1``; the attribute ``weight`` of an edge is how much it counts. Agents
+    hear themselves only by a loop of their own.
+
+    Args:
+        graph: a ``networkx`` graph, or its edges ``(u, v[, weight])``, directed.
+    """
+
+    graph: Any
+
+    def __post_init__(self) -> None:
+        """Keep nodes and directed edges, which compare and can be saved."""
+        if hasattr(self.graph, "to_directed"):  # networkx, which takes a while to import
+            directed = self.graph.to_directed()
+            edges = tuple((u, v, float(w)) for u, v, w in directed.edges(data="weight", default=1.0))
+            object.__setattr__(self, "graph", {"nodes": tuple(directed.nodes), "edges": edges})
+        elif not isinstance(self.graph, Mapping):
+            edges = tuple((*edge, 1.0)[:3] for edge in self.graph)
+            nodes = tuple(dict.fromkeys(node for edge in edges for node in edge[:2]))
+            object.__setattr__(self, "graph", {"nodes": nodes, "edges": edges})
+        for u, v, weight in self.graph["edges"]:
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"Graph: edge {u!r} to {v!r}: expected a weight of at least 0, got {weight!r}")
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """The edges' weights."""
+        nodes = {place_of(team, node, "Graph") for node in self.graph["nodes"]}
+        if len(nodes) < team.num_agents:
+            missing = [agent for place, agent in enumerate(team.agents) if place not in nodes]
+            raise ConfigError(
+                f"Graph on team {team.name!r}: {len(nodes)} nodes for {team.num_agents} agents; "
+                f"add {', '.join(missing)}"
+            )
+        weight = torch.zeros(team.num_agents, team.num_agents)
+        for u, v, w in self.graph["edges"]:
+            weight[place_of(team, v, "Graph"), place_of(team, u, "Graph")] = w
+        return Wiring(weight)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Agents hear the ``k`` nearest.
+
+    Args:
+        k: how many.
+        position: where in the (vector) observation an agent's own position stands, such as ``(2, 3)``.
+        among: who may be heard at all.
+    """
+
+    k: int
+    position: tuple[int, ...]
+    among: Topology = field(default_factory=Complete)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _whole("Nearest.k", self.k, 1)
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """The ``k`` smallest distances of each row."""
+        inner, places = self.among.build(team), _entries("Nearest.position", self.position, team)
+        if self.k >= team.num_agents:
+            raise ConfigError(f"Nearest.k: {self.k} others in a team of {team.num_agents}; use Complete()")
+
+        def edges(obs: Tensor, now: Tensor) -> Tensor:
+            distance = torch.where(now > 0, _distances(obs[..., places]), math.inf)
+            last = distance.kthvalue(self.k, dim=-1, keepdim=True).values
+            return now * (distance <= last)
+
+        return _refined(inner, edges)
+
+
+@dataclass(frozen=True)
+class Within:
+    """Agents hear those within reach.
+
+    Args:
+        radius: how far they hear, in the units of the observation.
+        position: where in the (vector) observation an agent's own position stands, such as ``(2, 3)``.
+        among: who may be heard at all.
+    """
+
+    radius: float
+    position: tuple[int, ...]
+    among: Topology = field(default_factory=Complete)
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if not 0 <= self.radius < math.inf:
+            raise ConfigError(f"Within.radius: expected a number of at least 0, got {self.radius!r}")
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """Distances compared."""
+        inner, places = self.among.build(team), _entries("Within.position", self.position, team)
+        return _refined(inner, lambda obs, now: now * (_distances(obs[..., places]) <= self.radius))
+
+
+@dataclass(frozen=True)
+class Where:
+    """Agents speak and listen only while an entry of their observation is above 0: those in a room, those present.
+
+    Args:
+        speak: the entry that lets an agent be heard; None: always.
+        hear: the entry that lets an agent listen; None: always.
+        among: who may be heard at all.
+    """
+
+    speak: int | None = None
+    hear: int | None = None
+    among: Topology = field(default_factory=Complete)
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """Columns and ears by the entries."""
+        inner = self.among.build(team)
+        for name, entry in (("speak", self.speak), ("hear", self.hear)):
+            if entry is not None:
+                _entries(f"Where.{name}", (entry,), team)
+
+        def edges(obs: Tensor, now: Tensor) -> Tensor:
+            return now if self.speak is None else now * (obs[..., self.speak] > 0).unsqueeze(-2)
+
+        def ears(obs: Tensor, now: Tensor) -> Tensor:
+            return now if self.hear is None else now * (obs[..., self.hear] > 0)
+
+        return _refined(inner, edges, ears)
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """Edges by a function of everybody's observations.
+
+    Args:
+        edges: from a tensor ``(B, N, O)`` of raw observations to weights ``(B, N, N)``, receivers first; deterministic.
+        among: who may be heard at all.
+    """
+
+    edges: Callable[[Tensor], Tensor]
+    among: Topology = field(default_factory=Complete)
+
+    def build(self, team: TeamSpec) -> Wiring:
+        """The function's answer, checked once for its shape."""
+        inner, agents = self.among.build(team), team.num_agents
+        _entries("Dynamic", (), team)
+        found = self.edges(torch.zeros(2, *(agents, *team.obs.shape)))
+        if not isinstance(found, Tensor) or found.shape != (2, agents, agents):
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigError(f"Dynamic.edges: expected a tensor (B, {agents}, {agents}), got {got}")
+
+        def edges(obs: Tensor, now: Tensor) -> Tensor:
+            flat = obs.reshape(-1, *obs.shape[-2:])
+            return now * self.edges(flat).to(torch.float32).view(*obs.shape[:-2], agents, agents)
+
+        return _refined(inner, edges)
+
+
+def _refined(
+    inner: Wiring,
+    edges: Callable[[Tensor, Tensor], Tensor],
+    ears: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Wiring:
+    """Another condition on top of a wiring's own."""
+
+    def moving(obs: Tensor) -> tuple[Tensor, Tensor]:
+        if inner.moving is None:
+            now = inner.weight.to(obs.device).expand(*obs.shape[:-1], obs.shape[-2])
+            open_ears = torch.ones(obs.shape[:-1], device=obs.device)
+        else:
+            now, open_ears = inner.moving(obs)
+        return edges(obs, now), open_ears if ears is None else ears(obs, open_ears)
+
+    return Wiring(inner.weight, moving)
+
+
+def _distances(position: Tensor) -> Tensor:
+    """Between all pairs, ``(..., N, N)``."""
+    apart: Tensor = torch.linalg.vector_norm(position.unsqueeze(-2) - position.unsqueeze(-3), dim=-1)
+    return apart
+
+
+def _entries(where: str, entries: tuple[int, ...], team: TeamSpec) -> list[int]:
+    if team.obs.is_image:
+        raise ConfigError(f"{where} on team {team.name!r}: images have no entries to look at; use a fixed topology")
+    for entry in entries:
+        if isinstance(entry, bool) or not isinstance(entry, int) or not 0 <= entry < min(team.obs.widths):
+            raise ConfigError(
+                f"{where} on team {team.name!r}: expected entries from 0 to {min(team.obs.widths) - 1} of the "
+                f"observation, got {entry!r}"
+            )
+    return list(entries)
+
+
+def _whole(where: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{where}: expected a whole number of at least {least}, got {value!r}")
