@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
-from marl.channels import Channel, policy_net
+from marl.channels import Channel, ChannelNet, policy_net
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.action_head import masked_policy
 from marl.nets.agent_net import AgentNet, JointNet
@@ -234,7 +234,8 @@ class ActorCritic(nn.Module):
         time = rollout.steps
         seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
         judged = None
-        if not isinstance(self.critic, AgentNet) or self.critic.norm is not None:
+        apart = isinstance(self.actor, ChannelNet) and self.actor.wiring.moving is not None  # wires are for actors
+        if not isinstance(self.critic, AgentNet) or self.critic.norm is not None or apart:
             judged = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
         action, policy = rollout.action, None
         if isinstance(self.critic, CounterfactualNet):
