@@ -162,11 +162,13 @@ class Single(ParallelEnv):
         return tuple({"agent_0": x} for x in (obs, reward, terminated, truncated, info))
 
 
-def spec_of(n: int, width: int = 4, action: Any = None, widths: tuple[int, ...] | None = None) -> Spec:
+def spec_of(
+    n: int, width: int = 4, action: Any = None, widths: tuple[int, ...] | None = None, masked: bool = False
+) -> Spec:
     """A one-team spec without an environment."""
     from marl.spaces import team_spec
 
     widths = widths or (width,) * n
     observations = [Box(-1, 1, (w,), np.float32) for w in widths]
     actions = [action or Discrete(3)] * n
-    return Spec("tiny", (team_spec("team", [f"agent_{i}" for i in range(n)], observations, actions),))
+    return Spec("tiny", (team_spec("team", [f"agent_{i}" for i in range(n)], observations, actions, masked),))

@@ -53,8 +53,7 @@ class A2CLearner(OnPolicyLearner):
         batch = self.begin_update(clock)
         loss, parts = self.compute_loss(batch, value_at(self.settings.entropy, clock))
         self.flat.backward(loss)
-        parts["gradient_norm"] = self.flat.clip(self.settings.max_grad_norm).mean()
-        self.optimiser.step()
+        parts["gradient_norm"] = self.optimiser.step(self.settings.max_grad_norm).mean()
         self.end_update()
         return parts | {
             "explained_variance": explained_variance(batch),

@@ -15,6 +15,7 @@ from marl.config import config, setting
 from marl.credit import Advantage, Counterfactual, Independent
 from marl.learners.base import ALL_KINDS, check_kind, generator_from
 from marl.memory.rollout import Decision, Look, Rollout
+from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
@@ -100,7 +101,7 @@ class OnPolicyLearner:
         check_minibatches(name, settings.rollout, num_envs, minibatches, settings.sequence, recurrent)
         self.flat = self.model.parameters_flat
         lr = value_at(settings.lr, Clock(0, 1))
-        self.optimiser = torch.optim.Adam(self.flat.rows, lr=lr, eps=settings.adam_eps, fused=True)
+        self.optimiser = FlatAdam(self.flat, lr, settings.adam_eps)
         self.generator = generator_from(play, device)
         self.memory = Rollout(
             spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
@@ -133,8 +134,7 @@ class OnPolicyLearner:
     def begin_update(self, clock: Clock) -> Batch:
         """Set the learning rate; values, advantages and targets of the rollout."""
         settings = self._settings
-        for group in self.optimiser.param_groups:
-            group["lr"] = value_at(settings.lr, clock)
+        self.optimiser.lr = value_at(settings.lr, clock)
         batch = self.model.prepare(
             self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator
         )

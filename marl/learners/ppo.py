@@ -14,6 +14,7 @@ from torch import Tensor
 from marl.actor_critic import Batch, explained_variance, minibatches, weights_of
 from marl.config import config, setting
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
+from marl.learners.ppo_tiles import PARTS, CompiledPPO, applies
 from marl.parallel import both, worth_splitting
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
@@ -57,6 +58,7 @@ class PPOLearner(OnPolicyLearner):
         """Refuses what does not fit the team's spaces or the number of copies."""
         super().__init__(settings, spec, team, num_envs, seed, device, settings.minibatches)
         self.settings = settings
+        self.compiled = CompiledPPO(self.model, self.flat) if applies(self.model) else None
         if settings.sequential and self.model.owner.flat and team.num_agents > 1:
             raise ConfigError(
                 f"PPO on team {team.name!r}: sequential=True needs parameters to update one after the other; "
@@ -106,19 +108,15 @@ class PPOLearner(OnPolicyLearner):
     ) -> int:
         """Passes over the batch, until every running parameter set has gone too far; how many steps were taken."""
         settings = self.settings
+        if self.compiled is not None:
+            self.compiled.begin(batch, settings.value_clip, settings.value_weight)
         for epoch in range(settings.epochs):
-            count = 0
-            kl_sum = torch.zeros(self.model.owner.num_sets, device=batch.seen.device)
-            for minibatch in minibatches(batch, settings.minibatches, self.generator):
-                kl, parts = self._gradient(minibatch, clip, entropy_weight)
-                parts["gradient_norm"] = self.flat.clip(settings.max_grad_norm).mean()
-                self.optimiser.step()
-                kl_sum += kl
-                count += 1
-                for name, part in parts.items():
-                    totals[name] = totals[name] + part if name in totals else part.clone()
+            one_pass = self._pass if self.compiled is None else self._compiled_pass
+            kl_sum, parts = one_pass(batch, clip, entropy_weight)
+            for name, part in parts.items():
+                totals[name] = totals[name] + part if name in totals else part
             if settings.target_kl is not None and epoch + 1 < settings.epochs:
-                for which, kl_mean in enumerate((kl_sum / count).tolist()):
+                for which, kl_mean in enumerate((kl_sum / settings.minibatches).tolist()):
                     if kl_mean > settings.target_kl and which in running:
                         running.discard(which)
                         self.flat.freeze(which)
@@ -126,6 +124,32 @@ class PPOLearner(OnPolicyLearner):
                     break
         self.flat.thaw()
         return (epoch + 1) * settings.minibatches
+
+    def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
+        kl_sum = torch.zeros(self.model.owner.num_sets, device=batch.seen.device)
+        totals: dict[str, Tensor] = {}
+        for minibatch in minibatches(batch, self.settings.minibatches, self.generator):
+            kl, parts = self._gradient(minibatch, clip, entropy_weight)
+            parts["gradient_norm"] = self.optimiser.step(self.settings.max_grad_norm).mean()
+            kl_sum += kl
+            for name, part in parts.items():
+                totals[name] = totals[name] + part if name in totals else part.clone()
+        return kl_sum, totals
+
+    def _compiled_pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same without autograd."""
+        assert self.compiled is not None
+        size, count = batch.seen.shape[1], self.settings.minibatches
+        index = torch.randperm(size, generator=self.generator).numpy()
+        sums = np.zeros((self.model.owner.num_sets, len(PARTS)))
+        norms = torch.zeros(())
+        for start in range(0, size, size // count):
+            sums += self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
+            norms += self.optimiser.step(self.settings.max_grad_norm).mean()
+        parts = torch.from_numpy(sums).float()  # (P, 5)
+        totals = dict(zip(PARTS, parts.mean(0).unbind(), strict=True)) | {"gradient_norm": norms}
+        return parts[:, PARTS.index("kl")], totals
 
     def _gradient(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill the gradients from one minibatch, in two halves at once where that pays."""

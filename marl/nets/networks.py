@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marl.nets import tiles
 from marl.nets.fused import FUSABLE, Buffers, fused_mlp
 from marl.nets.owner import Owner
 from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal
-from marl.types import ConfigError
+from marl.types import Array, ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -147,6 +148,18 @@ class MLPBody(Body):
             for depth, (before, after) in enumerate(zip(widths, config.sizes, strict=False))
         )
         self.width = config.sizes[-1]
+
+    @property
+    def activation_code(self) -> int:
+        """The activation's number in compiled code."""
+        return tiles.ACTIVATIONS[self.activation_name]
+
+    def table(self, head: StackedLinear) -> Array:
+        """Where layers and output layer lie in the flat row of a parameter set: see :mod:`marl.nets.tiles`."""
+        linear = [layer for layer in (*self.layers, head) if isinstance(layer, StackedLinear)]
+        shapes = [(int(layer.weight.shape[1]), int(layer.weight.shape[2])) for layer in linear]
+        places = [(int(layer.weight.storage_offset()), int(layer.bias.storage_offset())) for layer in linear]
+        return tiles.layer_table(shapes, places)
 
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor

@@ -1,0 +1,137 @@
+"""What is compiled beside autograd says the same: PPO's gradient, Adam with clipping."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Discrete
+from torch import nn
+
+import marl
+from marl import parallel
+from marl.learners.ppo_tiles import applies
+from marl.nets.adam import FlatAdam
+from marl.nets.stacked import FlatParameters
+from marl.schedules import Clock
+from tests.test_identities import SEED, fill
+from tests.tiny import spec_of
+
+PAIRS = {"agent_0": "one", "agent_*": "others"}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("config", "masked"),
+    [
+        (marl.ippo(entropy=0.01), False),
+        (marl.ippo(entropy=0.02, sharing="none"), True),
+        (marl.ippo(entropy=0.01, sharing=PAIRS, network=marl.MLP((30, 17, 9), activation="relu")), True),
+        (marl.ippo(target_kl=0.002, lr=3e-3, epochs=6, sharing="none"), False),
+        (marl.mappo(normalize_obs=True, normalize_values=True), False),
+        (marl.mappo(sharing="none", critic_network=marl.MLP((24,))), False),
+        (marl.mappo(sharing=PAIRS), False),
+        (marl.happo(), False),
+        (marl.mappo(value_clip=0.02, lr=3e-3), False),
+    ],
+    ids=[
+        "shared",
+        "separate",
+        "groups",
+        "kl-stop",
+        "joint",
+        "joint-separate",
+        "joint-groups",
+        "sequential",
+        "value-clip",
+    ],
+)
+def test_ppo_without_autograd_learns_the_same(config, masked, threads):
+    # A value beyond its clip on one side of rounding only makes a gradient of its own: fewer chances.
+    updates = 20 if config.value_clip is None else 3
+    config = replace(config, rollout=64, minibatches=2)
+    spec = spec_of(3, action=Discrete(5), masked=masked)
+    ours, plain = (config.build(spec, spec.teams[0], 5, np.random.SeedSequence(3), "cpu") for _ in range(2))
+    assert ours.compiled is not None
+    plain.compiled = None
+    plain.flat.values.copy_(ours.flat.values)
+    before = parallel.threads()
+    parallel.set_threads(threads)
+    try:
+        for update in range(updates):
+            for learner in (ours, plain):
+                fill(learner, update, [0, 1, 2])
+                if masked:
+                    forbid(learner.memory, update)
+            plain.generator.set_state(ours.generator.get_state())
+            metrics, expected = ours.update(Clock(0, 1)), plain.update(Clock(0, 1))
+            assert metrics.keys() == expected.keys()
+            for name, value in expected.items():
+                assert torch.allclose(metrics[name].float(), value.float(), rtol=1e-4, atol=1e-5), (update, name)
+    finally:
+        parallel.set_threads(before)
+    assert torch.allclose(ours.flat.gradients, plain.flat.gradients, atol=1e-5)
+    assert torch.allclose(ours.flat.values, plain.flat.values, atol=2e-6)
+
+
+def forbid(memory, seed):
+    """Make some choices illegal, never the one that was taken."""
+    random = torch.Generator().manual_seed(seed)
+    memory.legal.copy_(torch.rand(memory.legal.shape, generator=random) < 0.7)
+    memory.legal[:-1].scatter_(-1, memory.action.unsqueeze(-1), True)
+    memory.legal[-1] = True
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        marl.ippo(network=marl.GRU(8)),
+        marl.ippo(network=marl.MLP((8,), activation="elu")),
+        marl.ippo(network=marl.Custom(lambda shape, extra: nn.Linear(shape[0] + extra, 8), 8)),
+    ],
+    ids=["gru", "elu", "custom"],
+)
+def test_other_networks_go_through_autograd(config):
+    spec = spec_of(3)
+    assert not applies(config.build(spec, spec.teams[0], 4, SEED.spawn(1)[0], "cpu").model)
+
+
+@pytest.mark.parametrize("where", ["compiled", "torch"])
+def test_flat_adam_is_torchs_adam_of_clipped_gradients(where):
+    torch.manual_seed(0)
+    flat = FlatParameters([nn.ParameterList([nn.Parameter(torch.randn(3, 40))])], 3)
+    rows = [nn.Parameter(row.clone()) for row in flat.values]
+    adam, wanted = FlatAdam(flat, lr=0.01, eps=1e-5), torch.optim.Adam(rows, lr=0.01, eps=1e-5)
+    flat.freeze(1)
+    for step in range(30):
+        flat.gradients.copy_(torch.randn(3, 40) * (10 if step % 2 else 0.01))
+        for row, gradient in zip(rows, flat.gradients, strict=True):
+            row.grad = gradient.clone()
+            nn.utils.clip_grad_norm_([row], 0.5)
+        rows[1].grad = None
+        norms = torch.linalg.vector_norm(flat.gradients, dim=1)
+        if where == "compiled":
+            assert torch.allclose(adam.step(0.5), norms, rtol=1e-5)
+        else:
+            flat.clip(0.5)
+            adam._step_elsewhere(0.01)
+        wanted.step()
+    assert torch.allclose(flat.values, torch.stack(list(rows)), atol=1e-6)
+
+
+def test_a_row_without_a_finite_gradient_stays_where_it_is():
+    flat = FlatParameters([nn.ParameterList([nn.Parameter(torch.ones(2, 8))])], 2)
+    adam = FlatAdam(flat, lr=0.1)
+    for times in (1, 2):
+        flat.gradients.copy_(torch.ones(2, 8))
+        flat.gradients[1, 3] = np.nan
+        adam.step(1.0)
+        assert int(flat.non_finite) == times
+    assert torch.isfinite(flat.values).all()
+    assert (flat.values[0] != 1).all()
+    assert (flat.values[1] == 1).all()
+    flat.gradients.fill_(1)
+    adam.step(1.0)
+    assert int(flat.non_finite) == 0
