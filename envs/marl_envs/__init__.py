@@ -11,6 +11,7 @@ from marl_envs.cartpole import CartPole
 from marl_envs.catch import Catch
 from marl_envs.crypto import Crypto
 from marl_envs.gridworld import GridWorld, GridWorldImage
+from marl_envs.growing_spread import GrowingSpread
 from marl_envs.kuhn import Kuhn
 from marl_envs.lever import Lever
 from marl_envs.lewis import Lewis
@@ -35,8 +36,8 @@ from marl_envs.world_comm import WorldComm
 WORLDS: dict[str, type[World]] = {
     world.metadata["name"]: world
     for world in (
-        Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, Lever, Lewis, MatrixGame,
-        MountainCar, MountainCarContinuous, Pendulum, PredatorPrey,
+        Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, GrowingSpread, Lever, Lewis,
+        MatrixGame, MountainCar, MountainCarContinuous, Pendulum, PredatorPrey,
         Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, SwitchRiddle, Tag,
         TrafficJunction, TwoStep, WorldComm,
     )
@@ -51,6 +52,7 @@ __all__ = [
     "Crypto",
     "GridWorld",
     "GridWorldImage",
+    "GrowingSpread",
     "Kuhn",
     "Lever",
     "Lewis",

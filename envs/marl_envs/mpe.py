@@ -359,6 +359,10 @@ class ParticleWorld(World):
             near=np.array(self._near, dtype=np.int64),
         )
 
+    def shown(self, s: Particles, e: int) -> Sequence[int]:
+        """The entities in pictures."""
+        return range(len(self._bodies))
+
     def colors(self, s: Particles, e: int) -> list[tuple[int, int, int]]:
         """Colour of each entity in pictures."""
         return [(90, 90, 217)] * self._num_agents + [self.landmark_color] * (len(self._bodies) - self._num_agents)
@@ -375,13 +379,15 @@ class ParticleWorld(World):
 
     def draw(self, canvas: Canvas, s: Particles, e: int) -> None:
         """Discs in a view that follows the outermost entity, and what the talkers said."""
-        reach = float(np.abs(s.pos[e]).max())
+        shown = self.shown(s, e)
+        reach = float(np.abs(s.pos[e, shown]).max())
         if self.core.clock[0] == 0:
             self._first_reach = reach
         canvas.view(reach / 0.9)
         zoom = reach / self._first_reach if not self.dynamic_rescaling else 1.0
-        for body, position, color in zip(self._bodies, s.pos[e], self.colors(s, e), strict=True):
-            canvas.circle(position, body.size * zoom, color)
+        colors = self.colors(s, e)
+        for m in shown:
+            canvas.circle(s.pos[e, m], self._bodies[m].size * zoom, colors[m])
         for n in np.flatnonzero(s.talker):
             said = s.comm[e, n]
             if not said.any():

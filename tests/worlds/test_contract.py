@@ -426,6 +426,45 @@ def test_random_agents_in_spread_return_what_the_literature_says() -> None:
     assert abs(per_agent.sum(1).mean() - -79.2) < 3 * (4 * error + 0.2)
 
 
+def test_spread_with_the_whole_team_is_spread() -> None:
+    for limits in ({}, {"num_agent_neighbors": 2, "num_landmark_neighbors": 3}):
+        rng = np.random.default_rng(0)
+        fixed = marl_envs.Spread(N=4, max_cycles=7, **limits).batch_env(3)
+        growing = marl_envs.GrowingSpread(N=4, max_cycles=7, **limits).batch_env(3)
+        assert same(snapshot(fixed.reset(5)), snapshot(growing.reset(5)))
+        for _ in range(20):
+            actions = random_actions(fixed, rng)
+            assert same(snapshot(fixed.step(actions)), snapshot(growing.step(actions)))
+
+
+def test_a_smaller_team_in_spread_sees_pushes_and_pays_itself_alone() -> None:
+    """A team of two of five is `Spread` with two agents, whatever the others are told to do."""
+    limits = {"num_agent_neighbors": 1, "num_landmark_neighbors": 2, "max_cycles": 9}
+    small, large = marl_envs.Spread(N=2, **limits).batch_env(4), marl_envs.GrowingSpread(N=5, **limits).batch_env(4)
+    rng = np.random.default_rng(1)
+    small.reset(0)
+    step = large.reset(0, {"task": {"agents": 2}})
+    assert step.teams[0].alive.tolist() == [[True, True, False, False, False]] * 4
+    small._core.s.pos[...] = large._core.s.pos[:, [0, 1, 5, 6]]
+    small._core.s.pos[:, :2] *= 0.1  # so near that they touch
+    large._core.s.pos[:, :2] = small._core.s.pos[:, :2]
+    for _ in range(8):
+        actions = rng.integers(0, 5, (4, 5))
+        one, other = small.step([actions[:, :2]]).teams[0], large.step([actions]).teams[0]
+        assert np.array_equal(one.obs, other.obs[:, :2])
+        assert np.array_equal(one.reward, other.reward[:, :2])
+        assert not other.obs[:, 2:].any()
+        assert not other.reward[:, 2:].any()
+    (episode, *_) = large.step([actions]).finished
+    assert episode.info["task/agents"] == 2
+    assert episode.returns["agent_4"] == 0
+    assert 0 <= episode.info["success"] <= 1
+    unlimited = marl_envs.GrowingSpread(N=4).batch_env(1)
+    seen = unlimited.reset(0, {"task": {"agents": 1}}).teams[0].obs[0, 0]
+    assert seen.shape == (4 + 8 + 6 + 6,)
+    assert np.flatnonzero(seen).tolist() == [2, 3, 4, 5]  # own place, the only landmark; at rest, alone
+
+
 def test_every_maze_can_be_solved() -> None:
     env = marl_envs.GridWorld(width=9, height=7, density=0.6, num_agents=3)
     for seed in range(60):
