@@ -11,6 +11,8 @@ from torch import Tensor
 
 from marl.channels import ChannelNet, Inbox
 from marl.config import unknown
+from marl.league.members import Strategy
+from marl.memory.rollout import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.spaces import AgentCodec, BadValue
@@ -132,3 +134,62 @@ class Agent:
             action = self.distribution.mode(parameters, mask)
         chosen: Array = self.distribution.to_env(action)[0, 0, 0].numpy()
         return chosen
+
+
+class MixedAgent(Agent):
+    """One agent of a side that mixes policies, as a PSRO run does: each episode is played by one of them.
+
+    A new one is drawn by :meth:`reset`. Agents of a side that are reset together and were given the same ``draws`` play
+    the same one, since it is the side that mixes.
+    """
+
+    def __init__(
+        self,
+        team: TeamSpec,
+        index: int,
+        strategy: Strategy,
+        seed: int | None,
+        draws: np.random.SeedSequence,
+        device: torch.device,
+    ) -> None:
+        """``strategy``: policies of the whole team, of which this agent uses its own part."""
+        super().__init__(team, index, None, strategy[0][1].distribution, seed)
+        if any(isinstance(member.net, ChannelNet) for _, member in strategy):
+            raise ConfigError(
+                f"agent {self.name!r}: policies that talk cannot be mixed one agent at a time; evaluate the whole team"
+            )
+        self.team, self.index, self.strategy, self.device = team, index, strategy, device
+        self.random = np.random.default_rng(draws)
+        self.generator = torch.Generator(device)
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the episode so far; another policy may play the next one."""
+        chances = [chance for chance, _ in self.strategy]
+        _, self.member = self.strategy[int(self.random.choice(len(chances), p=chances))]
+        self._carry = torch.zeros(1, self.team.num_agents, self.member.carry_width, device=self.device)
+
+    def turn(self, row: Array, legal: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
+        """See :class:`Agent`; nothing is said."""
+        yield from ()
+        return self._choose(row, legal, explore)
+
+    @torch.inference_mode()
+    def _choose(self, row: Array, legal: Array | None, explore: bool) -> Array:
+        """The action. The rest of the team is not there, and what its part would do is not looked at."""
+        team, spec = (1, self.team.num_agents), self.team
+        obs = torch.zeros(*team, *spec.obs.shape, dtype=getattr(torch, spec.obs.dtype), device=self.device)
+        obs[0, self.index] = torch.from_numpy(np.asarray(row)).to(self.device)
+        allowed = None
+        if legal is not None:
+            allowed = torch.ones(*team, len(legal), dtype=torch.bool, device=self.device)
+            allowed[0, self.index] = torch.from_numpy(np.asarray(legal, dtype=bool)).to(self.device)
+        alone = torch.zeros(team, dtype=torch.bool, device=self.device)
+        alone[0, self.index] = True
+        look = Look(obs, self._carry, torch.zeros(1, dtype=torch.bool, device=self.device), alone, allowed)
+        action, carry = self.member.act(look, self.generator, greedy=not explore)
+        self._carry = carry.clone()
+        out: Array = action[0, self.index].cpu().numpy()
+        return out

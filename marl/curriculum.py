@@ -252,7 +252,7 @@ def _value(outcome: Outcome, name: str) -> float:
         return outcome.values[name]
     missing = {
         "success": "the world reports no success; say with success= what one is: a least return, or a function",
-        "rating": "ratings are of a league: give the system league=marl.League(...)",
+        "rating": "ratings are of a league, and there of one team: league=marl.League(...), curriculum={TEAM: ...}",
         "win": "winning needs two teams and a curriculum of one of them: curriculum={TEAM: ...}",
     }
     raise ConfigError(f"curriculum: {name} cannot be measured: {missing.get(name, 'nobody reports it')}")
@@ -330,7 +330,6 @@ class DomainRandomisation:
 
     task: Task
     target: Task = field(default_factory=dict)
-    success: ClassVar[Success] = None
 
     def __post_init__(self) -> None:
         """Evaluate on the same unless told otherwise."""
@@ -341,6 +340,11 @@ class DomainRandomisation:
 
     def _usual_target(self) -> Task:
         return self.task
+
+    @property
+    def success(self) -> Success:
+        """It does not ask for any."""
+        return None
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -423,7 +427,8 @@ class Stages:
         stages: the stages; each but the last has a rule.
         target: the tasks to evaluate on; None: the last stage's.
         patience: the rule has to hold after so many episodes in a row.
-        rollback: go back a stage where the rule's measure falls below this share of what it asks for; None: never.
+        rollback: go back a stage where the rule's measure falls below this share of what it asks for (where that is
+            negative, as far below it); None: never.
         hysteresis: a stage that was gone back to asks for so much more.
         rehearse: the share of episodes that play an earlier stage, so that it is not forgotten.
         success: a least return, or a function of an Episode, where the world reports no ``success``.
@@ -543,10 +548,14 @@ class _Stages:
         self.held = self.held + 1 if mean >= asked else 0
         if not last and self.held >= self.config.patience:
             return self._go(1, clock)
-        if self.config.rollback is not None and self.stage and mean < self.config.rollback * rule.at_least:
+        if self.config.rollback is not None and self.stage and mean < self._floor(rule):
             self.asked_more[self.stage - 1] = True
             return self._go(-1, clock)
         return False
+
+    def _floor(self, rule: Rule) -> float:
+        """Below it a stage is given up; it lies below a threshold that is negative, too."""
+        return rule.at_least - (1 - (self.config.rollback or 1.0)) * abs(rule.at_least)
 
     def _go(self, way: int, clock: Clock) -> bool:
         self.stage += way
@@ -971,6 +980,7 @@ class Course:
             outcomes = [
                 Outcome(int(self.playing[team][episode.copy]), outcome_of(episode, self.spec, team, success))
                 for episode in episodes
+                if not episode.info.get(f"absent/{team}")  # a league's: what others did there teaches nothing
             ]
             redraw |= scheduler.learn(outcomes, clock)
         begun = np.flatnonzero(started)

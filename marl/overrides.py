@@ -15,13 +15,15 @@ from marl.types import ConfigError
 
 # What only a scenario file can say.
 FIXED = ("name", "env", "agents", "shaping", "curriculum", "league", "extra", "about", "expect", "reference")
+NESTED = ("league", "curriculum")  # whose fields can be set where a scenario has them
 
 
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
     """A scenario with some settings changed.
 
     Keys: ``learner.FIELD`` (every team's learner), ``TEAM.FIELD`` or ``TEAM.learner.FIELD`` (a team's pattern or
-    name), ``env_kwargs.NAME``, and the scenario's own fields; fields of fields too: ``learner.network.sizes=64,64``.
+    name), ``env_kwargs.NAME``, ``league.FIELD``, ``curriculum.FIELD``, and the scenario's own fields; fields of fields
+    too: ``learner.network.sizes=64,64``, ``curriculum.stages.0.advance.at_least=0.8``.
 
     Raises:
         ConfigError: naming the key, what was expected, what came, and the nearest key.
@@ -39,8 +41,8 @@ def keys(scenario: Scenario) -> list[str]:
     """Every key that can be set."""
     own = [field.name for field in dataclasses.fields(scenario) if field.name not in FIXED]
     found = [*own, *(f"env_kwargs.{name}" for name in scenario.env_kwargs)]
-    if scenario.stop is not None:
-        found += [f"stop.{name}" for name in _inner(scenario.stop)]
+    for head in ("stop", *NESTED):
+        found += [f"{head}.{name}" for name in _inner(getattr(scenario, head))]
     if isinstance(scenario.agents, Mapping):
         for name, learner in _teams(scenario).items():
             found += [f"{name}.{field}" for field in _inner(learner)]
@@ -50,13 +52,19 @@ def keys(scenario: Scenario) -> list[str]:
 
 
 def _inner(value: Any) -> Iterator[str]:
-    """Fields of a settings object, and of settings objects in them."""
-    if not dataclasses.is_dataclass(value):
+    """Fields of a settings object, and of settings objects in them; numbers of lists of these, keys of mappings."""
+    if isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
+        parts = {str(place): item for place, item in enumerate(value)}
+    elif isinstance(value, Mapping):
+        parts = dict(value)
+    elif dataclasses.is_dataclass(value):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
         return
-    for field in dataclasses.fields(value):
-        yield field.name
-        for inner in _inner(getattr(value, field.name)):
-            yield f"{field.name}.{inner}"
+    for name, part in parts.items():
+        yield name
+        for inner in _inner(part):
+            yield f"{name}.{inner}"
 
 
 def _teams(scenario: Scenario) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def _set(scenario: Scenario, key: str, text: str) -> Scenario:
                     return dataclasses.replace(scenario, agents={**scenario.agents, **changed})
     if head == "env_kwargs" and rest:
         return dataclasses.replace(scenario, env_kwargs={**scenario.env_kwargs, rest: _literal(text)})
-    if head in FIXED or head == "learner":
+    if (head in FIXED and not (rest and head in NESTED and getattr(scenario, head) is not None)) or head == "learner":
         raise ConfigError(
             f"--set {key}: only a scenario file can say this; settable: {', '.join(keys(scenario)[:8])}, ..."
         )
@@ -113,6 +121,11 @@ def _unknown(scenario: Scenario, key: str) -> ConfigError:
 def _replaced(scenario: Scenario, value: Any, path: str, text: str, key: str) -> Any:
     """A settings object with one field (of a field) changed."""
     name, _, rest = path.partition(".")
+    if isinstance(value, tuple) and rest and name.isdigit() and int(name) < len(value):
+        changed = _replaced(scenario, value[int(name)], rest, text, key)
+        return (*value[: int(name)], changed, *value[int(name) + 1 :])
+    if isinstance(value, Mapping) and name in value:
+        return {**value, name: _replaced(scenario, value[name], rest, text, key) if rest else _literal(text)}
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         raise _unknown(scenario, key)
     if name not in {field.name for field in dataclasses.fields(value)}:

@@ -45,7 +45,7 @@ def play(
     if "rgb_array" not in modes:
         raise ConfigError(f"{system.spec.env} renders no pictures (render_modes: {', '.join(modes) or 'none'})")
     rate = float((getattr(env, "metadata", None) or {}).get("render_fps") or FRAMES_PER_SECOND)
-    agents = {name: system.agent(name, seed + place) for place, name in enumerate(system.spec.agents)}
+    agents = {name: system.agent(name, seed + place, side_seed=seed) for place, name in enumerate(system.spec.agents)}
     try:
         return [_episode(env, agents, seed + number, max_steps, explore) for number in range(episodes)], rate
     finally:

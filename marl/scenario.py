@@ -75,7 +75,7 @@ class Scenario:
                 )
         try:
             checked_hooks(self.shaping)
-            checked_league(self.league)
+            checked_league(self.league, self.steps)
             if self.curriculum is not None:
                 checked_curricula(self.curriculum, self.steps)
         except ConfigError as error:

@@ -15,14 +15,15 @@ import torch
 
 from marl import adapters, checkpoint, parallel
 from marl.adapters.resolve import resolve
-from marl.agent import Agent, Turn
+from marl.agent import Agent, MixedAgent, Turn
 from marl.channels import Hub, Link, Tamper
 from marl.config import from_json, to_json
 from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
 from marl.curriculum import checked as checked_curricula
 from marl.evaluation.report import Report, summarise
-from marl.league import Leagues, Season, Venue
+from marl.league import PSRO, Leagues, Season, Venue
 from marl.league import checked as checked_league
+from marl.league.members import Company, Member, Strategy
 from marl.learners import Learner, LearnerConfig
 from marl.learners.base import HearsOthers
 from marl.memory.rollout import Look
@@ -47,10 +48,11 @@ from marl.types import (
 
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
 EVALUATION_COPIES = 16
-SHAPING, CURRICULUM, LEAGUE = (
+SHAPING, CURRICULUM, LEAGUE, MIXTURE = (
     0x5AFE,
     0xC0DE,
     0x1EA6,
+    0x313E,
 )  # streams come from (seed, this): learners draw as without
 DEFAULT_COPIES = 8
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
@@ -222,7 +224,11 @@ class MultiAgentSystem:
             if self._season is None:
                 raise ConfigError("this system has no league: give league=marl.League() or marl.PSRO()")
             if self._saved_season is not None:
-                self._season.load_state_dict(self._saved_season)
+                try:
+                    self._season.load_state_dict(self._saved_season)
+                except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                    self._season = None
+                    raise CheckpointError(f"the saved league does not fit {self.league}: {error!r}") from error
         return self._season
 
     def _make_season(self) -> Season | None:
@@ -240,8 +246,33 @@ class MultiAgentSystem:
             make_env=lambda copies: self._make_env(copies, 0),
             load=lambda path: MultiAgentSystem.load(path, device=str(self.device)),
             team=lambda key: team_named(key, self.spec, self._patterns, "league"),
+            task={} if self._lost == "curriculum" else self.target,
         )
         return self.league.build(venue)
+
+    def strategy(self, team: str) -> Strategy:
+        """What a team plays: policies and their chances, one of which is drawn for each episode.
+
+        It is one policy, what its learner has come to, but for a PSRO run, whose result is a mixture.
+
+        Raises:
+            ConfigError: if there is no such team.
+        """
+        place = next(
+            place
+            for place, one in enumerate(self.spec.teams)
+            if one.name == team_named(team, self.spec, self._patterns, "strategy")
+        )
+        mixture = self._mixture(place)
+        if mixture:
+            return mixture
+        return [(1.0, Member(place, place, self.spec.teams[place].name, self.learners[place].policy(None), ()))]
+
+    def _mixture(self, place: int) -> Strategy:
+        """How a PSRO run mixes its policies, where training has begun; else nothing."""
+        if self._lost == "league" and "mixture" in (self._saved_season or {}):
+            raise CheckpointError("its league holds code of yours: pass league= to MultiAgentSystem.load")
+        return self.season.strategy(self.spec.teams[place].name) if isinstance(self.league, PSRO) else []
 
     def _renew(self, season: Season, step: Step) -> None:
         """Let the learners begin anew that the league wants to; of the games that run they learn nothing."""
@@ -366,7 +397,7 @@ class MultiAgentSystem:
             listener.overhear([torch.from_numpy(action) for action in actions])
         before, now = Clock(self.steps, self._total), Clock(self.steps + self.num_envs, self._total)
         if self._shaper is not None and self._step is not None:
-            self._shaper.look(self._step)
+            self._shaper.look(self._step if self._season is None else self._season.seen(self._step))
         step = self._step = env.step(actions)
         rewards = [None] * len(actions) if self._shaper is None else self._shaper(step, actions, before, now)
         seen = step if self._season is None else self._season.take(step)
@@ -455,6 +486,8 @@ class MultiAgentSystem:
     ) -> Report:
         """Play whole episodes in environments of their own and report raw returns. Changes nothing in the system.
 
+        A PSRO run plays its mixtures: for every side and episode one policy is drawn.
+
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
             decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation alone.
@@ -478,11 +511,8 @@ class MultiAgentSystem:
             try:
                 if env is not None:
                     _check_same_spec(self.spec, batch.spec)
-                actor = (
-                    _Solo(self, copies, act_seed, greedy, links, tamper)
-                    if decentralised
-                    else _Whole(self, copies, act_seed, greedy)
-                )
+                solo = _Solo(self, copies, act_seed, greedy, links, tamper) if decentralised else None
+                actor = solo or self._together(copies, act_seed, greedy)
                 target = None
                 if wanted and (task is not None or env is None or isinstance(batch, HasTasks)):
                     target = Target(wanted, batch, task_seed)
@@ -503,6 +533,15 @@ class MultiAgentSystem:
             for one in own
         ]
 
+    def _together(self, copies: int, seed: int, greedy: bool) -> _Actor:
+        """Whole teams, as a PSRO run mixes them or as they have come to be."""
+        mixtures = [self._mixture(place) for place in range(len(self.spec.teams))]
+        if not any(mixtures):
+            return _Whole(self, copies, seed, greedy)
+        sides = self.season.sides
+        mixed = [[(chance, one.again(0, greedy)) for chance, one in mixtures[side.place]] for side in sides]
+        return Company(self.spec, copies, sides, mixed, seed, self.device)
+
     @property
     def target(self) -> Task:
         """The tasks that evaluation plays: those of the curriculum's target. Empty: the world's defaults."""
@@ -513,17 +552,30 @@ class MultiAgentSystem:
 
     # --- single agents ------------------------------------------------------------------------------------------------
 
-    def agent(self, name: str, seed: int | None = None) -> Agent:
+    def agent(self, name: str, seed: int | None = None, *, side_seed: int | None = None) -> Agent:
         """One agent's own policy, as it is now: a copy of its parameters, working from its own observations alone.
+
+        Args:
+            name: of the agent.
+            seed: of its actions where it samples them.
+            side_seed: of what a PSRO run draws from its mixture for each episode. Agents of a team that are given the
+                same one play the same policy, as the mixture means it; None: ``seed``, else the system's own.
 
         Raises:
             ConfigError: if there is no such agent.
         """
-        for learner, team in zip(self.learners, self.spec.teams, strict=True):
-            if name in team.agents:
-                index = team.agents.index(name)
-                net, distribution = learner.policy(index)
-                return Agent(team, index, net, distribution, seed)
+        for place, (learner, team) in enumerate(zip(self.learners, self.spec.teams, strict=True)):
+            if name not in team.agents:
+                continue
+            index = team.agents.index(name)
+            mixture = self._mixture(place)
+            if mixture:
+                number = next(k for k, side in enumerate(self.season.sides) if name in side.agents)
+                first = next(each for each in (side_seed, seed, self.seed) if each is not None)
+                draws = np.random.SeedSequence([first, MIXTURE, number])
+                return MixedAgent(team, index, mixture, seed, draws, self.device)
+            net, distribution = learner.policy(index)
+            return Agent(team, index, net, distribution, seed)
         raise ConfigError(f"no agent {name!r}; agents: {', '.join(self.spec.agents)}")
 
     # --- saving and loading -------------------------------------------------------------------------------------------
@@ -800,7 +852,7 @@ class _Solo:
         self.greedy, self.spec = greedy, system.spec
         seeds = iter(np.random.SeedSequence(seed).generate_state(copies * len(system.spec.agents), np.uint32).tolist())
         self.agents = [
-            [[system.agent(name, next(seeds)) for name in team.agents] for _ in range(copies)]
+            [[system.agent(name, next(seeds), side_seed=seed + copy) for name in team.agents] for copy in range(copies)]
             for team in system.spec.teams
         ]
         self.hubs: list[Hub | None] = []

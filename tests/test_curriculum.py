@@ -72,6 +72,19 @@ def test_patience_asks_for_the_rule_to_hold_several_times_in_a_row():
     assert scheduler.metrics() == {"stage": 1.0}
 
 
+def test_rollback_from_a_negative_threshold_asks_for_less_than_it():
+    """A stage that wants -50 is given up below -75, not below -25."""
+    rule = marl.MeanReturn(at_least=-50.0, over=2)
+    curriculum = marl.Stages([marl.Stage({"size": n}, rule if n < 9 else None) for n in (3, 6, 9)], rollback=0.5)
+    scheduler = curriculum.build(SPACE, SEED)
+    play(scheduler, [-40, -40])
+    assert scheduler.metrics() == {"stage": 1.0}
+    play(scheduler, [-60, -60])
+    assert scheduler.metrics() == {"stage": 1.0}
+    play(scheduler, [-80, -80])
+    assert scheduler.metrics() == {"stage": 0.0}
+
+
 def test_rollback_goes_back_and_hysteresis_then_asks_for_more():
     scheduler = stages(rollback=0.5, hysteresis=0.25).build(SPACE, SEED)
     play(scheduler, [1, 1, 1, 0])

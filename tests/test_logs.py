@@ -172,6 +172,14 @@ def test_without_a_terminal_progress_is_plain_lines():
     assert "\x1b" not in stream.getvalue()
 
 
+def test_progress_shows_the_stage_of_every_curriculum():
+    stream = io.StringIO()
+    progress = Progress(10, ["red", "blue"], stream=stream)
+    progress.log({"steps": 5, "curriculum/stage": 2.0, "red/curriculum/stage": 1.0, "blue/curriculum/progress": 0.5})
+    progress.close()
+    assert "stage 2  stage red 1" in stream.getvalue()
+
+
 class Terminal(io.StringIO):
     encoding = "utf-8"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from marl.league.matches import COPIES, play_matches, scores
-from marl.league.members import Between, Member, Side, sides_of
+from marl.league.members import Between, Side, Strategy, sides_of
 from marl.league.meta import alpha_rank, nash_averaging
 from marl.league.ratings import fit_elo
 from marl.system import MultiAgentSystem, check_whole
@@ -130,7 +130,7 @@ def tournament(
                 if row != column:
                     derived = np.random.SeedSequence([seed, TOURNAMENT, row, column]).generate_state(1, np.uint32)
                     seated = (one[sides[0].place], another[sides[1].place])
-                    found = play_matches(env, sides, seated, games, int(derived[0]), first.device)
+                    found = play_matches(env, sides, seated, games, int(derived[0]), first.device, first.target)
                     won[row, column], returns[row, column] = scores(found).mean(), found.mean(axis=0)
     finally:
         env.close()
@@ -146,11 +146,10 @@ def two_sides(who: str, system: MultiAgentSystem, between: Between | None) -> tu
     return sides
 
 
-def frozen(system: MultiAgentSystem, greedy: bool) -> list[Member]:
-    """A system's policies as they are now, one for each team."""
+def frozen(system: MultiAgentSystem, greedy: bool) -> list[Strategy]:
+    """What a system plays as it is now, for each team."""
     return [
-        Member(place, place, team.name, learner.policy(None), (), greedy=greedy)
-        for place, (team, learner) in enumerate(zip(system.spec.teams, system.learners, strict=True))
+        [(chance, one.again(0, greedy)) for chance, one in system.strategy(team.name)] for team in system.spec.teams
     ]
 
 

@@ -10,8 +10,20 @@ Leagues = League | PSRO
 __all__ = ["PSRO", "League", "Leagues", "Season", "Venue", "checked"]
 
 
-def checked(league: Leagues | None) -> Leagues | None:
-    """The same. Raises ConfigError for what is no league."""
+def checked(league: Leagues | None, steps: int | None = None) -> Leagues | None:
+    """The same. Raises ConfigError for what is no league, or comes to nothing in a training of so many steps."""
     if league is not None and not isinstance(league, League | PSRO):
         raise ConfigError(f"league: expected marl.League(...) or marl.PSRO(...), got {league!r:.80}")
+    if steps is None:
+        return league
+    if isinstance(league, PSRO) and league.response_steps > steps:
+        raise ConfigError(
+            f"PSRO.response_steps: the first best response is learnt after {league.response_steps:,} steps, and "
+            f"training ends after {steps:,}: lower the one or raise the other"
+        )
+    if isinstance(league, League) and league.swap_every is not None and league.swap_every >= steps:
+        raise ConfigError(
+            f"League.swap_every: the second side would learn from step {league.swap_every:,} on, and training ends "
+            f"after {steps:,}: lower the one or raise the other"
+        )
     return league

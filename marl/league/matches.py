@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from marl.league.members import Cast, Member, Side
+from marl.curriculum import Target, Task
+from marl.league.members import Company, Side, Strategy
 from marl.types import Array, BatchEnv
 
 COPIES = 64  # games side by side
@@ -16,36 +17,29 @@ COPIES = 64  # games side by side
 def play_matches(
     env: BatchEnv,
     sides: Sequence[Side],
-    members: Sequence[Member],
+    strategies: Sequence[Strategy],
     games: int,
     seed: int,
     device: torch.device | str = "cpu",
+    task: Task | None = None,
 ) -> Array:
-    """Raw returns ``(games, S)`` of every side; ``members[s]`` plays side ``s`` in all of them.
+    """Raw returns ``(games, S)`` of every side; ``strategies[s]`` plays side ``s`` in all of them, on ``task``.
 
     Each copy plays a fixed share of the games, so short ones are not preferred.
     """
     share = np.full(env.num_envs, games // env.num_envs)
     share[: games % env.num_envs] += 1
-    cast = Cast(env.spec, env.num_envs, device)
-    for number, side in enumerate(sides):
-        cast.seats[side.place][:, side.columns] = number
-    # One policy may sit on several sides: its recurrent states are kept apart by the number of the side.
-    seated = {
-        number: Member(number, member.place, member.name, (member.net, member.distribution), (), greedy=member.greedy)
-        for number, member in enumerate(members)
-    }
     streams = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
-    generator = torch.Generator(device).manual_seed(streams[1])
-    step = env.reset(streams[0])
-    actions = [
-        np.zeros((env.num_envs, team.num_agents, *team.action.shape), dtype=team.action.dtype)
-        for team in env.spec.teams
-    ]
+    company = Company(env.spec, env.num_envs, sides, strategies, streams[1], device)
+    target = Target(task, env, streams[0]) if task else None
+    step = env.reset(streams[0], None if target is None else target.first())
+    if target is not None:
+        target.renew(range(env.num_envs))
     rows = []
     while share.any():
-        cast.act(seated, step, actions, generator)
-        step = env.step(actions)
+        step = env.step(company.act(step))
+        if target is not None:
+            target.renew([episode.copy for episode in step.finished])
         for episode in step.finished:
             if share[episode.copy]:
                 share[episode.copy] -= 1

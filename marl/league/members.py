@@ -18,6 +18,7 @@ from marl.types import Array, ConfigError, Spec, Step
 
 OWN = -1  # a seat that a learner plays and learns from
 Between = Literal["teams", "agents"]
+Policy = tuple[AgentNet | None, Distribution]  # of a team
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def sides_of(spec: Spec, between: Between) -> tuple[Side, ...]:
 class Member:
     """A policy that learns no more, what came of playing it, and its rating.
 
-    wins and games count what learners scored against it, older games ever less; ``pooled``: may be drawn.
+    wins and games count what learners scored against it, older games ever less; ``pooled``: may be drawn; ``share``:
+    how much of a guest it is, who may be a mixture of several.
     """
 
     DECAY = 0.99  # of the count of games with each new one: learners change, and old results say less
@@ -62,19 +64,24 @@ class Member:
         uid: int,
         place: int,
         name: str,
-        policy: tuple[AgentNet | None, Distribution],
+        policy: Policy,
         rating: Rating,
         *,
         greedy: bool = False,
         pooled: bool = True,
         lasting: bool = False,
+        share: float = 1.0,
     ) -> None:
         """``policy`` is a team's; ``greedy``: takes its most likely action; ``lasting``: no window forgets it."""
-        self.uid, self.place, self.name, self.rating = uid, place, name, rating
+        self.uid, self.place, self.name, self.rating, self.share = uid, place, name, rating, share
         net, self.distribution = policy
         self.net = None if net is None else net.eval()
         self.greedy, self.pooled, self.lasting = greedy, pooled, lasting
         self.wins = self.games = 0.0
+
+    def again(self, uid: int, greedy: bool = False) -> Member:
+        """The same policy under another number, so that its recurrent states are kept apart."""
+        return Member(uid, self.place, self.name, (self.net, self.distribution), (), greedy=self.greedy or greedy)
 
     @property
     def carry_width(self) -> int:
@@ -100,10 +107,10 @@ class Member:
         return out[0], carries[0]
 
     @torch.inference_mode()
-    def act(self, look: Look, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def act(self, look: Look, generator: torch.Generator, greedy: bool = False) -> tuple[Tensor, Tensor]:
         """Actions for the environment ``(R, N[, A])``, and the carry after. What reads nothing always samples."""
         parameters, carry = self.parameters(look)
-        if self.greedy and self.net is not None:
+        if (greedy or self.greedy) and self.net is not None:
             action = self.distribution.mode(parameters, look.legal)
         else:
             action = self.distribution.sample(parameters, look.legal, generator)
@@ -121,6 +128,9 @@ class Member:
         self.rating = tuple(float(x) for x in state["rating"])
         if self.net is not None and state["net"] is not None:
             self.net.load_state_dict(state["net"])
+
+
+Strategy = Sequence[tuple[float, Member]]  # the policies that a side mixes, with chances that add up to 1
 
 
 class Cast:
@@ -171,3 +181,39 @@ class Cast:
         if member.uid not in self.carries:
             self.carries[member.uid] = torch.zeros(self.num_envs, agents, member.carry_width)
         return self.carries[member.uid]
+
+
+class Company:
+    """Frozen policies on every side; where a side mixes several, each episode is played by one drawn by its chance."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        num_envs: int,
+        sides: Sequence[Side],
+        strategies: Sequence[Strategy],
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        """``strategies[s]`` plays side ``s``."""
+        self.random = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.cast, self.sides = Cast(spec, num_envs, device), sides
+        self.members: dict[int, Member] = {}
+        self.mixtures: list[tuple[list[int], list[float]]] = []  # of each side: numbers of members, their chances
+        for strategy in strategies:
+            numbers = list(range(len(self.members), len(self.members) + len(strategy)))
+            self.members |= {number: one.again(number) for number, (_, one) in zip(numbers, strategy, strict=True)}
+            self.mixtures.append((numbers, [chance for chance, _ in strategy]))
+        self.actions = [
+            np.zeros((num_envs, team.num_agents, *team.action.shape), dtype=team.action.dtype) for team in spec.teams
+        ]
+
+    def act(self, step: Step) -> list[Array]:
+        """What everybody does, ``(E, N[, A])`` for each team; the same arrays every time."""
+        for copy in np.flatnonzero(step.started).tolist():
+            for side, (numbers, chances) in zip(self.sides, self.mixtures, strict=True):
+                chosen = numbers[0] if len(numbers) == 1 else int(self.random.choice(numbers, p=chances))
+                self.cast.seats[side.place][copy, side.columns] = chosen
+        self.cast.act(self.members, step, self.actions, self.generator)
+        return self.actions

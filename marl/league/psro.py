@@ -77,8 +77,10 @@ class Responses(Season):
         return self.mixture[place]
 
     def strategy(self, team: str) -> list[tuple[float, Member]]:
-        """How a team mixes its pool, without those who are never played."""
+        """How a team mixes its pool, without those who are never played; nothing before training began."""
         place = next(place for place, one in enumerate(self.spec.teams) if one.name == team)
+        if place not in self.mixture:
+            return []
         mixed = zip(self.mixture[place].tolist(), self.pool(place), strict=True)
         return [(chance, member) for chance, member in mixed if chance > 0]
 
@@ -126,10 +128,11 @@ class Responses(Season):
                 returns = play_matches(
                     env,
                     self.sides,
-                    (one, other),
+                    ([(1.0, one)], [(1.0, other)]),
                     self.settings.games,
                     seed,
                     self.venue.device,
+                    self.venue.task,
                 )
                 first, second = returns.mean(axis=0).tolist()
                 self.paid[one.uid, other.uid] = (first, second)

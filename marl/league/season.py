@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from marl.config import unknown
+from marl.curriculum import Task
 from marl.league.matches import side_returns
-from marl.league.members import OWN, Between, Cast, Member, Side, sides_of
+from marl.league.members import OWN, Between, Cast, Member, Policy, Side, Strategy, sides_of
 from marl.league.ratings import RatingName, RatingSystem, rating_system
 from marl.learners import Learner, LearnerConfig
 from marl.schedules import Clock
@@ -23,10 +24,13 @@ RECENT = 100  # games that the win rates of the log are of
 
 @runtime_checkable
 class Trained(Protocol):
-    """Somebody else's learners, such as those of a loaded system."""
+    """Somebody else's policies, such as those of a loaded system."""
 
     spec: Spec
-    learners: list[Learner]
+
+    def strategy(self, team: str) -> Strategy:
+        """What a team plays."""
+        ...
 
 
 Opponent = LearnerConfig | Trained | str
@@ -45,6 +49,7 @@ class Venue:
     make_env: Callable[[int], BatchEnv]
     load: Callable[[str], Trained]
     team: Callable[[str], str]  # the name of a team from a key of a mapping
+    task: Task  # that matches between members are played on
 
 
 class Season:
@@ -90,20 +95,34 @@ class Season:
             lists = dict.fromkeys(lists, opponents)
         for place, guests in enumerate(lists.values()):
             for guest in guests:
-                policy, name = self._policy(guest, place)
-                member = Member(self.next_uid, place, name, policy, self.system.start, greedy=self.greedy, lasting=True)
-                self._add(member)
+                for share, name, policy, greedy in self._policies(guest, place):
+                    self._add(
+                        Member(
+                            self.next_uid, place, name, policy, self.system.start,
+                            greedy=self.greedy or greedy, lasting=True, share=share,
+                        )
+                    )  # fmt: skip
 
-    def _policy(self, guest: Opponent, place: int) -> tuple[Any, str]:
+    def _policies(self, guest: Opponent, place: int) -> list[tuple[float, str, Policy, bool]]:
+        """A guest's policies, one unless it is a mixture: share, name, policy, whether it takes likely actions only."""
         team, name = self.spec.teams[place], str(guest)
         if isinstance(guest, str):
             guest = self.venue.load(guest)
+        elif isinstance(guest, Trained):
+            name = f"a system of {guest.spec.env}"
         if isinstance(guest, Trained):
-            for theirs, learner in zip(guest.spec.teams, guest.learners, strict=True):
-                if theirs.agents == team.agents:
-                    if (theirs.obs, theirs.action) != (team.obs, team.action):
-                        break
-                    return learner.policy(None), name if len(name) < 200 else "a system"
+            for theirs in guest.spec.teams:
+                if theirs.agents == team.agents and (theirs.obs, theirs.action) == (team.obs, team.action):
+                    strategy = guest.strategy(theirs.name)
+                    return [
+                        (
+                            chance,
+                            name if len(strategy) == 1 else f"{name}, {member.name}",
+                            (member.net, member.distribution),
+                            member.greedy,
+                        )
+                        for chance, member in strategy
+                    ]
             raise ConfigError(
                 f"league: opponent {name:.80} has no team of {', '.join(team.agents)} with the same spaces"
             )
@@ -113,7 +132,7 @@ class Season:
                 f"systems; got {guest!r:.80}"
             )
         seed = np.random.SeedSequence([self.next_uid, *self.venue.seed.generate_state(2)])
-        return guest.build(self.spec, team, 1, seed, self.venue.device).policy(None), name
+        return [(1.0, name, guest.build(self.spec, team, 1, seed, self.venue.device).policy(None), False)]
 
     def _add(self, member: Member) -> Member:
         self.members[member.uid] = member
@@ -160,6 +179,10 @@ class Season:
     def tick(self, clock: Clock) -> None:
         """After the updates of a step: let the pool grow, and say in ``anew`` whose learner begins anew."""
         raise NotImplementedError
+
+    def strategy(self, team: str) -> Strategy:
+        """How a team mixes its pool where that is the league's result; nothing: it plays as its learner does."""
+        return []
 
     # --- playing ------------------------------------------------------------------------------------------------------
 
@@ -228,34 +251,49 @@ class Season:
     # --- results ------------------------------------------------------------------------------------------------------
 
     def _record(self, episode: Episode) -> dict[str, float]:
-        """Who beat whom; what a curriculum may ask of the game."""
+        """Who beat whom; what a curriculum may ask of the game: ``absent`` are teams that frozen policies played."""
         info: dict[str, float] = {}
         row = self.who[episode.copy].tolist()
+        several = len(self.spec.teams) > 1
         for number, side in enumerate(self.sides):
+            team = self.spec.teams[side.place].name
             if row[number] != OWN:
+                if several:
+                    info[f"absent/{team}"] = 1.0
                 continue
-            won = [self._met(episode, number, other, self.members[uid]) for other, uid in enumerate(row) if uid != OWN]
-            score = sum(won) / len(won) if won else 0.5
-            if won:
-                self.recent[number].append(score)
-            rating, team = self.system.value(self.ratings[side.place]), self.spec.teams[side.place].name
-            info |= {f"win/{team}": score, "win": score, f"rating/{team}": rating, "rating": rating}
+            met = [self._met(episode, number, other, self.members[uid]) for other, uid in enumerate(row) if uid != OWN]
+            if met:
+                self.recent[number].append(sum(met) / len(met))
+            rivals = [
+                self._score(episode, number, other)
+                for other, uid in enumerate(row)
+                if uid == OWN and self.sides[other].place != side.place
+            ]
+            score = sum(met + rivals) / len(met + rivals) if met + rivals else 0.5  # against oneself
+            rating = self.system.value(self.ratings[side.place])
+            info |= {f"win/{team}": score, f"rating/{team}": rating}
+            if not several:
+                info |= {"win": score, "rating": rating}
         return info
 
-    def _met(self, episode: Episode, number: int, other: int, member: Member) -> float:
-        if self.winner is not None:
-            name = self.winner(episode)
-            names = [side.name for side in self.sides]
-            if name is not None and name not in names:
-                raise ConfigError(unknown("League.winner", str(name), names, "side"))
-            score = 0.5 if name is None else float(name == names[number])
-        else:
+    def _score(self, episode: Episode, number: int, other: int) -> float:
+        """Of one side against another: 1 won, 0.5 drawn, 0 lost."""
+        if self.winner is None:
             found = side_returns(self.sides, episode.returns)
-            score = 0.5 * (1 + np.sign(found[number] - found[other]))
-        member.record(float(score))
+            return float(0.5 * (1 + np.sign(found[number] - found[other])))
+        name = self.winner(episode)
+        names = [side.name for side in self.sides]
+        if name is not None and name not in names:
+            raise ConfigError(unknown("League.winner", str(name), names, "side"))
+        return 0.5 if name is None else float(name == names[number])
+
+    def _met(self, episode: Episode, number: int, other: int, member: Member) -> float:
+        """The same where the other one is a member, whose record and rating it changes."""
+        score = self._score(episode, number, other)
+        member.record(score)
         place = self.sides[number].place
-        self.ratings[place], member.rating = self.system.update(self.ratings[place], member.rating, float(score))
-        return float(score)
+        self.ratings[place], member.rating = self.system.update(self.ratings[place], member.rating, score)
+        return score
 
     def metrics(self) -> dict[str, float]:
         """Sizes of pools, ratings, and the share of recent games against others that were won (draws are half)."""

@@ -116,13 +116,15 @@ class _Snapshots(Season):
         return self.settings.latest_share
 
     def weights(self, place: int) -> Array:
-        beaten = np.array([member.beaten for member in self.pool(place)])
+        pool = self.pool(place)
+        beaten = np.array([member.beaten for member in pool])
         if self.settings.matchmaking == "pfsp":
             weight = (1 - beaten) ** self.settings.hardness
         elif self.settings.matchmaking == "pfsp_even":
             weight = beaten * (1 - beaten)
         else:
             weight = np.ones(len(beaten))
+        weight = weight * np.array([member.share for member in pool])
         out: Array = weight / weight.sum()  # never 0: nobody's share of wins is ever quite 0 or 1
         return out
 

@@ -65,7 +65,7 @@ class Progress:
             self._keys = [(name, f"{name}/mean_return") for name in names]
         self._courses: dict[str, list[float]] = {key: [] for _, key in self._keys}
         self._evaluation: float | None = None
-        self._stage: float | None = None
+        self._stages: dict[str, float] = {}
         self._began = time.monotonic()
         self._drawn = -math.inf
         self._live: Live | None = None
@@ -80,7 +80,11 @@ class Progress:
             if key in metrics:
                 course.append(metrics[key])
         self._evaluation = metrics.get("evaluation_return", self._evaluation)
-        self._stage = metrics.get("curriculum/stage", self._stage)
+        self._stages |= {
+            " ".join(["stage", *name.split("/")[:-2]]): value
+            for name, value in metrics.items()
+            if name.endswith("curriculum/stage")
+        }
         now = time.monotonic()
         if self._live is None and (now - self._drawn >= LINE_SECONDS or self._done):
             self._drawn = now
@@ -129,8 +133,7 @@ class Progress:
         parts += [f"{label} {course[-1]:.2f}" for (label, _), course in self._labelled() if course]
         if self._evaluation is not None:
             parts.append(f"evaluation {self._evaluation:.2f}")
-        if self._stage is not None:
-            parts.append(f"stage {self._stage:.0f}")
+        parts += [f"{label} {stage:.0f}" for label, stage in self._stages.items()]
         if self._total is not None:
             parts.append(f"left {duration(self.left)}")
         return "  ".join(parts)
@@ -154,7 +157,7 @@ class Progress:
             table.add_row(Text(label), Text(now, justify="right"), sparkline(course) if self._unicode else "", best)
         if self._evaluation is not None:
             table.add_row("evaluation", Text(f"{self._evaluation:.2f}", justify="right"), "", "")
-        if self._stage is not None:
-            table.add_row("stage", Text(f"{self._stage:.0f}", justify="right"), "", "")
+        for label, stage in self._stages.items():
+            table.add_row(label, Text(f"{stage:.0f}", justify="right"), "", "")
         assert self._live is not None
         self._live.update(table, refresh=True)

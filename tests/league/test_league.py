@@ -19,6 +19,12 @@ RPS = {"payoff": (WINS, tuple(zip(*WINS, strict=True)))}
 PPO = marl.ippo(rollout=8, minibatches=2, network=marl.MLP((16,)))
 DQN = marl.iql(learning_starts=16, batch=8, buffer=400, network=marl.MLP((16,)))
 GRU = marl.ippo(rollout=8, sequence=4, minibatches=2, network=marl.GRU(8))
+LEAGUES = {
+    "uniform": marl.League(snapshot_every=30, window=2, opponents=(marl.Fixed(0),)),
+    "pfsp": marl.League(snapshot_every=30, matchmaking="pfsp", rating="openskill"),
+    "alternate": marl.League(snapshot_every=30, learn="alternate", swap_every=50),
+    "psro": marl.PSRO(response_steps=60, games=8, opponents=(marl.Random(),)),
+}
 
 
 def rps(league, learner=PPO, **options):
@@ -246,6 +252,52 @@ def test_a_rating_moves_a_curriculum_on():
     assert max(system.history["adversary/curriculum/stage"]) == 1
 
 
+def outcomes_of(system, steps):
+    """What the curriculum of agent_0 learns from a tag of two."""
+    taken = []
+    scheduler = system._course.schedulers["agent_0"]
+    learn = scheduler.learn
+    scheduler.learn = lambda outcomes, clock: taken.extend(outcomes) or learn(outcomes, clock)
+    system.train(steps=steps)
+    return taken
+
+
+def test_a_win_against_the_other_learner_is_a_win():
+    """Of each side, not half of one: a WinRate waits for it."""
+    rule = marl.WinRate(at_least=1.0, over=10)
+    wins = marl.Stages([marl.Stage({"max_cycles": 5}, rule), marl.Stage({"max_cycles": 5})])
+    agents = {"agent_0": marl.Fixed(0), "agent_1": marl.Fixed(2)}
+    system = rps(marl.League(latest=1.0, snapshot_every=1_000), agents, curriculum={"agent_0": wins})
+    assert {outcome.values["win"] for outcome in outcomes_of(system, 200)} == {1.0}
+    assert system.history["agent_0/curriculum/stage"][-1] == 1
+
+
+def test_a_curriculum_learns_nothing_from_what_a_member_did_in_its_team_s_place():
+    tasks = marl.DomainRandomisation({"max_cycles": 5})
+    league = marl.League(latest=0.0, snapshot_every=None, opponents=[marl.Fixed(0)])
+    system = rps(league, {"agent_0": marl.Fixed(1), "agent_1": marl.Fixed(2)}, curriculum={"agent_0": tasks})
+    taken = outcomes_of(system, 400)
+    assert {outcome.values["return"] for outcome in taken} == {5.0}  # paper against rock; rock lost to scissors unseen
+    assert 0.3 < len(taken) / system.episodes < 0.7
+
+
+def test_a_bonus_for_novelty_counts_what_the_learner_saw_and_no_member():
+    league = marl.League(learn="agent_0", latest=0.0, snapshot_every=None, opponents=[marl.Fixed(0)])
+    system = rps(league, shaping=[marl.CountBonus(cell=1.0)])
+    system.train(steps=80)
+    counts = {name: int(hooks[0].counts.sum()) for name, hooks in system._shaper.hooks.items()}
+    assert counts == {"agent_0": 80, "agent_1": 0}
+
+
+@pytest.mark.parametrize("other", [LEAGUES["psro"], marl.League(snapshot_every=30)])
+def test_a_league_that_is_not_the_saved_one_is_refused_in_one_line(other, tmp_path):
+    system = rps(LEAGUES["uniform"])
+    system.train(steps=60)
+    system.save(tmp_path / "saved")
+    with pytest.raises(marl.CheckpointError, match=r"the saved league does not fit .*(PSRO|League)\("):
+        marl.MultiAgentSystem.load(tmp_path / "saved", league=other).train(steps=4)
+
+
 def test_a_rating_without_a_league_is_refused_in_one_line():
     stages = marl.Stages([marl.Stage({"width": 3.0}, marl.Rating()), marl.Stage({"width": 8.0})])
     env_kwargs = {"width": 8, "height": 8, "max_cycles": 5}
@@ -292,13 +344,6 @@ def test_every_best_response_begins_anew_unless_told_otherwise():
 
 
 # --- saving and resuming ----------------------------------------------------------------------------------------------
-
-LEAGUES = {
-    "uniform": marl.League(snapshot_every=30, window=2, opponents=(marl.Fixed(0),)),
-    "pfsp": marl.League(snapshot_every=30, matchmaking="pfsp", rating="openskill"),
-    "alternate": marl.League(snapshot_every=30, learn="alternate", swap_every=50),
-    "psro": marl.PSRO(response_steps=60, games=8, opponents=(marl.Random(),)),
-}
 
 
 def same(one, other):
@@ -419,6 +464,16 @@ def test_evaluation_changes_nothing_in_a_league():
         (lambda: marl.Fixed(-1), "add up to 1"),
         (lambda: marl.PSRO(meta_solver="nahs"), "meta_solver"),
         (lambda: rps("uniform"), "expected marl.League"),
+        (
+            lambda: marl.Scenario(name="x", env=Team, agents=PPO, steps=99, league=marl.PSRO(response_steps=100)),
+            "PSRO.response_steps: the first best response is learnt after 100 steps, and training ends after 99",
+        ),
+        (
+            lambda: marl.Scenario(
+                name="x", env=Team, agents=PPO, steps=99, league=marl.League(learn="alternate", swap_every=100)
+            ),
+            "League.swap_every: the second side would learn from step 100 on",
+        ),
         (lambda: marl.Scenario(name="x", env=Team, agents=PPO, league=3), "Scenario 'x': league: expected"),
         (lambda: rps(None).season, "this system has no league"),
         (

@@ -71,7 +71,8 @@ def test_matches_are_the_same_for_the_same_seed_and_keep_recurrent_states_apart(
     )
     sides = sides_of(system.spec, "agents")
     member = Member(0, 0, "it", system.learners[0].policy(None), ())
-    seen = [play_matches(system._make_env(3, 0), sides, (member, member), 7, seed) for seed in (1, 1, 2)]
+    alone = [(1.0, member)]
+    seen = [play_matches(system._make_env(3, 0), sides, (alone, alone), 7, seed) for seed in (1, 1, 2)]
     assert seen[0].shape == (7, 2)
     assert np.array_equal(seen[0], seen[1])
     assert np.array_equal(scores(np.array([[1, 0], [0, 0], [-1, 2]])), [1, 0.5, 0])
@@ -105,6 +106,7 @@ def test_members_act_as_single_agents_do():
         (lambda: exploit(marl.MultiAgentSystem(PPO, "CartPole-v1"), 10), "has one agent"),
         (lambda: exploit(plays(0), 0), "steps"),
         (lambda: exploit(plays(0), 10, agents=PPO), "the same teams"),
+        (lambda: exploit(plays(0), 10), "Fixed learns nothing, so it cannot respond: say with agents= who does"),
     ],
 )
 def test_what_cannot_be_played_is_refused_in_one_line(make, message):
@@ -126,6 +128,24 @@ def test_a_best_response_finds_what_a_fixed_policy_gives_away():
     assert result.nash_conv == pytest.approx(1.0, abs=0.15)
     assert result.to_dict()["nash_conv"] == result.nash_conv
     assert "NashConv at least" in str(result)
+
+
+def test_games_are_played_on_the_target_of_a_curriculum():
+    """In an episode of one round instead of five a strategy wins one point."""
+    tasks = marl.DomainRandomisation({"max_cycles": 5}, target={"max_cycles": 1})
+    agents = {"agent_0": marl.Fixed(0), "agent_1": marl.Fixed(0)}
+    env_kwargs = RPS | {"rounds": 5}
+    make = {"num_envs": 4, "env_kwargs": env_kwargs, "curriculum": tasks}
+    rock = marl.MultiAgentSystem(agents, "marl/matrix_game-v0", **make)
+    paper = marl.MultiAgentSystem({"agent_0": marl.Fixed(1), "agent_1": marl.Fixed(1)}, "marl/matrix_game-v0", **make)
+    assert tournament({"rock": rock, "paper": paper}, games=8).returns[1, 0].tolist() == [1, -1]
+    learner = marl.ippo(rollout=8, minibatches=2, lr=1e-2, network=marl.MLP((16,)))
+    result = exploit(rock, steps=1_000, games=8, agents={"agent_0": learner, "agent_1": learner})
+    assert result.sides["agent_0"].best == 1
+    psro = marl.PSRO(response_steps=100, games=4, opponents=(marl.Fixed(0), marl.Fixed(2)))
+    with marl.MultiAgentSystem(agents, "marl/matrix_game-v0", league=psro, **make) as system:
+        system.train(steps=8)
+        assert system.season.payoffs()[0][0, 1] == 1
 
 
 def test_exploiting_a_system_changes_nothing_in_it():
