@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         OrnsteinUhlenbeck,
         Uniform,
     )
+    from marl.influence import SocialInfluence
     from marl.league import PSRO, League
     from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3, Fixed, Random, Scripted
     from marl.learners.off_policy import Prioritised
@@ -150,6 +151,7 @@ _HOMES = {
         "Random",
         "Scripted",
     ),
+    "marl.influence": ("SocialInfluence",),
     "marl.league": ("PSRO", "League"),
     "marl.learners.off_policy": ("Prioritised",),
     "marl.memory.hindsight": ("Hindsight",),
@@ -269,6 +271,7 @@ __all__ = [
     "Scenario",
     "Scripted",
     "Seen",
+    "SocialInfluence",
     "Stage",
     "Stages",
     "StepCost",

@@ -119,7 +119,7 @@ def _shaped_like(name: str, found: Array, expected: Array) -> Array:
     return np.asarray(found)
 
 
-def _check(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
+def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
     """Raise ConfigError unless a number (both ends of a schedule) lies in the range."""
     ends = [value.start, value.end] if isinstance(value, Linear | Exponential) else [value]
     for end in ends:
@@ -157,7 +157,7 @@ class PotentialBased:
             raise ConfigError(
                 f"PotentialBased: expected a function and of='obs' or 'state', got {self.phi!r}, {self.of!r}"
             )
-        _check("PotentialBased.weight", self.weight)
+        check_number("PotentialBased.weight", self.weight)
 
     def build(self, place: Place) -> Hook:
         """Settle the discount."""
@@ -220,7 +220,7 @@ class TeamSpirit:
 
     def __post_init__(self) -> None:
         """Check the weight."""
-        _check("TeamSpirit.weight", self.weight, 0, 1)
+        check_number("TeamSpirit.weight", self.weight, 0, 1)
 
     def build(self, place: Place) -> Hook:
         """Itself."""
@@ -246,7 +246,7 @@ class StepCost:
 
     def __post_init__(self) -> None:
         """Check the cost."""
-        _check("StepCost.cost", self.cost)
+        check_number("StepCost.cost", self.cost)
 
     def build(self, place: Place) -> Hook:
         """Itself."""
@@ -270,7 +270,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         """Only positive factors keep what is better better."""
-        _check("Scale.factor", self.factor, 1e-12)
+        check_number("Scale.factor", self.factor, 1e-12)
 
     def build(self, place: Place) -> Hook:
         """Itself."""
@@ -335,10 +335,11 @@ class DifferenceReward:
 # --- hooks with memory ------------------------------------------------------------------------------------------------
 
 
-class _Moments:
+class Moments:
     """Mean and variance of rows ``(M, D)`` so far, merged exactly (Chan et al. 1983)."""
 
     def __init__(self, width: int) -> None:
+        """Of ``D`` columns, each as if of variance 1 before anything is known."""
         self.mean, self.variance, self.count = np.zeros(width), np.ones(width), 0
 
     def update(self, rows: Array) -> None:
@@ -380,8 +381,8 @@ class RunningNormalize:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _check("RunningNormalize.discount", self.discount, 0, 1)
-        _check("RunningNormalize.clip", self.clip, 1e-12)
+        check_number("RunningNormalize.discount", self.discount, 0, 1)
+        check_number("RunningNormalize.clip", self.clip, 1e-12)
 
     def build(self, place: Place) -> Hook:
         """Returns of every copy and agent, and their variance."""
@@ -392,7 +393,7 @@ class _RunningNormalize:
     def __init__(self, config: RunningNormalize, place: Place) -> None:
         self.config = config
         self.returns = np.zeros((place.num_envs, place.team.num_agents))
-        self.moments = _Moments(1)
+        self.moments = Moments(1)
 
     def __call__(self, seen: Seen, reward: Array) -> Array:
         self.returns = self.returns * self.config.discount + reward  # (E, N)
@@ -409,7 +410,7 @@ class _RunningNormalize:
         self.moments.load_state_dict(state["moments"])
 
 
-def _rows(obs: Array) -> Array:
+def rows_of(obs: Array) -> Array:
     """Observations ``(E, N, *O)`` as float32 rows ``(E * N, D)``, images in [0, 1]."""
     rows: Array = obs.reshape(obs.shape[0] * obs.shape[1], -1).astype(np.float32)
     return rows / 255 if obs.dtype == np.uint8 else rows
@@ -433,10 +434,10 @@ class CountBonus:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _check("CountBonus.weight", self.weight)
-        _check("CountBonus.bits", self.bits, 1, 24)
+        check_number("CountBonus.weight", self.weight)
+        check_number("CountBonus.bits", self.bits, 1, 24)
         if self.cell is not None:
-            _check("CountBonus.cell", self.cell, 1e-12)
+            check_number("CountBonus.cell", self.cell, 1e-12)
 
     def build(self, place: Place) -> Hook:
         """An empty table that the team shares."""
@@ -454,7 +455,7 @@ class _CountBonus:
 
     def hash(self, obs: Array) -> Array:
         """Where observations ``(E, N, *O)`` are counted, ``(E, N)``."""
-        rows = _rows(obs)  # (E * N, D)
+        rows = rows_of(obs)  # (E * N, D)
         if self.config.cell is None:
             places = (rows @ self.projections > 0) @ (1 << np.arange(self.config.bits))
         else:
@@ -496,9 +497,9 @@ class RND:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _check("RND.weight", self.weight)
-        _check("RND.width", self.width, 1)
-        _check("RND.lr", self.lr, 1e-12)
+        check_number("RND.weight", self.weight)
+        check_number("RND.width", self.width, 1)
+        check_number("RND.lr", self.lr, 1e-12)
 
     def build(self, place: Place) -> Hook:
         """Both networks, which the team shares."""
@@ -514,10 +515,10 @@ class _RND:
         self.target = [orthogonal(size, math.sqrt(2), generator) for size in sizes]
         self.predictor = [orthogonal(size, math.sqrt(2), generator).requires_grad_() for size in sizes]
         self.adam = torch.optim.Adam(self.predictor, lr=config.lr)
-        self.seen, self.errors = _Moments(width), _Moments(1)
+        self.seen, self.errors = Moments(width), Moments(1)
 
     def __call__(self, seen: Seen, reward: Array) -> Array:
-        rows = _rows(seen.next_obs)[seen.acting.reshape(-1)]  # (M, D)
+        rows = rows_of(seen.next_obs)[seen.acting.reshape(-1)]  # (M, D)
         bonus = np.zeros(reward.shape)
         if len(rows):
             self.seen.update(rows)
@@ -576,10 +577,10 @@ class EpisodicNovelty:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _check("EpisodicNovelty.weight", self.weight)
-        _check("EpisodicNovelty.neighbours", self.neighbours, 1)
-        _check("EpisodicNovelty.memory", self.memory, self.neighbours)
-        _check("EpisodicNovelty.width", self.width, 1)
+        check_number("EpisodicNovelty.weight", self.weight)
+        check_number("EpisodicNovelty.neighbours", self.neighbours, 1)
+        check_number("EpisodicNovelty.memory", self.memory, self.neighbours)
+        check_number("EpisodicNovelty.width", self.width, 1)
 
     def build(self, place: Place) -> Hook:
         """A memory of every agent of every copy."""
@@ -607,7 +608,7 @@ class _EpisodicNovelty:
             kept[rows] = 0
 
     def __call__(self, seen: Seen, reward: Array) -> Array:
-        embedded = torch.from_numpy(_rows(seen.next_obs) @ self.projection)  # (R, D)
+        embedded = torch.from_numpy(rows_of(seen.next_obs) @ self.projection)  # (R, D)
 
         def one(x: Tensor, memory: Tensor, written: Tensor, total: Tensor, count: Tensor) -> tuple[Tensor, ...]:
             before = IntrinsicRewardState(memory, written, total, count)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     ("L0", "types"),
     ("L1", "ops spaces config schedules parallel nets exploration"),
-    ("L2", "channels sharing scope credit stopping memory adapters shaping curriculum"),
+    ("L2", "channels sharing scope credit stopping memory adapters shaping influence curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
     (
         "L4",

@@ -7,6 +7,7 @@ import logging
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Discrete
 
 import marl
@@ -232,12 +233,73 @@ def test_episodic_novelty_pays_for_the_unlike_and_forgets_at_the_end():
     assert not hook.written.any()
 
 
+def place_of(env):
+    """The only team of an environment."""
+    with marl.MultiAgentSystem(marl.Random(), env, num_envs=1) as system:
+        return Place(system.spec.teams[0], 1, 0.9, np.random.SeedSequence(0))
+
+
+def influence_by_hand(own):
+    """Agent 0 believes that agent 1 plays 0 three times of four after a 0, else as a coin falls; ``own``: its logit."""
+    two = Place(spec_of(2, action=Discrete(2)).teams[0], 1, 0.9, np.random.SeedSequence(0))
+    hook = marl.SocialInfluence(width=1).build(two)
+    with torch.no_grad():
+        for weight in hook.weights:
+            weight.zero_()
+        hook.act[0, 0, 0] = 1.0  # its hidden unit says that it plays 0 itself
+        hook.predict[0, 0, 2] = np.log(3)  # and then this is the logit of agent 1's 0
+        hook.own[0, 1, 0] = own
+    x, yes = torch.zeros(2, 2, 4), torch.ones(2, 2, dtype=torch.bool)
+    return hook.influence(x, torch.tensor([[0, 0], [1, 0]]), yes, yes)
+
+
+def test_influence_is_what_an_action_changes_for_the_others():
+    chances, coin = np.array([0.75, 0.25]), np.array([0.5, 0.5])
+    for logit, own in ((0.0, 0.5), (np.log(3), 0.75)):
+        average = own * chances + (1 - own) * coin
+        found = influence_by_hand(logit)
+        assert found[0, 0] == pytest.approx((chances * np.log(chances / average)).sum(), abs=1e-6)
+        assert found[1, 0] == pytest.approx((coin * np.log(coin / average)).sum(), abs=1e-6)
+        assert found[:, 1].tolist() == pytest.approx([0, 0], abs=1e-6)  # agent 1 believes that nothing matters
+    assert influence_by_hand(0.0)[0, 0] == pytest.approx(0.0353749, abs=1e-6)
+
+
+def test_who_is_followed_has_influence_and_who_follows_has_none():
+    """Agent 1 does what agent 0 did a step ago: log 2 nats of agent 0's, nothing of its own."""
+    hook = marl.SocialInfluence(weight=1.0, lr=1e-2, width=16).build(PLACE)
+    random, before = np.random.default_rng(0), np.zeros(3, dtype=np.int64)
+    zero, obs = np.zeros((3, 2)), np.zeros((3, 2, 4))
+    paid = []
+    for _ in range(400):
+        step = seen(obs, obs, zero)
+        step.action[:, 0], step.action[:, 1] = random.integers(0, 2, 3), before
+        before = step.action[:, 0].copy()
+        paid.append(hook(step, zero))
+    leader, follower = np.mean(paid[-100:], axis=(0, 1))
+    assert leader == pytest.approx(np.log(2), abs=0.1)
+    assert follower < 0.05
+
+
+def test_nobody_is_paid_for_influence_on_those_who_are_gone():
+    hook = marl.SocialInfluence(weight=1.0).build(PLACE)
+    zero, obs = np.zeros((1, 2)), np.zeros((1, 2, 4))
+    for _ in range(3):
+        assert (hook(seen(obs, obs, zero), zero) > 0).all()
+    over = hook(seen(obs, obs, zero, terminated=[[True, True]]), zero)
+    assert not over.any()
+    assert not hook.before[2].any()  # and nothing that follows is what it led to
+    alone = seen(obs, obs, zero, acting=[[True, False]])
+    alone.onward[0, 1] = False
+    assert not hook(alone, zero).any()
+
+
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 EVERYTHING = (
     marl.PotentialBased(first),
     marl.CountBonus(),
     marl.RND(width=8),
+    marl.SocialInfluence(width=8),
     marl.EpisodicNovelty(neighbours=2, memory=8, width=4),
     marl.TeamSpirit(Linear(0.0, 1.0, steps=500)),
     marl.RunningNormalize(),
@@ -347,6 +409,9 @@ def test_what_is_no_hook_is_refused(shaping, text):
         (lambda: marl.CountBonus(bits=60), "CountBonus.bits"),
         (lambda: marl.PotentialBased(first, of="pixels"), "of='obs' or 'state'"),
         (lambda: marl.EpisodicNovelty(memory=2), "EpisodicNovelty.memory"),
+        (lambda: marl.SocialInfluence(lr=0.0), "SocialInfluence.lr"),
+        (lambda: marl.SocialInfluence().build(place_of(Constant)), "one agent has no others to influence"),
+        (lambda: marl.SocialInfluence().build(place_of("Pendulum-v1")), "expected discrete actions, got box"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(make, text):
