@@ -96,6 +96,7 @@ TASKS = {
     "foraging": Task("foraging", 0.98),
     "tictactoe": Task("tictactoe", 1.0, games=2_000, wins=(0.96, 0.85)),
     "connect_four": Task("connect_four", 0.95, games=2_000, wins=(0.9, 0.874)),
+    "lewis": Task("lewis", 2.0),
     "kuhn": Task("kuhn", -0.1, measure=poker),
     "rock_paper_scissors": Task("rock_paper_scissors", -0.01, measure=throws),
 }

@@ -187,6 +187,17 @@ def test_pulling_levers_at_random_is_a_formula() -> None:
     assert {episode.length for episode in step.finished} == {1}
 
 
+def test_without_talk_an_even_division_of_the_identities_is_best() -> None:
+    batch = marl_envs.Lever().batch_env(20_000)
+    step = batch.reset(0)
+    exact = 1 - comb(400, 5) / comb(500, 5)
+    assert round(exact, 5) == 0.67397
+    reward = batch.step([step.teams[0].obs.argmax(2) % 5]).teams[0].reward[:, 0]
+    assert abs(reward.mean() - exact) < 4 * reward.std() / np.sqrt(len(reward))
+    uneven = (1 - comb(399, 5) / comb(500, 5) + 1 - comb(401, 5) / comb(500, 5)) / 2
+    assert uneven < exact  # concave in how many pull each lever
+
+
 def test_identities_are_drawn_evenly_and_are_all_different() -> None:
     batch = marl_envs.Lever(num_agents=3, pool=4).batch_env(24_000)
     step = batch.reset(3)
