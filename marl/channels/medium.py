@@ -155,14 +155,15 @@ class Medium:
         return inbox
 
     def _sent(self, air: Air, said: Tensor, loud: Tensor, active: Tensor, first: bool = True) -> Tensor:
-        """``(B, N, M + 1)``: packed messages, loudness last; silence is zeros."""
+        """``(B, N, M + 1)``: packed messages, loudness last."""
         loud = loud * active
         if self.limited:
             budget = float(self.link.budget or 0)
             if first:
                 air.spent = air.spent + (loud.detach() > 0)
             loud = loud * (air.spent <= budget)
-        sent = torch.cat((self.link.pack(said) * (loud > 0).unsqueeze(-1), loud.unsqueeze(-1)), dim=-1)
+        # What is not loud weighs nothing, so nobody hears it; it stays for the gradient of a gate that is closed.
+        sent = torch.cat((self.link.pack(said) * active.unsqueeze(-1), loud.unsqueeze(-1)), dim=-1)
         return sent if self.tamper is None else self.tamper(sent)
 
     def _push(self, air: Air, sent: Tensor, wires: Wires) -> None:
