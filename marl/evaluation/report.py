@@ -50,6 +50,7 @@ class Report:
         returns: the sum over all agents of every episode.
         episode_lengths: environment steps of every episode.
         teams: the same for each team.
+        info: means over episodes of the numbers that the environment reports as an episode ends, such as ``success``.
         decentralised: whether every agent acted on its own.
     """
 
@@ -60,6 +61,7 @@ class Report:
     returns: tuple[float, ...]
     episode_lengths: tuple[int, ...]
     teams: dict[str, TeamReport]
+    info: dict[str, float]
     decentralised: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,6 +74,7 @@ class Report:
             "returns": list(self.returns),
             "episode_lengths": list(self.episode_lengths),
             "teams": {name: team.to_dict() for name, team in self.teams.items()},
+            "info": self.info,
             "decentralised": self.decentralised,
         }
 
@@ -84,6 +87,7 @@ class Report:
             agents = ", ".join(f"{agent} {mean:.2f}" for agent, mean in team.returns_per_agent.items())
             prefix = f"{name} {team.mean_return:.2f}: " if len(self.teams) > 1 else ""
             lines.append(f"  {prefix}{agents}")
+        lines += [f"  {name} {mean:.3f}" for name, mean in self.info.items()]
         return "\n".join(lines)
 
 
@@ -106,6 +110,7 @@ def summarise(spec: Spec, episodes: Sequence[Episode], decentralised: bool = Fal
         returns=tuple(sums.tolist()),
         episode_lengths=tuple(episode.length for episode in episodes),
         teams=teams,
+        info=_means([episode.info for episode in episodes]),
         decentralised=decentralised,
     )
 
@@ -114,6 +119,11 @@ def _team(agents: Sequence[str], table: Array) -> TeamReport:
     sums = table.sum(axis=1)
     means = dict(zip(agents, table.mean(axis=0).tolist(), strict=True))
     return TeamReport(float(sums.mean()), bootstrap_interval(sums), means, tuple(sums.tolist()))
+
+
+def _means(infos: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for info in infos for name in info if not name.startswith("task/"))
+    return {name: float(np.mean([info[name] for info in infos if name in info])) for name in names}
 
 
 def bootstrap_interval(values: Array, level: float = 0.95, resamples: int = 2_000) -> tuple[float, float]:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from marl_envs.world import World
 
+import marl
 from marl.conformance import check
-from marl.types import Array, ConfigError, Step
+from marl.evaluation.report import summarise
+from marl.types import Array, ConfigError, Episode, Step
 
 
 def put(batch: marl_envs.batch.Batch, **arrays: Array) -> Step:
@@ -42,6 +44,16 @@ def put(batch: marl_envs.batch.Batch, **arrays: Array) -> Step:
 def test_the_check_finds_nothing_to_mend(make: Callable[[], World]) -> None:
     report = check(make, steps=300)
     assert not [finding for finding in report.findings if finding.level != "note"]
+
+
+def test_an_evaluation_reports_what_episodes_report() -> None:
+    """Without cars all goes well; the chosen task is not among the numbers."""
+    with marl.MultiAgentSystem(marl.Random(), lambda: marl_envs.TrafficJunction(add_rate=0.0), num_envs=2) as system:
+        report = system.evaluate(10, task={"add_rate": 0.0})
+    assert report.info == {"success": 1.0, "collisions": 0.0, "passed": 0.0}
+    assert report.to_dict()["info"] == report.info
+    assert "success 1.000" in str(report)
+    assert summarise(system.spec, [Episode(0, {}, 1, {"success": 1.0}), Episode(1, {}, 1)]).info == {"success": 1.0}
 
 
 # -- the switch riddle ------------------------------------------------------------------------------------------------
