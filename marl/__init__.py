@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from marl.nets import CNN, GRU, MLP, Custom
     from marl.nets.q_head import Atoms, Quantiles
     from marl.scenario import Scenario
-    from marl.schedules import Exponential, Linear
+    from marl.schedules import Exponential, Linear, Logarithmic
     from marl.scope import Joint, Local
     from marl.shaping import (
         RND,
@@ -209,6 +209,7 @@ _HOMES = {
     "marl.schedules": (
         "Exponential",
         "Linear",
+        "Logarithmic",
     ),
     "marl.evaluation.report": ("Report",),
     "marl.nets": ("CNN", "GRU", "MLP", "Custom"),
@@ -296,6 +297,7 @@ __all__ = [
     "Linear",
     "Link",
     "Local",
+    "Logarithmic",
     "MarlError",
     "MaxBoltzmann",
     "MeanReturn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from marl.types import ConfigError
@@ -64,9 +65,36 @@ class Exponential:
         return self.end + (self.start - self.end) * rest
 
 
-Schedule = float | Linear | Exponential
+@dataclass(frozen=True)
+class Logarithmic:
+    """``start`` for a while, then towards ``end`` with the logarithm of the steps, fast at first.
+
+    ``Logarithmic(1, 0, d)`` is the rule ``epsilon = 1 - log10((t + 1) / d)``, common on small tasks.
+
+    Args:
+        start: value up to step ``after``.
+        end: value from step ``10 * after`` on.
+        after: environment steps before the value moves.
+    """
+
+    start: float
+    end: float
+    after: float
+
+    def __post_init__(self) -> None:
+        """Check the number of steps."""
+        if not self.after > 0:
+            raise ConfigError(f"Logarithmic.after: expected a number above 0, got {self.after!r}")
+
+    def __call__(self, clock: Clock) -> float:
+        """The value now."""
+        decades = math.log10((clock.steps + 1) / self.after)
+        return self.start + (self.end - self.start) * min(max(decades, 0.0), 1.0)
+
+
+Schedule = float | Linear | Exponential | Logarithmic
 
 
 def value_at(schedule: Schedule, clock: Clock) -> float:
     """The value of a constant or a schedule now."""
-    return schedule(clock) if isinstance(schedule, Linear | Exponential) else schedule
+    return schedule(clock) if isinstance(schedule, Linear | Exponential | Logarithmic) else schedule

@@ -21,7 +21,7 @@ from torch.nn import functional
 from marl.config import unknown
 from marl.nets.stacked import orthogonal
 from marl.ops import IntrinsicRewardState, episodic_memory_intrinsic_rewards
-from marl.schedules import Clock, Exponential, Linear, Schedule, value_at
+from marl.schedules import Clock, Exponential, Linear, Logarithmic, Schedule, value_at
 from marl.types import Array, ConfigError, Spec, Step, TeamSpec
 
 RECENT = 100  # episodes that the logged shaped return is the mean of
@@ -121,7 +121,7 @@ def _shaped_like(name: str, found: Array, expected: Array) -> Array:
 
 def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
     """Raise ConfigError unless a number (both ends of a schedule) lies in the range."""
-    ends = [value.start, value.end] if isinstance(value, Linear | Exponential) else [value]
+    ends = [value.start, value.end] if isinstance(value, Linear | Exponential | Logarithmic) else [value]
     for end in ends:
         if isinstance(end, bool) or not isinstance(end, int | float) or not low <= end <= high or math.isinf(end):
             raise ConfigError(f"{name}: expected a number in [{low:g}, {high:g}], got {end!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,13 @@ def test_exponential_halves_the_rest_of_the_way():
     assert [value_at(schedule, Clock(steps)) for steps in (0, 1_000, 2_000)] == pytest.approx([1.0, 0.6, 0.4])
 
 
+def test_logarithmic_falls_a_tenth_of_the_way_to_ten_times_the_steps():
+    schedule = marl.Logarithmic(1.0, 0.1, 100)
+    assert [value_at(schedule, Clock(steps)) for steps in (0, 99, 999, 5_000)] == pytest.approx([1.0, 1.0, 0.1, 0.1])
+    rule = [1 - math.log10((steps + 1) / 25) for steps in (30, 100, 200)]
+    assert [value_at(marl.Logarithmic(1, 0, 25), Clock(steps)) for steps in (30, 100, 200)] == pytest.approx(rule)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -144,8 +153,26 @@ def test_exponential_halves_the_rest_of_the_way():
         lambda: marl.Boltzmann(0.0),
         lambda: marl.OrnsteinUhlenbeck(theta=-1),
         lambda: marl.Exponential(1, 0, 0),
+        lambda: marl.Logarithmic(1, 0, 0),
     ],
 )
 def test_numbers_without_meaning_are_refused(wrong):
     with pytest.raises(marl.ConfigError):
         wrong()
+
+
+def test_sac_explores_with_noise_on_top_of_its_own_draws():
+    def actions(exploration):
+        config = marl.SAC(random_start=False, learning_starts=10_000, exploration=exploration)
+        with marl.MultiAgentSystem(config, "marl/pendulum-v0", num_envs=2, seed=0) as system:
+            system.train(steps=400)
+            return system.learners[0].memory.action[:200].clone()
+
+    own, pushed = actions(None), actions(marl.OrnsteinUhlenbeck(theta=0.01, scale=0.3))
+    assert (pushed.abs() <= 1).all()
+
+    def memory(x):  # correlation of one step's action with the next one's
+        return torch.corrcoef(torch.stack([x[:-1].flatten(), x[1:].flatten()]))[0, 1]
+
+    assert memory(own).abs() < 0.2
+    assert memory(pushed) > 0.4

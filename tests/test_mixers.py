@@ -51,6 +51,22 @@ def test_qplex_is_best_where_everybody_is_best():
         assert joint[totals.argmax()].tolist() == table.argmax(-1).tolist()
 
 
+def test_in_qplex_every_value_learns_from_every_joint_action():
+    """``Q_tot = sum w V + b + lambda w (Q - V)``; its gradient to a chosen value is ``w``, however small lambda is."""
+    mixer = make(DuplexMixer, heads=2, hypernet=8)
+    with torch.no_grad():
+        mixer.joint[2].bias.fill_(-30.0)  # lambda is next to 0
+    table, state = draw(0, (1, N, A), (1, S))
+    table.requires_grad_()
+    choice = torch.tensor([[0, 1, 2]])
+    chosen, best = table.gather(-1, choice.unsqueeze(-1)).squeeze(-1), table.amax(-1)
+    total = mixer(chosen, best, torch.ones(1, N, dtype=torch.bool), state, onehot(choice))
+    weight = torch.nn.functional.softplus(mixer.weight(state))
+    assert torch.allclose(total, (weight * best + mixer.bias(state)).sum(-1), atol=1e-4)
+    (slope,) = torch.autograd.grad(total.sum(), table)
+    assert torch.allclose(slope, weight.unsqueeze(-1) * onehot(choice), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_dead_contribute_nothing(kind):
     mixer = make(kind)

@@ -94,17 +94,18 @@ class SACLearner(ActorQLearner):
 
     @property
     def default_exploration(self) -> Exploration:
-        """The policy draws its own actions; this is only asked where settings name another."""
+        """The policy draws its own actions; this is only asked where settings name another, or noise on top."""
         return GumbelSample() if self.team.action.kind == "discrete" else GaussianNoise(0.0)
 
     def try_out(self, parameters: Tensor, look: Look, generator: torch.Generator | None) -> Tensor:
-        """A draw from the policy; uniform until learning starts."""
+        """A draw from the policy, with noise on top where settings ask for it; uniform until learning starts."""
         settings = self.settings
         if settings.exploration is not None and self.choices:
             return super().try_out(parameters, look, generator)
         if generator is None and settings.random_start and self.memory.seen_steps < settings.learning_starts:
             return self._random(parameters, look)
-        return self.head.sample(parameters, look.legal, generator or self.generator)
+        drawn = self.head.sample(parameters, look.legal, generator or self.generator)
+        return drawn if settings.exploration is None else self.explore(drawn, look, generator)
 
     def temperature(self) -> Tensor:
         """``alpha`` of every agent, ``(N,)``."""

@@ -126,9 +126,12 @@ class DuplexMixer(Mixer):
         agent = torch.unflatten(torch.sigmoid(self.agent(state)), -1, shape)
         joint = torch.unflatten(torch.sigmoid(self.joint(torch.cat((state, done), dim=-1))), -1, shape)
         strength = (key * agent * joint).sum(-1) + 1e-10  # (..., N): lambda
-        value = (weight * best + self.bias(state)) * acting
-        advantage = torch.where(acting, strength * weight * (chosen - best), 0.0)
-        total: Tensor = value.sum(-1) + advantage.sum(-1)
+        mine = torch.where(acting, weight * chosen + self.bias(state), 0.0)
+        # The same number as sum (w V + b) + sum lambda w (Q - V), but each Q_i learns at full strength from every
+        # joint action, as in the authors' code. Through lambda it would not: where lambda has gone to 0, as it does for
+        # the best joint action while another one is greedy, so has the gradient that would raise it.
+        advantage = torch.where(acting, (strength - 1) * (weight * (chosen - best)).detach(), 0.0)
+        total: Tensor = mine.sum(-1) + advantage.sum(-1)
         return total
 
 

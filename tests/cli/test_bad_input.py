@@ -25,7 +25,8 @@ TRAIN = [
     ("--set learner.lrr=1", "did you mean 'learner.lr'?"),
     (
         "--set learner.lr=abc",
-        "--set learner.lr=abc: expected Linear(...) or Exponential(...) or a number, got 'abc' (str)",
+        "--set learner.lr=abc: expected Linear(...) or Exponential(...) or Logarithmic(...) or a number, got 'abc' "
+        "(str)",
     ),
     ("--set learner.epochs=1.5", "expected a whole number, got '1.5' (float)"),
     ("--set learner.epochs=true", "expected a whole number, got 'true' (bool)"),

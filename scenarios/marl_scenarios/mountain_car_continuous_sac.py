@@ -1,0 +1,25 @@
+"""Drive a weak car out of a valley by SAC: noise that pushes one way for a while finds the flag."""
+
+import marl
+
+scenario = marl.Scenario(
+    name="mountain_car_continuous_sac",
+    about="rock a car out of a valley (native, 1 agent, continuous, SAC)",
+    env="marl/mountain_car_continuous-v0",
+    agents=marl.SAC(
+        network=marl.MLP((64, 64), "relu"),
+        lr=3e-4,
+        batch=256,
+        learning_starts=1_000,
+        random_start=False,
+        updates_per_step=0.25,
+        tau=0.01,
+        discount=0.999,
+        first_temperature=0.1,
+        normalize_obs=True,
+        exploration=marl.OrnsteinUhlenbeck(scale=marl.Linear(0.5, 0.0, 20_000)),
+    ),
+    num_envs=4,
+    steps=40_000,
+    expect="93 (standing still: 0)",
+)
