@@ -17,7 +17,7 @@ from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.action_head import masked_policy
 from marl.nets.agent_net import AgentNet, JointNet
 from marl.nets.counterfactual import CounterfactualNet
-from marl.nets.distributions import Distribution, make_distribution
+from marl.nets.distributions import Categorical, Distribution, make_distribution
 from marl.nets.networks import Network, default_network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
@@ -104,6 +104,7 @@ class ActorCritic(nn.Module):
         own = [torch.arange(width) for width in widths] if vector else None
         network = network or default_network(team.obs.shape)
         self.distribution = make_distribution(team.action, squash, device)
+        self._one_choice = type(self.distribution) is Categorical
         self.actor = policy_net(
             channel,
             spec,
@@ -176,9 +177,17 @@ class ActorCritic(nn.Module):
         """``H`` of the actor; 0 if it is feed-forward."""
         return self.actor.carry_shape[1]
 
-    @torch.inference_mode()
     def act(self, look: Look, generator: torch.Generator | None, explore: bool) -> Decision:
         """One action for every agent of every copy; the most likely one unless exploring."""
+        if explore and self._one_choice and self.actor.norm is None:
+            inference = self.actor.inference()
+            if inference is not None:
+                action, log_prob = inference.choose(look.obs, look.legal, generator)
+                return Decision(action, action, log_prob, look.carry)
+        return self._act(look, generator, explore)
+
+    @torch.inference_mode()
+    def _act(self, look: Look, generator: torch.Generator | None, explore: bool) -> Decision:
         self.actor.seed(look.carry, generator)
         parameters, carries = self.actor(
             look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0)

@@ -1,7 +1,8 @@
-"""What is compiled beside autograd says the same: PPO's gradient, Adam with clipping."""
+"""What is compiled says what torch says: PPO's gradient, Adam with clipping, acting."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import nn
 import marl
 from marl import parallel
 from marl.learners.ppo_tiles import applies
+from marl.memory.rollout import Look
 from marl.nets.adam import FlatAdam
+from marl.nets.distributions import mask_logits
 from marl.nets.stacked import FlatParameters
 from marl.schedules import Clock
 from tests.test_identities import SEED, fill
@@ -135,3 +138,60 @@ def test_a_row_without_a_finite_gradient_stays_where_it_is():
     flat.gradients.fill_(1)
     adam.step(1.0)
     assert int(flat.non_finite) == 0
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["free", "masked"])
+@pytest.mark.parametrize("sharing", ["all", "none", PAIRS], ids=["all", "none", "groups"])
+def test_compiled_acting_draws_from_the_policy(sharing, masked):
+    """The same log-probabilities as torch's, only legal choices, and as often as the policy says."""
+    spec = spec_of(3, action=Discrete(4), widths=(4, 6, 5), masked=masked)
+    model = marl.ippo(sharing=sharing).build(spec, spec.teams[0], 400, np.random.SeedSequence(3), "cpu").model
+    model.parameters_flat.values.mul_(1.3)
+    with torch.no_grad():
+        model.actor.head.weight.mul_(100)  # far from uniform
+    legal = torch.rand(400, 3, 4, generator=torch.Generator().manual_seed(1)) < 0.7
+    legal[..., 2] = True
+    obs = torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(2)).expand(400, 3, 6).contiguous()
+    look = Look(
+        obs, torch.zeros(400, 3, 0), torch.zeros(400, dtype=torch.bool), torch.ones(400, 3, dtype=torch.bool),
+        legal if masked else None,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    assert model.actor.inference() is not None
+    with torch.enable_grad():  # through torch
+        logits = model.actor(obs[None], look.carry, look.started[None], look.alive[None])[0][0]
+        policy = mask_logits(logits, look.legal).softmax(-1).detach()
+    counts = torch.zeros(400, 3, 4)
+    for _ in range(30):
+        decision = model.act(look, generator, explore=True)
+        wanted, _ = model.distribution.evaluate(logits, look.legal, decision.action)
+        assert torch.allclose(decision.log_prob, wanted, atol=1e-5)
+        counts += torch.nn.functional.one_hot(decision.action, 4)
+    assert not masked or (counts[~legal] == 0).all()
+    assert torch.allclose(counts.sum(0) / 12_000, policy.mean(0), atol=0.02)
+    with torch.no_grad():
+        compiled = model.actor(obs[None], look.carry, look.started[None], look.alive[None])[0][0]
+    assert torch.allclose(compiled, logits, atol=1e-5)
+
+
+def test_compiled_forward_looks_at_the_parameters_as_they_are():
+    """After a step of the optimiser, after loading, in a copy."""
+    spec = spec_of(3)
+    learner = marl.ippo(sharing="none").build(spec, spec.teams[0], 4, np.random.SeedSequence(3), "cpu")
+    net = learner.model.actor
+    x, carry = torch.randn(5, 4, 3, 4), torch.zeros(4, 3, 0)
+    still, yes = torch.zeros(5, 4, dtype=torch.bool), torch.ones(5, 4, 3, dtype=torch.bool)
+
+    def said(by):
+        with torch.no_grad():
+            return by(x, carry, still, yes)[0]
+
+    before = said(net)
+    twin = copy.deepcopy(net)
+    other = FlatParameters([twin], 3)
+    with torch.no_grad():
+        learner.flat.values.add_(0.1)
+        other.values.mul_(2)
+    assert not torch.allclose(said(net), before)
+    assert torch.allclose(said(net), net(x, carry, still, yes)[0], atol=1e-5)
+    assert torch.allclose(said(twin), twin(x, carry, still, yes)[0], atol=1e-5)

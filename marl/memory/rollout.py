@@ -89,6 +89,9 @@ class Rollout:
         self.final_obs: list[Tensor] = []
         self.final_joint: list[Tensor] = []
         self.time = 0
+        # On the CPU the same memory as arrays: numpy writes a small row in a third of the time that torch takes.
+        self._rows = {name: tensor.numpy() for name, tensor in self._tensors() if tensor.device.type == "cpu"}
+        self._looks: list[Look | None] = [None] * (steps + 1)
 
     @property
     def full(self) -> bool:
@@ -102,8 +105,11 @@ class Rollout:
     def look(self) -> Look:
         """What to act on."""
         t = self.time
-        legal = None if self.legal is None else self.legal[t]
-        return Look(self.obs[t], self.carry[t], self.started[t], self.acting[t], legal)
+        look = self._looks[t]
+        if look is None:
+            legal = None if self.legal is None else self.legal[t]
+            look = self._looks[t] = Look(self.obs[t], self.carry[t], self.started[t], self.acting[t], legal)
+        return look
 
     def decide(self, decision: Decision) -> None:
         """Keep what was chosen."""
@@ -118,9 +124,9 @@ class Rollout:
         t = self.time
         team = step.teams[self.place]
         paid, terminated, truncated = self.outcome(team, step.started, reward)
-        self.reward[t].copy_(torch.from_numpy(paid))
-        self.terminated[t].copy_(torch.from_numpy(terminated))
-        self.truncated[t].copy_(torch.from_numpy(truncated))
+        self._put("reward", t, paid)
+        self._put("terminated", t, terminated)
+        self._put("truncated", t, truncated)
         if truncated.any():
             copies = np.nonzero(truncated.any(axis=1))[0]
             self.final_rows.append((t, copies))
@@ -132,6 +138,14 @@ class Rollout:
             self._forget(np.nonzero(step.discarded)[0])
         self.time = t + 1
         self._see(step)
+
+    def _put(self, name: str, t: int, row: Array) -> None:
+        """Write one row."""
+        rows = self._rows.get(name)
+        if rows is None:
+            getattr(self, name)[t].copy_(torch.from_numpy(row))
+        else:
+            rows[t] = row
 
     def restart(self) -> None:
         """Begin the next rollout where this one ended."""
@@ -146,13 +160,13 @@ class Rollout:
     def _see(self, step: Step) -> None:
         t = self.time
         team = step.teams[self.place]
-        self.obs[t].copy_(torch.from_numpy(team.obs))
-        self.acting[t].copy_(torch.from_numpy(team.alive))
-        self.started[t].copy_(torch.from_numpy(step.started))
+        self._put("obs", t, team.obs)
+        self._put("acting", t, team.alive)
+        self._put("started", t, step.started)
         if self.legal is not None and team.legal is not None:
-            self.legal[t].copy_(torch.from_numpy(team.legal))
+            self._put("legal", t, team.legal)
         if self.joint is not None and self._gathered is not None:
-            self.joint[t].copy_(torch.from_numpy(gather(self._gathered, step, successor=False)))
+            self._put("joint", t, gather(self._gathered, step, successor=False))
 
     def _forget(self, copies: Array) -> None:
         """Nothing of the running episode of these copies may be learnt from."""

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from marl.nets.inference import Inference
 from marl.nets.networks import MLP, Inputs, MLPBody, Network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
@@ -67,6 +68,7 @@ class AgentNet(nn.Module):
         self.log_std = nn.Parameter(torch.full((owner.num_sets, out), log_std)) if learns_scale else None
         self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
         self.carry_shape = (owner.num_agents, self.body.carry_width)
+        self._inference: Inference | None = None
 
     def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -92,6 +94,10 @@ class AgentNet(nn.Module):
                 x = torch.cat((x, beside), dim=-1)
             else:
                 ids = beside if ids is None else torch.cat((ids, beside), dim=-1)
+        if not torch.is_grad_enabled() and ids is None and self.log_std is None and x.dtype == torch.float32:
+            inference = self.inference()
+            if inference is not None:
+                return inference(x), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
         x = owner.enter(x)
         if isinstance(self.body, MLPBody) and self.body.fusable and ids is None:
             y = owner.leave(self.body.through(x, self.head))
@@ -105,6 +111,13 @@ class AgentNet(nn.Module):
         if self.log_std is not None:
             y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
         return y, carries
+
+    def inference(self) -> Inference | None:
+        """The compiled forward, if this network has one: of vectors, in a flat parameter matrix on the CPU."""
+        if self._inference is None or self._inference.stale:
+            vectors = type(self) is AgentNet and len(self.shape) == 1
+            self._inference = Inference.of(self.owner, self.body, self.head, self.ids) if vectors else None
+        return self._inference
 
     def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:
         """Whatever chance a carry needs, in place: none here."""

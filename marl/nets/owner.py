@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from marl.types import Array
 
 
 class Owner:
@@ -31,6 +34,16 @@ class Owner:
     def tensor(self) -> Tensor:
         """``(N,)`` int64 on the CPU."""
         return torch.tensor(self.index)
+
+    @cached_property
+    def table(self) -> tuple[Array, Array]:
+        """The agents of each set, ``(P, most)``, unused places -1, and how many it has, ``(P,)``."""
+        sets = [self.members(which) for which in range(self.num_sets)]
+        sizes = np.array([len(members) for members in sets])
+        members = np.full((self.num_sets, int(sizes.max())), -1)
+        for which, agents in enumerate(sets):
+            members[which, : len(agents)] = agents
+        return members, sizes
 
     def members(self, which: int) -> list[int]:
         """The agents that own one set."""
