@@ -122,7 +122,8 @@ def check_kind(name: str, kinds: frozenset[ActionKind], team: TeamSpec) -> None:
     kind = team.action.kind
     if kind not in kinds:
         raise ConfigError(
-            f"{name} on team {team.name!r}: {kind} actions are not supported; it takes {', '.join(sorted(kinds))}"
+            f"{name} on team {team.name!r}: {kind} actions are not supported; it takes {', '.join(sorted(kinds))}; "
+            "PPO, A2C, DDPG and TD3 take every kind"
         )
 
 

@@ -40,6 +40,7 @@ class Task:
     games: int = 0
     wins: tuple[float, ...] = ()
     measure: Callable[[marl.MultiAgentSystem], float] | None = None
+    also: Callable[[marl.MultiAgentSystem], dict[str, float]] | None = None  # further figures, without a threshold
     critic: marl.Local | marl.Joint | None = None  # instead of the scenario's own
     original: str | None = None  # where a policy trained on a compiled twin is measured
     at_most: float | None = None  # what shows that the task is hard: of the mean return, as at_least
@@ -63,6 +64,20 @@ def poker(system: marl.MultiAgentSystem) -> float:
 def throws(system: marl.MultiAgentSystem) -> float:
     """Exploitability of the mixtures, likewise."""
     return -throws_exploitability(system)
+
+
+def message(system: marl.MultiAgentSystem) -> dict[str, float]:
+    """How often the listener arrives, and what it earns when the message is another episode's."""
+    from tests.benchmarks import messages
+
+    return messages.measure(system)
+
+
+def pairings(system: marl.MultiAgentSystem) -> dict[str, float]:
+    """What predators earn with and against random play."""
+    from tests.benchmarks import chase
+
+    return chase.measure(system)
 
 
 TASKS = {
@@ -94,7 +109,10 @@ TASKS = {
     "spread_maddpg": Task("spread_maddpg", -34, original="mpe2.simple_spread_v3"),
     "spread_matd3": Task("spread_matd3", -34, original="mpe2.simple_spread_v3"),
     "speaker_listener": Task("speaker_listener", -25),
-    "speaker_listener_maddpg": Task("speaker_listener_maddpg", -19.5, original="mpe2.simple_speaker_listener_v4"),
+    "speaker_listener_maddpg": Task(
+        "speaker_listener_maddpg", -19.5, original="mpe2.simple_speaker_listener_v4", also=message
+    ),
+    "tag_maddpg": Task("tag_maddpg", original="mpe2.simple_tag_v3", also=pairings),
     "foraging": Task("foraging", 0.98),
     "tictactoe": Task("tictactoe", 1.0, games=2_000, wins=(0.96, 0.85)),
     "connect_four": Task("connect_four", 0.95, games=2_000, wins=(0.9, 0.874)),
@@ -123,6 +141,8 @@ def run(task: Task, seed: int, steps: int | None) -> dict[str, float]:
             row["result"] = round(report.teams[task.team].mean_return if task.team else report.mean_return, 2)
             if len(report.teams) > 1:
                 row |= {name: round(team.mean_return, 2) for name, team in report.teams.items()}
+        if task.also is not None:
+            row |= task.also(system)
     return row
 
 

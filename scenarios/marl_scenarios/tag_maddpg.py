@@ -1,0 +1,28 @@
+"""Three slow predators by MADDPG chase one fast prey by DDPG of its own, on the compiled twin."""
+
+import marl
+
+settings = {
+    "network": marl.MLP((128, 128), "relu"),
+    "lr": 1e-3,
+    "batch": 512,
+    "learning_starts": 5_000,
+    "updates_per_step": 1 / 50,
+    "tau": 0.01,
+    "discount": 0.95,
+    "buffer": 200_000,
+    "max_grad_norm": 0.5,
+}
+
+scenario = marl.Scenario(
+    name="tag_maddpg",
+    about="three chase one (native, 3 agents against 1, MADDPG against IDDPG)",
+    env="marl/tag-v0",
+    agents={
+        "adversary_*": marl.maddpg(critic=marl.Joint(of="all"), **settings),
+        "agent_*": marl.iddpg(**settings),
+    },
+    num_envs=16,
+    steps=200_000,
+    expect="predators catch random prey far more often than random ones do; learnt prey is caught less",
+)
