@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl.channels import ChannelNet, Inbox
-from marl.config import unknown
+from marl import checkpoint
+from marl.channels import ChannelNet, Complete, Inbox
+from marl.config import from_json, to_json, unknown
 from marl.league.members import Strategy
 from marl.memory.rollout import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
-from marl.spaces import AgentCodec, BadValue
-from marl.types import Array, ConfigError, TeamSpec
+from marl.nets.heads import head_from_json, head_to_json
+from marl.nets.owner import Owner
+from marl.spaces import AgentCodec, BadValue, team_from_json, team_to_json
+from marl.types import Array, CheckpointError, ConfigError, TeamSpec
 
 Turn = Generator[tuple[Tensor, Tensor], Inbox, Array]
 
@@ -41,7 +47,7 @@ class Agent:
         self.generator = torch.Generator()
         if seed is not None:
             self.generator.manual_seed(seed)
-        self._team = team.agents
+        self.team, self._index, self._team = team, index, team.agents
         self.talks = isinstance(net, ChannelNet)
         self.rounds = net.channel.rounds if isinstance(net, ChannelNet) else 0
         self.size = net.speech.size if isinstance(net, ChannelNet) else 0
@@ -51,6 +57,15 @@ class Agent:
         self._silence = Inbox(torch.zeros(1, 1, len(team.agents), self.size), torch.zeros(1, 1, len(team.agents)))
         self.inbox = self._silence
         self.said: Array | None = None
+
+    def twin(self, seed: int | None = None) -> Agent:
+        """The same policy with an episode and a random stream of its own; they share parameters."""
+        twin = copy.copy(self)
+        twin.generator = torch.Generator()
+        if seed is not None:
+            twin.generator.manual_seed(seed)
+        twin.reset()
+        return twin
 
     def reset(self) -> None:
         """Forget the episode so far."""
@@ -135,6 +150,54 @@ class Agent:
         chosen: Array = self.distribution.to_env(action)[0, 0, 0].numpy()
         return chosen
 
+    # --- alone in the world -------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write this agent's policy to a directory of its own: tensors and JSON, nothing of anybody else's.
+
+        What is kept: parameters, normaliser, what its outputs mean, the spaces and names of its team (observations are
+        padded to the team's widest). Who hears whom is not: that is the business of the hub that agents talk through.
+
+        Raises:
+            ConfigError: for policies that hold code of yours (``Custom`` networks, ``Scripted`` functions).
+        """
+        try:
+            policy = {
+                "team": team_to_json(self.team),
+                "index": self._index,
+                "head": head_to_json(self.distribution),
+                "net": None if self.net is None else _net_to_json(self.net),
+            }
+        except ConfigError as error:
+            raise ConfigError(
+                f"agent {self.name!r} cannot be saved by itself: its policy holds code of yours ({error}); "
+                "save the whole system instead, and evaluate with decentralised=True"
+            ) from None
+        state = {} if self.net is None else dict(self.net.state_dict())
+        return checkpoint.save(path, {"net": state}, {"agent": policy})
+
+    @classmethod
+    def load(cls, path: str | Path, seed: int | None = None) -> Agent:
+        """An agent as it was saved; ``seed`` is that of its random stream.
+
+        Raises:
+            CheckpointError: if the directory is damaged or holds no single agent.
+        """
+        state, manifest = checkpoint.load(path)
+        policy = manifest["meta"].get("agent")
+        if not isinstance(policy, dict):
+            raise CheckpointError(
+                f"{path} holds no single agent; for one of a system's: MultiAgentSystem.load(path).agent(name)"
+            )
+        try:
+            team, index = team_from_json(policy["team"]), int(policy["index"])
+            net = None if policy["net"] is None else _net_from_json(policy["net"], team)
+            if net is not None:
+                net.load_state_dict(state["net"])
+            return cls(team, index, net, head_from_json(policy["head"], team.action.of(index)), seed)
+        except (ConfigError, AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: this agent makes no sense here: {error}") from error
+
 
 class MixedAgent(Agent):
     """One agent of a side that mixes policies, as a PSRO run does: each episode is played by one of them.
@@ -158,7 +221,7 @@ class MixedAgent(Agent):
             raise ConfigError(
                 f"agent {self.name!r}: policies that talk cannot be mixed one agent at a time; evaluate the whole team"
             )
-        self.team, self.index, self.strategy, self.device = team, index, strategy, device
+        self.index, self.strategy, self.device = index, strategy, device
         self.random = np.random.default_rng(draws)
         self.generator = torch.Generator(device)
         if seed is not None:
@@ -193,3 +256,40 @@ class MixedAgent(Agent):
         self._carry = carry.clone()
         out: Array = action[0, self.index].cpu().numpy()
         return out
+
+    def save(self, path: str | Path) -> Path:
+        """Refused: what is drawn are policies of the whole team. Raises ConfigError."""
+        raise ConfigError(
+            f"agent {self.name!r} cannot be saved by itself: its side draws from a mixture of policies of the whole "
+            "team; save the whole system instead, and evaluate with decentralised=True"
+        )
+
+
+def _net_to_json(net: AgentNet) -> dict[str, Any]:
+    """What, with its tensors, makes an agent's own network again."""
+    if not isinstance(net, AgentNet):
+        raise ConfigError(f"{type(net).__name__} is no network of this library")
+    channel, hold = (net.channel, net.hold) if isinstance(net, ChannelNet) else (None, False)
+    return {
+        "network": to_json(net.network),
+        "shape": list(net.shape),
+        "out": net.out,
+        "gain": net.gain,
+        "ids": net.ids.shape[1],
+        "normalize": net.norm is not None,
+        "learns_scale": net.learns_scale,
+        "channel": None if channel is None else to_json(dataclasses.replace(channel, topology=Complete())),
+        "hold": hold,
+    }
+
+
+def _net_from_json(data: Mapping[str, Any], team: TeamSpec) -> AgentNet:
+    network, channel, shape = from_json(data["network"]), from_json(data["channel"]), tuple(data["shape"])
+    settings = {name: data[name] for name in ("gain", "normalize", "learns_scale")}
+    settings["ids"] = torch.zeros(1, data["ids"])
+    if channel is None:
+        return AgentNet(network, Owner((0,)), shape, data["out"], [torch.Generator()], **settings)
+    wiring = channel.topology.build(team)
+    return ChannelNet(
+        channel, wiring, network, Owner((0,)), shape, data["out"], [torch.Generator()], hold=data["hold"], **settings
+    )

@@ -106,7 +106,19 @@ class Evaluate:
     episodes: Annotated[int, NUMBER] = 100
     """How many."""
     decentralised: bool = False
-    """Every agent acts through its own policy, from its own observation alone."""
+    """Every agent in a process of its own, told its own observation and inbox alone; batched play beside it."""
+    link: Annotated[str | None, arg(metavar="EFFECT=NUMBER,...")] = None
+    """What messages suffer instead: floats, bits, saturation, budget, delay, loss, noise; loss=0.2,delay=1."""
+    silence: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT")] = ()
+    """An agent whose messages are never sent. Repeatable."""
+    remove: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT")] = ()
+    """An agent in whose seat somebody acts at random among what is legal, and says nothing. Repeatable."""
+    swap: Annotated[str | None, arg(metavar="AGENT,AGENT")] = None
+    """Two agents who play with each other's policy."""
+    shuffle_messages: bool = False
+    """Everybody hears what was said in another episode at the same step."""
+    message_entries: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT[<SPEAKER]:FIRST-LAST")] = ()
+    """Where an observation shows what others said, where messages are actions; the scenario knows it. Repeatable."""
     sample: bool = False
     """Sample actions instead of taking the most likely ones."""
     seed: Annotated[int | None, NUMBER] = None
@@ -699,16 +711,31 @@ def evaluate(asked: Evaluate) -> int:
     check_whole("--episodes", asked.episodes, 1)
     if asked.seed is not None:
         check_whole("--seed", asked.seed, 0)
+    swap = None if asked.swap is None else tuple(name.strip() for name in asked.swap.split(","))
+    if swap is not None and len(swap) != 2:
+        raise UsageError(f"--swap: expected two agents, AGENT,AGENT, got {asked.swap!r}")
     path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
     seed = asked.seed if asked.seed is not None else system.seed + 1
     with system, _quiet():
         report = system.evaluate(
-            asked.episodes, decentralised=asked.decentralised, greedy=not asked.sample, seed=seed, env=asked.env
+            asked.episodes,
+            decentralised="processes" if asked.decentralised else False,
+            greedy=not asked.sample,
+            seed=seed,
+            env=asked.env,
+            link=asked.link,
+            silence=asked.silence,
+            remove=asked.remove,
+            swap=None if swap is None else (swap[0], swap[1]),
+            shuffle_messages=asked.shuffle_messages,
+            message_entries=asked.message_entries or None,
         )
+    for name, how in report.faults.items():
+        _note(f"agent {name!r}: {how}; somebody acted at random in its seat, and the others played on")
     if asked.json:
         _print_json({"checkpoint": str(path), "steps": system.steps, "seed": seed, **report.to_dict()})
     else:
-        how = ", every agent on its own" if asked.decentralised else ""
+        how = ", every agent in a process of its own" if asked.decentralised else ""
         print(f"checkpoint {path} (step {system.steps:,}){how}")
         print(report)
     return 0

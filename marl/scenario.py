@@ -42,6 +42,8 @@ class Scenario:
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
+        message_entries: where observations show what others did to be understood, such as
+            ``("listener_0<speaker_0:8-10",)``: entries 8 to 10 of what ``listener_0`` sees are what ``speaker_0`` said.
         expect: the return to expect after ``steps``, in words.
         extra: the extra that its environment needs (``pip install 'marl-system[EXTRA]'``).
         about: one line for ``marl list``.
@@ -60,6 +62,7 @@ class Scenario:
     shaping: Hooks = ()
     curriculum: Curricula | None = None
     league: Leagues | None = None
+    message_entries: tuple[str, ...] = ()
     expect: str = ""
     extra: str | None = None
     about: str = ""

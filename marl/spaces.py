@@ -530,3 +530,21 @@ def _bound_from_json(data: Json, shape: tuple[int, ...], dtype: np.dtype[Any]) -
         return float(value) if isinstance(value, str) else value
 
     return np.broadcast_to(np.array(number(data), dtype=dtype), shape).copy()
+
+
+def team_to_json(team: TeamSpec) -> Json:
+    """A team's names and spaces as plain JSON; the padded shapes follow from them."""
+    return {
+        "name": team.name,
+        "agents": list(team.agents),
+        "masked": team.masked,
+        "observation_spaces": [space_to_json(space) for space in team.observation_spaces],
+        "action_spaces": [space_to_json(space) for space in team.action_spaces],
+    }
+
+
+def team_from_json(data: Json) -> TeamSpec:
+    """The inverse of `team_to_json`."""
+    observations = [space_from_json(space) for space in data["observation_spaces"]]
+    actions = [space_from_json(space) for space in data["action_spaces"]]
+    return team_spec(data["name"], data["agents"], observations, actions, data["masked"])

@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from marl import adapters, checkpoint, parallel
 from marl.adapters.resolve import resolve
-from marl.agent import Agent, MixedAgent, Turn
-from marl.channels import Hub, Link, Tamper
+from marl.agent import Agent, MixedAgent
+from marl.channels import Channel, Hub, Link, Tamper
 from marl.config import from_json, to_json
 from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
 from marl.curriculum import checked as checked_curricula
-from marl.evaluation.report import Report, summarise
+from marl.evaluation.alone import Alone, Here, View, stranger
+from marl.evaluation.experiment import Entries, Experiment, in_words
+from marl.evaluation.processes import Elsewhere, assemble
+from marl.evaluation.report import Agreement, Report, summarise
 from marl.league import PSRO, Leagues, Season, Venue
 from marl.league import checked as checked_league
 from marl.league.members import Company, Member, Strategy
@@ -31,7 +35,7 @@ from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
 from marl.shaping import Discounts, Hooks, Shaper, by_team, reads_state, team_named
 from marl.shaping import checked as checked_hooks
-from marl.spaces import space_from_json, space_to_json, team_spec
+from marl.spaces import team_from_json, team_to_json
 from marl.stopping import Stop
 from marl.types import (
     Array,
@@ -43,7 +47,6 @@ from marl.types import (
     Spec,
     Step,
     SupportsBatch,
-    TeamSpec,
 )
 
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
@@ -54,6 +57,7 @@ SHAPING, CURRICULUM, LEAGUE, MIXTURE = (
     0x1EA6,
     0x313E,
 )  # streams come from (seed, this): learners draw as without
+STRANGERS = 0x57A6  # likewise, for those who sit in the seats of removed agents
 DEFAULT_COPIES = 8
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
@@ -475,7 +479,7 @@ class MultiAgentSystem:
         self,
         episodes: int = 100,
         *,
-        decentralised: bool = False,
+        decentralised: bool | Literal["processes"] = False,
         greedy: bool = True,
         seed: int | None = None,
         env: Any = None,
@@ -483,6 +487,11 @@ class MultiAgentSystem:
         task: Task | None = None,
         link: Link | str | None = None,
         tamper: Tamper | None = None,
+        silence: str | Sequence[str] = (),
+        remove: str | Sequence[str] = (),
+        swap: tuple[str, str] | None = None,
+        shuffle_messages: bool = False,
+        message_entries: str | Sequence[str] | None = None,
     ) -> Report:
         """Play whole episodes in environments of their own and report raw returns. Changes nothing in the system.
 
@@ -490,7 +499,9 @@ class MultiAgentSystem:
 
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
-            decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation alone.
+            decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation and
+                inbox alone; ``"processes"`` gives each an operating system process of its own, and plays the same
+                episodes batched as well, to compare returns and actions (``report.batched``, ``report.agreement``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
@@ -499,30 +510,136 @@ class MultiAgentSystem:
             link: what messages suffer, a ``marl.Link`` or text such as ``"loss=0.2,delay=1"`` that changes the
                 channel's own; None: the channel's link for execution.
             tamper: what is done to all messages ``(E, N, M + 1)`` that are sent, their loudness last.
+            silence: agents whose messages are never sent.
+            remove: agents in whose seats somebody acts uniformly at random among what is legal, and says nothing.
+            swap: two agents who play with each other's policy.
+            shuffle_messages: everybody hears what was said in another copy at the same step.
+            message_entries: where observations show what others did to be understood, such as
+                ``"listener_0<speaker_0:8-10"``; None: what the environment or the scenario says.
+
+        Raises:
+            ConfigError: for what has no meaning here, saying why.
         """
         check_whole("episodes", episodes, 1)
+        copies = num_envs or min(episodes, EVALUATION_COPIES)
+        check_whole("num_envs", copies, 1)
         links = self._links(link, tamper)
         derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
         env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
-        copies = num_envs or min(episodes, EVALUATION_COPIES)
         wanted = task if task is not None else self.target
-        with _global_streams_kept(), _executing(self.learners, links, tamper):
-            batch = self._make_env(copies, 0, env)
-            try:
-                if env is not None:
-                    _check_same_spec(self.spec, batch.spec)
-                solo = _Solo(self, copies, act_seed, greedy, links, tamper) if decentralised else None
-                actor = solo or self._together(copies, act_seed, greedy)
-                target = None
-                if wanted and (task is not None or env is None or isinstance(batch, HasTasks)):
-                    target = Target(wanted, batch, task_seed)
-                return summarise(self.spec, list(_play(batch, actor, episodes, env_seed, target)), decentralised)
-            finally:
-                batch.close()
+        talking = [channel is not None for channel in self._channels]
+        with _global_streams_kept(), closing(self._make_env(copies, 0, env)) as batch:
+            if env is not None:
+                _check_same_spec(self.spec, batch.spec)
+            experiment = Experiment(_names(silence), _names(remove), () if swap is None else (swap,), shuffle_messages)
+            entries = message_entries
+            if entries is None:
+                entries = self._message_entries(batch) if experiment.mute or experiment.shuffle else ()
+            experiment = replace(experiment, entries=tuple(map(Entries.parse, _names(entries))))
+            experiment.check(self.spec, talking, copies)
+            tampers = [experiment.tamper(team, tamper) for team in self.spec.teams]
+            done = [] if link is None else [f"link: {in_words(one)}" for one in links if one is not None]
+            done += experiment.deeds
+            has_target = bool(wanted) and (task is not None or env is None or isinstance(batch, HasTasks))
+
+            def play(actor: _Actor) -> Report:
+                target = Target(wanted, batch, task_seed) if has_target else None
+                with _global_streams_kept():
+                    finished = list(_play(batch, actor, episodes, env_seed, target))
+                return summarise(self.spec, finished, bool(decentralised), tuple(done))
+
+            def alone(processes: bool) -> Alone:
+                return self._alone(copies, act_seed, greedy, links, tampers, experiment, processes)
+
+            with _executing(self.learners, links, tampers):
+                subject = None
+                if decentralised == "processes":
+                    with closing(alone(True)) as apart:
+                        subject = _Subject(self.spec, apart, experiment)
+                        report = replace(play(subject), faults=apart.faults)
+                if decentralised is True or experiment.swap:
+                    actor = _Subject(self.spec, alone(False), experiment)
+                else:
+                    strangers = self._strangers(copies, act_seed, experiment.remove)
+                    actor = _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
+                if subject is None:
+                    return play(actor)
+                batched = replace(play(actor), decentralised=False)
+                return replace(report, batched=batched, agreement=Agreement.of(self.spec, actor.record, subject.record))
+
+    def _alone(
+        self,
+        copies: int,
+        seed: int,
+        greedy: bool,
+        links: Sequence[Link | None],
+        tampers: Sequence[Tamper | None],
+        experiment: Experiment,
+        processes: bool,
+    ) -> Alone:
+        """Every agent by itself, in this process or in processes of their own, and hubs for teams that talk."""
+        seeds = np.random.SeedSequence(seed).generate_state(copies * len(self.spec.agents), np.uint32)
+        strangers = self._strangers(copies, seed, self.spec.agents, talking=True)
+        players: list[list[Here | Elsewhere]] = []
+        hubs: list[Hub | None] = []
+        begin = 0
+        for team, channel, link, tamper in zip(self.spec.teams, self._channels, links, tampers, strict=True):
+            end = begin + copies * team.num_agents
+            streams = seeds[begin:end].reshape(copies, team.num_agents)
+            begin = end
+            agents = [self.agent(experiment.policy_of(name)) for name in team.agents]
+            size = max(agent.size for agent in agents)
+            seats: list[Here | Elsewhere] = []
+            for n, agent in enumerate(agents):
+                name, own = team.agents[n], streams[:, n].tolist()
+                if agent.size != size:
+                    raise ConfigError(
+                        f"swap: {name!r} and {agent.name!r} do not speak alike: their teams' channels differ"
+                    )
+                if name in experiment.remove:
+                    seats.append(strangers[name])
+                elif processes:
+                    seats.append(Elsewhere(name, agent, own, not greedy, strangers[name]))
+                elif isinstance(agent, MixedAgent):  # each episode's draw is the side's, the same for all of its agents
+                    draws = [self.agent(agent.name, one, side_seed=seed + e) for e, one in enumerate(own)]
+                    seats.append(Here(draws, not greedy))
+                else:
+                    seats.append(Here([agent.twin(one) for one in own], not greedy))
+            players.append(seats)
+            turns = self.spec.turn_based
+            hubs.append(
+                None
+                if channel is None
+                else Hub(channel, team, size, copies, link=link, turn_based=turns, seed=seed, tamper=tamper)
+            )
+        assemble([player for seats in players for player in seats if isinstance(player, Elsewhere)])
+        return Alone(self.spec, players, hubs)
+
+    def _strangers(self, copies: int, seed: int, names: Sequence[str], talking: bool = False) -> dict[str, Here]:
+        """Who sits in for some agents, with the same random streams in one process and in many."""
+        table = np.random.SeedSequence([seed, STRANGERS]).generate_state(copies * len(self.spec.agents), np.uint32)
+        seeds = dict(zip(self.spec.agents, table.reshape(-1, copies).tolist(), strict=True))
+        sizes = [getattr(getattr(learner, "talker", None), "speech", None) for learner in self.learners]
+        return {
+            name: stranger(team, n, seeds[name], speech.size if talking and speech is not None else 0)
+            for team, speech in zip(self.spec.teams, sizes, strict=True)
+            for n, name in enumerate(team.agents)
+            if name in names
+        }
+
+    def _message_entries(self, batch: BatchEnv) -> Sequence[str]:
+        """Where observations show what others said, as the environment or the scenario knows it."""
+        known: Sequence[str] = getattr(batch, "message_entries", ())
+        return known or (() if self.scenario is None else self.scenario.message_entries)
+
+    @property
+    def _channels(self) -> list[Channel | None]:
+        """The channel of each team."""
+        return [getattr(config, "channel", None) for config in self._configs]
 
     def _links(self, link: Link | str | None, tamper: Tamper | None) -> list[Link | None]:
         """What the messages of each team suffer in evaluation. Raises ConfigError if there are none to suffer it."""
-        channels = [getattr(config, "channel", None) for config in self._configs]
+        channels = self._channels
         if (link is not None or tamper is not None) and not any(channels):
             raise ConfigError(
                 "link: no team of this system has a channel; train with channel=marl.CommNet() or another"
@@ -788,19 +905,21 @@ def _global_streams_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _executing(learners: Sequence[Learner], links: Sequence[Link | None], tamper: Tamper | None) -> Iterator[None]:
+def _executing(
+    learners: Sequence[Learner], links: Sequence[Link | None], tampers: Sequence[Tamper | None]
+) -> Iterator[None]:
     """Let teams that talk do so as they will when training is over."""
     talkers = [
-        (net, net.link, net.executing, link)
-        for learner, link in zip(learners, links, strict=True)
+        (net, net.link, net.executing, link, tamper)
+        for learner, link, tamper in zip(learners, links, tampers, strict=True)
         if (net := getattr(learner, "talker", None)) is not None
     ]
-    for net, _, _, link in talkers:
+    for net, _, _, link, tamper in talkers:
         net.use(link, executing=True, tamper=tamper)
     try:
         yield
     finally:
-        for net, before, executing, _ in talkers:
+        for net, before, executing, _, _ in talkers:
             net.use(before, executing)
 
 
@@ -837,66 +956,28 @@ class _Whole:
         return actions
 
 
-class _Solo:
-    """Every agent of every copy through its own policy, from its own row and inbox alone."""
+class _Subject:
+    """Actors in an experiment: they see what they shall see, others take seats, and what is done is put on record."""
 
     def __init__(
-        self,
-        system: MultiAgentSystem,
-        copies: int,
-        seed: int,
-        greedy: bool,
-        links: Sequence[Link | None],
-        tamper: Tamper | None,
+        self, spec: Spec, actor: _Actor, experiment: Experiment, strangers: Mapping[str, Here] | None = None
     ) -> None:
-        self.greedy, self.spec = greedy, system.spec
-        seeds = iter(np.random.SeedSequence(seed).generate_state(copies * len(system.spec.agents), np.uint32).tolist())
-        self.agents = [
-            [[system.agent(name, next(seeds), side_seed=seed + copy) for name in team.agents] for copy in range(copies)]
-            for team in system.spec.teams
-        ]
-        self.hubs: list[Hub | None] = []
-        for team, config, link, agents in zip(system.spec.teams, system._configs, links, self.agents, strict=True):
-            channel = getattr(config, "channel", None)
-            size, turns = agents[0][0].size, system.spec.turn_based
-            hub = None
-            if channel is not None:
-                hub = Hub(channel, team, size, copies, link=link, turn_based=turns, seed=seed, tamper=tamper)
-            self.hubs.append(hub)
+        self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
+        self.record: list[tuple[list[Array], list[Array]]] = []  # each step's actions, and who was alive
 
     def act(self, step: Step) -> list[Array]:
-        actions = []
-        for team, spec, copies, hub in zip(step.teams, self.spec.teams, self.agents, self.hubs, strict=True):
-            chosen = np.zeros((len(copies), spec.num_agents, *spec.action.shape), dtype=spec.action.dtype)
-            inbox = None
-            if hub is not None:
-                started, alive = torch.from_numpy(step.started), torch.from_numpy(team.alive)
-                inbox = hub.begin(torch.from_numpy(team.obs), started, alive)
-            turns: dict[tuple[int, int], Turn] = {}
-            for copy, agents in enumerate(copies):
-                for index, agent in enumerate(agents):
-                    if step.started[copy]:
-                        agent.reset()
-                    if team.alive[copy, index]:
-                        legal = None if team.legal is None else team.legal[copy, index]
-                        own = None if inbox is None else inbox.of(copy, index)
-                        turns[copy, index] = agent.turn(team.obs[copy, index], legal, not self.greedy, own)
-            for exchange in range(1 if hub is None else max(hub.rounds, 1) + 1):
-                said = torch.zeros(len(copies), spec.num_agents, 0 if hub is None else hub.medium.size)
-                loud = torch.zeros(said.shape[:2])
-                for (copy, index), turn in turns.items():
-                    try:
-                        heard = None if exchange == 0 or inbox is None else inbox.of(copy, index)
-                        message, volume = next(turn) if heard is None else turn.send(heard)
-                        said[copy, index], loud[copy, index] = message[0, 0], volume[0, 0]
-                    except StopIteration as end:
-                        chosen[copy, index] = end.value
-                if hub is not None and exchange < max(hub.rounds, 1):
-                    inbox = hub.exchange(exchange, said, loud)
-            if hub is not None:
-                hub.end()
-            actions.append(chosen)
+        actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
+        for place, team in enumerate(self.spec.teams):
+            for n, name in enumerate(team.agents):
+                if name in self.strangers:
+                    self.strangers[name].look(View.of(step, place, n, None))
+                    actions[place][:, n] = self.strangers[name].act()
+        self.record.append((actions, [team.alive.copy() for team in step.teams]))
         return actions
+
+
+def _names(given: str | Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int, target: Target | None = None) -> Iterator[Episode]:
@@ -986,24 +1067,10 @@ def _spec_to_json(spec: Spec) -> dict[str, Any]:
         "env": spec.env,
         "state_shape": None if spec.state_shape is None else list(spec.state_shape),
         "turn_based": spec.turn_based,
-        "teams": [
-            {
-                "name": team.name,
-                "agents": list(team.agents),
-                "masked": team.masked,
-                "observation_spaces": [space_to_json(space) for space in team.observation_spaces],
-                "action_spaces": [space_to_json(space) for space in team.action_spaces],
-            }
-            for team in spec.teams
-        ],
+        "teams": [team_to_json(team) for team in spec.teams],
     }
 
 
 def _spec_from_json(data: Mapping[str, Any]) -> Spec:
-    def team(entry: Mapping[str, Any]) -> TeamSpec:
-        observations = [space_from_json(space) for space in entry["observation_spaces"]]
-        actions = [space_from_json(space) for space in entry["action_spaces"]]
-        return team_spec(entry["name"], entry["agents"], observations, actions, entry["masked"])
-
     state_shape = None if data["state_shape"] is None else tuple(data["state_shape"])
-    return Spec(data["env"], tuple(team(entry) for entry in data["teams"]), state_shape, data["turn_based"])
+    return Spec(data["env"], tuple(map(team_from_json, data["teams"])), state_shape, data["turn_based"])

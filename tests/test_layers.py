@@ -20,7 +20,7 @@ LEVELS = (
     ("L3", "actor_critic action_critic mixing learners"),
     (
         "L4",
-        "algorithms league scenario agent evaluation checkpoint logs system evaluation.versus evaluation.tournament "
+        "algorithms league scenario checkpoint agent evaluation logs system evaluation.versus evaluation.tournament "
         "evaluation.exploit conformance run play",
     ),
     ("L5", "overrides cli"),

@@ -285,6 +285,7 @@ class Batch:
         has_state = hasattr(world, "state_space")
         self._spec = Spec(world.metadata["name"], teams, world.state_space.shape if has_state else None)
         self.task_space = dict(world.task_space)
+        self.message_entries = world.message_entries
         order = {agent: n for n, agent in enumerate(world.possible_agents)}
         self._agents = tuple(world.possible_agents)
         self._members = [np.array([order[agent] for agent in team.agents]) for team in teams]

@@ -64,6 +64,7 @@ class Crypto(ParticleWorld, name="crypto_v0"):
     """Three agents that only talk."""
 
     kernels = Kernels(reset, step, observe)
+    message_entries = ("bob_0<alice_0:4-7", "eve_0<alice_0:0-3")
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class Reference(ParticleWorld, name="reference_v0"):
     """Two agents that move and talk (ten words) at once; ``local_ratio`` weighs own against shared reward."""
 
     kernels = Kernels(reset, step, observe)
+    message_entries = ("agent_0<agent_1:11-20", "agent_1<agent_0:11-20")
 
     def __init__(
         self,

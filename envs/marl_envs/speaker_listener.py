@@ -51,6 +51,7 @@ class SpeakerListener(ParticleWorld, name="speaker_listener_v0"):
     """Two agents, three landmarks of different colours, three words."""
 
     kernels = Kernels(reset, step, observe)
+    message_entries = ("listener_0<speaker_0:8-10",)
 
     def __init__(
         self,

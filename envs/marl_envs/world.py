@@ -53,6 +53,7 @@ class World(ParallelEnv[str, Any, Any]):
 
     kernels: ClassVar[Kernels]
     info_names: ClassVar[tuple[str, ...]] = ()  # numbers reported when an episode ends, written by ``kernels.info``
+    message_entries: tuple[str, ...] = ()  # where observations show what others said: "listener_0<speaker_0:8-10"
 
     def __init_subclass__(cls, *, name: str | None = None, render_fps: int = 10, **kwargs: Any) -> None:
         """``class Spread(World, name="spread_v0")``: the name under which PettingZoo and logs know the world."""

@@ -162,6 +162,10 @@ class WorldComm(ParticleWorld, name="world_comm_v0"):
             benchmark_data=benchmark_data,
             groups=[num_adversaries, num_agents + num_obstacles, num_agents + num_obstacles + num_food],
         )
+        last = base + 2 * num_good + 3
+        self.message_entries = tuple(
+            f"adversary_{n}<leadadversary_0:{last - 3}-{last}" for n in range(num_adversaries - 1)
+        )
         self._colors = (
             [(166, 38, 38)] + [(242, 115, 115)] * (num_adversaries - 1) + [(115, 242, 115)] * num_good
             + [(64, 64, 64)] * num_obstacles + [(38, 38, 166)] * num_food + [(153, 230, 153)] * num_forests

@@ -4,9 +4,8 @@ Each worker hosts one in-process batch over a contiguous range of copies and wri
 into one block of shared memory; a socket carries commands and small answers only. The block is an anonymous file: it
 has no name, so nothing can be left behind however the processes end.
 
-A worker is a fresh interpreter started by ``subprocess``, not by ``multiprocessing``: the user's main module is not
-imported a second time (scripts need no ``__main__`` guard and workers do not pay for what it imports), and
-environments may have children of their own. A worker for mpe2 is ready after 0.4 s.
+A worker is a fresh interpreter (:mod:`marl.adapters.spawn`): it does not pay for what the user's main module imports,
+and environments may have children of their own. A worker for mpe2 is ready after 0.4 s.
 
 Waiting blocks. With two workers on two cores an exchange costs 80 us; spinning for 50 us first saved 30 us of it where
 one worker serves alone and cost up to 60 us where two compete with the learner for the cores.
@@ -15,9 +14,7 @@ one worker serves alone and cost up to 60 us where two compete with the learner 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
-import json
 import math
 import mmap
 import os
@@ -28,7 +25,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import weakref
@@ -41,6 +37,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
+from marl.adapters.spawn import die_with, kill, spawn
 from marl.types import (
     Array,
     BatchEnv,
@@ -59,13 +56,6 @@ START_SECONDS = 120.0  # to import the environment's modules and create the copi
 FAULTS = ("killed", "hung", "exited", "raised")
 CALM_STEPS = 100  # a worker that lasts this many steps, or finishes an episode, has its restarts forgiven
 Published = tuple[bool, tuple[Episode, ...], dict[str, int] | None]  # successors differ, finished, counted faults
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-BOOTSTRAP = (
-    "import sys, json, os; "
-    "sys.path[:] = json.loads(os.environ.pop('MARL_WORKER_PATH')); "
-    "from marl.adapters.workers import serve; "
-    "serve(*map(int, sys.argv[1:]))"
-)
 
 _dumps: Callable[[object], bytes] = cloudpickle.dumps  # typed names for an untyped library
 _by_value: Callable[[ModuleType], None] = cloudpickle.register_pickle_by_value
@@ -500,9 +490,6 @@ class _Worker:
 
     def start(self) -> None:
         """Start the process; its first answer says that its copies exist."""
-        from_main = threading.current_thread() is threading.main_thread()
-        environment = dict(os.environ, PYGAME_HIDE_SUPPORT_PROMPT="1", **dict.fromkeys(THREAD_VARIABLES, "1"))
-        environment["MARL_WORKER_PATH"] = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
         with contextlib.ExitStack() as undo:
             try:
                 mine, theirs = socket.socketpair()
@@ -511,14 +498,7 @@ class _Worker:
                     trace = _anonymous_file("marl-trace")
                     undo.callback(os.close, trace)
                     fds = (theirs.fileno(), self._memory, trace)
-                    self._process = subprocess.Popen(
-                        [sys.executable, "-c", BOOTSTRAP, *map(str, (*fds, os.getpid(), int(from_main)))],
-                        stdin=subprocess.DEVNULL,
-                        stdout=2,  # what an environment prints must not mix with what the learner prints
-                        pass_fds=fds,
-                        env=environment,
-                        process_group=0,  # Ctrl-C reaches the learner only, and a kill the environment's own children
-                    )
+                    self._process = spawn("marl.adapters.workers", "serve", fds)
             except OSError as error:
                 raise ResourceError(f"cannot start worker {self.index} ({error}); lower workers") from error
             undo.pop_all()
@@ -591,10 +571,7 @@ class _Worker:
         if self._process is None:
             return
         process, self._process = self._process, None
-        process.kill()
-        process.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         self._channel.close()
         os.close(self._trace)
 
@@ -725,7 +702,7 @@ def serve(sock: int, memory: int, trace: int, parent: int, from_main: int) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
     faulthandler.enable(file=trace)
     faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
-    _die_with(parent, bool(from_main))
+    die_with(parent, bool(from_main))
     channel = _Channel(socket.socket(fileno=sock))
     with contextlib.suppress(EOFError, ConnectionError):
         payload, first, count, num_envs = channel.receive()
@@ -746,23 +723,6 @@ def _attempt(action: Callable[[], object]) -> tuple[str, object]:
         return "breach", (type(error), str(error))
     except BaseException as error:  # sys.exit and KeyboardInterrupt inside an environment are its failures too
         return "raised", "".join(traceback.format_exception(error)).strip()
-
-
-def _die_with(parent: int, from_main: bool) -> None:
-    """Make sure this process does not outlive the learner, even in the middle of a step.
-
-    Linux does it by signal, but counts from the thread that started us, so only if that was the main thread. A thread
-    that watches the parent's id covers the rest.
-    """
-    if from_main and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, name="marl-parent-watch", daemon=True).start()
 
 
 class _Host:

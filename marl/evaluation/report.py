@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
 from marl.types import Array, Episode, Spec
+
+Record = tuple[list[Array], list[Array]]  # one step: the actions of each team, and who of it was alive
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,51 @@ class TeamReport:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Whether two ways to play the same episodes did the same.
+
+    compared: actions of agents that were alive.
+    different: how many were not equal (boxes: apart by more than ``TOLERANCE``; a batch of another size rounds
+        differently).
+    first: who differed first, and in which step; None where nobody did.
+    """
+
+    TOLERANCE: ClassVar[float] = 1e-4
+
+    compared: int
+    different: int
+    first: str | None = None
+
+    @classmethod
+    def of(cls, spec: Spec, ours: Sequence[Record], theirs: Sequence[Record]) -> Agreement:
+        """Compare step by step what was done by those who were alive."""
+        compared, different, first = 0, 0, None
+        for number, ((mine, alive), (other, lived)) in enumerate(zip(ours, theirs, strict=False)):
+            for team, a, b, one, two in zip(spec.teams, mine, other, alive, lived, strict=True):
+                if team.action.kind == "box":
+                    apart = np.abs(a - b).max(-1) > cls.TOLERANCE
+                else:
+                    apart = a != b if a.ndim == 2 else (a != b).any(-1)
+                apart = (apart & one & two) | (one != two)
+                compared += int((one | two).sum())
+                different += int(apart.sum())
+                if first is None and apart.any():
+                    n = int(np.argwhere(apart)[0, 1])
+                    first = f"{team.agents[n]} in step {number}"
+        return cls(compared, different, first)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"compared": self.compared, "different": self.different, "first": self.first}
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if not self.different:
+            return f"all {self.compared:,} actions are equal"
+        return f"{self.different:,} of {self.compared:,} actions differ, first that of {self.first}"
+
+
+@dataclass(frozen=True)
 class Report:
     """Raw (unshaped) returns over some episodes, of all agents together and of each team.
 
@@ -52,6 +99,10 @@ class Report:
         teams: the same for each team.
         info: means over episodes of the numbers that the environment reports as an episode ends, such as ``success``.
         decentralised: whether every agent acted on its own.
+        done: what was done to the team and its messages, in words.
+        faults: agents whose process was lost, and how; a stranger acted at random in their seats from then on.
+        batched: the same episodes played in one batch, where agents had processes of their own.
+        agreement: whether both did the same.
     """
 
     episodes: int
@@ -63,6 +114,10 @@ class Report:
     teams: dict[str, TeamReport]
     info: dict[str, float]
     decentralised: bool = False
+    done: tuple[str, ...] = ()
+    faults: dict[str, str] = field(default_factory=dict)
+    batched: Report | None = None
+    agreement: Agreement | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -76,6 +131,10 @@ class Report:
             "teams": {name: team.to_dict() for name, team in self.teams.items()},
             "info": self.info,
             "decentralised": self.decentralised,
+            "done": list(self.done),
+            "faults": self.faults,
+            "batched": None if self.batched is None else self.batched.to_dict(),
+            "agreement": None if self.agreement is None else self.agreement.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -83,6 +142,13 @@ class Report:
         low, high = self.confidence_interval
         interval = f"(95 % CI {low:.2f} to {high:.2f})"
         lines = [f"{self.episodes} episodes: return {self.mean_return:.2f} {interval}, sum over agents"]
+        if self.batched is not None:
+            low, high = self.batched.confidence_interval
+            lines.append(f"  batched:        {self.batched.mean_return:.2f} (95 % CI {low:.2f} to {high:.2f})")
+            lines.append(f"  decentralised:  {self.mean_return:.2f} {interval}")
+        lines += [f"  {self.agreement}"] if self.agreement is not None else []
+        lines += [f"  {name}: {how}; somebody acted at random in its seat" for name, how in self.faults.items()]
+        lines += [f"  {deed}" for deed in self.done]
         for name, team in self.teams.items():
             agents = ", ".join(f"{agent} {mean:.2f}" for agent, mean in team.returns_per_agent.items())
             prefix = f"{name} {team.mean_return:.2f}: " if len(self.teams) > 1 else ""
@@ -91,7 +157,9 @@ class Report:
         return "\n".join(lines)
 
 
-def summarise(spec: Spec, episodes: Sequence[Episode], decentralised: bool = False) -> Report:
+def summarise(
+    spec: Spec, episodes: Sequence[Episode], decentralised: bool = False, done: tuple[str, ...] = ()
+) -> Report:
     """Make the report of some finished episodes."""
     teams = {}
     for team in spec.teams:
@@ -112,6 +180,7 @@ def summarise(spec: Spec, episodes: Sequence[Episode], decentralised: bool = Fal
         teams=teams,
         info=_means([episode.info for episode in episodes]),
         decentralised=decentralised,
+        done=done,
     )
 
 

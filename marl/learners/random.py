@@ -13,10 +13,10 @@ from marl.config import config
 from marl.credit import Independent
 from marl.learners.base import ALL_KINDS, generator_from
 from marl.memory.rollout import Decision, Look, Rollout
-from marl.nets.distributions import Box, Distribution, make_distribution
+from marl.nets.distributions import Distribution, uniform
 from marl.schedules import Clock
 from marl.scope import Local
-from marl.types import ActionKind, ActionSpec, Spec, TeamSpec
+from marl.types import ActionKind, Spec, TeamSpec
 
 
 @config
@@ -47,7 +47,7 @@ class RandomLearner:
     ) -> None:
         """A one-row memory is all it needs."""
         self.team = team
-        self.distribution = _uniform(team.action, device)
+        self.distribution = uniform(team.action, device)
         self.generator = generator_from(seed, device)
         self.memory = Rollout(spec, team, Local(), Independent(), 1, num_envs, 0, device)
 
@@ -75,7 +75,7 @@ class RandomLearner:
         """No network; the uniform distribution."""
         if agent is None:
             return None, self.distribution
-        return None, _uniform(self.team.action.of(agent), "cpu")
+        return None, uniform(self.team.action.of(agent))
 
     def state_dict(self) -> dict[str, Any]:
         """The random stream and the row at hand."""
@@ -85,38 +85,3 @@ class RandomLearner:
         """Go back to a saved state."""
         self.generator.set_state(state["generator"])
         self.memory.load_state_dict(state["memory"])
-
-
-def _uniform(action: ActionSpec, device: torch.device | str) -> Distribution:
-    return _Uniform(action, device) if action.kind == "box" else make_distribution(action, device=device)
-
-
-class _Uniform:
-    """Uniform over a box; standard normal where it has no bounds."""
-
-    learns_scale = False
-
-    def __init__(self, action: ActionSpec, device: torch.device | str) -> None:
-        self.box = Box(action, device)
-        self.size = self.box.low.shape[1]
-
-    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        uniform = torch.empty_like(parameters).uniform_(-1, 1, generator=generator)
-        normal = torch.empty_like(parameters).normal_(generator=generator)
-        return torch.where(self.box.bounded, uniform, normal)
-
-    def draw(
-        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        action = self.sample(parameters, legal, generator)
-        return action, self.evaluate(parameters, legal, action)[0]
-
-    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
-        return self.sample(parameters, legal, None)
-
-    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
-        zeros = torch.zeros(action.shape[:-1], device=action.device)
-        return zeros, zeros
-
-    def to_env(self, action: Tensor) -> Tensor:
-        return self.box.place(action)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from marl.credit import Independent
 from marl.learners.base import check_kind, generator_from
 from marl.memory.rollout import Decision, Look, Rollout
-from marl.nets.distributions import Categorical, Distribution, make_distribution
+from marl.nets.distributions import Constant, Distribution, make_distribution
 from marl.schedules import Clock
 from marl.scope import Local
 from marl.types import ActionKind, Array, ConfigError, Spec, TeamSpec
@@ -71,7 +71,7 @@ class Fixed:
                     f"Fixed on team {team.name!r}: expected {size} probabilities, got {len(self.strategy)}"
                 )
             logits = [math.log(chance) if chance > 0 else NEVER for chance in self.strategy]
-        return ScriptedLearner(spec, team, num_envs, seed, device, None, _Constant(logits, device))
+        return ScriptedLearner(spec, team, num_envs, seed, device, None, Constant(logits, device))
 
 
 @dataclass(frozen=True)
@@ -157,28 +157,6 @@ class ScriptedLearner:
         """Go back to a saved state."""
         self.generator.set_state(state["generator"])
         self.memory.load_state_dict(state["memory"])
-
-
-class _Constant(Categorical):
-    """The same logits whatever a network says."""
-
-    def __init__(self, logits: list[float], device: torch.device | str) -> None:
-        super().__init__(len(logits))
-        self.logits = torch.tensor(logits, device=device)
-
-    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        return super().sample(self.logits.expand_as(parameters), legal, generator)
-
-    def draw(
-        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        return super().draw(self.logits.expand_as(parameters).contiguous(), legal, generator)
-
-    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
-        return super().mode(self.logits.expand_as(parameters), legal)
-
-    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
-        return super().evaluate(self.logits.expand_as(parameters).contiguous(), legal, action)
 
 
 class _Highest:

@@ -277,6 +277,70 @@ class SquashedGaussian(Gaussian):
         return self.box.place(torch.tanh(action))
 
 
+class Constant(Categorical):
+    """The same logits whatever a network says."""
+
+    def __init__(self, logits: list[float], device: torch.device | str = "cpu") -> None:
+        """``logits``: one for each choice."""
+        super().__init__(len(logits))
+        self.logits = torch.tensor(logits, device=device)
+
+    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """``(...)`` int64."""
+        return super().sample(self.logits.expand_as(parameters), legal, generator)
+
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """A sample and its log-probability."""
+        return super().draw(self.logits.expand_as(parameters).contiguous(), legal, generator)
+
+    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
+        """``(...)`` int64."""
+        return super().mode(self.logits.expand_as(parameters), legal)
+
+    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy."""
+        return super().evaluate(self.logits.expand_as(parameters).contiguous(), legal, action)
+
+
+class UniformBox:
+    """Uniform over a box; standard normal where it has no bounds. There is no mode: it draws."""
+
+    learns_scale = False
+
+    def __init__(self, box: Box) -> None:
+        """``box``: where actions go."""
+        self.box = box
+        self.size = box.low.shape[1]
+
+    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """``(..., A)`` in unit coordinates."""
+        even = torch.empty_like(parameters).uniform_(-1, 1, generator=generator)
+        normal = torch.empty_like(parameters).normal_(generator=generator)
+        return torch.where(self.box.bounded, even, normal)
+
+    def draw(
+        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """A sample; its log-probability counts for nothing."""
+        action = self.sample(parameters, legal, generator)
+        return action, self.evaluate(parameters, legal, action)[0]
+
+    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
+        """A sample."""
+        return self.sample(parameters, legal, None)
+
+    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Zeros."""
+        zeros = torch.zeros(action.shape[:-1], device=action.device)
+        return zeros, zeros
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """Into the box."""
+        return self.box.place(action)
+
+
 def make_distribution(spec: ActionSpec, squash: bool = False, device: torch.device | str = "cpu") -> Distribution:
     """The distribution for an action space."""
     if spec.kind == "discrete":
@@ -287,3 +351,8 @@ def make_distribution(spec: ActionSpec, squash: bool = False, device: torch.devi
         return Bernoulli(len(spec.sizes))
     box = Box(spec, device)
     return SquashedGaussian(box) if squash else Gaussian(box)
+
+
+def uniform(spec: ActionSpec, device: torch.device | str = "cpu") -> Distribution:
+    """Every legal action as likely as any other, where parameters are zeros."""
+    return UniformBox(Box(spec, device)) if spec.kind == "box" else make_distribution(spec, device=device)

@@ -20,6 +20,7 @@ scenario = marl.Scenario(
     agents={"eve_*": marl.ippo(**settings), "*": marl.mappo(sharing="none", **settings)},
     num_envs=128,
     steps=500_000,
+    message_entries=("bob_0<alice_0:4-7", "eve_0<alice_0:0-3"),
     expect="Alice and Bob as sum above -0.2 (random play on both sides)",
     extra="mpe",
 )

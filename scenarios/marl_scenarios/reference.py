@@ -19,6 +19,7 @@ scenario = marl.Scenario(
     ),
     num_envs=128,
     steps=1_000_000,
+    message_entries=("agent_0<agent_1:11-20", "agent_1<agent_0:11-20"),
     expect="better than random (-56, sum of both agents); the best without a message is -34.7",
     extra="mpe",
 )

@@ -20,6 +20,7 @@ scenario = marl.Scenario(
     ),
     num_envs=128,
     steps=400_000,
+    message_entries=("listener_0<speaker_0:8-10",),
     expect="-15, sum of both agents (random: -79; best without a message: -30.4)",
     extra="mpe",
 )

@@ -19,5 +19,6 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=500_000,
+    message_entries=("listener_0<speaker_0:8-10",),
     expect="-15, sum of both agents (random: -79; best without a message: -30.4)",
 )

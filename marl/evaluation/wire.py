@@ -1,0 +1,135 @@
+"""Frames between an agent's process and the rest of the world: a fixed header, then arrays of agreed shapes and types.
+
+    "MARL"  version  kind  copies  bytes  |  array, array, ...     (little endian, 20 bytes of header)
+
+Both sides know beforehand what each kind of frame holds, so nothing about shapes travels, nothing is unpickled, and a
+frame of another size is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+
+from marl.types import Array
+
+MAGIC, VERSION = b"MARL", 1
+HEADER = struct.Struct("<4sHHIQ")
+LONGEST_TEXT = 1 << 16
+Field = tuple[tuple[int, ...], str]  # shape and dtype of one array
+
+
+class Kind(IntEnum):
+    """What a frame is for."""
+
+    START = 1  # parent: the folder of the agent, as text
+    BEGIN = 2  # parent: seeds, and whether to sample
+    READY = 3  # agent: the sizes it expects
+    LOOK = 4  # parent: a view
+    SAY = 5  # agent: messages and their loudness
+    HEAR = 6  # parent: an inbox
+    ACT = 7  # agent: actions
+    END = 8  # parent: no more
+    ERROR = 9  # either: what is wrong, as text
+
+
+class WireError(Exception):
+    """A frame that cannot be used, or a word from the other side that it could not go on."""
+
+
+class Wire:
+    """Frames over a socket."""
+
+    def __init__(self, sock: socket.socket, copies: int = 0) -> None:
+        """``copies``: what every frame with arrays is for."""
+        self.sock, self.copies = sock, copies
+
+    def send(self, kind: Kind, fields: Sequence[Field] = (), arrays: Sequence[Array] = ()) -> None:
+        """Send arrays of the agreed shapes. Raises WireError if they have others, OSError if nobody takes them."""
+        parts = []
+        for (shape, dtype), array in zip(fields, arrays, strict=True):
+            if array.shape != shape:
+                raise WireError(f"{kind.name}: expected an array of shape {shape}, got {array.shape}")
+            parts.append(np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
+        self._send(kind, b"".join(parts))
+
+    def send_text(self, kind: Kind, text: str) -> None:
+        """Send words."""
+        self._send(kind, text.encode()[:LONGEST_TEXT])
+
+    def _send(self, kind: Kind, payload: bytes) -> None:
+        self.sock.sendall(HEADER.pack(MAGIC, VERSION, kind, self.copies, len(payload)) + payload)
+
+    def receive(self, kind: Kind, fields: Sequence[Field] = (), ends: bool = False) -> list[Array] | None:
+        """The arrays of the next frame; None if that is the END, where ``ends`` allows it.
+
+        Raises:
+            WireError: for a frame of another kind, version or size, or an ERROR.
+            OSError, EOFError: if there is no other side any more.
+        """
+        found, size = self._header()
+        if found == Kind.END and ends:
+            return None
+        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in fields]
+        self._check(found, kind, size, sum(sizes))
+        payload = self._read(size)
+        arrays, start = [], 0
+        for (shape, dtype), length in zip(fields, sizes, strict=True):
+            flat = np.frombuffer(payload, np.dtype(dtype).newbyteorder("<"), math.prod(shape), start)
+            arrays.append(flat.reshape(shape).astype(dtype))  # a copy: aligned, ours to write to
+            start += length
+        return arrays
+
+    def receive_text(self, kind: Kind) -> str:
+        """The words of the next frame, as :meth:`receive`."""
+        found, size = self._header()
+        self._check(found, kind, size, None)
+        return self._read(size).decode(errors="replace")
+
+    def _header(self) -> tuple[int, int]:
+        magic, version, kind, copies, size = HEADER.unpack(self._read(HEADER.size))
+        if magic != MAGIC:
+            raise WireError(f"a frame begins with {magic!r} instead of {MAGIC!r}")
+        if version != VERSION:
+            raise WireError(f"a frame of version {version}, expected {VERSION}")
+        if kind == Kind.ERROR:
+            raise WireError(self._read(min(size, LONGEST_TEXT)).decode(errors="replace"))
+        if self.copies and copies != self.copies:
+            raise WireError(f"a frame for {copies} copies, expected {self.copies}")
+        self.copies = self.copies or copies
+        return kind, size
+
+    def _check(self, found: int, kind: Kind, size: int, expected: int | None) -> None:
+        if found != kind:
+            name = Kind(found).name if found in list(Kind) else str(found)
+            raise WireError(f"expected a frame {kind.name}, got {name}")
+        if expected is None:
+            if size > LONGEST_TEXT:
+                raise WireError(f"{kind.name}: {size} bytes of text, at most {LONGEST_TEXT} are taken")
+        elif size != expected:
+            raise WireError(f"{kind.name}: expected {expected} bytes, got {size}")
+
+    def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            more = self.sock.recv(min(size - len(data), 1 << 20))
+            if not more:
+                raise EOFError
+            data += more
+        return bytes(data)
+
+
+def view_fields(
+    copies: int, obs: Field, legal: int | None, agents: int, size: int, arrives: bool
+) -> tuple[list[Field], list[Field]]:
+    """What LOOK holds and what HEAR holds: started, alive, observation, legal choices; messages and weights."""
+    inbox: list[Field] = [((copies, agents, size), "float32"), ((copies, agents), "float32")]
+    view: list[Field] = [((copies,), "bool"), ((copies,), "bool"), ((copies, *obs[0]), obs[1])]
+    if legal is not None:
+        view.append(((copies, legal), "bool"))
+    return (view + inbox if arrives else view), inbox
