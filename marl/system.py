@@ -17,7 +17,7 @@ import torch
 from marl import adapters, checkpoint, parallel
 from marl.adapters.resolve import resolve
 from marl.agent import Agent, MixedAgent
-from marl.channels import Channel, Hub, Link, Tamper
+from marl.channels import Channel, Hub, Link, Overheard, Tamper
 from marl.config import from_json, to_json
 from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
 from marl.curriculum import checked as checked_curricula
@@ -193,6 +193,11 @@ class MultiAgentSystem:
 
     def _introduce(self) -> None:
         """Let learners that hear others know whom."""
+        self._overheard = {
+            place: Overheard(net)
+            for place, learner in enumerate(self.learners)
+            if (net := getattr(learner, "talker", None)) is not None
+        }
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
             learner.meet(self.learners)
@@ -391,8 +396,11 @@ class MultiAgentSystem:
         if self._season is not None and self._step is not None:
             self._renew(self._season, self._step)
         actions = []
-        for learner in self.learners:
-            decision = learner.act(learner.memory.look(), explore=True)
+        for place, learner in enumerate(self.learners):
+            look = learner.memory.look()
+            decision = learner.act(look, explore=True)
+            if place in self._overheard:
+                self._overheard[place].note(look.obs, decision.action, look.alive, look.started)
             learner.memory.decide(decision)
             actions.append(decision.env_action.cpu().numpy())
         if self._season is not None and self._step is not None:
@@ -462,6 +470,9 @@ class MultiAgentSystem:
                     metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
         for part in (self._shaper, self._course, self._season):
             metrics |= {} if part is None else part.metrics()
+        for place, overheard in self._overheard.items():
+            prefix = f"{self.spec.teams[place].name}/" if len(self.learners) > 1 else ""
+            metrics |= {prefix + name: value for name, value in overheard.metrics().items()}
         metrics |= {name: float(value) for name, value in self._pending.items()}
         for name, in_a_row in metrics.items():
             if name.endswith("non_finite") and in_a_row >= PATIENCE:

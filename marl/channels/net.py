@@ -76,6 +76,7 @@ class ChannelNet(AgentNet):
         self.register_buffer("weight", wiring.weight.clone(), persistent=False)
         self.weight: Tensor
         self.executing = False
+        self.last: Said | None = None  # what was said in the newest step, where nothing learns from it
         self.use(channel.link)
 
     def use(self, link: Link, executing: bool = False, tamper: Tamper | None = None) -> None:
@@ -139,6 +140,8 @@ class ChannelNet(AgentNet):
                 said, loud = talk.send(medium.exchange(air, turn, said, loud, wires, active))
         except StopIteration as end:
             y, own = end.value
+        if not torch.is_grad_enabled():
+            self.last = said, loud
         return y, torch.cat((own, medium.close(air)), dim=-1)
 
     def converse(

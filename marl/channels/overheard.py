@@ -1,0 +1,89 @@
+"""Statistics of what a team says while it trains: how often, how much, about what, and to what effect."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from marl.channels.net import ChannelNet
+from marl.types import Array
+
+ROWS = 64  # steps of which a report is made, the first ones after the last report
+BITS = 8  # a message, an observation, an action are each coded in at most so many bits
+
+
+class Overheard:
+    """Listens in on one team's talk for a while and makes numbers of it.
+
+    Messages and observations are coded by the signs of their first entries (of observations, those above their mean, of
+    the entries that vary most), since mutual information of numbers is hopeless to estimate from a few thousand draws.
+    What is left by chance is measured on shuffled pairs and taken off.
+    """
+
+    def __init__(self, net: ChannelNet) -> None:
+        """``net``: the network that acts."""
+        self.net = net
+        self._rows: list[tuple[Array, ...]] = []
+
+    def note(self, obs: Tensor, action: Tensor, alive: Tensor, started: Tensor) -> None:
+        """Take in a step: observations ``(E, N, *O)``, actions ``(E, N[, A])``; what was said the network knows."""
+        if len(self._rows) < ROWS and self.net.last is not None:
+            rows = (*self.net.last, obs.flatten(2), action, alive, started)
+            self._rows.append(tuple(row.cpu().numpy().copy() for row in rows))
+
+    def metrics(self) -> dict[str, float]:
+        """The report on the steps since the last one; entropies and informations in bits.
+
+        ``rate``: part of the agents alive that spoke; ``entropy`` of a message; ``observation``: what a message says of
+        its sender's observation; ``action``: what it says of what a listener does on hearing it.
+        """
+        if len(self._rows) < 2:
+            return {}
+        said, loud, obs, action, alive, started = (np.stack(column) for column in zip(*self._rows, strict=True))
+        self._rows.clear()
+        spoke = (loud > 0) & alive
+        report = {"messages/rate": float(spoke.sum() / max(alive.sum(), 1))}
+        message = _signs(said)  # (T, E, N)
+        seen = _signs(obs - obs.mean((0, 1, 2)), order=np.argsort(-obs.var((0, 1, 2))))
+        done = action if action.ndim == 3 and action.dtype.kind == "i" else _signs(action.reshape(*alive.shape, -1))
+        report["messages/entropy"] = entropy(message[spoke])
+        report["messages/observation"] = information(message[spoke], seen[spoke])
+        lag = 0 if self.net.channel.rounds else 1
+        sender, listener = spoke[: len(spoke) - lag], alive[lag:] & ~(started[lag:, :, None] & (lag > 0))
+        agents = alive.shape[-1]
+        pairs = [(i, j) for i in range(agents) for j in range(agents) if i != j and self.net.wiring.weight[i, j] > 0]
+        pairs = pairs[:: max(1, len(pairs) // 32)]
+        found = []
+        for i, j in pairs:
+            both = sender[..., j] & listener[..., i]
+            found.append(information(message[: len(spoke) - lag, :, j][both], done[lag:, :, i][both]))
+        if found:
+            report["messages/action"] = float(np.mean(found))
+        return report
+
+
+def _signs(x: Array, order: Array | None = None) -> Array:
+    """``(..., K)`` numbers as one whole number of at most ``BITS`` bits."""
+    x = x if order is None else x[..., order]
+    bits = x[..., :BITS] > 0
+    code: Array = bits @ (1 << np.arange(bits.shape[-1]))
+    return code
+
+
+def entropy(code: Array) -> float:
+    """``-sum p log2 p`` of the values met."""
+    if not code.size:
+        return 0.0
+    share = np.unique(code, return_counts=True)[1] / code.size
+    return float(-(share * np.log2(share)).sum() + 0.0)
+
+
+def information(a: Array, b: Array) -> float:
+    """``I(a; b) = H(a) + H(b) - H(a, b)`` in bits, less what shuffled pairs seem to have; at least 0."""
+    if not a.size:
+        return 0.0
+    a, b = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]
+    width, rng = int(b.max()) + 1, np.random.default_rng(0)
+    together = entropy(a * width + b)
+    apart = entropy(a * width + rng.permutation(b))
+    return max(0.0, apart - together)

@@ -1,0 +1,68 @@
+"""What is logged of messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import marl
+from marl.channels.overheard import Overheard, entropy, information
+from tests.channels.test_talking import Hear, build, play
+
+
+def test_entropy_and_information_by_hand():
+    assert entropy(np.array([0, 1, 2, 3])) == 2
+    assert entropy(np.array([5, 5, 5])) == 0
+    assert entropy(np.array([0, 0, 0, 1])) == pytest.approx(0.8112781)
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 4, 8000)
+    assert information(a, a) == pytest.approx(2, abs=0.01)
+    assert information(a, a // 2) == pytest.approx(1, abs=0.01)
+    assert information(a, rng.integers(0, 4, 8000)) < 0.005
+    noisy = np.where(rng.random(8000) < 0.11, 1 - a % 2, a % 2)  # a binary channel with 11 % of errors carries 0.5 bits
+    assert information(a % 2, noisy) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_report_pairs_messages_with_the_actions_they_reach(rounds):
+    """Agent 0 shouts the sign of what it sees; agent 1 does what it is told, one step later or at once."""
+    net = build(marl.DIAL(size=1, rounds=rounds, topology=marl.Graph([(0, 1), (1, 0)])), agents=2, width=2)
+    overheard = Overheard(net)
+    seen = torch.randn(64, 100, 2, 2)
+    told = (seen[:, :, 0, 0] > 0).long()
+    for t in range(64):
+        net.last = (torch.where(seen[t, ..., :1] > 0, 1.0, -1.0), torch.ones(100, 2))
+        action = torch.zeros(100, 2, dtype=torch.int64)
+        if t >= 1 - rounds:
+            action[:, 1] = told[t - 1 + rounds]
+        overheard.note(seen[t], action, torch.ones(100, 2, dtype=torch.bool), torch.zeros(100, dtype=torch.bool))
+    report = overheard.metrics()
+    assert report["messages/rate"] == 1
+    assert report["messages/entropy"] == pytest.approx(1, abs=0.01)
+    assert report["messages/observation"] == pytest.approx(1, abs=0.05)  # coded about the mean, not about 0
+    assert report["messages/action"] == pytest.approx(0.5, abs=0.02)  # one bit to agent 1, nothing to agent 0
+    assert overheard.metrics() == {}
+
+
+def test_a_closed_gate_shows_in_the_rate():
+    net = build(marl.IC3Net(rounds=1))
+    with torch.no_grad():
+        net.speech.gate.bias.fill_(-50.0)
+    overheard = Overheard(net)
+    for _ in range(3):
+        obs = torch.randn(4, 3, 4)
+        with torch.no_grad():
+            play(net, obs.unsqueeze(0))
+        overheard.note(obs, torch.zeros(4, 3).long(), torch.ones(4, 3, dtype=torch.bool), torch.zeros(4).bool())
+    assert overheard.metrics()["messages/rate"] == 0
+
+
+def test_reports_are_in_the_history_of_teams_that_talk():
+    config = marl.ippo(channel=marl.CommNet(size=2), rollout=10, minibatches=1)
+    with marl.MultiAgentSystem(config, lambda: Hear(length=5), num_envs=4, seed=0) as system:
+        history = system.train(steps=400, log_every=200)
+    names = {name for name in history if name.startswith("messages/")}
+    assert names == {"messages/rate", "messages/entropy", "messages/observation", "messages/action"}
+    assert history["messages/rate"][-1] == 1
+    assert 0 < history["messages/entropy"][-1] <= 2
