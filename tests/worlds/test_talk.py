@@ -17,6 +17,7 @@ import marl
 from marl.conformance import check
 from marl.evaluation.report import summarise
 from marl.types import Array, ConfigError, Episode, Step
+from tests.benchmarks.talk import lewis
 
 
 def put(batch: marl_envs.batch.Batch, **arrays: Array) -> Step:
@@ -474,3 +475,7 @@ def test_sender_and_receiver_take_turns_and_pairs_know_nothing_of_each_other() -
     assert np.abs(facts.mean(0) - 0.25).max() < 4 * np.sqrt(3 / 16 / 8000)
     with pytest.raises(ConfigError, match="two states"):
         marl_envs.Lewis(1)
+
+
+def test_pairs_make_up_perfect_languages() -> None:
+    assert lewis(3, 6, runs=10, seed=0, games=2_000) >= 0.9  # by chance alone: a third of the games, no pair
