@@ -342,6 +342,32 @@ def test_driving_blindly_succeeds_as_often_as_the_formula_says() -> None:
     assert abs(passed.mean() - 2 * rate * 13) < 4 * passed.std() / np.sqrt(copies)
 
 
+def success(level: Any, policy: Callable[[marl_envs.TrafficJunction, Array], Array], copies: int = 4_000) -> float:
+    """Of one episode in each copy."""
+    world = marl_envs.TrafficJunction(level)
+    batch = world.batch_env(copies)
+    step = batch.reset(0)
+    for _ in range(world.max_cycles):
+        step = batch.step([policy(world, step.teams[0].obs)])
+    return float(np.mean([episode.info["success"] for episode in step.finished]))
+
+
+def test_who_sees_round_the_corner_can_do_without_talk_what_the_blind_cannot() -> None:
+    def gas(world: marl_envs.TrafficJunction, obs: Array) -> Array:
+        return np.zeros(obs.shape[:2], dtype=np.int64)
+
+    def give_way(world: marl_envs.TrafficJunction, obs: Array) -> Array:
+        """From the north brake behind another car, and at the crossing for one that comes from the west."""
+        row = np.array(world.roads)[obs[:, :, 4:17].argmax(2), 0]
+        window = obs[:, :, 17:].reshape(*obs.shape[:2], 3, 3)
+        brakes = ((row == 2) & (window[:, :, 2, 0] > 0)) | ((row < 2) & (window[:, :, 2, 1] > 0))
+        return (brakes & (obs[:, :, 2] > 0)).astype(np.int64)
+
+    assert success("easy", gas) == pytest.approx(0.29, abs=0.03)  # published without a channel: .298
+    assert success("medium", gas) == pytest.approx(0.036, abs=0.015)  # published: .034
+    assert success("easy", give_way) == pytest.approx(0.75, abs=0.03)
+
+
 def test_vision_is_a_task_and_bad_levels_are_refused() -> None:
     batch = marl_envs.TrafficJunction("medium", add_rate=0.0, vision=1).batch_env(2)
     batch.set_tasks({"vision": [0, 1]})
