@@ -1,4 +1,4 @@
-"""The ``marl`` command: train, evaluate, play, plot, tournament, exploit, list, check.
+"""The ``marl`` command: train, evaluate, sweep, play, plot, tournament, exploit, list, check.
 
 Nothing heavy is imported before it is needed. Whatever goes wrong by a user's mistake is one line on stderr and an exit
 status: 2 bad input, 3 environment contract, 4 non-finite training, 5 checkpoint, 6 resources, 75 preempted and saved,
@@ -138,6 +138,36 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Evaluate a run's agents under one link after the other: return against loss, delay, bits, noise."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or one of its checkpoints, of agents that talk."""
+    link: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EFFECT=NUMBER,...")] = ()
+    """What to vary: loss=0,0.1,0.5 or delay=0:4:1 (first, last, step). Repeatable: a curve each."""
+    episodes: Annotated[int, NUMBER] = 100
+    """Of each point; the same ones."""
+    sample: bool = False
+    """Sample actions instead of taking the most likely ones."""
+    seed: Annotated[int | None, NUMBER] = None
+    """Of environments and chance; the run's plus one unless given."""
+    csv: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write the table."""
+    plot: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Draw the curves with their confidence intervals."""
+    checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
+    """Which checkpoint."""
+    device: str = "cpu"
+    """cpu, cuda, ... or auto."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return sweep(self)
+
+
+@dataclass(frozen=True)
 class Play:
     """Play with a run's agents, each through its own policy, and write what happens as a GIF."""
 
@@ -259,10 +289,11 @@ class Check:
         return check(self)
 
 
-Command = Train | Evaluate | Play | Plot | Tournament | Exploit | List | Check
+Command = Train | Evaluate | Sweep | Play | Plot | Tournament | Exploit | List | Check
 COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "evaluate": Evaluate,
+    "sweep": Sweep,
     "play": Play,
     "plot": Plot,
     "tournament": Tournament,
@@ -738,6 +769,43 @@ def evaluate(asked: Evaluate) -> int:
         how = ", every agent in a process of its own" if asked.decentralised else ""
         print(f"checkpoint {path} (step {system.steps:,}){how}")
         print(report)
+    return 0
+
+
+def sweep(asked: Sweep) -> int:
+    """``marl sweep``."""
+    from marl.evaluation.sweep import plot as draw
+    from marl.evaluation.sweep import sweep as evaluate_all
+    from marl.evaluation.sweep import write_csv
+    from marl.system import check_whole
+
+    check_whole("--episodes", asked.episodes, 1)
+    if asked.seed is not None:
+        check_whole("--seed", asked.seed, 0)
+    if not asked.link:
+        raise UsageError("marl sweep: --link is missing: name what to vary, such as --link loss=0,0.1,0.5")
+    if asked.plot is not None:
+        _need("matplotlib", "plot")
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    seed = asked.seed if asked.seed is not None else system.seed + 1
+    with system, _quiet():
+        result = evaluate_all(system, asked.link, asked.episodes, seed, greedy=not asked.sample)
+    for option, out, write in (("--csv", asked.csv, write_csv), ("--plot", asked.plot, draw)):
+        if out is not None:
+            try:
+                write(result, out)
+            except OSError as error:
+                raise _config_error(f"{option} {out}: cannot be written ({error.strerror or error})") from None
+            except ValueError as error:
+                raise _config_error(f"{option} {out}: {' '.join(str(error).split())}") from None
+    if asked.json:
+        _print_json({"checkpoint": str(path), "steps": system.steps, "seed": seed, **result.to_dict()})
+        return 0
+    print(f"checkpoint {path} (step {system.steps:,})")
+    print(result)
+    for out in (asked.csv, asked.plot):
+        if out is not None:
+            print(f"wrote {out}")
     return 0
 
 

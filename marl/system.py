@@ -538,7 +538,7 @@ class MultiAgentSystem:
         derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
         env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
         wanted = task if task is not None else self.target
-        talking = [channel is not None for channel in self._channels]
+        talking = [channel is not None for channel in self.channels]
         with _global_streams_kept(), closing(self._make_env(copies, 0, env)) as batch:
             if env is not None:
                 _check_same_spec(self.spec, batch.spec)
@@ -594,7 +594,7 @@ class MultiAgentSystem:
         players: list[list[Here | Elsewhere]] = []
         hubs: list[Hub | None] = []
         begin = 0
-        for team, channel, link, tamper in zip(self.spec.teams, self._channels, links, tampers, strict=True):
+        for team, channel, link, tamper in zip(self.spec.teams, self.channels, links, tampers, strict=True):
             end = begin + copies * team.num_agents
             streams = seeds[begin:end].reshape(copies, team.num_agents)
             begin = end
@@ -644,13 +644,13 @@ class MultiAgentSystem:
         return known or (() if self.scenario is None else self.scenario.message_entries)
 
     @property
-    def _channels(self) -> list[Channel | None]:
-        """The channel of each team."""
+    def channels(self) -> list[Channel | None]:
+        """The channel of each team; None where nobody talks."""
         return [getattr(config, "channel", None) for config in self._configs]
 
     def _links(self, link: Link | str | None, tamper: Tamper | None) -> list[Link | None]:
         """What the messages of each team suffer in evaluation. Raises ConfigError if there are none to suffer it."""
-        channels = self._channels
+        channels = self.channels
         if (link is not None or tamper is not None) and not any(channels):
             raise ConfigError(
                 "link: no team of this system has a channel; train with channel=marl.CommNet() or another"

@@ -99,3 +99,25 @@ def test_a_run_without_a_channel_has_no_link(finished, marl_command, words, expe
     said = marl_command("evaluate", finished, *words.split())
     assert said.code == 2
     assert expected in said.error
+
+
+def test_sweep_prints_writes_and_draws(chatter, tmp_path, marl_command):
+    table, picture = tmp_path / "sweep.csv", tmp_path / "sweep.png"
+    words = ("sweep", chatter, "--link", "loss=0,1", "--link", "delay=0:2:1", "--episodes", 4)
+    said = marl_command(*words, "--csv", table, "--plot", picture)
+    assert said.code == 0, said.err
+    assert f"wrote {picture}" in said.out
+    assert "as trained" in said.out
+    assert len(table.read_text().splitlines()) == 1 + 2 + 5
+    assert picture.read_bytes()[1:4] == b"PNG"
+    points = json.loads(marl_command(*words, "--json").out)["points"]
+    assert [point["effect"] for point in points] == ["as trained", "silent", *["loss"] * 2, *["delay"] * 3]
+    for wrong, reason in (
+        ((), "--link is missing"),
+        (("--link", "loss"), "expected EFFECT=NUMBER"),
+        (("--link", "loss=0", "--plot", tmp_path / "picture.nothing"), "nothing"),
+        (("--link", "loss=0", "--csv", tmp_path), "cannot be written"),
+    ):
+        said = marl_command("sweep", chatter, "--episodes", 2, *wrong)
+        assert said.code == 2
+        assert reason in said.error
