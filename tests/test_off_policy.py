@@ -155,6 +155,24 @@ def test_an_agents_actor_loss_reaches_only_its_own_action():
             assert (gradient[:, :, agent] != 0).any() == (agent == judged)
 
 
+@pytest.mark.parametrize("recipe", [marl.maddpg, marl.matd3, marl.masac], ids=["ddpg", "td3", "sac"])
+@pytest.mark.parametrize("env", [Team, Steer])
+def test_what_an_agents_critic_says_moves_no_other_agents_actor(recipe, env):
+    """The whole loss with only agent 1's rows counted: the others' own parameters get no gradient at all."""
+    learner = trained(recipe(**QUICK), env, steps=60).learners[0]
+    sample = learner._draw(Clock(60))
+    one = torch.tensor([False, True, False])
+    sample = dataclasses.replace(sample, complete=sample.complete & one)
+    learner.memory.ragged = True  # so that weights look at who counts
+    seen, _ = learner.rows_of(sample)
+    extra = (learner.temperature(),) if recipe is marl.masac else ()
+    loss = learner.compute_actor_loss(sample, seen, *extra)
+    learner.actor_flat.backward(loss[0] if isinstance(loss, tuple) else loss)
+    slopes = [row.grad.abs().sum() for row in learner.actor_flat.rows]
+    assert slopes[1] > 0
+    assert slopes[0] == slopes[2] == 0
+
+
 LEARNERS = {
     "dqn": (marl.iql(n_step=3, prioritised=marl.Prioritised(), **QUICK), Team),
     "c51-noisy": (
