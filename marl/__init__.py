@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from marl import ops
+    from marl.adapters.spoken import Spoken
     from marl.agent import Agent
     from marl.algorithms import (
         coma,
@@ -113,6 +114,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. Names are imported when first used, so that worker processes never import torch.
 _HOMES = {
+    "marl.adapters.spoken": ("Spoken",),
     "marl.agent": ("Agent",),
     "marl.algorithms": (
         "coma",
@@ -322,6 +324,7 @@ __all__ = [
     "Scripted",
     "Seen",
     "SocialInfluence",
+    "Spoken",
     "Stage",
     "Stages",
     "Star",

@@ -390,6 +390,7 @@ class Plan:
             "shaping": described(scenario.shaping) if scenario.shaping else None,
             "curriculum": None if scenario.curriculum is None else described(scenario.curriculum),
             "league": None if scenario.league is None else described(scenario.league),
+            "channel": None if scenario.channel is None else described(scenario.channel),
         }
 
     def config(self, asked: Train) -> dict[str, Any]:

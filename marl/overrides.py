@@ -14,8 +14,11 @@ from marl.scenario import Scenario
 from marl.types import ConfigError
 
 # What only a scenario file can say.
-FIXED = ("name", "env", "agents", "shaping", "curriculum", "league", "extra", "about", "expect", "reference")
-NESTED = ("league", "curriculum")  # whose fields can be set where a scenario has them
+FIXED = (
+    *("name", "env", "agents", "shaping", "curriculum", "league", "channel", "message_entries"),
+    *("extra", "about", "expect", "reference"),
+)
+NESTED = ("league", "curriculum", "channel")  # whose fields can be set where a scenario has them
 
 
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from marl.adapters.spoken import Spoken
 from marl.config import unknown
 from marl.curriculum import Curricula
 from marl.curriculum import checked as checked_curricula
@@ -42,6 +43,7 @@ class Scenario:
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
+        channel: messages as actions: ``marl.Spoken``; learned ones are a learner's ``channel=``.
         message_entries: where observations show what others did to be understood, such as
             ``("listener_0<speaker_0:8-10",)``: entries 8 to 10 of what ``listener_0`` sees are what ``speaker_0`` said.
         expect: the return to expect after ``steps``, in words.
@@ -62,6 +64,7 @@ class Scenario:
     shaping: Hooks = ()
     curriculum: Curricula | None = None
     league: Leagues | None = None
+    channel: Spoken | None = None
     message_entries: tuple[str, ...] = ()
     expect: str = ""
     extra: str | None = None

@@ -204,21 +204,22 @@ def vector_bounds(team: TeamSpec) -> tuple[Array, Array]:
     """Lowest and highest values of each agent's vector, ``(N, O)``. Dead agents' zeros count as inside."""
     low, high = (np.zeros((team.num_agents, *team.obs.shape), dtype=np.float32) for _ in range(2))
     for n, raw in enumerate(team.observation_spaces):
-        parts = list(_leaf_bounds(without_mask(raw)))
+        parts = list(leaf_bounds(without_mask(raw)))
         low[n, : team.obs.widths[n]] = np.minimum(np.concatenate([part for part, _ in parts]), 0)
         high[n, : team.obs.widths[n]] = np.maximum(np.concatenate([part for _, part in parts]), 0)
     return low, high
 
 
-def _leaf_bounds(space: Space[Any]) -> Iterator[tuple[Array, Array]]:
+def leaf_bounds(space: Space[Any]) -> Iterator[tuple[Array, Array]]:
+    """Lowest and highest values of every part of a vector, in order."""
     if isinstance(space, Box):
         yield space.low.reshape(-1), space.high.reshape(-1)
     elif isinstance(space, spaces.Dict):
         for part in space.spaces.values():
-            yield from _leaf_bounds(part)
+            yield from leaf_bounds(part)
     elif isinstance(space, spaces.Tuple):
         for part in space.spaces:
-            yield from _leaf_bounds(part)
+            yield from leaf_bounds(part)
     else:
         yield np.zeros(flat_width(space)), np.ones(flat_width(space))
 

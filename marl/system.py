@@ -16,6 +16,7 @@ import torch
 
 from marl import adapters, checkpoint, parallel
 from marl.adapters.resolve import resolve
+from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
 from marl.channels import Channel, Hub, Link, Overheard, Tamper
 from marl.config import from_json, to_json
@@ -106,6 +107,8 @@ class MultiAgentSystem:
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
+        channel: messages as actions, a :class:`~marl.Spoken`; learned messages are a learner's, such as
+            ``marl.ippo(channel=marl.CommNet())``.
 
     Raises:
         ConfigError: for anything that has no meaning, saying what to do.
@@ -125,6 +128,7 @@ class MultiAgentSystem:
         shaping: Hooks | None = None,
         curriculum: Curricula | None = None,
         league: Leagues | None = None,
+        channel: Spoken | None = None,
     ) -> None:
         """See the class."""
         check_whole("seed", seed, 0)
@@ -138,6 +142,7 @@ class MultiAgentSystem:
             shaping = shaping if shaping is not None else scenario.shaping
             curriculum = curriculum if curriculum is not None else scenario.curriculum
             league = league if league is not None else scenario.league
+            channel = channel if channel is not None else scenario.channel
         if agents is None:
             raise ConfigError("agents: give a learner such as marl.ippo(), or a scenario that names its own")
         self.scenario = scenario
@@ -147,7 +152,9 @@ class MultiAgentSystem:
         self.league = checked_league(league)
         self.seed = seed
         self.device = pick_device(device)
-        self._source = scenario.env if scenario is not None else env
+        self.spoken = checked_spoken(channel)
+        self._world = scenario.env if scenario is not None else env
+        self._source = self._world if self.spoken is None else self.spoken.source(self._world)
         self._reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
         instance = hasattr(self._source, "step") and not isinstance(self._source, type | SupportsBatch)
         self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": max_steps}
@@ -539,7 +546,7 @@ class MultiAgentSystem:
         env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
         wanted = task if task is not None else self.target
         talking = [channel is not None for channel in self.channels]
-        with _global_streams_kept(), closing(self._make_env(copies, 0, env)) as batch:
+        with _global_streams_kept(), closing(self._make_env(copies, 0, env, self._spoken_over(link))) as batch:
             if env is not None:
                 _check_same_spec(self.spec, batch.spec)
             experiment = Experiment(_names(silence), _names(remove), () if swap is None else (swap,), shuffle_messages)
@@ -549,7 +556,8 @@ class MultiAgentSystem:
             experiment = replace(experiment, entries=tuple(map(Entries.parse, _names(entries))))
             experiment.check(self.spec, talking, copies)
             tampers = [experiment.tamper(team, tamper) for team in self.spec.teams]
-            done = [] if link is None else [f"link: {in_words(one)}" for one in links if one is not None]
+            changed = [*links, None if (spoken := self._spoken_over(link)) is None else spoken.link]
+            done = [] if link is None else [f"link: {in_words(one)}" for one in changed if one is not None]
             done += experiment.deeds
             has_target = bool(wanted) and (task is not None or env is None or isinstance(batch, HasTasks))
 
@@ -640,7 +648,8 @@ class MultiAgentSystem:
 
     def _message_entries(self, batch: BatchEnv) -> Sequence[str]:
         """Where observations show what others said, as the environment or the scenario knows it."""
-        known: Sequence[str] = getattr(batch, "message_entries", ())
+        world = batch if hasattr(batch, "message_entries") else next(iter(getattr(batch, "envs", ())), None)
+        known: Sequence[str] = getattr(world, "message_entries", ())
         return known or (() if self.scenario is None else self.scenario.message_entries)
 
     @property
@@ -651,7 +660,8 @@ class MultiAgentSystem:
     def _links(self, link: Link | str | None, tamper: Tamper | None) -> list[Link | None]:
         """What the messages of each team suffer in evaluation. Raises ConfigError if there are none to suffer it."""
         channels = self.channels
-        if (link is not None or tamper is not None) and not any(channels):
+        unheard = not any(channels)
+        if (tamper is not None and unheard) or (link is not None and unheard and self.spoken is None):
             raise ConfigError(
                 "link: no team of this system has a channel; train with channel=marl.CommNet() or another"
             )
@@ -660,6 +670,12 @@ class MultiAgentSystem:
             one if link is None or one is None else Link.parse(link, one) if isinstance(link, str) else link
             for one in own
         ]
+
+    def _spoken_over(self, link: Link | str | None) -> Spoken | None:
+        """Messages as actions over another link; None where that is not asked, or there are none."""
+        if self.spoken is None or link is None:
+            return None
+        return replace(self.spoken, link=Link.parse(link, self.spoken.link) if isinstance(link, str) else link)
 
     def _together(self, copies: int, seed: int, greedy: bool) -> _Actor:
         """Whole teams, as a PSRO run mixes them or as they have come to be."""
@@ -765,6 +781,7 @@ class MultiAgentSystem:
             "shaping": _as_json(self.shaping),
             "curriculum": _as_json(self.curriculum),
             "league": _as_json(self.league),
+            "channel": _as_json(self.spoken),
             "env": self._reference,
             "options": _as_json(self._options),
             "num_envs": self.num_envs,
@@ -785,6 +802,7 @@ class MultiAgentSystem:
         shaping: Hooks | None = None,
         curriculum: Curricula | None = None,
         league: Leagues | None = None,
+        channel: Spoken | None = None,
     ) -> MultiAgentSystem:
         """A system as it was when saved.
 
@@ -796,6 +814,7 @@ class MultiAgentSystem:
             shaping: the hooks, to train on; needed if they hold your own code.
             curriculum: likewise.
             league: likewise.
+            channel: likewise, to play or train at all.
 
         Raises:
             CheckpointError: if the checkpoint is damaged, or does not fit ``env`` or ``agents``.
@@ -810,6 +829,7 @@ class MultiAgentSystem:
             shaping = shaping if shaping is not None else from_json(meta.get("shaping"))
             curriculum = curriculum if curriculum is not None else from_json(meta.get("curriculum"))
             league = league if league is not None else from_json(meta.get("league"))
+            channel = channel if channel is not None else from_json(meta.get("channel"))
             sizes = int(meta["seed"]), int(meta["num_envs"]), int(meta["workers"])
             reference = env if env is not None else meta["env"]
         except (ConfigError, KeyError, TypeError, ValueError) as error:
@@ -821,12 +841,16 @@ class MultiAgentSystem:
             shaping = shaping if shaping is not None else system.scenario.shaping
             curriculum = curriculum if curriculum is not None else system.scenario.curriculum
             league = league if league is not None else system.scenario.league
+            channel = channel if channel is not None else system.scenario.channel
         system.shaping = checked_hooks(shaping or ())
         system.curriculum = None if curriculum is None else checked_curricula(curriculum, None)
         system.league = checked_league(league)
         system.seed, system.num_envs, system.workers = sizes
         system.device = pick_device(device)
-        system._source = system.scenario.env if system.scenario is not None else reference
+        system.spoken = checked_spoken(channel)
+        system._world = system._source = system.scenario.env if system.scenario is not None else reference
+        if system.spoken is not None and reference is not None:
+            system._source = system.spoken.source(system._world)
         system._reference = meta["env"]
         system._options = options or {}
         if system.scenario is not None and options is None:
@@ -863,7 +887,8 @@ class MultiAgentSystem:
         factory, _ = resolve(self._source, {**(self._options.get("env_kwargs") or {}), **env_kwargs})
         return factory()
 
-    def _make_env(self, num_envs: int, workers: int, source: Any = None) -> BatchEnv:
+    def _make_env(self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None) -> BatchEnv:
+        """Copies of the environment, or of another; ``spoken``: over other links than in training."""
         patterns = self._patterns
         learners = self.agents.values() if isinstance(self.agents, Mapping) else (self.agents,)
         # Asking for the state costs mpe2 a tenth of its speed.
@@ -871,11 +896,14 @@ class MultiAgentSystem:
         if source is not None:
             other = resolve_scenario(source)
             source = other.env if other is not None else source
+            if self.spoken is not None:
+                source = (spoken or self.spoken).source(source)
             options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None}
             return adapters.make(source, num_envs, patterns, workers=workers, state=state, **options)
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-        return adapters.make(self._source, num_envs, patterns, workers=workers, state=state, **self._options)
+        world = self._source if spoken is None else spoken.source(self._world)
+        return adapters.make(world, num_envs, patterns, workers=workers, state=state, **self._options)
 
     def close(self) -> None:
         """Release the environment's processes and windows."""
@@ -1020,6 +1048,15 @@ def resolve_scenario(env: Any) -> Scenario | None:
             if isinstance(getattr(importlib.import_module(module_name), attribute, None), Scenario):
                 return find(env)
     return None
+
+
+def checked_spoken(channel: Any) -> Spoken | None:
+    """Messages as actions, or none. Raises ConfigError for anything else."""
+    if channel is None or isinstance(channel, Spoken):
+        return channel
+    learned = isinstance(channel, Channel)
+    hint = "; learned messages are a learner's: marl.ippo(channel=...)" if learned else ""
+    raise ConfigError(f"channel: expected marl.Spoken(words=4) or None, got {channel!r}{hint}")
 
 
 def check_whole(name: str, value: object, least: int) -> None:

@@ -129,7 +129,7 @@ def sweep(
     talking = [
         name
         for team, channel in zip(system.spec.teams, system.channels, strict=True)
-        if channel is not None
+        if channel is not None or system.spoken is not None
         for name in team.agents
     ]
     silent = point(np.nan, silence=talking)
