@@ -68,11 +68,6 @@ class TeamMixer(nn.Module):
         self.flat = FlatParameters([self.online], 1) if any(True for _ in mixer.parameters()) else None
         self.target_flat = None if self.flat is None else FlatParameters([self.target], 1)
 
-    @property
-    def rows(self) -> list[nn.Parameter]:
-        """What an optimiser moves; nothing for a plain sum."""
-        return [] if self.flat is None else list(self.flat.rows)
-
     def state(self, joint: Tensor | None) -> Tensor:
         """The mixer's state ``(L, B, S)`` from a joint input ``(L, B, *J)``."""
         if joint is None:

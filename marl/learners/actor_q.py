@@ -20,6 +20,7 @@ from marl.learners.off_policy import OffPolicy, OffPolicyLearner
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
 from marl.nets.action_head import ActionHead, SquashedHead
+from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Categorical, Distribution
 from marl.nets.networks import GRU, Network
@@ -113,9 +114,8 @@ class ActorQLearner(OffPolicyLearner):
         self._other_places = others
         self._planners: dict[int, Plans] = {}
         self.values = values
-        self.actor_adam = torch.optim.Adam(self.actor_flat.rows, lr=1.0, eps=settings.adam_eps, fused=True)
-        self.critic_adam = torch.optim.Adam(self.critic.flat.rows, lr=1.0, eps=settings.adam_eps, fused=True)
-        self.critic_adam.param_groups[0]["scale"] = settings.critic_lr
+        self.actor_adam = FlatAdam(self.actor_flat, eps=settings.adam_eps)
+        self.critic_adam = FlatAdam(self.critic.flat, eps=settings.adam_eps, scale=settings.critic_lr)
 
     def make_head(self) -> ActionHead | SquashedHead | Categorical:
         """What the actor's outputs mean."""
@@ -263,16 +263,12 @@ class ActorQLearner(OffPolicyLearner):
     def critic_step(self, loss: Tensor) -> Tensor:
         """One step of the critics; the mean gradient norm."""
         self.critic.flat.backward(loss)
-        norm = self.critic.flat.clip(self._settings.max_grad_norm).mean()
-        self.critic_adam.step()
-        return norm
+        return self.critic_adam.step(self._settings.max_grad_norm).mean()
 
     def actor_step(self, loss: Tensor) -> Tensor:
         """One step of the actor."""
         self.actor_flat.backward(loss)
-        norm = self.actor_flat.clip(self._settings.max_grad_norm).mean()
-        self.actor_adam.step()
-        return norm
+        return self.actor_adam.step(self._settings.max_grad_norm).mean()
 
     def critic_loss(self, sample: Sample, value: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """``sum_c (Q_c - y)^2 / 2`` over the rows that count, and the errors ``(B, N)`` or ``(B, 1)``."""
@@ -303,6 +299,6 @@ class ActorQLearner(OffPolicyLearner):
         """Actor, critics, targets."""
         return {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
 
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimisers(self) -> dict[str, FlatAdam]:
         """One for each."""
         return {"actor": self.actor_adam, "critic": self.critic_adam}

@@ -22,6 +22,7 @@ from marl.learners.off_policy import refuse
 from marl.memory.replay import Sample
 from marl.mixing import TeamMixer
 from marl.nets.action_head import ActionHead
+from marl.nets.adam import FlatAdam
 from marl.nets.stacked import backward_through
 from marl.types import ActionKind, Spec, TeamSpec
 
@@ -65,6 +66,7 @@ class DDPGLearner(ActorQLearner):
             "single actions cannot; use credit=QMix() (FACMAC) or VDN()",
         )
         self.mixer: TeamMixer | None = None
+        self.mixer_adam: FlatAdam | None = None
         self.flats = [self.critic.flat]
         scope = settings.critic
         if isinstance(credit, Mixing):
@@ -73,7 +75,7 @@ class DDPGLearner(ActorQLearner):
             scope = self.mixer.scope
             if self.mixer.flat is not None:
                 self.flats.append(self.mixer.flat)
-                self.critic_adam.add_param_group({"params": self.mixer.rows, "scale": settings.critic_lr})
+                self.mixer_adam = FlatAdam(self.mixer.flat, eps=settings.adam_eps, scale=settings.critic_lr)
         self._begin(self.carry_width, scope, other_actions=self.across)
 
     @property
@@ -86,8 +88,9 @@ class DDPGLearner(ActorQLearner):
         seen, next_seen = self.rows_of(sample)
         value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
         backward_through(value_loss, self.flats)
-        norms = [flat.clip(self.settings.max_grad_norm).mean() for flat in self.flats]
-        self.critic_adam.step()
+        norm = self.critic_adam.step(self.settings.max_grad_norm).mean()
+        if self.mixer_adam is not None:
+            self.mixer_adam.step(self.settings.max_grad_norm)
         with self.fixed_critic():
             policy_loss = self.compute_actor_loss(sample, seen)
             self.actor_step(policy_loss)
@@ -99,7 +102,7 @@ class DDPGLearner(ActorQLearner):
         return {
             "value_loss": value_loss.detach() / self.owner.num_sets,
             "policy_loss": policy_loss.detach() / self.owner.num_sets,
-            "gradient_norm": norms[0],
+            "gradient_norm": norm,
             "td_error": error,
             "non_finite": self.critic.flat.non_finite + self.actor_flat.non_finite,
         }
@@ -135,6 +138,10 @@ class DDPGLearner(ActorQLearner):
             return cost - (value * weight).sum()
         total = self.mixer.now(sample, value, value, chosen)
         return cost - ops.masked_mean(total, self.counts(sample)[..., 0])
+
+    def optimisers(self) -> dict[str, FlatAdam]:
+        """One for each."""
+        return super().optimisers() | ({} if self.mixer_adam is None else {"mixer": self.mixer_adam})
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critic, mixer, targets."""

@@ -21,6 +21,7 @@ from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
 from marl.mixing import Central, TeamMixer
+from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution, mask_logits
 from marl.nets.networks import MLP
@@ -107,8 +108,7 @@ class DQNLearner(OffPolicyLearner):
             if isinstance(credit, WeightedQMix):
                 self.central = Central(credit, spec, team, central_seed, self._net(), self.owner, self.device)
                 self.flats += self.central.flats
-        rows = [row for flat in self.flats for row in flat.rows]
-        self.optimiser = torch.optim.Adam(rows, lr=1.0, eps=settings.adam_eps, fused=True)
+        self.adams = [FlatAdam(flat, eps=settings.adam_eps) for flat in self.flats]
         self._begin(self.net.carry_shape[1], scope)
 
     def _net(self) -> AgentNet:
@@ -167,8 +167,7 @@ class DQNLearner(OffPolicyLearner):
         out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
         loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
         backward_through(loss, self.flats)
-        norms = [flat.clip(settings.max_grad_norm).mean() for flat in self.flats]
-        self.optimiser.step()
+        norms = [adam.step(settings.max_grad_norm).mean() for adam in self.adams]
         if self.target_due():
             self.track(self.flat, self.target_flat)
             for other in (self.mixer, self.central):
@@ -289,9 +288,9 @@ class DQNLearner(OffPolicyLearner):
         named = {"net": self.net, "target": self.target, "mixer": self.mixer, "central": self.central}
         return {name: module for name, module in named.items() if module is not None}
 
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """One for everything."""
-        return {"adam": self.optimiser}
+    def optimisers(self) -> dict[str, FlatAdam]:
+        """One for each matrix of parameters."""
+        return {f"adam.{place}": adam for place, adam in enumerate(self.adams)}
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
         """One agent's own values, or the team's, acted on greedily."""

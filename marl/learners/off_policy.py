@@ -22,6 +22,7 @@ from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Priorities, importance_weights
 from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Look
+from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
@@ -233,7 +234,7 @@ class OffPolicyLearner(ABC):
         """Everything with parameters or buffers, by name."""
 
     @abstractmethod
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimisers(self) -> dict[str, FlatAdam]:
         """All optimisers, by name."""
 
     @property
@@ -290,8 +291,7 @@ class OffPolicyLearner(ABC):
         settings = self._settings
         lr = value_at(settings.lr, clock)
         for optimiser in self.optimisers().values():
-            for group in optimiser.param_groups:
-                group["lr"] = lr * group.get("scale", 1.0)
+            optimiser.lr = lr
         totals: dict[str, Tensor] = {}
         count = self._due()
         for _ in range(count):
@@ -426,10 +426,7 @@ class OffPolicyLearner(ABC):
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
         for name, optimiser in self.optimisers().items():
-            scales = [{key: group[key] for key in ("scale",) if key in group} for group in optimiser.param_groups]
             optimiser.load_state_dict(state["optimisers"][name])
-            for group, scale in zip(optimiser.param_groups, scales, strict=True):
-                group.update(scale)
         self.generator.set_state(state["generator"])
         self.sampler.set_state(state["sampler"])
         self.explorer.load_state_dict(state["explorer"])

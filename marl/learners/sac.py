@@ -20,7 +20,9 @@ from marl.learners.off_policy import refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Look
 from marl.nets.action_head import SquashedHead, masked_policy
+from marl.nets.adam import FlatAdam
 from marl.nets.distributions import Categorical
+from marl.nets.stacked import FlatParameters
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -72,8 +74,9 @@ class SACLearner(ActorQLearner):
         )
         start = settings.first_temperature if settings.temperature is None else max(settings.temperature, 1e-8)
         log = torch.full((self.owner.num_sets,), math.log(start), device=self.device)
-        self.log_temperature = [nn.Parameter(x) for x in log.unbind()]  # one per parameter set
-        self.temperature_adam = torch.optim.Adam(self.log_temperature, lr=1.0, eps=settings.adam_eps)
+        kept = nn.ParameterList([nn.Parameter(log.unsqueeze(1))])
+        self.log_temperature = FlatParameters([kept], self.owner.num_sets)  # (P, 1)
+        self.temperature_adam = FlatAdam(self.log_temperature, eps=settings.adam_eps)
         widths = torch.tensor(team.action.widths, dtype=torch.float32, device=self.device)
         default = settings.entropy_share * widths.log() if self.choices else -widths
         self.goal = default if settings.target_entropy is None else torch.full_like(widths, settings.target_entropy)
@@ -109,7 +112,7 @@ class SACLearner(ActorQLearner):
 
     def temperature(self) -> Tensor:
         """``alpha`` of every agent, ``(N,)``."""
-        return self.owner.to_agents(torch.stack(list(self.log_temperature)).detach().exp())
+        return self.owner.to_agents(self.log_temperature.values[:, 0].exp())
 
     def learn(self, sample: Sample) -> dict[str, Tensor]:
         """One step of the critics, of the actor, and of the temperatures."""
@@ -124,8 +127,7 @@ class SACLearner(ActorQLearner):
         if self.settings.temperature is None:
             # alpha falls while the entropy is above its goal: d/d log(alpha) of alpha (H - goal).
             excess = self.owner.sum_sets(((entropy - self.goal) * weight).sum((0, 1)))  # (P,)
-            for parameter, slope in zip(self.log_temperature, excess.unbind(), strict=True):
-                parameter.grad = slope
+            self.log_temperature.gradients.copy_(excess.unsqueeze(1))
             self.temperature_adam.step()
         if self.target_due():
             self.move_targets()
@@ -200,17 +202,15 @@ class SACLearner(ActorQLearner):
         beside = torch.cat((everybody, *self._theirs(sample, successor)), dim=-1)
         return self.judge(net, sample, beside, successor)
 
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimisers(self) -> dict[str, FlatAdam]:
         """One for each."""
         return super().optimisers() | {"temperature": self.temperature_adam}
 
     def state_dict(self) -> dict[str, Any]:
         """With the temperatures."""
-        return super().state_dict() | {"log_temperature": torch.stack(list(self.log_temperature)).detach()}
+        return super().state_dict() | {"log_temperature": self.log_temperature.values[:, 0]}
 
     def load_state_dict(self, state: Any) -> None:
         """Go back to a saved state."""
         super().load_state_dict(state)
-        with torch.no_grad():
-            for parameter, value in zip(self.log_temperature, state["log_temperature"].unbind(), strict=True):
-                parameter.copy_(value)
+        self.log_temperature.values[:, 0].copy_(state["log_temperature"])

@@ -16,7 +16,7 @@ from torch import Tensor
 from marl.nets.networks import MLPBody
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
-from marl.nets.tiles import Scratch, compiled, exp, forward, padded, split
+from marl.nets.tiles import Scratch, compiled, exp, flat_matrix, forward, padded, split
 from marl.parallel import both, worth_splitting
 from marl.types import Array
 
@@ -38,7 +38,7 @@ class Inference:
         """For a network that can be had this way; else None."""
         if not (isinstance(body, MLPBody) and body.fusable):
             return None
-        flat = _flat_matrix([*body.parameters(), *head.parameters()], owner.num_sets)
+        flat = flat_matrix([*body.parameters(), *head.parameters()], owner.num_sets)
         return None if flat is None else Inference(owner, body, head, flat, ids)
 
     def __deepcopy__(self, memo: Any) -> None:
@@ -93,21 +93,6 @@ class Inference:
 
 
 _NO_MASK = np.zeros((0, 0, 0), dtype=bool)
-
-
-def _flat_matrix(parameters: list[Any], sets: int) -> Array | None:
-    """The matrix ``(P, D)`` whose columns all these parameters are; None if there is no such."""
-    first = parameters[0]
-    if first.device.type != "cpu" or first.dtype != torch.float32:
-        return None
-    storage = first.untyped_storage()
-    size = storage.nbytes() // 4
-    if size % sets or any(parameter.untyped_storage().data_ptr() != storage.data_ptr() for parameter in parameters):
-        return None
-    if any(not p[0].is_contiguous() or (sets > 1 and p.stride(0) != size // sets) for p in parameters):
-        return None
-    matrix: Array = torch.empty(0).set_(storage).view(sets, size // sets).numpy()
-    return matrix
 
 
 @compiled

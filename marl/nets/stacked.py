@@ -150,9 +150,7 @@ class FlatParameters:
             parameter.data = value
             self._places.append(self.gradients[rows, start : start + size].view(parameter.shape))
         self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad gradient
-        self.rows = [nn.Parameter(row) for row in self.values.unbind()]
         self.active = np.ones(num_sets, dtype=bool)  # which sets an optimiser moves
-        self.thaw()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -179,13 +177,10 @@ class FlatParameters:
     def thaw(self) -> None:
         """Let the optimiser see every set again."""
         self.active[:] = True
-        for row, gradient in zip(self.rows, self.gradients.unbind(), strict=True):
-            row.grad = gradient
 
     def freeze(self, which: int) -> None:
         """Hide one set from the optimiser: its values and moments stay as they are until :meth:`thaw`."""
         self.active[which] = False
-        self.rows[which].grad = None
 
     def clip(self, max_norm: float) -> Tensor:
         """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``.

@@ -12,11 +12,13 @@ weight ``(inputs, outputs)`` and its bias begin. Everything here is called by co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+import torch
+from torch import Tensor
 
 from marl.types import Array
 
@@ -346,3 +348,18 @@ def layer_table(shapes: list[tuple[int, int]], places: list[tuple[int, int]]) ->
     """``layers`` of weights ``(inputs, outputs)`` and the places of weights and biases."""
     rows = [(*shape, *place) for shape, place in zip(shapes, places, strict=True)]
     return np.array(rows, dtype=np.int64)
+
+
+def flat_matrix(parameters: Sequence[Tensor], sets: int) -> Array | None:
+    """The matrix ``(P, D)`` whose columns all these parameters are; None if there is no such."""
+    first = parameters[0]
+    if first.device.type != "cpu" or first.dtype != torch.float32:
+        return None
+    storage = first.untyped_storage()
+    size = storage.nbytes() // 4
+    if size % sets or any(parameter.untyped_storage().data_ptr() != storage.data_ptr() for parameter in parameters):
+        return None
+    if any(not p[0].is_contiguous() or (sets > 1 and p.stride(0) != size // sets) for p in parameters):
+        return None
+    matrix: Array = torch.empty(0).set_(storage).view(sets, size // sets).numpy()
+    return matrix
