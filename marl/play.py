@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marl.types import Array, ConfigError, MarlError
+from marl.adapters.spoken import SpokenAEC, SpokenParallel
+from marl.panel import Talk, beside
+from marl.spaces import AgentCodec, BadValue
+from marl.types import Array, ConfigError, MarlError, zeros_step
 
 if TYPE_CHECKING:
-    from marl.agent import Agent
     from marl.system import MultiAgentSystem
 
 FRAMES_PER_SECOND = 15.0
@@ -45,65 +47,126 @@ def play(
     if "rgb_array" not in modes:
         raise ConfigError(f"{system.spec.env} renders no pictures (render_modes: {', '.join(modes) or 'none'})")
     rate = float((getattr(env, "metadata", None) or {}).get("render_fps") or FRAMES_PER_SECOND)
-    agents = {name: system.agent(name, seed + place, side_seed=seed) for place, name in enumerate(system.spec.agents)}
+    table = _Table(system, env, seed, explore)
     try:
-        return [_episode(env, agents, seed + number, max_steps, explore) for number in range(episodes)], rate
+        return [_episode(env, table, seed + number, max_steps) for number in range(episodes)], rate
     finally:
         env.close()
 
 
-def _episode(env: Any, agents: dict[str, Agent], seed: int, max_steps: int, explore: bool) -> Played:
+class _Table:
+    """All agents, each by itself, and one environment as its author made it."""
+
+    def __init__(self, system: MultiAgentSystem, env: Any, seed: int, explore: bool) -> None:
+        self.spec, self.env, self.actors = system.spec, env, system.alone(seed, not explore)
+        self.spoken = isinstance(env, SpokenParallel | SpokenAEC)
+        self.codecs = {
+            name: (place, n, AgentCodec(team, n))
+            for place, team in enumerate(self.spec.teams)
+            for n, name in enumerate(team.agents)
+        }
+
+    def begin(self) -> None:
+        """An episode begins."""
+        self.step = zeros_step(self.spec, 1)
+        self.step.started[...] = True
+
+    def see(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> None:
+        """What those who may act now see; the others wait or are dead."""
+        for team in self.step.teams:
+            team.alive.fill(False)
+        for agent, observation in observations.items():
+            place, n, codec = self.codecs[str(agent)]
+            team = self.step.teams[place]
+            try:
+                row, legal = codec.encode(observation, infos.get(agent))
+            except BadValue as error:
+                raise ConfigError(f"agent {str(agent)!r}: observation: {error}") from None
+            team.obs[0, n], team.alive[0, n] = row, True
+            if team.legal is not None and legal is not None:
+                team.legal[0, n] = legal
+
+    def act(self) -> dict[str, Any]:
+        """What everybody does who may."""
+        actions = self.actors.act(self.step)
+        self.step.started[...] = False
+        return {
+            name: codec.decode(actions[place][0, n])
+            for name, (place, n, codec) in self.codecs.items()
+            if self.step.teams[place].alive[0, n]
+        }
+
+    def talks(self) -> list[Talk]:
+        """What was heard last."""
+        if self.spoken:
+            exchange = self.env.exchange
+            loud = (exchange.heard != 0).any(-1)
+            return [Talk(tuple(map(str, exchange.agents)), loud * 1.0, exchange.heard, not exchange.tongues[0].numbers)]
+        found = []
+        for team, inbox in zip(self.spec.teams, self.actors.inboxes, strict=True):
+            if inbox is not None:
+                count, message = team.num_agents, inbox.message[0].numpy()
+                message = np.broadcast_to(message, (count, *message.shape[1:]))
+                found.append(Talk(team.agents, inbox.weight[0].numpy(), message, False))
+        return found
+
+
+def _episode(env: Any, table: _Table, seed: int, max_steps: int) -> Played:
     from marl.adapters.describe import interface
 
-    for agent in agents.values():
-        agent.reset()
+    table.begin()
     turns = {"gymnasium": _gymnasium, "parallel": _parallel, "aec": _aec}[interface(env)]
-    played = Played(returns=dict.fromkeys(agents, 0.0))
-    for step, rewards in enumerate(turns(env, agents, seed, explore)):
+    played = Played(returns=dict.fromkeys(table.codecs, 0.0))
+    talking = table.spoken or any(hub is not None for hub in table.actors.hubs)
+    for step, rewards in enumerate(turns(env, table, seed)):
         played.length = step
         for name, reward in rewards.items():
             played.returns[name] += float(reward)
         frame = _frame(env)
         if frame is not None:
-            played.frames.append(frame)
+            played.frames.append(beside(frame, table.talks()) if talking and step else frame)
         if step == max_steps:
             break
+    if talking and len(played.frames) > 1:  # nothing is said before the first step
+        played.frames[0] = beside(played.frames[0], [replace(one, weight=one.weight * 0) for one in table.talks()])
     return played
 
 
-def _gymnasium(env: Any, agents: dict[str, Agent], seed: int, explore: bool) -> Iterator[dict[str, float]]:
+def _gymnasium(env: Any, table: _Table, seed: int) -> Iterator[dict[str, float]]:
     """The rewards of every step; nothing at the start."""
-    name, agent = next(iter(agents.items()))
+    (name,) = table.codecs
     observation, info = env.reset(seed=seed)
     yield {}
     over = False
     while not over:
-        observation, reward, terminated, truncated, info = env.step(agent.act(observation, info, explore))
+        table.see({name: observation}, {name: info})
+        observation, reward, terminated, truncated, info = env.step(table.act()[name])
         over = terminated or truncated
         yield {name: reward}
 
 
-def _parallel(env: Any, agents: dict[str, Agent], seed: int, explore: bool) -> Iterator[dict[str, float]]:
+def _parallel(env: Any, table: _Table, seed: int) -> Iterator[dict[str, float]]:
     observations, infos = env.reset(seed=seed)
     yield {}
     while env.agents:
-        actions = {
-            agent: agents[str(agent)].act(observations[agent], infos.get(agent), explore)
-            for agent in env.agents
-            if agent in observations
-        }
+        there = {str(agent): agent for agent in env.agents if agent in observations}
+        table.see({agent: observations[agent] for agent in there.values()}, infos)
+        actions = {there[name]: action for name, action in table.act().items()}
         observations, rewards, _, _, infos = env.step(actions)
         yield {str(agent): reward for agent, reward in rewards.items()}
 
 
-def _aec(env: Any, agents: dict[str, Agent], seed: int, explore: bool) -> Iterator[dict[str, float]]:
+def _aec(env: Any, table: _Table, seed: int) -> Iterator[dict[str, float]]:
     env.reset(seed=seed)
     yield {}
     while env.agents:
         agent = env.agent_selection
         observation, reward, terminated, truncated, info = env.last()
-        over = terminated or truncated
-        env.step(None if over else agents[str(agent)].act(observation, info, explore))
+        if terminated or truncated:
+            env.step(None)
+        else:
+            table.see({agent: observation}, {agent: info})
+            env.step(table.act()[str(agent)])
         yield {str(agent): reward}
 
 

@@ -646,6 +646,11 @@ class MultiAgentSystem:
             if name in names
         }
 
+    def alone(self, seed: int, greedy: bool = True) -> Alone:
+        """Every agent by itself in one copy of the environment, and what carries messages between them."""
+        plain: list[None] = [None] * len(self.spec.teams)
+        return self._alone(1, seed, greedy, plain, plain, Experiment(), False)
+
     def _message_entries(self, batch: BatchEnv) -> Sequence[str]:
         """Where observations show what others said, as the environment or the scenario knows it."""
         world = batch if hasattr(batch, "message_entries") else next(iter(getattr(batch, "envs", ())), None)

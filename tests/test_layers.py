@@ -21,7 +21,7 @@ LEVELS = (
     (
         "L4",
         "algorithms league scenario checkpoint agent evaluation logs system evaluation.versus evaluation.tournament "
-        "evaluation.exploit evaluation.sweep conformance run play",
+        "evaluation.exploit evaluation.sweep conformance run panel play",
     ),
     ("L5", "overrides cli"),
 )

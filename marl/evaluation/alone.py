@@ -155,6 +155,7 @@ class Alone:
     def __init__(self, spec: Spec, players: Sequence[Sequence[Player]], hubs: Sequence[Hub | None]) -> None:
         """``players[k][n]`` has the seat of agent ``n`` of team ``k``."""
         self.spec, self.players, self.hubs = spec, players, hubs
+        self.inboxes: list[Inbox | None] = [None] * len(hubs)  # what each team heard last
 
     def act(self, step: Step) -> list[Array]:
         """What everybody does. All see before anyone is waited for, so that processes think at the same time."""
@@ -163,15 +164,16 @@ class Alone:
             if hub is not None:
                 rows = step.teams[place]
                 started, alive = torch.from_numpy(step.started), torch.from_numpy(rows.alive)
-                inbox = hub.begin(torch.from_numpy(rows.obs), started, alive)
+                inbox = self.inboxes[place] = hub.begin(torch.from_numpy(rows.obs), started, alive)
             for n, player in enumerate(players):
                 player.look(View.of(step, place, n, None if inbox is None else Heard.of(inbox, n)))
-        for players, hub in zip(self.players, self.hubs, strict=True):
+        for place, (players, hub) in enumerate(zip(self.players, self.hubs, strict=True)):
             if hub is not None:
-                self._talk(players, hub)
+                self.inboxes[place] = self._talk(players, hub) or self.inboxes[place]
         return [np.stack([player.act() for player in players], axis=1) for players in self.players]
 
-    def _talk(self, players: Sequence[Player], hub: Hub) -> None:
+    def _talk(self, players: Sequence[Player], hub: Hub) -> Inbox | None:
+        inbox = None
         for turn in range(max(hub.rounds, 1)):
             said, loud = zip(*(player.say() for player in players), strict=True)
             inbox = hub.exchange(
@@ -181,6 +183,7 @@ class Alone:
                 for n, player in enumerate(players):
                     player.hear(Heard.of(inbox, n))
         hub.end()
+        return inbox
 
     @property
     def faults(self) -> dict[str, str]:
