@@ -45,12 +45,15 @@ class Task:
     original: str | None = None  # where a policy trained on a compiled twin is measured
     at_most: float | None = None  # what shows that the task is hard: of the mean return, as at_least
     curriculum: bool = True  # False: train without the scenario's
+    channel: bool = True  # likewise
 
     def make(self) -> marl.Scenario:
         """The scenario to train."""
         scenario = find(self.scenario)
         if not self.curriculum:
             scenario = dataclasses.replace(scenario, curriculum=None)
+        if not self.channel and isinstance(scenario.agents, marl.PPO):
+            scenario = dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, channel=None))
         if self.critic is None or not isinstance(scenario.agents, marl.PPO):
             return scenario
         return dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, critic=self.critic))
@@ -64,6 +67,37 @@ def poker(system: marl.MultiAgentSystem) -> float:
 def throws(system: marl.MultiAgentSystem) -> float:
     """Exploitability of the mixtures, likewise."""
     return -throws_exploitability(system)
+
+
+def riddle(system: marl.MultiAgentSystem) -> float:
+    """What three prisoners win, as a share of the most there is, 20/27."""
+    return system.evaluate(episodes=20_000, num_envs=500).mean_return / 3 / (20 / 27)
+
+
+def silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
+    """The same with every message lost: the learnt ones, or the switch that another game's shows instead."""
+    report = system.evaluate(episodes=20_000, num_envs=500, link="loss=1")
+    return {"silenced": report.mean_return / 3 / (20 / 27)}
+
+
+def levers(system: marl.MultiAgentSystem) -> float:
+    """The share of the levers that five agents pull."""
+    return system.evaluate(episodes=20_000, num_envs=500).mean_return / 5
+
+
+def levers_silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
+    """The same with every message lost."""
+    return {"silenced": system.evaluate(episodes=20_000, num_envs=500, link="loss=1").mean_return / 5}
+
+
+def crossing(system: marl.MultiAgentSystem) -> float:
+    """The share of episodes without a collision."""
+    return system.evaluate(episodes=2_000, num_envs=250).info["success"]
+
+
+def crossing_silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
+    """The same with every message lost."""
+    return {"silenced": system.evaluate(episodes=2_000, num_envs=250, link="loss=1").info["success"]}
 
 
 def message(system: marl.MultiAgentSystem) -> dict[str, float]:
@@ -96,6 +130,12 @@ TASKS = {
     "connect_four_dqn": Task("connect_four_dqn", 0.9, games=2_000, wins=(0.9, 0.86)),
     "acrobot_dqn": Task("acrobot_dqn", -95, original="Acrobot-v1"),
     "mountain_car_continuous_sac": Task("mountain_car_continuous_sac", 90, original="MountainCarContinuous-v0"),
+    "switch_riddle": Task("switch_riddle", 0.99, needed=0.8, measure=riddle, also=silenced),
+    "switch_riddle_rial": Task("switch_riddle_rial", 0.97, needed=0.8, measure=riddle),
+    "lever": Task("lever", 0.94, measure=levers, also=levers_silenced),
+    "lever_silent": Task("lever", at_most=0.7, measure=levers, channel=False),
+    "traffic_junction": Task("traffic_junction", 0.93, measure=crossing, also=crossing_silenced),
+    "traffic_junction_silent": Task("traffic_junction", at_most=0.85, measure=crossing, channel=False),
     "catch": Task("catch", 0.95),
     "reach": Task("reach", -20),
     "gridworld_curriculum": Task("gridworld_curriculum", 0.9, needed=0.8),
