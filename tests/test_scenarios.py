@@ -124,5 +124,7 @@ def test_the_learning_benchmark_trains_shipped_scenarios(capsys, monkeypatch):
     assert {task.scenario for task in TASKS.values()} <= {path.stem for path in FILES}
     assert TASKS["spread_ippo"].make().agents.critic == marl.Local()
     assert TASKS["spread_mappo"].make().agents.critic == marl.Joint()
+    assert TASKS["reach"].make().agents.hindsight is not None
+    assert TASKS["reach_plain"].make().agents.hindsight is None
     assert not main(["cartpole", "--seeds", "0", "--steps", "256"])
     assert "wanted at least 475: MISSED" in capsys.readouterr().out

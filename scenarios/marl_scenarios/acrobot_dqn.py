@@ -8,7 +8,7 @@ scenario = marl.Scenario(
     env="marl/acrobot-v0",
     agents=marl.DQN(
         network=marl.MLP((128, 128), "relu"),
-        lr=marl.Linear(1e-3, 1e-5),
+        lr=marl.Linear(1e-3, 1e-4),
         batch=128,
         updates_per_step=0.25,
         n_step=3,
@@ -16,6 +16,6 @@ scenario = marl.Scenario(
         exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.05, 12_000)),
     ),
     num_envs=8,
-    steps=60_000,
+    steps=100_000,
     expect="-85 or better (random: -500)",
 )

@@ -46,6 +46,7 @@ class Task:
     at_most: float | None = None  # what shows that the task is hard: of the mean return, as at_least
     curriculum: bool = True  # False: train without the scenario's
     channel: bool = True  # likewise
+    hindsight: bool = True  # False: the same of goals relabelled
 
     def make(self) -> marl.Scenario:
         """The scenario to train."""
@@ -54,6 +55,8 @@ class Task:
             scenario = dataclasses.replace(scenario, curriculum=None)
         if not self.channel and isinstance(scenario.agents, marl.PPO):
             scenario = dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, channel=None))
+        if not self.hindsight and isinstance(scenario.agents, marl.DDPG):
+            scenario = dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, hindsight=None))
         if self.critic is None or not isinstance(scenario.agents, marl.PPO):
             return scenario
         return dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, critic=self.critic))
@@ -100,6 +103,11 @@ def crossing_silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
     return {"silenced": system.evaluate(episodes=2_000, num_envs=250, link="loss=1").info["success"]}
 
 
+def arrived(system: marl.MultiAgentSystem) -> float:
+    """The share of 100 greedy episodes that end at the goal."""
+    return system.evaluate(episodes=100).info["success"]
+
+
 def message(system: marl.MultiAgentSystem) -> dict[str, float]:
     """How often the listener arrives, and what it earns when the message is another episode's."""
     from tests.benchmarks import messages
@@ -137,7 +145,8 @@ TASKS = {
     "traffic_junction": Task("traffic_junction", 0.93, measure=crossing, also=crossing_silenced),
     "traffic_junction_silent": Task("traffic_junction", at_most=0.85, measure=crossing, channel=False),
     "catch": Task("catch", 0.95),
-    "reach": Task("reach", -20),
+    "reach": Task("reach", 0.95, measure=arrived),
+    "reach_plain": Task("reach", at_most=0.3, measure=arrived, hindsight=False),
     "gridworld_curriculum": Task("gridworld_curriculum", 0.9, needed=0.8),
     "gridworld_plain": Task("gridworld_curriculum", at_most=0.2, curriculum=False),
     "gridworld_adaptive": Task("gridworld_adaptive", 0.9),
