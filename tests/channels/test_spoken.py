@@ -394,3 +394,54 @@ def test_the_wrapper_hides_what_knows_nothing_of_messages():
         marl.ippo(rollout=8, minibatches=1), marl_envs.Spread, channel=marl.Spoken(words=2), num_envs=2
     )
     assert system.spec.teams[0].action.sizes == (10,)
+
+
+class Hint(ParallelEnv):
+    """One sees a symbol, the other must name it a step later: by chance half of the time, by a word always."""
+
+    metadata = {"name": "hint_v0"}
+    possible_agents = ["speaker", "listener"]
+
+    def observation_space(self, agent):
+        return MultiBinary(2)
+
+    def action_space(self, agent):
+        return Discrete(1 if agent == "speaker" else 2)
+
+    def _look(self):
+        return {"speaker": np.eye(2, dtype=np.int8)[self.symbol], "listener": np.zeros(2, np.int8)}
+
+    def reset(self, seed=None, options=None):
+        if seed is not None:
+            self.random = np.random.default_rng(seed)
+        self.agents, self.time, self.symbol = list(self.possible_agents), 0, int(self.random.integers(2))
+        return self._look(), {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        self.time += 1
+        over, agents = self.time == 2, self.agents
+        reward = float(over and actions["listener"] == self.symbol)
+        self.agents = [] if over else agents
+        infos = {agent: {} for agent in agents}
+        return (
+            self._look(),
+            dict.fromkeys(agents, reward),
+            dict.fromkeys(agents, over),
+            dict.fromkeys(agents, False),
+            infos,
+        )
+
+
+def test_words_are_learnt():
+    """RIAL: independent Q-learning finds a code, since a word is an action like any other."""
+    graph = Graph([("speaker", "listener")])
+    learner = marl.iql(
+        sharing="none", lr=1e-2, batch=64, learning_starts=100, buffer=1_000, network=marl.MLP((32,), "relu"),
+        exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.02)), discount=0.9, tau=0.05,
+    )  # fmt: skip
+    system = marl.MultiAgentSystem(learner, Hint, channel=marl.Spoken(words=2, topology=graph), num_envs=8, seed=0)
+    system.train(steps=3_000)
+    assert system.evaluate(200).mean_return == 2
+    silent = system.evaluate(300, silence="speaker").mean_return
+    assert silent == pytest.approx(1, abs=0.2)
+    assert system.evaluate(300, shuffle_messages=True).mean_return == pytest.approx(1, abs=0.2)
