@@ -25,7 +25,7 @@ from marl.curriculum import checked as checked_curricula
 from marl.evaluation.alone import Alone, Here, View, stranger
 from marl.evaluation.experiment import Entries, Experiment, in_words
 from marl.evaluation.processes import Elsewhere, assemble
-from marl.evaluation.report import Agreement, Report, summarise
+from marl.evaluation.report import Agreement, Record, Report, summarise
 from marl.league import PSRO, Leagues, Season, Venue
 from marl.league import checked as checked_league
 from marl.league.members import Company, Member, Strategy
@@ -575,6 +575,7 @@ class MultiAgentSystem:
                 if decentralised == "processes":
                     with closing(alone(True)) as apart:
                         subject = _Subject(self.spec, apart, experiment)
+                        subject.recording = True
                         report = replace(play(subject), faults=apart.faults)
                 if decentralised is True or experiment.swap:
                     actor = _Subject(self.spec, alone(False), experiment)
@@ -583,6 +584,7 @@ class MultiAgentSystem:
                     actor = _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
                 if subject is None:
                     return play(actor)
+                actor.recording = True
                 batched = replace(play(actor), decentralised=False)
                 return replace(report, batched=batched, agreement=Agreement.of(self.spec, actor.record, subject.record))
 
@@ -981,6 +983,10 @@ class _Whole:
             torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device)
             for team, learner in zip(system.spec.teams, system.learners, strict=True)
         ]
+        for learner, carry in zip(system.learners, self.carries, strict=True):
+            talker = getattr(learner, "talker", None)
+            if talker is not None:  # links lose the same messages as where a hub carries them
+                talker.seed(carry, torch.Generator(system.device).manual_seed(seed))
 
     def act(self, step: Step) -> list[Array]:
         actions = []
@@ -1007,7 +1013,8 @@ class _Subject:
         self, spec: Spec, actor: _Actor, experiment: Experiment, strangers: Mapping[str, Here] | None = None
     ) -> None:
         self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
-        self.record: list[tuple[list[Array], list[Array]]] = []  # each step's actions, and who was alive
+        self.record: list[Record] = []
+        self.recording = False
 
     def act(self, step: Step) -> list[Array]:
         actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
@@ -1016,7 +1023,8 @@ class _Subject:
                 if name in self.strangers:
                     self.strangers[name].look(View.of(step, place, n, None))
                     actions[place][:, n] = self.strangers[name].act()
-        self.record.append((actions, [team.alive.copy() for team in step.teams]))
+        if self.recording:
+            self.record.append((actions, [team.alive.copy() for team in step.teams]))
         return actions
 
 

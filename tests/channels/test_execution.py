@@ -139,11 +139,20 @@ def test_teams_with_channels_of_their_own(threads):
     assert report.agreement.compared == 4 * 4 * 10
 
 
-def test_a_link_with_chance_is_no_reason_to_fail(threads):
-    system = marl.MultiAgentSystem(marl.ippo(channel=CommNet(), **ON), Team, num_envs=2)
-    report = system.evaluate(4, decentralised="processes", link="loss=0.5,noise=1")
-    assert not report.faults
-    assert report.done == ("link: loss=0.5,noise=1",)
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_links_lose_the_same_messages_whoever_carries_them(threads, rounds):
+    config = {
+        "agent_[01]": marl.ippo(channel=CommNet(rounds=rounds), **ON),
+        "agent_*": marl.ia2c(channel=TarMAC(rounds=rounds), rollout=8),
+    }
+    system = marl.MultiAgentSystem(config, lambda: Team(widths=(3,) * 4, choices=(2,) * 4), num_envs=2)
+    for learner in system.learners:
+        learner.model.actor.head.weight.data.mul_(100)
+    plain = system.evaluate(6)
+    report = system.evaluate(6, decentralised="processes", link="loss=0.5,noise=1,delay=1")
+    assert report.agreement.different == 0
+    assert report.returns != plain.returns
+    assert report.done == ("link: delay=1,loss=0.5,noise=1",) * 2
 
 
 # --- one agent, kept apart --------------------------------------------------------------------------------------------
