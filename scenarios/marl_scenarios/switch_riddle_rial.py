@@ -2,6 +2,8 @@
 
 import marl
 
+prisoners = ("prisoner_0", "prisoner_1", "prisoner_2")
+
 scenario = marl.Scenario(
     name="switch_riddle_rial",
     about="three prisoners and one bit, said by actions (compiled, RIAL: recurrent IQL)",
@@ -23,5 +25,7 @@ scenario = marl.Scenario(
     ),
     num_envs=32,
     steps=22_000,
+    # The switch, as one sees it in the room, is what somebody before has said.
+    message_entries=tuple(f"{one}<{other}:1" for one in prisoners for other in prisoners if one != other),
     expect="2.2, the sum of three agents (20/9 is the most there is); best without a message about 1.48",
 )

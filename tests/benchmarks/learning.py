@@ -43,6 +43,7 @@ class Task:
     also: Callable[[marl.MultiAgentSystem], dict[str, float]] | None = None  # further figures, without a threshold
     critic: marl.Local | marl.Joint | None = None  # instead of the scenario's own
     original: str | None = None  # where a policy trained on a compiled twin is measured
+    twin: str | None = None  # train on this compiled twin instead of the scenario's environment
     at_most: float | None = None  # what shows that the task is hard: of the mean return, as at_least
     curriculum: bool = True  # False: train without the scenario's
     channel: bool = True  # likewise
@@ -53,6 +54,8 @@ class Task:
         scenario = find(self.scenario)
         if not self.curriculum:
             scenario = dataclasses.replace(scenario, curriculum=None)
+        if self.twin is not None:
+            scenario = dataclasses.replace(scenario, env=self.twin)
         if not self.channel and isinstance(scenario.agents, marl.PPO):
             scenario = dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, channel=None))
         if not self.hindsight and isinstance(scenario.agents, marl.DDPG):
@@ -78,9 +81,18 @@ def riddle(system: marl.MultiAgentSystem) -> float:
 
 
 def silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
-    """The same with every message lost: the learnt ones, or the switch that another game's shows instead."""
-    report = system.evaluate(episodes=20_000, num_envs=500, link="loss=1")
-    return {"silenced": report.mean_return / 3 / (20 / 27)}
+    """The same if nobody ever says anything, and if everybody hears what is said in another game."""
+    silent = system.evaluate(episodes=20_000, num_envs=500, silence=system.spec.agents)
+    shuffled = system.evaluate(episodes=20_000, num_envs=500, shuffle_messages=True)
+    return {name: report.mean_return / 3 / (20 / 27) for name, report in (("silent", silent), ("shuffled", shuffled))}
+
+
+def told(system: marl.MultiAgentSystem) -> dict[str, float]:
+    """The mean return on the original when everybody hears what is said in another episode."""
+    original = system.scenario.env if system.scenario is not None else None
+    original = {"marl/reference-v0": "mpe2.simple_reference_v3"}.get(str(original), original)
+    shuffled = system.evaluate(episodes=100, env=original, shuffle_messages=True)
+    return {"shuffled": round(shuffled.mean_return, 2)}
 
 
 def levers(system: marl.MultiAgentSystem) -> float:
@@ -139,7 +151,8 @@ TASKS = {
     "acrobot_dqn": Task("acrobot_dqn", -95, original="Acrobot-v1"),
     "mountain_car_continuous_sac": Task("mountain_car_continuous_sac", 90, original="MountainCarContinuous-v0"),
     "switch_riddle": Task("switch_riddle", 0.99, needed=0.8, measure=riddle, also=silenced),
-    "switch_riddle_rial": Task("switch_riddle_rial", 0.97, needed=0.8, measure=riddle),
+    "switch_riddle_rial": Task("switch_riddle_rial", 0.97, needed=0.8, measure=riddle, also=silenced),
+    "reference": Task("reference", -30, twin="marl/reference-v0", original="mpe2.simple_reference_v3", also=told),
     "lever": Task("lever", 0.94, measure=levers, also=levers_silenced),
     "lever_silent": Task("lever", at_most=0.7, measure=levers, channel=False),
     "traffic_junction": Task("traffic_junction", 0.93, measure=crossing, also=crossing_silenced),
