@@ -120,6 +120,18 @@ def arrived(system: marl.MultiAgentSystem) -> float:
     return system.evaluate(episodes=100).info["success"]
 
 
+def hunt(system: marl.MultiAgentSystem) -> float:
+    """Steps until all predators are on the prey; negative, so that more is better."""
+    lengths = system.evaluate(episodes=1_000, num_envs=250).episode_lengths
+    return -sum(lengths) / len(lengths)
+
+
+def hunt_silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
+    """The same if nobody ever says anything."""
+    lengths = system.evaluate(episodes=1_000, num_envs=250, silence=system.spec.agents).episode_lengths
+    return {"silent": -sum(lengths) / len(lengths)}
+
+
 def message(system: marl.MultiAgentSystem) -> dict[str, float]:
     """How often the listener arrives, and what it earns when the message is another episode's."""
     from tests.benchmarks import messages
@@ -153,6 +165,8 @@ TASKS = {
     "switch_riddle": Task("switch_riddle", 0.99, needed=0.8, measure=riddle, also=silenced),
     "switch_riddle_rial": Task("switch_riddle_rial", 0.97, needed=0.8, measure=riddle, also=silenced),
     "reference": Task("reference", -30, twin="marl/reference-v0", original="mpe2.simple_reference_v3", also=told),
+    "predator_prey": Task("predator_prey", -10, measure=hunt, also=hunt_silenced),
+    "predator_prey_silent": Task("predator_prey", at_most=-11, measure=hunt, channel=False),
     "lever": Task("lever", 0.94, measure=levers, also=levers_silenced),
     "lever_silent": Task("lever", at_most=0.7, measure=levers, channel=False),
     "traffic_junction": Task("traffic_junction", 0.93, measure=crossing, also=crossing_silenced),
