@@ -20,7 +20,7 @@ from marl.nets.distributions import mask_logits
 from marl.nets.stacked import FlatParameters
 from marl.schedules import Clock
 from tests.test_identities import SEED, fill
-from tests.tiny import spec_of
+from tests.tiny import Team, spec_of
 
 PAIRS = {"agent_0": "one", "agent_*": "others"}
 
@@ -195,3 +195,30 @@ def test_compiled_forward_looks_at_the_parameters_as_they_are():
     assert not torch.allclose(said(net), before)
     assert torch.allclose(said(net), net(x, carry, still, yes)[0], atol=1e-5)
     assert torch.allclose(said(twin), twin(x, carry, still, yes)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        marl.iql(),
+        marl.iql(double=False, sharing="none", huber=0.3, n_step=3),
+        marl.iql(hysteresis=0.4, sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.Prioritised()),
+        marl.iql(credit=marl.TeamReward(), network=marl.MLP((24,), "relu"), normalize_obs=True),
+    ],
+    ids=["double", "none-huber", "groups-hysteretic", "team"],
+)
+@pytest.mark.parametrize("dies", [None, 4], ids=["all-live", "one-dies"])
+def test_dqn_without_autograd_learns_the_same(config, dies):
+    config = replace(config, learning_starts=40, batch=24, buffer=200, lr=1e-2)
+    learners = []
+    for autograd in (False, True):
+        env = lambda: Team(widths=(3, 4), choices=(2, 3), die=(None, dies))  # noqa: E731
+        system = marl.MultiAgentSystem(config, env, num_envs=3, seed=1)
+        system.learners[0].autograd = autograd
+        system.train(steps=240)
+        learners.append(system.learners[0])
+    assert learners[0]._compiled() is not None
+    assert learners[1]._compiled() is None
+    assert learners[0].updates == learners[1].updates > 30
+    assert torch.allclose(learners[0].flat.values, learners[1].flat.values, atol=1e-5)
+    assert torch.allclose(learners[0].flat.gradients, learners[1].flat.gradients, atol=1e-5)

@@ -17,6 +17,7 @@ from marl.channels import policy_net
 from marl.config import config, setting
 from marl.credit import Mixing, WeightedQMix
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
+from marl.learners.dqn_tiles import CompiledDQN
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
@@ -108,6 +109,8 @@ class DQNLearner(OffPolicyLearner):
             if isinstance(credit, WeightedQMix):
                 self.central = Central(credit, spec, team, central_seed, self._net(), self.owner, self.device)
                 self.flats += self.central.flats
+        self.autograd = False  # whether gradients that could be compiled go through autograd all the same
+        self._gradient: CompiledDQN | None = None
         self.adams = [FlatAdam(flat, eps=settings.adam_eps) for flat in self.flats]
         self._begin(self.net.carry_shape[1], scope)
 
@@ -160,6 +163,13 @@ class DQNLearner(OffPolicyLearner):
             self.net.draw_noise(self.generator)
             self.target.draw_noise(self.generator)
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
+        compiled = self._compiled()
+        if compiled is not None:
+            loss, error, chosen = compiled.gradient(
+                sample, seen, next_seen, self.weigh(sample), settings.double, settings.huber, settings.hysteresis
+            )
+            own = error.abs()
+            return self._step(sample, loss, own if self.own_places else own.mean(-1, keepdim=True), chosen)
         with torch.no_grad():
             aims = self.unroll(self.target, seen, next_seen, sample)
             chooser = self.unroll(self.net, seen, next_seen, sample) if settings.double else aims
@@ -167,6 +177,13 @@ class DQNLearner(OffPolicyLearner):
         out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
         loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
         backward_through(loss, self.flats)
+        with torch.no_grad():
+            chosen = pick(self.head.values(out), sample.action)
+        return self._step(sample, loss.detach(), error, chosen)
+
+    def _step(self, sample: Sample, loss: Tensor, error: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+        """Move the networks along the gradients, and the targets after them."""
+        settings = self.settings
         norms = [adam.step(settings.max_grad_norm).mean() for adam in self.adams]
         if self.target_due():
             self.track(self.flat, self.target_flat)
@@ -174,15 +191,23 @@ class DQNLearner(OffPolicyLearner):
                 if other is not None:
                     other.track(settings.tau)
         self.see_norms(self.net, sample=sample)
-        with torch.no_grad():
-            chosen = pick(self.head.values(out), sample.action)
         return {
-            "loss": loss.detach() / self.owner.num_sets,
-            "value": ops.masked_mean(chosen, sample.complete),
+            "loss": loss / self.owner.num_sets,
+            "value": ops.masked_mean(chosen.view(sample.complete.shape), sample.complete),
             "gradient_norm": norms[0],
             "td_error": error,
             "non_finite": self.flat.non_finite,
         }
+
+    def _compiled(self) -> CompiledDQN | None:
+        """The gradient without autograd, where there is one: single transitions, each agent's own plain values."""
+        settings = self.settings
+        plain = self.mixer is None and settings.distribution is None and not settings.dueling and self.length == 1
+        if self.autograd or not plain or settings.leniency != 0:
+            return None
+        if self._gradient is None or self._gradient.net.stale or self._gradient.target.stale:
+            self._gradient = CompiledDQN.of(self.net, self.target, self.flat)
+        return self._gradient
 
     def separate_loss(self, sample: Sample, out: Tensor, aims: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
         """Each agent's own loss, summed over parameter sets, and what priorities are made of, ``(B, N)``."""

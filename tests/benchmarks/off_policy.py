@@ -1,0 +1,71 @@
+"""How fast off-policy learners train, beside stable-baselines3 on the same work in the same run.
+
+    python -m tests.benchmarks.off_policy --python sb3=/path/to/sb3/python --json rates.json
+
+DQN: CartPole, two layers of 64, batch 64, one update in 4 steps. SAC: Pendulum, two layers of 256, batch 256, one
+update a step. MADDPG: simple_spread, 3 agents, 100 copies, batch 1,024, one update of all agents in 100 steps.
+Contenders take turns as in :mod:`tests.benchmarks.throughput`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.peers.protocol import Work
+from tests.benchmarks.throughput import Contender, Run, machine, number, plural, tell
+
+WORKS = ("dqn", "sac", "maddpg")
+
+
+def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = tell) -> dict[str, Any]:
+    """Measure, print tables; returns what was measured."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.off_policy", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a round of one contender (default: 2)")
+    parser.add_argument("--python", default=f"sb3={sys.executable}", metavar="sb3=PATH", help="interpreter of the peer")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    python = options.python.partition("=")[2]
+    run = Run(options.repeats, options.seconds, {}, say)
+    run.results["machine"] = here = machine()
+    say(f"{here['processor']}, {here['cores']} cores, load {here['load']:.1f} at the start")
+    for kind in options.works:
+        work = Work(copies=100, variant=kind)
+        starts = [ours(f"{kind}, {plural(t)}", replace(work, threads=t)) for t in options.threads]
+        if kind != "maddpg":
+            starts += [peer(f"sb3, {plural(t)}", replace(work, threads=t), python) for t in options.threads]
+        with run.rounds(starts) as able:
+            run.keep(kind, able)
+            base = max((c for c in able if c.ours), key=lambda c: c.rate)
+            rows = [[c.name, number(c.rate), f"{base.against(c):.2f}", number(c.per_processor_second)] for c in able]
+            head = ("who", "environment steps a second", f"{base.name} / this", "per processor second")
+            run.table(kind, head, rows)
+    for absence in sorted(set(run.absent)):
+        say(f"\nleft out: {absence}")
+    if options.json:
+        options.json.write_text(json.dumps(run.results, indent=1))
+    return run.results
+
+
+def ours(name: str, work: Work) -> Callable[[], Contender]:
+    """A start of marl."""
+    return lambda: Contender(name, "off_policy", work)
+
+
+def peer(name: str, work: Work, python: str) -> Callable[[], Contender]:
+    """A start of stable-baselines3."""
+    return lambda: Contender(name, "sb3_off_policy", work, python, ours=False)
+
+
+if __name__ == "__main__":
+    main()
