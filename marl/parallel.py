@@ -8,6 +8,7 @@ and they meet once: beside a busy process the worst is the speed of one thread. 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ def available_cores() -> int:
 
 
 _threads = min(2, available_cores())
+_meeting = threading.Lock()
 
 
 def set_threads(count: int) -> None:
@@ -62,15 +64,23 @@ def one_thread_each() -> Iterator[None]:
 
 
 def both(first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
-    """Run ``second`` on the other thread while ``first`` runs on this one. Whatever either raises is raised here."""
-    future = _other_thread().submit(second)
+    """Run ``second`` on the other thread while ``first`` runs on this one. Whatever either raises is raised here.
+
+    Within one of two such halves there is no third thread: both run here, one after the other.
+    """
+    if not _meeting.acquire(blocking=False):
+        return first(), second()
     try:
-        result = first()
+        future = _other_thread().submit(second)
+        try:
+            result = first()
+        finally:
+            other = future.exception()
+        if other is not None:
+            raise other
+        return result, future.result()
     finally:
-        other = future.exception()
-    if other is not None:
-        raise other
-    return result, future.result()
+        _meeting.release()
 
 
 @cache

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 import marl
@@ -16,7 +16,9 @@ from marl import parallel
 from marl.learners.ppo_tiles import applies
 from marl.memory.rollout import Look
 from marl.nets.adam import FlatAdam
+from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import mask_logits
+from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
 from marl.schedules import Clock
 from tests.test_identities import SEED, fill
@@ -222,3 +224,56 @@ def test_dqn_without_autograd_learns_the_same(config, dies):
     assert learners[0].updates == learners[1].updates > 30
     assert torch.allclose(learners[0].flat.values, learners[1].flat.values, atol=1e-5)
     assert torch.allclose(learners[0].flat.gradients, learners[1].flat.gradients, atol=1e-5)
+
+
+def test_halves_within_halves_do_not_wait_for_each_other():
+    """Autograd in two halves calls networks that would go in two halves themselves."""
+    before = parallel.threads()
+    parallel.set_threads(2)
+    try:
+        assert parallel.both(
+            lambda: parallel.both(lambda: 1, lambda: 2), lambda: parallel.both(lambda: 3, lambda: 4)
+        ) == (
+            (1, 2),
+            (3, 4),
+        )
+        spec = spec_of(3, action=Box(-1, 1, (2,), np.float32))
+        learner = marl.ippo(rollout=128, minibatches=1, epochs=1).build(
+            spec, spec.teams[0], 40, SEED.spawn(1)[0], "cpu"
+        )
+        assert learner.compiled is None
+        fill(learner, 0, [0, 1, 2])
+        learner.update(Clock(0, 1))
+    finally:
+        parallel.set_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("index", [(0,), (0, 0, 0), (0, 1, 2)])
+@pytest.mark.parametrize("network", [marl.MLP((64, 64)), marl.MLP((200, 30, 7), "relu")], ids=["tanh", "relu"])
+def test_networks_in_compiled_tiles_have_autograds_gradients(network, index, threads):
+    owner = Owner(index)
+    net = AgentNet(network, owner, (9,), 5, [torch.Generator().manual_seed(i) for i in range(owner.num_sets)], gain=1.0)
+    x = torch.randn(1, 1_300, len(index), 9, requires_grad=True)
+    slope = torch.randn(1, 1_300, len(index), 5)
+    still, yes = torch.zeros(1, 1_300, dtype=torch.bool), torch.ones(1, 1_300, len(index), dtype=torch.bool)
+
+    def gradients(*wanted):
+        y, _ = net.read(x, torch.zeros(1_300, len(index), 0), still, yes)
+        return y, torch.autograd.grad((y * slope).sum(), wanted)
+
+    before = parallel.threads()
+    parallel.set_threads(threads)
+    try:
+        plain, wanted = gradients(x, *net.parameters())
+        flat = FlatParameters([net], owner.num_sets)
+        compiled, found = gradients(x, *net.parameters())
+        assert net.body._compiled is not None
+        assert torch.allclose(plain, compiled, atol=1e-5)
+        for one, other in zip(found, wanted, strict=True):
+            assert torch.allclose(one, other, rtol=1e-4, atol=2e-3)  # sums of 1,300 rows
+        for parameter in flat.parameters:
+            parameter.requires_grad_(False)
+        assert torch.equal(gradients(x)[1][0], found[0])
+    finally:
+        parallel.set_threads(before)

@@ -300,6 +300,12 @@ def many_agents(run: Run, options: argparse.Namespace, agents: int) -> None:
         for variant in variants
         for count in (options.agents[0], agents)
     ]
+    # The same with observations as wide as those of few agents: what more agents cost when they see no more.
+    starts += [
+        run.ours(f"{variant}, N={agents}, each sees 2", replace(work, variant=variant, agents=agents, neighbours=2))
+        for variant in variants
+        if variant == "independent"
+    ]
     with run.rounds(starts) as able:
         run.keep("agents", able)
         rows = [

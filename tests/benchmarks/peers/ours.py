@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,10 +26,9 @@ OUTER = {
     "updating": ("learner.update",),
 }
 INNER = {
-    "advantages": ("model.prepare", "learner._normalize"),
-    "forward": ("learner.compute_loss",),
-    "backward": ("flat.backward", "flat.gradient"),
-    "optimiser": ("flat.clip", "flat.put", "optimiser.step"),
+    "advantages": ("model.prepare",),
+    "backward": ("compiled.gradient",),  # with the forward and the loss: see `profile`
+    "optimiser": ("optimiser.step",),
 }
 GAMES = 100  # greedy episodes of an evaluation
 CHECK = 16_384  # environment steps between two evaluations
@@ -71,6 +71,7 @@ class Stopwatch:
             "model": learner.model,
             "flat": learner.flat,
             "optimiser": learner.optimiser,
+            "compiled": learner.compiled,
         }
         lost = []
         for part, methods in parts.items():
@@ -104,7 +105,7 @@ def learner_of(work: Work) -> marl.PPO:
     return {
         "ippo": lambda: marl.ippo(**settings),
         "mappo": lambda: marl.mappo(**settings),
-        "independent": lambda: marl.ippo(sharing="none", **settings),
+        "independent": lambda: marl.ippo(sharing="none", agent_id=False, **settings),
         "recurrent": lambda: marl.ippo(network=marl.GRU(64), sequence=16, **settings),
     }[work.variant]()
 
@@ -122,6 +123,8 @@ def set_threads(count: int) -> None:
 
 def make_system(work: Work, agents: Any = None) -> marl.MultiAgentSystem:
     """The system that ``work`` asks for."""
+    near = work.neighbours
+    neighbours = {"num_agent_neighbors": near, "num_landmark_neighbors": near + 1} if near else {}
     return marl.MultiAgentSystem(
         agents or learner_of(work),
         MPE2 if work.world == "mpe2" else marl_envs.Spread,
@@ -129,7 +132,7 @@ def make_system(work: Work, agents: Any = None) -> marl.MultiAgentSystem:
         seed=work.seed,
         workers=work.workers,
         device=work.device,
-        env_kwargs={"N": work.agents, "max_cycles": work.max_cycles},
+        env_kwargs={"N": work.agents, "max_cycles": work.max_cycles} | neighbours,
     )
 
 
@@ -174,7 +177,20 @@ def profile(work: Work) -> Contender:
     rows = work.steps * work.agents // work.minibatches
     a, b = torch.rand(rows, work.hidden), torch.rand(work.hidden, work.hidden)
     out = torch.empty(rows, work.hidden)
+    inputs = torch.rand(1, rows // work.agents, work.agents, system.learners[0].team.obs.shape[0] + work.agents)
     flops = floating_point_operations(work, system)
+
+    def forward() -> float:
+        """Seconds of actor and critic on one minibatch."""
+        learner: Any = system.learners[0]
+        nets = learner.model.actor.inference(), learner.model.critic.inference()
+        took = []
+        for _ in range(5):
+            began = clock()
+            for net in nets:
+                net(inputs)
+            took.append(clock() - began)
+        return statistics.median(took)
 
     def limit() -> float:
         """Operations a second of ``(rows, 64) @ (64, 64)``."""
@@ -193,6 +209,9 @@ def profile(work: Work) -> Contender:
         parts = watch.take()
         parts["shuffling, rest of the update"] = parts.pop("updating")
         parts["the loop around it"] = seconds - sum(parts.values())
+        # Forward and backward are one compiled call: a forward of as many rows alone says what is the forward's.
+        parts["forward"] = work.epochs * work.minibatches * count * forward()
+        parts["backward"] -= parts["forward"]
         sgemm = (before + limit()) / 2
         return {
             "steps": count * work.steps,
