@@ -183,9 +183,10 @@ class Exchange:
         moving = self.wiring.moving is not None
         self.medium = Medium(len(names), spoken.words, 0, spoken.link, moving=moving, hold=turn_based)
         self.rows = np.zeros((len(names), width), np.float32)  # what everybody sees of the world itself
+        self.widths = team.obs.widths
         self.writers = [
-            observation_writer(space, row[: flat_width(space)])
-            for space, row in zip(self.inner, self.rows, strict=True)
+            observation_writer(space, row[:own])
+            for space, row, own in zip(self.inner, self.rows, self.widths, strict=True)
         ]
         free = spoken.link.noise > 0 or moving
         most = np.inf if free else max(1.0, float(self.wiring.weight.max())) * (spoken.link.saturation or 1.0)
@@ -208,7 +209,7 @@ class Exchange:
         """Where observations show what others said, as ``MultiAgentSystem.evaluate`` wants it."""
         found = []
         for n, senders in enumerate(self.senders):
-            start = flat_width(self.inner[n])
+            start = self.widths[n]
             for k, sender in enumerate(senders):
                 first = start + k * self.words
                 found.append(f"{self.agents[n]}<{self.agents[sender]}:{first}-{first + self.words - 1}")
@@ -238,13 +239,12 @@ class Exchange:
         self._arrive(False, raw)
 
     def _arrive(self, start: bool, raw: Mapping[Any, Any]) -> None:
-        for agent, observation in raw.items():
-            if observation is not None:
-                n = self.place[agent]
-                self.writers[n](observation if not self.masked[n] else _without(observation))
         if self.wiring.moving is None:
             self.wires = Wires(self.wiring.weight)
         else:
+            for agent, observation in raw.items():
+                if observation is not None:
+                    self._see(self.place[agent], observation)
             look = self.wiring.look(torch.from_numpy(self.rows.copy())[None])
             self.wires = Wires(look[..., :-1], look[..., -1])
         self.air = self.medium.open(self.state, torch.tensor([start]))
@@ -256,12 +256,15 @@ class Exchange:
         if raw is None:
             return None
         n = self.place[agent]
-        seen = np.zeros(flat_width(self.inner[n]), np.float32)
-        observation_writer(self.inner[n], seen)(_without(raw) if self.masked[n] else raw)
-        vector = np.concatenate((seen, self.heard[n, self.senders[n]].reshape(-1)))
+        vector = np.concatenate((self._see(n, raw), self.heard[n, self.senders[n]].reshape(-1)))
         if not self.masked[n]:
             return vector
         return {"observation": vector, MASK: self.tongues[n].mask(raw[MASK]).astype(np.int8)}
+
+    def _see(self, n: int, raw: Any) -> Array:
+        """An observation as a vector, which the next one overwrites."""
+        self.writers[n](_without(raw) if self.masked[n] else raw)
+        return self.rows[n, : self.widths[n]]
 
     def info(self, agent: Any, info: Any) -> Any:
         """Its info, whose mask knows of words."""

@@ -22,7 +22,7 @@ from marl.evaluation.alone import Heard, Here, View
 from marl.evaluation.wire import Field, Kind, Wire, WireError, view_fields
 from marl.types import Array, MarlError, ResourceError
 
-START_SECONDS = 120.0  # to import PyTorch and load the agent
+START_SECONDS = 300.0  # to import PyTorch and load the agent, maybe beside many others
 DEADLINE = 60.0  # seconds for one answer
 
 
