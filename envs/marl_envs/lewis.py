@@ -107,7 +107,7 @@ class Lewis(World, name="lewis_v0", render_fps=2):
     info_names = ("success",)
 
     def __init__(
-        self, states: int = 3, signals: int | None = None, pairs: int = 1, render_mode: str | None = None
+        self, states: int = 4, signals: int | None = None, pairs: int = 1, render_mode: str | None = None
     ) -> None:
         """As the class says; as many signals as states unless given."""
         signals = states if signals is None else signals
