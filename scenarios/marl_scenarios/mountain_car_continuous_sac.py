@@ -22,5 +22,5 @@ scenario = marl.Scenario(
     ),
     num_envs=4,
     steps=32_000,
-    expect="93 (standing still: 0)",
+    expect="94 (standing still: 0)",
 )

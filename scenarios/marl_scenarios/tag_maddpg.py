@@ -24,5 +24,5 @@ scenario = marl.Scenario(
     },
     num_envs=16,
     steps=200_000,
-    expect="predators catch random prey far more often than random ones do; learnt prey is caught less",
+    expect="not measured yet; with random play on both sides the predators as sum get +12",
 )
