@@ -795,6 +795,7 @@ class _LevelReplay:
     """A level has a number for life, and a slot for as long as it is kept; a result of a level let go is ignored."""
 
     AVERAGE = 0.2  # step size of a level's mean result
+    UNBORN = 10_000  # more are not waited for: those of copies that crashed, or that others played, never come
 
     def __init__(self, config: PrioritisedLevelReplay, space: Space, random: np.random.Generator) -> None:
         self.config, self.space, self.random = config, space, random
@@ -831,6 +832,8 @@ class _LevelReplay:
             else:
                 numbers[k] = self.next_number
                 self.unborn[self.next_number] = rows[k].copy()
+                if len(self.unborn) > self.UNBORN:
+                    del self.unborn[next(iter(self.unborn))]
                 self.next_number += 1
         return numbers, {name: rows[:, column] for column, name in enumerate(self.config.task)}
 

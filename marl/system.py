@@ -260,7 +260,7 @@ class MultiAgentSystem:
             self.device,
             self.learners,
             make_env=lambda copies: self._make_env(copies, 0),
-            load=lambda path: MultiAgentSystem.load(path, device=str(self.device)),
+            load=lambda path: MultiAgentSystem.load(_newest_in(path), device=str(self.device)),
             team=lambda key: team_named(key, self.spec, self._patterns, "league"),
             task={} if self._lost == "curriculum" else self.target,
         )
@@ -1070,6 +1070,12 @@ def checked_spoken(channel: Any) -> Spoken | None:
     learned = isinstance(channel, Channel)
     hint = "; learned messages are a learner's: marl.ippo(channel=...)" if learned else ""
     raise ConfigError(f"channel: expected marl.Spoken(words=4) or None, got {channel!r}{hint}")
+
+
+def _newest_in(path: str) -> Path:
+    """The newest checkpoint of a run folder; a checkpoint itself."""
+    newest = Path(path) / "checkpoints" / "last"
+    return newest if newest.is_dir() else Path(path)
 
 
 def check_whole(name: str, value: object, least: int) -> None:

@@ -481,3 +481,12 @@ def test_a_stage_that_begins_after_the_end_is_refused():
             system.train(steps=300)
         with pytest.raises(ConfigError, match="leave stop out"):
             system.train(steps=600, stop=marl.MeanReturn(at_least=1.0))
+
+
+def test_level_replay_does_not_wait_for_results_that_never_come(monkeypatch):
+    scheduler = marl.PrioritisedLevelReplay({"level": curriculum.Between(1, 1000)}).build(SPACE, SEED)
+    monkeypatch.setattr(type(scheduler), "UNBORN", 50)
+    numbers = scheduler.draw(120, Clock(0))[0]
+    assert len(scheduler.unborn) == 50
+    scheduler.learn([Outcome(int(number), {"return": 1.0, "success": 1.0}) for number in numbers], Clock(0))
+    assert scheduler.metrics()["levels"] == 50

@@ -29,6 +29,7 @@ class Tournament:
         games: played by each ordered pair.
         scores: ``(P, P)``: the share of games (draws are half) that the row wins on side one against the column.
         returns: ``(P, P, 2)``: mean raw returns of side one and side two in these games.
+        deviations: ``(P, P)``: standard deviations of single games' scores.
     """
 
     players: tuple[str, ...]
@@ -36,11 +37,18 @@ class Tournament:
     games: int
     scores: Array
     returns: Array
+    deviations: Array
 
     @property
     def payoff(self) -> Array:
         """Games won less games lost by row against column, sides swapped half-way: antisymmetric ``(P, P)``."""
         out: Array = self.scores - self.scores.T
+        return out
+
+    @property
+    def standard_errors(self) -> Array:
+        """Of :attr:`payoff`, ``(P, P)``: differences below twice as much may be chance."""
+        out: Array = np.sqrt((self.deviations**2 + self.deviations.T**2) / self.games)
         return out
 
     @property
@@ -63,6 +71,7 @@ class Tournament:
             "sides": list(self.sides),
             "games": self.games,
             "payoff": self.payoff.tolist(),
+            "standard_errors": self.standard_errors.tolist(),
             "scores": self.scores.tolist(),
             "returns": self.returns.tolist(),
             "first_side": self.first_side,
@@ -84,7 +93,8 @@ class Tournament:
             cells = "".join(f"{value:7.2f}" for value in row)
             lines.append(f"{number:>4} {name:{width}}{cells}{elo:8.0f}{alpha:7.2f}{mixed:7.2f}{skill:7.2f}")
         share = f"side one ({self.sides[0]}) scores {100 * self.first_side:.1f} %"
-        return "\n".join([*lines, f"won less lost, {2 * self.games} games a pair, sides swapped; {share}"])
+        error = f"standard errors up to {self.standard_errors.max():.2f}"
+        return "\n".join([*lines, f"won less lost, {2 * self.games} games a pair, sides swapped, {error}; {share}"])
 
 
 def tournament(
@@ -122,7 +132,7 @@ def tournament(
     sides = two_sides("tournament", first, between)
     entrants = [frozen(system, greedy) for system in systems.values()]
     size = len(entrants)
-    won, returns = np.full((size, size), 0.5), np.zeros((size, size, 2))
+    won, returns, spread = np.full((size, size), 0.5), np.zeros((size, size, 2)), np.zeros((size, size))
     env = first._make_env(min(games, COPIES), 0)
     try:
         for row, one in enumerate(entrants):
@@ -131,10 +141,11 @@ def tournament(
                     derived = np.random.SeedSequence([seed, TOURNAMENT, row, column]).generate_state(1, np.uint32)
                     seated = (one[sides[0].place], another[sides[1].place])
                     found = play_matches(env, sides, seated, games, int(derived[0]), first.device, first.target)
-                    won[row, column], returns[row, column] = scores(found).mean(), found.mean(axis=0)
+                    won[row, column], spread[row, column] = scores(found).mean(), scores(found).std()
+                    returns[row, column] = found.mean(axis=0)
     finally:
         env.close()
-    return Tournament(tuple(systems), (sides[0].name, sides[1].name), games, won, returns)
+    return Tournament(tuple(systems), (sides[0].name, sides[1].name), games, won, returns, spread)
 
 
 def two_sides(who: str, system: MultiAgentSystem, between: Between | None) -> tuple[Side, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ class PSRO:
     fresh: bool = setting(True, "every best response begins from new parameters; False: from the one before")
     between: Between = setting("teams", "who plays whom: 'teams', or 'agents' of one team that share a learner")
     opponents: Opponents = setting(
-        (), "in the pool from the beginning: learners such as marl.Fixed(0), paths of checkpoints, systems"
+        (), "in the pool from the beginning: learners such as marl.Fixed(0), paths of checkpoints or runs, systems"
     )
     rating: RatingName = setting("elo", "'elo', or 'openskill' for ratings with uncertainty")
 
@@ -66,6 +67,7 @@ class Responses(Season):
         self.mixture: dict[int, Array] = {}
         self.iteration = 0
         self.gain = 0.0
+        self.warned = False
 
     @property
     def latest(self) -> float:
@@ -112,6 +114,8 @@ class Responses(Season):
             self.snapshot(place, f"response {self.iteration}")
         self._play()
         payoffs = self.payoffs()
+        if self.settings.meta_solver == "nash" and not self.warned:
+            self.warned = _warn_unless_zero_sum(*payoffs)
         if before[0] is not None and before[1] is not None:
             # Of the table as it is now: what the responses gain on the mixtures that they were learnt against.
             self.gain = nash_conv(payoffs, np.append(before[0], 0.0), np.append(before[1], 0.0))
@@ -158,3 +162,15 @@ class Responses(Season):
         self.paid = {(int(a), int(b)): (float(x), float(y)) for a, b, x, y in state["paid"]}
         self.mixture = {int(place): np.asarray(mixture) for place, mixture in state["mixture"]}
         self.iteration, self.gain = int(state["iteration"]), float(state["gain"])
+
+
+def _warn_unless_zero_sum(first: Array, second: Array) -> bool:
+    """Whether it had to: what one side wins, less a constant, is not what the other loses."""
+    total = first + second
+    if np.ptp(total) <= 1e-6 * max(1.0, float(np.abs(first).max()), float(np.abs(second).max())):
+        return False
+    logging.getLogger("marl.league").warning(
+        "PSRO: the sides' returns do not add up to a constant, and meta_solver='nash' solves the zero-sum game of "
+        "their difference; meta_solver='prd' takes them as they are"
+    )
+    return True

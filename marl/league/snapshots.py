@@ -41,7 +41,7 @@ class League:
     latest: float = setting(0.5, "the share of episodes against the opponent as it is now", least=0, most=1)
     opponents: Opponents = setting(
         (),
-        "in the pool for good: learners such as marl.Fixed(0), paths of checkpoints, systems; or lists by team",
+        "in the pool for good: learners such as marl.Fixed(0), paths of checkpoints or runs, systems; or lists by team",
     )
     greedy: bool = setting(False, "members of the pool take their most likely action instead of sampling")
     rating: RatingName = setting("elo", "'elo', or 'openskill' for ratings with uncertainty")

@@ -45,7 +45,7 @@ class Task:
     original: str | None = None  # where a policy trained on a compiled twin is measured
     twin: str | None = None  # train on this compiled twin instead of the scenario's environment
     at_most: float | None = None  # what shows that the task is hard: of the mean return, as at_least
-    curriculum: bool = True  # False: train without the scenario's
+    curriculum: bool = True  # False: train without the scenario's, on its target alone
     channel: bool = True  # likewise
     hindsight: bool = True  # False: the same of goals relabelled
 
@@ -53,7 +53,9 @@ class Task:
         """The scenario to train."""
         scenario = find(self.scenario)
         if not self.curriculum:
-            scenario = dataclasses.replace(scenario, curriculum=None)
+            chosen = scenario.curriculum
+            target = marl.DomainRandomisation(chosen.target) if isinstance(chosen, marl.Stages) else None
+            scenario = dataclasses.replace(scenario, curriculum=target)
         if self.twin is not None:
             scenario = dataclasses.replace(scenario, env=self.twin)
         if not self.channel and isinstance(scenario.agents, marl.PPO):
@@ -174,10 +176,14 @@ TASKS = {
     "catch": Task("catch", 0.95),
     "reach": Task("reach", 0.95, measure=arrived),
     "reach_plain": Task("reach", at_most=0.3, measure=arrived, hindsight=False),
-    "gridworld_curriculum": Task("gridworld_curriculum", 0.9, needed=0.8),
+    "gridworld_curriculum": Task("gridworld_curriculum", 0.9),
     "gridworld_plain": Task("gridworld_curriculum", at_most=0.2, curriculum=False),
     "gridworld_adaptive": Task("gridworld_adaptive", 0.9),
     "gridworld_growing": Task("gridworld_growing", 5.0),
+    "spread_growing": Task("spread_growing"),
+    "spread_growing_plain": Task("spread_growing", curriculum=False),
+    "pursuit_vision": Task("pursuit_vision", 3.0),
+    "pursuit_vision_plain": Task("pursuit_vision", at_most=1.5, curriculum=False),
     "spread_vdn": Task("spread_vdn", -34, original="mpe2.simple_spread_v3"),
     "spread_qmix": Task("spread_qmix", -34, original="mpe2.simple_spread_v3"),
     "spread_iql": Task("spread_iql", -34, original="mpe2.simple_spread_v3"),

@@ -331,6 +331,20 @@ def test_psro_with_one_policy_for_both_sides_has_an_antisymmetric_table():
     assert not first.any()  # who begins wins; seen from both sides nobody does
 
 
+@pytest.mark.parametrize(("solver", "said"), [("nash", 1), ("prd", 0)])
+def test_nash_says_once_that_a_game_is_not_zero_sum(solver, said, caplog):
+    env_kwargs = {"payoff": [[[3, 0], [5, 1]], [[3, 5], [0, 1]]]}  # the prisoners' dilemma
+    league = marl.PSRO(response_steps=8, games=2, meta_solver=solver, opponents=(marl.Fixed(0), marl.Fixed(1)))
+    agents = {"agent_0": PPO, "agent_1": PPO}
+    with marl.MultiAgentSystem(agents, "marl/matrix_game-v0", num_envs=4, env_kwargs=env_kwargs, league=league) as one:
+        one.train(steps=32)
+    assert sum("do not add up to a constant" in record.message for record in caplog.records) == said
+    with rps(marl.PSRO(response_steps=8, games=2)) as zero_sum:
+        caplog.clear()
+        zero_sum.train(steps=16)
+    assert not caplog.records
+
+
 def test_every_best_response_begins_anew_unless_told_otherwise():
     moved = {}
     for fresh in (True, False):
@@ -402,6 +416,10 @@ def test_checkpoints_and_systems_are_opponents(tmp_path):
     assert loaded.name == path
     for name, value in live.net.state_dict().items():
         assert torch.equal(value, loaded.net.state_dict()[name])
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    other.save(tmp_path / "run" / "checkpoints" / "last")  # as the link in a run folder
+    run = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[str(tmp_path / "run")])).season.pool(1)[0]
+    assert torch.equal(run.net.state_dict()["head.weight"], loaded.net.state_dict()["head.weight"])
     system = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[path]))
     system.train(steps=40)
     system.save(tmp_path / "mine")

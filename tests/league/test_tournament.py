@@ -54,7 +54,11 @@ def test_a_table_of_equal_players_is_antisymmetric_within_sampling_error():
     result = tournament(systems, games=games)
     apart = result.returns[0, 1, 0] + result.returns[1, 0, 0]  # each seating by itself, not made antisymmetric
     assert abs(apart) < 4 * np.sqrt(2 * (2 / 3) / games)
-    assert abs(result.payoff[0, 1]) < 4 * np.sqrt((2 / 3) / (2 * games))
+    # A throw's score has variance 1/6: both seatings together 1/3.
+    assert result.standard_errors[0, 1] == pytest.approx(np.sqrt((1 / 3) / games), rel=0.1)
+    assert abs(result.payoff[0, 1]) < 4 * result.standard_errors[0, 1]
+    assert not result.standard_errors.diagonal().any()
+    assert "standard errors up to 0.03" in str(result)
 
 
 def test_roles_are_played_by_the_policies_for_them():
@@ -127,6 +131,7 @@ def test_a_best_response_finds_what_a_fixed_policy_gives_away():
         assert side.standard_error < 0.03
     assert result.nash_conv == pytest.approx(1.0, abs=0.15)
     assert result.to_dict()["nash_conv"] == result.nash_conv
+    assert result.standard_error == pytest.approx(np.sqrt(sum(s.standard_error**2 for s in result.sides.values())))
     assert "NashConv at least" in str(result)
 
 
@@ -161,5 +166,5 @@ def test_exploiting_a_system_changes_nothing_in_it():
 
 
 def test_ties_everywhere_have_a_table_too():
-    flat = Tournament(("a", "b"), ("x", "y"), 10, np.full((2, 2), 0.5), np.zeros((2, 2, 2)))
+    flat = Tournament(("a", "b"), ("x", "y"), 10, np.full((2, 2), 0.5), np.zeros((2, 2, 2)), np.zeros((2, 2)))
     assert flat.to_dict()["alpha_rank"] == pytest.approx([0.5, 0.5])
