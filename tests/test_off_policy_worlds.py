@@ -51,7 +51,7 @@ def test_the_dead_of_knights_archers_zombies_count_for_nothing(recipe):
         alive_next = dataclasses.replace(sample, next_acting=torch.zeros_like(sample.next_acting))
         assert torch.equal(loss(sample), loss(nonsense))  # what the dead saw and did; the state is the environment's
         assert not torch.equal(loss(sample), loss(alive_next))
-        assert all(torch.isfinite(row).all() for flat in learner.flats for row in flat.rows)
+        assert all(torch.isfinite(flat.values).all() for flat in learner.flats)
 
 
 @pytest.mark.parametrize(

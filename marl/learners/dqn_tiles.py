@@ -16,7 +16,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import ILLEGAL
 from marl.nets.inference import Inference
 from marl.nets.stacked import FlatParameters
-from marl.nets.tiles import Scratch, backward, compiled, forward, padded, split
+from marl.nets.tiles import Scratch, backward, exactly, forward, padded, split
 from marl.types import Array
 
 _ZERO, _LEAST = np.float32(0), np.float32(ILLEGAL)
@@ -55,7 +55,7 @@ class CompiledDQN:
         return torch.tensor(loss), torch.from_numpy(error), torch.from_numpy(chosen)
 
 
-@compiled
+@exactly  # so that VDN of one agent, through autograd, stays DQN bit for bit
 def _td_gradient(
     flat: Array, target: Array, layers: Array, activation: int, members: Array, sizes: Array,
     seen: Array, next_seen: Array, action: Array, next_legal: Array,

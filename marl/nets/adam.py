@@ -20,7 +20,7 @@ class FlatAdam:
     """``w -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)`` with running means ``m`` of ``g``, ``v`` of ``g^2``.
 
     Every row, one parameter set, has its own norm and its own count of steps ``t``; frozen rows stay as they are. On a
-    CPU a step with clipping takes 6 us for 11,000 parameters, where ``clip`` and torch's fused Adam take 95.
+    CPU a step with clipping takes 7 us for 11,000 parameters, where ``clip`` and torch's fused Adam take 63.
     """
 
     def __init__(self, flat: FlatParameters, lr: float = 1.0, eps: float = 1e-8, scale: float = 1.0) -> None:

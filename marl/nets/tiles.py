@@ -31,6 +31,12 @@ FAST = {"contract", "arcp", "afn", "nsz", "reassoc"}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def exactly(function: Function) -> Function:
+    """As :func:`compiled`, every operation rounded for itself, as torch does."""
+    kernel: Any = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    return cast(Function, kernel)
+
+
 def compiled(function: Function) -> Function:
     """Compile on the first call, kept on disk; the call lets other threads run."""
     kernel: Any = numba.njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)(function)
