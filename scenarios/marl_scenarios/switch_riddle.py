@@ -12,17 +12,17 @@ scenario = marl.Scenario(
         network=marl.GRU(64),
         sequence=6,
         batch=32,
-        buffer=3_000,
+        buffer=1_600,  # the last 50 steps of each copy: messages are learnt from games that speak today's language
         learning_starts=500,
-        updates_per_step=0.2,
-        lr=1e-3,
+        updates_per_step=1 / 160,  # a draw for each 32 episodes, as many as it holds
+        lr=marl.Linear(1e-3, 1e-4),
         discount=1.0,
-        td_lambda=0.5,
+        td_lambda=0.8,
         exploration=marl.EpsilonGreedy(0.05),
         target_every=100,
         tau=1.0,
     ),
     num_envs=32,
-    steps=22_000,
+    steps=400_000,
     expect="2.2, the sum of three agents (20/9 is the most there is); best without a message about 1.48",
 )

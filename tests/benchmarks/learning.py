@@ -43,7 +43,6 @@ class Task:
     also: Callable[[marl.MultiAgentSystem], dict[str, float]] | None = None  # further figures, without a threshold
     critic: marl.Local | marl.Joint | None = None  # instead of the scenario's own
     original: str | None = None  # where a policy trained on a compiled twin is measured
-    twin: str | None = None  # train on this compiled twin instead of the scenario's environment
     at_most: float | None = None  # what shows that the task is hard: of the mean return, as at_least
     curriculum: bool = True  # False: train without the scenario's, on its target alone
     channel: bool = True  # likewise
@@ -56,8 +55,6 @@ class Task:
             chosen = scenario.curriculum
             target = marl.DomainRandomisation(chosen.target) if isinstance(chosen, marl.Stages) else None
             scenario = dataclasses.replace(scenario, curriculum=target)
-        if self.twin is not None:
-            scenario = dataclasses.replace(scenario, env=self.twin)
         if not self.channel and isinstance(scenario.agents, marl.PPO):
             scenario = dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, channel=None))
         if not self.hindsight and isinstance(scenario.agents, marl.DDPG):
@@ -90,11 +87,11 @@ def silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
 
 
 def told(system: marl.MultiAgentSystem) -> dict[str, float]:
-    """The mean return on the original when everybody hears what is said in another episode."""
-    original = system.scenario.env if system.scenario is not None else None
-    original = {"marl/reference-v0": "mpe2.simple_reference_v3"}.get(str(original), original)
+    """The mean return on the original when everybody hears what is said in another episode, and when nobody speaks."""
+    original = "mpe2.simple_reference_v3"
     shuffled = system.evaluate(episodes=100, env=original, shuffle_messages=True)
-    return {"shuffled": round(shuffled.mean_return, 2)}
+    silent = system.evaluate(episodes=100, env=original, link="loss=1")
+    return {"shuffled": round(shuffled.mean_return, 2), "silent": round(silent.mean_return, 2)}
 
 
 def levers(system: marl.MultiAgentSystem) -> float:
@@ -166,7 +163,7 @@ TASKS = {
     "mountain_car_continuous_sac": Task("mountain_car_continuous_sac", 90, original="MountainCarContinuous-v0"),
     "switch_riddle": Task("switch_riddle", 0.99, needed=0.8, measure=riddle, also=silenced),
     "switch_riddle_rial": Task("switch_riddle_rial", 0.97, needed=0.8, measure=riddle, also=silenced),
-    "reference": Task("reference", -30, twin="marl/reference-v0", original="mpe2.simple_reference_v3", also=told),
+    "reference_tarmac": Task("reference_tarmac", -30, original="mpe2.simple_reference_v3", also=told),
     "predator_prey": Task("predator_prey", -10, measure=hunt, also=hunt_silenced),
     "predator_prey_silent": Task("predator_prey", at_most=-11, measure=hunt, channel=False),
     "lever": Task("lever", 0.94, measure=levers, also=levers_silenced),
