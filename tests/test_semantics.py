@@ -456,7 +456,7 @@ def test_unknown_settings_name_the_nearest():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": "abc"}, "PPO.lr: expected float or Linear or Exponential, got 'abc'"),
+        ({"lr": "abc"}, "PPO.lr: expected float or Linear or Exponential or Logarithmic, got 'abc'"),
         ({"lr": float("nan")}, "PPO.lr: expected a finite number"),
         ({"discount": 1.5}, "PPO.discount: expected a number at most 1, got 1.5"),
         ({"clip": -0.1}, "PPO.clip: expected a number above 0"),

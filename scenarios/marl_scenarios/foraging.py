@@ -3,10 +3,9 @@
 import numpy as np
 
 import marl
-from marl.types import Array
 
 
-def nearness(obs: Array) -> Array:
+def nearness(obs: np.ndarray) -> np.ndarray:
     """Minus how far both agents together are from the food that is nearest to both; ``(E, N, 12)`` to ``(E, N)``.
 
     Observations list two pieces of food and two agents, each by row, column and level; a level of 0 is eaten.
@@ -15,8 +14,7 @@ def nearness(obs: Array) -> Array:
     steps = np.abs(food[..., :, None, :2] - agents[..., None, :, :2]).sum((-1, -2))  # (E, N, food): of both agents
     left = food[..., 2] > 0
     nearest = np.where(left, steps, np.inf).min(-1)
-    potential: Array = np.where(left.any(-1), -0.03 * nearest, 0.0)
-    return potential
+    return np.where(left.any(-1), -0.03 * nearest, 0.0)
 
 
 scenario = marl.Scenario(
