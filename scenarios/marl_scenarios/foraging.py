@@ -36,7 +36,7 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=200_000,
-    shaping=[marl.PotentialBased(nearness)],  # chance alone lifts something in one episode of two hundred
+    shaping=[marl.PotentialBased(nearness)],  # chance alone lifts something in one episode of a hundred
     extra="lbf",
     expect="not learnt yet, 0.98 is wanted, sum of two agents (random: 0, all food: 1)",
 )
