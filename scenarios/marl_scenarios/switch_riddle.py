@@ -23,6 +23,6 @@ scenario = marl.Scenario(
         tau=1.0,
     ),
     num_envs=32,
-    steps=400_000,
+    steps=800_000,
     expect="2.2, the sum of three agents (20/9 is the most there is); best without a message about 1.48",
 )
