@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from marl_envs import kuhn
 
@@ -74,44 +75,32 @@ def throws(system: marl.MultiAgentSystem) -> float:
     return -throws_exploitability(system)
 
 
-def riddle(system: marl.MultiAgentSystem) -> float:
-    """What three prisoners win, as a share of the most there is, 20/27."""
-    return system.evaluate(episodes=20_000, num_envs=500).mean_return / 3 / (20 / 27)
+def riddle(system: marl.MultiAgentSystem, **messages: Any) -> float:
+    """What three prisoners win, as a share of the most there is, 20/27; ``messages``: what is done to them."""
+    return system.evaluate(episodes=20_000, num_envs=500, **messages).mean_return / 3 / (20 / 27)
 
 
-def silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
-    """The same if nobody ever says anything, and if everybody hears what is said in another game."""
-    silent = system.evaluate(episodes=20_000, num_envs=500, silence=system.spec.agents)
-    shuffled = system.evaluate(episodes=20_000, num_envs=500, shuffle_messages=True)
-    return {name: report.mean_return / 3 / (20 / 27) for name, report in (("silent", silent), ("shuffled", shuffled))}
-
-
-def told(system: marl.MultiAgentSystem) -> dict[str, float]:
-    """The mean return on the original when everybody hears what is said in another episode, and when nobody speaks."""
-    original = "mpe2.simple_reference_v3"
-    shuffled = system.evaluate(episodes=100, env=original, shuffle_messages=True)
-    silent = system.evaluate(episodes=100, env=original, link="loss=1")
-    return {"shuffled": round(shuffled.mean_return, 2), "silent": round(silent.mean_return, 2)}
-
-
-def levers(system: marl.MultiAgentSystem) -> float:
+def levers(system: marl.MultiAgentSystem, **messages: Any) -> float:
     """The share of the levers that five agents pull."""
-    return system.evaluate(episodes=20_000, num_envs=500).mean_return / 5
+    return system.evaluate(episodes=20_000, num_envs=500, **messages).mean_return / 5
 
 
-def levers_silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
-    """The same with every message lost."""
-    return {"silenced": system.evaluate(episodes=20_000, num_envs=500, link="loss=1").mean_return / 5}
-
-
-def crossing(system: marl.MultiAgentSystem) -> float:
+def crossing(system: marl.MultiAgentSystem, **messages: Any) -> float:
     """The share of episodes without a collision."""
-    return system.evaluate(episodes=2_000, num_envs=250).info["success"]
+    return system.evaluate(episodes=2_000, num_envs=250, **messages).info["success"]
 
 
-def crossing_silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
-    """The same with every message lost."""
-    return {"silenced": system.evaluate(episodes=2_000, num_envs=250, link="loss=1").info["success"]}
+def goals_told(system: marl.MultiAgentSystem, **messages: Any) -> float:
+    """The mean return of two agents that know each other's goals, on the original."""
+    return system.evaluate(episodes=100, env="mpe2.simple_reference_v3", **messages).mean_return
+
+
+def worth(measure: Callable[..., float]) -> Callable[[marl.MultiAgentSystem], dict[str, float]]:
+    """The same measure if nobody ever says anything, and if everybody hears what is said in another episode."""
+    return lambda system: {
+        "silent": round(measure(system, silence=system.spec.agents), 3),
+        "shuffled": round(measure(system, shuffle_messages=True), 3),
+    }
 
 
 def arrived(system: marl.MultiAgentSystem) -> float:
@@ -119,16 +108,10 @@ def arrived(system: marl.MultiAgentSystem) -> float:
     return system.evaluate(episodes=100).info["success"]
 
 
-def hunt(system: marl.MultiAgentSystem) -> float:
+def hunt(system: marl.MultiAgentSystem, **messages: Any) -> float:
     """Steps until all predators are on the prey; negative, so that more is better."""
-    lengths = system.evaluate(episodes=1_000, num_envs=250).episode_lengths
+    lengths = system.evaluate(episodes=1_000, num_envs=250, **messages).episode_lengths
     return -sum(lengths) / len(lengths)
-
-
-def hunt_silenced(system: marl.MultiAgentSystem) -> dict[str, float]:
-    """The same if nobody ever says anything."""
-    lengths = system.evaluate(episodes=1_000, num_envs=250, silence=system.spec.agents).episode_lengths
-    return {"silent": -sum(lengths) / len(lengths)}
 
 
 def message(system: marl.MultiAgentSystem) -> dict[str, float]:
@@ -161,14 +144,14 @@ TASKS = {
     "connect_four_dqn": Task("connect_four_dqn", games=2_000, wins=(0.86, 0.86)),
     "acrobot_dqn": Task("acrobot_dqn", -95, original="Acrobot-v1"),
     "mountain_car_continuous_sac": Task("mountain_car_continuous_sac", 90, original="MountainCarContinuous-v0"),
-    "switch_riddle": Task("switch_riddle", 0.99, needed=0.8, measure=riddle, also=silenced),
-    "switch_riddle_rial": Task("switch_riddle_rial", 0.97, needed=0.8, measure=riddle, also=silenced),
-    "reference_tarmac": Task("reference_tarmac", -30, original="mpe2.simple_reference_v3", also=told),
-    "predator_prey": Task("predator_prey", -10, measure=hunt, also=hunt_silenced),
+    "switch_riddle": Task("switch_riddle", 0.99, needed=0.8, measure=riddle, also=worth(riddle)),
+    "switch_riddle_rial": Task("switch_riddle_rial", 0.97, needed=0.8, measure=riddle, also=worth(riddle)),
+    "reference_tarmac": Task("reference_tarmac", -30, measure=goals_told, also=worth(goals_told)),
+    "predator_prey": Task("predator_prey", -10, measure=hunt, also=worth(hunt)),
     "predator_prey_silent": Task("predator_prey", at_most=-11, measure=hunt, channel=False),
-    "lever": Task("lever", 0.94, measure=levers, also=levers_silenced),
+    "lever": Task("lever", 0.94, measure=levers, also=worth(levers)),
     "lever_silent": Task("lever", at_most=0.7, measure=levers, channel=False),
-    "traffic_junction": Task("traffic_junction", 0.93, measure=crossing, also=crossing_silenced),
+    "traffic_junction": Task("traffic_junction", 0.93, measure=crossing, also=worth(crossing)),
     "traffic_junction_silent": Task("traffic_junction", at_most=0.85, measure=crossing, channel=False),
     "catch": Task("catch", 0.95),
     "reach": Task("reach", 0.95, measure=arrived),
