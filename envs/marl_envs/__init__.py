@@ -10,6 +10,7 @@ from marl_envs.adversary import Adversary
 from marl_envs.cartpole import CartPole
 from marl_envs.catch import Catch
 from marl_envs.crypto import Crypto
+from marl_envs.foraging import Foraging
 from marl_envs.gridworld import GridWorld, GridWorldImage
 from marl_envs.growing_spread import GrowingSpread
 from marl_envs.kuhn import Kuhn
@@ -36,7 +37,7 @@ from marl_envs.world_comm import WorldComm
 WORLDS: dict[str, type[World]] = {
     world.metadata["name"]: world
     for world in (
-        Acrobot, Adversary, CartPole, Catch, Crypto, GridWorld, GridWorldImage, GrowingSpread, Lever, Lewis,
+        Acrobot, Adversary, CartPole, Catch, Crypto, Foraging, GridWorld, GridWorldImage, GrowingSpread, Lever, Lewis,
         MatrixGame, MountainCar, MountainCarContinuous, Pendulum, PredatorPrey,
         Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, SwitchRiddle, Tag,
         TrafficJunction, TwoStep, WorldComm,
@@ -50,6 +51,7 @@ __all__ = [
     "CartPole",
     "Catch",
     "Crypto",
+    "Foraging",
     "GridWorld",
     "GridWorldImage",
     "GrowingSpread",
