@@ -15,6 +15,7 @@ import marl
 from marl import parallel
 from marl.learners.ppo_tiles import applies
 from marl.memory.rollout import Look
+from marl.nets import tiles
 from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import mask_logits
@@ -246,6 +247,51 @@ def test_halves_within_halves_do_not_wait_for_each_other():
         learner.update(Clock(0, 1))
     finally:
         parallel.set_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "columns"),
+    [(1, 1, 32), (3, 2, 64), (21, 64, 96), (17, 35, 32), (64, 7, 512), (300, 33, 64), (601, 16, 32), (8, 100, 320)],
+)
+def test_products_of_any_size(inputs, outputs, columns):
+    random = np.random.default_rng(0)
+    flat = np.zeros(5 + inputs * outputs + outputs, np.float32)
+    flat[:] = random.standard_normal(flat.size)
+    weight, bias = flat[5 : 5 + inputs * outputs].reshape(inputs, outputs), flat[-outputs:]
+    layers = tiles.layer_table([(inputs, outputs)], [(5, 5 + inputs * outputs)])
+    scratch = tiles.Scratch(layers)
+    assert scratch.size >= 64
+    x, z = scratch.x[:, :columns].copy(), np.zeros((2, max(inputs, outputs), columns), np.float32)
+    x[:] = random.standard_normal(x.shape)
+    slope = random.standard_normal((outputs, columns)).astype(np.float32)
+    hidden = np.full((1, outputs, columns), np.nan, np.float32)
+    tiles.forward(flat, layers, tiles.TANH, x, hidden, columns)
+    assert np.allclose(hidden[0], weight.T.astype(float) @ x + bias[:, None], atol=1e-4)
+    z[0, :outputs], gradient = slope, np.ones_like(flat)
+    place = tiles.backward(flat, layers, tiles.TANH, x, hidden, z, columns, gradient, True, True)
+    assert np.allclose(z[place, :inputs], weight.astype(float) @ slope, atol=1e-4)
+    assert np.allclose(gradient[5:-outputs].reshape(weight.shape), 1 + x.astype(float) @ slope.T, atol=1e-4)
+    assert np.allclose(gradient[-outputs:], 1 + slope.sum(1), atol=1e-4)
+    assert (gradient[:5] == 1).all()
+    # A row's numbers are the same wherever it lies.
+    again = np.zeros_like(hidden)
+    tiles.forward(flat, layers, tiles.TANH, np.roll(x, 5, 1), again, columns)
+    assert (np.roll(hidden, 5, 2) == again).all()
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 21, 64, 75])
+@pytest.mark.parametrize("rows", [1, 16, 31, 90])
+def test_rows_become_columns(width, rows):
+    random = np.random.default_rng(1)
+    source = random.standard_normal((rows, width)).astype(np.float32)
+    out = np.zeros((width, 96), np.float32)
+    tiles.flip(out, 2, 96, source, 0, width, rows, width)
+    assert (out[:, 2 : 2 + rows] == source.T).all()
+    assert (np.delete(out, range(2, 2 + rows), 1) == 0).all()
+    places, out = random.integers(rows, size=70), np.full((width, 96), np.nan, np.float32)
+    tiles.gather(out, source, places, 70)
+    assert (out[:, :70] == source[places].T).all()
+    assert (out[:, 70:] == 0).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -16,7 +16,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import ILLEGAL
 from marl.nets.inference import Inference
 from marl.nets.stacked import FlatParameters
-from marl.nets.tiles import Scratch, backward, exactly, forward, padded, split
+from marl.nets.tiles import Scratch, backward, exactly, forward, gather, padded, split
 from marl.types import Array
 
 _ZERO, _LEAST = np.float32(0), np.float32(ILLEGAL)
@@ -50,7 +50,7 @@ class CompiledDQN:
             np.zeros((0, 0, 0), dtype=bool) if sample.next_legal is None else sample.next_legal[0].numpy(),
             sample.reward[0].numpy(), sample.discount[0].numpy(), weight[0].contiguous().numpy(),
             sample.complete[0].numpy(), double, -1.0 if huber is None else huber, hysteresis,
-            error, chosen, gradients.numpy(), scratch.x, scratch.hidden, scratch.z, scratch.rows, scratch.places[0],
+            error, chosen, gradients.numpy(), scratch.x, scratch.hidden, scratch.z, scratch.rows, scratch.places,
         )  # fmt: skip
         return torch.tensor(loss), torch.from_numpy(error), torch.from_numpy(chosen)
 
@@ -60,13 +60,13 @@ def _td_gradient(
     flat: Array, target: Array, layers: Array, activation: int, members: Array, sizes: Array,
     seen: Array, next_seen: Array, action: Array, next_legal: Array,
     reward: Array, discount: Array, weight: Array, complete: Array, double: bool, huber: float, hysteresis: float,
-    error: Array, chosen: Array, gradient: Array, x: Array, hidden: Array, z: Array, rows: Array, best: Array,
+    error: Array, chosen: Array, gradient: Array, x: Array, hidden: Array, z: Array, rows: Array, places: Array,
 ) -> float:  # fmt: skip
     """Add the gradient of ``w cost(r + d Q'(s', a*) - Q(s, a))``; ``a*`` by the network itself if ``double``."""
-    depth, choices, width = layers.shape[0], layers[-1, 1], seen.shape[2]
+    depth, choices, agents, width = layers.shape[0], layers[-1, 1], seen.shape[1], seen.shape[2]
     masked = next_legal.shape[0] > 0
     bound = np.float32(huber)
-    values, aim = hidden[depth - 1], rows[0]
+    values, aim, place, best = hidden[depth - 1], rows[0], places[0], places[1]
     loss = 0.0
     for which in range(sizes.size):
         size = sizes[which]
@@ -79,9 +79,8 @@ def _td_gradient(
                 break
             full = padded(columns)
             for j in range(columns):
-                row, agent = (first + j) // size, members[which, (first + j) % size]
-                for f in range(width):
-                    x[f, j] = next_seen[row, agent, f]
+                place[j] = (first + j) // size * agents + members[which, (first + j) % size]
+            gather(x, next_seen.reshape(-1, width), place, columns)
             for turn in range(0 if double else 1, 2):  # who chooses, who judges
                 forward(target[which] if turn else flat[which], layers, activation, x, hidden, full)
                 if turn == 0 or not double:
@@ -99,13 +98,7 @@ def _td_gradient(
                 if turn:
                     for j in range(columns):
                         aim[j] = values[best[j], j]
-            for j in range(columns):
-                row, agent = (first + j) // size, members[which, (first + j) % size]
-                for f in range(width):
-                    x[f, j] = seen[row, agent, f]
-            for f in range(width):
-                for j in range(columns, full):
-                    x[f, j] = 0
+            gather(x, seen.reshape(-1, width), place, columns)
             forward(flat[which], layers, activation, x, hidden, full)
             for a in range(choices):
                 for j in range(full):

@@ -19,7 +19,7 @@ from marl.nets.agent_net import AgentNet, JointNet
 from marl.nets.distributions import ILLEGAL, Categorical
 from marl.nets.networks import MLPBody
 from marl.nets.stacked import FlatParameters
-from marl.nets.tiles import Scratch, backward, compiled, exp, forward, padded, split
+from marl.nets.tiles import Scratch, backward, compiled, exp, forward, gather, padded, split
 from marl.parallel import both, threads
 from marl.types import Array
 
@@ -127,24 +127,19 @@ def _weights(index: Array, complete: Array, owner: Array, weight: Array) -> None
 
 @compiled
 def _gather(
-    x: Array, places: Array, source: Array, agents: int, index: Array, members: Array, size: int, first: int,
-    columns: int,
+    x: Array, places: Array, lines: Array, source: Array, agents: int, index: Array, members: Array, size: int,
+    first: int, columns: int,
 ) -> None:  # fmt: skip
     """Rows ``first, first + 1, ...`` of a set, counting agents within steps, as columns; zeros beyond the last.
 
-    ``places``: which of all agents of all steps each is.
+    ``places``: which of all agents of all steps each is; ``lines``: which row of the source.
     """
-    width = source.shape[2]
     shared = source.shape[1] == 1
     for j in range(columns):
         row, agent = index[(first + j) // size], members[(first + j) % size]
         places[j] = row * agents + agent
-        place = 0 if shared else agent
-        for f in range(width):
-            x[f, j] = source[row, place, f]
-    for f in range(width):
-        for j in range(columns, padded(columns)):
-            x[f, j] = 0
+        lines[j] = row if shared else places[j]
+    gather(x, source.reshape(-1, source.shape[2]), lines, columns)
 
 
 @compiled
@@ -171,7 +166,7 @@ def _policy(
             if columns <= 0:
                 break
             full = padded(columns)
-            _gather(x, place, seen, agents, index, members[which], size, first, columns)
+            _gather(x, place, places[1], seen, agents, index, members[which], size, first, columns)
             forward(flat[which], layers, activation, x, hidden, full)
             logits = hidden[layers.shape[0] - 1]
             if masked:
@@ -262,7 +257,7 @@ def _value(
             if columns <= 0:
                 break
             full = padded(columns)
-            _gather(x, places[0], judged, agents, index, members[which], size, first, columns)
+            _gather(x, places[0], places[1], judged, agents, index, members[which], size, first, columns)
             forward(flat[which], layers, activation, x, hidden, full)
             for output in range(outputs):
                 value = hidden[layers.shape[0] - 1, output]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.nets.tiles import aligned, backward, compiled, forward, padded, tile_size
+from marl.nets.tiles import aligned, backward, compiled, flip, forward, padded, tile_size
 from marl.parallel import both, threads
 from marl.types import Array
 
@@ -162,10 +162,13 @@ class _Step(torch.autograd.Function):
 @compiled
 def _load(x: Array, base: Array, strides: Any, which: int, first: int, width: int, columns: int) -> None:
     """Rows ``first, first + 1, ...`` of a set as columns; zeros beyond the last."""
-    for j in range(columns):
-        start = which * strides[0] + (first + j) * strides[1]
-        for f in range(width):
-            x[f, j] = base[start + f * strides[2]]
+    begin = which * strides[0] + first * strides[1]
+    if strides[2] == 1:
+        flip(x, 0, x.shape[1], base, begin, strides[1], columns, width)
+    else:
+        for j in range(columns):
+            for f in range(width):
+                x[f, j] = base[begin + j * strides[1] + f * strides[2]]
     for f in range(width):
         for j in range(columns, padded(columns)):
             x[f, j] = 0
@@ -211,6 +214,4 @@ def _backward(
             flat[which], layers, activation, x, hidden[tile], z, full, gradient[which], parameters, inputs
         )  # fmt: skip
         if inputs:
-            for j in range(columns):
-                for f in range(layers[0, 0]):
-                    to_x[which, first + j, f] = z[place, f, j]
+            flip(to_x[which, first:], 0, layers[0, 0], z[place], 0, most, layers[0, 0], columns)

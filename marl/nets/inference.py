@@ -16,7 +16,7 @@ from torch import Tensor
 from marl.nets.networks import MLPBody
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
-from marl.nets.tiles import Scratch, compiled, exp, flat_matrix, forward, padded, split
+from marl.nets.tiles import Scratch, compiled, exp, flat_matrix, forward, gather, padded, split
 from marl.parallel import both, worth_splitting
 from marl.types import Array
 
@@ -68,7 +68,7 @@ class Inference:
             scratch = self._borrow()
             _evaluate(
                 self.flat, self.layers, self.activation, self.members, self.sizes, source[start:stop],
-                target[start:stop], scratch.x, scratch.hidden,
+                target[start:stop], scratch.x, scratch.hidden, scratch.places[0],
             )  # fmt: skip
             self._free.append(scratch)
 
@@ -86,7 +86,7 @@ class Inference:
         _choose(
             self.flat, self.layers, self.activation, self.members, self.sizes, obs.numpy(), self.ids,
             _NO_MASK if legal is None else legal.numpy(), uniform.numpy(), action.numpy(), log_prob.numpy(),
-            scratch.x, scratch.hidden, scratch.rows,
+            scratch.x, scratch.hidden, scratch.rows, scratch.places[0],
         )  # fmt: skip
         self._free.append(scratch)
         return action, log_prob
@@ -98,10 +98,10 @@ _NO_MASK = np.zeros((0, 0, 0), dtype=bool)
 @compiled
 def _evaluate(
     flat: Array, layers: Array, activation: int, members: Array, sizes: Array, source: Array, out: Array,
-    x: Array, hidden: Array,
+    x: Array, hidden: Array, place: Array,
 ) -> None:  # fmt: skip
     """``out (R, N, O)`` of ``source (R, N or 1, F)``."""
-    width, shared = source.shape[2], source.shape[1] == 1
+    rows, shared = source.reshape(-1, source.shape[2]), source.shape[1] == 1
     depth, outputs = layers.shape[0], layers[-1, 1]
     for which in range(sizes.size):
         size = sizes[which]
@@ -114,9 +114,8 @@ def _evaluate(
                 break
             for j in range(columns):
                 row, agent = (first + j) // size, members[which, (first + j) % size]
-                place = 0 if shared else agent
-                for f in range(width):
-                    x[f, j] = source[row, place, f]
+                place[j] = row if shared else row * source.shape[1] + agent
+            gather(x, rows, place, columns)
             forward(flat[which], layers, activation, x, hidden, padded(columns))
             for j in range(columns):
                 row, agent = (first + j) // size, members[which, (first + j) % size]
@@ -127,7 +126,7 @@ def _evaluate(
 @compiled
 def _choose(
     flat: Array, layers: Array, activation: int, members: Array, sizes: Array, obs: Array, ids: Array, legal: Array,
-    uniform: Array, action: Array, log_prob: Array, x: Array, hidden: Array, rows: Array,
+    uniform: Array, action: Array, log_prob: Array, x: Array, hidden: Array, rows: Array, place: Array,
 ) -> None:  # fmt: skip
     """Outputs of ``obs (E, N, F)`` with ``ids (N, I)`` beside, and a draw by inverting the distribution function."""
     width, extra = obs.shape[2], ids.shape[1]
@@ -145,10 +144,10 @@ def _choose(
             full = padded(columns)
             for j in range(columns):
                 row, agent = (first + j) // size, members[which, (first + j) % size]
-                for f in range(width):
-                    x[f, j] = obs[row, agent, f]
+                place[j] = row * obs.shape[1] + agent
                 for f in range(extra):
                     x[width + f, j] = ids[agent, f]
+            gather(x, obs.reshape(-1, width), place, columns)
             forward(flat[which], layers, activation, x, hidden, full)
             logits, top, total, left = hidden[depth - 1], rows[0], rows[1], rows[2]
             if masked:
