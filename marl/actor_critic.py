@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from marl import ops
 from marl.channels import Channel, ChannelNet, policy_net
+from marl.graphs import Recorded
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.action_head import masked_policy
 from marl.nets.agent_net import AgentNet, JointNet
@@ -27,7 +28,8 @@ from marl.sharing import Sharing, owner_index
 from marl.types import ConfigError, Spec, TeamSpec, legal_widths
 
 CHUNK = 65_536  # values of a rollout are computed in pieces of at most this many vectors,
-IMAGE_CHUNK = 2_048  # or this many images, to bound memory
+IMAGE_CHUNK = 2_048  # or this many images, to bound memory;
+ON_GPU = 16  # times as many where many at once are faster
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Batch:
         for name, value in self.__dict__.items():
             values[name] = None if value is None else (carries(value) if name.endswith("carry") else rows(value))
         return Batch(**values)
+
+    def clone(self) -> Batch:
+        """A copy."""
+        return self._each(torch.clone, torch.clone)
+
+    def copy_(self, other: Batch) -> None:
+        """Take over the values of another one of the same shape."""
+        for name, value in self.__dict__.items():
+            if value is not None:
+                value.copy_(getattr(other, name))
 
 
 class ActorCritic(nn.Module):
@@ -171,6 +183,7 @@ class ActorCritic(nn.Module):
         self.parameters_flat = FlatParameters([self.actor, self.critic], self.owner.num_sets)
         self.register_buffer("critic_carry", torch.zeros(num_envs, *self.critic.carry_shape, device=device))
         self.critic_carry: Tensor
+        self._estimate = Recorded(ops.idle_generalized_advantage_estimation)
 
     @property
     def carry_width(self) -> int:
@@ -257,7 +270,7 @@ class ActorCritic(nn.Module):
         if rollout.final_rows:
             self._final_values(rollout, carries, final, generator)
         value, final = self._denormalize(value), self._denormalize(final)
-        advantage, complete = ops.idle_generalized_advantage_estimation(
+        advantage, complete = self._estimate(
             rollout.reward,
             value[:-1],
             rollout.acting[:-1],
@@ -307,7 +320,8 @@ class ActorCritic(nn.Module):
         """Rows ``0..T`` in pieces that fit into memory; ``once``: agents share one vector of a step."""
         image = rollout.obs.dim() > 4
         per_row = rollout.num_envs * (1 if once else self.owner.num_agents)
-        piece = max(1, (IMAGE_CHUNK if image else CHUNK) // per_row)
+        most = (IMAGE_CHUNK if image else CHUNK) * (ON_GPU if rollout.device.type == "cuda" else 1)
+        piece = max(1, most // per_row)
         for start in range(0, rollout.steps + 1, piece):
             yield slice(start, start + piece)
 
@@ -412,13 +426,11 @@ def check_minibatches(
         )
 
 
-def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
-    """One epoch: every sequence once, in a new order, agents of one step together."""
+def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """One epoch: every sequence's number once, in a new order, agents of one step together."""
     size = batch.seen.shape[1]
     index = torch.randperm(size, generator=generator, device=batch.seen.device)
-    shuffled = batch.select(index)
-    for start in range(0, size, size // count):
-        yield shuffled.narrow(start, size // count)
+    return iter(torch.split(index, size // count))
 
 
 def explained_variance(batch: Batch) -> Tensor:

@@ -44,6 +44,7 @@ from marl.types import (
     CheckpointError,
     ConfigError,
     Episode,
+    Episodes,
     NonFiniteError,
     Spec,
     Step,
@@ -426,18 +427,27 @@ class MultiAgentSystem:
             self._course.take(seen.finished, step.started, env, now)
         self.steps += self.num_envs
         self._finished = len(step.finished) > 0
-        for episode in step.finished:
-            self.episodes += 1
-            self._record(episode)
+        if step.finished:
+            self._record(step.finished)
 
-    def _record(self, episode: Episode) -> None:
-        history = self.history
-        history["episode_rewards"].append(sum(episode.returns.values()))
-        history["episode_lengths"].append(episode.length)
+    def _record(self, finished: Sequence[Episode]) -> None:
+        """Put returns and lengths into the history; of many copies without an object for each episode."""
+        history, agents = self.history, [agent for team in self.spec.teams for agent in team.agents]
+        self.episodes += len(finished)
+        if isinstance(finished, Episodes):
+            lengths, order = finished.lengths.tolist(), [finished.agents.index(agent) for agent in agents]
+            returns = finished.returns[:, order]
+        else:
+            lengths = [episode.length for episode in finished]
+            returns = np.array([[episode.returns[agent] for agent in agents] for episode in finished])
+        history["episode_rewards"] += returns.sum(1).tolist()
+        history["episode_lengths"] += lengths
         if len(self.spec.teams) > 1:
+            start = 0
             for team in self.spec.teams:
-                name = f"episode_rewards/{team.name}"
-                history.setdefault(name, []).append(sum(episode.returns[agent] for agent in team.agents))
+                rewards = returns[:, start : start + team.num_agents].sum(1)
+                history.setdefault(f"episode_rewards/{team.name}", []).extend(rewards.tolist())
+                start += team.num_agents
 
     def _learn(self) -> bool:
         """Update every learner that is ready; metrics stay tensors until they are logged."""

@@ -6,10 +6,10 @@ the only loop. Everything here is plain numpy: worlds may import this module and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -162,6 +162,72 @@ class Episode:
     returns: dict[str, float]
     length: int
     info: dict[str, float] = field(default_factory=dict)
+
+
+class Episodes(Sequence[Episode]):
+    """The episodes that ended in one step, as arrays; `Episode` objects are made only for those who look.
+
+    copies ``(K,)`` int64, lengths ``(K,)`` int64, returns ``(K, N)`` float64 in the order of ``agents``.
+    """
+
+    __slots__ = ("_chosen", "_info_names", "_rows", "_task_names", "agents")
+
+    def __init__(
+        self,
+        rows: Array,
+        agents: Sequence[str],
+        info_names: Sequence[str],
+        task_names: Sequence[str],
+        chosen: Sequence[str],
+    ) -> None:
+        """As the class says."""
+        self._rows, self.agents = rows, agents
+        self._info_names, self._task_names, self._chosen = info_names, task_names, chosen
+
+    @property
+    def copies(self) -> Array:
+        """Which copies ended, ``(K,)``."""
+        return self._rows[:, 0].astype(np.int64)
+
+    @property
+    def lengths(self) -> Array:
+        """Environment steps of each episode, ``(K,)``."""
+        return self._rows[:, 1].astype(np.int64)
+
+    @property
+    def returns(self) -> Array:
+        """Unshaped return of each agent, ``(K, N)``."""
+        return self._rows[:, 2 : 2 + len(self.agents)]
+
+    def __len__(self) -> int:
+        """``K``."""
+        return len(self._rows)
+
+    def _episode(self, k: int) -> Episode:
+        row = self._rows[k].tolist()
+        n, m = len(self.agents), len(self._info_names)
+        info = dict(zip(self._info_names, row[2 + n : 2 + n + m], strict=True))
+        for name in self._chosen:
+            info[f"task/{name}"] = row[2 + n + m + self._task_names.index(name)]
+        return Episode(int(row[0]), dict(zip(self.agents, row[2 : 2 + n], strict=True)), int(row[1]), info)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Episode]: ...
+    def __getitem__(self, index: int | slice) -> Episode | Sequence[Episode]:
+        """One episode, or a tuple of several."""
+        if isinstance(index, slice):
+            return tuple(self._episode(k) for k in range(len(self))[index])
+        return self._episode(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[Episode]:
+        """One after the other."""
+        return (self._episode(k) for k in range(len(self)))
+
+    def __repr__(self) -> str:
+        """As a list of episodes."""
+        return f"Episodes({list(self)!r})"
 
 
 @dataclass

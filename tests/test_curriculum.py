@@ -220,7 +220,7 @@ def test_every_copy_plays_what_the_curriculum_says_and_is_told_so():
         small(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=marl.DomainRandomisation(task)
     ) as system:
         record = system._record
-        system._record = lambda episode: (seen.append(episode), record(episode))
+        system._record = lambda finished: (seen.extend(finished), record(finished))
         course, env = system._course, system.env
         for _ in range(40):
             system.train(steps=4)

@@ -16,6 +16,7 @@ from marl.league.matches import side_returns
 from marl.league.members import OWN, Between, Cast, Member, Policy, Side, Strategy, sides_of
 from marl.league.ratings import RatingName, RatingSystem, rating_system
 from marl.learners import Learner, LearnerConfig
+from marl.learners.base import restore_generator
 from marl.schedules import Clock
 from marl.types import Array, BatchEnv, ConfigError, Episode, Spec, Step
 
@@ -347,8 +348,8 @@ class Season:
             waits[...] = saved
         for number, side in enumerate(self.sides):
             self.cast.seats[side.place][:, side.columns] = self.who[:, number][:, None]
-        self.cast.carries = {int(uid): carry.clone() for uid, carry in state["carries"]}
+        self.cast.carries = {int(uid): carry.clone().to(self.generator.device) for uid, carry in state["carries"]}
         self.ratings = [tuple(float(x) for x in rating) for rating in state["ratings"]]
         self.recent = [deque(recent, maxlen=RECENT) for recent in state["recent"]]
         self.random.bit_generator.state = state["random"]
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])

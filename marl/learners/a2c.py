@@ -11,9 +11,12 @@ from torch import Tensor
 
 from marl.actor_critic import Batch, explained_variance, weights_of
 from marl.config import config, setting
+from marl.graphs import Recorded
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import Spec, TeamSpec
+
+PARTS = ("policy_loss", "value_loss", "entropy", "gradient_norm")
 
 
 @config
@@ -47,20 +50,32 @@ class A2CLearner(OnPolicyLearner):
         """Refuses what does not fit the team's spaces or the number of copies."""
         super().__init__(settings, spec, team, num_envs, seed, device)
         self.settings = settings
+        self._step = Recorded(self._one_step) if self.recordable else self._one_step
+        self._batch: Batch | None = None
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """One gradient step on the whole rollout, then start the next one."""
         batch = self.begin_update(clock)
-        loss, parts = self.compute_loss(batch, value_at(self.settings.entropy, clock))
-        self.flat.backward(loss)
-        parts["gradient_norm"] = self.optimiser.step(self.settings.max_grad_norm).mean()
+        self._batch = self.hold(batch)
+        # A recorded step has no inputs of its own but numbers; one tensor says where it is.
+        row = self._step(batch.seen.new_empty(0), value_at(self.settings.entropy, clock), self.optimiser.lr)
+        parts = dict(zip(PARTS, row.clone().unbind(), strict=True))
+        self._batch = None
         self.end_update()
         return parts | {
             "explained_variance": explained_variance(batch),
-            "non_finite": self.flat.non_finite,
+            "non_finite": self.flat.non_finite.clone(),
         }
 
-    def compute_loss(self, batch: Batch, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _one_step(self, _: Tensor, entropy_weight: float | Tensor, lr: float | Tensor) -> Tensor:
+        """The gradient step; the loss's parts and the gradient's norm."""
+        assert self._batch is not None
+        loss, parts = self.compute_loss(self._batch, entropy_weight)
+        self.flat.backward(loss)
+        norm = self.optimiser.step(self.settings.max_grad_norm, lr).mean()
+        return torch.stack([*(parts[name] for name in PARTS[:-1]), norm])
+
+    def compute_loss(self, batch: Batch, entropy_weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets) and its parts.
 
         ``L = -log pi(a) A + w_v (V - target)^2 / 2 - w_e H``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -125,6 +126,15 @@ def check_kind(name: str, kinds: frozenset[ActionKind], team: TeamSpec) -> None:
             f"{name} on team {team.name!r}: {kind} actions are not supported; it takes {', '.join(sorted(kinds))}; "
             "PPO, A2C, DDPG and TD3 take every kind"
         )
+
+
+def restore_generator(generator: torch.Generator, state: torch.Tensor) -> None:
+    """Go back to a saved random stream; one of another kind of device goes on as a new stream that it decides."""
+    if state.numel() == generator.get_state().numel():
+        generator.set_state(state)
+    else:
+        digest = hashlib.sha256(state.cpu().numpy().tobytes()).digest()
+        generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def generator_from(seed: np.random.SeedSequence, device: torch.device | str) -> torch.Generator:

@@ -196,7 +196,7 @@ class DQNLearner(OffPolicyLearner):
             "value": ops.masked_mean(chosen.view(sample.complete.shape), sample.complete),
             "gradient_norm": norms[0],
             "td_error": error,
-            "non_finite": self.flat.non_finite,
+            "non_finite": self.flat.non_finite.clone(),
         }
 
     def _compiled(self) -> CompiledDQN | None:

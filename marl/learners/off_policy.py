@@ -17,7 +17,7 @@ from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.credit import Credit, Independent, Mixing
 from marl.exploration import Exploration, Explorer
-from marl.learners.base import check_kind, generator_from
+from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Priorities, importance_weights
 from marl.memory.replay import Replay, Sample
@@ -299,7 +299,7 @@ class OffPolicyLearner(ABC):
             parts = self.learn(sample)
             error = parts.pop("td_error", None)
             if self.priorities is not None and error is not None:
-                self.priorities.update(sample.index.t().numpy(), error.t().cpu().numpy())
+                self.priorities.update(sample.index.t().cpu().numpy(), error.t().cpu().numpy())
             self.updates += 1
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
@@ -427,7 +427,7 @@ class OffPolicyLearner(ABC):
             module.load_state_dict(state["modules"][name])
         for name, optimiser in self.optimisers().items():
             optimiser.load_state_dict(state["optimisers"][name])
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.sampler.set_state(state["sampler"])
         self.explorer.load_state_dict(state["explorer"])
         self.memory.load_state_dict(state["memory"])

@@ -7,18 +7,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from marl import ops
 from marl.actor_critic import ActorCritic, Batch, check_minibatches
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.credit import Advantage, Counterfactual, Independent
-from marl.learners.base import ALL_KINDS, check_kind, generator_from
+from marl.graphs import Recorded, recording
+from marl.learners.base import ALL_KINDS, check_kind, generator_from, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
+from marl.nets.stacked import PerSet
 from marl.schedules import Clock, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.sharing import Sharing
@@ -106,6 +109,11 @@ class OnPolicyLearner:
         self.memory = Rollout(
             spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
         )
+        # Nobody knows what a user's own module does; what a team says is looked at while it acts.
+        self.recordable = not any(isinstance(module, PerSet) for module in self.model.modules())
+        self._records_acting = self.recordable and self.talker is None and recording(self.memory.device)
+        self._acting = Recorded(self._act, [self.generator], stay=True)
+        self._held: Batch | None = None
 
     @property
     def carry_width(self) -> int:
@@ -119,11 +127,20 @@ class OnPolicyLearner:
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Sample, or take the most likely action."""
+        if explore and generator is None and self._records_acting:
+            with torch.inference_mode():
+                return Decision(*self._acting(look.obs, look.carry, look.started, look.alive, look.legal))
         return self.model.act(look, generator or self.generator, explore)
+
+    def _act(
+        self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor, legal: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        decision = self.model.act(Look(obs, carry, started, alive, legal), self.generator, explore=True)
+        return decision.action, decision.env_action, decision.log_prob, decision.carry
 
     def ready(self, clock: Clock) -> bool:
         """Whether the rollout is full. One in which nobody of the team acted teaches nothing and is forgotten."""
-        if self.memory.full and not self.memory.acting[:-1].any():
+        if self.memory.full and self.memory.idle:
             self.rest()
         return self.memory.full
 
@@ -140,9 +157,19 @@ class OnPolicyLearner:
         )
         if settings.normalize_advantages:
             owner = self.model.owner
-            index = owner.tensor.to(batch.advantage.device)
+            index = owner.on(batch.advantage.device)
             batch.advantage.copy_(ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets))
         return batch
+
+    def hold(self, batch: Batch) -> Batch:
+        """The batch where a recorded step will find it: on a GPU the same memory every time."""
+        if not self.recordable or not recording(batch.seen.device):
+            return batch
+        if self._held is None:
+            self._held = batch.clone()
+        else:
+            self._held.copy_(batch)
+        return self._held
 
     def end_update(self) -> None:
         """Let the normalisers see the rollout, and begin the next one."""
@@ -166,5 +193,5 @@ class OnPolicyLearner:
         """Go back to a saved state."""
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.memory.load_state_dict(state["memory"])

@@ -6,6 +6,7 @@ IPPO is PPO with :class:`~marl.scope.Local` critics, MAPPO is PPO with :class:`~
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from marl.actor_critic import Batch, explained_variance, minibatches, weights_of
 from marl.config import config, setting
+from marl.graphs import Recorded
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
 from marl.learners.ppo_tiles import PARTS, CompiledPPO, applies
 from marl.parallel import both, worth_splitting
@@ -59,6 +61,8 @@ class PPOLearner(OnPolicyLearner):
         super().__init__(settings, spec, team, num_envs, seed, device, settings.minibatches)
         self.settings = settings
         self.compiled = CompiledPPO(self.model, self.flat) if applies(self.model) else None
+        self._step = Recorded(self._one_step) if self.recordable else self._one_step
+        self._batch: Batch | None = None
         if settings.sequential and self.model.owner.flat and team.num_agents > 1:
             raise ConfigError(
                 f"PPO on team {team.name!r}: sequential=True needs parameters to update one after the other; "
@@ -78,7 +82,7 @@ class PPOLearner(OnPolicyLearner):
         self.end_update()
         return {name: total / steps for name, total in totals.items()} | {
             "explained_variance": explained_variance(batch),
-            "non_finite": self.flat.non_finite,
+            "non_finite": self.flat.non_finite.clone(),
         }
 
     def _one_by_one(self, batch: Batch, clip: float, entropy_weight: float, totals: dict[str, Tensor]) -> int:
@@ -98,7 +102,7 @@ class PPOLearner(OnPolicyLearner):
             steps += self._epochs(weighted, {which}, clip, entropy_weight, totals)
             with torch.no_grad():
                 log_prob, _, _ = self.model.evaluate(batch)
-                members = batch.complete & (owner.tensor.to(log_prob.device) == which)
+                members = batch.complete & (owner.on(log_prob.device) == which)
                 change = torch.where(members, log_prob - batch.log_prob, 0.0)
                 factor = factor * change.sum(-1, keepdim=True).exp()
         return steps
@@ -108,6 +112,7 @@ class PPOLearner(OnPolicyLearner):
     ) -> int:
         """Passes over the batch, until every running parameter set has gone too far; how many steps were taken."""
         settings = self.settings
+        self._batch = self.hold(batch)
         if self.compiled is not None:
             self.compiled.begin(batch, settings.value_clip, settings.value_weight)
         for epoch in range(settings.epochs):
@@ -123,19 +128,25 @@ class PPOLearner(OnPolicyLearner):
                 if not running:
                     break
         self.flat.thaw()
+        self._batch = None
         return (epoch + 1) * settings.minibatches
 
     def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
-        kl_sum = torch.zeros(self.model.owner.num_sets, device=batch.seen.device)
-        totals: dict[str, Tensor] = {}
-        for minibatch in minibatches(batch, self.settings.minibatches, self.generator):
-            kl, parts = self._gradient(minibatch, clip, entropy_weight)
-            parts["gradient_norm"] = self.optimiser.step(self.settings.max_grad_norm).mean()
-            kl_sum += kl
-            for name, part in parts.items():
-                totals[name] = totals[name] + part if name in totals else part.clone()
-        return kl_sum, totals
+        names = (*PARTS, "gradient_norm")
+        sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device)
+        for index in minibatches(batch, self.settings.minibatches, self.generator):
+            sums += self._step(index, clip, entropy_weight, self.optimiser.lr)
+        return sums[len(names) :], dict(zip(names, sums.unbind(), strict=False))
+
+    def _one_step(
+        self, index: Tensor, clip: float | Tensor, entropy_weight: float | Tensor, lr: float | Tensor
+    ) -> Tensor:
+        """One step on some sequences of the batch; in one row the loss's parts, the gradient's norm, each set's KL."""
+        assert self._batch is not None
+        kl, parts = self._gradient(self._batch.select(index), clip, entropy_weight)
+        norm = self.optimiser.step(self.settings.max_grad_norm, lr).mean()
+        return torch.cat((torch.stack([*(parts[name] for name in PARTS), norm]), kl))
 
     def _compiled_pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The same without autograd."""
@@ -151,7 +162,9 @@ class PPOLearner(OnPolicyLearner):
         totals = dict(zip(PARTS, parts.mean(0).unbind(), strict=True)) | {"gradient_norm": norms}
         return parts[:, PARTS.index("kl")], totals
 
-    def _gradient(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _gradient(
+        self, batch: Batch, clip: float | Tensor, entropy_weight: float | Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill the gradients from one minibatch, in two halves at once where that pays."""
         weight = weights_of(batch.complete, self.model.owner)  # (L, C, N)
         sequences = weight.shape[1]
@@ -171,7 +184,7 @@ class PPOLearner(OnPolicyLearner):
         return one[1] + other[1], {name: part + other[2][name] for name, part in one[2].items()}
 
     def compute_loss(
-        self, batch: Batch, weight: Tensor, clip: float, entropy_weight: float
+        self, batch: Batch, weight: Tensor, clip: float | Tensor, entropy_weight: float | Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets), approximate KL of each set ``(P,)``, and its parts.
 
@@ -182,7 +195,8 @@ class PPOLearner(OnPolicyLearner):
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)
         log_ratio = torch.where(batch.complete, log_prob - batch.log_prob, 0.0)
         ratio = log_ratio.exp()
-        surrogate = torch.min(ratio * batch.advantage, ratio.clamp(1 - clip, 1 + clip) * batch.advantage)
+        bounds: Any = 1 - clip, 1 + clip
+        surrogate = torch.min(ratio * batch.advantage, ratio.clamp(*bounds) * batch.advantage)
         error = (value - batch.target).square()
         if settings.value_clip is not None:
             near = batch.value + (value - batch.value).clamp(-settings.value_clip, settings.value_clip)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marl.config import config
 from marl.credit import Independent
-from marl.learners.base import ALL_KINDS, generator_from
+from marl.learners.base import ALL_KINDS, generator_from, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.distributions import Distribution, uniform
 from marl.schedules import Clock
@@ -83,5 +83,5 @@ class RandomLearner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.memory.load_state_dict(state["memory"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.credit import Independent
-from marl.learners.base import check_kind, generator_from
+from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.distributions import Constant, Distribution, make_distribution
 from marl.schedules import Clock
@@ -155,7 +155,7 @@ class ScriptedLearner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.memory.load_state_dict(state["memory"])
 
 

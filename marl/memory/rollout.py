@@ -14,6 +14,9 @@ from marl.credit import Advantage, Outcome
 from marl.scope import Joint, Scope, gather, is_view, joint_shape
 from marl.types import Array, Spec, Step, TeamSpec
 
+SEEN = ("obs", "acting", "legal", "started", "joint")  # T + 1 rows of what the environment shows
+DECIDED = ("carry", "action", "log_prob")  # what the learner answers
+
 
 @dataclass(frozen=True)
 class Look:
@@ -89,27 +92,54 @@ class Rollout:
         self.final_obs: list[Tensor] = []
         self.final_joint: list[Tensor] = []
         self.time = 0
-        # On the CPU the same memory as arrays: numpy writes a small row in a third of the time that torch takes.
-        self._rows = {name: tensor.numpy() for name, tensor in self._tensors() if tensor.device.type == "cpu"}
+        # What the environment says is written in main memory. A GPU is sent the row to act on, and all of them at the
+        # end; it reads pinned memory by itself, while the processor is already elsewhere.
+        gpu = self.device.type == "cuda"
+        self._sent = torch.cuda.Event() if gpu else None  # type: ignore[no-untyped-call]
+        self._host: dict[str, Tensor] = {
+            name: tensor if tensor.device.type == "cpu" else torch.zeros_like(tensor, device="cpu", pin_memory=gpu)
+            for name, tensor in self._tensors()
+            if name not in DECIDED
+        }
+        # The same memory as arrays: numpy writes a small row in a third of the time that torch takes.
+        self._rows = {name: tensor.numpy() for name, tensor in self._host.items()}
         self._looks: list[Look | None] = [None] * (steps + 1)
+        self._now = None if self.device.type == "cpu" else self._first_look()
 
     @property
     def full(self) -> bool:
         """Whether all rows are filled."""
         return self.time == self.steps
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody acted in any row."""
+        return not self._rows["acting"][:-1].any()
+
     def start(self, step: Step) -> None:
         """Begin with the first step of a training run, or go on from a step after loading."""
         self._see(step)
 
     def look(self) -> Look:
-        """What to act on."""
+        """What to act on; on a GPU it is in the same place every time."""
         t = self.time
+        if self._now is not None:
+            for name, place in (("obs", self._now.obs), ("acting", self._now.alive), ("started", self._now.started)):
+                place.copy_(self._host[name][t], non_blocking=True)
+            if self._now.legal is not None:
+                self._now.legal.copy_(self._host["legal"][t], non_blocking=True)
+            if self.carry.shape[-1]:
+                self._now.carry.copy_(self.carry[t])
+            return self._now
         look = self._looks[t]
         if look is None:
             legal = None if self.legal is None else self.legal[t]
             look = self._looks[t] = Look(self.obs[t], self.carry[t], self.started[t], self.acting[t], legal)
         return look
+
+    def _first_look(self) -> Look:
+        legal = None if self.legal is None else self.legal[0].clone()
+        return Look(self.obs[0].clone(), self.carry[0].clone(), self.started[0].clone(), self.acting[0].clone(), legal)
 
     def decide(self, decision: Decision) -> None:
         """Keep what was chosen."""
@@ -138,20 +168,28 @@ class Rollout:
             self._forget(np.nonzero(step.discarded)[0])
         self.time = t + 1
         self._see(step)
+        self._send()
 
     def _put(self, name: str, t: int, row: Array) -> None:
         """Write one row."""
-        rows = self._rows.get(name)
-        if rows is None:
-            getattr(self, name)[t].copy_(torch.from_numpy(row))
-        else:
-            rows[t] = row
+        self._rows[name][t] = row
+
+    def _send(self) -> None:
+        """Let a GPU have all rows of a full rollout."""
+        if self.full and self._now is not None:
+            for name, rows in self._host.items():
+                getattr(self, name).copy_(rows, non_blocking=True)
+            if self._sent is not None:
+                self._sent.record()
 
     def restart(self) -> None:
         """Begin the next rollout where this one ended."""
-        for seen in (self.obs, self.acting, self.legal, self.started, self.carry, self.joint):
-            if seen is not None:
-                seen[0].copy_(seen[self.steps])
+        if self._sent is not None:
+            self._sent.synchronize()  # rows that are still on their way must not change
+        for name in SEEN:
+            if name in self._host:
+                self._host[name][0].copy_(self._host[name][self.steps])
+        self.carry[0].copy_(self.carry[self.steps])
         self.final_rows.clear()
         self.final_obs.clear()
         self.final_joint.clear()
@@ -171,13 +209,13 @@ class Rollout:
     def _forget(self, copies: Array) -> None:
         """Nothing of the running episode of these copies may be learnt from."""
         for copy in copies.tolist():
-            begun = torch.nonzero(self.started[: self.time + 1, copy])
+            begun = np.nonzero(self._rows["started"][: self.time + 1, copy])[0]
             first = int(begun[-1]) if len(begun) else 0
-            self.acting[first : self.time + 1, copy] = False
+            self._rows["acting"][first : self.time + 1, copy] = False
 
     def state_dict(self) -> dict[str, Any]:
         """All rows, so that a run interrupted inside a rollout goes on inside it."""
-        arrays = {name: tensor for name, tensor in self._tensors()}
+        arrays = {name: self._host.get(name, tensor) for name, tensor in self._tensors()}
         finals = [
             {"time": t, "copies": copies, "obs": obs, **({"joint": self.final_joint[k]} if self.final_joint else {})}
             for k, ((t, copies), obs) in enumerate(zip(self.final_rows, self.final_obs, strict=True))
@@ -188,24 +226,13 @@ class Rollout:
         """Go back to a saved state."""
         self.time = int(state["time"])
         for name, tensor in self._tensors():
-            tensor.copy_(state["arrays"][name])
+            self._host.get(name, tensor).copy_(state["arrays"][name])
         self.final_rows = [(int(final["time"]), final["copies"]) for final in state["finals"]]
         self.final_obs = [final["obs"].to(self.device) for final in state["finals"]]
         self.final_joint = [final["joint"].to(self.device) for final in state["finals"] if "joint" in final]
         self.outcome.load_state_dict(state["outcome"])
+        self._send()
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
-        names = (
-            "obs",
-            "acting",
-            "legal",
-            "started",
-            "carry",
-            "action",
-            "log_prob",
-            "reward",
-            "terminated",
-            "truncated",
-            "joint",
-        )
+        names = (*SEEN, *DECIDED, "reward", "terminated", "truncated")
         return [(name, tensor) for name in names if isinstance(tensor := getattr(self, name), Tensor)]

@@ -28,40 +28,39 @@ class FlatAdam:
         self.flat, self.eps, self.scale = flat, eps, scale
         self.lr = lr
         self.steps = torch.zeros(len(flat.values), dtype=torch.int64, device=flat.values.device)  # (P,)
-        self._none = torch.zeros_like(flat.non_finite)
         self.mean, self.square = torch.zeros_like(flat.values), torch.zeros_like(flat.values)  # (P, D)
 
-    def step(self, max_norm: float | None = None) -> Tensor:
+    def step(self, max_norm: float | None = None, lr: float | Tensor | None = None) -> Tensor:
         """Move the parameters along their gradients, of norm ``max_norm`` at most; returns the norms before, ``(P,)``.
 
         A row whose gradient is not finite is clipped to none, so parameters stay finite whatever a loss becomes.
+        ``lr`` instead of the one that is set: a tensor, where the step is recorded.
         """
-        flat, lr = self.flat, self.lr * self.scale
+        flat, rate = self.flat, (self.lr if lr is None else lr) * self.scale
         if flat.values.device.type == "cpu":
             norms = np.empty(len(flat.values), dtype=np.float32)
             gradients = flat.gradients.numpy()
             if max_norm is not None:
                 bad = _clip(gradients, max_norm, norms)
-                flat.non_finite = flat.non_finite + 1 if bad else self._none
+                flat.non_finite.add_(1) if bad else flat.non_finite.zero_()
             arrays = flat.values.detach().numpy(), gradients, self.mean.numpy(), self.square.numpy()
-            _adam(*arrays, self.steps.numpy(), flat.active, lr, self.eps)
+            _adam(*arrays, self.steps.numpy(), flat.active.numpy(), float(rate), self.eps)
             return torch.from_numpy(norms)
-        norm = flat.clip(max_norm) if max_norm is not None else torch.zeros(len(flat.values))
-        self._step_elsewhere(lr)
+        norm = flat.gradients.new_zeros(len(flat.values)) if max_norm is None else flat.clip(max_norm)
+        self._step_elsewhere(rate)
         return norm
 
     @torch.no_grad()
-    def _step_elsewhere(self, lr: float) -> None:
+    def _step_elsewhere(self, rate: float | Tensor) -> None:
         """The same in torch's operations."""
         flat = self.flat
-        active = torch.from_numpy(flat.active).to(flat.values.device)
-        self.steps += active
-        rate = active.unsqueeze(1).float()  # frozen rows: neither decay nor move
+        self.steps += flat.active
+        moving = flat.active.unsqueeze(1).float()  # frozen rows: neither decay nor move
         gradient, steps = flat.gradients, self.steps.clamp(min=1).unsqueeze(1)
-        self.mean.add_((gradient - self.mean) * (rate * (1 - DECAY)))
-        self.square.add_((gradient.square() - self.square) * (rate * (1 - SQUARE_DECAY)))
+        self.mean.add_((gradient - self.mean) * (moving * (1 - DECAY)))
+        self.square.add_((gradient.square() - self.square) * (moving * (1 - SQUARE_DECAY)))
         root = (self.square / (1 - SQUARE_DECAY**steps)).sqrt_().add_(self.eps)
-        flat.values.sub_(rate * lr * (self.mean / (1 - DECAY**steps)) / root)
+        flat.values.sub_(moving * rate * (self.mean / (1 - DECAY**steps)) / root)
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and counts."""

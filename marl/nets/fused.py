@@ -47,6 +47,8 @@ class Buffers:
 
     def borrow(self, sets: int, rows: int, widths: tuple[int, ...], device: torch.device) -> list[Tensor]:
         """An activation and a gradient buffer ``(S, rows, width)`` for each hidden layer."""
+        if device.type != "cpu":  # where allocating costs nothing, and a recording must have its own
+            return [torch.empty(sets, rows, width, device=device) for width in (*widths, *widths)]
         free = self._free.setdefault((sets, rows, *widths), [])
         try:
             return free.pop()  # two threads may ask at once
@@ -57,6 +59,8 @@ class Buffers:
 
     def give_back(self, buffers: list[Tensor]) -> None:
         """Let the next forward of that shape have them."""
+        if buffers[0].device.type != "cpu":
+            return
         hidden = buffers[: len(buffers) // 2]
         key = (hidden[0].shape[0], hidden[0].shape[1], *(buffer.shape[2] for buffer in hidden))
         free = self._free.setdefault(key, [])

@@ -48,7 +48,7 @@ class RunningNorm(nn.Module):
 
     def _per_set(self, per_agent: Tensor) -> Tensor:
         out = per_agent.new_zeros(self.owner.num_sets, *per_agent.shape[1:])
-        return out.index_add_(0, self.owner.tensor.to(per_agent.device), per_agent)
+        return out.index_add_(0, self.owner.on(per_agent.device), per_agent)
 
     def scale(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each agent's set, ``(N, W)`` float32."""

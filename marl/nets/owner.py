@@ -29,11 +29,22 @@ class Owner:
             raise ValueError(f"owner index: expected sets 0..{self.num_sets - 1} without gaps, got {index}")
         self.flat = self.num_sets == 1
         self.identity = index == tuple(range(self.num_agents))
+        self._elsewhere: dict[torch.device, Tensor] = {}
 
     @cached_property
     def tensor(self) -> Tensor:
         """``(N,)`` int64 on the CPU."""
         return torch.tensor(self.index)
+
+    def on(self, device: torch.device) -> Tensor:
+        """The same on a device, sent there once."""
+        if device.type == "cpu":
+            return self.tensor
+        found = self._elsewhere.get(device)
+        if found is None:
+            with torch.inference_mode(False):
+                found = self._elsewhere[device] = self.tensor.to(device)
+        return found
 
     @cached_property
     def table(self) -> tuple[Array, Array]:
@@ -53,7 +64,7 @@ class Owner:
         """``(P, ...)`` to ``(S, ...)``."""
         if self.flat or self.identity:
             return parameter
-        return parameter[self.tensor.to(parameter.device)]
+        return parameter[self.on(parameter.device)]
 
     def enter(self, x: Tensor) -> Tensor:
         """``(T, B, N, *F)`` to ``(S, T, M, *F)``."""
@@ -74,7 +85,7 @@ class Owner:
         if self.identity:
             return per_agent
         out = per_agent.new_zeros(self.num_sets)
-        return out.index_add_(0, self.tensor.to(per_agent.device), per_agent)
+        return out.index_add_(0, self.on(per_agent.device), per_agent)
 
     def to_agents(self, per_set: Tensor) -> Tensor:
         """Spread ``(P, ...)`` over agents: ``(N, ...)``."""
@@ -82,4 +93,4 @@ class Owner:
             return per_set
         if self.flat:
             return per_set.expand(self.num_agents, *per_set.shape[1:])
-        return per_set[self.tensor.to(per_set.device)]
+        return per_set[self.on(per_set.device)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -150,7 +149,7 @@ class FlatParameters:
             parameter.data = value
             self._places.append(self.gradients[rows, start : start + size].view(parameter.shape))
         self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad gradient
-        self.active = np.ones(num_sets, dtype=bool)  # which sets an optimiser moves
+        self.active = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets an optimiser moves
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -176,11 +175,11 @@ class FlatParameters:
 
     def thaw(self) -> None:
         """Let the optimiser see every set again."""
-        self.active[:] = True
+        self.active.fill_(True)
 
     def freeze(self, which: int) -> None:
         """Hide one set from the optimiser: its values and moments stay as they are until :meth:`thaw`."""
-        self.active[which] = False
+        self.active[which : which + 1].fill_(False)
 
     def clip(self, max_norm: float) -> Tensor:
         """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``.
@@ -191,7 +190,8 @@ class FlatParameters:
         finite = torch.isfinite(norm)
         scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
         self.gradients.mul_(scale.unsqueeze(1)).masked_fill_(~finite.unsqueeze(1), 0.0)
-        self.non_finite = torch.where(finite.all(), 0, self.non_finite + 1)
+        # In place: a recorded step finds it again.
+        self.non_finite.copy_(torch.where(finite.all(), 0, self.non_finite + 1))
         return norm
 
 

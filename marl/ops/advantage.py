@@ -85,9 +85,7 @@ def idle_generalized_advantage_estimation(
     # waiting one. X is thus one linear recursion X_t = known_t + carried_t X_{t+1}: a single fused operation per row.
     immediate = torch.where(truncated & ~terminated, final_value, zero).mul_(discount).add_(reward)  # (T, *)
     # Constants in the rewards' own dtype: `torch.where` on two Python numbers would round them to float32.
-    one, tail, full, own = (
-        reward.new_full((), x) for x in (1.0, discount * lambda_, discount, discount * (1 - lambda_))
-    )
+    one, tail, full, own = (zero + x for x in (1.0, discount * lambda_, discount, discount * (1 - lambda_)))
     weight = torch.where(acting, torch.where(complete, tail, zero), one)
     own_value = torch.where(acting, value, zero)
     known = torch.where(complete, own, full).mul(own_value)

@@ -243,10 +243,15 @@ def rates(run: Run, options: argparse.Namespace) -> None:
     for copies in options.copies:
         work = Work(copies=copies, agents=options.agents[0], device=options.device)
         starts = [run.ours("world alone", replace(work, part="world"))]
-        for threads in options.threads:
+        gpu = options.device != "cpu"
+        for threads in options.threads[:1] if gpu else options.threads:
             for variant in options.variants:
-                name = f"{variant}, {plural(threads)}"
-                starts.append(run.ours(name, replace(work, variant=variant, threads=threads)))
+                one = replace(work, variant=variant, threads=threads)
+                if gpu:
+                    starts.append(run.ours(f"{variant}, {options.device}", one))
+                    starts.append(run.ours(f"{variant}, {options.device}, no graphs", replace(one, graphs=False)))
+                else:
+                    starts.append(run.ours(f"{variant}, {plural(threads)}", one))
         for threads in options.peer_threads or options.threads:
             starts += [run.peer(peer, replace(work, threads=threads)) for peer in peers]
         with run.rounds(starts) as able:

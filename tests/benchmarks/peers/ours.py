@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import marl
+from marl import graphs
 from marl.scenario import find
 from tests.benchmarks.peers.protocol import Contender, Work, serve
 
@@ -297,6 +298,7 @@ def versions() -> dict[str, str]:
 def make(work: Work) -> Contender:
     """The part that ``work`` asks for."""
     set_threads(work.threads)
+    graphs.use_graphs(work.graphs)
     return {"train": train, "world": world, "profile": profile, "quality": quality}[work.part](work)
 
 

@@ -47,6 +47,7 @@ class Work:
     variant: str = "ippo"  # of our own: ippo, mappo, independent, recurrent
     world: str = "native"  # of our own: native or mpe2
     device: str = "cpu"  # of our own
+    graphs: bool = True  # of our own: on a GPU, record what is done again and again
 
     @property
     def steps(self) -> int:
