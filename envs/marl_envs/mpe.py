@@ -235,12 +235,19 @@ def put_nothing(count: int, e: int, obs: Array, i: int, k: int) -> int:
 
 
 @kernel
-def nearest(s: Particles, e: int, i: int, first: int, last: int) -> int:
-    """Sort entities ``first .. last - 1`` other than ``i`` by distance to ``i`` into ``s.order``; returns how many."""
+def nearest(s: Particles, e: int, i: int, first: int, last: int, limit: int) -> int:
+    """Which ``limit`` of entities ``first .. last - 1`` but ``i`` are nearest to ``i``, nearest first, in ``s.order``.
+
+    Returns how many there are.
+    """
     count = 0
     for m in range(first, last):
-        if m != i:
+        if m != i and limit > 0:
             away = squared(s, e, i, m)
+            if count == limit:
+                if squared(s, e, i, s.order[count - 1]) <= away:
+                    continue
+                count -= 1
             at = count
             while at > 0 and squared(s, e, i, s.order[at - 1]) > away:
                 s.order[at] = s.order[at - 1]
@@ -261,7 +268,7 @@ def put_all_relative(s: Particles, e: int, first: int, last: int, limit: int, ob
                 obs[e, i, k + 1] = s.pos[e, m, 1] - y
                 k += 2
         return k
-    count = nearest(s, e, i, first, last)
+    count = nearest(s, e, i, first, last, limit)
     for slot in range(limit):
         if slot < count:
             k = put_relative(s, e, s.order[slot], obs, i, k)

@@ -392,15 +392,22 @@ def growth(run: Run, options: argparse.Namespace) -> None:
     threads = min(options.threads)
     few = Work(copies=min(16, max(options.growth_copies)), threads=threads)
     by_agents = [replace(few, agents=agents) for agents in options.growth_agents]
+    # Who sees two others reads as much in any crowd: what is left is the cost of the agents themselves.
+    near = [replace(work, neighbours=2) for work in by_agents]
     by_copies = [Work(copies=copies, threads=threads) for copies in options.growth_copies]
+    everyone, two = f"agents that see everybody (E={few.copies})", f"agents that see two others (E={few.copies})"
     drawn = []
-    for section, axis, works in (("growth in agents", "agents", by_agents), ("growth in copies", "copies", by_copies)):
+    for where, axis, works in (
+        (everyone, "agents", by_agents),
+        (two, "agents", near),
+        ("copies (3 agents)", "copies", by_copies),
+    ):
         with run.rounds([run.ours(f"{axis}={getattr(work, axis)}", work) for work in works]) as able:
-            run.keep(section, able)
+            run.keep(f"growth in {where}", able)
             cost = [1e6 / c.per_processor_second / c.work.agents for c in able]
             memory = [max(a["memory"] - a["idle"] for a in contender.answers) / 2**20 for contender in able]
             sizes = [getattr(contender.work, axis) for contender in able]
-            drawn.append((axis, sizes, cost, memory))
+            drawn.append((where, sizes, cost, memory))
             rows = []
             for size, contender, us, mib in zip(sizes, able, cost, memory, strict=True):
                 kib = 1024 * mib / (contender.work.steps * contender.work.agents)
@@ -413,7 +420,6 @@ def growth(run: Run, options: argparse.Namespace) -> None:
                     f"{kib:.1f}",
                 ]
                 rows.append(row)
-            fixed = f"E={few.copies}" if axis == "agents" else "3 agents"
             head = (
                 axis,
                 "environment steps/s",
@@ -422,25 +428,25 @@ def growth(run: Run, options: argparse.Namespace) -> None:
                 "peak MiB",
                 "KiB per row",
             )
-            run.table(f"Growth in {axis} ({fixed}, {plural(threads)}); memory beyond that of starting", head, rows)
+            run.table(f"Growth in {where}, {plural(threads)}; memory beyond that of starting", head, rows)
     if options.plot:
         draw(drawn, options.plot)
         run.say(f"\nplot: {options.plot}")
 
 
 def draw(drawn: Sequence[tuple[str, list[int], list[float], list[float]]], path: Path) -> None:
-    """Two pictures: over agents and over copies; cost and memory on logarithmic axes."""
+    """One picture for each kind of growth; cost and memory on logarithmic axes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    figure, axes = pyplot.subplots(1, len(drawn), figsize=(10, 3.6), constrained_layout=True)
+    figure, axes = pyplot.subplots(1, len(drawn), figsize=(14, 3.6), constrained_layout=True)
     for axis, (name, sizes, cost, memory) in zip(axes, drawn, strict=True):
         other = axis.twinx()
         axis.loglog(sizes, cost, "o-", color="#1f77b4")
         other.loglog(sizes, memory, "s--", color="#d62728")
-        axis.set_xlabel("agents (16 copies)" if name == "agents" else "copies (3 agents)")
+        axis.set_xlabel(name)
         axis.set_ylabel("processor µs per agent-step", color="#1f77b4")
         other.set_ylabel("peak memory, MiB", color="#d62728")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])

@@ -103,10 +103,12 @@ def learner_of(work: Work) -> marl.PPO:
         for name in ("rollout", "epochs", "minibatches", "lr", "discount", "gae_lambda", "clip", "value_weight")
     }
     settings |= {"entropy": work.entropy, "max_grad_norm": work.max_grad_norm}
+    if work.neighbours:
+        settings["agent_id"] = False  # ids are as wide as there are agents
     return {
         "ippo": lambda: marl.ippo(**settings),
         "mappo": lambda: marl.mappo(**settings),
-        "independent": lambda: marl.ippo(sharing="none", agent_id=False, **settings),
+        "independent": lambda: marl.ippo(**settings | {"sharing": "none", "agent_id": False}),
         "recurrent": lambda: marl.ippo(network=marl.GRU(64), sequence=16, **settings),
     }[work.variant]()
 
