@@ -67,11 +67,18 @@ def _everybody(agents: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Complete:
-    """Everybody hears everybody else."""
+    """Everybody hears everybody else.
+
+    Args:
+        loops: and themselves, as who writes on a board reads it the next day.
+    """
+
+    loops: bool = False
 
     def build(self, team: TeamSpec) -> Wiring:
-        """Ones but on the diagonal."""
-        return Wiring(_everybody(team.num_agents))
+        """Ones, on the diagonal only with ``loops``."""
+        agents = team.num_agents
+        return Wiring(torch.ones(agents, agents) if self.loops else _everybody(agents))
 
 
 @dataclass(frozen=True)

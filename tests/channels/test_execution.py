@@ -50,7 +50,7 @@ PAIRS = {
         marl.ippo(channel=CommNet(topology=channels.Within(0.8, (0, 1))), **ON),
         Team,
     ),
-    "iql-dial-gru": (marl.iql(channel=DIAL(), **OFF | GRU, sequence=4), Team),
+    "iql-dial-gru": (marl.iql(channel=DIAL(topology=channels.Complete(loops=True)), **OFF | GRU, sequence=4), Team),
     "vdn-commnet": (marl.vdn(channel=CommNet(rounds=1), **OFF), Team),
     "qmix-tarmac": (marl.qmix(channel=TarMAC(), **OFF, sequence=4), Team),
     "iddpg-commnet": (marl.iddpg(channel=CommNet(rounds=1), **OFF), Steer),

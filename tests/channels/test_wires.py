@@ -30,6 +30,7 @@ def heard(topology, n, obs=None):
 
 def test_fixed_topologies_by_hand():
     assert heard(marl.Complete(), 3) == [[1, 2], [0, 2], [0, 1]]
+    assert heard(marl.Complete(loops=True), 3) == [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
     assert heard(marl.Ring(), 4) == [[1, 3], [0, 2], [1, 3], [0, 2]]
     assert heard(marl.Ring(directed=True), 4) == [[3], [0], [1], [2]]
     assert heard(marl.Ring(hops=2), 3) == [[1, 2], [0, 2], [0, 1]]
@@ -57,6 +58,7 @@ def test_topologies_that_move_by_hand():
     assert heard(marl.Within(2.0, (0, 1)), 3, line) == [[1], [0, 2], [1]]
     assert heard(marl.Where(speak=2), 3, line) == [[2], [0, 2], [0]]
     assert heard(marl.Where(speak=2, hear=3), 3, line) == [[], [0, 2], [0]]
+    assert heard(marl.Where(speak=2, hear=3, among=marl.Complete(loops=True)), 3, line) == [[], [0, 2], [0, 2]]
     assert heard(marl.Within(2.0, (0, 1), among=marl.Where(speak=2)), 3, line) == [[], [0, 2], []]
     assert heard(marl.Nearest(1, (0, 1), among=marl.Ring(directed=True)), 3, line) == [[2], [0], [1]]
 

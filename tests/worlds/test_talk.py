@@ -17,6 +17,7 @@ import marl
 from marl.conformance import check
 from marl.evaluation.report import summarise
 from marl.types import Array, ConfigError, Episode, Step
+from tests.benchmarks.riddle import EveryGame
 from tests.benchmarks.talk import lewis
 
 
@@ -128,6 +129,17 @@ def test_one_bit_is_enough_for_three() -> None:
     gained, _ = riddle(counting, days, 3, switch=True)
     assert Fraction(int(gained.sum()), 729) == Fraction(20, 27)
     assert (gained >= 0).all()
+
+
+def test_the_benchmark_plays_each_of_all_games_once() -> None:
+    batch = EveryGame().batch_env(729)
+    step, rooms = batch.reset(0), []
+    for _ in range(12):
+        rooms.append(step.teams[0].obs[:, :, 0].argmax(1))
+        step = batch.step([np.zeros((729, 3), dtype=np.int64)])
+    games = np.array(rooms).T
+    assert {tuple(game) for game in games[:, :6].tolist()} == set(itertools.product(range(3), repeat=6))
+    np.testing.assert_array_equal(games[:, :6], games[:, 6:])  # and begins it anew, whenever it ends
 
 
 def test_the_riddle_s_reward_by_hand_and_at_random() -> None:
