@@ -16,7 +16,8 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-Input = Tensor | float | None
+Flags = tuple[bool, ...]
+Input = Tensor | float | Flags | None
 
 _enabled = True
 
@@ -33,14 +34,15 @@ def recording(device: torch.device) -> bool:
 
 
 class Recorded(Generic[T]):
-    """``function`` of tensors, numbers and None; on a GPU it is recorded once it has been called ``WARM`` times.
+    """``function`` of tensors, numbers, flags and None; on a GPU it is recorded once it has been called ``WARM`` times.
 
-    The function must not wait for the GPU, must give the same shapes for the same shapes, and keeps what it changes
-    where it is. Elsewhere than on a GPU it is called as it is. What it returns is good until the next call.
+    Flags say what is to be done: each combination has a recording of its own. The function must not wait for the GPU,
+    must give the same shapes for the same shapes, and keeps what it changes where it is. Elsewhere than on a GPU it is
+    called as it is. What it returns is good until the next call.
     """
 
     WARM = 2  # calls before recording, which libraries use to set themselves up
-    SHAPES = 4  # recordings kept; further shapes are not recorded
+    SHAPES = 8  # recordings kept; further shapes are not recorded
 
     def __init__(
         self, function: Callable[..., T], generators: Sequence[torch.Generator] = (), stay: bool = False
@@ -56,7 +58,7 @@ class Recorded(Generic[T]):
         device = next((x.device for x in inputs if isinstance(x, Tensor)), None)
         if device is None or self._refused or not recording(device):
             return self.function(*inputs)
-        shapes = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else type(x) for x in inputs)
+        shapes = tuple(map(_kind, inputs))
         found = self._recordings.get(shapes)
         if found is None:
             calls = self._calls[shapes] = self._calls.get(shapes, 0) + 1
@@ -97,7 +99,7 @@ class _Recording(Generic[T]):
     ) -> None:
         with torch.inference_mode(False), torch.no_grad():
             places = [_as_tensor(x, device) for x in inputs]
-            self.places = [x if x is None or stay else x.clone() for x in places]
+            self.places = [x if stay or not isinstance(x, Tensor) else x.clone() for x in places]
         self.graph = torch.cuda.CUDAGraph()
         for generator in generators:
             self.graph.register_generator_state(generator)
@@ -107,16 +109,23 @@ class _Recording(Generic[T]):
     def __call__(self, inputs: Sequence[Input]) -> T:
         with torch.no_grad():
             for place, x in zip(self.places, inputs, strict=True):
-                if x is place or place is None or x is None:
+                if x is place or not isinstance(place, Tensor):
                     continue
                 if isinstance(x, Tensor):
                     place.copy_(x, non_blocking=True)
-                else:
+                elif isinstance(x, int | float):
                     place.fill_(x)
         self.graph.replay()
         return self.outputs
 
 
-def _as_tensor(x: Input, device: torch.device) -> Tensor | None:
+def _kind(x: Input) -> Any:
+    """What a recording is for."""
+    if isinstance(x, Tensor):
+        return x.shape, x.dtype
+    return x if isinstance(x, tuple) else type(x)
+
+
+def _as_tensor(x: Input, device: torch.device) -> Tensor | Flags | None:
     """Numbers as tensors, so that a call rounds as a recording does."""
-    return x if x is None or isinstance(x, Tensor) else torch.full((), float(x), device=device)
+    return torch.full((), float(x), device=device) if isinstance(x, int | float) else x

@@ -58,7 +58,7 @@ class A2CLearner(OnPolicyLearner):
         batch = self.begin_update(clock)
         self._batch = self.hold(batch)
         # A recorded step has no inputs of its own but numbers; one tensor says where it is.
-        row = self._step(batch.seen.new_empty(0), value_at(self.settings.entropy, clock), self.optimiser.lr)
+        row = self._step(batch.seen.new_empty(0), value_at(self.settings.entropy, clock))
         parts = dict(zip(PARTS, row.clone().unbind(), strict=True))
         self._batch = None
         self.end_update()
@@ -67,12 +67,12 @@ class A2CLearner(OnPolicyLearner):
             "non_finite": self.flat.non_finite.clone(),
         }
 
-    def _one_step(self, _: Tensor, entropy_weight: float | Tensor, lr: float | Tensor) -> Tensor:
+    def _one_step(self, _: Tensor, entropy_weight: float | Tensor) -> Tensor:
         """The gradient step; the loss's parts and the gradient's norm."""
         assert self._batch is not None
         loss, parts = self.compute_loss(self._batch, entropy_weight)
         self.flat.backward(loss)
-        norm = self.optimiser.step(self.settings.max_grad_norm, lr).mean()
+        norm = self.optimiser.step(self.settings.max_grad_norm).mean()
         return torch.stack([*(parts[name] for name in PARTS[:-1]), norm])
 
     def compute_loss(self, batch: Batch, entropy_weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -220,13 +220,13 @@ class DQNLearner(OffPolicyLearner):
                 error = target - source.squeeze(-1)
                 cost = self.cost(error)
             case Atoms() as atoms:
-                support = atoms.support().to(out.device)
+                support = atoms.support(out.device)
                 places = sample.reward.unsqueeze(-1) + sample.discount.unsqueeze(-1) * support
                 target = ops.categorical_l2_project(places, aim.softmax(-1), support)
                 cost = ops.categorical_cross_entropy(target, source)
                 error = cost.detach()
             case Quantiles() as quantiles:
-                levels = quantiles.levels().to(out.device)
+                levels = quantiles.levels(out.device)
                 target = sample.reward.unsqueeze(-1) + sample.discount.unsqueeze(-1) * aim
                 cost = ops.quantile_regression_loss(source, levels, target, quantiles.huber)
                 error = cost.detach()

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.credit import Credit, Independent, Mixing
 from marl.exploration import Exploration, Explorer
+from marl.graphs import Recorded, recording
 from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Priorities, importance_weights
@@ -27,7 +29,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner
-from marl.nets.stacked import FlatParameters
+from marl.nets.stacked import FlatParameters, PerSet
 from marl.schedules import Clock, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.sharing import Sharing, owner_index
@@ -296,7 +298,7 @@ class OffPolicyLearner(ABC):
         count = self._due()
         for _ in range(count):
             sample = self._draw(clock)
-            parts = self.learn(sample)
+            parts = self._learn(sample)
             error = parts.pop("td_error", None)
             if self.priorities is not None and error is not None:
                 self.priorities.update(sample.index.t().cpu().numpy(), error.t().cpu().numpy())
@@ -304,6 +306,28 @@ class OffPolicyLearner(ABC):
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
         return {name: total if name == "non_finite" else total / count for name, total in totals.items()}
+
+    def _learn(self, sample: Sample) -> dict[str, Tensor]:
+        """:meth:`learn`; on a GPU recorded."""
+        if not recording(self.device) or not self._recordable:
+            return self.learn(sample)
+        parts = self._recorded((*self.flags(), self.memory.ragged), *sample.parts())
+        return {name: part.clone() for name, part in parts.items()}
+
+    @cached_property
+    def _recorded(self) -> Recorded[dict[str, Tensor]]:
+        others = len(self.memory.others)
+        return Recorded(lambda flags, *parts: self.learn(Sample.of(parts, others)), [self.generator])
+
+    @cached_property
+    def _recordable(self) -> bool:
+        """Nobody knows what functions of a user's own do."""
+        own = any(isinstance(part, PerSet) for module in self.modules().values() for part in module.modules())
+        return not own and (self.talker is None or self.talker.wiring.moving is None)
+
+    def flags(self) -> tuple[bool, ...]:
+        """Which of the things that are not part of every update are part of this one."""
+        return (self.target_due(),)
 
     def _draw(self, clock: Clock) -> Sample:
         """``B`` places, by chance or by priority, and what is stored there."""

@@ -136,16 +136,14 @@ class PPOLearner(OnPolicyLearner):
         names = (*PARTS, "gradient_norm")
         sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device)
         for index in minibatches(batch, self.settings.minibatches, self.generator):
-            sums += self._step(index, clip, entropy_weight, self.optimiser.lr)
+            sums += self._step(index, clip, entropy_weight)
         return sums[len(names) :], dict(zip(names, sums.unbind(), strict=False))
 
-    def _one_step(
-        self, index: Tensor, clip: float | Tensor, entropy_weight: float | Tensor, lr: float | Tensor
-    ) -> Tensor:
+    def _one_step(self, index: Tensor, clip: float | Tensor, entropy_weight: float | Tensor) -> Tensor:
         """One step on some sequences of the batch; in one row the loss's parts, the gradient's norm, each set's KL."""
         assert self._batch is not None
         kl, parts = self._gradient(self._batch.select(index), clip, entropy_weight)
-        norm = self.optimiser.step(self.settings.max_grad_norm, lr).mean()
+        norm = self.optimiser.step(self.settings.max_grad_norm).mean()
         return torch.cat((torch.stack([*(parts[name] for name in PARTS), norm]), kl))
 
     def _compiled_pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -76,7 +76,7 @@ class TD3Learner(ActorQLearner):
             "gradient_norm": norm,
             "td_error": error,
         }
-        if (self.updates + 1) % self.settings.delay == 0:
+        if self._actor_due():
             with self.fixed_critic():
                 policy_loss = self.compute_actor_loss(sample, seen)
                 self.actor_step(policy_loss)
@@ -86,6 +86,13 @@ class TD3Learner(ActorQLearner):
         self.see(sample)
         parts["non_finite"] = self.critic.flat.non_finite + self.actor_flat.non_finite
         return parts
+
+    def _actor_due(self) -> bool:
+        return (self.updates + 1) % self.settings.delay == 0
+
+    def flags(self) -> tuple[bool, ...]:
+        """Actors move less often than critics."""
+        return *super().flags(), self._actor_due()
 
     def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:
         """``sum_c (Q_c(x, a) - y)^2 / 2``, and what priorities are made of."""

@@ -8,8 +8,9 @@ next one: what it earns in between is added to the row of its turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ class Sample:
     others: tuple[Tensor, ...]  # (L, B, M[, A]) what the agents of each other team did
     next_others: tuple[Tensor, ...]
     weight: Tensor  # (B, N) or (B, 1): importance of each, 1 where all are equal
+
+    def parts(self) -> list[Tensor | None]:
+        """Everything in it, end to end: see :meth:`of`."""
+        found: list[Tensor | None] = []
+        for value in vars(self).values():
+            found += value if isinstance(value, tuple) else [value]
+        return found
+
+    @staticmethod
+    def of(parts: Sequence[Tensor | None], others: int) -> Sample:
+        """From its :meth:`parts`, if there are ``others`` other teams."""
+        rest, values = iter(parts), dict[str, Any]()
+        for field in fields(Sample):
+            values[field.name] = tuple(islice(rest, others)) if field.name.endswith("others") else next(rest)
+        return Sample(**values)
 
     def to(self, device: torch.device) -> Sample:
         """The same on another device."""

@@ -26,17 +26,27 @@ class FlatAdam:
     def __init__(self, flat: FlatParameters, lr: float = 1.0, eps: float = 1e-8, scale: float = 1.0) -> None:
         """``scale`` multiplies every learning rate that is set."""
         self.flat, self.eps, self.scale = flat, eps, scale
-        self.lr = lr
+        self._lr, self._rate = lr, torch.full((), lr * scale, device=flat.values.device)
         self.steps = torch.zeros(len(flat.values), dtype=torch.int64, device=flat.values.device)  # (P,)
         self.mean, self.square = torch.zeros_like(flat.values), torch.zeros_like(flat.values)  # (P, D)
 
-    def step(self, max_norm: float | None = None, lr: float | Tensor | None = None) -> Tensor:
+    @property
+    def lr(self) -> float:
+        """The learning rate, before ``scale``."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        if lr != self._lr:
+            self._lr = lr
+            self._rate.fill_(lr * self.scale)  # in place: a recorded step finds it there
+
+    def step(self, max_norm: float | None = None) -> Tensor:
         """Move the parameters along their gradients, of norm ``max_norm`` at most; returns the norms before, ``(P,)``.
 
         A row whose gradient is not finite is clipped to none, so parameters stay finite whatever a loss becomes.
-        ``lr`` instead of the one that is set: a tensor, where the step is recorded.
         """
-        flat, rate = self.flat, (self.lr if lr is None else lr) * self.scale
+        flat = self.flat
         if flat.values.device.type == "cpu":
             norms = np.empty(len(flat.values), dtype=np.float32)
             gradients = flat.gradients.numpy()
@@ -44,14 +54,14 @@ class FlatAdam:
                 bad = _clip(gradients, max_norm, norms)
                 flat.non_finite.add_(1) if bad else flat.non_finite.zero_()
             arrays = flat.values.detach().numpy(), gradients, self.mean.numpy(), self.square.numpy()
-            _adam(*arrays, self.steps.numpy(), flat.active.numpy(), float(rate), self.eps)
+            _adam(*arrays, self.steps.numpy(), flat.active.numpy(), self.lr * self.scale, self.eps)
             return torch.from_numpy(norms)
         norm = flat.gradients.new_zeros(len(flat.values)) if max_norm is None else flat.clip(max_norm)
-        self._step_elsewhere(rate)
+        self._step_elsewhere()
         return norm
 
     @torch.no_grad()
-    def _step_elsewhere(self, rate: float | Tensor) -> None:
+    def _step_elsewhere(self) -> None:
         """The same in torch's operations."""
         flat = self.flat
         self.steps += flat.active
@@ -60,7 +70,7 @@ class FlatAdam:
         self.mean.add_((gradient - self.mean) * (moving * (1 - DECAY)))
         self.square.add_((gradient.square() - self.square) * (moving * (1 - SQUARE_DECAY)))
         root = (self.square / (1 - SQUARE_DECAY**steps)).sqrt_().add_(self.eps)
-        flat.values.sub_(moving * rate * (self.mean / (1 - DECAY**steps)) / root)
+        flat.values.sub_(moving * self._rate * (self.mean / (1 - DECAY**steps)) / root)
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and counts."""

@@ -32,9 +32,9 @@ class Atoms:
         if self.count < 2:
             raise ConfigError(f"Atoms.count: expected at least 2, got {self.count!r}")
 
-    def support(self) -> Tensor:
+    def support(self, device: torch.device | None = None) -> Tensor:
         """``(Z,)``."""
-        return torch.linspace(self.low, self.high, self.count)
+        return torch.linspace(self.low, self.high, self.count, device=device)
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Quantiles:
         if self.count < 1 or self.huber < 0:
             raise ConfigError(f"Quantiles: expected count >= 1 and huber >= 0, got {self}")
 
-    def levels(self) -> Tensor:
+    def levels(self, device: torch.device | None = None) -> Tensor:
         """Midpoints ``(Z,)``."""
-        return (torch.arange(self.count) + 0.5) / self.count
+        return (torch.arange(self.count, device=device) + 0.5) / self.count
 
 
 class QHead:
@@ -84,7 +84,7 @@ class QHead:
             return out
         rows = self.spread(out)
         if isinstance(self.distribution, Atoms):
-            return rows.softmax(-1) @ self.distribution.support().to(out.device)
+            return rows.softmax(-1) @ self.distribution.support(out.device)
         return rows.mean(-1)
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:

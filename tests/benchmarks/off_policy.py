@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = te
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a round of one contender (default: 2)")
     parser.add_argument("--python", default=f"sb3={sys.executable}", metavar="sb3=PATH", help="interpreter of the peer")
+    parser.add_argument("--device", default="cpu", help="of our own learners (default: cpu)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     python = options.python.partition("=")[2]
@@ -42,7 +43,11 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = te
     for kind in options.works:
         work = Work(copies=100, variant=kind)
         starts = [ours(f"{kind}, {plural(t)}", replace(work, threads=t)) for t in options.threads]
-        if kind != "maddpg":
+        if options.device != "cpu":
+            gpu = replace(work, device=options.device)
+            starts = [ours(f"{kind}, {options.device}", gpu)]
+            starts.append(ours(f"{kind}, {options.device}, no graphs", replace(gpu, graphs=False)))
+        elif kind != "maddpg":
             starts += [peer(f"sb3, {plural(t)}", replace(work, threads=t), python) for t in options.threads]
         with run.rounds(starts) as able:
             run.keep(kind, able)

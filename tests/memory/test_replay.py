@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 import marl
 from marl import adapters
-from marl.memory.replay import Replay
+from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Decision
 from marl.scope import Joint, Local
 from tests.tiny import Constant, Team, Turns
@@ -246,3 +248,14 @@ def test_memory_is_what_its_arrays_need():
     rows = memory.rows * memory.num_envs
     needed = rows * (3 * (3 * 4 + 8 + 4 + 4 + 1 + 1 + 1) + 1)  # obs, action, reward, link, flags; started
     assert memory.nbytes == pytest.approx(needed, rel=0.1)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_sample_is_the_sum_of_its_parts(others):
+    values = {field.name: torch.rand(2) for field in dataclasses.fields(Sample)}
+    values |= {"legal": None, "others": tuple(torch.rand(others, 3)), "next_others": tuple(torch.rand(others, 3))}
+    sample = Sample(**values)
+    again = Sample.of(sample.parts(), others)
+    assert [id(part) for part in again.parts()] == [id(part) for part in sample.parts()]
+    assert all(getattr(again, name) is value or name.endswith("others") for name, value in values.items())
+    assert len(again.others) == len(again.next_others) == others

@@ -8,7 +8,7 @@ import marl_envs
 import torch
 
 import marl
-from marl import parallel
+from marl import graphs, parallel
 from tests.benchmarks.peers.protocol import Contender, Work, serve
 
 CHUNK = {"dqn": 2_000, "sac": 200, "maddpg": 20_000}  # environment steps of an iteration
@@ -20,20 +20,21 @@ def make_system(work: Work) -> marl.MultiAgentSystem:
     start = START[work.variant]
     if work.variant == "dqn":
         dqn = marl.iql(batch=64, updates_per_step=0.25, learning_starts=start, buffer=50_000, double=False)
-        return marl.MultiAgentSystem(dqn, "CartPole-v1", num_envs=1, seed=work.seed)
+        return marl.MultiAgentSystem(dqn, "CartPole-v1", num_envs=1, seed=work.seed, device=work.device)
     if work.variant == "sac":
         network = marl.MLP((256, 256), "relu")
         sac = marl.isac(batch=256, updates_per_step=1, learning_starts=start, buffer=50_000, network=network)
-        return marl.MultiAgentSystem(sac, "Pendulum-v1", num_envs=1, seed=work.seed)
+        return marl.MultiAgentSystem(sac, "Pendulum-v1", num_envs=1, seed=work.seed, device=work.device)
     maddpg = marl.maddpg(batch=1_024, updates_per_step=0.01, learning_starts=start, buffer=100_000)
     world = marl_envs.Spread(N=work.agents, max_cycles=work.max_cycles)
-    return marl.MultiAgentSystem(maddpg, world, num_envs=work.copies, seed=work.seed)
+    return marl.MultiAgentSystem(maddpg, world, num_envs=work.copies, seed=work.seed, device=work.device)
 
 
 def make(work: Work) -> Contender:
     """Learning from the first question on."""
     torch.set_num_threads(1)
     parallel.set_threads(work.threads)
+    graphs.use_graphs(work.graphs)
     system = make_system(work)
     system.train(steps=2 * START[work.variant])
 
