@@ -98,19 +98,23 @@ class ActionCritic(nn.Module):
     def judge(self, net: AgentNet, x: Tensor, features: Tensor | None) -> Tensor:
         """Values ``(count, L, B, N, outputs)`` of inputs ``(L, B, N, *shape)`` and features ``(L, B, N, F)``."""
         length, batch, agents = x.shape[:3]
-        ids = self.ids.expand(length, batch, agents, -1)
-        beside = ids if features is None else torch.cat((ids, features), dim=-1)
-        if self.owner.flat:
-            rows = x.reshape(length, batch * agents, 1, *x.shape[3:]).expand(-1, -1, self.count, *x.shape[3:])
-            beside = beside.reshape(length, batch * agents, 1, -1).expand(-1, -1, self.count, -1)
-        else:
-            rows = torch.cat([x] * self.count, dim=2)
-            beside = torch.cat([beside] * self.count, dim=2)
+        # They remember nothing: every row may be a time of its own, so nothing that was expanded is written out.
+        x = x.flatten(0, 1)  # (L * B, N, *shape)
+        beside = [] if features is None else [features.flatten(0, 1)]
+        if self.ids.shape[1]:
+            beside.insert(0, self.ids.expand(length * batch, agents, -1))
+        if self.owner.flat:  # (L * B, N, critics, ...)
+            rows, *beside = (part.unsqueeze(2).expand(-1, -1, self.count, *part.shape[2:]) for part in (x, *beside))
+        else:  # (L * B, 1, critics * N, ...)
+            rows, *beside = (
+                part.unsqueeze(1).expand(-1, self.count, *part.shape[1:]).flatten(1, 2).unsqueeze(1)
+                for part in (x, *beside)
+            )
         columns = rows.shape[2]
         carry = rows.new_zeros(rows.shape[1], columns, 0, dtype=torch.float32)
         no = torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
         yes = torch.ones(rows.shape[:3], dtype=torch.bool, device=rows.device)
-        out, _ = net.read(self.online.encode(rows), carry, no, yes, beside if beside.shape[-1] else None)
+        out, _ = net.read(self.online.encode(rows), carry, no, yes, beside)
         if self.owner.flat:
             return out.reshape(length, batch, agents, self.count, -1).movedim(3, 0)
         return out.view(length, batch, self.count, agents, -1).movedim(2, 0)

@@ -105,10 +105,10 @@ class ChannelNet(AgentNet):
         return seen if self.wiring.moving is None else torch.cat((seen, self.wiring.look(x)), dim=-1)
 
     def read(
-        self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor, beside: Tensor | None = None
+        self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor, beside: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
         """See the class; actors read nothing ``beside``."""
-        assert beside is None
+        assert not beside
         length, batch, agents = active.shape
         if not self.carry_shape[1]:  # no row needs another: all of them at once
             rows = x.reshape(1, length * batch, *x.shape[2:])

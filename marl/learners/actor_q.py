@@ -194,14 +194,16 @@ class ActorQLearner(OffPolicyLearner):
             return features
         length, batch, agents = features.shape[:3]
         everybody = features.flatten(2).unsqueeze(2).expand(length, batch, agents, -1)
-        return torch.cat((everybody, *self._theirs(sample, successor)), dim=-1)
+        theirs = self._theirs(sample, successor)
+        return torch.cat((everybody, *theirs), dim=-1) if theirs else everybody
 
     def beside_for_actor(self, features: Tensor, sample: Sample) -> Tensor:
         """The same for the actor's loss: each judged agent's own action from the policy, all others as they were."""
         if not self.joint:
             return features
         everybody = own_action_only(features, self.replayed(sample))
-        return torch.cat((everybody, *self._theirs(sample, successor=False)), dim=-1)
+        theirs = self._theirs(sample, successor=False)
+        return torch.cat((everybody, *theirs), dim=-1) if theirs else everybody
 
     def _theirs(self, sample: Sample, successor: bool) -> list[Tensor]:
         """Features of the other teams' actions, each ``(L, B, N, M * G)``."""

@@ -120,5 +120,5 @@ def _td_gradient(
                         w *= np.float32(hysteresis)
                     loss += cost * w
                     z[0, a, j] = -slope * w
-            backward(flat[which], layers, activation, x, hidden, z, full, gradient[which], True, False)
+            backward(flat[which], layers, activation, x, hidden, z, full, gradient[which], True, 0, 0)
     return loss

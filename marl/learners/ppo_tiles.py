@@ -205,7 +205,7 @@ def _policy(
                     z[0, a, j] *= -(to_log_prob[j] + to_entropy[j] * (logits[a, j] + entropy[j]))
             for j in range(columns):
                 z[0, chosen[j], j] += to_log_prob[j]
-            backward(flat[which], layers, activation, x, hidden, z, full, gradient[which], True, False)
+            backward(flat[which], layers, activation, x, hidden, z, full, gradient[which], True, 0, 0)
 
 
 @compiled
@@ -280,4 +280,4 @@ def _value(
                     loss += squared * share[j] if share[j] > 0 else _ZERO
                     z[0, output, j] = np.float32(value_weight) * share[j] * slope if share[j] > 0 else _ZERO
                 parts[which, 1] += np.float32(0.5) * loss
-            backward(flat[which], layers, activation, x, hidden, z, full, gradient[which], True, False)
+            backward(flat[which], layers, activation, x, hidden, z, full, gradient[which], True, 0, 0)

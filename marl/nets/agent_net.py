@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from marl.nets.compiled_mlp import PARTS
 from marl.nets.inference import Inference
 from marl.nets.networks import MLP, Inputs, MLPBody, Network
 from marl.nets.normalizers import RunningNorm
@@ -83,40 +84,45 @@ class AgentNet(nn.Module):
         return x
 
     def read(
-        self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor, beside: Tensor | None = None
+        self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor, beside: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
-        """The same from encoded observations, with ``beside (T, B, N, K)``."""
-        owner, ids = self.owner, None
-        if self.ids.shape[1] and len(self.shape) > 1:  # a convolution takes them in further on
-            ids = self.ids.expand(*x.shape[:3], -1)
-        if beside is not None:
-            if len(self.shape) == 1:
-                x = torch.cat((x, beside), dim=-1)
-            else:
-                ids = beside if ids is None else torch.cat((ids, beside), dim=-1)
-        if not torch.is_grad_enabled() and ids is None and self.log_std is None and x.dtype == torch.float32:
-            inference = self.inference()
-            if inference is not None:
-                return inference(x), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
+        """The same from encoded observations, with ``beside``, some ``(T, B, N, K)``."""
+        owner = self.owner
+        net = self.inference() if x.dtype == torch.float32 and x.numel() and len(beside) < PARTS else None
+        if net is not None:
+            y, carries = net(x, *beside), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
+            return self._with_scale(y), carries
+        extra: Tensor | None = None
+        if len(self.shape) == 1:
+            x = torch.cat((x, *beside), dim=-1) if beside else x
+        else:  # a convolution takes them in further on
+            ids = [self.ids.expand(*x.shape[:3], -1)] if self.ids.shape[1] else []
+            extra = torch.cat((*ids, *beside), dim=-1) if ids or beside else None
         x = owner.enter(x)
-        if isinstance(self.body, MLPBody) and self.body.fusable and ids is None:
+        if isinstance(self.body, MLPBody) and self.body.fusable and extra is None:
             y = owner.leave(self.body.through(x, self.head))
             carries = carry.unsqueeze(0).expand(y.shape[0], *carry.shape)
         else:
             starts = owner.enter(start.unsqueeze(-1).expand(active.shape))
             inner = owner.enter(carry.unsqueeze(0)).squeeze(1)
-            extra = None if ids is None else owner.enter(ids)
+            extra = None if extra is None else owner.enter(extra)
             features, inside = self.body(x, extra, inner, starts, owner.enter(active))
             y, carries = owner.leave(self.head(features)), owner.leave(inside)
-        if self.log_std is not None:
-            y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
-        return y, carries
+        return self._with_scale(y), carries
+
+    def _with_scale(self, y: Tensor) -> Tensor:
+        """The free log standard deviations beside the outputs, if there are any."""
+        if self.log_std is None:
+            return y
+        return torch.cat((y, self.owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
 
     def inference(self) -> Inference | None:
-        """The compiled forward, if this network has one: of vectors, in a flat parameter matrix on the CPU."""
+        """The compiled network, if this is one: of vectors, in a flat parameter matrix on the CPU."""
         if self._inference is None or self._inference.stale:
             vectors = type(self) is AgentNet and len(self.shape) == 1
-            self._inference = Inference.of(self.owner, self.body, self.head, self.ids) if vectors else None
+            self._inference = Inference.of(self.owner, self.body, self.head) if vectors else None
+            if self._inference is not None:
+                self._inference.ids = self.ids.detach().numpy()
         return self._inference
 
     def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:

@@ -71,4 +71,4 @@ class CounterfactualNet(nn.Module):
         theirs = done[:, :, self.others].flatten(-2)  # (T, B, N, (N - 1) A)
         # The joint view moves on whenever anyone of the team acts.
         active = acting.any(-1, keepdim=True).expand(acting.shape)
-        return self.net.read(x, carry, start, active, theirs if theirs.shape[-1] else None)
+        return self.net.read(x, carry, start, active, (theirs,) if theirs.shape[-1] else ())

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from marl.nets import tiles
-from marl.nets.compiled_mlp import CompiledMLP
 from marl.nets.fused import FUSABLE, Buffers, fused_mlp
 from marl.nets.owner import Owner
 from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal
@@ -136,8 +135,6 @@ class MLPBody(Body):
         self.activation = _activation(config.activation)
         self.activation_name, self.owner, self.pool = config.activation, owner, Buffers()
         self.fusable = config.activation in FUSABLE and not config.noisy
-        self._compiled: CompiledMLP | None = None
-        self._place = 0  # where the parameters lay when that was made
         widths = (math.prod(inputs.shape) + inputs.extra, *config.sizes)
         self.layers = nn.ModuleList(
             make_linear(
@@ -179,16 +176,6 @@ class MLPBody(Body):
         parameters = [
             self.owner.weight(parameter) for layer in (*self.layers, head) for parameter in (layer.weight, layer.bias)
         ]
-        place = parameters[0].data_ptr()
-        if place != self._place:  # parameters move when they are gathered into a matrix, and with their device
-            own = self.owner.flat or self.owner.identity
-            flat = tiles.flat_matrix(parameters, self.owner.num_sets) if own else None
-            code = self.activation_code
-            self._compiled = None if flat is None else CompiledMLP(flat, self.table(head), code)
-            self._place = place
-        if self._compiled is not None and y.numel():
-            out = self._compiled(y.flatten(1, 2), parameters)
-            return out.view(*y.shape[:3], out.shape[-1])
         out = fused_mlp(y.flatten(1, 2), self.activation_name, self.pool, parameters)
         return out.view(*y.shape[:3], out.shape[-1])
 

@@ -312,9 +312,10 @@ def backward(
     columns: int,
     gradient: Array,
     parameters: bool,
-    inputs_too: bool,
+    low: int,
+    high: int,
 ) -> int:
-    """Add the gradient of the parameters to ``gradient`` and leave that of the inputs in ``z[place]``.
+    """Add the gradient of the parameters to ``gradient``, leave that of inputs ``low`` to ``high`` in ``z[place]``.
 
     ``z (2, width, columns)``: ``z[0]`` holds the gradient of the outputs and is overwritten. Returns ``place``.
     """
@@ -324,8 +325,11 @@ def backward(
         source = hidden[layer - 1] if layer else x
         if parameters:
             _outer(gradient, weight, bias, source, z[place], inputs, outputs, columns)
-        if layer or inputs_too:
-            _times(z[1 - place], flat, weight, outputs, 1, z[place], inputs, outputs, columns, ZERO)
+        first, last = (0, inputs) if layer else (low, high)
+        if first < last:
+            _times(
+                z[1 - place], flat, weight + first * outputs, outputs, 1, z[place], last - first, outputs, columns, ZERO
+            )
             place = 1 - place
             if layer:
                 _derive(z[place], source, inputs, columns, activation)
