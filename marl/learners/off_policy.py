@@ -286,6 +286,8 @@ class OffPolicyLearner(ABC):
         since = memory.seen_steps - settings.learning_starts
         if since < 0 or memory.size < max(self.length, 1):
             return 0
+        if self.priorities is not None and not self.priorities.total.any():  # no turn has ended yet
+            return 0
         return math.floor(since * settings.updates_per_step + 1e-9) - self.updates
 
     def update(self, clock: Clock) -> dict[str, Tensor]:

@@ -34,6 +34,10 @@ class Priorities:
         """New entries get the largest priority seen, so that each is drawn soon."""
         _put(self.nodes, self.leaves, positions, self.largest)
 
+    def insert_one_by_one(self, trees: Array, positions: Array) -> None:
+        """The same for entry ``positions[k]`` of tree ``trees[k]`` alone."""
+        _put_each(self.nodes, self.leaves, trees, positions, self.largest)
+
     def remove(self, positions: Array) -> None:
         """These entries cannot be drawn any more."""
         _put(self.nodes, self.leaves, positions, np.zeros(len(self.nodes)))
@@ -41,10 +45,12 @@ class Priorities:
     def sample(self, uniform: Array) -> tuple[Array, Array]:
         """Positions and probabilities ``(trees, B)`` from ``uniform (trees, B)`` in [0, 1): one draw per stratum.
 
+        A tree without entries (an agent that has not finished a turn yet) gives position 0, whatever is there.
+
         Raises:
-            ValueError: if a tree is empty.
+            ValueError: if all trees are empty.
         """
-        if not (self.nodes[:, 1] > 0).all():
+        if not (self.nodes[:, 1] > 0).any():
             raise ValueError("priorities: nothing to draw from")
         index = np.empty(uniform.shape, dtype=np.int64)
         probability = np.empty(uniform.shape)
@@ -92,6 +98,12 @@ def _put(nodes: Array, leaves: int, positions: Array, value: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def _put_each(nodes: Array, leaves: int, trees: Array, positions: Array, value: Array) -> None:
+    for k in range(positions.shape[0]):
+        _set(nodes, leaves, trees[k], positions[k], value[trees[k]])
+
+
+@numba.njit(cache=True, nogil=True)
 def _update(nodes: Array, leaves: int, index: Array, priority: Array, largest: Array) -> None:
     for tree in range(index.shape[0]):
         for b in range(index.shape[1]):
@@ -105,6 +117,10 @@ def _descend(nodes: Array, leaves: int, uniform: Array, index: Array, probabilit
     trees, batch = uniform.shape
     for tree in range(trees):
         total = nodes[tree, 1]
+        if total <= 0.0:
+            index[tree] = 0
+            probability[tree] = 1.0
+            continue
         for b in range(batch):
             mass = (b + uniform[tree, b]) / batch * total
             node = 1

@@ -259,8 +259,12 @@ class Replay:
         paid, terminated, truncated = self.outcome(team, step.started, reward)
         ended = terminated | truncated
         over = bool(ended.any())
-        if over and not self.ragged and not np.array_equal(ended.any(1), ended.all(1)):
+        even = not self.ragged
+        running = None if self.priorities is None else self._last.copy()
+        if over and even and not np.array_equal(ended.any(1), ended.all(1)):
             self.ragged = True
+            for name in ("reward", "terminated", "truncated"):  # from now on added to; until now overwritten
+                self._rows[name][h] = 0
         kept: Array = ended if self.keep_ends else truncated
         slots = self._keep_successors(step, np.any(kept, axis=1), h) if over else None
         if not self.ragged:
@@ -284,14 +288,25 @@ class Replay:
             self._forget(np.nonzero(step.discarded)[0])
         self._episode[step.started] = 0
         self.seen_steps += self.num_envs
-        if self.priorities is not None:
-            places = np.arange(self.num_envs)
-            self.priorities.insert(h * self.num_envs + places)
-            self.priorities.remove(following * self.num_envs + places)
         self.head = following
         self.size = min(self.size + 1, self.rows - 1)
         self._rows["_final"][following] = -1
         self._see(step)
+        if self.priorities is not None and running is not None:
+            places = np.arange(self.num_envs)
+            self.priorities.remove(following * self.num_envs + places)
+            if even and not self.ragged:
+                self.priorities.insert(h * self.num_envs + places)
+            else:
+                self._prioritise(self.priorities, running)
+
+    def _prioritise(self, priorities: Priorities, running: Array) -> None:
+        """Of the turns that were running, those that have ended can be drawn from now on."""
+        copies, agents = np.nonzero((running >= 0) & (running != self._last))
+        rows = running[copies, agents]
+        known = self._rows["link"][rows, copies, agents] != PENDING
+        trees = agents if len(priorities.nodes) > 1 else np.zeros_like(agents)
+        priorities.insert_one_by_one(trees[known], (rows * self.num_envs + copies)[known])
 
     def _keep_successors(self, step: Step, copies: Array, row: int) -> Array | None:
         """Store the true successors of some copies; the slot of each copy ``(E,)``, or None if there are none."""
@@ -348,6 +363,8 @@ class Replay:
             self.acting[rows, copy] = False
             self.link[rows, copy] = PENDING
             self._last[copy] = -1
+            if self.priorities is not None:
+                self.priorities.remove(rows.numpy() * self.num_envs + copy)
         self.ragged = True
 
     # --- reading ------------------------------------------------------------------------------------------------------

@@ -48,6 +48,15 @@ def test_removed_entries_are_never_drawn_and_stay_removed():
     assert set(tree.sample(uniform)[0][0].tolist()) == {0, 2}
 
 
+def test_entries_may_be_inserted_in_one_tree_alone_and_an_empty_tree_stops_nobody():
+    tree = Priorities(2, 3, 1.0)
+    tree.insert_one_by_one(np.array([1]), np.array([2]))
+    assert tree.total.tolist() == [0, 1]
+    index, probability = tree.sample(np.full((2, 4), 0.5))
+    assert index.tolist() == [[0] * 4, [2] * 4]
+    assert importance_weights(probability, 3, 0.4).tolist() == [[1] * 4] * 2
+
+
 def test_of_duplicates_the_last_holds():
     tree = filled([1, 1])
     tree.update(np.array([[0, 0]]), np.array([[3.0, 7.0]]))

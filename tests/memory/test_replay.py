@@ -10,6 +10,7 @@ import torch
 
 import marl
 from marl import adapters
+from marl.memory.priorities import Priorities
 from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Decision
 from marl.scope import Joint, Local
@@ -47,13 +48,15 @@ class Record:
         self.open[e][n] = None
 
 
-def play(env, steps, credit=None, scope=None, capacity=10_000, seed=0, **options):
+def play(env, steps, credit=None, scope=None, capacity=10_000, seed=0, trees=0, **options):
     """Fill a replay and a record with the same play."""
     copies = 3
     batch = adapters.make(env, copies, None)
     spec = batch.spec
     credit = credit or marl.Independent()
     memory = Replay(spec, spec.teams[0], scope or Local(), credit, capacity, copies, 0, **options)
+    if trees:
+        memory.priorities = Priorities(trees, memory.rows * copies, 1.0)
     record = Record(copies, spec.teams[0].num_agents)
     random = torch.Generator().manual_seed(seed)
     step = batch.reset(seed)
@@ -163,6 +166,32 @@ def test_an_overwritten_ring_keeps_the_newest_transitions(name):
                     assert np.array_equal(row[3], after)
 
 
+def test_a_first_death_after_the_ring_has_gone_round_counts_what_was_earned_then():
+    memory, record = play(lambda: Team(length=40, die=(25, None, None)), 27, capacity=30)
+    ours = found(memory)
+    for copy in range(memory.num_envs):
+        for agent in range(3):
+            mine = ours[copy][agent]
+            wanted = list(expected(record.done[copy][agent], 1, 0.9))[-len(mine) :]
+            assert [row[2] for row in mine] == pytest.approx([row[2] for row in wanted])
+            assert [row[4] for row in mine] == pytest.approx([row[4] for row in wanted])
+
+
+@pytest.mark.parametrize("capacity", [30, 10_000])
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("name", [*ENVS, "late death"])
+def test_by_priority_what_is_known_is_drawn_and_nothing_else(name, single, capacity):
+    env = ENVS.get(name, lambda: Team(length=40, die=(25, None, None)))
+    agents = 2 if name == "turns" else 3
+    memory, _ = play(env, 47, capacity=capacity, trees=1 if single else agents)
+    drawable = memory.priorities.nodes[:, memory.priorities.leaves :] > 0
+    index = everything(memory)
+    complete = memory.sample(index, 1, 1, 0.9).complete[0]  # (B, N)
+    wanted = np.zeros_like(drawable)
+    wanted[:, index[:, 0]] = complete.any(-1).numpy() if single else complete.t().numpy()
+    assert np.array_equal(drawable, wanted)
+
+
 def test_three_step_targets_by_hand():
     memory, _ = play(lambda: Constant(length=4), 9)  # reward 1 a step, cut after 4
     sample = memory.sample(everything(memory)[::3], 1, 3, 0.5)
@@ -222,6 +251,7 @@ def test_a_restored_replay_samples_the_same(name):
 def test_a_discarded_episode_is_never_learnt_from():
     batch = adapters.make(lambda: Team(length=9), 2, None)
     memory = Replay(batch.spec, batch.spec.teams[0], Local(), marl.Independent(), 100, 2, 0)
+    memory.priorities = Priorities(3, memory.rows * 2, 1.0)
     step = batch.reset(0)
     memory.start(step)
     for t in range(6):
@@ -234,6 +264,8 @@ def test_a_discarded_episode_is_never_learnt_from():
     sample = memory.sample(everything(memory), 1, 1, 0.9)
     assert sample.complete[0, 0::2, 0].tolist() == [False] * 5 + [True]
     assert sample.complete[0, 1::2].all()
+    places = memory.priorities.leaves + everything(memory)[:, 0].numpy()
+    assert np.array_equal(memory.priorities.nodes[:, places] > 0, sample.complete[0].t().numpy())
 
 
 def test_files_hold_what_memory_would(tmp_path):
