@@ -183,7 +183,7 @@ class ActorCritic(nn.Module):
         self.parameters_flat = FlatParameters([self.actor, self.critic], self.owner.num_sets)
         self.register_buffer("critic_carry", torch.zeros(num_envs, *self.critic.carry_shape, device=device))
         self.critic_carry: Tensor
-        self._estimate = Recorded(ops.idle_generalized_advantage_estimation)
+        self._estimate = Recorded(ops.idle_generalized_advantage_estimation, device)
 
     @property
     def carry_width(self) -> int:

@@ -45,25 +45,36 @@ class Recorded(Generic[T]):
     SHAPES = 8  # recordings kept; further shapes are not recorded
 
     def __init__(
-        self, function: Callable[..., T], generators: Sequence[torch.Generator] = (), stay: bool = False
+        self,
+        function: Callable[..., T],
+        device: torch.device | str,
+        generators: Sequence[torch.Generator] = (),
+        stay: bool = False,
     ) -> None:
-        """``generators``: every random stream that the function draws from; ``stay``: inputs are the same tensors."""
-        self.function, self.generators, self.stay = function, generators, stay
+        """Computes on ``device``.
+
+        Args:
+            function: what to record.
+            device: where its inputs are.
+            generators: every random stream that it draws from.
+            stay: inputs are the same tensors every time, and read where they are.
+        """
+        self.function, self.device, self.generators, self.stay = function, torch.device(device), generators, stay
         self._calls: dict[tuple[Any, ...], int] = {}
         self._recordings: dict[tuple[Any, ...], _Recording[T]] = {}
         self._refused = False
 
     def __call__(self, *inputs: Input) -> T:
         """What the function returns."""
-        device = next((x.device for x in inputs if isinstance(x, Tensor)), None)
-        if device is None or self._refused or not recording(device):
+        device = self.device
+        if self._refused or not recording(device):
             return self.function(*inputs)
         shapes = tuple(map(_kind, inputs))
         found = self._recordings.get(shapes)
         if found is None:
             calls = self._calls[shapes] = self._calls.get(shapes, 0) + 1
             if calls <= self.WARM or len(self._recordings) >= self.SHAPES:
-                return self._aside(inputs, device)
+                return self._aside(inputs)
             try:
                 found = _Recording(self.function, inputs, device, self.generators, self.stay)
             except RuntimeError as error:
@@ -76,8 +87,9 @@ class Recorded(Generic[T]):
             self._recordings[shapes] = found
         return found(inputs)
 
-    def _aside(self, inputs: Sequence[Input], device: torch.device) -> T:
+    def _aside(self, inputs: Sequence[Input]) -> T:
         """An ordinary call, on a stream of its own as recording will be."""
+        device = self.device
         current, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
@@ -103,7 +115,9 @@ class _Recording(Generic[T]):
         self.graph = torch.cuda.CUDAGraph()
         for generator in generators:
             self.graph.register_generator_state(generator)
-        with torch.cuda.graph(self.graph):
+        # A stream of the device at hand, which need not be the first one.
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(self.graph, stream=stream):
             self.outputs = function(*self.places)
 
     def __call__(self, inputs: Sequence[Input]) -> T:

@@ -153,7 +153,7 @@ def test_what_cannot_be_recorded_is_computed_anyway():
     def waits(x):
         return x * float(x.sum().item())
 
-    doubtful = graphs.Recorded(waits)
+    doubtful = graphs.Recorded(waits, "cuda")
     x = torch.ones(2, device="cuda")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -171,7 +171,7 @@ def test_elsewhere_a_recorded_function_is_the_function():
         calls.append((number, nothing))
         return x + number
 
-    recorded = graphs.Recorded(add)
+    recorded = graphs.Recorded(add, "cpu")
     assert torch.equal(recorded(torch.ones(2), 2.0, None), torch.full((2,), 3.0))
     assert calls == [(2.0, None)]
 

@@ -50,15 +50,14 @@ class A2CLearner(OnPolicyLearner):
         """Refuses what does not fit the team's spaces or the number of copies."""
         super().__init__(settings, spec, team, num_envs, seed, device)
         self.settings = settings
-        self._step = Recorded(self._one_step) if self.recordable else self._one_step
+        self._step = Recorded(self._one_step, device) if self.recordable else self._one_step
         self._batch: Batch | None = None
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """One gradient step on the whole rollout, then start the next one."""
         batch = self.begin_update(clock)
         self._batch = self.hold(batch)
-        # A recorded step has no inputs of its own but numbers; one tensor says where it is.
-        row = self._step(batch.seen.new_empty(0), value_at(self.settings.entropy, clock))
+        row = self._step(value_at(self.settings.entropy, clock))
         parts = dict(zip(PARTS, row.clone().unbind(), strict=True))
         self._batch = None
         self.end_update()
@@ -67,7 +66,7 @@ class A2CLearner(OnPolicyLearner):
             "non_finite": self.flat.non_finite.clone(),
         }
 
-    def _one_step(self, _: Tensor, entropy_weight: float | Tensor) -> Tensor:
+    def _one_step(self, entropy_weight: float | Tensor) -> Tensor:
         """The gradient step; the loss's parts and the gradient's norm."""
         assert self._batch is not None
         loss, parts = self.compute_loss(self._batch, entropy_weight)

@@ -319,7 +319,7 @@ class OffPolicyLearner(ABC):
     @cached_property
     def _recorded(self) -> Recorded[dict[str, Tensor]]:
         others = len(self.memory.others)
-        return Recorded(lambda flags, *parts: self.learn(Sample.of(parts, others)), [self.generator])
+        return Recorded(lambda flags, *parts: self.learn(Sample.of(parts, others)), self.device, [self.generator])
 
     @cached_property
     def _recordable(self) -> bool:

@@ -112,7 +112,7 @@ class OnPolicyLearner:
         # Nobody knows what a user's own module does; what a team says is looked at while it acts.
         self.recordable = not any(isinstance(module, PerSet) for module in self.model.modules())
         self._records_acting = self.recordable and self.talker is None and recording(self.memory.device)
-        self._acting = Recorded(self._act, [self.generator], stay=True)
+        self._acting = Recorded(self._act, device, [self.generator], stay=True)
         self._held: Batch | None = None
 
     @property

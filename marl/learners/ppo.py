@@ -61,7 +61,7 @@ class PPOLearner(OnPolicyLearner):
         super().__init__(settings, spec, team, num_envs, seed, device, settings.minibatches)
         self.settings = settings
         self.compiled = CompiledPPO(self.model, self.flat) if applies(self.model) else None
-        self._step = Recorded(self._one_step) if self.recordable else self._one_step
+        self._step = Recorded(self._one_step, device) if self.recordable else self._one_step
         self._batch: Batch | None = None
         if settings.sequential and self.model.owner.flat and team.num_agents > 1:
             raise ConfigError(

@@ -180,7 +180,7 @@ class Rollout:
             for name, rows in self._host.items():
                 getattr(self, name).copy_(rows, non_blocking=True)
             if self._sent is not None:
-                self._sent.record()
+                self._sent.record(torch.cuda.current_stream(self.device))
 
     def restart(self) -> None:
         """Begin the next rollout where this one ended."""
