@@ -20,7 +20,7 @@ from marl.nets.networks import MLPBody
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
 from marl.nets.tiles import aligned, backward, compiled, flat_matrix, flip, forward, padded, tile_size
-from marl.nets.vectors import LANES
+from marl.nets.vectors import LANES, copy
 from marl.parallel import both, threads
 from marl.types import Array
 
@@ -87,7 +87,7 @@ class CompiledMLP:
             room = self._borrow(self.inputs, most)
             own = self._borrow(1, *shape) if hidden is None else hidden
             _forward(
-                self.flat, self.layers, self.activation, self.members, self.sizes, table, layout, *lines, batch,
+                self.flat, self.layers, self.activation, self.members, self.sizes, table, layout, *lines, time, batch,
                 own, rows, room, start, stop,
             )  # fmt: skip
             self._give_back(room)
@@ -117,7 +117,7 @@ class CompiledMLP:
             z = self._borrow(2, max(self.widest, self.inputs), most)
             gradient = np.zeros(self.flat.shape if parameters else (len(self.flat), 1), dtype=np.float32)
             _backward(
-                self.flat, self.layers, self.activation, self.members, self.sizes, table, layout, *lines, batch,
+                self.flat, self.layers, self.activation, self.members, self.sizes, table, layout, *lines, time, batch,
                 hidden, slope_layout, slopes[0], low, high, rows, room, z, gradient, parameters, start, stop,
             )  # fmt: skip
             self._give_back(room)
@@ -226,37 +226,62 @@ class _Step(torch.autograd.Function):
 
 
 @compiled
-def _lay(room: Array, at: int, line: Array, layout: Array, time: int, copy: int, agent: int) -> None:
-    """One row of a part at a place of ``room``."""
-    start = time * layout[0] + copy * layout[1] + agent * layout[2]
-    for f in range(layout[3]):
-        room[at + f] = line[start + f]
+def _even(layout: Array, times: int, batch: int, members: Array, size: int) -> int:
+    """The distance of a set's rows in memory; -1 if it is not the same from each to the next."""
+    step, rows = 0, 1
+    if size > 1:
+        if members[size - 1] - members[0] != size - 1:
+            return -1
+        step, rows = layout[2], size
+    if batch > 1:
+        if rows > 1 and layout[1] != step * rows:
+            return -1
+        step, rows = (step if rows > 1 else layout[1]), rows * batch
+    if times > 1 and rows > 1 and layout[0] != step * rows:
+        return -1
+    return step if rows > 1 else layout[0]
+
+
+@compiled
+def _load_part(
+    x: Array, layout: Array, line: Array, times: int, batch: int, members: Array, size: int, first: int, columns: int
+) -> None:
+    """:func:`_load` of one part: a transposition, of rows that are first laid together where they are uneven."""
+    width, across = layout[3], x.shape[1]
+    if width == 0:
+        return
+    row, member = first // size, first % size
+    time, place = row // batch, row % batch
+    step = _even(layout, times, batch, members, size)
+    if step >= 0:
+        start = time * layout[0] + place * layout[1] + members[member] * layout[2]
+        flip(x, 0, across, line, start, step, columns, width)
+        return
+    room = np.empty(LANES * max(width, LANES), dtype=np.float32)
+    for group in range(0, columns, LANES):
+        many = min(LANES, columns - group)
+        for i in range(many):
+            start = time * layout[0] + place * layout[1] + members[member] * layout[2]
+            copy(room, i * width, line, start, width)
+            member += 1
+            if member == size:
+                member, place = 0, place + 1
+                if place == batch:
+                    place, time = 0, time + 1
+        flip(x, group, across, room, 0, width, many, width)
 
 
 @compiled
 def _load(
-    x: Array, layout: Array, one: Array, two: Array, three: Array, batch: int, members: Array, size: int, first: int,
-    columns: int,
+    x: Array, layout: Array, one: Array, two: Array, three: Array, times: int, batch: int, members: Array, size: int,
+    first: int, columns: int,
 ) -> None:  # fmt: skip
     """Rows ``first, first + 1, ...`` of a set, counting its agents within rows, as columns; zeros beyond the last."""
-    before, width = layout[0, 3], layout[0, 3] + layout[1, 3] + layout[2, 3]
-    row, member = first // size, first % size
-    time, copy = row // batch, row % batch
-    room = np.empty(LANES * width, dtype=np.float32)
-    for group in range(0, columns, LANES):
-        many = min(LANES, columns - group)
-        for i in range(many):
-            agent, at = members[member], i * width
-            _lay(room, at, one, layout[0], time, copy, agent)
-            _lay(room, at + before, two, layout[1], time, copy, agent)
-            _lay(room, at + before + layout[1, 3], three, layout[2], time, copy, agent)
-            member += 1
-            if member == size:
-                member, copy = 0, copy + 1
-                if copy == batch:
-                    copy, time = 0, time + 1
-        flip(x, group, x.shape[1], room, 0, width, many if width < LANES else LANES, width)
-    for f in range(width):
+    before = layout[0, 3], layout[0, 3] + layout[1, 3]
+    _load_part(x, layout[0], one, times, batch, members, size, first, columns)
+    _load_part(x[before[0] :], layout[1], two, times, batch, members, size, first, columns)
+    _load_part(x[before[1] :], layout[2], three, times, batch, members, size, first, columns)
+    for f in range(before[1] + layout[2, 3]):
         for j in range(columns, padded(columns)):
             x[f, j] = 0
 
@@ -271,9 +296,7 @@ def _spread(out: Array, z: Array, agents: int, members: Array, size: int, first:
         many = min(LANES, columns - group)
         flip(room, 0, width, z, group, z.shape[1], width, many if width < LANES else LANES)
         for i in range(many):
-            line = row * agents + members[member]
-            for f in range(width):
-                out[line, f] = room[i * width + f]
+            copy(out, (row * agents + members[member]) * width, room, i * width, width)
             member += 1
             if member == size:
                 member, row = 0, row + 1
@@ -282,15 +305,15 @@ def _spread(out: Array, z: Array, agents: int, members: Array, size: int, first:
 @compiled
 def _forward(
     flat: Array, layers: Array, activation: int, members: Array, sizes: Array, table: Array,
-    layout: Array, one: Array, two: Array, three: Array, batch: int, hidden: Array, out: Array, x: Array, start: int,
-    stop: int,
+    layout: Array, one: Array, two: Array, three: Array, times: int, batch: int,
+    hidden: Array, out: Array, x: Array, start: int, stop: int,
 ) -> None:  # fmt: skip
     """``out (T * B * N, O)`` for some of all tiles."""
     depth, agents = layers.shape[0], sizes.sum()
     for tile in range(start, stop):
         which, first, columns = table[tile]
         own = hidden[tile if hidden.shape[0] > 1 else 0]
-        _load(x, layout, one, two, three, batch, members[which], sizes[which], first, columns)
+        _load(x, layout, one, two, three, times, batch, members[which], sizes[which], first, columns)
         forward(flat[which], layers, activation, x, own, padded(columns))
         _spread(out, own[depth - 1], agents, members[which], sizes[which], first, columns)
 
@@ -298,7 +321,8 @@ def _forward(
 @compiled
 def _backward(
     flat: Array, layers: Array, activation: int, members: Array, sizes: Array, table: Array,
-    layout: Array, one: Array, two: Array, three: Array, batch: int, hidden: Array, slope_layout: Array, slope: Array,
+    layout: Array, one: Array, two: Array, three: Array, times: int, batch: int,
+    hidden: Array, slope_layout: Array, slope: Array,
     low: int, high: int, to_inputs: Array, x: Array, z: Array, gradient: Array, parameters: bool, start: int, stop: int,
 ) -> None:  # fmt: skip
     """Add to ``gradient (P, D)`` and fill ``to_inputs (T * B * N, high - low)`` from some of all tiles."""
@@ -306,8 +330,10 @@ def _backward(
     for tile in range(start, stop):
         which, first, columns = table[tile]
         if parameters:
-            _load(x, layout, one, two, three, batch, members[which], sizes[which], first, columns)
-        _load(z[0], slope_layout, slope, slope[:0], slope[:0], batch, members[which], sizes[which], first, columns)
+            _load(x, layout, one, two, three, times, batch, members[which], sizes[which], first, columns)
+        _load(
+            z[0], slope_layout, slope, slope[:0], slope[:0], times, batch, members[which], sizes[which], first, columns
+        )
         place = backward(
             flat[which], layers, activation, x, hidden[tile], z, padded(columns), gradient[which], parameters, low, high
         )  # fmt: skip

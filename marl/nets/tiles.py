@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.nets.vectors import BLOCK, KEEP, LANES, PANEL, ZERO, product, turn
+from marl.nets.vectors import BLOCK, KEEP, LANES, PANEL, ZERO, copy, product, turn
 from marl.types import Array
 
 TILE = 512  # columns of a tile: fewer, and starting loops costs a third; more, and the second-level cache is too small
@@ -229,18 +229,25 @@ def _outer(gradient: Array, at: int, bias: int, x: Array, z: Array, inner: int, 
 def flip(out: Array, at: int, across: int, x: Array, start: int, step: int, rows: int, columns: int) -> None:
     """``out[at + j across + i] = x[start + i step + j]`` for ``i < rows``, ``j < columns``.
 
-    Squares at the far ends overlap the ones before, so only what is narrower than a vector goes number by number.
+    Squares at the far ends overlap the ones before. Few columns go through a square of their own, which reads what lies
+    behind them; number by number goes only what has nothing behind it.
     """
-    if rows < LANES or columns < LANES:
+    if rows < LANES or (columns < LANES and (step < 0 or start + (rows - 1) * step + LANES > x.size)):
         for i in range(rows):
             for j in range(columns):
                 out.flat[at + j * across + i] = x.flat[start + i * step + j]
         return
+    square = _room(LANES * LANES) if columns < LANES else out.reshape(-1)
     for i in range(0, rows, LANES):
         row = min(i, rows - LANES)
-        for j in range(0, columns, LANES):
-            column = min(j, columns - LANES)
-            turn(out, at + column * across + row, across, x, start + row * step + column, step)
+        if columns < LANES:
+            turn(square, 0, LANES, x, start + row * step, step)
+            for j in range(columns):
+                copy(out, at + j * across + row, square, j * LANES, LANES)
+        else:
+            for j in range(0, columns, LANES):
+                column = min(j, columns - LANES)
+                turn(out, at + column * across + row, across, x, start + row * step + column, step)
 
 
 @compiled
@@ -255,9 +262,7 @@ def gather(x: Array, source: Array, places: Array, columns: int) -> None:
         room = _room(LANES * width)
         for first in range(0, columns, LANES):
             for i in range(min(LANES, columns - first)):
-                row = places[first + i]
-                for f in range(width):
-                    room[i * width + f] = source[row, f]
+                copy(room, i * width, source, places[first + i] * width, width)
             flip(x, first, across, room, 0, width, LANES, width)
     for f in range(width):
         for j in range(columns, padded(columns)):
