@@ -439,19 +439,6 @@ class Replay:
             return x.view(*leading, *x.shape[1:])
 
         where = cells if own else index_rows
-        joint = next_joint = None
-        if isinstance(self.scope, Joint):
-            if own:
-                raise ConfigError("replay: a joint input needs one place for all agents")
-            stored = self.obs if self.joint is None else self.joint
-            flat = stored.flatten(0, 1)
-            joint = lead(flat[index_rows])
-            ends = self.ends.obs if self.joint is None else self.ends.joint
-            assert ends is not None
-            next_joint = lead(_with_ends(flat, ends, after))
-            if self.joint is None:
-                joint, next_joint = as_joint(joint), as_joint(next_joint)
-            next_joint = next_joint if each else next_joint.squeeze(2)
         next_legal = None
         if self.legal is not None and self._legal_widths is not None:
             rows_after = after.clamp(min=0).expand(-1, agents)
@@ -463,6 +450,18 @@ class Replay:
         if length > 1:
             np.equal(successor.reshape(follows.shape)[:-1], cells.view(follows.shape).numpy()[1:], out=follows[:-1])
         obs, next_obs, paid = take(self.obs, where), self._next_obs(after), torch.from_numpy(reward)
+        joint = next_joint = None
+        if isinstance(self.scope, Joint):
+            if own:
+                raise ConfigError("replay: a joint input needs one place for all agents")
+            if self.joint is None:  # the same numbers, side by side
+                successors = _with_ends(self.obs.flatten(0, 1), self.ends.obs, after) if each else next_obs
+                joint, next_joint = as_joint(lead(obs)), as_joint(lead(successors))
+            else:
+                assert self.ends.joint is not None
+                stored = self.joint.flatten(0, 1)
+                joint, next_joint = lead(stored[index_rows]), lead(_with_ends(stored, self.ends.joint, after))
+                next_joint = next_joint if each else next_joint.squeeze(2)
         if self._relabel is not None:
             self._with_new_goals(index_rows[:, 0] if own else index_rows, obs, next_obs, paid, generator)
         return Sample(
