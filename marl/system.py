@@ -30,7 +30,7 @@ from marl.league import PSRO, Leagues, Season, Venue
 from marl.league import checked as checked_league
 from marl.league.members import Company, Member, Strategy
 from marl.learners import Learner, LearnerConfig
-from marl.learners.base import HearsOthers
+from marl.learners.base import HearsOthers, channel_of, talker_of
 from marl.memory.rollout import Look
 from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
@@ -204,7 +204,7 @@ class MultiAgentSystem:
         self._overheard = {
             place: Overheard(net)
             for place, learner in enumerate(self.learners)
-            if (net := getattr(learner, "talker", None)) is not None
+            if (net := talker_of(learner)) is not None
         }
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
@@ -650,10 +650,10 @@ class MultiAgentSystem:
         """Who sits in for some agents, with the same random streams in one process and in many."""
         table = np.random.SeedSequence([seed, STRANGERS]).generate_state(copies * len(self.spec.agents), np.uint32)
         seeds = dict(zip(self.spec.agents, table.reshape(-1, copies).tolist(), strict=True))
-        sizes = [getattr(getattr(learner, "talker", None), "speech", None) for learner in self.learners]
+        speeches = [None if (net := talker_of(learner)) is None else net.speech for learner in self.learners]
         return {
             name: stranger(team, n, seeds[name], speech.size if talking and speech is not None else 0)
-            for team, speech in zip(self.spec.teams, sizes, strict=True)
+            for team, speech in zip(self.spec.teams, speeches, strict=True)
             for n, name in enumerate(team.agents)
             if name in names
         }
@@ -672,7 +672,7 @@ class MultiAgentSystem:
     @property
     def channels(self) -> list[Channel | None]:
         """The channel of each team; None where nobody talks."""
-        return [getattr(config, "channel", None) for config in self._configs]
+        return [channel_of(config) for config in self._configs]
 
     def _links(self, link: Link | str | None, tamper: Tamper | None) -> list[Link | None]:
         """What the messages of each team suffer in evaluation. Raises ConfigError if there are none to suffer it."""
@@ -968,7 +968,7 @@ def _executing(
     talkers = [
         (net, net.link, net.executing, link, tamper)
         for learner, link, tamper in zip(learners, links, tampers, strict=True)
-        if (net := getattr(learner, "talker", None)) is not None
+        if (net := talker_of(learner)) is not None and link is not None  # who talks has one
     ]
     for net, _, _, link, tamper in talkers:
         net.use(link, executing=True, tamper=tamper)
@@ -994,7 +994,7 @@ class _Whole:
             for team, learner in zip(system.spec.teams, system.learners, strict=True)
         ]
         for learner, carry in zip(system.learners, self.carries, strict=True):
-            talker = getattr(learner, "talker", None)
+            talker = talker_of(learner)
             if talker is not None:  # links lose the same messages as where a hub carries them
                 talker.seed(carry, torch.Generator(system.device).manual_seed(seed))
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.channels import Channel, ChannelNet
 from marl.memory.rollout import Decision, Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
@@ -113,6 +114,33 @@ class LearnerConfig(Protocol):
     ) -> Learner:
         """Make the learner of one team. Raises ConfigError for combinations that have no meaning."""
         ...
+
+
+@runtime_checkable
+class Talks(Protocol):
+    """A learner whose agents may talk."""
+
+    @property
+    def talker(self) -> ChannelNet | None:
+        """The network that they talk through; None if they do not."""
+        ...
+
+
+@runtime_checkable
+class HasChannel(Protocol):
+    """Settings of such a learner."""
+
+    channel: Channel | None
+
+
+def talker_of(learner: Learner) -> ChannelNet | None:
+    """The network that a learner's agents talk through, if they do."""
+    return learner.talker if isinstance(learner, Talks) else None
+
+
+def channel_of(settings: LearnerConfig) -> Channel | None:
+    """What a learner's agents tell each other; None: nothing."""
+    return settings.channel if isinstance(settings, HasChannel) else None
 
 
 ALL_KINDS: frozenset[ActionKind] = frozenset(("discrete", "multidiscrete", "multibinary", "box"))
