@@ -48,7 +48,8 @@ class Air:
 
     queue ``(B, N, D, R, M + 1)``: the messages that each agent sent in the last ``D`` steps, oldest first, and
     how loudly; edges ``(B, N, D, N)``: whom each hears of them, where that changes; spent ``(B, N)``: messages of
-    the running episode; key ``(B, N)``: what chance comes from. now: what was said in the rounds of this step.
+    the running episode; key ``(B, N)``: what chance comes from. now: what was said in the rounds of this step;
+    spoke ``(B, N)``: who spoke in any of them.
     """
 
     queue: Tensor
@@ -56,6 +57,7 @@ class Air:
     spent: Tensor
     key: Tensor
     now: list[Tensor] = field(default_factory=list)
+    spoke: Tensor | None = None
 
 
 class Medium:
@@ -145,7 +147,7 @@ class Medium:
 
     def exchange(self, air: Air, turn: int, said: Tensor, loud: Tensor, wires: Wires, active: Tensor) -> Inbox:
         """Round ``turn`` within a step: what is said is heard at once, or, with a delay, what was said then."""
-        sent = self._sent(air, said, loud, active, first=turn == 0)
+        sent = self._sent(air, said, loud, active)
         if not self.depth:
             return self._deliver(air, sent, wires.edges, wires, turn)
         inbox = self._deliver(air, air.queue[:, :, 0, turn], self._edges_of_oldest(air, wires), wires, turn)
@@ -154,14 +156,18 @@ class Medium:
             self._push(air, torch.stack(air.now, dim=2), wires)
         return inbox
 
-    def _sent(self, air: Air, said: Tensor, loud: Tensor, active: Tensor, first: bool = True) -> Tensor:
+    def afford(self, air: Air, loud: Tensor) -> Tensor:
+        """How loud ``(B, N)`` those are who have messages left; a step of several rounds costs one."""
+        return loud * (air.spent <= float(self.link.budget or 0)) if self.limited else loud
+
+    def _sent(self, air: Air, said: Tensor, loud: Tensor, active: Tensor) -> Tensor:
         """``(B, N, M + 1)``: packed messages, loudness last."""
         loud = loud * active
         if self.limited:
-            budget = float(self.link.budget or 0)
-            if first:
-                air.spent = air.spent + (loud.detach() > 0)
-            loud = loud * (air.spent <= budget)
+            speaks = loud.detach() > 0
+            air.spent = air.spent + (speaks if air.spoke is None else speaks & ~air.spoke)
+            air.spoke = speaks if air.spoke is None else speaks | air.spoke
+            loud = self.afford(air, loud)
         # What is not loud weighs nothing, so nobody hears it; it stays for the gradient of a gate that is closed.
         sent = torch.cat((self.link.pack(said) * active.unsqueeze(-1), loud.unsqueeze(-1)), dim=-1)
         return sent if self.tamper is None else self.tamper(sent)

@@ -141,7 +141,7 @@ class ChannelNet(AgentNet):
         except StopIteration as end:
             y, own = end.value
         if not torch.is_grad_enabled():
-            self.last = said, loud
+            self.last = said, medium.afford(air, loud)
         return y, torch.cat((own, medium.close(air)), dim=-1)
 
     def converse(

@@ -48,15 +48,17 @@ class Overheard:
         done = action if action.ndim == 3 and action.dtype.kind == "i" else _signs(action.reshape(*alive.shape, -1))
         report["messages/entropy"] = entropy(message[spoke])
         report["messages/observation"] = information(message[spoke], seen[spoke])
-        lag = 0 if self.net.channel.rounds else 1
-        sender, listener = spoke[: len(spoke) - lag], alive[lag:] & ~(started[lag:, :, None] & (lag > 0))
+        lag = self.net.link.delay + (not self.net.channel.rounds)  # steps until a message is heard
+        sender, listener = spoke[: max(len(spoke) - lag, 0)], alive[lag:].copy()
+        for step in range(1, lag + 1):  # what is on its way when an episode begins never arrives
+            listener &= ~started[step : step + len(listener), :, None]
         agents = alive.shape[-1]
         pairs = [(i, j) for i in range(agents) for j in range(agents) if i != j and self.net.wiring.weight[i, j] > 0]
         pairs = pairs[:: max(1, len(pairs) // 32)]
         found = []
         for i, j in pairs:
             both = sender[..., j] & listener[..., i]
-            found.append(information(message[: len(spoke) - lag, :, j][both], done[lag:, :, i][both]))
+            found.append(information(message[: len(sender), :, j][both], done[lag:, :, i][both]))
         if found:
             report["messages/action"] = float(np.mean(found))
         return report

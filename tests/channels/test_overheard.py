@@ -24,18 +24,20 @@ def test_entropy_and_information_by_hand():
     assert information(a % 2, noisy) == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize("rounds", [0, 1])
-def test_a_report_pairs_messages_with_the_actions_they_reach(rounds):
-    """Agent 0 shouts the sign of what it sees; agent 1 does what it is told, one step later or at once."""
-    net = build(marl.DIAL(size=1, rounds=rounds, topology=marl.Graph([(0, 1), (1, 0)])), agents=2, width=2)
+@pytest.mark.parametrize(("rounds", "delay"), [(0, 0), (1, 0), (0, 2), (1, 3)])
+def test_a_report_pairs_messages_with_the_actions_they_reach(rounds, delay):
+    """Agent 0 shouts the sign of what it sees; agent 1 does what it is told, as soon as it hears it."""
+    link, graph = marl.Link(delay=delay), marl.Graph([(0, 1), (1, 0)])
+    net = build(marl.DIAL(size=1, rounds=rounds, topology=graph, link=link), agents=2, width=2)
+    lag = delay + 1 - rounds
     overheard = Overheard(net)
     seen = torch.randn(64, 100, 2, 2).sign()
     told = (seen[:, :, 0, 0] > 0).long()
     for t in range(64):
         net.last = (torch.where(seen[t, ..., :1] > 0, 1.0, -1.0), torch.ones(100, 2))
         action = torch.zeros(100, 2, dtype=torch.int64)
-        if t >= 1 - rounds:
-            action[:, 1] = told[t - 1 + rounds]
+        if t >= lag:
+            action[:, 1] = told[t - lag]
         overheard.note(seen[t], action, torch.ones(100, 2, dtype=torch.bool), torch.zeros(100, dtype=torch.bool))
     report = overheard.metrics()
     assert report["messages/rate"] == 1
@@ -43,6 +45,30 @@ def test_a_report_pairs_messages_with_the_actions_they_reach(rounds):
     assert report["messages/observation"] == pytest.approx(1, abs=0.01)
     assert report["messages/action"] == pytest.approx(0.5, abs=0.02)  # one bit to agent 1, nothing to agent 0
     assert overheard.metrics() == {}
+
+
+def test_what_an_episode_s_end_cuts_off_is_not_paired():
+    """Every episode lasts two steps and a message takes two: nobody ever hears any."""
+    net = build(marl.DIAL(size=1, link=marl.Link(delay=1)), agents=2, width=2)
+    overheard = Overheard(net)
+    signs = torch.ones(64, 50, 2, 1).bernoulli(0.5) * 2 - 1
+    for t in range(64):
+        net.last = signs[t], torch.ones(50, 2)
+        action = (signs[max(t - 2, 0)].flip(1) > 0).long()[..., 0]
+        overheard.note(torch.zeros(50, 2, 2), action, torch.ones(50, 2, dtype=torch.bool), torch.full((50,), t % 2 == 0))
+    assert overheard.metrics()["messages/action"] == 0
+
+
+def test_a_spent_budget_shows_in_the_rate():
+    net = build(marl.CommNet(link=marl.Link(budget=1)), agents=2)
+    overheard, carry = Overheard(net), torch.zeros(4, *net.carry_shape)
+    for _ in range(4):
+        obs = torch.randn(4, 2, 4)
+        with torch.no_grad():
+            _, carry = net(obs[None], carry, torch.zeros(1, 4).bool(), torch.ones(1, 4, 2).bool())
+        carry = carry[-1]
+        overheard.note(obs, torch.zeros(4, 2).long(), torch.ones(4, 2, dtype=torch.bool), torch.zeros(4).bool())
+    assert overheard.metrics()["messages/rate"] == 0.25
 
 
 def test_a_closed_gate_shows_in_the_rate():

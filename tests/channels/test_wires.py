@@ -223,6 +223,18 @@ def test_a_spent_budget_is_silence_until_the_next_episode():
     assert [bool(inbox.weight.any()) for inbox in within] == [True, True, False, False]
 
 
+def test_who_is_silent_in_the_first_round_pays_for_the_second():
+    medium = Medium(2, 1, 2, Link(budget=1), moving=False)
+    state, wires, active = torch.zeros(1, 2, medium.width), Wires(torch.ones(2, 2)), torch.ones(1, 2, dtype=torch.bool)
+    heard = []
+    for _ in range(2):
+        air = medium.open(state, torch.tensor([False]))
+        for turn, loud in enumerate((torch.tensor([[0.0, 1.0]]), torch.ones(1, 2))):
+            heard.append(medium.exchange(air, turn, torch.ones(1, 2, 1), loud, wires, active).weight[0, 0].tolist())
+        state = medium.close(air)
+    assert heard == [[0, 1], [1, 1], [0, 0], [0, 0]]
+
+
 # --- chance -----------------------------------------------------------------------------------------------------------
 
 
