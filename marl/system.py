@@ -549,6 +549,12 @@ class MultiAgentSystem:
             ConfigError: for what has no meaning here, saying why.
         """
         check_whole("episodes", episodes, 1)
+        if decentralised not in (False, True, "processes"):
+            raise ConfigError(f"decentralised: expected True, False or 'processes', got {decentralised!r}")
+        if link is not None and not isinstance(link, Link | str):
+            raise ConfigError(f"link: expected a marl.Link or text such as 'loss=0.2,delay=1', got {link!r}")
+        if swap is not None and (isinstance(swap, str) or len(swap) != 2):
+            raise ConfigError(f"swap: expected two agents, got {swap!r}")
         copies = num_envs or min(episodes, EVALUATION_COPIES)
         check_whole("num_envs", copies, 1)
         links = self._links(link, tamper)

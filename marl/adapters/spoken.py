@@ -385,8 +385,12 @@ class SpokenAEC(BaseWrapper[Any, Any, Any]):
             return
         agent = self.env.agent_selection
         own, words, loud = self.exchange.tongues[self.exchange.place[agent]].part(action)
+        silence = np.zeros(self.exchange.words, np.float32), 0.0
+        said = {
+            gone: silence for gone in self.exchange.agents if gone not in self.env.agents
+        }  # who waits is still heard
         super().step(own)
-        self.exchange.pass_on({agent: (words, loud)}, self._seen())
+        self.exchange.pass_on({**said, agent: (words, loud)}, self._seen())
 
     def observe(self, agent: Any) -> Any:
         """What the agent sees, with its inbox."""

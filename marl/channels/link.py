@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -53,6 +54,13 @@ class Link:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 top = "" if most == math.inf else f" to {most}"
                 raise ConfigError(f"Link.{name}: expected a whole number from {least}{top}, got {value!r}")
+        for name in ("saturation", "loss", "noise"):
+            value = getattr(self, name)
+            if (isinstance(value, bool) or not isinstance(value, Real)) and (value, name) != (
+                None,
+                "saturation",
+            ):
+                raise ConfigError(f"Link.{name}: expected a number, got {value!r}")
         if self.saturation is not None and not 0 < self.saturation < math.inf:
             raise ConfigError(f"Link.saturation: expected a number above 0, got {self.saturation!r}")
         if not 0 <= self.loss <= 1:

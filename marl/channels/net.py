@@ -42,6 +42,11 @@ def policy_net(
             f"channel={type(channel).__name__} on team {team.name!r}: its only agent has nobody to talk to; learned "
             "messages stay within one team, so put agents that shall talk under one learner"
         )
+    if spec.turn_based and channel.rounds:
+        raise ConfigError(
+            f"channel={type(channel).__name__}(rounds={channel.rounds}) on team {team.name!r}: agents take turns, so "
+            "within a step one speaks and nobody listens; use rounds=0"
+        )
     wiring, hold = channel.topology.build(team), spec.turn_based
     return ChannelNet(channel, wiring, network, owner, team.obs.shape, out, generators, hold=hold, **settings)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -160,6 +161,11 @@ class Groups:
 
     patterns: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Check that it is several."""
+        if isinstance(self.patterns, str):
+            raise ConfigError(f"Groups: expected patterns, one a group, got one text; use ({self.patterns!r},)")
+
     def build(self, team: TeamSpec) -> Wiring:
         """Blocks."""
         which = []
@@ -190,17 +196,23 @@ class Graph:
 
     def __post_init__(self) -> None:
         """Keep nodes and directed edges, which compare and can be saved."""
-        if hasattr(self.graph, "to_directed"):  # networkx, which takes a while to import
+        if isinstance(self.graph, Mapping):  # as it was saved
+            nodes, edges = self.graph["nodes"], self.graph["edges"]
+        elif hasattr(self.graph, "to_directed"):  # networkx, which takes a while to import
             directed = self.graph.to_directed()
-            edges = tuple((u, v, float(w)) for u, v, w in directed.edges(data="weight", default=1.0))
-            object.__setattr__(self, "graph", {"nodes": tuple(directed.nodes), "edges": edges})
-        elif not isinstance(self.graph, Mapping):
-            edges = tuple((*edge, 1.0)[:3] for edge in self.graph)
+            nodes, edges = tuple(directed.nodes), tuple(directed.edges(data="weight", default=1.0))
+        else:
+            given = tuple(self.graph) if isinstance(self.graph, Iterable) else (self.graph,)
+            for edge in given:
+                if not isinstance(edge, tuple | list) or len(edge) not in (2, 3):
+                    raise ConfigError(f"Graph: expected a networkx graph or edges (u, v[, weight]), got {edge!r}")
+            edges = tuple((*edge, 1.0)[:3] for edge in given)
             nodes = tuple(dict.fromkeys(node for edge in edges for node in edge[:2]))
-            object.__setattr__(self, "graph", {"nodes": nodes, "edges": edges})
-        for u, v, weight in self.graph["edges"]:
-            if not 0 <= weight < math.inf:
+        for u, v, weight in edges:
+            if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
                 raise ConfigError(f"Graph: edge {u!r} to {v!r}: expected a weight of at least 0, got {weight!r}")
+        edges = tuple((u, v, float(weight)) for u, v, weight in edges)
+        object.__setattr__(self, "graph", {"nodes": tuple(nodes), "edges": edges})
 
     def build(self, team: TeamSpec) -> Wiring:
         """The edges' weights."""
@@ -265,7 +277,7 @@ class Within:
 
     def __post_init__(self) -> None:
         """Check the number."""
-        if not 0 <= self.radius < math.inf:
+        if not isinstance(self.radius, Real) or not 0 <= self.radius < math.inf:
             raise ConfigError(f"Within.radius: expected a number of at least 0, got {self.radius!r}")
 
     def build(self, team: TeamSpec) -> Wiring:
@@ -320,6 +332,8 @@ class Dynamic:
         """The function's answer, checked once for its shape."""
         inner, agents = self.among.build(team), team.num_agents
         _entries("Dynamic", (), team)
+        if not callable(self.edges):
+            raise ConfigError(f"Dynamic.edges: expected a function of observations (B, N, O), got {self.edges!r}")
         found = self.edges(torch.zeros(2, *(agents, *team.obs.shape)))
         if not isinstance(found, Tensor) or found.shape != (2, agents, agents):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -357,6 +371,8 @@ def _distances(position: Tensor) -> Tensor:
 
 
 def _entries(where: str, entries: tuple[int, ...], team: TeamSpec) -> list[int]:
+    if not isinstance(entries, Sequence):
+        raise ConfigError(f"{where}: expected the entries of a position, such as (2, 3), got {entries!r}")
     if team.obs.is_image:
         raise ConfigError(f"{where} on team {team.name!r}: images have no entries to look at; use a fixed topology")
     for entry in entries:

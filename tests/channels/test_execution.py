@@ -526,6 +526,10 @@ class Lamps(Team):
         ({"message_entries": "agent_0:2-1"}, "'agent_0' sees entries 0 to 2"),
         ({"message_entries": "agent_7:2-2"}, "message entries: unknown agent 'agent_7'"),
         ({"link": "loss=0.1"}, "no team of this system has a channel"),
+        ({"link": 0.1}, "link: expected a marl.Link or text"),
+        ({"swap": ("agent_0",)}, "swap: expected two agents"),
+        ({"swap": "agent_0"}, "swap: expected two agents"),
+        ({"decentralised": "process"}, "decentralised: expected True, False or 'processes', got 'process'"),
     ],
 )
 def test_what_cannot_be_done_is_refused(keywords, reason):

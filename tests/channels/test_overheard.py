@@ -55,7 +55,9 @@ def test_what_an_episode_s_end_cuts_off_is_not_paired():
     for t in range(64):
         net.last = signs[t], torch.ones(50, 2)
         action = (signs[max(t - 2, 0)].flip(1) > 0).long()[..., 0]
-        overheard.note(torch.zeros(50, 2, 2), action, torch.ones(50, 2, dtype=torch.bool), torch.full((50,), t % 2 == 0))
+        overheard.note(
+            torch.zeros(50, 2, 2), action, torch.ones(50, 2, dtype=torch.bool), torch.full((50,), t % 2 == 0)
+        )
     assert overheard.metrics()["messages/action"] == 0
 
 

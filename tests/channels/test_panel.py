@@ -62,8 +62,11 @@ def test_numbers_are_blue_below_zero_and_red_above():
     assert len(set(none)) == 1
 
 
-@pytest.mark.parametrize("env", [Shown, ShownTurns])
-@pytest.mark.parametrize("channel", [marl.CommNet(rounds=0), marl.TarMAC(rounds=2)], ids=["later", "at-once"])
+@pytest.mark.parametrize(
+    ("env", "channel"),
+    [(Shown, marl.CommNet(rounds=0)), (Shown, marl.TarMAC(rounds=2)), (ShownTurns, marl.CommNet(rounds=0))],
+    ids=["later", "at-once", "in-turns"],
+)
 def test_play_carries_messages(env, channel):
     system = marl.MultiAgentSystem(marl.ippo(channel=channel, rollout=8, minibatches=1), env, num_envs=2)
     (played,), _ = play(system, 1, seed=3, max_steps=4)

@@ -7,6 +7,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from pettingzoo import ParallelEnv
+from pettingzoo.utils.conversions import parallel_to_aec
 
 import marl
 from marl.adapters.spoken import SpokenAEC, SpokenParallel
@@ -282,6 +283,20 @@ def test_turn_based_agents_talk_too():
         system = marl.MultiAgentSystem(recipe, Turns, channel=marl.Spoken(words=3, link=Link(loss=0.2)), num_envs=2)
         system.train(steps=64)
         assert system.evaluate(2).returns == system.evaluate(2, decentralised=True).returns
+
+
+def test_in_turns_too_the_dead_fall_silent():
+    env = marl.Spoken(words=2).wrap(parallel_to_aec(Team(die=(1,))))
+    env.reset(seed=0)
+    heard = []
+    while len(heard) < 4:
+        observation, _, terminated, truncated, _ = env.last()
+        if env.agent_selection == "agent_1":
+            heard.append(observation[3:].tolist())
+        env.step(None if terminated or truncated else say(1, words=2))
+    assert heard[0] == [0, 1, 0, 0]
+    assert heard[1] == [0, 1, 0, 1]  # agent_0 is gone, its last word is not
+    assert heard[2:] == [[0, 0, 0, 1]] * 2
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -336,6 +336,10 @@ def test_in_turns_what_was_said_last_stays_in_the_air():
             ["turn to turn", "on-policy"],
         ),
         (
+            lambda: marl.MultiAgentSystem(marl.ippo(channel=marl.TarMAC(rounds=2)), Turns),
+            ["TarMAC(rounds=2)", "take turns", "rounds=0"],
+        ),
+        (
             lambda: marl.MultiAgentSystem(
                 {"agent_0": marl.ippo(channel=marl.CommNet(topology=marl.Star("agent_1"))), "*": marl.ippo()}, Team
             ),
