@@ -413,8 +413,9 @@ class MultiAgentSystem:
             actions.append(decision.env_action.cpu().numpy())
         if self._season is not None and self._step is not None:
             actions = self._season.play(self._step, actions)
-        for listener in self._listeners:
-            listener.overhear([torch.from_numpy(action) for action in actions])
+        if self._step is not None:
+            for listener in self._listeners:
+                listener.overhear([torch.from_numpy(action) for action in actions], self._step)
         before, now = Clock(self.steps, self._total), Clock(self.steps + self.num_envs, self._total)
         if self._shaper is not None and self._step is not None:
             self._shaper.look(self._step if self._season is None else self._season.seen(self._step))

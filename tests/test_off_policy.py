@@ -246,6 +246,56 @@ def test_teams_with_critics_across_them_train_in_one_run():
     assert trained(agents, Steer, steps=100).learners[0].updates > 5
 
 
+@pytest.mark.parametrize(
+    "other", [marl.iddpg(**QUICK), marl.iql(**QUICK), marl.ippo(rollout=8)], ids=["ddpg", "dqn", "ppo"]
+)
+@pytest.mark.parametrize("die", [(2, None, None, 4), (None,) * 4], ids=["deaths", "all live"])
+def test_a_critic_across_teams_knows_what_the_others_did_and_will_do(other, die):
+    """Also where members have died; of teams with target policies the next action is theirs, the dead show zeros."""
+    agents = {"agent_[01]": marl.maddpg(critic=marl.Joint(of="all"), **QUICK), "agent_[23]": other}
+    system = trained(agents, lambda: Team(widths=(3,) * 4, choices=(2, 2, 2, 4), die=die), steps=120)
+    ours, theirs = system.learners
+    memory = ours.memory
+    assert memory.ragged == (die[0] is not None)
+    if not isinstance(other, marl.PPO):
+        flat = theirs.target_flat if isinstance(other, marl.DQN) else theirs.actor_target_flat
+        flat.values[:, -1] += 10  # the last choice, which agent_2 does not have
+    sample = ours._draw(Clock(120))
+    now, later = (ours._theirs(sample, successor)[0] for successor in (False, True))  # (1, B, 2, 2 * 4)
+    checked = 0
+    for b, place in enumerate(sample.index[:, 0].tolist()):
+        row, copy = divmod(place, 2)
+        for k in range(2):
+            did = (
+                torch.nn.functional.one_hot(memory.others[0][row, copy], 4)
+                * memory.others_acting[0][row, copy, :, None]
+            )
+            assert torch.equal(now[0, b, k], did.flatten().float())
+            if row + 1 == memory.head or not (sample.complete[0, b, k] and memory.link[row, copy, k] == row + 1):
+                continue
+            if sample.discount[0, b, k] == 0:
+                continue
+            acting = memory.others_acting[0][row + 1, copy]
+            if isinstance(other, marl.PPO):
+                wanted = torch.nn.functional.one_hot(memory.others[0][row + 1, copy], 4)
+            else:
+                legal = memory.others_legal[0][row + 1, copy]
+                wanted = theirs.planned(theirs.memory.obs[row + 1, copy][None, None], legal[None, None])[0, 0]
+                assert not wanted[0, 2:].any()  # agent_2 has two choices
+                assert wanted[1, 3] == 1
+            assert torch.equal(later[0, b, k], (wanted * acting[:, None]).flatten().float())
+            checked += 1
+    assert checked > 5
+
+
+def test_a_rows_priority_is_the_mean_over_those_who_acted():
+    learner = trained(marl.maddpg(prioritised=marl.Prioritised(), **QUICK), Turns, steps=60).learners[0]
+    sample = learner._draw(Clock(60))
+    assert (sample.complete[0].sum(-1) == 1).all()  # one player has the turn, and what is not known is never drawn
+    error = torch.where(sample.complete[0], 3.0, 0.0)
+    assert learner.priority_errors(sample, error).tolist() == [[3.0]] * 16
+
+
 def test_the_update_ratio_does_not_change_with_the_number_of_copies():
     for copies in (1, 3, 10):
         system = marl.MultiAgentSystem(marl.iql(**QUICK), Team, num_envs=copies, seed=0)

@@ -26,7 +26,7 @@ from marl.nets.distributions import Categorical, Distribution
 from marl.nets.networks import GRU, Network
 from marl.nets.stacked import FlatParameters
 from marl.scope import Joint
-from marl.types import Spec, TeamSpec
+from marl.types import Spec, Step, TeamSpec
 
 
 @config
@@ -42,7 +42,7 @@ class ActorQ(OffPolicy):
 class Plans(Protocol):
     """A learner whose next actions a joint critic of another team may ask for."""
 
-    def planned(self, obs: Tensor) -> Tensor:
+    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
         """Critic features ``(L, B, M, F)`` of the target policy's actions for raw observations ``(L, B, M, *O)``."""
         ...
 
@@ -133,9 +133,9 @@ class ActorQLearner(OffPolicyLearner):
             if isinstance(other, Plans) and other.carry_width == 0:
                 self._planners[place] = other
 
-    def overhear(self, actions: list[Tensor]) -> None:
+    def overhear(self, actions: list[Tensor], step: Step) -> None:
         """Keep what the other teams do."""
-        self.memory.overhear(actions)
+        self.memory.overhear(actions, step)
 
     @property
     def carry_width(self) -> int:
@@ -206,35 +206,41 @@ class ActorQLearner(OffPolicyLearner):
         return torch.cat((everybody, *theirs), dim=-1) if theirs else everybody
 
     def _theirs(self, sample: Sample, successor: bool) -> list[Tensor]:
-        """Features of the other teams' actions, each ``(L, B, N, M * G)``."""
+        """Features of the other teams' actions, each ``(L, B, N, M * G)``; zeros of agents that do nothing."""
         found = []
         for which, place in enumerate(self._other_places):
             code = self.codes[place]
-            if successor and place in self._planners and sample.next_joint is not None and sample.next_joint.dim() == 3:
-                features = self._planners[place].planned(self._their_obs(sample.next_joint, place))
+            acting = (sample.next_acting_others if successor else sample.acting_others)[which]
+            if successor and place in self._planners and sample.next_joint is not None:
+                joint = sample.next_joint if sample.next_joint.dim() == 4 else sample.next_joint.unsqueeze(2)
+                seen = self._their_obs(joint, place)  # (L, B, 1 or N, M, O)
+                legal = sample.next_legal_others[which]
+                legal = None if legal is None else legal.unsqueeze(2).expand(*seen.shape[:4], -1).flatten(1, 2)
+                features = self._planners[place].planned(seen.flatten(1, 2), legal)
+                features = features.view(*seen.shape[:4], -1)
             else:
                 actions = (sample.next_others if successor else sample.others)[which]
-                features = code.features(code.from_env(actions))
-            flat = features.flatten(2).unsqueeze(2)
+                features = code.features(code.from_env(actions)).unsqueeze(2)
+            flat = (features * acting[:, :, None, :, None]).flatten(3)  # (L, B, 1 or N, M * G)
             found.append(flat.expand(*flat.shape[:2], self.team.num_agents, flat.shape[-1]))
         return found
 
     def _their_obs(self, joint: Tensor, place: int) -> Tensor:
-        """Another team's observations ``(L, B, M, O)`` out of the joint input."""
+        """Another team's observations ``(..., M, O)`` out of joint inputs ``(..., J)``."""
         teams = self.spec.teams
         sizes = [team.num_agents * math.prod(team.obs.shape) for team in teams]
         start = sum(sizes[:place])
         part = joint[..., start : start + sizes[place]]
-        return part.reshape(*joint.shape[:2], teams[place].num_agents, *teams[place].obs.shape)
+        return part.reshape(*joint.shape[:-1], teams[place].num_agents, *teams[place].obs.shape)
 
     @torch.no_grad()
-    def planned(self, obs: Tensor) -> Tensor:
+    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
         """Features of the target policy's actions."""
         rows = self.actor.encode(obs)
         no = torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
         yes = torch.ones(rows.shape[:3], dtype=torch.bool, device=rows.device)
         out, _ = self.actor_target.read(rows, rows.new_zeros(rows.shape[1], rows.shape[2], 0), no, yes)
-        return self.code.features(self.head.mode(out, None))
+        return self.code.features(self.head.mode(out, legal))
 
     @contextmanager
     def fixed_critic(self) -> Iterator[None]:
@@ -277,7 +283,7 @@ class ActorQLearner(OffPolicyLearner):
         error = target - value  # (critics, L, B, N)
         loss = (0.5 * error.square().sum(0) * self.weigh(sample)).sum()
         own = torch.where(sample.complete, error.detach().abs().mean(0), 0.0).mean(0)
-        return loss, own if self.own_places else own.mean(-1, keepdim=True)
+        return loss, self.priority_errors(sample, own)
 
     def move_targets(self) -> None:
         """Move all targets."""

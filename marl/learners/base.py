@@ -51,8 +51,8 @@ class HearsOthers(Protocol):
         """Learn who controls the other teams."""
         ...
 
-    def overhear(self, actions: list[Tensor]) -> None:
-        """Keep what the environment is about to get from every team."""
+    def overhear(self, actions: list[Tensor], step: Step) -> None:
+        """Keep what the environment is about to get from every team in this step."""
         ...
 
 

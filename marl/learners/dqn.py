@@ -156,6 +156,15 @@ class DQNLearner(OffPolicyLearner):
             action = mask_logits(values, look.legal).argmax(-1)
         return Decision(action, action, values[..., 0], carries[0])
 
+    @torch.no_grad()
+    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
+        """One-hots ``(L, B, M, A)`` of the target's greedy actions: what other teams' joint critics ask for."""
+        rows = self.net.encode(obs)
+        out, _ = self.target.read(
+            rows, rows.new_zeros(*rows.shape[1:3], 0), self._still(*rows.shape[:2]), self._moving(*rows.shape[:2])
+        )
+        return ops.one_hot(self.head.mode(out, legal), self.head.actions)
+
     def learn(self, sample: Sample) -> dict[str, Tensor]:
         """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one Adam step on the TD errors."""
         settings = self.settings
@@ -168,8 +177,7 @@ class DQNLearner(OffPolicyLearner):
             loss, error, chosen = compiled.gradient(
                 sample, seen, next_seen, self.weigh(sample), settings.double, settings.huber, settings.hysteresis
             )
-            own = error.abs()
-            return self._step(sample, loss, own if self.own_places else own.mean(-1, keepdim=True), chosen)
+            return self._step(sample, loss, self.priority_errors(sample, error.abs()), chosen)
         with torch.no_grad():
             aims = self.unroll(self.target, seen, next_seen, sample)
             chooser = self.unroll(self.net, seen, next_seen, sample) if settings.double else aims
@@ -231,7 +239,7 @@ class DQNLearner(OffPolicyLearner):
                 cost = ops.quantile_regression_loss(source, levels, target, quantiles.huber)
                 error = cost.detach()
         own = torch.where(sample.complete, error.detach(), 0.0).abs().mean(0)  # (B, N)
-        return (cost * weight).sum(), own if self.own_places else own.mean(-1, keepdim=True)
+        return (cost * weight).sum(), self.priority_errors(sample, own)
 
     def mixed_loss(self, sample: Sample, out: Tensor, aims: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
         """The team's loss: ``(Q_tot(s, a) - y)^2`` with ``y = r + gamma Q_tot'(s', a*)``."""

@@ -207,6 +207,8 @@ class OffPolicyLearner(ABC):
         """Whether every agent has priorities of its own: where nothing joins their losses."""
         settings = self._settings
         apart = not self.mixing and isinstance(settings.critic, Local) and settings.channel is None
+        if settings.hindsight is not None and not isinstance(settings.credit, Independent):
+            apart = False  # a new goal changes what the whole team earns
         return apart and self.team.num_agents > 1
 
     def generators(self) -> list[torch.Generator]:
@@ -354,6 +356,14 @@ class OffPolicyLearner(ABC):
             return (weight * sample.weight).expand(sample.complete.shape)
         weight = weights_of(self.counts(sample), self.owner)
         return weight * sample.weight
+
+    def priority_errors(self, sample: Sample, error: Tensor) -> Tensor:
+        """What priorities are made of: errors ``(B, N)`` as they are, or their mean over who acted, ``(B, 1)``."""
+        if self.own_places:
+            return error
+        if not self.memory.ragged:
+            return error.mean(-1, keepdim=True)
+        return error.sum(-1, keepdim=True) / sample.complete[0].sum(-1, keepdim=True).clamp(min=1)
 
     def counts(self, sample: Sample) -> Tensor:
         """Which transitions ``(L, B, N)`` are learnt from: complete ones after the burn-in."""

@@ -62,27 +62,30 @@ class Hindsight:
 class Relabel:
     """Where goals stand in a team's observation, and how a draw gets new ones."""
 
-    def __init__(self, choice: Hindsight, team: TeamSpec) -> None:
-        """Refuses teams without goals."""
-        self.choice, self.reward = choice, choice.function()
+    def __init__(self, choice: Hindsight, team: TeamSpec, shared: bool = False) -> None:
+        """Refuses teams without goals. ``shared``: everybody gets the mean of the team's rewards."""
+        self.choice, self.reward, self.shared = choice, choice.function(), shared
         self.achieved, self.desired = goal_places(team)
 
     def __call__(self, obs: Tensor, next_obs: Tensor, reward: Tensor, reached: Tensor, chosen: Tensor) -> None:
-        """Put goals ``reached (B, N, G)`` where ``chosen (B,)``, in place; rewards ``(B, N)`` follow from them.
+        """Put goals ``reached (B, N, G)`` where ``chosen (B, N)``, in place; rewards ``(B, N)`` follow from them.
 
         ``obs`` and ``next_obs`` are ``(B, N, O)``.
         """
         if not bool(chosen.any()):
             return
-        goal = reached[chosen]  # (K, N, G)
+        goal = reached[chosen]  # (K, G)
         for rows in (obs, next_obs):
             part = rows[chosen]
             part[..., self.desired] = goal
             rows[chosen] = part
-        achieved = next_obs[chosen][..., self.achieved]
-        width = goal.shape[-1]
-        paid = np.asarray(self.reward(achieved.reshape(-1, width).numpy(), goal.reshape(-1, width).numpy(), None))
-        reward[chosen] = torch.from_numpy(paid.astype(np.float32)).view(goal.shape[:2])
+        paid = np.asarray(self.reward(next_obs[chosen][:, self.achieved].numpy(), goal.numpy(), None))
+        earned = torch.zeros_like(reward)
+        earned[chosen] = torch.from_numpy(paid.astype(np.float32))
+        if self.shared:
+            chosen = chosen.any(-1, keepdim=True).expand(reward.shape)
+            earned = earned.mean(-1, keepdim=True).expand(reward.shape)
+        torch.where(chosen, earned, reward, out=reward)
 
 
 def goal_places(team: TeamSpec) -> tuple[slice, slice]:

@@ -55,6 +55,9 @@ class Sample:
     next_joint: Tensor | None  # (L, B, *J) or (L, B, N, *J)
     others: tuple[Tensor, ...]  # (L, B, M[, A]) what the agents of each other team did
     next_others: tuple[Tensor, ...]
+    acting_others: tuple[Tensor, ...]  # (L, B, M) who of them chose an action here
+    next_acting_others: tuple[Tensor, ...]
+    next_legal_others: tuple[Tensor | None, ...]  # (L, B, M, K)
     weight: Tensor  # (B, N) or (B, 1): importance of each, 1 where all are equal
 
     def parts(self) -> list[Tensor | None]:
@@ -77,7 +80,7 @@ class Sample:
 
         def move(value: Any) -> Any:
             if isinstance(value, tuple):
-                return tuple(part.to(device) for part in value)
+                return tuple(move(part) for part in value)
             return None if value is None else value.to(device)
 
         return self if device.type == "cpu" else Sample(**{name: move(value) for name, value in vars(self).items()})
@@ -166,6 +169,14 @@ class Replay:
             )
             for other in hears
         )
+        self.others_acting = tuple(zeros(self.rows, num_envs, other.num_agents, dtype=torch.bool) for other in hears)
+        self.others_legal = tuple(
+            zeros(self.rows, num_envs, other.num_agents, other.action.num_legal, dtype=torch.bool)
+            if other.masked
+            else None
+            for other in hears
+        )
+        self._others_widths = [torch.from_numpy(legal_widths(other.action)) for other in hears]
         self._legal_widths = torch.from_numpy(legal_widths(team.action)) if team.masked else None
         self.outcome = Outcome(credit, num_envs, agents)
         self.ends = _Ends(team, None if self.joint is None else tuple(self.joint.shape[2:]), self.rows)
@@ -176,6 +187,7 @@ class Replay:
         self.priorities: Priorities | None = None
         self._relabel: Relabel | None = None
         self._final = torch.full((self.rows, num_envs), -1, dtype=torch.int32)  # an episode's last row, if it is known
+        self._since: Tensor | None = None  # rows since a row's episode began, for hindsight
         self._rows = {name: tensor.numpy() for name, tensor in self._tensors()}  # the same memory, quicker to write
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
         self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
@@ -190,7 +202,10 @@ class Replay:
             4 if action.kind == "box" else 8
         )
         per_step = per_agent * cells[2] + 1 + (4 * math.prod(joint) if joint else 0)
-        per_step += sum(8 * other.num_agents * math.prod(other.action.shape) for other in hears)
+        per_step += sum(
+            other.num_agents * (8 * math.prod(other.action.shape) + 1 + (other.action.num_legal if other.masked else 0))
+            for other in hears
+        )
         needed = per_step * cells[0] * cells[1]
         free = _free_memory()
         if self._directory is None and free is not None and needed > free:
@@ -217,8 +232,15 @@ class Replay:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def relabel(self, choice: Hindsight) -> None:
-        """Relabel draws from now on. Raises ConfigError for teams without goals."""
-        self._relabel = Relabel(choice, self.team)
+        """Relabel draws from now on. Raises ConfigError for teams without goals, or if goals are in a state as well."""
+        if self._gathered is not None:
+            raise ConfigError(
+                f"hindsight: team {self.team.name!r} reads Joint(of={self._gathered.of!r}), whose goals cannot be "
+                "relabelled; use critic=Joint(of='team'), a mixer with state='team', or hindsight=None"
+            )
+        self._relabel = Relabel(choice, self.team, self.outcome.shared)
+        self._since = torch.zeros(self.rows, self.num_envs, dtype=torch.int32)
+        self._rows["_since"] = self._since.numpy()
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -247,10 +269,18 @@ class Replay:
         if self.carry.shape[-1]:
             self.carry[(self.head + 1) % self.rows].copy_(decision.carry)
 
-    def overhear(self, actions: list[Tensor]) -> None:
-        """Keep what the other teams did; ``actions[k]`` is what the environment got from team ``k``."""
+    def overhear(self, actions: list[Tensor], step: Step) -> None:
+        """Keep what the other teams do in a step; ``actions[k]`` is what the environment gets from team ``k``."""
         for place, kept in zip(self._others, self.others, strict=True):
             kept[self.head].copy_(actions[place])
+        self._see_others(step)
+
+    def _see_others(self, step: Step) -> None:
+        for k, place in enumerate(self._others):
+            other = step.teams[place]
+            self._rows[f"others_acting.{k}"][self.head] = other.alive
+            if other.legal is not None:
+                self._rows[f"others_legal.{k}"][self.head] = other.legal
 
     def observe(self, step: Step, reward: Array | None = None) -> None:
         """Keep what came of it, and see the next step. ``reward`` replaces the raw one where it is shaped."""
@@ -329,10 +359,13 @@ class Replay:
         rows["obs"][h] = team.obs
         rows["acting"][h] = team.alive
         rows["started"][h] = step.started
+        if self._since is not None:
+            rows["_since"][h] = self._episode
         if self.legal is not None and team.legal is not None:
             rows["legal"][h] = team.legal
         if self.joint is not None and self._gathered is not None:
             rows["joint"][h] = gather(self._gathered, step, successor=False)
+        self._see_others(step)
         turn = team.alive
         if self.by_team:
             turn = np.broadcast_to(turn.any(axis=1, keepdims=True), turn.shape)
@@ -445,10 +478,30 @@ class Replay:
             next_legal = torch.where(
                 (after >= 0).unsqueeze(-1), self._own_cells(self.legal, rows_after), self._legal_widths
             )
+        if self.others and own:
+            raise ConfigError("replay: what other teams do needs one place for all agents")
+        # Other teams have one next row for all agents: where ours have several, that of the first who goes on.
+        onward = after[:, 0]
+        if self.others and after.shape[1] > 1:
+            goes_on = torch.from_numpy(complete & (worth > 0)).to(torch.uint8).argmax(1, keepdim=True)
+            onward = after.gather(1, goes_on)[:, 0]
+        kept = (onward < 0).view(-1, 1, 1)
+        onward = torch.where(onward >= 0, onward, index_rows) if not own else onward
+
+        def there(parts: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
+            return tuple(lead(part.flatten(0, 1)[rows]) for part in parts)
+
         first = slice(0, index.shape[0])
         follows = np.zeros((*leading, agents), dtype=bool)
         if length > 1:
             np.equal(successor.reshape(follows.shape)[:-1], cells.view(follows.shape).numpy()[1:], out=follows[:-1])
+        started = self.started.flatten()[cells[:, 0]]
+        carry = self.carry.new_zeros(len(index), agents, 0)
+        if self.carry.shape[-1]:
+            carry = take(self.carry, where[first])
+            if own:  # every agent's row begins an episode or not: that is settled here
+                carry = carry.masked_fill(self.started.flatten()[cells].unsqueeze(-1), 0.0)
+                started = torch.zeros_like(started)
         obs, next_obs, paid = take(self.obs, where), self._next_obs(after), torch.from_numpy(reward)
         joint = next_joint = None
         if isinstance(self.scope, Joint):
@@ -463,13 +516,20 @@ class Replay:
                 joint, next_joint = lead(stored[index_rows]), lead(_with_ends(stored, self.ends.joint, after))
                 next_joint = next_joint if each else next_joint.squeeze(2)
         if self._relabel is not None:
-            self._with_new_goals(index_rows[:, 0] if own else index_rows, obs, next_obs, paid, generator)
+            self._with_new_goals(cells if each else cells[:, :1], obs, next_obs, paid, generator)
+            if joint is not None and next_joint is not None:  # they are views of observations, and show the new goals
+                joint = as_joint(lead(obs))
+                if each:
+                    views = torch.unflatten(next_joint, -1, (agents, -1))
+                    views[..., self._relabel.desired] = lead(next_obs).unsqueeze(2)[..., self._relabel.desired]
+                else:
+                    next_joint = as_joint(lead(next_obs))
         return Sample(
             index=index,
             obs=lead(obs),
             action=lead(take(self.action, where)),
             legal=None if self.legal is None else lead(take(self.legal, where)),
-            started=lead(self.started.flatten()[cells[:, 0]]),
+            started=lead(started),
             acting=lead(take(self.acting, where)),
             complete=lead(torch.from_numpy(complete)),
             follows=torch.from_numpy(follows),
@@ -477,57 +537,53 @@ class Replay:
             discount=lead(torch.from_numpy(worth)),
             next_obs=lead(next_obs),
             next_legal=None if next_legal is None else lead(next_legal),
-            next_acting=lead(self._next_acting(after)),
-            carry=take(self.carry, where[first])
-            if self.carry.shape[-1]
-            else self.carry.new_zeros(len(index), agents, 0),
+            next_acting=lead(self._next_acting(after, torch.from_numpy(complete & (worth > 0)))),
+            carry=carry,
             joint=joint,
             next_joint=next_joint,
-            others=tuple(lead(other.flatten(0, 1)[index_rows]) for other in self.others) if not own else (),
-            next_others=tuple(
-                lead(other.flatten(0, 1)[torch.where(after[:, 0] >= 0, after[:, 0], index_rows)])
-                for other in self.others
-            )
-            if not own
-            else (),
+            others=there(self.others, index_rows),
+            next_others=there(self.others, onward),
+            acting_others=there(self.others_acting, index_rows),
+            next_acting_others=there(self.others_acting, onward),
+            next_legal_others=tuple(
+                None if part is None else lead(torch.where(kept, widths, part.flatten(0, 1)[onward]))
+                for part, widths in zip(self.others_legal, self._others_widths, strict=True)
+            ),
             weight=torch.ones(index.shape) if weight is None else weight,
         ).to(self.device)
 
     def _with_new_goals(
         self, index: Tensor, obs: Tensor, next_obs: Tensor, reward: Tensor, generator: torch.Generator | None
     ) -> None:
-        """Relabel a share of the rows ``(B,)`` in place."""
+        """Relabel a share of what is at places ``(B, 1)``, or of each agent's own ``(B, N)``, in place."""
         relabel = self._relabel
         assert relabel is not None
-        choice = relabel.choice
+        assert self._since is not None
+        choice, agents = relabel.choice, self.team.num_agents
         row, copy = index // self.num_envs, index % self.num_envs
         last = self._final.flatten()[index].long()
         newest = (self.head - 1) % self.rows
         last = torch.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
         ahead = (last - row) % self.rows  # rows that follow in the episode
-        uniform = torch.rand(2, len(index), generator=generator)
+        uniform = torch.rand(2, len(index), 1, generator=generator)
         if choice.strategy == "final":
             jump = ahead
         else:
             jump = (uniform[0] * (ahead + 1)).long()
         if choice.strategy == "episode":
-            since = self._since(row, copy)
+            oldest = (self.head - self.size) % self.rows
+            since = torch.minimum(self._since.flatten()[index].long(), (row - oldest) % self.rows)
             jump = (uniform[0] * (ahead + since + 1)).long() - since
         other = (row + jump) % self.rows * self.num_envs + copy
-        link = self.link.view(-1, self.team.num_agents)[other]  # (B, N)
-        after = torch.where(link >= 0, link * self.num_envs + copy.unsqueeze(1), link).long()
-        known = (link != PENDING).all(-1)
-        found = self._next_obs(torch.where(known.unsqueeze(1), after, index.unsqueeze(1)))
-        relabel(obs, next_obs, reward, found[..., relabel.achieved], known & (uniform[1] < choice.share))
-
-    def _since(self, row: Tensor, copy: Tensor) -> Tensor:
-        """Rows since the episode began, ``(B,)``, as far as the ring goes back."""
-        oldest = (self.head - self.size) % self.rows
-        age = (row - oldest) % self.rows
-        begun = self.started[:, copy]  # (R, B)
-        back = (row.unsqueeze(0) - torch.arange(self.rows).unsqueeze(1)) % self.rows  # (R, B)
-        back = torch.where(begun, back, self.rows)
-        return torch.minimum(back.amin(0), age)
+        other = other.expand(-1, agents)
+        link = self._own_cells(self.link, other)  # (B, N)
+        known = link != PENDING
+        after = torch.where(link >= 0, link * self.num_envs + copy, link).long()
+        after = torch.where(known, after, other)
+        found = self._next_obs(after if index.shape[1] > 1 else after[:, :1])
+        here = index.expand(-1, agents)
+        chosen = known & self._own_cells(self.acting, here) & (uniform[1] < choice.share)
+        relabel(obs, next_obs, reward, found[..., relabel.achieved], chosen)
 
     def _whole_rows(self, stored: Tensor, index: Tensor) -> Tensor:
         """``(K,)`` places to ``(K, N, ...)``."""
@@ -554,11 +610,11 @@ class Replay:
             found[batch, agent] = self.ends.obs[-2 - after[batch, agent], agent]
         return found
 
-    def _next_acting(self, after: Tensor) -> Tensor:
+    def _next_acting(self, after: Tensor, goes_on: Tensor) -> Tensor:
         """Who acts at the successors, ``(K, N)``."""
         agents = self.team.num_agents
         if after.shape[1] == agents > 1:
-            return torch.ones(after.shape, dtype=torch.bool)  # each agent's successor is its own turn
+            return goes_on  # each agent's successor is its own turn, if it has one
         place = after[:, 0]
         found = self._whole_rows(self.acting, place.clamp(min=0))
         which = (place < 0).nonzero()[:, 0]
@@ -595,10 +651,12 @@ class Replay:
         self.seen_steps, self.ragged = int(state["seen_steps"]), bool(state["ragged"])
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
-        stored = "obs acting legal started carry action reward terminated truncated link joint _final"
+        stored = "obs acting legal started carry action reward terminated truncated link joint _final _since"
         names = stored.split()
         tensors = [(name, tensor) for name in names if isinstance(tensor := getattr(self, name), Tensor)]
-        return tensors + [(f"others.{place}", other) for place, other in enumerate(self.others)]
+        for name in ("others", "others_acting", "others_legal"):
+            tensors += [(f"{name}.{k}", part) for k, part in enumerate(getattr(self, name)) if part is not None]
+        return tensors
 
 
 class _Ends:

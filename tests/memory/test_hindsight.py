@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from marl_envs.reach import compute_reward
 
 import marl
@@ -12,9 +13,38 @@ from marl import adapters
 from marl.memory.hindsight import Hindsight
 from marl.memory.replay import Replay
 from marl.memory.rollout import Decision
+from marl.schedules import Clock
 from marl.scope import Local
+from tests.tiny import Team
 
 REWARD = "marl_envs.reach:compute_reward"
+
+
+class Goals(Team):
+    """As Team, with goals; nobody achieves the same thing twice."""
+
+    def observation_space(self, agent):
+        part = spaces.Box(-1, 1, (1,), np.float32)
+        return spaces.Dict({"achieved_goal": part, "desired_goal": part, "observation": part})
+
+    def _dicts(self, seen):
+        return {
+            a: dict(zip(("achieved_goal", "desired_goal", "observation"), x[:, None], strict=True))
+            for a, x in seen.items()
+        }
+
+    def reset(self, seed=None, options=None):
+        seen, info = super().reset(seed, options)
+        return self._dicts(seen), info
+
+    def step(self, actions):
+        seen, *rest = super().step(actions)
+        return self._dicts(seen), *rest
+
+
+def difference(achieved, desired, info):
+    """What tells which goal was meant."""
+    return (achieved - desired)[:, 0]
 
 
 def filled(choice, steps=70, copies=3):
@@ -68,3 +98,67 @@ def test_the_share_is_kept():
     original = memory.obs.flatten(0, 1)[index[:, 0]][..., 3:6]
     changed = (sample.obs[0, ..., 3:6] != original).any(-1).float().mean()
     assert changed == pytest.approx(0.3, abs=0.03)
+
+
+TEAMS = {
+    "alone": marl.iddpg,
+    "each by priority": lambda **settings: marl.iddpg(prioritised=marl.Prioritised(), **settings),
+    "joint critics": marl.maddpg,
+    "team reward": lambda **settings: marl.maddpg(credit=marl.TeamReward(), **settings),
+    "team reward by priority": lambda **settings: marl.iql(
+        credit=marl.TeamReward(), prioritised=marl.Prioritised(), **settings
+    ),
+    "mixer": lambda **settings: marl.qmix(credit=marl.QMix(state="team"), **settings),
+}
+
+
+@pytest.mark.parametrize("die", [(None, None, None), (2, None, 6)], ids=["all live", "deaths"])
+@pytest.mark.parametrize("name", TEAMS)
+def test_in_teams_goals_are_each_agents_own_and_critics_see_them(name, die):
+    config = TEAMS[name](
+        hindsight=Hindsight("tests.memory.test_hindsight:difference", share=1.0),
+        batch=64,
+        learning_starts=50,
+        updates_per_step=0.02,
+        network=marl.MLP((8,), "relu"),
+    )
+    system = marl.MultiAgentSystem(config, lambda: Goals(die=die), num_envs=2, seed=0)
+    system.train(steps=100)
+    learner = system.learners[0]
+    memory = learner.memory
+    sample = learner._draw(Clock(100))
+    goal, achieved = sample.obs[0, ..., 1], sample.next_obs[0, ..., 0]  # (B, N)
+    index = sample.index.expand(-1, 3)
+    known = sample.complete[0] & sample.acting[0]
+    after_death = changed = 0
+    kept = torch.zeros_like(known)  # the episode's chosen row came after this agent's death
+    for b, n in known.nonzero().tolist():
+        row, copy = divmod(int(index[b, n]), 2)
+        begun = row - int(memory._since[row, copy])
+        if goal[b, n] == memory.obs[row, copy, n, 1]:
+            kept[b, n] = True
+            continue
+        changed += 1
+        later = memory.obs[row + 1 : begun + 10, copy, n, 0].tolist()  # an episode has ten rows
+        ends = memory.ends.obs[:, n, 0].tolist()  # what its last row led to
+        assert float(goal[b, n]) in later + ends
+        assert sample.next_obs[0, b, n, 1] == goal[b, n] or sample.discount[0, b, n] == 0
+        after_death += int((~known[b]).any())
+    assert changed == known.sum() if die[0] is None else changed > known.sum() / 3
+    assert (after_death > 0) == (die[0] is not None and name != "each by priority")
+    known &= ~kept
+    paid = torch.where(known, achieved - goal, 0.0)
+    if "team" in name or name == "mixer":
+        paid = paid.mean(-1, keepdim=True).expand(paid.shape)
+    if name == "each by priority" or "team reward" not in name or die[0] is None:
+        assert torch.allclose(sample.reward[0][known], paid[known], atol=1e-6)
+    if sample.joint is not None:
+        assert torch.equal(sample.joint[0].view(64, 3, 3)[..., 1][known], goal[known])
+        joint = sample.next_joint[0].view(64, -1, 3, 3)[..., 1]  # (B, 1 or N, N)
+        assert torch.equal(joint, sample.next_obs[0, ..., 1].unsqueeze(1).expand(joint.shape))
+
+
+def test_goals_in_a_state_are_refused():
+    config = marl.maddpg(critic=marl.Joint(of="state"), hindsight=Hindsight(REWARD))
+    with pytest.raises(marl.ConfigError, match="cannot be relabelled"):
+        marl.MultiAgentSystem(config, Goals)

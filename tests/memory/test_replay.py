@@ -192,6 +192,29 @@ def test_by_priority_what_is_known_is_drawn_and_nothing_else(name, single, capac
     assert np.array_equal(drawable, wanted)
 
 
+def test_who_acts_next_is_who_lives_on():
+    memory, _ = play(ENVS["deaths"], 40)
+    index = everything(memory)[: -memory.num_envs]
+    sample = memory.sample(index, 1, 1, 0.9)
+    onward = memory.acting.flatten(0, 1)[index[:, 0] + memory.num_envs]
+    going = ~(memory.truncated | memory.terminated).flatten(0, 1)[index[:, 0]].any(-1)  # nobody's episode ends here
+    assert torch.equal(sample.next_acting[0][going], onward[going])
+    died = memory.terminated.flatten(0, 1)[index[:, 0]]
+    assert died.any()
+    assert not sample.next_acting[0][died].any()
+
+
+def test_at_places_of_their_own_agents_begin_episodes_each_by_itself():
+    memory, _ = play(ENVS["truncated"], 40)
+    memory.carry = torch.ones(*memory.acting.shape, 2)
+    index = torch.randint(36 * 3, (50, 3), generator=torch.Generator().manual_seed(0))
+    sample = memory.sample(index, 1, 1, 0.9)
+    begins = memory.started.flatten()[index]
+    assert begins.any()
+    assert torch.equal(sample.carry, (~begins).float().unsqueeze(-1).expand(50, 3, 2))
+    assert not sample.started.any()
+
+
 def test_three_step_targets_by_hand():
     memory, _ = play(lambda: Constant(length=4), 9)  # reward 1 a step, cut after 4
     sample = memory.sample(everything(memory)[::3], 1, 3, 0.5)
@@ -285,9 +308,11 @@ def test_memory_is_what_its_arrays_need():
 @pytest.mark.parametrize("others", [0, 2])
 def test_a_sample_is_the_sum_of_its_parts(others):
     values = {field.name: torch.rand(2) for field in dataclasses.fields(Sample)}
-    values |= {"legal": None, "others": tuple(torch.rand(others, 3)), "next_others": tuple(torch.rand(others, 3))}
+    several = [name for name in values if name.endswith("others")]
+    values |= {"legal": None} | {name: tuple(torch.rand(others, 3)) for name in several}
+    values["next_legal_others"] = (None,) * others
     sample = Sample(**values)
     again = Sample.of(sample.parts(), others)
     assert [id(part) for part in again.parts()] == [id(part) for part in sample.parts()]
     assert all(getattr(again, name) is value or name.endswith("others") for name, value in values.items())
-    assert len(again.others) == len(again.next_others) == others
+    assert [len(getattr(again, name)) for name in several] == [others] * 5
