@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from marl.nets.distributions import gumbel_argmax, mask_logits
-from marl.schedules import Clock, Linear, Schedule, value_at
+from marl.schedules import SCHEDULES, Clock, Linear, Schedule, value_at
 from marl.types import ActionSpec, ConfigError
 
 FALLING = Linear(1.0, 0.05, 10_000)
@@ -100,20 +100,25 @@ def uniform_choice(scores: Tensor, legal: Tensor | None, generator: torch.Genera
     return gumbel_argmax(mask_logits(torch.zeros_like(scores), legal), generator)
 
 
+def _check(name: str, wanted: str, fits: Callable[[float], bool], values: Mapping[str, Schedule]) -> None:
+    for field, value in values.items():
+        numbers = (value,) if not isinstance(value, SCHEDULES) else (value.start, value.end)
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int | float) or not fits(number):
+                raise ConfigError(f"{name}.{field}: expected a number {wanted} or a schedule, got {number!r}")
+
+
 def _positive(name: str, **values: Schedule) -> None:
-    for field, value in values.items():
-        numbers = (value,) if isinstance(value, int | float) else (value.start, value.end)
-        for number in numbers:
-            if not number > 0:
-                raise ConfigError(f"{name}.{field}: expected a number above 0, got {number!r}")
+    _check(name, "above 0", lambda number: 0 < number < math.inf, values)
 
 
-def _share(name: str, **values: Schedule) -> None:
-    for field, value in values.items():
-        numbers = (value,) if isinstance(value, int | float) else (value.start, value.end)
-        for number in numbers:
-            if not 0 <= number <= 1:
-                raise ConfigError(f"{name}.{field}: expected a number from 0 to 1, got {number!r}")
+def _not_negative(name: str, **values: Schedule) -> None:
+    _check(name, "of at least 0", lambda number: 0 <= number < math.inf, values)
+
+
+def share(name: str, **values: Schedule) -> None:
+    """Refuse what is no number from 0 to 1, nor a schedule of such."""
+    _check(name, "from 0 to 1", lambda number: 0 <= number <= 1, values)
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,8 @@ class EpsilonGreedy:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _share("EpsilonGreedy", epsilon=self.epsilon)
+        share("EpsilonGreedy", epsilon=self.epsilon)
+        _not_negative("EpsilonGreedy", spread=self.spread)
 
     def build(self, action: ActionSpec, num_envs: int, device: torch.device | str) -> Explorer:
         """Make the explorer of one team."""
@@ -243,7 +249,7 @@ class MaxBoltzmann:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _share("MaxBoltzmann", epsilon=self.epsilon)
+        share("MaxBoltzmann", epsilon=self.epsilon)
         _positive("MaxBoltzmann", temperature=self.temperature, **({} if self.clip is None else {"clip": self.clip}))
 
     def build(self, action: ActionSpec, num_envs: int, device: torch.device | str) -> Explorer:
@@ -344,6 +350,10 @@ class GaussianNoise:
     scale: Schedule = 0.1
     kinds: ClassVar[frozenset[str]] = BOX
 
+    def __post_init__(self) -> None:
+        """Check the number."""
+        _not_negative("GaussianNoise", scale=self.scale)
+
     def build(self, action: ActionSpec, num_envs: int, device: torch.device | str) -> Explorer:
         """Make the explorer of one team."""
         return _GaussianNoise(self.scale)
@@ -378,6 +388,7 @@ class OrnsteinUhlenbeck:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _positive("OrnsteinUhlenbeck", theta=self.theta, dt=self.dt)
+        _not_negative("OrnsteinUhlenbeck", scale=self.scale)
 
     def build(self, action: ActionSpec, num_envs: int, device: torch.device | str) -> Explorer:
         """Make the explorer of one team."""

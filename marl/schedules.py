@@ -93,8 +93,9 @@ class Logarithmic:
 
 
 Schedule = float | Linear | Exponential | Logarithmic
+SCHEDULES = (Linear, Exponential, Logarithmic)
 
 
 def value_at(schedule: Schedule, clock: Clock) -> float:
     """The value of a constant or a schedule now."""
-    return schedule(clock) if isinstance(schedule, Linear | Exponential | Logarithmic) else schedule
+    return schedule(clock) if isinstance(schedule, SCHEDULES) else schedule

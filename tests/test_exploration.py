@@ -154,6 +154,14 @@ def test_logarithmic_falls_a_tenth_of_the_way_to_ten_times_the_steps():
         lambda: marl.OrnsteinUhlenbeck(theta=-1),
         lambda: marl.Exponential(1, 0, 0),
         lambda: marl.Logarithmic(1, 0, 0),
+        lambda: marl.GaussianNoise(-0.1),
+        lambda: marl.GaussianNoise(marl.Linear(0.5, -0.5)),
+        lambda: marl.OrnsteinUhlenbeck(scale=-1),
+        lambda: marl.EpsilonGreedy(0.1, spread=-1),
+        lambda: marl.EpsilonGreedy("often"),
+        lambda: marl.Prioritised(alpha=marl.Linear(0.6, 1.2)),
+        lambda: marl.Prioritised(beta=2.0),
+        lambda: marl.Prioritised(beta=True),
     ],
 )
 def test_numbers_without_meaning_are_refused(wrong):

@@ -288,6 +288,36 @@ def test_a_critic_across_teams_knows_what_the_others_did_and_will_do(other, die)
     assert checked > 5
 
 
+def test_metrics_are_means_over_the_updates_that_gave_them(monkeypatch):
+    learner = trained(marl.itd3(delay=4, **QUICK), Steer, steps=20).learners[0]
+    seen = []
+    original = learner.compute_actor_loss
+
+    def noted(*inputs):
+        loss = original(*inputs)
+        seen.append(float(loss.detach()))
+        return loss
+
+    monkeypatch.setattr(learner, "compute_actor_loss", noted)
+    learner.memory.seen_steps += 40  # 20 updates are due, 5 of the actor's
+    metrics = learner.update(Clock(60))
+    assert len(seen) == 5
+    assert metrics["policy_loss"] == pytest.approx(sum(seen) / 5 / 3, rel=1e-5)
+
+
+def test_a_central_value_sees_what_the_others_see():
+    learner = trained(marl.wqmix(normalize_obs=True, **QUICK), Team, steps=60).learners[0]
+    sample = learner._draw(Clock(60))
+    learner.central.net.norm = None  # it has no use for one of its own
+    assert torch.isfinite(learner.learn(sample)["loss"])
+
+
+def test_a_scheduled_leniency_is_not_recorded():
+    leniency = marl.Linear(0.9, 0.0, 100)
+    assert trained(marl.iql(**QUICK), Team, steps=20).learners[0]._recordable
+    assert not trained(marl.iql(leniency=leniency, **QUICK), Team, steps=20).learners[0]._recordable
+
+
 def test_a_rows_priority_is_the_mean_over_those_who_acted():
     learner = trained(marl.maddpg(prioritised=marl.Prioritised(), **QUICK), Turns, steps=60).learners[0]
     sample = learner._draw(Clock(60))
@@ -321,6 +351,12 @@ def test_the_update_ratio_does_not_change_with_the_number_of_copies():
         (marl.iql(exploration=marl.GaussianNoise()), Team, "GaussianNoise explores box actions"),
         (marl.iql(td_lambda=0.5), Team, "td_lambda needs sequences"),
         (marl.iql(sequence=4, burn_in=4), Team, "leaves no row"),
+        (marl.qmix(sequence=4, td_lambda=0.5, n_step=3), Team, "td_lambda=0.5 and n_step=3 are two answers"),
+        (marl.iql(distribution=marl.Atoms(), hysteresis=0.1), Team, "hysteresis would change errors"),
+        (marl.iql(distribution=marl.Quantiles(), huber=1.0, leniency=0.5), Team, "huber and leniency would change"),
+        (marl.iql(distribution=marl.Atoms(), network=marl.GRU(8), n_step=3), Team, "n_step would change errors"),
+        (marl.iddpg(network=marl.MLP((8,), noisy=0.5)), Team, "noisy layers explore for DQN"),
+        (marl.ippo(network=marl.MLP((8,), noisy=0.5)), Team, "noisy layers explore for DQN"),
         (marl.maddpg(critic_network=marl.GRU(8)), Team, "feed-forward"),
     ],
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from marl.action_critic import ActionCritic, own_action_only
 from marl.channels import policy_net
 from marl.config import config, setting
-from marl.learners.base import Learner
+from marl.learners.base import Learner, refuse_noise
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
@@ -66,6 +66,7 @@ class ActorQLearner(OffPolicyLearner):
     ) -> None:
         """``critics`` judge each action; ``values``: 1 for ``Q(x, a)``, one per own action for ``Q(x, a_-i, .)``."""
         self._actor_settings = settings
+        refuse_noise(type(settings).__name__, team, settings.network, settings.critic_network)
         super().__init__(settings, spec, team, num_envs, seed, device)
         self.code = ActionHead(team.action, self.device)
         self.head = self.make_head()

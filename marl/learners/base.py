@@ -14,6 +14,7 @@ from marl.channels import Channel, ChannelNet
 from marl.memory.rollout import Decision, Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
+from marl.nets.networks import MLP, Network
 from marl.schedules import Clock
 from marl.types import ActionKind, Array, ConfigError, Spec, Step, TeamSpec
 
@@ -153,6 +154,15 @@ def check_kind(name: str, kinds: frozenset[ActionKind], team: TeamSpec) -> None:
         raise ConfigError(
             f"{name} on team {team.name!r}: {kind} actions are not supported; it takes {', '.join(sorted(kinds))}; "
             "PPO, A2C, DDPG and TD3 take every kind"
+        )
+
+
+def refuse_noise(name: str, team: TeamSpec, *networks: Network | None) -> None:
+    """Refuse noisy layers where nobody would draw their noise. Raises ConfigError."""
+    if any(isinstance(network, MLP) and network.noisy for network in networks):
+        raise ConfigError(
+            f"{name} on team {team.name!r}: noisy layers explore for DQN; policies explore by themselves or by "
+            "exploration=, so use MLP(noisy=0)"
         )
 
 

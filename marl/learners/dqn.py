@@ -6,6 +6,7 @@ IQL is DQN; VDN, QMIX, QPLEX and weighted QMIX are DQN with a mixer as credit.
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from marl.nets.distributions import Distribution, mask_logits
 from marl.nets.networks import MLP
 from marl.nets.q_head import Atoms, QHead, Quantiles
 from marl.nets.stacked import FlatParameters, backward_through
-from marl.schedules import Linear, Schedule, value_at
+from marl.schedules import SCHEDULES, Linear, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.types import ActionKind, Spec, TeamSpec
 
@@ -90,6 +91,20 @@ class DQNLearner(OffPolicyLearner):
             settings.td_lambda is not None and self.length == 1,
             f"{where}: td_lambda needs sequences; set sequence= to the rows of one",
         )
+        refuse(
+            settings.td_lambda is not None and settings.n_step > 1,
+            f"{where}: td_lambda={settings.td_lambda} and n_step={settings.n_step} are two answers to one question; "
+            "use n_step=1 or td_lambda=None",
+        )
+        if settings.distribution is not None:
+            plain = {"huber": None, "hysteresis": 1.0, "leniency": 0.0, "td_lambda": None}
+            ignored = [name for name, value in plain.items() if getattr(settings, name) != value]
+            ignored += ["n_step"] if settings.n_step > 1 and self.length > 1 else []
+            refuse(
+                bool(ignored),
+                f"{where}: {' and '.join(ignored)} would change errors of expected values, but "
+                f"{type(settings.distribution).__name__}() has a loss of its own; leave out one of them",
+            )
         self.head = QHead(team.action.sizes[0], settings.dueling, settings.distribution)
         self.net = self._net()
         self.target = copy.deepcopy(self.net)
@@ -207,6 +222,11 @@ class DQNLearner(OffPolicyLearner):
             "non_finite": self.flat.non_finite.clone(),
         }
 
+    @cached_property
+    def _recordable(self) -> bool:
+        """A recording would keep the probability of forgiving that it was made with."""
+        return super()._recordable and not isinstance(self.settings.leniency, SCHEDULES)
+
     def _compiled(self) -> CompiledDQN | None:
         """The gradient without autograd, where there is one: single transitions, each agent's own plain values."""
         settings = self.settings
@@ -282,7 +302,7 @@ class DQNLearner(OffPolicyLearner):
     ) -> tuple[Tensor, Tensor]:
         """``Q*(s, a)`` with gradient, and where weighted QMIX trusts the target fully, both ``(L, B)``."""
         assert isinstance(self.settings.credit, WeightedQMix)
-        seen = central.net.encode(sample.obs)
+        seen = self.net.encode(sample.obs)
         carry = torch.zeros_like(sample.carry)
         own = self.head.values(central.net.read(seen, carry, sample.started, sample.acting)[0])  # (L, B, N, A)
         mine = pick(own, sample.action)
@@ -298,7 +318,7 @@ class DQNLearner(OffPolicyLearner):
 
     def _central_later(self, central: Central, sample: Sample, best: Tensor, planned: Tensor) -> Tensor:
         """The target of ``Q*`` at the next greedy joint action, ``(L, B)``."""
-        seen, next_seen = central.net.encode(sample.obs), central.net.encode(sample.next_obs)
+        seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
         carry = torch.zeros_like(sample.carry)
         _, carries = central.target.read(seen, carry, sample.started, sample.acting)
         later = pick(self.head.values(self.onward(central.target, next_seen, carries, sample)), best)

@@ -17,7 +17,7 @@ from marl.actor_critic import weights_of
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.credit import Credit, Independent, Mixing
-from marl.exploration import Exploration, Explorer
+from marl.exploration import Exploration, Explorer, share
 from marl.graphs import Recorded, recording
 from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.hindsight import Hindsight
@@ -41,19 +41,19 @@ class Prioritised:
     """Draw transitions in proportion to ``(|TD error| + epsilon) ** alpha`` (Schaul et al. 2016).
 
     Args:
-        alpha: 0 draws uniformly, 1 in full proportion.
+        alpha: 0 draws uniformly, 1 in full proportion; a number or a schedule, which holds for priorities set from then
+            on.
         beta: how far importance weights undo it, a number or a schedule; 1 undoes it wholly.
         epsilon: keeps everything drawable.
     """
 
-    alpha: float = 0.6
+    alpha: Schedule = 0.6
     beta: Schedule = 0.4
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not 0 <= self.alpha <= 1:
-            raise ConfigError(f"Prioritised.alpha: expected a number from 0 to 1, got {self.alpha!r}")
+        share("Prioritised", alpha=self.alpha, beta=self.beta)
         if not self.epsilon > 0:
             raise ConfigError(f"Prioritised.epsilon: expected a number above 0, got {self.epsilon!r}")
 
@@ -198,7 +198,7 @@ class OffPolicyLearner(ABC):
             trees = self.team.num_agents if self.own_places else 1
             rows = self.memory.rows * self.num_envs
             chosen = settings.prioritised
-            self.priorities = Priorities(trees, rows, chosen.alpha, chosen.epsilon)
+            self.priorities = Priorities(trees, rows, value_at(chosen.alpha, self.clock), chosen.epsilon)
             self.memory.priorities = self.priorities
         if settings.hindsight is not None:
             self.memory.relabel(settings.hindsight)
@@ -276,8 +276,13 @@ class OffPolicyLearner(ABC):
 
     def ready(self, clock: Clock) -> bool:
         """Whether an update is due."""
-        self.clock = clock
+        self._set_clock(clock)
         return self._due() > 0
+
+    def _set_clock(self, clock: Clock) -> None:
+        self.clock = clock
+        if self.priorities is not None and self._settings.prioritised is not None:
+            self.priorities.alpha = value_at(self._settings.prioritised.alpha, clock)
 
     def rest(self) -> None:
         """What would be due now will never be."""
@@ -299,8 +304,8 @@ class OffPolicyLearner(ABC):
         for optimiser in self.optimisers().values():
             optimiser.lr = lr
         totals: dict[str, Tensor] = {}
-        count = self._due()
-        for _ in range(count):
+        counts: dict[str, int] = {}  # actors may be updated less often than critics
+        for _ in range(self._due()):
             sample = self._draw(clock)
             parts = self._learn(sample)
             error = parts.pop("td_error", None)
@@ -309,7 +314,8 @@ class OffPolicyLearner(ABC):
             self.updates += 1
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
-        return {name: total if name == "non_finite" else total / count for name, total in totals.items()}
+                counts[name] = counts.get(name, 0) + 1
+        return {name: total if name == "non_finite" else total / counts[name] for name, total in totals.items()}
 
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
@@ -471,4 +477,4 @@ class OffPolicyLearner(ABC):
             self.priorities.load_state_dict(state["priorities"])
         self.updates = int(state["updates"])
         steps, total = state["clock"]
-        self.clock = Clock(int(steps), None if total is None else int(total))
+        self._set_clock(Clock(int(steps), None if total is None else int(total)))

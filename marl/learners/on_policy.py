@@ -15,7 +15,7 @@ from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.credit import Advantage, Counterfactual, Independent
 from marl.graphs import Recorded, recording
-from marl.learners.base import ALL_KINDS, check_kind, generator_from, restore_generator
+from marl.learners.base import ALL_KINDS, check_kind, generator_from, refuse_noise, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
@@ -80,6 +80,7 @@ class OnPolicyLearner:
     ) -> None:
         """Refuses action spaces, batch sizes and sequence lengths that do not fit."""
         check_kind(type(settings).__name__, settings.action_kinds, team)
+        refuse_noise(type(settings).__name__, team, settings.network, settings.critic_network)
         self._settings, self.team = settings, team
         init, play = seed.spawn(2)
         self.model = ActorCritic(

@@ -8,6 +8,8 @@ next one: what it earns in between is added to the row of its turn.
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -146,6 +148,8 @@ class Replay:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(*shape, dtype=dtype)
 
+        if directory is not None:
+            _make_folder(directory)
         self.obs = self._large("obs", (*cells, *team.obs.shape), obs_dtype)
         self.acting = zeros(*cells, dtype=torch.bool)
         self.legal = zeros(*cells, team.action.num_legal, dtype=torch.bool) if team.masked else None
@@ -197,33 +201,39 @@ class Replay:
     ) -> None:
         """Refuse what cannot fit, before anything is allocated."""
         obs, action = self.team.obs, self.team.action
-        per_agent = math.prod(obs.shape) * (1 if obs.is_image else 4) + 4 * carry + 4 + 4 + 3
+        here = self._directory is None  # else observations and joint inputs go to files
+        per_agent = here * math.prod(obs.shape) * (1 if obs.is_image else 4) + 4 * carry + 4 + 4 + 3
         per_agent += (action.num_legal if self.team.masked else 0) + math.prod(action.shape) * (
             4 if action.kind == "box" else 8
         )
-        per_step = per_agent * cells[2] + 1 + (4 * math.prod(joint) if joint else 0)
+        per_step = per_agent * cells[2] + 1 + (4 * math.prod(joint) if joint and here else 0)
         per_step += sum(
             other.num_agents * (8 * math.prod(other.action.shape) + 1 + (other.action.num_legal if other.masked else 0))
             for other in hears
         )
         needed = per_step * cells[0] * cells[1]
         free = _free_memory()
-        if self._directory is None and free is not None and needed > free:
+        if free is not None and needed > free:
             raise ResourceError(
                 f"replay of team {self.team.name!r}: {cells[0] * cells[1]:,} steps of {per_step:,} bytes need "
-                f"{needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free; lower buffer=, or keep it on "
-                "disk with buffer_dir="
+                f"{needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free; lower buffer="
+                + (", or keep it on disk with buffer_dir=" if here else "")
             )
 
     def _large(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An array in memory, or in a file of the chosen directory."""
+        """An array in memory, or in a file in the chosen directory."""
         if self._directory is None:
             return torch.zeros(shape, dtype=dtype)
-        folder = Path(self._directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"replay-{self.team.name}-{name}.bin"
-        kind = np.uint8 if dtype == torch.uint8 else np.float32
-        return torch.from_numpy(np.memmap(path, dtype=kind, mode="w+", shape=shape))
+        kind = np.dtype(np.uint8 if dtype == torch.uint8 else np.float32)
+        needed, free = math.prod(shape) * kind.itemsize, shutil.disk_usage(self._directory).free
+        if needed > free:  # a file with holes would end in a bus error
+            raise ResourceError(
+                f"replay of team {self.team.name!r}: {name} of {shape[0] * shape[1]:,} steps needs "
+                f"{needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free in {self._directory}; lower buffer="
+            )
+        # Without a name: no two replays can meet in it, and it goes when its process does.
+        with tempfile.TemporaryFile(dir=self._directory) as file:
+            return torch.from_numpy(np.memmap(file, dtype=kind, mode="w+", shape=shape))
 
     @property
     def nbytes(self) -> int:
@@ -737,6 +747,15 @@ def _with_ends(flat: Tensor, ends: Tensor, after: Tensor) -> Tensor:
     if bool(kept.any()):
         found[kept] = ends[-2 - after[kept]]
     return found
+
+
+def _make_folder(directory: str) -> None:
+    """Raises ConfigError if it cannot be written to."""
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise ConfigError(f"buffer_dir: cannot write to {directory!r} ({error.strerror})") from None
 
 
 def _free_memory() -> int | None:

@@ -40,6 +40,15 @@ def test_new_entries_get_the_largest_priority():
     assert tree.total == pytest.approx([12])
 
 
+def test_alpha_may_change_on_the_way():
+    tree = filled([1, 4, 9])
+    tree.alpha = 0.5
+    assert tree.total == pytest.approx([14])  # what is there stays
+    tree.update(np.array([[1]]), np.array([[4.0]]))
+    tree.insert(np.array([0]))
+    assert tree.nodes[0, tree.leaves : tree.leaves + 3] == pytest.approx([3, 2, 9])
+
+
 def test_removed_entries_are_never_drawn_and_stay_removed():
     tree = filled([1, 1, 1, 1])
     tree.remove(np.array([1, 3]))

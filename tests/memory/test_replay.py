@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,9 +294,16 @@ def test_a_discarded_episode_is_never_learnt_from():
 
 def test_files_hold_what_memory_would(tmp_path):
     memory, _ = play(lambda: Team(length=4), 20)
-    on_disk, _ = play(lambda: Team(length=4), 20, directory=str(tmp_path))
+    on_disk, _ = play(lambda: Team(length=4), 20, directory=str(tmp_path / "new"))
+    other, _ = play(lambda: Team(length=4), 20, seed=1, directory=str(tmp_path / "new"))  # another run
     assert torch.equal(memory.obs, on_disk.obs)
-    assert list(tmp_path.glob("replay-*.bin"))
+    assert not torch.equal(memory.obs, other.obs)
+    assert str(tmp_path / "new") in Path("/proc/self/maps").read_text()
+    (tmp_path / "file").touch()
+    with pytest.raises(marl.ConfigError, match="buffer_dir: cannot write to"):
+        play(lambda: Team(length=4), 20, directory=str(tmp_path / "file"))
+    with pytest.raises(marl.ResourceError, match="are free in"):
+        play(lambda: Team(length=4), 20, directory=str(tmp_path), capacity=10**9)
 
 
 def test_memory_is_what_its_arrays_need():
