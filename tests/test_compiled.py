@@ -336,3 +336,53 @@ def test_networks_in_compiled_tiles_have_autograds_gradients(network, index, thr
                 assert torch.equal(one, found[place])
     finally:
         parallel.set_threads(before)
+
+
+class Steered(Team):
+    """The same with boxes: the sign of an action's first component is the choice."""
+
+    def action_space(self, agent):
+        return self.spaces[agent]
+
+    def __init__(self, components, **how):
+        super().__init__(**how)
+        boxes = [Box(-2, 1, (count,), np.float32) for count in components]
+        self.spaces = dict(zip(self.possible_agents, boxes, strict=True))
+
+    def step(self, actions):
+        return super().step({agent: action[0] > 0 for agent, action in actions.items()})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("config", "dies"),
+    [
+        (marl.isac(network=marl.MLP((200, 200), "relu")), None),
+        (marl.isac(sharing="none", n_step=3, temperature=0.1), 4),
+        (marl.isac(sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.Prioritised()), 4),
+        (marl.isac(credit=marl.TeamReward(), critic_network=marl.MLP((24,)), discount=0.9), None),
+    ],
+    ids=["shared", "none-n-step", "groups-prioritised", "team"],
+)
+def test_sac_without_autograd_learns_the_same(config, dies, threads):
+    config = replace(config, learning_starts=40, batch=40, buffer=400, lr=3e-3, updates_per_step=0.2)
+    learners, before = [], parallel.threads()
+    parallel.set_threads(threads)
+    try:
+        for autograd in (False, True):
+            env = lambda: Steered((1, 2, 1), widths=(3, 4, 3), die=(None, dies, None))  # noqa: E731
+            system = marl.MultiAgentSystem(config, env, num_envs=3, seed=1)
+            system.learners[0].autograd = autograd
+            system.train(steps=180)
+            learners.append(system.learners[0])
+    finally:
+        parallel.set_threads(before)
+    assert learners[0]._compiled() is not None
+    assert learners[1]._compiled() is None
+    assert learners[0].updates == learners[1].updates > 20
+    for name in ("actor_flat", "log_temperature"):
+        ours, plain = (getattr(learner, name) for learner in learners)
+        assert torch.allclose(ours.values, plain.values, atol=1e-4), name
+    ours, plain = (learner.critic.flat for learner in learners)
+    assert torch.allclose(ours.values, plain.values, atol=1e-4)
+    assert torch.allclose(ours.gradients, plain.gradients, atol=1e-4)

@@ -17,12 +17,14 @@ from marl.credit import Mixing
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
 from marl.learners.actor_q import ActorQ, ActorQLearner
 from marl.learners.off_policy import refuse
+from marl.learners.sac_tiles import CompiledSAC
 from marl.memory.replay import Sample
 from marl.memory.rollout import Look
 from marl.nets.action_head import SquashedHead, masked_policy
 from marl.nets.adam import FlatAdam
 from marl.nets.distributions import Categorical
 from marl.nets.stacked import FlatParameters
+from marl.scope import Joint
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -66,6 +68,8 @@ class SACLearner(ActorQLearner):
     ) -> None:
         """Refuses what does not fit the team's spaces or the settings."""
         self.settings = settings
+        self.autograd = False  # True: not without it, even where that can be had
+        self._gradient: CompiledSAC | None = None
         self.choices = team.action.sizes[0] if team.action.kind == "discrete" else 0
         super().__init__(settings, spec, team, num_envs, seed, device, critics=2, values=max(self.choices, 1))
         refuse(
@@ -117,13 +121,20 @@ class SACLearner(ActorQLearner):
     def learn(self, sample: Sample) -> dict[str, Tensor]:
         """One step of the critics, of the actor, and of the temperatures."""
         seen, next_seen = self.rows_of(sample)
-        alpha = self.temperature()
-        value_loss, error = self.compute_critic_loss(sample, seen, next_seen, alpha)
-        norm = self.critic_step(value_loss)
-        with self.fixed_critic():
-            policy_loss, entropy = self.compute_actor_loss(sample, seen, alpha)
-            self.actor_step(policy_loss)
-        weight = self.weigh(sample)
+        alpha, weight = self.temperature(), self.weigh(sample)
+        compiled = self._compiled()
+        if compiled is not None:
+            value_loss, errors = compiled.critics(sample, seen, next_seen, weight, alpha, self._noise(seen))
+            error = errors if self.own_places else errors.mean(-1, keepdim=True)
+            norm = self.critic_adam.step(self._settings.max_grad_norm).mean()
+            policy_loss, entropy = compiled.policy(sample, seen, weight, alpha, self._noise(seen))
+            self.actor_adam.step(self._settings.max_grad_norm)
+        else:
+            value_loss, error = self.compute_critic_loss(sample, seen, next_seen, alpha)
+            norm = self.critic_step(value_loss)
+            with self.fixed_critic():
+                policy_loss, entropy = self.compute_actor_loss(sample, seen, alpha)
+                self.actor_step(policy_loss)
         if self.settings.temperature is None:
             # alpha falls while the entropy is above its goal: d/d log(alpha) of alpha (H - goal).
             excess = self.owner.sum_sets(((entropy - self.goal) * weight).sum((0, 1)))  # (P,)
@@ -142,6 +153,20 @@ class SACLearner(ActorQLearner):
             "td_error": error,
             "non_finite": self.critic.flat.non_finite + self.actor_flat.non_finite,
         }
+
+    def _noise(self, seen: Tensor) -> Tensor:
+        """What a draw of the policy takes from chance, ``(L, B, N, A)``."""
+        return torch.empty(*seen.shape[:3], self.code.size).normal_(generator=self.generator)
+
+    def _compiled(self) -> CompiledSAC | None:
+        """The gradients without autograd, where there are any: single transitions, critics of one agent's view."""
+        alone = not self.joint or (self.team.num_agents == 1 and self.settings.critic != Joint(of="state"))
+        if self.autograd or self.choices or not alone or self.across or self.length > 1:
+            return None
+        if self._gradient is None or self._gradient.stale:
+            assert isinstance(self.head, SquashedHead)
+            self._gradient = CompiledSAC.of(self.actor, self.critic, self.actor_flat, self.head.box.real)
+        return self._gradient
 
     def compute_critic_loss(
         self, sample: Sample, seen: Tensor, next_seen: Tensor, alpha: Tensor
