@@ -11,7 +11,6 @@ import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import marl
@@ -28,7 +27,6 @@ NEEDS = {
     "butterfly": ["pymunk"],
     "sisl": ["Box2D"],
     "league": ["scipy"],
-    "lbf": ["lbforaging"],
 }
 BY_THE_CLOCK = {"pursuit_vision"}  # stages that last so many steps, more than a test has
 SLOW = {"pursuit", "multiwalker", "knights_archers_zombies"}  # environments of a few hundred steps a second
@@ -121,17 +119,6 @@ def test_a_scenario_survives_worker_processes():
     with marl.MultiAgentSystem(None, "spread", num_envs=4, workers=2, seed=0) as system:
         system.train(steps=100)
         assert len(system.history["episode_rewards"]) == 4
-
-
-def test_foragings_potential_is_minus_the_way_to_the_food_nearest_to_both():
-    nearness = importlib.import_module("marl_scenarios.foraging").nearness
-    # food at (2, 5) and (4, 6), agents at (5, 4) and (2, 0): 4 + 5 steps to the first, 3 + 8 to the second
-    obs = np.array([[[2, 5, 2, 4, 6, 2, 5, 4, 1, 2, 0, 1]]], np.float32)
-    assert nearness(obs) == pytest.approx(-0.03 * 9)
-    obs[..., 2] = 0
-    assert nearness(obs) == pytest.approx(-0.03 * 11)
-    obs[..., 5] = 0
-    assert nearness(obs) == 0
 
 
 def test_an_unknown_scenario_names_the_nearest():

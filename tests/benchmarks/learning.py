@@ -176,7 +176,7 @@ TASKS = {
         "speaker_listener_maddpg", -19.5, original="mpe2.simple_speaker_listener_v4", also=message
     ),
     "tag_maddpg": Task("tag_maddpg", original="mpe2.simple_tag_v3", also=pairings),
-    "foraging": Task("foraging", 0.98),
+    "foraging": Task("foraging", 0.98, original="Foraging-8x8-2p-2f-coop-v3"),
     "tictactoe": Task("tictactoe", 1.0, games=2_000, wins=(0.96, 0.85)),
     "connect_four": Task("connect_four", 0.95, games=2_000, wins=(0.9, 0.874)),
     "lewis": Task("lewis", 2.0),
