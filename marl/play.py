@@ -73,8 +73,10 @@ class _Table:
 
     def see(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> None:
         """What those who may act now see; the others wait or are dead."""
-        for team in self.step.teams:
+        there = set(map(str, getattr(self.env, "agents", self.codecs)))
+        for team, spec in zip(self.step.teams, self.spec.teams, strict=True):
             team.alive.fill(False)
+            team.obs[0, [name not in there for name in spec.agents]] = 0  # as in training, where wires look at it too
         for agent, observation in observations.items():
             place, n, codec = self.codecs[str(agent)]
             team = self.step.teams[place]

@@ -78,14 +78,20 @@ def test_play_carries_messages(env, channel):
     assert channel.rounds or drawn[1] == drawn[0]
 
 
-def test_play_does_what_decentralised_evaluation_does():
-    """The same seed of the environment, greedy: the same episode, messages and all."""
+@pytest.mark.parametrize("topology", [marl.Complete(), marl.Nearest(1, (0, 1))], ids=["all", "nearest"])
+def test_play_does_what_decentralised_evaluation_does(topology):
+    """The same seed of the environment, greedy: the same episode, messages, deaths and all."""
     system = marl.MultiAgentSystem(
-        marl.ippo(channel=marl.CommNet(), rollout=8, minibatches=1), lambda **keys: Shown(), num_envs=2
+        marl.ippo(channel=marl.CommNet(topology=topology), rollout=8, minibatches=1),
+        lambda **keys: Shown(die=(2,), length=40),
+        num_envs=2,
     )
     system.learners[0].model.actor.head.weight.data.mul_(100)
 
     class Seeded(Shown):
+        def __init__(self, **keys):
+            super().__init__(die=(2,), length=40)
+
         def reset(self, seed=None, options=None):
             return super().reset(seed=5)
 
