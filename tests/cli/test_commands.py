@@ -39,6 +39,16 @@ def test_a_checkpoint_of_a_run_loads_by_itself(finished):
         assert system.evaluate(2).episodes == 2
 
 
+def test_evaluate_plays_another_environment_with_the_same_agents_and_spaces(finished, marl_command):
+    twin = marl_command("evaluate", finished, "--env", "marl/cartpole-v0", "--episodes", 2, "--json")
+    assert twin.code == 0, twin.err
+    assert json.loads(twin.out)["episodes"] == 2
+    other = marl_command("evaluate", finished, "--env", "Acrobot-v1", "--episodes", 2)
+    assert other.code == 2
+    assert "environment Acrobot-v1" in other.error
+    assert "expects" in other.error
+
+
 def test_evaluate_prints_a_report_or_one_json_object(finished, marl_command):
     said = marl_command("evaluate", finished, "--episodes", 3, "--json")
     assert said.code == 0
