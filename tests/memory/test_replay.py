@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -292,7 +294,7 @@ def test_a_discarded_episode_is_never_learnt_from():
     assert np.array_equal(memory.priorities.nodes[:, places] > 0, sample.complete[0].t().numpy())
 
 
-def test_files_hold_what_memory_would(tmp_path):
+def test_files_hold_what_memory_would(tmp_path, monkeypatch):
     memory, _ = play(lambda: Team(length=4), 20)
     on_disk, _ = play(lambda: Team(length=4), 20, directory=str(tmp_path / "new"))
     other, _ = play(lambda: Team(length=4), 20, seed=1, directory=str(tmp_path / "new"))  # another run
@@ -302,8 +304,9 @@ def test_files_hold_what_memory_would(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(marl.ConfigError, match="buffer_dir: cannot write to"):
         play(lambda: Team(length=4), 20, directory=str(tmp_path / "file"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
     with pytest.raises(marl.ResourceError, match="are free in"):
-        play(lambda: Team(length=4), 20, directory=str(tmp_path), capacity=10**9)
+        play(lambda: Team(length=4), 20, directory=str(tmp_path))
 
 
 def test_memory_is_what_its_arrays_need():
