@@ -513,27 +513,22 @@ class Replay:
                 carry = carry.masked_fill(self.started.flatten()[cells].unsqueeze(-1), 0.0)
                 started = torch.zeros_like(started)
         obs, next_obs, paid = take(self.obs, where), self._next_obs(after), torch.from_numpy(reward)
+        if self._relabel is not None:
+            self._with_new_goals(cells if each else cells[:, :1], obs, next_obs, paid, generator)
         joint = next_joint = None
         if isinstance(self.scope, Joint):
             if own:
                 raise ConfigError("replay: a joint input needs one place for all agents")
             if self.joint is None:  # the same numbers, side by side
                 successors = _with_ends(self.obs.flatten(0, 1), self.ends.obs, after) if each else next_obs
+                if each and self._relabel is not None:  # (K, N, N, O): everybody's new goal
+                    successors[..., self._relabel.desired] = next_obs.unsqueeze(1)[..., self._relabel.desired]
                 joint, next_joint = as_joint(lead(obs)), as_joint(lead(successors))
             else:
                 assert self.ends.joint is not None
                 stored = self.joint.flatten(0, 1)
                 joint, next_joint = lead(stored[index_rows]), lead(_with_ends(stored, self.ends.joint, after))
                 next_joint = next_joint if each else next_joint.squeeze(2)
-        if self._relabel is not None:
-            self._with_new_goals(cells if each else cells[:, :1], obs, next_obs, paid, generator)
-            if joint is not None and next_joint is not None:  # they are views of observations, and show the new goals
-                joint = as_joint(lead(obs))
-                if each:
-                    views = torch.unflatten(next_joint, -1, (agents, -1))
-                    views[..., self._relabel.desired] = lead(next_obs).unsqueeze(2)[..., self._relabel.desired]
-                else:
-                    next_joint = as_joint(lead(next_obs))
         return Sample(
             index=index,
             obs=lead(obs),
