@@ -244,6 +244,7 @@ class TeamStep:
     alive       ``(E, N)``      bool: may act now. False: dead, not yet joined, or waiting for its turn
     legal       ``(E, N, L)``   bool, ``L = ActionSpec.num_legal``; None where nothing is ever illegal. Rows of agents
                                 that are not alive are True up to their true width, so no row is ever all False
+    next_legal  ``(E, N, L)``   the same at the true successor, as ``next_obs``; None where that is not known
     """
 
     obs: Array
@@ -253,6 +254,7 @@ class TeamStep:
     truncated: Array
     alive: Array
     legal: Array | None
+    next_legal: Array | None = None
 
 
 @dataclass

@@ -252,8 +252,8 @@ class Masked(ParallelEnv):
 
     metadata = {"name": "masked_v0", "render_modes": []}
 
-    def __init__(self, where):
-        self.where = where
+    def __init__(self, where, cut=False):
+        self.where, self.cut = where, cut
         self.possible_agents = ["a", "b"]
 
     def observation_space(self, agent):
@@ -284,8 +284,8 @@ class Masked(ParallelEnv):
         obs, infos = self._look()
         over = self.time == 6
         self.agents = [] if over else self.agents
-        flags = dict.fromkeys(self.possible_agents, over)
-        return obs, dict.fromkeys(flags, 1.0), flags, dict.fromkeys(flags, False), infos
+        ended, cut = (dict.fromkeys(self.possible_agents, over and self.cut == which) for which in (False, True))
+        return obs, dict.fromkeys(ended, 1.0), ended, cut, infos
 
 
 @pytest.mark.parametrize("where", ["obs", "info"])
@@ -297,6 +297,35 @@ def test_masks_from_observation_and_info_are_obeyed_at_acting_and_update(where, 
     assert abs(history.get("kl", [0.0])[-1]) < 1e-6
     assert system.evaluate(4).mean_return == 12
     assert system.evaluate(4, decentralised=True).mean_return == 12
+
+
+OFF = {"learning_starts": 40, "batch": 16, "network": marl.MLP((16,), "relu")}
+
+
+@pytest.mark.parametrize("where", ["obs", "info"])
+@pytest.mark.parametrize("recipe", [marl.iql, marl.qmix, marl.maddpg, marl.masac])
+def test_masks_hold_at_acting_and_at_the_successors_of_cut_episodes(where, recipe):
+    system = marl.MultiAgentSystem(recipe(**OFF), lambda: Masked(where, cut=True), num_envs=4)
+    system.train(steps=200)
+    assert system.evaluate(2).mean_return == 12
+    memory = system.learners[0].memory
+    index = torch.arange(memory.size * 4).unsqueeze(1)
+    sample = memory.sample(index, 1, 1, 0.9)
+    assert (memory.link < -1).any()
+    assert torch.equal(sample.next_legal, sample.next_obs.bool())  # what is seen is what is legal
+
+
+def test_masks_of_cut_episodes_come_from_worker_processes_and_turns_too():
+    batch = marl.adapters.make("tests.test_semantics:CutInObs", 4, None, workers=2)
+    step = batch.reset(0)
+    for _ in range(7):
+        step = batch.step([step.teams[0].obs.argmax(-1)])
+        assert np.array_equal(step.teams[0].next_legal, step.teams[0].next_obs.astype(bool))
+    batch.close()
+
+
+def CutInObs():
+    return Masked("obs", cut=True)
 
 
 # 6. Reported scales.

@@ -98,6 +98,7 @@ class AECCopy:
                 return
             if observation is not None:
                 rows.observe(g, observation)
+                rows.choose_last(g, observation, info)
             rows.terminated[g] = bool(terminated)
             rows.truncated[g] = not terminated
             self.dead.add(agent)
@@ -145,5 +146,6 @@ class AECCopy:
             observation = env.observe(agent)
             if observation is not None:
                 rows.observe(g, observation)
+                rows.choose_last(g, observation, env.infos.get(agent))
             rows.terminated[g] = bool(env.terminations.get(agent, False))
             rows.truncated[g] = not rows.terminated[g]

@@ -247,12 +247,13 @@ class Copies:
             return step
         for e, rows in enumerate(self._rows):
             if not rows.has_successor:
-                for now, successor in zip(rows.obs, rows.next_obs, strict=True):
-                    successor[...] = now
+                for now, successor in zip((*rows.obs, *rows.legal), (*rows.next_obs, *rows.next_legal), strict=True):
+                    if successor is not None:
+                        successor[...] = now
                 if step.state is not None and spare.state is not None:
                     spare.state[e] = step.state[e]
         for team, other in zip(step.teams, spare.teams, strict=True):
-            team.next_obs = other.obs
+            team.next_obs, team.next_legal = other.obs, other.legal
         step.next_state = spare.state
         return step
 
@@ -467,7 +468,7 @@ class Copies:
             if arrays.legal is not None:
                 legal = np.broadcast_to(base_legal(team.action, team.action_spaces), arrays.legal.shape).copy()
             flags = {name: flag[:, mine] for name, flag in self._flags.items()}
-            teams.append(TeamStep(obs=arrays.obs, next_obs=arrays.obs, legal=legal, **flags))
+            teams.append(TeamStep(obs=arrays.obs, next_obs=arrays.obs, legal=legal, next_legal=legal, **flags))
         self._step.teams = tuple(teams)
         self._rows = [Rows(spec, self._ids, e, self._step, self._flags, self._spare) for e in range(size)]
         for rows in self._rows:
@@ -497,7 +498,7 @@ class Copies:
     def _wipe_ends(self) -> None:
         """Nobody's episode ends here: ``next_obs`` is ``obs`` again."""
         for team in self._step.teams:
-            team.next_obs = team.obs
+            team.next_obs, team.next_legal = team.obs, team.legal
         self._step.next_state = self._step.state
         self._flags["terminated"].fill(False)
         self._flags["truncated"].fill(False)

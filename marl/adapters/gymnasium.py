@@ -48,6 +48,8 @@ class GymnasiumCopy:
         if over:
             rows.terminated[0] = bool(terminated)
             rows.truncated[0] = not terminated
+            if rows.masked:
+                rows.choose_last(0, observation, info)
             rows.keep_successor()
         elif rows.masked:
             rows.choose(0, observation, info)

@@ -65,6 +65,8 @@ class ParallelCopy:
                 if terminations[agent] or truncations[agent]:
                     if observations.get(agent) is not None:  # else the last one stays as the best known successor
                         rows.observe(g, observations[agent])
+                        if rows.masked:
+                            rows.choose_last(g, observations[agent], infos.get(agent))
                 else:
                     rows.observe(g, observations[agent])
                     if rows.masked:

@@ -29,7 +29,7 @@ class Rows:
     """Views of one copy's rows, indexed by agent ``g`` (all teams laid end to end).
 
     ids: the environment's own agent ids, in that order. obs[k], legal[k], state: this copy's rows of each array;
-    next_obs[k], next_state: the second buffer, used only in steps that end somebody's episode.
+    next_obs[k], next_legal[k], next_state: the second buffer, used only in steps that end somebody's episode.
     """
 
     def __init__(
@@ -40,6 +40,9 @@ class Rows:
         self.index = {agent: g for g, agent in enumerate(ids)}
         self.obs = [team.obs[copy] for team in step.teams]
         self.next_obs = [team.obs[copy] for team in spare.teams]
+        self.legal, self.next_legal = (
+            [None if team.legal is None else team.legal[copy] for team in found.teams] for found in (step, spare)
+        )
         self.state = None if step.state is None else step.state[copy]
         self.next_state = None if spare.state is None else spare.state[copy]
         self.reward, self.terminated, self.truncated, self.alive = (
@@ -118,6 +121,15 @@ class Rows:
             except BadValue as error:
                 raise Breach(self.ids[g], "action_mask", error.expected, error.got) from None
 
+    def choose_last(self, g: int, raw: Any, info: Mapping[str, Any] | None) -> None:
+        """Write which actions the agent could take if its episode were not cut here; all of its own if nobody says."""
+        legal = self.agent_legal[g]
+        if legal is not None:
+            try:
+                self.codecs[g].legal(raw, info, legal)
+            except BadValue:  # where an episode ends there may be nothing left to do
+                legal[...] = self.codecs[g].base_legal
+
     def earn(self, g: int, reward: Any) -> None:
         """Add a reward to the agent's row and return. Any scalar number will do; NaN, infinity and arrays will not."""
         if type(reward) is not float:
@@ -151,8 +163,9 @@ class Rows:
 
     def keep_successor(self) -> None:
         """Save what the rows hold now as the true successor, before dead agents or a reset overwrite them."""
-        for now, spare in zip(self.obs, self.next_obs, strict=True):
-            spare[...] = now
+        for now, spare in zip((*self.obs, *self.legal), (*self.next_obs, *self.next_legal), strict=True):
+            if spare is not None:
+                spare[...] = now
         if self.state is not None and self.next_state is not None:
             self.next_state[...] = self.state
         self.has_successor = True

@@ -50,6 +50,7 @@ from marl.types import (
     Spec,
     Step,
     TeamStep,
+    legal_widths,
 )
 
 START_SECONDS = 120.0  # to import the environment's modules and create the copies
@@ -322,7 +323,7 @@ class WorkerBatch:
                 "lower num_envs or use workers=0"
             ) from error
         self._step, self._actions = _lay_out(self._spec, self._num_envs, _Arena(block))
-        self._same = tuple(replace(team, next_obs=team.obs) for team in self._step.teams)
+        self._same = tuple(replace(team, next_obs=team.obs, next_legal=team.legal) for team in self._step.teams)
 
     def _ask(self, message: Callable[[_Worker], tuple[Any, ...]], seconds: float) -> dict[_Worker, _WorkerFault]:
         """Have every worker do something; returns those that did not."""
@@ -411,6 +412,8 @@ class WorkerBatch:
             if worker not in replies or not replies[worker][0]:
                 for team in step.teams:
                     team.next_obs[worker.rows] = team.obs[worker.rows]
+                    if team.legal is not None and team.next_legal is not None:
+                        team.next_legal[worker.rows] = team.legal[worker.rows]
                 if step.state is not None and step.next_state is not None:
                     step.next_state[worker.rows] = step.state[worker.rows]
         return replace(step, finished=finished)
@@ -684,6 +687,7 @@ def _lay_out(spec: Spec, num_envs: int, arena: _Arena) -> tuple[Step, tuple[Arra
                 truncated=arena.take(rows, "bool"),
                 alive=arena.take(rows, "bool"),
                 legal=arena.take((*rows, team.action.num_legal), "bool") if team.masked else None,
+                next_legal=arena.take((*rows, team.action.num_legal), "bool") if team.masked else None,
             )
         )
         actions.append(arena.take((*rows, *team.action.shape), team.action.dtype))
@@ -782,7 +786,7 @@ class _Host:
         """Copy the step into the shared block; says whether successors differ from ``obs``, and what ended."""
         mine = self._mine
         changed = step.next_state is not step.state or any(team.next_obs is not team.obs for team in step.teams)
-        for ours, theirs in zip(mine.teams, step.teams, strict=True):
+        for ours, theirs, team in zip(mine.teams, step.teams, self._env.spec.teams, strict=True):
             ours.obs[...] = theirs.obs
             ours.reward[...] = theirs.reward
             ours.terminated[...] = theirs.terminated
@@ -792,6 +796,9 @@ class _Host:
                 ours.legal[...] = theirs.legal
             if changed:
                 ours.next_obs[...] = theirs.next_obs
+                if ours.next_legal is not None:
+                    known = theirs.next_legal is not None
+                    ours.next_legal[...] = theirs.next_legal if known else legal_widths(team.action)
         if mine.state is not None and mine.next_state is not None:
             mine.state[...] = step.state
             if changed:

@@ -181,7 +181,6 @@ class Replay:
             for other in hears
         )
         self._others_widths = [torch.from_numpy(legal_widths(other.action)) for other in hears]
-        self._legal_widths = torch.from_numpy(legal_widths(team.action)) if team.masked else None
         self.outcome = Outcome(credit, num_envs, agents)
         self.ends = _Ends(team, None if self.joint is None else tuple(self.joint.shape[2:]), self.rows)
         self.head = 0
@@ -358,7 +357,8 @@ class Replay:
         if self._gathered is not None:
             joint = gather(self._gathered, step, successor=True, rows=which)
         slots = np.full(self.num_envs, -1, dtype=np.int64)
-        slots[which] = self.ends.add(row, self.link, team.next_obs[which], team.truncated[which], joint)
+        legal = None if team.next_legal is None else team.next_legal[which]
+        slots[which] = self.ends.add(row, self.link, team.next_obs[which], team.truncated[which], legal, joint)
         return slots
 
     def _see(self, step: Step) -> None:
@@ -483,11 +483,11 @@ class Replay:
 
         where = cells if own else index_rows
         next_legal = None
-        if self.legal is not None and self._legal_widths is not None:
-            rows_after = after.clamp(min=0).expand(-1, agents)
-            next_legal = torch.where(
-                (after >= 0).unsqueeze(-1), self._own_cells(self.legal, rows_after), self._legal_widths
-            )
+        if self.legal is not None and self.ends.legal is not None:
+            following = after.expand(-1, agents)
+            next_legal = self._own_cells(self.legal, following.clamp(min=0))
+            cell, agent = (following < 0).nonzero(as_tuple=True)
+            next_legal[cell, agent] = self.ends.legal[-2 - following[cell, agent], agent]
         if self.others and own:
             raise ConfigError("replay: what other teams do needs one place for all agents")
         # Other teams have one next row for all agents: where ours have several, that of the first who goes on.
@@ -679,14 +679,16 @@ class _Ends:
         self.capacity = capacity
         self.obs = torch.zeros(capacity, agents, *obs.shape, dtype=dtype)
         self.acting = torch.zeros(capacity, agents, dtype=torch.bool)
+        choices = self.team.action.num_legal if self.team.masked else 0
+        self.legal = torch.zeros(capacity, agents, choices, dtype=torch.bool) if choices else None
         self.joint = None if self.joint_shape is None else torch.zeros(capacity, *self.joint_shape)
 
     def arrays(self) -> dict[str, Tensor]:
-        named = {"obs": self.obs, "acting": self.acting, "joint": self.joint}
+        named = {"obs": self.obs, "acting": self.acting, "legal": self.legal, "joint": self.joint}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def add(self, row: int, link: Tensor, obs: Array, acting: Array, joint: Array | None) -> Array:
-        """Store some successors of one row; their slots."""
+    def add(self, row: int, link: Tensor, obs: Array, acting: Array, legal: Array | None, joint: Array | None) -> Array:
+        """Store some successors of one row; their slots. Where nobody knows what is legal, all that exists is."""
         new = len(obs)
         while self.count + new > self.capacity:
             self._grow(link)
@@ -694,6 +696,8 @@ class _Ends:
         where = torch.from_numpy(slots)
         self.obs[where] = torch.from_numpy(obs)
         self.acting[where] = torch.from_numpy(acting)
+        if self.legal is not None:
+            self.legal[where] = torch.from_numpy(legal_widths(self.team.action) if legal is None else legal)
         if self.joint is not None and joint is not None:
             self.joint[where] = torch.from_numpy(joint)
         self.count += new
