@@ -786,6 +786,7 @@ class _Host:
         """Copy the step into the shared block; says whether successors differ from ``obs``, and what ended."""
         mine = self._mine
         changed = step.next_state is not step.state or any(team.next_obs is not team.obs for team in step.teams)
+        assert self._env is not None
         for ours, theirs, team in zip(mine.teams, step.teams, self._env.spec.teams, strict=True):
             ours.obs[...] = theirs.obs
             ours.reward[...] = theirs.reward
