@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -153,6 +154,36 @@ def test_links_lose_the_same_messages_whoever_carries_them(threads, rounds):
     assert report.agreement.different == 0
     assert report.returns != plain.returns
     assert report.done == ("link: delay=1,loss=0.5,noise=1",) * 2
+
+
+def higher(obs):
+    """Agents hear those whose first number is above their own, the more the higher."""
+    return (obs[..., None, :, 0] - obs[..., :, None, 0]).clamp(min=0)
+
+
+@pytest.mark.parametrize(
+    "topology",
+    [
+        channels.Ring(hops=2, directed=True),
+        channels.Grid(),
+        channels.Groups(("agent_[01]", "*")),
+        channels.Graph([("agent_0", "agent_1", 0.5), ("agent_1", 2), (2, 2), (3, 0, 2.0)]),
+        channels.Nearest(1, (0, 1)),
+        channels.Where(speak=0, hear=1),
+        channels.Dynamic(higher),
+        channels.Within(0.9, (0,), among=channels.Where(hear=1, among=channels.Ring())),
+    ],
+    ids=lambda topology: type(topology).__name__,
+)
+@pytest.mark.parametrize("channel", [CommNet(size=3), TarMAC(rounds=2, link=Link(budget=4))], ids=["next", "now"])
+def test_whoever_hears_whom_apart_is_together(channel, topology):
+    config = marl.ippo(channel=dataclasses.replace(channel, topology=topology), **ON)
+    system = marl.MultiAgentSystem(config, lambda: Team((3,) * 4, (2,) * 4, die=(3,), length=6), num_envs=2)
+    system.learners[0].model.actor.head.weight.data.mul_(100)
+    link = "loss=0.2,delay=1,noise=0.1,bits=4"
+    together, apart = (system.evaluate(6, link=link, decentralised=one) for one in (False, True))
+    assert together.returns == apart.returns
+    assert together.returns != system.evaluate(6, silence=system.spec.agents).returns  # it matters who is heard
 
 
 # --- one agent, kept apart --------------------------------------------------------------------------------------------

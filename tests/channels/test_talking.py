@@ -209,6 +209,11 @@ RECIPES = [
     marl.maddpg(learning_starts=20, batch=4, sequence=5),
     marl.matd3(learning_starts=20, batch=4, sequence=5),
     marl.masac(learning_starts=20, batch=4, sequence=5),
+    marl.maa2c(rollout=10),
+    marl.happo(rollout=20, minibatches=2),
+    marl.itd3(learning_starts=20, batch=4, sequence=5),
+    marl.isac(learning_starts=20, batch=4, sequence=5),
+    marl.facmac(learning_starts=20, batch=4, sequence=5),
 ]
 
 
@@ -235,7 +240,17 @@ def test_every_recipe_talks_and_acts_alone_as_in_a_batch(config, which):
     [marl.Link(loss=0.3, noise=0.5), marl.Link(delay=1, bits=3, loss=0.1), marl.Link(budget=3, noise=0.1)],
     ids=["noisy", "late", "dear"],
 )
-@pytest.mark.parametrize("channel", [marl.TarMAC(), marl.DIAL(), marl.CommNet(rounds=2), marl.IC3Net()], ids=name)
+@pytest.mark.parametrize(
+    "channel",
+    [
+        marl.TarMAC(),
+        marl.DIAL(),
+        marl.CommNet(rounds=2),
+        marl.IC3Net(),
+        marl.GraphAttention(topology=marl.Nearest(1, (0, 1), among=marl.Where(speak=2))),
+    ],
+    ids=name,
+)
 def test_rows_are_judged_on_what_was_heard(channel, link):
     """Before the first update new and old probabilities are one, whatever chance did to the messages."""
     config = marl.ippo(channel=dataclasses.replace(channel, link=link), rollout=12, network=marl.MLP((8,)))
