@@ -104,6 +104,13 @@ class ChannelNet(AgentNet):
         """Give copies that have none a key for their noise, in place."""
         self.medium.seed(carry, generator)
 
+    def forget(self, carry: Tensor) -> Tensor:
+        """A carry that remembers nothing, with the same chance."""
+        blank = torch.zeros_like(carry)
+        if self.medium.keyed:
+            blank[..., -1] = carry[..., -1]
+        return blank
+
     def encode(self, x: Tensor) -> Tensor:
         """As ever, with what each agent can know of the wires in the last columns."""
         seen = super().encode(x)

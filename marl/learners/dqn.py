@@ -303,7 +303,7 @@ class DQNLearner(OffPolicyLearner):
         """``Q*(s, a)`` with gradient, and where weighted QMIX trusts the target fully, both ``(L, B)``."""
         assert isinstance(self.settings.credit, WeightedQMix)
         seen = self.net.encode(sample.obs)
-        carry = torch.zeros_like(sample.carry)
+        carry = self.blank_carry(sample)
         own = self.head.values(central.net.read(seen, carry, sample.started, sample.acting)[0])  # (L, B, N, A)
         mine = pick(own, sample.action)
         now = central.mixer.now(sample, mine, mine, done)
@@ -319,7 +319,7 @@ class DQNLearner(OffPolicyLearner):
     def _central_later(self, central: Central, sample: Sample, best: Tensor, planned: Tensor) -> Tensor:
         """The target of ``Q*`` at the next greedy joint action, ``(L, B)``."""
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
-        carry = torch.zeros_like(sample.carry)
+        carry = self.blank_carry(sample)
         _, carries = central.target.read(seen, carry, sample.started, sample.acting)
         later = pick(self.head.values(self.onward(central.target, next_seen, carries, sample)), best)
         return central.mixer.later(sample, later, later, planned)

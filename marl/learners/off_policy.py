@@ -382,7 +382,11 @@ class OffPolicyLearner(ABC):
 
     def start_carry(self, sample: Sample) -> Tensor:
         """The carry before the first row of each sequence."""
-        return sample.carry if self._settings.stored_carry else torch.zeros_like(sample.carry)
+        return sample.carry if self._settings.stored_carry else self.blank_carry(sample)
+
+    def blank_carry(self, sample: Sample) -> Tensor:
+        """A carry that remembers nothing."""
+        return torch.zeros_like(sample.carry) if self.talker is None else self.talker.forget(sample.carry)
 
     def multi_step(self, sample: Sample, value: Tensor, lambda_: float | None = None) -> Tensor:
         """Targets ``(L, B, N)`` from the values of successors.

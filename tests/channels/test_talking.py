@@ -290,6 +290,19 @@ def test_resume_in_mid_sentence_equals_never_having_stopped(config, tmp_path):
         assert_equal_trees(system.state_dict()["learners"], unbroken)
 
 
+@pytest.mark.parametrize("recipe", [marl.iql, marl.wqmix, marl.maddpg], ids=lambda recipe: recipe.__name__)
+def test_sequences_from_nothing_have_noise_of_their_own(recipe):
+    """A carry of zeros has no key: every sequence would be learnt with the very same noise."""
+    config = recipe(channel=marl.DIAL(), learning_starts=20, batch=4, sequence=5, stored_carry=False)
+    with marl.MultiAgentSystem(config, lambda: Team(length=6), num_envs=4, seed=1) as system:
+        system.train(steps=80)
+        learner = system.learners[0]
+        sample = learner.memory.sample(torch.arange(8).view(8, 1), 5, 1, 0.99)
+        carry = learner.start_carry(sample)
+    assert len(carry[..., -1].unique()) == carry[..., -1].numel() > 1
+    assert not carry[..., :-1].any()
+
+
 def test_evaluation_under_a_worse_link_changes_nothing_in_the_system():
     config = marl.ippo(channel=marl.CommNet(), rollout=20, minibatches=2)
 
