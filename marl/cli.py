@@ -1187,14 +1187,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Interrupts:
-    """Ctrl-C, and for a training what schedulers send, before and after the training itself (there the run listens).
+    """Ctrl-C and what schedulers send, for a training before and after the training itself (there the run listens).
 
-    It remembers the signal: libraries may turn it into an error of their own while they are imported.
+    Whatever comes, processes end and temporary folders go. It remembers the signal: libraries may turn it into an error
+    of their own while they are imported.
     """
 
     def __init__(self, preemptible: bool) -> None:
         self.code = 0
-        names = ("SIGINT", "SIGTERM", "SIGUSR1") if preemptible else ("SIGINT",)
+        self._preemptible = preemptible
+        names = ("SIGINT", "SIGTERM", "SIGUSR1") if preemptible else ("SIGINT", "SIGTERM")
         self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._before: dict[int, Any] = {}
 
@@ -1204,7 +1206,7 @@ class _Interrupts:
         return self
 
     def _press(self, number: int, frame: types.FrameType | None) -> None:
-        self.code = 130 if number == signal.SIGINT else 75
+        self.code = 75 if self._preemptible and number != signal.SIGINT else 128 + number
         raise KeyboardInterrupt
 
     def __exit__(self, *exception: object) -> None:

@@ -155,6 +155,28 @@ def test_a_signal_before_or_after_the_training_is_quiet_too(scenario, tmp_path, 
     assert not (tmp_path / "run" / "run.lock").exists()
 
 
+def test_sigterm_ends_other_commands_in_order(finished, monkeypatch, marl_command):
+    """An evaluation has processes to end and folders to take away."""
+    from marl.system import MultiAgentSystem
+
+    cleaned = []
+
+    def ended(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleaned.append(sys.exc_info()[0])
+
+    monkeypatch.setattr(MultiAgentSystem, "evaluate", ended)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        said = marl_command("evaluate", finished)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (said.code, said.err.strip().splitlines()[-1]) == (128 + signal.SIGTERM, "interrupted")
+    assert cleaned == [KeyboardInterrupt]
+
+
 def test_a_second_process_is_refused_and_harms_nothing(scenario, tmp_path, marl_command):
     with Run(tmp_path):
         for more in ((), ("--resume",), ("--force",)):
