@@ -18,7 +18,7 @@ from marl import adapters, checkpoint, parallel
 from marl.adapters.resolve import resolve
 from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
-from marl.channels import Channel, Hub, Link, Overheard, Tamper
+from marl.channels import Channel, Hub, Line, Link, Overheard, Shown, Tamper
 from marl.config import from_json, to_json
 from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
 from marl.curriculum import checked as checked_curricula
@@ -206,6 +206,7 @@ class MultiAgentSystem:
             for place, learner in enumerate(self.learners)
             if (net := talker_of(learner)) is not None
         }
+        self._shown: Shown | None = None  # known once there is an environment
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
             learner.meet(self.learners)
@@ -386,6 +387,8 @@ class MultiAgentSystem:
             self._course = self._make_course(env)
             if self._course is not None and self._saved_course is not None:
                 self._course.load_state_dict(self._saved_course)
+        if self._shown is None:
+            self._shown = self._make_shown(env)
         if self._step is None:
             if self._saved_env is not None:
                 self._step = env.load_state_dict(self._saved_env)
@@ -398,6 +401,17 @@ class MultiAgentSystem:
                 for learner in self.learners:
                     learner.memory.start(seen)
         return env
+
+    def _make_shown(self, env: BatchEnv) -> Shown:
+        """Who listens in on messages that observations show."""
+        seats = {name: (place, n) for place, team in enumerate(self.spec.teams) for n, name in enumerate(team.agents)}
+        known = [Entries.parse(text) for text in self._message_entries(env)]
+        lines = [
+            Line(seats[one.listener], seats[one.speaker], one.first, one.last)
+            for one in known
+            if one.listener in seats and one.speaker in seats
+        ]
+        return Shown(lines, 0 if self.spoken is None else self.spoken.link.delay)
 
     def _advance(self, env: BatchEnv) -> None:
         """One environment step of all copies: act, step, remember."""
@@ -416,6 +430,8 @@ class MultiAgentSystem:
         if self._step is not None:
             for listener in self._listeners:
                 listener.overhear([torch.from_numpy(action) for action in actions], self._step)
+            if self._shown is not None and self._shown.lines:
+                self._shown.note(self._step, actions)
         before, now = Clock(self.steps, self._total), Clock(self.steps + self.num_envs, self._total)
         if self._shaper is not None and self._step is not None:
             self._shaper.look(self._step if self._season is None else self._season.seen(self._step))
@@ -491,6 +507,7 @@ class MultiAgentSystem:
         for place, overheard in self._overheard.items():
             prefix = f"{self.spec.teams[place].name}/" if len(self.learners) > 1 else ""
             metrics |= {prefix + name: value for name, value in overheard.metrics().items()}
+        metrics |= {} if self._shown is None else self._shown.metrics()
         metrics |= {name: float(value) for name, value in self._pending.items()}
         for name, in_a_row in metrics.items():
             if name.endswith("non_finite") and in_a_row >= PATIENCE:

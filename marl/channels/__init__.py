@@ -4,7 +4,7 @@ from marl.channels.hub import Hub
 from marl.channels.link import Link
 from marl.channels.medium import Inbox, Tamper
 from marl.channels.net import ChannelNet, policy_net
-from marl.channels.overheard import Overheard
+from marl.channels.overheard import Line, Overheard, Shown
 from marl.channels.speech import DIAL, Channel, CommNet, GraphAttention, IC3Net, TarMAC
 from marl.channels.topology import Complete, Dynamic, Graph, Grid, Groups, Nearest, Ring, Star, Where, Within
 
@@ -22,10 +22,12 @@ __all__ = [
     "Hub",
     "IC3Net",
     "Inbox",
+    "Line",
     "Link",
     "Nearest",
     "Overheard",
     "Ring",
+    "Shown",
     "Star",
     "Tamper",
     "TarMAC",

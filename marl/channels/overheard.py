@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from torch import Tensor
 
 from marl.channels.net import ChannelNet
-from marl.types import Array
+from marl.types import Array, Step
 
 ROWS = 64  # steps of which a report is made, the first ones after the last report
 BITS = 8  # a message, an observation, an action are each coded in at most so many bits
+WORDS = 62  # entries of a message in an observation that are looked at: of words one at most is above 0
+LINES = 32  # pairs of speaker and listener that are looked at
 
 
 class Overheard:
@@ -54,7 +59,7 @@ class Overheard:
             listener &= ~started[step : step + len(listener), :, None]
         agents = alive.shape[-1]
         pairs = [(i, j) for i in range(agents) for j in range(agents) if i != j and self.net.wiring.weight[i, j] > 0]
-        pairs = pairs[:: max(1, len(pairs) // 32)]
+        pairs = pairs[:: max(1, len(pairs) // LINES)]
         found = []
         for i, j in pairs:
             both = sender[..., j] & listener[..., i]
@@ -64,10 +69,67 @@ class Overheard:
         return report
 
 
-def _signs(x: Array, order: Array | None = None) -> Array:
-    """``(..., K)`` numbers as one whole number of at most ``BITS`` bits."""
+@dataclass(frozen=True)
+class Line:
+    """Entries ``first`` to ``last`` of what a listener sees are what a speaker said; both by team and place in it."""
+
+    listener: tuple[int, int]
+    speaker: tuple[int, int]
+    first: int
+    last: int
+
+
+class Shown:
+    """The same of messages that are actions, where observations show them: words, and worlds in which agents talk."""
+
+    def __init__(self, lines: Sequence[Line], delay: int) -> None:
+        """``delay``: steps that a message takes beyond the one in which it is said."""
+        self.lines, self.lag = list(lines)[:: max(1, len(lines) // LINES)], 1 + delay
+        self._rows: list[tuple[Array, ...]] = []
+
+    def note(self, step: Step, actions: Sequence[Array]) -> None:
+        """Take in a step and what everybody did in it: ``(E, N[, A])`` of every team."""
+        if len(self._rows) < ROWS:
+            teams = [(team.obs.reshape(*team.alive.shape, -1), team.alive) for team in step.teams]
+            flat = (step.started, *(array for team in teams for array in team), *actions)
+            self._rows.append(tuple(array.copy() for array in flat))
+
+    def metrics(self) -> dict[str, float]:
+        """As :meth:`Overheard.metrics`; means over lines of what their listeners, alive, have before them.
+
+        ``rate``: how often that is anything, once a message can have come.
+        """
+        if len(self._rows) <= self.lag:
+            return {}
+        started, *columns = (np.stack(column) for column in zip(*self._rows, strict=True))
+        self._rows.clear()
+        count = len(columns) // 3
+        obs, alive, action = columns[0 : 2 * count : 2], columns[1 : 2 * count : 2], columns[2 * count :]
+        length, lag = len(started) - self.lag, self.lag
+        going = np.ones((length, started.shape[1]), bool)  # no episode begins while the message is on its way
+        for step in range(1, lag + 1):
+            going &= ~started[step : step + length]
+        found: dict[str, list[float]] = {"rate": [], "entropy": [], "observation": [], "action": []}
+        for line in self.lines:
+            (team, n), (other, m) = line.listener, line.speaker
+            heard = obs[team][lag:, :, n, line.first : line.last + 1][..., :WORDS]
+            could = going & alive[team][lag:, :, n] & alive[other][:length, :, m]
+            spoke = could & (heard != 0).any(-1)
+            message, seen = _signs(heard, most=WORDS)[spoke], obs[other][:length, :, m]
+            seen = _signs(seen - seen.mean((0, 1)), order=np.argsort(-seen.var((0, 1))))
+            did = action[team][lag:, :, n]
+            did = did if did.ndim == 2 else _signs(did)
+            found["rate"].append(float(spoke.sum() / max(could.sum(), 1)))
+            found["entropy"].append(entropy(message))
+            found["observation"].append(information(message, seen[spoke]))
+            found["action"].append(information(message, did[spoke]))
+        return {f"words/{name}": float(np.mean(values)) for name, values in found.items()}
+
+
+def _signs(x: Array, order: Array | None = None, most: int = BITS) -> Array:
+    """``(..., K)`` numbers as one whole number of at most ``most`` bits."""
     x = x if order is None else x[..., order]
-    bits = x[..., :BITS] > 0
+    bits = x[..., :most] > 0
     code: Array = bits @ (1 << np.arange(bits.shape[-1]))
     return code
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import marl
-from marl.channels.overheard import Overheard, entropy, information
+from marl.channels.overheard import Line, Overheard, Shown, entropy, information
+from marl.types import zeros_step
 from tests.channels.test_talking import Hear, build, play
+from tests.tiny import spec_of
 
 
 def test_entropy_and_information_by_hand():
@@ -94,3 +96,41 @@ def test_reports_are_in_the_history_of_teams_that_talk():
     assert names == {"messages/rate", "messages/entropy", "messages/observation", "messages/action"}
     assert history["messages/rate"][-1] == 1
     assert 0 < history["messages/entropy"][-1] <= 2
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_messages_that_observations_show_are_reported_too(delay):
+    """Agent 0 says what it sees in one of two words, three times of four; agent 1 obeys what it reads."""
+    spec = spec_of(2, 5)
+    shown = Shown([Line((0, 1), (0, 0), 3, 4)], delay)
+    rng, copies, lag = np.random.default_rng(0), 200, delay + 1
+    seen, said = rng.integers(0, 2, (64, copies)), rng.random((64, copies)) < 0.75
+    for t in range(64):
+        step = zeros_step(spec, copies)
+        step.started[...] = t == 40
+        step.teams[0].alive[...] = True
+        step.teams[0].obs[:, 0, 0] = 2.0 * seen[t] - 1
+        if t >= lag and not 40 <= t < 40 + lag:
+            word = np.eye(2)[seen[t - lag]] * said[t - lag][:, None]
+            step.teams[0].obs[:, 1, 3:5] = word
+        action = np.stack((rng.integers(0, 2, copies), step.teams[0].obs[:, 1, 4] > 0), axis=1)
+        shown.note(step, [action])
+    report = shown.metrics()
+    assert report["words/rate"] == pytest.approx(0.75, abs=0.02)
+    for name in ("entropy", "observation", "action"):
+        assert report[f"words/{name}"] == pytest.approx(1, abs=0.02)
+    assert shown.metrics() == {}
+
+
+@pytest.mark.parametrize(
+    ("env", "channel"), [(Hear, marl.Spoken(words=3)), ("marl/speaker_listener-v0", None)], ids=["words", "world"]
+)
+def test_reports_of_words_are_in_the_history(env, channel):
+    config = marl.ippo(rollout=10, minibatches=1)
+    with marl.MultiAgentSystem(config, env, channel=channel, num_envs=4, seed=0) as system:
+        history = system.train(steps=400, log_every=200)
+    names = {name for name in history if name.startswith("words/")}
+    assert names == {"words/rate", "words/entropy", "words/observation", "words/action"}
+    assert history["words/rate"][-1] == 1
+    assert 1 < history["words/entropy"][-1] <= np.log2(3) + 1e-6
+    assert history["words/action"][-1] < 0.1
