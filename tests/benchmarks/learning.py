@@ -96,10 +96,12 @@ def goal_named(system: marl.MultiAgentSystem, **messages: Any) -> float:
     return system.evaluate(episodes=500, **messages).mean_return
 
 
-def worth(measure: Callable[..., float]) -> Callable[[marl.MultiAgentSystem], dict[str, float]]:
-    """The same measure if nobody ever says anything, and if everybody hears what is said in another episode."""
+def worth(
+    measure: Callable[..., float], speakers: Sequence[str] = ()
+) -> Callable[[marl.MultiAgentSystem], dict[str, float]]:
+    """The same measure if nobody (of ``speakers``) says anything, and if all hear what is said in another episode."""
     return lambda system: {
-        "silent": round(measure(system, silence=system.spec.agents), 3),
+        "silent": round(measure(system, silence=speakers or system.spec.agents), 3),
         "shuffled": round(measure(system, shuffle_messages=True), 3),
     }
 
@@ -171,7 +173,7 @@ TASKS = {
     "spread_masac": Task("spread_masac", -34, original="mpe2.simple_spread_v3"),
     "spread_maddpg": Task("spread_maddpg", -34, original="mpe2.simple_spread_v3"),
     "spread_matd3": Task("spread_matd3", -34, original="mpe2.simple_spread_v3"),
-    "speaker_listener": Task("speaker_listener", -25, measure=goal_named, also=worth(goal_named)),
+    "speaker_listener": Task("speaker_listener", -25, measure=goal_named, also=worth(goal_named, ["speaker_0"])),
     "speaker_listener_maddpg": Task(
         "speaker_listener_maddpg", -19.5, original="mpe2.simple_speaker_listener_v4", also=message
     ),
