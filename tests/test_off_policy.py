@@ -185,7 +185,10 @@ LEARNERS = {
     "maddpg": (marl.maddpg(**QUICK), Team),
     "maddpg-state": (marl.maddpg(critic=marl.Joint(of="state"), sharing="all", **QUICK), Team),
     "iddpg-box": (marl.iddpg(exploration=marl.OrnsteinUhlenbeck(), normalize_obs=True, **QUICK), Steer),
-    "matd3": (marl.matd3(prioritised=marl.Prioritised(), **QUICK), Steer),
+    "matd3": (
+        marl.matd3(prioritised=marl.Prioritised(marl.Linear(0.7, 0.3, 200), marl.Linear(0.4, 1.0, 150)), **QUICK),
+        Steer,
+    ),
     "masac": (marl.masac(**QUICK), Team),
     "isac-box": (marl.isac(sharing="all", **QUICK), Steer),
     "facmac": (marl.facmac(**QUICK), Steer),
@@ -215,7 +218,9 @@ def test_decentralised_evaluation_equals_batched(name):
     assert batched.mean_return == pytest.approx(alone.mean_return, abs=1e-4)
 
 
-@pytest.mark.parametrize("env", [Turns, lambda: Team(die=(2, None, 4)), lambda: Team(widths=(2, 5), choices=(2, 4))])
+@pytest.mark.parametrize(
+    "env", [lambda: Turns(together=True), lambda: Team(die=(2, None, 4)), lambda: Team(widths=(2, 5), choices=(2, 4))]
+)
 @pytest.mark.parametrize("recipe", [marl.iql, marl.qmix, marl.qplex, marl.maddpg, marl.matd3, marl.masac])
 def test_turns_deaths_and_unequal_agents(env, recipe):
     system = trained(recipe(**QUICK), env, steps=150)
@@ -316,6 +321,12 @@ def test_a_scheduled_leniency_is_not_recorded():
     leniency = marl.Linear(0.9, 0.0, 100)
     assert trained(marl.iql(**QUICK), Team, steps=20).learners[0]._recordable
     assert not trained(marl.iql(leniency=leniency, **QUICK), Team, steps=20).learners[0]._recordable
+
+
+def test_opponents_are_not_mixed():
+    with pytest.raises(marl.ConfigError, match=r"^QMix on team 'team': the rewards of its agents always cancel out"):
+        trained(marl.qmix(**QUICK), Turns, steps=400)
+    trained(marl.iql(**QUICK), Turns, steps=400)
 
 
 def test_a_rows_priority_is_the_mean_over_those_who_acted():

@@ -91,12 +91,13 @@ class Constant(gymnasium.Env):
 
 
 class Turns(AECEnv):
-    """Two players; the first to move wins on its ``moves``-th move: +1 and -1, and both terminate."""
+    """Two players; the first to move wins on its ``moves``-th move: +1 and -1 (or +1 ``together``), both terminate."""
 
     metadata = {"name": "turns_v0", "is_parallelizable": False, "render_modes": []}
 
-    def __init__(self, moves=3):
+    def __init__(self, moves=3, together=False):
         self.possible_agents = ["player_0", "player_1"]
+        self.together = together
         self.moves = moves
         self.observation_spaces = {a: Box(0, 100, (2,), np.float32) for a in self.possible_agents}
         self.action_spaces = {a: Discrete(2) for a in self.possible_agents}
@@ -129,7 +130,7 @@ class Turns(AECEnv):
         self.count += 1
         self.rewards = dict.fromkeys(self.agents, 0.0)
         if self.count == 2 * self.moves - 1:
-            self.rewards = {"player_0": 1.0, "player_1": -1.0}
+            self.rewards = {"player_0": 1.0, "player_1": 1.0 if self.together else -1.0}
             self.terminations = dict.fromkeys(self.agents, True)
         self.agent_selection = self.possible_agents[self.count % 2]
         self._accumulate_rewards()

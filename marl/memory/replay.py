@@ -28,6 +28,7 @@ from marl.memory.rollout import Decision, Look
 from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
 from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, legal_widths
 
+CANCELLED = 20  # payments that add up to nothing make a team of opponents
 PENDING = -1  # a link not known yet; links below it name kept successors: -2 is slot 0, -3 slot 1, ...
 
 
@@ -182,6 +183,8 @@ class Replay:
         )
         self._others_widths = [torch.from_numpy(legal_widths(other.action)) for other in hears]
         self.outcome = Outcome(credit, num_envs, agents)
+        self._cancelled: int | None = 0 if self.by_team else None  # payments so far that added up to nothing
+        self._mixer = type(credit).__name__
         self.ends = _Ends(team, None if self.joint is None else tuple(self.joint.shape[2:]), self.rows)
         self.head = 0
         self.size = 0  # complete rows: those before the head
@@ -296,6 +299,8 @@ class Replay:
         h, following = self.head, (self.head + 1) % self.rows
         team = step.teams[self.place]
         paid, terminated, truncated = self.outcome(team, step.started, reward)
+        if self._cancelled is not None:
+            self._check_opponents(team.reward if reward is None else reward, paid)
         ended = terminated | truncated
         over = bool(ended.any())
         even = not self.ragged
@@ -338,6 +343,19 @@ class Replay:
                 self.priorities.insert(h * self.num_envs + places)
             else:
                 self._prioritise(self.priorities, running)
+
+    def _check_opponents(self, reward: Array, paid: Array) -> None:
+        """Refuse to mix the values of agents whose rewards always cancel out: whatever they do, their team earns 0."""
+        if paid.any():
+            self._cancelled = None  # it does earn something: never look again
+        elif self._cancelled is not None:
+            self._cancelled += int(reward.any(axis=1).sum())
+            if self._cancelled >= CANCELLED:
+                raise ConfigError(
+                    f"{self._mixer} on team {self.team.name!r}: the rewards of its agents always cancel out, so they "
+                    "are opponents; a mixer needs what a team earns together: give each side a team of its own, or use "
+                    "credit=Independent()"
+                )
 
     def _prioritise(self, priorities: Priorities, running: Array) -> None:
         """Of the turns that were running, those that have ended can be drawn from now on."""
