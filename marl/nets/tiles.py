@@ -43,7 +43,11 @@ def exactly(function: Function) -> Function:
 
 
 def compiled(function: Function) -> Function:
-    """Compile on the first call, kept on disk; the call lets other threads run."""
+    """Compile on the first call, kept on disk; the call lets other threads run.
+
+    What is kept is made anew when the function's own file changes, not when one that it calls lies elsewhere and does:
+    whoever works on this module or on vectors.py deletes ``__pycache__/*.nb?``.
+    """
     kernel: Any = numba.njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)(function)
     return cast(Function, kernel)
 
