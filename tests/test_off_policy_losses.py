@@ -380,3 +380,16 @@ def test_facmac_mixes_everybodys_planned_actions(env):
         policy_loss = learner.compute_actor_loss(sample, seen)
         learner.actor_flat.backward(policy_loss)
         assert learner.actor_flat.gradients.abs().sum() > 0
+
+
+def test_importance_weights_reach_the_loss():
+    config = marl.iql(prioritised=marl.Prioritised(alpha=0.8, beta=marl.Linear(0.0, 1.0, 160)), **QUICK)
+    learner, sample = drawn(config, Team)  # after 80 steps beta is a half
+    trees, index = learner.priorities, sample.index  # (B, N): every agent's own places
+    for agent in range(3):
+        chance = trees.nodes[agent, trees.leaves + index[:, agent].numpy()] / trees.total[agent]
+        wanted = (chance / chance.min()) ** -0.5
+        assert sample.weight[:, agent].numpy() == pytest.approx(wanted, rel=1e-5)
+        assert wanted.min() < 0.95
+    even = dataclasses.replace(sample, weight=torch.ones_like(sample.weight))
+    assert torch.allclose(learner.weigh(sample), learner.weigh(even) * sample.weight)
