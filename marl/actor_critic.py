@@ -362,10 +362,13 @@ class ActorCritic(nn.Module):
         moving = torch.ones(1, len(copies), self.owner.num_agents, dtype=torch.bool, device=final.device)
         action = rollout.action[time, copies].unsqueeze(0)
         if isinstance(self.critic, CounterfactualNet):
-            # Who acted last is taken to act again, and, as in a replay, anything that exists is legal.
+            # Who acted last is taken to act again; where nobody says what is legal, all that exists is.
             moving = rollout.acting[time, copies].unsqueeze(0)
             out, _ = self.actor(obs, rollout.carry[time + 1, copies], still, moving)
-            legal = torch.from_numpy(legal_widths(rollout.team.action)).to(out.device).expand(out.shape)
+            if rollout.final_legal:
+                legal = torch.cat(rollout.final_legal).unsqueeze(0)
+            else:
+                legal = torch.from_numpy(legal_widths(rollout.team.action)).to(out.device).expand(out.shape)
             action = self.distribution.sample(out, legal, generator)
         judged = self.critic.encode(self.joint_input(obs, joint))
         value, _ = self.judge(judged, carry, still, moving, action)

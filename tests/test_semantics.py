@@ -315,6 +315,23 @@ def test_masks_hold_at_acting_and_at_the_successors_of_cut_episodes(where, recip
     assert torch.equal(sample.next_legal, sample.next_obs.bool())  # what is seen is what is legal
 
 
+def test_coma_plans_legal_actions_where_episodes_are_cut(tmp_path):
+    system = marl.MultiAgentSystem(marl.coma(rollout=8), "tests.test_semantics:CutInObs", num_envs=4)
+    model, seen = system.learners[0].model, []
+    sample = model.distribution.sample
+    model.distribution.sample = lambda out, legal, random: seen.append(legal) or sample(out, legal, random)
+    system.train(steps=64)
+    assert any(legal.dim() == 4 for legal in seen)  # (1, K, N, A): of true successors
+    assert all((legal.sum(-1) == 1).all() for legal in seen)
+    system.train(steps=28)  # an episode was cut since the last update
+    system.save(tmp_path / "run")
+    assert system.learners[0].memory.final_legal
+    again = marl.MultiAgentSystem.load(tmp_path / "run")
+    for one in (system, again):
+        one.train(steps=36)
+    assert torch.equal(system.learners[0].flat.values, again.learners[0].flat.values)
+
+
 def test_masks_of_cut_episodes_come_from_worker_processes_and_turns_too():
     batch = marl.adapters.make("tests.test_semantics:CutInObs", 4, None, workers=2)
     step = batch.reset(0)

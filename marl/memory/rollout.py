@@ -91,6 +91,7 @@ class Rollout:
         self.final_rows: list[tuple[int, Array]] = []  # (t, copies) of which final_obs and final_joint hold successors
         self.final_obs: list[Tensor] = []
         self.final_joint: list[Tensor] = []
+        self.final_legal: list[Tensor] = []  # where it is known
         self.time = 0
         # What the environment says is written in main memory. A GPU is sent the row to act on, and all of them at the
         # end; it reads pinned memory by itself, while the processor is already elsewhere.
@@ -164,6 +165,8 @@ class Rollout:
             if self._gathered is not None:
                 successor = gather(self._gathered, step, successor=True, rows=copies)
                 self.final_joint.append(torch.from_numpy(successor).to(self.device))
+            if team.next_legal is not None:
+                self.final_legal.append(torch.from_numpy(team.next_legal[copies]).to(self.device))
         if step.discarded.any():
             self._forget(np.nonzero(step.discarded)[0])
         self.time = t + 1
@@ -193,6 +196,7 @@ class Rollout:
         self.final_rows.clear()
         self.final_obs.clear()
         self.final_joint.clear()
+        self.final_legal.clear()
         self.time = 0
 
     def _see(self, step: Step) -> None:
@@ -217,7 +221,13 @@ class Rollout:
         """All rows, so that a run interrupted inside a rollout goes on inside it."""
         arrays = {name: self._host.get(name, tensor) for name, tensor in self._tensors()}
         finals = [
-            {"time": t, "copies": copies, "obs": obs, **({"joint": self.final_joint[k]} if self.final_joint else {})}
+            {
+                "time": t,
+                "copies": copies,
+                "obs": obs,
+                **({"joint": self.final_joint[k]} if self.final_joint else {}),
+                **({"legal": self.final_legal[k]} if self.final_legal else {}),
+            }
             for k, ((t, copies), obs) in enumerate(zip(self.final_rows, self.final_obs, strict=True))
         ]
         return {"time": self.time, "arrays": arrays, "finals": finals, "outcome": self.outcome.state_dict()}
@@ -230,6 +240,7 @@ class Rollout:
         self.final_rows = [(int(final["time"]), final["copies"]) for final in state["finals"]]
         self.final_obs = [final["obs"].to(self.device) for final in state["finals"]]
         self.final_joint = [final["joint"].to(self.device) for final in state["finals"] if "joint" in final]
+        self.final_legal = [final["legal"].to(self.device) for final in state["finals"] if "legal" in final]
         self.outcome.load_state_dict(state["outcome"])
         self._send()
 
