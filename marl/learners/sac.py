@@ -161,7 +161,7 @@ class SACLearner(ActorQLearner):
     def _compiled(self) -> CompiledSAC | None:
         """The gradients without autograd, where there are any: single transitions, critics of one agent's view."""
         alone = not self.joint or (self.team.num_agents == 1 and self.settings.critic != Joint(of="state"))
-        if self.autograd or self.choices or not alone or self.across or self.length > 1:
+        if self.device.type != "cpu" or self.autograd or self.choices or not alone or self.across or self.length > 1:
             return None
         if self._gradient is None or self._gradient.stale:
             assert isinstance(self.head, SquashedHead)

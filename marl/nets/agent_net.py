@@ -88,7 +88,8 @@ class AgentNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The same from encoded observations, with ``beside``, some ``(T, B, N, K)``."""
         owner = self.owner
-        net = self.inference() if x.dtype == torch.float32 and x.numel() and len(beside) < PARTS else None
+        here = x.device.type == "cpu" and x.dtype == torch.float32
+        net = self.inference() if here and x.numel() and len(beside) < PARTS else None
         if net is not None:
             y, carries = net(x, *beside), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
             return self._with_scale(y), carries
