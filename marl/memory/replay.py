@@ -509,12 +509,13 @@ class Replay:
         if self.others and own:
             raise ConfigError("replay: what other teams do needs one place for all agents")
         # Other teams have one next row for all agents: where ours have several, that of the first who goes on.
-        onward = after[:, 0]
-        if self.others and after.shape[1] > 1:
-            goes_on = torch.from_numpy(complete & (worth > 0)).to(torch.uint8).argmax(1, keepdim=True)
-            onward = after.gather(1, goes_on)[:, 0]
-        kept = (onward < 0).view(-1, 1, 1)
-        onward = torch.where(onward >= 0, onward, index_rows) if not own else onward
+        onward = kept = after[:, 0]
+        if self.others:
+            if after.shape[1] > 1:
+                goes_on = torch.from_numpy(complete & (worth > 0)).to(torch.uint8).argmax(1, keepdim=True)
+                onward = after.gather(1, goes_on)[:, 0]
+            kept = (onward < 0).view(-1, 1, 1)
+            onward = torch.where(onward >= 0, onward, index_rows)
 
         def there(parts: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
             return tuple(lead(part.flatten(0, 1)[rows]) for part in parts)
