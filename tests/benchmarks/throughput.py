@@ -455,6 +455,9 @@ def draw(drawn: Sequence[tuple[str, list[int], list[float], list[float]]], path:
             scale.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
         for each in (axis.xaxis, axis.yaxis, other.yaxis):
             each.set_minor_locator(ticker.NullLocator())
+        for each in (axis, other):  # what hardly changes shall look so
+            low, high = each.get_ylim()
+            each.set_ylim(low / 1.5, max(high, 4 * low))
         axis.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -464,7 +467,7 @@ def draw(drawn: Sequence[tuple[str, list[int], list[float], list[float]]], path:
 def quality(run: Run, options: argparse.Namespace) -> None:
     """Seconds of training until greedy play is good, on the twin and on the real environment."""
     threads = max(options.threads)
-    contender = Contender("quality", "ours", Work(threads=threads, part="quality"))
+    contender = Contender("quality", "ours", Work(threads=threads, part="quality", limit=options.quality_steps))
     try:
         contender.ready()
         for seed in range(options.seeds):
@@ -520,6 +523,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--growth-copies", type=int, nargs="+", default=list(GROWTH_COPIES))
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "img" / "growth.png", help="where growth is drawn")
     parser.add_argument("--quality", action="store_true", help="seconds to a good team")
+    parser.add_argument(
+        "--quality-steps", type=int, default=0, help="for at most so many steps (default: the scenario's)"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="of our own learners (default: cpu)")
     parser.add_argument("--json", type=Path, help="also write everything measured there")

@@ -273,7 +273,7 @@ def quality(work: Work) -> Contender:
 
         seeded = dataclasses.replace(work, seed=work.seed + which, copies=scenario.num_envs)
         with make_system(seeded, scenario.agents) as system:
-            system.train(steps=scenario.steps, log_every=CHECK, callback=look)
+            system.train(steps=work.limit or scenario.steps, log_every=CHECK, callback=look)
             spent = time.perf_counter() - began - paused
             return {"steps": system.steps, "training_seconds": spent, "reached": reached, "best": best}
 

@@ -45,6 +45,7 @@ class Work:
     seed: int = 0
     part: str = "train"  # of our own: train, world, profile, quality
     variant: str = "ippo"  # of our own: ippo, mappo, independent, recurrent
+    limit: int = 0  # of our own: steps at most until the quality is there; 0: the scenario's
     world: str = "native"  # of our own: native or mpe2
     device: str = "cpu"  # of our own
     graphs: bool = True  # of our own: on a GPU, record what is done again and again
