@@ -20,12 +20,12 @@ scenario = marl.Scenario(
         discount=0.95,  # whoever knows tells at once: fewer messages have to keep what is known already
         td_lambda=0.9,
         double=False,
-        exploration=marl.EpsilonGreedy(marl.Linear(0.2, 0.02, 150_000)),
+        exploration=marl.EpsilonGreedy(marl.Linear(0.2, 0.02, 300_000)),
         target_every=50,
         tau=1.0,
     ),
     num_envs=32,
-    steps=200_000,
+    steps=400_000,
     # The switch, as one sees it in the room, is what somebody before has said.
     message_entries=tuple(f"{one}<{other}:1" for one in prisoners for other in prisoners if one != other),
     expect="2.15 to 2.2, the sum of three agents (20/9 is the most there is); best without a message about 1.48",
