@@ -452,8 +452,8 @@ class MultiAgentSystem:
         history, agents = self.history, [agent for team in self.spec.teams for agent in team.agents]
         self.episodes += len(finished)
         if isinstance(finished, Episodes):
-            lengths, order = finished.lengths.tolist(), [finished.agents.index(agent) for agent in agents]
-            returns = finished.returns[:, order]
+            lengths, column = finished.lengths.tolist(), {agent: n for n, agent in enumerate(finished.agents)}
+            returns = finished.returns[:, [column[agent] for agent in agents]]
         else:
             lengths = [episode.length for episode in finished]
             returns = np.array([[episode.returns[agent] for agent in agents] for episode in finished])

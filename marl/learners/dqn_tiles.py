@@ -16,7 +16,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import ILLEGAL
 from marl.nets.inference import Inference
 from marl.nets.stacked import FlatParameters
-from marl.nets.tiles import Scratch, backward, exactly, forward, gather, padded, split
+from marl.nets.tiles import Scratch, backward, exactly, forward, gather, padded, split, spread
 from marl.types import Array
 
 _ZERO, _LEAST = np.float32(0), np.float32(ILLEGAL)
@@ -78,8 +78,7 @@ def _td_gradient(
             if columns <= 0:
                 break
             full = padded(columns)
-            for j in range(columns):
-                place[j] = (first + j) // size * agents + members[which, (first + j) % size]
+            spread(place, members[which], agents, size, 0, first, columns)
             gather(x, next_seen.reshape(-1, width), place, columns)
             for turn in range(0 if double else 1, 2):  # who chooses, who judges
                 forward(target[which] if turn else flat[which], layers, activation, x, hidden, full)

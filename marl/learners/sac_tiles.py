@@ -20,7 +20,7 @@ from marl.nets.action_head import SquashedHead
 from marl.nets.agent_net import AgentNet
 from marl.nets.inference import Inference
 from marl.nets.stacked import FlatParameters
-from marl.nets.tiles import Scratch, aligned, backward, compiled, exp, forward, gather, padded, split, tanh
+from marl.nets.tiles import Scratch, aligned, backward, compiled, exp, forward, gather, padded, split, spread, tanh
 from marl.parallel import both, threads
 from marl.types import Array
 
@@ -120,13 +120,6 @@ class CompiledSAC:
 
 
 @compiled
-def _places(place: Array, members: Array, agents: int, size: int, start: int, first: int, columns: int) -> None:
-    """Which of all agents of all rows each column is."""
-    for j in range(columns):
-        place[j] = (start + (first + j) // size) * agents + members[(first + j) % size]
-
-
-@compiled
 def _draw(out: Array, x: Array, begin: int, rows: Array, place: Array, noise: Array, real: Array, columns: int) -> None:
     """Squash a Gaussian's draw: unit actions into ``x[begin:]``, log-probabilities into ``rows[0]``.
 
@@ -153,6 +146,20 @@ def _draw(out: Array, x: Array, begin: int, rows: Array, place: Array, noise: Ar
 
 
 @compiled
+def _act(
+    flat: Array, layers: Array, activation: int, x: Array, hidden: Array, begin: int, rows: Array, place: Array,
+    noise: Array, real: Array, columns: int,
+) -> None:  # fmt: skip
+    """The actor on observations ``x[:begin]``, and a draw of its actions beside them; zeros beyond the last column."""
+    full = padded(columns)
+    forward(flat, layers, activation, x, hidden, full)
+    for a in range(real.shape[1]):
+        for j in range(columns, full):
+            x[begin + a, j] = 0
+    _draw(hidden[layers.shape[0] - 1], x, begin, rows, place, noise, real, columns)
+
+
+@compiled
 def _critics(
     flat: Array, layers: Array, activation: int, now: Array, later: Array, critic: Array, critic_activation: int,
     members: Array, sizes: Array, start: int, stop: int,
@@ -174,13 +181,9 @@ def _critics(
             if columns <= 0:
                 break
             full = padded(columns)
-            _places(place, members[which], agents, sizes[which], start, first, columns)
+            spread(place, members[which], agents, sizes[which], start, first, columns)
             gather(x[:begin], next_seen.reshape(-1, begin), place, columns)
-            forward(flat[which], layers, activation, x, hidden[0], full)
-            for a in range(width):
-                for j in range(columns, full):
-                    x[begin + a, j] = 0
-            _draw(hidden[0, layers.shape[0] - 1], x, begin, rows, place, noise, real, columns)
+            _act(flat[which], layers, activation, x, hidden[0], begin, rows, place, noise, real, columns)
             for j in range(columns):
                 p = place[j]
                 if not (complete.flat[p] and discount.flat[p] > 0):  # has no next action
@@ -241,13 +244,9 @@ def _policy(
             if columns <= 0:
                 break
             full = padded(columns)
-            _places(place, members[which], agents, sizes[which], start, first, columns)
+            spread(place, members[which], agents, sizes[which], start, first, columns)
             gather(x[:begin], seen.reshape(-1, begin), place, columns)
-            forward(flat[which], layers, activation, x, hidden[0], full)
-            for a in range(width):
-                for j in range(columns, full):
-                    x[begin + a, j] = 0
-            _draw(hidden[0, layers.shape[0] - 1], x, begin, rows, place, noise, real, columns)
+            _act(flat[which], layers, activation, x, hidden[0], begin, rows, place, noise, real, columns)
             for j in range(columns):
                 if not acting.flat[place[j]]:
                     for a in range(width):

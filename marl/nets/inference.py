@@ -13,7 +13,7 @@ from marl.nets.compiled_mlp import CompiledMLP
 from marl.nets.networks import MLPBody
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
-from marl.nets.tiles import Scratch, compiled, exp, forward, gather, padded, split
+from marl.nets.tiles import Scratch, compiled, exp, forward, gather, padded, split, spread
 from marl.types import Array
 
 
@@ -65,11 +65,10 @@ def _choose(
             if columns <= 0:
                 break
             full = padded(columns)
+            spread(place, members[which], obs.shape[1], size, 0, first, columns)
             for j in range(columns):
-                row, agent = (first + j) // size, members[which, (first + j) % size]
-                place[j] = row * obs.shape[1] + agent
                 for f in range(extra):
-                    x[width + f, j] = ids[agent, f]
+                    x[width + f, j] = ids[place[j] % obs.shape[1], f]
             gather(x, obs.reshape(-1, width), place, columns)
             forward(flat[which], layers, activation, x, hidden, full)
             logits, top, total, left = hidden[depth - 1], rows[0], rows[1], rows[2]

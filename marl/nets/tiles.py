@@ -255,6 +255,13 @@ def flip(out: Array, at: int, across: int, x: Array, start: int, step: int, rows
 
 
 @compiled
+def spread(place: Array, members: Array, agents: int, size: int, start: int, first: int, columns: int) -> None:
+    """Which of all agents of all rows each column is: ``size`` members of a set from each row, from ``start`` on."""
+    for j in range(columns):
+        place[j] = (start + (first + j) // size) * agents + members[(first + j) % size]
+
+
+@compiled
 def gather(x: Array, source: Array, places: Array, columns: int) -> None:
     """Rows ``places`` of ``source (R, F)`` as columns of ``x``; zeros beyond the last."""
     width, across = source.shape[1], x.shape[1]
