@@ -29,7 +29,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner
-from marl.nets.stacked import FlatParameters, PerSet
+from marl.nets.stacked import FlatParameters, holds_own
 from marl.schedules import Clock, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.sharing import Sharing, owner_index
@@ -332,8 +332,7 @@ class OffPolicyLearner(ABC):
     @cached_property
     def _recordable(self) -> bool:
         """Nobody knows what functions of a user's own do."""
-        own = any(isinstance(part, PerSet) for module in self.modules().values() for part in module.modules())
-        return not own and (self.talker is None or self.talker.wiring.moving is None)
+        return not holds_own(self.modules().values()) and (self.talker is None or self.talker.wiring.moving is None)
 
     def flags(self) -> tuple[bool, ...]:
         """Which of the things that are not part of every update are part of this one."""

@@ -21,7 +21,7 @@ from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
-from marl.nets.stacked import PerSet
+from marl.nets.stacked import holds_own
 from marl.schedules import Clock, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.sharing import Sharing
@@ -110,8 +110,8 @@ class OnPolicyLearner:
         self.memory = Rollout(
             spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
         )
-        # Nobody knows what a user's own module does; what a team says is looked at while it acts.
-        self.recordable = not any(isinstance(module, PerSet) for module in self.model.modules())
+        # What a team says is looked at while it acts.
+        self.recordable = not holds_own([self.model])
         self._records_acting = self.recordable and self.talker is None and recording(self.memory.device)
         self._acting = Recorded(self._act, device, [self.generator], stay=True)
         self._held: Batch | None = None

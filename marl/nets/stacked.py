@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -232,3 +232,8 @@ class PerSet(nn.Module):
         """The module's own forward."""
         y: Tensor = self.module(x)
         return y
+
+
+def holds_own(modules: Iterable[nn.Module]) -> bool:
+    """Whether a user's own module is among these or within them: nobody knows what it does."""
+    return any(isinstance(part, PerSet) for module in modules for part in module.modules())
