@@ -68,6 +68,7 @@ class Copies:
         self.legal = None if world.kernels.legal is None else np.zeros((*rows, int(self.choices.max())), dtype=bool)
         if self.legal is not None:
             self.legal[...] = np.arange(self.legal.shape[-1]) < self.choices[:, None]
+        self.next_legal = None if self.legal is None else self.legal.copy()
         self.started = np.ones(num_envs, dtype=bool)
         has_state = not world.state_is_obs and hasattr(world, "state_space")
         self.state = np.zeros((num_envs, world.state_space.shape[0]), dtype=np.float32) if has_state else None
@@ -99,17 +100,12 @@ class Copies:
         self.call = loop.compile(tuple(_typeof(argument) for argument in arguments))
 
     def arrays_out(
-        self, obs: Array, next_obs: Array, reward: Array, terminated: Array, truncated: Array, alive: Array,
-        legal: Array | None = None, started: Array | None = None,
-        state: Array | None = None, next_state: Array | None = None,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        """The output arguments of the loop; what is left out is this object's own array."""
+        self, obs: Array, next_obs: Array, reward: Array, terminated: Array, truncated: Array, alive: Array
+    ) -> tuple[Any, ...]:
+        """The output arguments of the loop: these, and this object's own masks, starts and states."""
         return (
             obs, next_obs, reward, terminated, truncated, alive,
-            self.legal if legal is None else legal,
-            self.started if started is None else started,
-            self.state if state is None else state,
-            self.next_state if next_state is None else next_state,
+            self.legal, self.next_legal, self.started, self.state, self.next_state,
         )  # fmt: skip
 
     def seed(self, seed: int, first_copy: int) -> None:
@@ -228,14 +224,14 @@ class Batch:
         self._action_shapes = [(num_envs, team.num_agents, *team.action.shape) for team in teams]
         self._gathered: list[tuple[Array, Array, Array]] = []  # (from, members, to): copied after each step
         self._gathered_next: list[tuple[Array, Array, Array]] = []
-        self._step, self._next = self._views()
+        self._step, self._next, self._next_legal = self._views()
         self._tail = (*core.inside, *core.outside)
         self._started = False
         self._targets: dict[int, _Target] = {}
 
-    def _views(self) -> tuple[Step, list[Array]]:
-        """The Step over this object's own arrays, and each team's separate array of true successors."""
-        core, steps, successors = self._core, [], []
+    def _views(self) -> tuple[Step, list[Array], list[Array | None]]:
+        """The Step over this object's own arrays; what each team sees of true successors, and may do there."""
+        core, steps, successors, masks = self._core, [], [], []
         for team, members in zip(self._spec.teams, self._members, strict=True):
             first, last = int(members[0]), int(members[-1]) + 1
             run = last - first == len(members)
@@ -256,19 +252,22 @@ class Batch:
             obs = share(core.obs, cut)
             successors.append(share(core.next_obs, cut, later=True))
             legal: Array | None = None
-            if team.masked and core.legal is not None:
+            next_legal: Array | None = None
+            if team.masked and core.legal is not None and core.next_legal is not None:
                 legal = share(core.legal, slice(0, team.action.num_legal))
+                next_legal = share(core.next_legal, slice(0, team.action.num_legal), later=True)
             elif team.masked:
-                legal = np.tile(legal_widths(team.action), (core.num_envs, 1, 1))
+                legal = next_legal = np.tile(legal_widths(team.action), (core.num_envs, 1, 1))
+            masks.append(next_legal)
             flags = [share(array) for array in (core.reward, core.terminated, core.truncated, core.alive)]
-            steps.append(TeamStep(obs, obs, flags[0], flags[1], flags[2], flags[3], legal))
+            steps.append(TeamStep(obs, obs, flags[0], flags[1], flags[2], flags[3], legal, legal))
         self._state: Array | None = core.state
         self._next_state: Array | None = core.next_state
         if self._world.state_is_obs:  # always one padded row per copy, whatever the teams
             self._state = core.obs.reshape(core.num_envs, -1)
             self._next_state = core.next_obs.reshape(core.num_envs, -1)
         discarded = np.zeros(core.num_envs, dtype=bool)
-        return Step(tuple(steps), core.started, discarded, self._state, self._state, ()), successors
+        return Step(tuple(steps), core.started, discarded, self._state, self._state, ()), successors, masks
 
     @property
     def spec(self) -> Spec:
@@ -347,11 +346,14 @@ class Batch:
                 raise core.bad_action(given, -1 - count)
             finished = self._episodes(count)
         obs, next_obs = target.whole_obs or (core.obs, core.next_obs)
-        for team, mine, own, standin in zip(out.teams, self._step.teams, target.next_obs, self._next, strict=True):
+        for team, mine, own, standin, next_legal in zip(
+            out.teams, self._step.teams, target.next_obs, self._next, self._next_legal, strict=True
+        ):
             np.copyto(team.alive, mine.alive)
             if team.legal is not None and mine.legal is not None:
                 np.copyto(team.legal, mine.legal)
             team.next_obs = team.obs if not count else standin if own is None else own
+            team.next_legal = next_legal if count else team.legal
         np.copyto(out.started, core.started)
         out.discarded[...] = False
         if out.state is not None and self._state is not None and self._next_state is not None:
@@ -401,13 +403,13 @@ class Batch:
         if count:
             for source, members, target in self._gathered_next:
                 np.take(source, members, axis=1, out=target)
-            for team, successor in zip(step.teams, self._next, strict=True):
-                team.next_obs = successor
+            for team, successor, legal in zip(step.teams, self._next, self._next_legal, strict=True):
+                team.next_obs, team.next_legal = successor, legal
             step.next_state = self._next_state
             step.finished = self._episodes(count)
         else:
             for team in step.teams:
-                team.next_obs = team.obs
+                team.next_obs, team.next_legal = team.obs, team.legal
             step.next_state = step.state
             step.finished = ()
 

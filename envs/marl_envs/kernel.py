@@ -133,6 +133,7 @@ def _loop(
     truncated: Array,
     alive: Array,
     legal: Any,
+    next_legal: Any,
     started: Array,
     state: Any,
     next_state: Any,
@@ -193,9 +194,9 @@ def _loop(
         # Two looks at a copy whose episode ended: the true successor, then the first observation of the next episode.
         # One loop rather than two calls: everything is inlined, and compiling a world's observe twice costs seconds.
         for look in range(2 if final else 1):
-            seen, seen_state = obs, state
+            seen, seen_legal, seen_state = obs, legal, state
             if final and look == 0:
-                seen, seen_state = next_obs, next_state
+                seen, seen_legal, seen_state = next_obs, next_legal, next_state
             elif fresh:
                 for k in range(task.shape[1]):
                     task[e, k] = pending[e, k]
@@ -217,16 +218,18 @@ def _loop(
             if JOIN_STATE:
                 _join(e, seen, widths, seen_state)
             write_state(s, e, task, seen_state)
-        write_legal(s, e, task, legal)
-        if HAS_LEGAL:
-            for n in range(num_agents):
-                if not alive[e, n]:
-                    for k in range(choices[n]):
-                        legal[e, n, k] = True
+            write_legal(s, e, task, seen_legal)
+            if HAS_LEGAL:
+                for n in range(num_agents):
+                    if not alive[e, n]:
+                        for k in range(choices[n]):
+                            seen_legal[e, n, k] = True
     if count > 0 and mode == STEP:
         for e in range(num_envs):
             if not started[e]:
                 _copy(obs, next_obs, e, num_envs)
+                if HAS_LEGAL:
+                    _copy(legal, next_legal, e, num_envs)
                 if HAS_STATE:
                     _copy(state, next_state, e, num_envs)
     return count

@@ -18,6 +18,6 @@ scenario = marl.Scenario(
         max_grad_norm=0.5,
     ),
     num_envs=16,
-    steps=600_000,
+    steps=1_000_000,
     expect="-32, sum of three agents (random: -79)",
 )

@@ -4,6 +4,7 @@
 
 Each seed trains for the scenario's own number of steps, then plays 100 greedy episodes in environments of their own,
 from seeds that training never saw. Two-player games play 2,000 games from each seat against a random opponent instead.
+``--curves FOLDER`` also evaluates 20 times on the way and keeps the learning curves there; `curves` draws them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from marl_envs import kuhn
@@ -22,7 +24,7 @@ import marl
 from marl import parallel
 from marl.evaluation.versus import versus
 from marl.scenario import find, names
-from tests.benchmarks import riddle
+from tests.benchmarks import curves, riddle
 from tests.league.mixtures import kuhn_mixtures, throws_exploitability
 
 
@@ -187,12 +189,18 @@ TASKS = {
 }
 
 
-def run(task: Task, seed: int, steps: int | None) -> dict[str, float]:
-    """Train one seed and measure it."""
+def run(task: Task, seed: int, steps: int | None, curve: list[curves.Point] | None = None) -> dict[str, float]:
+    """Train one seed and measure it; with ``curve``, also on the way (in the training environment) and append that."""
     scenario = task.make()
+    every = None if curve is None else (steps or scenario.steps) // curves.POINTS
+
+    def note(metrics: Mapping[str, float]) -> None:
+        if curve is not None and "evaluation_return" in metrics:
+            curve.append(curves.Point(seed, int(metrics["steps"]), round(metrics["evaluation_return"], 3)))
+
     with marl.MultiAgentSystem(None, scenario, seed=seed) as system:
         began = time.perf_counter()
-        system.train(steps=steps)
+        system.train(steps=steps, callback=note, evaluate_every=every, evaluate_episodes=100)
         row: dict[str, float] = {"seed": seed, "steps": system.steps, "seconds": round(time.perf_counter() - began, 1)}
         if task.games:
             for seat, score in versus(system, games=task.games).items():
@@ -234,13 +242,17 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="environment steps of each seed (default: the scenario's)")
     parser.add_argument("--threads", type=int, default=1, help="threads that learners use, 1 or 2 (default: 1)")
+    parser.add_argument("--curves", type=Path, help="folder for the learning curves, such as docs/curves")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args(arguments)
     parallel.set_threads(options.threads)
     task = TASKS.get(options.task) or Task(options.task)
     rows = []
     for seed in options.seeds:
-        rows.append(run(task, seed, options.steps))
+        curve: list[curves.Point] | None = [] if options.curves else None
+        rows.append(run(task, seed, options.steps, curve))
+        if curve:
+            curves.keep(options.curves / f"{options.task}.csv", curve)
         if not options.json:
             print("  ".join(f"{name} {value:g}" for name, value in rows[-1].items()), flush=True)
     results = [row["result"] for row in rows]

@@ -68,7 +68,7 @@ def snapshot(step: Step) -> list[np.ndarray]:
     arrays = [step.started, step.discarded]
     for team in step.teams:
         arrays += [team.obs, team.next_obs, team.reward, team.terminated, team.truncated, team.alive]
-        arrays += [] if team.legal is None else [team.legal]
+        arrays += [legal for legal in (team.legal, team.next_legal) if legal is not None]
     arrays += [] if step.state is None else [step.state, step.next_state]
     return [array.copy() for array in arrays]
 
@@ -278,6 +278,28 @@ def test_the_successor_is_never_a_reset_observation() -> None:
         assert (step.next_state[:, 2] == 1000.0 + t).all()
         assert ((step.state[:, 2] < 2.0) == ends).all()
         assert (team.next_obs is team.obs) == (not ends.any())
+
+
+@pytest.mark.parametrize("make", [marl_envs.TrafficJunction, marl_envs.PredatorPrey])
+@pytest.mark.parametrize("split", [False, True])
+def test_the_mask_of_a_cut_off_successor_is_what_would_have_been_legal(make: type[World], split: bool) -> None:
+    patterns = ["*_[02]", "*"] if split else None  # a gathered team and the rest
+    cut, uncut = make(max_cycles=7).batch_env(16, patterns), make().batch_env(16, patterns)
+    cut.reset(0)
+    uncut.reset(0)
+    differs = False
+    for t in range(1, 8):
+        legal = [team.legal for team in cut._step.teams]
+        actions = [np.where(mask[..., 1], 1, mask.argmax(-1)) for mask in legal]  # on, where one may go on
+        step, onward = cut.step(actions), uncut.step(actions)
+        for team, later in zip(step.teams, onward.teams, strict=True):
+            assert (team.next_legal is team.legal) == (len(step.finished) == 0)
+            if t == 7:
+                goes_on = ~onward.started
+                assert team.truncated[goes_on].any()
+                assert np.array_equal(team.next_legal[goes_on], later.legal[goes_on])
+                differs |= not np.array_equal(team.next_legal, team.legal)
+    assert differs  # from what the fresh episodes allow
 
 
 def test_termination_and_truncation_differ() -> None:
