@@ -202,16 +202,13 @@ class ActorCritic(nn.Module):
     @torch.inference_mode()
     def _act(self, look: Look, generator: torch.Generator | None, explore: bool) -> Decision:
         self.actor.seed(look.carry, generator)
-        parameters, carries = self.actor(
-            look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0)
-        )
-        parameters = parameters[0]  # (E, N, K)
+        parameters, carry = self.actor.once(look.obs, look.carry, look.started, look.alive)  # (E, N, K)
         if explore:
             action, log_prob = self.distribution.draw(parameters, look.legal, generator)
         else:
             action = self.distribution.mode(parameters, look.legal)
             log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
-        return Decision(action, self.distribution.to_env(action), log_prob, carries[0])
+        return Decision(action, self.distribution.to_env(action), log_prob, carry)
 
     def joint_input(self, obs: Tensor, joint: Tensor | None) -> Tensor:
         """What the critic reads: a stored joint input, the team's observations side by side, or each agent's own."""

@@ -200,7 +200,7 @@ class _EpsilonGreedy(_Choices):
         super().__init__(action)
         self.epsilon = settings.epsilon
         copies = torch.arange(num_envs, device=device) / max(num_envs - 1, 1)
-        self.power = (1 + settings.spread * copies).unsqueeze(1)  # (E, 1)
+        self.power = (1 + settings.spread * copies).unsqueeze(1) if settings.spread else 1  # (E, 1)
 
     def choose(
         self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int

@@ -161,9 +161,9 @@ class ActorQLearner(OffPolicyLearner):
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """The actor's action, or one near it; uniform until learning starts."""
         self.actor.seed(look.carry, generator or self.generator)
-        out, carries = self.actor(look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0))
-        action = self.try_out(out[0], look, generator) if explore else self.head.mode(out[0], look.legal)
-        return Decision(action, self.code.to_env(action), out[0, ..., 0], carries[0])
+        out, carry = self.actor.once(look.obs, look.carry, look.started, look.alive)
+        action = self.try_out(out, look, generator) if explore else self.head.mode(out, look.legal)
+        return Decision(action, self.code.to_env(action), out[..., 0], carry)
 
     def try_out(self, parameters: Tensor, look: Look, generator: torch.Generator | None) -> Tensor:
         """An exploring action: noise on a box's action, a draw for choices."""

@@ -163,13 +163,13 @@ class DQNLearner(OffPolicyLearner):
         if self.noisy:
             self.net.draw_noise((generator or self.generator) if explore else None)
         self.net.seed(look.carry, generator or self.generator)
-        out, carries = self.net(look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0))
-        values = self.head.values(out[0])  # (E, N, A)
+        out, carry = self.net.once(look.obs, look.carry, look.started, look.alive)
+        values = self.head.values(out)  # (E, N, A)
         if explore:
             action = self.explore(values, look, generator)
         else:
             action = mask_logits(values, look.legal).argmax(-1)
-        return Decision(action, action, values[..., 0], carries[0])
+        return Decision(action, action, values[..., 0], carry)
 
     @torch.no_grad()
     def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
@@ -207,7 +207,7 @@ class DQNLearner(OffPolicyLearner):
     def _step(self, sample: Sample, loss: Tensor, error: Tensor, chosen: Tensor) -> dict[str, Tensor]:
         """Move the networks along the gradients, and the targets after them."""
         settings = self.settings
-        norms = [adam.step(settings.max_grad_norm).mean() for adam in self.adams]
+        norm, *_ = [adam.step(settings.max_grad_norm) for adam in self.adams]
         if self.target_due():
             self.track(self.flat, self.target_flat)
             for other in (self.mixer, self.central):
@@ -216,8 +216,8 @@ class DQNLearner(OffPolicyLearner):
         self.see_norms(self.net, sample=sample)
         return {
             "loss": loss / self.owner.num_sets,
-            "value": ops.masked_mean(chosen.view(sample.complete.shape), sample.complete),
-            "gradient_norm": norms[0],
+            "value": self.mean(chosen.view(sample.complete.shape), sample),
+            "gradient_norm": norm.mean(),
             "td_error": error,
             "non_finite": self.flat.non_finite.clone(),
         }

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from marl import ops
 from marl.actor_critic import weights_of
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
@@ -315,7 +316,8 @@ class OffPolicyLearner(ABC):
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
                 counts[name] = counts.get(name, 0) + 1
-        return {name: total if name == "non_finite" else total / counts[name] for name, total in totals.items()}
+        once = {"non_finite", *(name for name, count in counts.items() if count == 1)}
+        return {name: total if name in once else total / counts[name] for name, total in totals.items()}
 
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
@@ -364,11 +366,15 @@ class OffPolicyLearner(ABC):
 
     def priority_errors(self, sample: Sample, error: Tensor) -> Tensor:
         """What priorities are made of: errors ``(B, N)`` as they are, or their mean over who acted, ``(B, 1)``."""
-        if self.own_places:
+        if self.own_places or self.priorities is None:
             return error
         if not self.memory.ragged:
             return error.mean(-1, keepdim=True)
         return error.sum(-1, keepdim=True) / sample.complete[0].sum(-1, keepdim=True).clamp(min=1)
+
+    def mean(self, x: Tensor, sample: Sample) -> Tensor:
+        """The mean of ``(L, B, N)`` over what is complete."""
+        return ops.masked_mean(x, sample.complete) if self.memory.ragged else x.mean()
 
     def counts(self, sample: Sample) -> Tensor:
         """Which transitions ``(L, B, N)`` are learnt from: complete ones after the burn-in."""

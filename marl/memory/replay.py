@@ -194,7 +194,9 @@ class Replay:
         self._relabel: Relabel | None = None
         self._final = torch.full((self.rows, num_envs), -1, dtype=torch.int32)  # an episode's last row, if it is known
         self._since: Tensor | None = None  # rows since a row's episode began, for hindsight
-        self._rows = {name: tensor.numpy() for name, tensor in self._tensors()}  # the same memory, quicker to write
+        self._rows = {name: tensor.numpy() for name, tensor in self._tensors()}  # the same memory, quicker to reach
+        walked = ("reward", "terminated", "truncated", "link", "acting")
+        self._cells = {name: self._rows[name].reshape(-1, agents) for name in walked}
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
         self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
 
@@ -434,19 +436,14 @@ class Replay:
         """Places ``(B, 1)`` of uniformly drawn first rows of ``length`` complete rows each, in which somebody acted."""
         ragged = self.ragged and length == 1
         tries = 8 * batch if ragged else batch
-        place = torch.randint(
-            (self.size - length + 1) * self.num_envs, (tries,), generator=generator, dtype=torch.int64
-        )
-        oldest = (self.head - self.size) % self.rows
-        index = (place // self.num_envs + oldest) % self.rows * self.num_envs + place % self.num_envs
+        chance = torch.randint((self.size - length + 1) * self.num_envs, (tries,), generator=generator)
+        row, copy = np.divmod(chance.numpy(), self.num_envs)
+        index = (row + (self.head - self.size)) % self.rows * self.num_envs + copy
         if ragged:
             # Rows in which nobody of the team acted hold nothing to learn: take the first of the others.
-            useful = (self.link.view(-1, self.team.num_agents)[index] != PENDING) & self.acting.view(
-                -1, self.team.num_agents
-            )[index]
-            order = torch.argsort((~useful.any(-1)).to(torch.uint8), stable=True)
-            index = index[order[:batch]]
-        return index.unsqueeze(1)
+            useful = (self._cells["link"][index] != PENDING) & self._cells["acting"][index]
+            index = index[np.argsort(~useful.any(-1), kind="stable")[:batch]]
+        return torch.from_numpy(index).unsqueeze(1)
 
     def sample(
         self,
@@ -462,25 +459,25 @@ class Replay:
         Rewards are summed over ``n_step`` own turns, fewer at ends and at the newest row; ``L = length`` rows follow
         each other.
         """
-        agents, copies = self.team.num_agents, self.num_envs
-        own = index.shape[1] > 1
+        agents, copies, ends = self.team.num_agents, self.num_envs, self.ends
+        rows, stored = self._rows, self._cells
+        places = index.numpy()
+        batch, own = len(places), places.shape[1] > 1
         if length > 1:
-            rows = (index[:, 0] // copies + torch.arange(length).unsqueeze(1)) % self.rows
-            index_rows = (rows * copies + index[:, 0] % copies).reshape(-1)  # (L * B,)
+            row, copy = np.divmod(places[:, 0], copies)
+            where = ((row + np.arange(length)[:, None]) % self.rows * copies + copy).reshape(-1)  # (L * B,)
         else:
-            index_rows = index if own else index[:, 0]
-        leading = (length, index.shape[0])
-        cells = index_rows if own else index_rows.unsqueeze(1).expand(-1, agents).contiguous()  # (L * B, N)
-        shape = cells.shape
-        reward, worth = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
-        successor, complete = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=bool)
-        _walk(
-            cells.numpy(),
-            self.reward.view(-1, agents).numpy(),
-            self.terminated.view(-1, agents).numpy(),
-            self.truncated.view(-1, agents).numpy(),
-            self.link.view(-1, agents).numpy(),
-            self.acting.view(-1, agents).numpy(),
+            where = places if own else places[:, 0]
+        cells = where if own else np.repeat(where, agents).reshape(-1, agents)  # (L * B, N)
+        reward, worth = np.empty(cells.shape, dtype=np.float32), np.empty(cells.shape, dtype=np.float32)
+        successor, complete = np.empty(cells.shape, dtype=np.int64), np.empty(cells.shape, dtype=bool)
+        over = _walk(
+            cells,
+            stored["reward"],
+            stored["terminated"],
+            stored["truncated"],
+            stored["link"],
+            stored["acting"],
             self.by_team,
             copies,
             n_step,
@@ -490,160 +487,146 @@ class Replay:
             successor,
             complete,
         )
-        after = torch.from_numpy(successor)  # (L * B, N)
         each = own or (self.ragged and not self.by_team)  # by team, all agents have one successor
-        if not each:
-            after = after[:, :1]
-        take = self._own_cells if own else self._whole_rows
+        after = successor if each else successor[:, 0]  # (L * B, N) or (L * B,)
+        take = self._own if own else self._whole
+        following = self._own if each else self._whole
 
-        def lead(x: Tensor) -> Tensor:
-            return x.view(*leading, *x.shape[1:])
+        def lead(x: Array) -> Tensor:
+            return torch.from_numpy(x.reshape(length, batch, *x.shape[1:]))
 
-        where = cells if own else index_rows
+        def kept(x: Tensor | None) -> Tensor | None:
+            return x if over else None
+
         next_legal = None
-        if self.legal is not None and self.ends.legal is not None:
-            following = after.expand(-1, agents)
-            next_legal = self._own_cells(self.legal, following.clamp(min=0))
-            cell, agent = (following < 0).nonzero(as_tuple=True)
-            next_legal[cell, agent] = self.ends.legal[-2 - following[cell, agent], agent]
+        if self.legal is not None:
+            next_legal = lead(following(rows["legal"], after, kept(ends.legal)))
         if self.others and own:
             raise ConfigError("replay: what other teams do needs one place for all agents")
         # Other teams have one next row for all agents: where ours have several, that of the first who goes on.
-        onward = kept = after[:, 0]
-        if self.others:
-            if after.shape[1] > 1:
-                goes_on = torch.from_numpy(complete & (worth > 0)).to(torch.uint8).argmax(1, keepdim=True)
-                onward = after.gather(1, goes_on)[:, 0]
-            kept = (onward < 0).view(-1, 1, 1)
-            onward = torch.where(onward >= 0, onward, index_rows)
+        onward = after
+        if each:
+            goes_on = (complete & (worth > 0)).argmax(1)
+            onward = np.take_along_axis(after, goes_on[:, None], 1)[:, 0]
+        cut = onward < 0
+        onward = np.where(cut, where[:, 0] if own else where, onward)
 
-        def there(parts: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
-            return tuple(lead(part.flatten(0, 1)[rows]) for part in parts)
+        def there(name: str, place: Array) -> tuple[Tensor, ...]:
+            return tuple(lead(self._whole(rows[f"{name}.{k}"], place)) for k in range(len(self.others)))
 
-        first = slice(0, index.shape[0])
-        follows = np.zeros((*leading, agents), dtype=bool)
+        follows = torch.zeros(length, batch, agents, dtype=torch.bool)
         if length > 1:
-            np.equal(successor.reshape(follows.shape)[:-1], cells.view(follows.shape).numpy()[1:], out=follows[:-1])
-        started = self.started.flatten()[cells[:, 0]]
-        carry = self.carry.new_zeros(len(index), agents, 0)
+            follows[:-1] = torch.from_numpy(successor.reshape(follows.shape)[:-1] == cells.reshape(follows.shape)[1:])
+        started = rows["started"].reshape(-1).take(where[:, 0] if own else where)
+        carry = self.carry.new_zeros(batch, agents, 0)
         if self.carry.shape[-1]:
-            carry = take(self.carry, where[first])
+            first = take(self.carry.numpy(), where[:batch])
             if own:  # every agent's row begins an episode or not: that is settled here
-                carry = carry.masked_fill(self.started.flatten()[cells].unsqueeze(-1), 0.0)
-                started = torch.zeros_like(started)
-        obs, next_obs, paid = take(self.obs, where), self._next_obs(after), torch.from_numpy(reward)
+                first[rows["started"].reshape(-1).take(where)] = 0
+                started = np.zeros_like(started)
+            carry = torch.from_numpy(first)
+        obs, next_obs = take(rows["obs"], where), following(rows["obs"], after, kept(ends.obs))
         if self._relabel is not None:
-            self._with_new_goals(cells if each else cells[:, :1], obs, next_obs, paid, generator)
+            self._with_new_goals(cells if each else cells[:, :1], obs, next_obs, reward, generator)
+        seen, next_seen = lead(obs), lead(next_obs)
         joint = next_joint = None
         if isinstance(self.scope, Joint):
             if own:
                 raise ConfigError("replay: a joint input needs one place for all agents")
             if self.joint is None:  # the same numbers, side by side
-                successors = _with_ends(self.obs.flatten(0, 1), self.ends.obs, after) if each else next_obs
-                if each and self._relabel is not None:  # (K, N, N, O): everybody's new goal
-                    successors[..., self._relabel.desired] = next_obs.unsqueeze(1)[..., self._relabel.desired]
-                joint, next_joint = as_joint(lead(obs)), as_joint(lead(successors))
+                successors = next_seen
+                if each:  # (K, N, N, O): everybody's team at everybody's successor
+                    team = self._whole(rows["obs"], after, kept(ends.obs))
+                    if self._relabel is not None:  # everybody's new goal
+                        desired = self._relabel.desired
+                        team[..., desired] = next_obs[:, None, :, desired]
+                    successors = lead(team)
+                joint, next_joint = as_joint(seen), as_joint(successors)
             else:
-                assert self.ends.joint is not None
-                stored = self.joint.flatten(0, 1)
-                joint, next_joint = lead(stored[index_rows]), lead(_with_ends(stored, self.ends.joint, after))
-                next_joint = next_joint if each else next_joint.squeeze(2)
+                joint = lead(self._whole(rows["joint"], where))
+                next_joint = lead(self._whole(rows["joint"], after, kept(ends.joint)))
+        goes_on = complete & (worth > 0)  # each agent's successor is its own turn, if it has one
+        if not each or agents == 1:
+            goes_on = self._whole(rows["acting"], successor[:, 0], kept(ends.acting))
         return Sample(
             index=index,
-            obs=lead(obs),
-            action=lead(take(self.action, where)),
-            legal=None if self.legal is None else lead(take(self.legal, where)),
+            obs=seen,
+            action=lead(take(rows["action"], where)),
+            legal=None if self.legal is None else lead(take(rows["legal"], where)),
             started=lead(started),
-            acting=lead(take(self.acting, where)),
-            complete=lead(torch.from_numpy(complete)),
-            follows=torch.from_numpy(follows),
-            reward=lead(paid),
-            discount=lead(torch.from_numpy(worth)),
-            next_obs=lead(next_obs),
-            next_legal=None if next_legal is None else lead(next_legal),
-            next_acting=lead(self._next_acting(after, torch.from_numpy(complete & (worth > 0)))),
+            acting=lead(take(rows["acting"], where)),
+            complete=lead(complete),
+            follows=follows,
+            reward=lead(reward),
+            discount=lead(worth),
+            next_obs=next_seen,
+            next_legal=next_legal,
+            next_acting=lead(goes_on),
             carry=carry,
             joint=joint,
             next_joint=next_joint,
-            others=there(self.others, index_rows),
-            next_others=there(self.others, onward),
-            acting_others=there(self.others_acting, index_rows),
-            next_acting_others=there(self.others_acting, onward),
+            others=there("others", where),
+            next_others=there("others", onward),
+            acting_others=there("others_acting", where),
+            next_acting_others=there("others_acting", onward),
             next_legal_others=tuple(
-                None if part is None else lead(torch.where(kept, widths, part.flatten(0, 1)[onward]))
+                None
+                if part is None
+                else torch.where(lead(cut)[..., None, None], widths, lead(self._whole(part.numpy(), onward)))
                 for part, widths in zip(self.others_legal, self._others_widths, strict=True)
             ),
             weight=torch.ones(index.shape) if weight is None else weight,
         ).to(self.device)
 
     def _with_new_goals(
-        self, index: Tensor, obs: Tensor, next_obs: Tensor, reward: Tensor, generator: torch.Generator | None
+        self, index: Array, obs: Array, next_obs: Array, reward: Array, generator: torch.Generator | None
     ) -> None:
         """Relabel a share of what is at places ``(B, 1)``, or of each agent's own ``(B, N)``, in place."""
         relabel = self._relabel
         assert relabel is not None
-        assert self._since is not None
-        choice, agents = relabel.choice, self.team.num_agents
-        row, copy = index // self.num_envs, index % self.num_envs
-        last = self._final.flatten()[index].long()
+        choice, agents, rows = relabel.choice, self.team.num_agents, self._rows
+        row, copy = np.divmod(index, self.num_envs)
+        last = rows["_final"].reshape(-1)[index].astype(np.int64)
         newest = (self.head - 1) % self.rows
-        last = torch.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
+        last = np.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
         ahead = (last - row) % self.rows  # rows that follow in the episode
-        uniform = torch.rand(2, len(index), 1, generator=generator)
+        uniform = torch.rand(2, len(index), 1, generator=generator).numpy()
         if choice.strategy == "final":
             jump = ahead
         else:
-            jump = (uniform[0] * (ahead + 1)).long()
+            jump = (uniform[0] * (ahead + 1).astype(np.float32)).astype(np.int64)
         if choice.strategy == "episode":
             oldest = (self.head - self.size) % self.rows
-            since = torch.minimum(self._since.flatten()[index].long(), (row - oldest) % self.rows)
-            jump = (uniform[0] * (ahead + since + 1)).long() - since
-        other = (row + jump) % self.rows * self.num_envs + copy
-        other = other.expand(-1, agents)
-        link = self._own_cells(self.link, other)  # (B, N)
+            since = np.minimum(rows["_since"].reshape(-1)[index], (row - oldest) % self.rows)
+            jump = (uniform[0] * (ahead + since + 1).astype(np.float32)).astype(np.int64) - since
+        other = np.broadcast_to((row + jump) % self.rows * self.num_envs + copy, (len(index), agents))
+        link = self._own(rows["link"], other).astype(np.int64)  # (B, N)
         known = link != PENDING
-        after = torch.where(link >= 0, link * self.num_envs + copy, link).long()
-        after = torch.where(known, after, other)
-        found = self._next_obs(after if index.shape[1] > 1 else after[:, :1])
-        here = index.expand(-1, agents)
-        chosen = known & self._own_cells(self.acting, here) & (uniform[1] < choice.share)
-        relabel(obs, next_obs, reward, found[..., relabel.achieved], chosen)
+        after = np.where(known, np.where(link >= 0, link * self.num_envs + copy, link), other)
+        if index.shape[1] > 1:
+            found = self._own(rows["obs"], after, self.ends.obs)
+        else:
+            found = self._whole(rows["obs"], after[:, 0], self.ends.obs)
+        acted = self._own(rows["acting"], np.broadcast_to(index, (len(index), agents)))
+        chosen = known & acted & (uniform[1] < choice.share)
+        relabel(*map(torch.from_numpy, (obs, next_obs, reward, found[..., relabel.achieved], chosen)))
 
-    def _whole_rows(self, stored: Tensor, index: Tensor) -> Tensor:
-        """``(K,)`` places to ``(K, N, ...)``."""
-        return stored.flatten(0, 1).index_select(0, index)
-
-    def _own_cells(self, stored: Tensor, index: Tensor) -> Tensor:
-        """Each agent's own places ``(K, N)`` to ``(K, N, ...)``."""
-        agents = self.team.num_agents
-        flat = (index * agents + torch.arange(agents)).reshape(-1)
-        return stored.flatten(0, 2).index_select(0, flat).view(*index.shape, *stored.shape[3:])
-
-    def _next_obs(self, after: Tensor) -> Tensor:
-        """Observations ``(K, N, *O)`` at successors ``(K, N)`` or ``(K, 1)``."""
-        kept = after < 0
-        if after.shape[1] == 1:
-            found = self._whole_rows(self.obs, after[:, 0].clamp(min=0))
-            which = kept[:, 0].nonzero()[:, 0]
-            if len(which):
-                found[which] = self.ends.obs[-2 - after[which, 0]]
-            return found
-        found = self._own_cells(self.obs, after.clamp(min=0))
-        batch, agent = kept.nonzero(as_tuple=True)
-        if len(batch):
-            found[batch, agent] = self.ends.obs[-2 - after[batch, agent], agent]
+    def _whole(self, ring: Array, place: Array, kept: Tensor | None = None) -> Array:
+        """Rows of the whole team, ``(*, N, ...)``, at places ``(*)``; negative ones are of ``kept`` ends."""
+        flat = ring.reshape(-1, *ring.shape[2:])
+        if kept is None:
+            return flat.take(place, axis=0)
+        found, gone = flat.take(np.maximum(place, 0), axis=0), place < 0
+        found[gone] = kept.numpy()[-2 - place[gone]]
         return found
 
-    def _next_acting(self, after: Tensor, goes_on: Tensor) -> Tensor:
-        """Who acts at the successors, ``(K, N)``."""
-        agents = self.team.num_agents
-        if after.shape[1] == agents > 1:
-            return goes_on  # each agent's successor is its own turn, if it has one
-        place = after[:, 0]
-        found = self._whole_rows(self.acting, place.clamp(min=0))
-        which = (place < 0).nonzero()[:, 0]
-        if len(which):
-            found[which] = self.ends.acting[-2 - place[which]]
+    def _own(self, ring: Array, place: Array, kept: Tensor | None = None) -> Array:
+        """Each agent's own cell, ``(K, N, ...)``, at places ``(K, N)``; likewise."""
+        agents = np.arange(self.team.num_agents)
+        found = ring.reshape(-1, *ring.shape[3:]).take(np.maximum(place, 0) * len(agents) + agents, axis=0)
+        if kept is not None:
+            row, agent = np.nonzero(place < 0)
+            found[row, agent] = kept.numpy()[-2 - place[row, agent], agent]
         return found
 
     # --- saving -------------------------------------------------------------------------------------------------------
@@ -758,15 +741,6 @@ class _Ends:
         self.first, self.count = int(state["first"]), int(state["count"])
 
 
-def _with_ends(flat: Tensor, ends: Tensor, after: Tensor) -> Tensor:
-    """Rows ``(K, C, ...)`` at successors ``(K, C)``: of the ring, or kept ones."""
-    found = flat[after.clamp(min=0)]
-    kept = after < 0
-    if bool(kept.any()):
-        found[kept] = ends[-2 - after[kept]]
-    return found
-
-
 def _make_folder(directory: str) -> None:
     """Raises ConfigError if it cannot be written to."""
     try:
@@ -843,8 +817,12 @@ def _walk(
     worth: Array,
     successor: Array,
     complete: Array,
-) -> None:
-    """Follow each agent's links for ``n_step`` turns: summed reward, worth of the successor, where it is."""
+) -> bool:
+    """Follow each agent's links for ``n_step`` turns: summed reward, worth of the successor, where it is.
+
+    Returns whether any of the successors is a kept end.
+    """
+    over = False
     for b in range(cells.shape[0]):
         for n in range(cells.shape[1]):
             place = cells[b, n]
@@ -870,3 +848,5 @@ def _walk(
                 place = after * copies + place % copies
                 successor[b, n] = place
             worth[b, n] = factor
+            over |= successor[b, n] < 0
+    return over

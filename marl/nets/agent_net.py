@@ -75,6 +75,16 @@ class AgentNet(nn.Module):
         """See the class."""
         return self.read(self.encode(x), carry, start, active)
 
+    def once(self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
+        here = obs.device.type == "cpu" and obs.dtype == torch.float32
+        net = self.inference() if here and obs.numel() else None
+        if net is not None:
+            out, _ = net.forward((self.encode(obs.unsqueeze(0)),), keep=False)
+            return self._with_scale(out)[0], carry
+        out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), alive.unsqueeze(0))
+        return out[0], carries[0]
+
     def encode(self, x: Tensor) -> Tensor:
         """Observations as :meth:`read` takes them: normalised, ids beside vectors. Worth doing once for many reads."""
         if self.norm is not None:
