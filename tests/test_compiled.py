@@ -357,7 +357,7 @@ class Steered(Team):
 @pytest.mark.parametrize(
     ("config", "dies"),
     [
-        (marl.isac(network=marl.MLP((200, 200), "relu")), None),
+        (marl.isac(network=marl.MLP((200, 200), "relu"), max_grad_norm=10.0), None),
         (marl.isac(sharing="none", n_step=3, temperature=0.1), 4),
         (marl.isac(sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.Prioritised()), 4),
         (marl.isac(credit=marl.TeamReward(), critic_network=marl.MLP((24,)), discount=0.9), None),

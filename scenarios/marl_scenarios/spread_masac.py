@@ -8,16 +8,11 @@ scenario = marl.Scenario(
     env="marl/spread-v0",
     agents=marl.masac(
         network=marl.MLP((128, 128), "relu"),
-        lr=1e-3,
-        batch=1_024,
         learning_starts=5_000,
-        updates_per_step=1 / 50,
-        tau=0.01,
-        discount=0.95,
+        discount=0.85,
         buffer=500_000,
-        max_grad_norm=0.5,
     ),
     num_envs=16,
-    steps=1_000_000,
+    steps=600_000,
     expect="-33, sum of three agents (random: -79)",
 )

@@ -4,14 +4,9 @@ import marl
 
 settings = {
     "network": marl.MLP((128, 128), "relu"),
-    "lr": 1e-3,
     "batch": 512,
     "learning_starts": 5_000,
-    "updates_per_step": 1 / 50,
-    "tau": 0.01,
-    "discount": 0.95,
     "buffer": 200_000,
-    "max_grad_norm": 0.5,
 }
 
 scenario = marl.Scenario(
