@@ -8,8 +8,7 @@ from marl.credit import VDN, Counterfactual, QMix, QPlex, TeamReward, WeightedQM
 from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 from marl.scope import Joint, Local
 
-
-# What the particle worlds wanted (docs/benchmarks.md); an update of a large batch in many steps is also the papers' way.
+# What the particle worlds wanted (docs/benchmarks.md); rare updates of large batches are the papers' way too.
 _TUNED_ACTORS: dict[str, Any] = {
     "lr": 1e-3,
     "batch": 1_024,

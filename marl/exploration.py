@@ -18,17 +18,34 @@ FALLING = Linear(1.0, 0.05, 10_000)
 CHOICES, BOX, BOTH = frozenset({"discrete"}), frozenset({"box"}), frozenset({"discrete", "box"})
 
 
+class Who(Protocol):
+    """What an explorer has to know of those it acts for: a part of what a team sees before it acts."""
+
+    @property
+    def legal(self) -> Tensor | None:
+        """What may be done, ``(E, N, K)``; None: everything."""
+        ...
+
+    @property
+    def started(self) -> Tensor:
+        """Whose episode has just begun, ``(E,)``."""
+        ...
+
+    @property
+    def alive(self) -> Tensor:
+        """Who acts at all, ``(E, N)``."""
+        ...
+
+
 class Explorer(Protocol):
     """Turns scores into actions.
 
-    Choices: ``scores (E, N, K)`` are values or logits, all components end to end, ``legal (E, N, K)``; actions are
-    ``(E, N)`` or ``(E, N, C)``, never illegal. Boxes: ``scores (E, N, A)`` are greedy actions in unit coordinates;
-    actions stay within [-1, 1]. ``started (E,)`` marks copies whose episode has just begun.
+    Choices: ``scores (E, N, K)`` are values or logits, all components end to end, as ``who.legal``; actions
+    are ``(E, N)`` or ``(E, N, C)``, never illegal. Boxes: ``scores (E, N, A)`` are greedy actions in unit coordinates;
+    actions stay within [-1, 1].
     """
 
-    def __call__(
-        self, scores: Tensor, legal: Tensor | None, started: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Tensor:
+    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         """The actions to take."""
         ...
 
@@ -58,9 +75,8 @@ class _Choices:
     def __init__(self, action: ActionSpec) -> None:
         self.sizes, self.flat = list(action.sizes), action.kind == "discrete"
 
-    def __call__(
-        self, scores: Tensor, legal: Tensor | None, started: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Tensor:
+    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
+        legal = who.legal
         if self.flat:
             return self.choose(mask_logits(scores, legal), legal, clock, generator, 0)
         masks = [None] * len(self.sizes) if legal is None else torch.split(legal, self.sizes, dim=-1)
@@ -133,9 +149,7 @@ class Greedy:
 
 
 class _StillNoise(_Noise):
-    def __call__(
-        self, scores: Tensor, legal: Tensor | None, started: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Tensor:
+    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         return scores
 
 
@@ -158,9 +172,7 @@ class Uniform:
 
 
 class _UniformNoise(_Noise):
-    def __call__(
-        self, scores: Tensor, legal: Tensor | None, started: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Tensor:
+    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         return torch.empty_like(scores).uniform_(-1, 1, generator=generator)
 
 
@@ -322,14 +334,19 @@ class _BoltzmannGumbel(_Choices):
         # Visits of all copies together: they are one agent's experience.
         self.visits = [torch.ones(agents, size, device=device) for size in self.sizes]
 
+    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
+        action = super().__call__(scores, who, clock, generator)
+        for visits, chosen in zip(self.visits, [action] if self.flat else action.unbind(-1), strict=True):
+            taken = torch.nn.functional.one_hot(chosen, visits.shape[-1])  # (E, N, A)
+            visits += (taken * who.alive.unsqueeze(-1)).sum(0)
+        return action
+
     def choose(
         self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
         visits = self.visits[place]  # (N, A)
         gumbel = -torch.empty_like(scores).exponential_(generator=generator).log()
-        action = mask_logits(scores + self.scale * visits.rsqrt() * gumbel, legal).argmax(-1)  # (E, N)
-        visits += torch.nn.functional.one_hot(action, visits.shape[-1]).sum(0)
-        return action
+        return mask_logits(scores + self.scale * visits.rsqrt() * gumbel, legal).argmax(-1)  # (E, N)
 
     def state_dict(self) -> dict[str, Any]:
         return {"visits": list(self.visits)}
@@ -363,9 +380,7 @@ class _GaussianNoise(_Noise):
     def __init__(self, scale: Schedule) -> None:
         self.scale = scale
 
-    def __call__(
-        self, scores: Tensor, legal: Tensor | None, started: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Tensor:
+    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         noise = torch.empty_like(scores).normal_(generator=generator)
         return torch.add(scores, noise, alpha=value_at(self.scale, clock)).clamp_(-1, 1)
 
@@ -402,12 +417,10 @@ class _OrnsteinUhlenbeck(_Noise):
         self.settings = settings
         self.noise = torch.zeros(num_envs, len(action.widths), len(action.low[0]), device=device)  # (E, N, A)
 
-    def __call__(
-        self, scores: Tensor, legal: Tensor | None, started: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Tensor:
+    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         settings = self.settings
         fresh = torch.empty_like(self.noise).normal_(generator=generator)
-        self.noise.masked_fill_(started[:, None, None], 0.0)
+        self.noise.masked_fill_(who.started[:, None, None], 0.0)
         self.noise.mul_(1 - settings.theta * settings.dt)
         self.noise.add_(fresh, alpha=value_at(settings.scale, clock) * math.sqrt(settings.dt))
         return (scores + self.noise).clamp_(-1, 1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import marl
+from marl.memory.rollout import Look
 from marl.schedules import Clock, value_at
 from marl.types import ActionSpec
 
@@ -31,9 +32,14 @@ ON_BOXES = [marl.Greedy(), marl.Uniform(), marl.GaussianNoise(0.5), marl.Ornstei
 IDS = {"ids": lambda choice: type(choice).__name__}
 
 
-def act(explorer, scores, legal=None, clock=NOW, seed=0, started=None):
+def look(scores, legal=None, started=None, alive=None):
     started = torch.zeros(len(scores), dtype=torch.bool) if started is None else started
-    return explorer(scores, legal, started, clock, torch.Generator().manual_seed(seed))
+    alive = torch.ones(scores.shape[:2], dtype=torch.bool) if alive is None else alive
+    return Look(torch.zeros(*scores.shape[:2], 1), torch.zeros(*scores.shape[:2], 0), started, alive, legal)
+
+
+def act(explorer, scores, legal=None, clock=NOW, seed=0, started=None):
+    return explorer(scores, look(scores, legal, started), clock, torch.Generator().manual_seed(seed))
 
 
 def shares(action, of=4):
@@ -77,6 +83,19 @@ def test_boltzmann_gumbel_calms_down_with_visits():
     assert explorer.visits[0].sum() == 2 * 4 + 42 * 50 * 2  # one each to begin with, then every choice of 42 calls
 
 
+def test_what_the_dead_would_do_is_no_visit():
+    for spec, width in ((CHOICES, 4), (PARTS, sum(PARTS.sizes))):
+        explorer = marl.BoltzmannGumbel(1.0).build(spec, 50, "cpu")
+        before = [visits.clone() for visits in explorer.visits]
+        scores = torch.zeros(50, 2, width)
+        alive = torch.ones(50, 2, dtype=torch.bool)
+        alive[:, 1] = False
+        alive[:20, 0] = False
+        explorer(scores, look(scores, alive=alive), NOW, torch.Generator().manual_seed(0))
+        for visits, old in zip(explorer.visits, before, strict=True):
+            assert (visits - old).sum(-1).tolist() == [30, 0]
+
+
 @pytest.mark.parametrize("choice", ON_CHOICES, **IDS)
 @pytest.mark.parametrize("spec", [CHOICES, PARTS], ids=["one", "parts"])
 def test_masks_are_never_broken(choice, spec):
@@ -112,14 +131,14 @@ def test_ornstein_uhlenbeck_remembers_and_starts_anew_with_each_copys_episode():
     zeros = torch.zeros(COPIES, 2, 2)
     for _ in range(60):
         before = explorer.noise.clone()
-        explorer(zeros, None, still, NOW, generator)
+        explorer(zeros, look(zeros, started=still), NOW, generator)
     # stationary: variance scale^2 / (1 - (1 - theta)^2), correlation 1 - theta
     assert explorer.noise.var() == pytest.approx(0.01 / (1 - 0.64), rel=0.06)
     pair = torch.stack([before.flatten(), explorer.noise.flatten()])
     assert torch.corrcoef(pair)[0, 1] == pytest.approx(0.8, abs=0.03)
     started = still.clone()
     started[::2] = True
-    explorer(zeros, None, started, NOW, generator)
+    explorer(zeros, look(zeros, started=started), NOW, generator)
     assert explorer.noise[::2].std() == pytest.approx(0.1, rel=0.06)
     assert explorer.noise[1::2].std() > 0.14
 

@@ -267,11 +267,11 @@ class OffPolicyLearner(ABC):
     def explore(self, scores: Tensor, look: Look, generator: torch.Generator | None) -> Tensor:
         """An action near the greedy one. Evaluations (which bring a stream of their own) leave no trace here."""
         if generator is None:
-            return self.explorer(scores, look.legal, look.started, self.clock, self.generator)
+            return self.explorer(scores, look, self.clock, self.generator)
         copies = look.started.shape[0]
         if copies not in self._visitors:
             self._visitors[copies] = self._explorer(copies)
-        return self._visitors[copies](scores, look.legal, look.started, self.clock, generator)
+        return self._visitors[copies](scores, look, self.clock, generator)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
