@@ -231,7 +231,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Nearest:
-    """Agents hear the ``k`` nearest.
+    """Agents hear the ``k`` nearest of those that live: the dead show zeros.
 
     Args:
         k: how many.
@@ -254,7 +254,8 @@ class Nearest:
             raise ConfigError(f"Nearest.k: {self.k} others in a team of {team.num_agents}; use Complete()")
 
         def edges(obs: Tensor, now: Tensor) -> Tensor:
-            distance = torch.where(now > 0, _distances(obs[..., places]), math.inf)
+            there = (now > 0) & obs.any(-1).unsqueeze(-2)  # (..., N, N)
+            distance = torch.where(there, _distances(obs[..., places]), math.inf)
             last = distance.kthvalue(self.k, dim=-1, keepdim=True).values
             return now * (distance <= last)
 

@@ -61,6 +61,9 @@ def test_topologies_that_move_by_hand():
     assert heard(marl.Where(speak=2, hear=3, among=marl.Complete(loops=True)), 3, line) == [[], [0, 2], [0, 2]]
     assert heard(marl.Within(2.0, (0, 1), among=marl.Where(speak=2)), 3, line) == [[], [0, 2], []]
     assert heard(marl.Nearest(1, (0, 1), among=marl.Ring(directed=True)), 3, line) == [[2], [0], [1]]
+    dead = [[0.5, 0, 1, 0], [0.0, 0, 0, 0], [3.0, 0, 1, 1], [4.0, 1, 1, 1]]
+    nearest = heard(marl.Nearest(1, (0, 1)), 4, dead)
+    assert [nearest[n] for n in (0, 2, 3)] == [[2], [3], [2]]  # not the dead one, who would stand at (0, 0)
 
     def leader(obs):  # everybody hears whoever has the greatest first entry
         best = obs[..., 0].argmax(-1)
