@@ -9,6 +9,7 @@ from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 from marl.scope import Joint, Local
 
 # What the particle worlds wanted (docs/benchmarks.md); rare updates of large batches are the papers' way too.
+_TUNED_VALUES: dict[str, Any] = {"batch": 512, "updates_per_step": 1 / 16, "tau": 0.01}
 _TUNED_ACTORS: dict[str, Any] = {
     "lr": 1e-3,
     "batch": 1_024,
@@ -51,27 +52,27 @@ def coma(**settings: Any) -> A2C:
 
 def iql(**settings: Any) -> DQN:
     """Independent Q-learning (Tan 1993; Tampuu et al. 2017, https://arxiv.org/abs/1511.08779): DQN on own rewards."""
-    return DQN(**settings)
+    return DQN(**_over(settings, **_TUNED_VALUES))
 
 
 def vdn(**settings: Any) -> DQN:
     """Value decomposition (Sunehag et al. 2018, https://arxiv.org/abs/1706.05296): DQN whose values add up."""
-    return DQN(**_over(settings, credit=VDN()))
+    return DQN(**_over(settings, **_TUNED_VALUES, credit=VDN()))
 
 
 def qmix(**settings: Any) -> DQN:
     """QMIX (Rashid et al. 2018, https://arxiv.org/abs/1803.11485): DQN with a monotonic mixer."""
-    return DQN(**_over(settings, credit=QMix()))
+    return DQN(**_over(settings, **_TUNED_VALUES, credit=QMix()))
 
 
 def qplex(**settings: Any) -> DQN:
     """QPLEX (Wang et al. 2021, https://arxiv.org/abs/2008.01062): DQN with a duplex dueling mixer."""
-    return DQN(**_over(settings, credit=QPlex()))
+    return DQN(**_over(settings, **_TUNED_VALUES, credit=QPlex()))
 
 
 def wqmix(**settings: Any) -> DQN:
     """Weighted QMIX (Rashid et al. 2020, https://arxiv.org/abs/2006.10800): QMIX beside an unrestricted value."""
-    return DQN(**_over(settings, credit=WeightedQMix()))
+    return DQN(**_over(settings, **_TUNED_VALUES, credit=WeightedQMix()))
 
 
 def iddpg(**settings: Any) -> DDPG:

@@ -212,7 +212,7 @@ def test_compiled_forward_looks_at_the_parameters_as_they_are():
 )
 @pytest.mark.parametrize("dies", [None, 4], ids=["all-live", "one-dies"])
 def test_dqn_without_autograd_learns_the_same(config, dies):
-    config = replace(config, learning_starts=40, batch=24, buffer=200, lr=1e-2)
+    config = replace(config, learning_starts=40, batch=24, buffer=200, lr=1e-2, updates_per_step=0.25)
     learners = []
     for autograd in (False, True):
         env = lambda: Team(widths=(3, 4), choices=(2, 3), die=(None, dies))  # noqa: E731

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import types
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,17 @@ def test_every_page_is_in_the_table_of_contents():
     contents = (ROOT / ".ci" / "mkdocs.yml").read_text().partition("\nnav:")[2]
     listed = set(re.findall(r": (\S+\.md)$", contents, flags=re.MULTILINE))
     assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_table_of_tuned_defaults_is_what_recipes_bring():
+    lines = (ROOT / "docs" / "recipes.md").read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("| recipes | batch"))
+    fields = [cell.strip().replace(" ", "_") for cell in lines[start].strip("|").split("|")][1:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 : start + 4]]
+    seen = [name for row in rows for name in row[0].strip("`").split()]
+    assert len(seen) == len(set(seen)) == 12
+    for names, *numbers in rows:
+        for name in names.strip("`").split():
+            settings = getattr(marl, name)()
+            for field, number in zip(fields, numbers, strict=True):
+                assert getattr(settings, field) == float(Fraction(number.replace(",", ""))), (name, field)

@@ -348,7 +348,7 @@ def test_the_update_ratio_does_not_change_with_the_number_of_copies():
     ("config", "env", "message"),
     [
         (marl.iql(batch=200, buffer=100), Team, "batch=200 is larger than buffer=100"),
-        (marl.iql(n_step=80, buffer=128), Team, "n_step=80 own turns of 2 copies are longer than buffer=128"),
+        (marl.iql(n_step=80, batch=64, buffer=128), Team, "n_step=80 own turns of 2 copies are longer than buffer=128"),
         (marl.iql(buffer=10**12), Team, "lower buffer="),
         (marl.iql(critic=marl.Joint()), Team, "critic=Joint() has no meaning"),
         (marl.iql(), Steer, "box actions are not supported"),

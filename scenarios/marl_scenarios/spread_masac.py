@@ -13,6 +13,6 @@ scenario = marl.Scenario(
         buffer=500_000,
     ),
     num_envs=16,
-    steps=600_000,
+    steps=1_000_000,
     expect="-33, sum of three agents (random: -79)",
 )
