@@ -30,7 +30,7 @@ from marl.league import PSRO, Leagues, Season, Venue
 from marl.league import checked as checked_league
 from marl.league.members import Company, Member, Strategy
 from marl.learners import Learner, LearnerConfig
-from marl.learners.base import HearsOthers, channel_of, talker_of
+from marl.learners.base import HearsOthers, LearnsMeanwhile, channel_of, talker_of
 from marl.memory.rollout import Look
 from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
@@ -48,6 +48,7 @@ from marl.types import (
     NonFiniteError,
     Spec,
     Step,
+    StepsElsewhere,
     SupportsBatch,
 )
 
@@ -210,6 +211,7 @@ class MultiAgentSystem:
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
             learner.meet(self.learners)
+        self._meanwhile = [isinstance(learner, LearnsMeanwhile) and learner.meanwhile for learner in self.learners]
 
     def _make_shaper(self) -> Shaper | None:
         """The hooks of all teams, if there are any."""
@@ -353,8 +355,8 @@ class MultiAgentSystem:
         ended = False
         with parallel.one_thread_each():
             while not ended:
-                self._advance(env)
-                updated = self._learn()
+                updated = self._advance(env)
+                updated |= self._learn(meanwhile=False)
                 row: dict[str, float] = {}
                 if next_evaluation is not None and evaluate_every is not None and self.steps >= next_evaluation:
                     row["evaluation_return"] = self.evaluate(evaluate_episodes).mean_return
@@ -413,8 +415,8 @@ class MultiAgentSystem:
         ]
         return Shown(lines, 0 if self.spoken is None else self.spoken.link.delay)
 
-    def _advance(self, env: BatchEnv) -> None:
-        """One environment step of all copies: act, step, remember."""
+    def _advance(self, env: BatchEnv) -> bool:
+        """One environment step of all copies: act, step, remember; whether anybody learnt meanwhile."""
         if self._season is not None and self._step is not None:
             self._renew(self._season, self._step)
         actions = []
@@ -435,7 +437,14 @@ class MultiAgentSystem:
         before, now = Clock(self.steps, self._total), Clock(self.steps + self.num_envs, self._total)
         if self._shaper is not None and self._step is not None:
             self._shaper.look(self._step if self._season is None else self._season.seen(self._step))
-        step = self._step = env.step(actions)
+        if not any(self._meanwhile):
+            updated, step = False, env.step(actions)
+        elif isinstance(env, StepsElsewhere):
+            env.step_async(actions)
+            updated, step = self._learn(meanwhile=True), env.step_wait()
+        else:  # in the same order, so that results do not depend on where the environment steps
+            updated, step = self._learn(meanwhile=True), env.step(actions)
+        self._step = step
         rewards = [None] * len(actions) if self._shaper is None else self._shaper(step, actions, before, now)
         seen = step if self._season is None else self._season.take(step)
         for learner, reward in zip(self.learners, rewards, strict=True):
@@ -446,6 +455,7 @@ class MultiAgentSystem:
         self._finished = len(step.finished) > 0
         if step.finished:
             self._record(step.finished)
+        return updated
 
     def _record(self, finished: Sequence[Episode]) -> None:
         """Put returns and lengths into the history; of many copies without an object for each episode."""
@@ -466,12 +476,17 @@ class MultiAgentSystem:
                 history.setdefault(f"episode_rewards/{team.name}", []).extend(rewards.tolist())
                 start += team.num_agents
 
-    def _learn(self) -> bool:
-        """Update every learner that is ready; metrics stay tensors until they are logged."""
+    def _learn(self, meanwhile: bool) -> bool:
+        """Update every learner that is ready, of those that learn while the environment steps or of the others.
+
+        Metrics stay tensors until they are logged.
+        """
         updated = False
         clock = Clock(self.steps, self._total)
         season = self._season
         for place, (learner, team) in enumerate(zip(self.learners, self.spec.teams, strict=True)):
+            if self._meanwhile[place] != meanwhile:
+                continue
             if season is not None and not season.learns(place):
                 if learner.ready(clock):
                     learner.rest()
@@ -480,7 +495,7 @@ class MultiAgentSystem:
                 for name, value in learner.update(clock).items():
                     self._pending[prefix + name] = value
                     updated = True
-        if season is not None:
+        if season is not None and not meanwhile:
             with _global_streams_kept():
                 season.tick(clock)
         return updated

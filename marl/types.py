@@ -313,6 +313,19 @@ class BatchEnv(Protocol):
 
 
 @runtime_checkable
+class StepsElsewhere(Protocol):
+    """A `BatchEnv` whose copies step in other processes, so that one can do something else meanwhile."""
+
+    def step_async(self, actions: Sequence[Array]) -> None:
+        """Hand the actions out and return at once."""
+        ...
+
+    def step_wait(self) -> Step:
+        """The step, once it has been taken."""
+        ...
+
+
+@runtime_checkable
 class SupportsBatch(Protocol):
     """An environment that brings its own batched form (native worlds do)."""
 

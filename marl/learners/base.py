@@ -57,6 +57,16 @@ class HearsOthers(Protocol):
         ...
 
 
+@runtime_checkable
+class LearnsMeanwhile(Protocol):
+    """A learner that can update between an action and what comes of it."""
+
+    @property
+    def meanwhile(self) -> bool:
+        """Whether it does."""
+        ...
+
+
 class Learner(Protocol):
     """Chooses actions for a team and improves from its memory."""
 

@@ -79,6 +79,7 @@ class OffPolicy:
     batch: int = setting(128, "environment steps (sequences, if recurrent) of one update", least=1)
     learning_starts: int = setting(1_000, "environment steps before the first update", least=1)
     updates_per_step: float = setting(0.25, "updates per environment step, whatever the number of copies", above=0)
+    overlap: bool = setting(False, "update while the environment steps: at the same time if it has worker processes")
     n_step: int = setting(1, "own turns whose rewards are summed before bootstrapping", least=1)
     prioritised: Prioritised | None = setting(None, "Prioritised() draws by TD error; None: uniformly")
     hindsight: Hindsight | None = setting(None, "Hindsight() relabels goals; None: does not")
@@ -274,6 +275,11 @@ class OffPolicyLearner(ABC):
         return self._visitors[copies](scores, look, self.clock, generator)
 
     # --- learning -----------------------------------------------------------------------------------------------------
+
+    @property
+    def meanwhile(self) -> bool:
+        """Whether updates are made while the environment steps."""
+        return self._settings.overlap
 
     def ready(self, clock: Clock) -> bool:
         """Whether an update is due."""

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.off_policy --python sb3=/path/to/sb3/python --json rates.json
 
 DQN: CartPole, two layers of 64, batch 64, one update in 4 steps. SAC: Pendulum, two layers of 256, batch 256, one
-update a step. MADDPG: simple_spread, 3 agents, 100 copies, batch 1,024, one update of all agents in 100 steps.
+update a step. MADDPG: simple_spread, 3 agents, 100 copies, batch 1,024, one update of all agents in 100 steps. Overlap:
+MADDPG on mpe2's, 50 copies in a worker process, one update in 50 steps, after the environment's steps or during them.
 Contenders take turns as in :mod:`tests.benchmarks.throughput`.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 from tests.benchmarks.peers.protocol import Work
 from tests.benchmarks.throughput import Contender, Run, machine, number, plural, tell
 
-WORKS = ("dqn", "sac", "maddpg")
+WORKS = ("dqn", "sac", "maddpg", "overlap")
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = tell) -> dict[str, Any]:
@@ -43,7 +44,10 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = te
     for kind in options.works:
         work = Work(copies=100, variant=kind)
         starts = [ours(f"{kind}, {plural(t)}", replace(work, threads=t)) for t in options.threads]
-        if options.device != "cpu":
+        if kind == "overlap":
+            spread = replace(work, copies=50, workers=1)
+            starts = [ours(name, replace(spread, variant=name)) for name in ("in-turn", "overlap")]
+        elif options.device != "cpu":
             gpu = replace(work, device=options.device)
             starts = [ours(f"{kind}, {options.device}", gpu)]
             starts.append(ours(f"{kind}, {options.device}, no graphs", replace(gpu, graphs=False)))

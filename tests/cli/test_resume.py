@@ -306,7 +306,7 @@ def test_non_finite_training_is_exit_4(scenario, tmp_path, monkeypatch, marl_com
     from marl.system import MultiAgentSystem
     from marl.types import NonFiniteError
 
-    def fail(self, *_):
+    def fail(self, meanwhile):
         raise NonFiniteError("training: loss became nan")
 
     monkeypatch.setattr(MultiAgentSystem, "_learn", fail)
@@ -324,7 +324,7 @@ def test_an_unexpected_error_is_one_line_too(scenario, tmp_path, monkeypatch, ma
 
 
 def test_memory_that_runs_out_is_exit_6(scenario, tmp_path, monkeypatch, marl_command):
-    def fail():
+    def fail(self, meanwhile):
         raise MemoryError("Unable to allocate 9 EiB")
 
     at(monkeypatch, 64, fail)

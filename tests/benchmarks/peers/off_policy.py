@@ -1,4 +1,7 @@
-"""Our off-policy learners as contenders: ``work.variant`` is ``dqn`` (CartPole), ``sac`` (Pendulum) or ``maddpg``."""
+"""Our off-policy learners as contenders; ``work.variant``: ``dqn`` (CartPole), ``sac`` (Pendulum), ``maddpg`` (spread).
+
+``in-turn`` and ``overlap``: MADDPG on mpe2 in worker processes, with updates after its steps or during them.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ import marl
 from marl import graphs, parallel
 from tests.benchmarks.peers.protocol import Contender, Work, serve
 
-CHUNK = {"dqn": 2_000, "sac": 200, "maddpg": 20_000}  # environment steps of an iteration
-START = {"dqn": 1_000, "sac": 300, "maddpg": 2_000}  # of them before learning
+CHUNK = {"dqn": 2_000, "sac": 200, "maddpg": 20_000, "in-turn": 2_000, "overlap": 2_000}  # steps of an iteration
+START = {"dqn": 1_000, "sac": 300, "maddpg": 2_000, "in-turn": 2_000, "overlap": 2_000}  # of them before learning
 
 
 def make_system(work: Work) -> marl.MultiAgentSystem:
@@ -25,6 +28,11 @@ def make_system(work: Work) -> marl.MultiAgentSystem:
         network = marl.MLP((256, 256), "relu")
         sac = marl.isac(batch=256, updates_per_step=1, learning_starts=start, buffer=50_000, network=network)
         return marl.MultiAgentSystem(sac, "Pendulum-v1", num_envs=1, seed=work.seed, device=work.device)
+    if work.variant in ("in-turn", "overlap"):
+        maddpg = marl.maddpg(learning_starts=start, buffer=100_000, overlap=work.variant == "overlap")
+        return marl.MultiAgentSystem(
+            maddpg, "mpe2.simple_spread_v3", num_envs=work.copies, workers=work.workers, seed=work.seed
+        )
     maddpg = marl.maddpg(batch=1_024, updates_per_step=0.01, learning_starts=start, buffer=100_000)
     world = marl_envs.Spread(N=work.agents, max_cycles=work.max_cycles)
     return marl.MultiAgentSystem(maddpg, world, num_envs=work.copies, seed=work.seed, device=work.device)
