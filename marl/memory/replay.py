@@ -26,10 +26,11 @@ from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.priorities import Priorities
 from marl.memory.rollout import Decision, Look
 from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
-from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, legal_widths
+from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, TeamStep, legal_widths
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
 PENDING = -1  # a link not known yet; links below it name kept successors: -2 is slot 0, -3 slot 1, ...
+SHOWN = ("obs", "acting", "legal", "joint", "others_acting", "others_legal")  # what there is to see at a successor
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,9 @@ class Replay:
             else None
             for other in hears
         )
-        self._others_widths = [torch.from_numpy(legal_widths(other.action)) for other in hears]
         self.outcome = Outcome(credit, num_envs, agents)
         self._cancelled: int | None = 0 if self.by_team else None  # payments so far that added up to nothing
         self._mixer = type(credit).__name__
-        self.ends = _Ends(team, None if self.joint is None else tuple(self.joint.shape[2:]), self.rows)
         self.head = 0
         self.size = 0  # complete rows: those before the head
         self.seen_steps = 0  # environment steps ever observed
@@ -194,7 +193,9 @@ class Replay:
         self._relabel: Relabel | None = None
         self._final = torch.full((self.rows, num_envs), -1, dtype=torch.int32)  # an episode's last row, if it is known
         self._since: Tensor | None = None  # rows since a row's episode began, for hindsight
-        self._rows = {name: tensor.numpy() for name, tensor in self._tensors()}  # the same memory, quicker to reach
+        stored = dict(self._tensors())
+        self._rows = {name: tensor.numpy() for name, tensor in stored.items()}  # the same memory, quicker to reach
+        self.ends = _Ends({name: ring for name, ring in stored.items() if name.partition(".")[0] in SHOWN})
         walked = ("reward", "terminated", "truncated", "link", "acting")
         self._cells = {name: self._rows[name].reshape(-1, agents) for name in walked}
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
@@ -242,7 +243,7 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        tensors = [tensor for _, tensor in self._tensors()] + list(self.ends.arrays().values())
+        tensors = [tensor for _, tensor in self._tensors()] + list(self.ends.arrays.values())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def relabel(self, choice: Hindsight) -> None:
@@ -373,12 +374,19 @@ class Replay:
             return None
         which = np.nonzero(copies)[0]
         team = step.teams[self.place]
-        joint = None
+        shown = {"obs": team.next_obs[which], "acting": team.truncated[which]}
+        if self.legal is not None:
+            shown["legal"] = _next_legal(self.team, team)[which]
         if self._gathered is not None:
-            joint = gather(self._gathered, step, successor=True, rows=which)
+            shown["joint"] = gather(self._gathered, step, successor=True, rows=which)
+        for k, place in enumerate(self._others):
+            other = step.teams[place]
+            # Who lives on acts there: in an episode that goes on for them, or but for its being cut.
+            shown[f"others_acting.{k}"] = (other.truncated | other.alive & ~step.started[:, None])[which]
+            if self.others_legal[k] is not None:
+                shown[f"others_legal.{k}"] = _next_legal(self.spec.teams[place], other)[which]
         slots = np.full(self.num_envs, -1, dtype=np.int64)
-        legal = None if team.next_legal is None else team.next_legal[which]
-        slots[which] = self.ends.add(row, self.link, team.next_obs[which], team.truncated[which], legal, joint)
+        slots[which] = self.ends.add(row, self.link, shown)
         return slots
 
     def _see(self, step: Step) -> None:
@@ -459,7 +467,7 @@ class Replay:
         Rewards are summed over ``n_step`` own turns, fewer at ends and at the newest row; ``L = length`` rows follow
         each other.
         """
-        agents, copies, ends = self.team.num_agents, self.num_envs, self.ends
+        agents, copies = self.team.num_agents, self.num_envs
         rows, stored = self._rows, self._cells
         places = index.numpy()
         batch, own = len(places), places.shape[1] > 1
@@ -469,6 +477,7 @@ class Replay:
         else:
             where = places if own else places[:, 0]
         cells = where if own else np.repeat(where, agents).reshape(-1, agents)  # (L * B, N)
+        whole = where[:, 0] if own else where  # (L * B,) where all agents have one place
         reward, worth = np.empty(cells.shape, dtype=np.float32), np.empty(cells.shape, dtype=np.float32)
         successor, complete = np.empty(cells.shape, dtype=np.int64), np.empty(cells.shape, dtype=bool)
         over = _walk(
@@ -495,12 +504,6 @@ class Replay:
         def lead(x: Array) -> Tensor:
             return torch.from_numpy(x.reshape(length, batch, *x.shape[1:]))
 
-        def kept(x: Tensor | None) -> Tensor | None:
-            return x if over else None
-
-        next_legal = None
-        if self.legal is not None:
-            next_legal = lead(following(rows["legal"], after, kept(ends.legal)))
         if self.others and own:
             raise ConfigError("replay: what other teams do needs one place for all agents")
         # Other teams have one next row for all agents: where ours have several, that of the first who goes on.
@@ -508,24 +511,23 @@ class Replay:
         if each:
             goes_on = (complete & (worth > 0)).argmax(1)
             onward = np.take_along_axis(after, goes_on[:, None], 1)[:, 0]
-        cut = onward < 0
-        onward = np.where(cut, where[:, 0] if own else where, onward)
+        known = (onward >= 0) & (onward // copies != self.head)  # what they did there; else: what they do here
 
-        def there(name: str, place: Array) -> tuple[Tensor, ...]:
-            return tuple(lead(self._whole(rows[f"{name}.{k}"], place)) for k in range(len(self.others)))
+        def there(name: str, place: Array, over: bool = False) -> tuple[Tensor, ...]:
+            return tuple(lead(self._whole(f"{name}.{k}", place, over)) for k in range(len(self.others)))
 
         follows = torch.zeros(length, batch, agents, dtype=torch.bool)
         if length > 1:
             follows[:-1] = torch.from_numpy(successor.reshape(follows.shape)[:-1] == cells.reshape(follows.shape)[1:])
-        started = rows["started"].reshape(-1).take(where[:, 0] if own else where)
+        started = rows["started"].reshape(-1).take(whole)
         carry = self.carry.new_zeros(batch, agents, 0)
         if self.carry.shape[-1]:
-            first = take(self.carry.numpy(), where[:batch])
+            first = take("carry", where[:batch])
             if own:  # every agent's row begins an episode or not: that is settled here
                 first[rows["started"].reshape(-1).take(where)] = 0
                 started = np.zeros_like(started)
             carry = torch.from_numpy(first)
-        obs, next_obs = take(rows["obs"], where), following(rows["obs"], after, kept(ends.obs))
+        obs, next_obs = take("obs", where), following("obs", after, over)
         if self._relabel is not None:
             self._with_new_goals(cells if each else cells[:, :1], obs, next_obs, reward, generator)
         seen, next_seen = lead(obs), lead(next_obs)
@@ -536,44 +538,41 @@ class Replay:
             if self.joint is None:  # the same numbers, side by side
                 successors = next_seen
                 if each:  # (K, N, N, O): everybody's team at everybody's successor
-                    team = self._whole(rows["obs"], after, kept(ends.obs))
+                    team = self._whole("obs", after, over)
                     if self._relabel is not None:  # everybody's new goal
                         desired = self._relabel.desired
                         team[..., desired] = next_obs[:, None, :, desired]
                     successors = lead(team)
                 joint, next_joint = as_joint(seen), as_joint(successors)
             else:
-                joint = lead(self._whole(rows["joint"], where))
-                next_joint = lead(self._whole(rows["joint"], after, kept(ends.joint)))
+                joint, next_joint = lead(self._whole("joint", where)), lead(self._whole("joint", after, over))
         goes_on = complete & (worth > 0)  # each agent's successor is its own turn, if it has one
         if not each or agents == 1:
-            goes_on = self._whole(rows["acting"], successor[:, 0], kept(ends.acting))
+            goes_on = self._whole("acting", successor[:, 0], over)
         return Sample(
             index=index,
             obs=seen,
-            action=lead(take(rows["action"], where)),
-            legal=None if self.legal is None else lead(take(rows["legal"], where)),
+            action=lead(take("action", where)),
+            legal=None if self.legal is None else lead(take("legal", where)),
             started=lead(started),
-            acting=lead(take(rows["acting"], where)),
+            acting=lead(take("acting", where)),
             complete=lead(complete),
             follows=follows,
             reward=lead(reward),
             discount=lead(worth),
             next_obs=next_seen,
-            next_legal=next_legal,
+            next_legal=None if self.legal is None else lead(following("legal", after, over)),
             next_acting=lead(goes_on),
             carry=carry,
             joint=joint,
             next_joint=next_joint,
-            others=there("others", where),
-            next_others=there("others", onward),
-            acting_others=there("others_acting", where),
-            next_acting_others=there("others_acting", onward),
+            others=there("others", whole),
+            next_others=there("others", np.where(known, onward, whole)),
+            acting_others=there("others_acting", whole),
+            next_acting_others=there("others_acting", onward, over),
             next_legal_others=tuple(
-                None
-                if part is None
-                else torch.where(lead(cut)[..., None, None], widths, lead(self._whole(part.numpy(), onward)))
-                for part, widths in zip(self.others_legal, self._others_widths, strict=True)
+                None if part is None else lead(self._whole(f"others_legal.{k}", onward, over))
+                for k, part in enumerate(self.others_legal)
             ),
             weight=torch.ones(index.shape) if weight is None else weight,
         ).to(self.device)
@@ -600,33 +599,34 @@ class Replay:
             since = np.minimum(rows["_since"].reshape(-1)[index], (row - oldest) % self.rows)
             jump = (uniform[0] * (ahead + since + 1).astype(np.float32)).astype(np.int64) - since
         other = np.broadcast_to((row + jump) % self.rows * self.num_envs + copy, (len(index), agents))
-        link = self._own(rows["link"], other).astype(np.int64)  # (B, N)
+        link = self._own("link", other).astype(np.int64)  # (B, N)
         known = link != PENDING
         after = np.where(known, np.where(link >= 0, link * self.num_envs + copy, link), other)
         if index.shape[1] > 1:
-            found = self._own(rows["obs"], after, self.ends.obs)
+            found = self._own("obs", after, over=True)
         else:
-            found = self._whole(rows["obs"], after[:, 0], self.ends.obs)
-        acted = self._own(rows["acting"], np.broadcast_to(index, (len(index), agents)))
+            found = self._whole("obs", after[:, 0], over=True)
+        acted = self._own("acting", np.broadcast_to(index, (len(index), agents)))
         chosen = known & acted & (uniform[1] < choice.share)
         relabel(*map(torch.from_numpy, (obs, next_obs, reward, found[..., relabel.achieved], chosen)))
 
-    def _whole(self, ring: Array, place: Array, kept: Tensor | None = None) -> Array:
-        """Rows of the whole team, ``(*, N, ...)``, at places ``(*)``; negative ones are of ``kept`` ends."""
+    def _whole(self, name: str, place: Array, over: bool = False) -> Array:
+        """Rows of a whole team, ``(*, N, ...)``, at places ``(*)``; if some are ``over``, negative ones are of ends."""
+        ring = self._rows[name]
         flat = ring.reshape(-1, *ring.shape[2:])
-        if kept is None:
+        if not over:
             return flat.take(place, axis=0)
         found, gone = flat.take(np.maximum(place, 0), axis=0), place < 0
-        found[gone] = kept.numpy()[-2 - place[gone]]
+        found[gone] = self.ends.arrays[name].numpy()[-2 - place[gone]]
         return found
 
-    def _own(self, ring: Array, place: Array, kept: Tensor | None = None) -> Array:
+    def _own(self, name: str, place: Array, over: bool = False) -> Array:
         """Each agent's own cell, ``(K, N, ...)``, at places ``(K, N)``; likewise."""
-        agents = np.arange(self.team.num_agents)
+        ring, agents = self._rows[name], np.arange(self.team.num_agents)
         found = ring.reshape(-1, *ring.shape[3:]).take(np.maximum(place, 0) * len(agents) + agents, axis=0)
-        if kept is not None:
+        if over:
             row, agent = np.nonzero(place < 0)
-            found[row, agent] = kept.numpy()[-2 - place[row, agent], agent]
+            found[row, agent] = self.ends.arrays[name].numpy()[-2 - place[row, agent], agent]
         return found
 
     # --- saving -------------------------------------------------------------------------------------------------------
@@ -669,39 +669,25 @@ class Replay:
 class _Ends:
     """True successors of ended episodes, a queue that grows where it must: oldest rows leave first."""
 
-    def __init__(self, team: TeamSpec, joint: tuple[int, ...] | None, rows: int) -> None:
-        self.team, self.joint_shape = team, joint
-        self.per_row = np.zeros(rows, dtype=np.int64)  # how many belong to each row of the ring
+    def __init__(self, rings: Mapping[str, Tensor]) -> None:
+        """``rings (R, E, ...)``: what is kept of each, by name."""
+        self._rings = rings
+        self.per_row = np.zeros(len(rings["obs"]), dtype=np.int64)  # how many belong to each row of the ring
         self.first = self.count = 0
         self._allocate(64)
 
     def _allocate(self, capacity: int) -> None:
-        agents, obs = self.team.num_agents, self.team.obs
-        dtype = torch.uint8 if obs.dtype == "uint8" else torch.float32
         self.capacity = capacity
-        self.obs = torch.zeros(capacity, agents, *obs.shape, dtype=dtype)
-        self.acting = torch.zeros(capacity, agents, dtype=torch.bool)
-        choices = self.team.action.num_legal if self.team.masked else 0
-        self.legal = torch.zeros(capacity, agents, choices, dtype=torch.bool) if choices else None
-        self.joint = None if self.joint_shape is None else torch.zeros(capacity, *self.joint_shape)
+        self.arrays = {name: ring.new_zeros(capacity, *ring.shape[2:]) for name, ring in self._rings.items()}
 
-    def arrays(self) -> dict[str, Tensor]:
-        named = {"obs": self.obs, "acting": self.acting, "legal": self.legal, "joint": self.joint}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-    def add(self, row: int, link: Tensor, obs: Array, acting: Array, legal: Array | None, joint: Array | None) -> Array:
-        """Store some successors of one row; their slots. Where nobody knows what is legal, all that exists is."""
-        new = len(obs)
+    def add(self, row: int, link: Tensor, shown: Mapping[str, Array]) -> Array:
+        """Store some successors of one row, ``(K, ...)`` by name; their slots."""
+        new = len(shown["obs"])
         while self.count + new > self.capacity:
             self._grow(link)
         slots: Array = (self.first + self.count + np.arange(new)) % self.capacity
-        where = torch.from_numpy(slots)
-        self.obs[where] = torch.from_numpy(obs)
-        self.acting[where] = torch.from_numpy(acting)
-        if self.legal is not None:
-            self.legal[where] = torch.from_numpy(legal_widths(self.team.action) if legal is None else legal)
-        if self.joint is not None and joint is not None:
-            self.joint[where] = torch.from_numpy(joint)
+        for name, array in self.arrays.items():
+            array.numpy()[slots] = shown[name]
         self.count += new
         self.per_row[row] += new
         return slots
@@ -715,10 +701,10 @@ class _Ends:
 
     def _grow(self, link: Tensor) -> None:
         """Twice the room; what had wrapped round moves behind the rest, and the links to it with it."""
-        old, capacity = self.arrays(), self.capacity
+        old, capacity = self.arrays, self.capacity
         wrapped = max(0, self.first + self.count - capacity)
         self._allocate(2 * capacity)
-        for name, tensor in self.arrays().items():
+        for name, tensor in self.arrays.items():
             tensor[:capacity] = old[name]
             tensor[capacity : capacity + wrapped] = old[name][:wrapped]
         moved = (link <= -2) & (link > -2 - wrapped)
@@ -726,7 +712,7 @@ class _Ends:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "arrays": self.arrays(),
+            "arrays": self.arrays,
             "per_row": self.per_row,
             "first": self.first,
             "count": self.count,
@@ -735,10 +721,16 @@ class _Ends:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._allocate(int(state["capacity"]))
-        for name, tensor in self.arrays().items():
+        for name, tensor in self.arrays.items():
             tensor.copy_(state["arrays"][name])
         self.per_row[...] = state["per_row"]
         self.first, self.count = int(state["first"]), int(state["count"])
+
+
+def _next_legal(spec: TeamSpec, team: TeamStep) -> Array:
+    """What a team may do at the successor: where that is not known, all that exists."""
+    widths = legal_widths(spec.action)
+    return np.broadcast_to(widths, (len(team.alive), *widths.shape)) if team.next_legal is None else team.next_legal
 
 
 def _make_folder(directory: str) -> None:

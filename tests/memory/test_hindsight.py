@@ -140,7 +140,7 @@ def test_in_teams_goals_are_each_agents_own_and_critics_see_them(name, die):
             continue
         changed += 1
         later = memory.obs[row + 1 : begun + 10, copy, n, 0].tolist()  # an episode has ten rows
-        ends = memory.ends.obs[:, n, 0].tolist()  # what its last row led to
+        ends = memory.ends.arrays["obs"][:, n, 0].tolist()  # what its last row led to
         assert float(goal[b, n]) in later + ends
         assert sample.next_obs[0, b, n, 1] == goal[b, n] or sample.discount[0, b, n] == 0
         after_death += int((~known[b]).any())

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Dict, MultiBinary
 
 import marl
 from marl import adapters
@@ -210,12 +211,67 @@ def test_who_acts_next_is_who_lives_on():
 def test_at_places_of_their_own_agents_begin_episodes_each_by_itself():
     memory, _ = play(ENVS["truncated"], 40)
     memory.carry = torch.ones(*memory.acting.shape, 2)
+    memory._rows["carry"] = memory.carry.numpy()
     index = torch.randint(36 * 3, (50, 3), generator=torch.Generator().manual_seed(0))
     sample = memory.sample(index, 1, 1, 0.9)
     begins = memory.started.flatten()[index]
     assert begins.any()
     assert torch.equal(sample.carry, (~begins).float().unsqueeze(-1).expand(50, 3, 2))
     assert not sample.started.any()
+
+
+class Masked(Team):
+    """As Team, with masks that differ from step to step."""
+
+    def observation_space(self, agent):
+        return Dict({"observation": self._obs[agent], "action_mask": MultiBinary(2)})
+
+    def _look(self, agents):
+        return {
+            a: {"observation": x, "action_mask": (x[:2] > 0) | (x[:2] >= x[:2].max())}
+            for a, x in super()._look(agents).items()
+        }
+
+    def step(self, actions):
+        self.seen = {a: {0: seen["observation"][0]} for a, seen in self.seen.items()}
+        return super().step(actions)
+
+
+@pytest.mark.parametrize("die", [(None,) * 4, (2, None, 3, None)], ids=["all live", "deaths"])
+def test_of_other_teams_it_is_known_what_they_may_do_where_an_episode_is_cut(die):
+    batch = adapters.make(lambda: Masked(widths=(3,) * 4, choices=(2,) * 4, length=5, die=die), 2, ["agent_[01]", "*"])
+    spec = batch.spec
+    memory = Replay(spec, spec.teams[0], Joint(of="all"), marl.Independent(), 1_000, 2, 0, other_actions=True)
+    random = np.random.default_rng(0)
+    step = batch.reset(0)
+    memory.start(step)
+    wanted = []
+    for _ in range(30):
+        actions = [random.integers(0, 2, team.alive.shape) for team in step.teams]
+        chosen = torch.from_numpy(actions[0])
+        memory.decide(Decision(chosen, chosen, chosen.float(), torch.zeros(2, 2, 0)))
+        memory.overhear([torch.from_numpy(action) for action in actions], step)
+        step = batch.step(actions)
+        other = step.teams[1]
+        goes_on = other.truncated | other.alive & ~step.started[:, None]
+        wanted.append((actions[1], other.next_legal.copy(), goes_on, step.started.copy()))
+        memory.observe(step)
+    batch.close()
+    sample = memory.sample(everything(memory), 1, 1, 0.9)
+    cuts = 0
+    for b, (row, copy) in enumerate((row, copy) for row in range(30) for copy in range(2)):
+        did, legal, goes_on, started = wanted[row]
+        if not (sample.discount[0, b] > 0).any():
+            continue
+        cuts += int(started[copy])
+        assert torch.equal(sample.others[0][0, b], torch.from_numpy(did[copy]))
+        assert torch.equal(sample.next_acting_others[0][0, b], torch.from_numpy(goes_on[copy]))
+        living = goes_on[copy]
+        assert np.array_equal(sample.next_legal_others[0][0, b].numpy()[living], legal[copy][living])
+        later = did if row == 29 or started[copy] else wanted[row + 1][0]  # what is not known is as it was
+        assert torch.equal(sample.next_others[0][0, b], torch.from_numpy(later[copy]))
+    assert cuts == 12
+    assert not sample.next_legal_others[0].all()
 
 
 def test_three_step_targets_by_hand():
