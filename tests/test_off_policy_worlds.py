@@ -12,7 +12,7 @@ from gymnasium.spaces import MultiBinary, MultiDiscrete
 
 import marl
 from marl.schedules import Clock
-from tests.tiny import Team
+from tests.tiny import Team, Turns
 
 QUICK = {"batch": 16, "learning_starts": 40, "buffer": 1_000, "updates_per_step": 0.1}
 SMALL = marl.MLP((16,), "relu")
@@ -89,24 +89,44 @@ def test_composite_choices_are_refused_by_those_who_value_each_choice(action, re
         marl.MultiAgentSystem(recipe(), Composite, num_envs=2)
 
 
-def test_lambda_returns_of_a_mixer_are_those_of_its_totals():
-    """``G_t = r_t + d_t ((1 - lambda) Q'_t + lambda G_t+1)`` with the mixer's totals as ``Q'`` (QMIX's option)."""
-    config = marl.qmix(network=SMALL, sequence=5, td_lambda=0.7, discount=0.9, **QUICK)
-    with marl.MultiAgentSystem(config, lambda: Team(length=4), num_envs=2, seed=0) as system:
+MEMORY = {"network": marl.GRU(8), "sequence": 7, "discount": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("config", "env"),
+    [
+        (marl.qmix(td_lambda=0.7, **MEMORY, **QUICK), lambda: Team(length=4)),
+        (marl.iql(td_lambda=0.7, **MEMORY, **QUICK), lambda: Team(length=6, die=(2, None, 4))),
+        (marl.iql(td_lambda=0.7, **MEMORY, **QUICK), lambda: Turns(together=True)),
+        (marl.iql(n_step=2, **MEMORY, **QUICK), lambda: Turns(together=True)),
+        (marl.maddpg(n_step=3, **MEMORY, **QUICK), lambda: Team(length=4)),
+    ],
+    ids=["mixer", "deaths", "turns", "turns, two steps", "three steps"],
+)
+def test_returns_along_sequences_are_of_own_turns(config, env):
+    """``G_t = r_t + d_t ((1 - lambda) Q'_t + lambda G_u)``, or ``n`` turns; ``u`` is the next turn."""
+    with marl.MultiAgentSystem(config, env, num_envs=2, seed=0) as system:
         system.train(steps=120)
         learner = system.learners[0]
-        sample = learner._draw(Clock(120))
+        memory, sample = learner.memory, learner._draw(Clock(120))
+        lambda_ = getattr(config, "td_lambda", None)
         value = torch.randn(sample.reward.shape, generator=torch.Generator().manual_seed(0))
-        given = learner.multi_step(sample, value, 0.7)
-        wanted = torch.empty_like(value)
-        for b in range(value.shape[1]):
-            for n in range(value.shape[2]):
-                onward = None
-                for t in reversed(range(5)):
-                    ahead = value[t, b, n]
-                    if t < 4 and sample.follows[t, b, n]:
-                        ahead = 0.3 * ahead + 0.7 * onward
-                    onward = sample.reward[t, b, n] + sample.discount[t, b, n] * ahead
-                    wanted[t, b, n] = onward
-        assert torch.allclose(given, wanted, atol=1e-5)
-        assert not sample.follows[:-1].all()  # some sequences run over an episode's end
+        given = learner.multi_step(sample, value, lambda_)
+        turn = sample.acting.any(-1, keepdim=True).expand(sample.acting.shape) if memory.by_team else sample.acting
+
+        def goal(t, b, n, turns):
+            ahead = value[t, b, n]
+            for u in range(t + 1, 7):
+                if sample.started[u, b]:
+                    break
+                if turn[u, b, n]:
+                    if lambda_ is not None:
+                        ahead = (1 - lambda_) * ahead + lambda_ * goal(u, b, n, turns)
+                    elif turns > 1:
+                        ahead = goal(u, b, n, turns - 1)
+                    break
+            return sample.reward[t, b, n] + sample.discount[t, b, n] * ahead
+
+        for t, b, n in sample.complete.nonzero().tolist():
+            assert given[t, b, n] == pytest.approx(float(goal(t, b, n, config.n_step)), abs=1e-5)
+        assert sample.started[1:].any()  # some sequences run over an episode's end

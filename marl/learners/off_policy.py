@@ -403,21 +403,20 @@ class OffPolicyLearner(ABC):
         """Targets ``(L, B, N)`` from the values of successors.
 
         Single transitions: ``G = r + d V`` (the replay has summed ``n`` rewards). Sequences repeat
-        ``G_t = r_t + d_t (G_{t+1} or, where the row after is another's, V_t)`` for ``n`` steps, or take the
-        lambda-return ``G_t = r_t + d_t ((1 - lambda) V_t + lambda G_{t+1})``.
+        ``G_t = r_t + d_t (G_u or, where the sequence does not hold the successor u, V_t)`` for ``n`` turns, or take the
+        lambda-return ``G_t = r_t + d_t ((1 - lambda) V_t + lambda G_u)``.
         """
         target = sample.reward + sample.discount * value
         if self.length == 1:
             return target
+        held, place = sample.successor >= 0, sample.successor.clamp(min=0)
         if lambda_ is not None:
-            rows = [target[-1]]
             for t in range(self.length - 2, -1, -1):
-                onward = torch.lerp(value[t], rows[-1], lambda_)
-                rows.append(sample.reward[t] + sample.discount[t] * torch.where(sample.follows[t], onward, value[t]))
-            return torch.stack(rows[::-1])
+                onward = torch.lerp(value[t], target.gather(0, place[t : t + 1])[0], lambda_)
+                target[t] = sample.reward[t] + sample.discount[t] * torch.where(held[t], onward, value[t])
+            return target
         for _ in range(self._settings.n_step - 1):
-            onward = torch.cat((target[1:], value[-1:]))
-            target = sample.reward + sample.discount * torch.where(sample.follows, onward, value)
+            target = sample.reward + sample.discount * torch.where(held, target.gather(0, place), value)
         return target
 
     def unroll(self, net: AgentNet, seen: Tensor, next_seen: Tensor, sample: Sample) -> Tensor:

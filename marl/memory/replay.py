@@ -48,7 +48,7 @@ class Sample:
     started: Tensor  # (L, B)
     acting: Tensor  # (L, B, N) chose an action here
     complete: Tensor  # (L, B, N) what came of it is known
-    follows: Tensor  # (L, B, N) the next row of the sequence is its successor
+    successor: Tensor  # (L, B, N) which row of the sequence is its successor; -1: none
     reward: Tensor  # (L, B, N) sum of discounted rewards up to the successor
     discount: Tensor  # (L, B, N) what the successor's value is worth: gamma^n, 0 after a termination
     next_obs: Tensor  # (L, B, N, *O)
@@ -516,9 +516,11 @@ class Replay:
         def there(name: str, place: Array, over: bool = False) -> tuple[Tensor, ...]:
             return tuple(lead(self._whole(f"{name}.{k}", place, over)) for k in range(len(self.others)))
 
-        follows = torch.zeros(length, batch, agents, dtype=torch.bool)
+        ahead = np.full(cells.shape, -1)  # (L * B, N) rows from the sequence's first to the successor
         if length > 1:
-            follows[:-1] = torch.from_numpy(successor.reshape(follows.shape)[:-1] == cells.reshape(follows.shape)[1:])
+            ahead = (successor // copies - np.tile(cells[:batch] // copies, (length, 1))) % self.rows
+            time = np.repeat(np.arange(length), batch)[:, None]
+            ahead[(successor < 0) | (ahead <= time) | (ahead >= length)] = -1
         started = rows["started"].reshape(-1).take(whole)
         carry = self.carry.new_zeros(batch, agents, 0)
         if self.carry.shape[-1]:
@@ -557,7 +559,7 @@ class Replay:
             started=lead(started),
             acting=lead(take("acting", where)),
             complete=lead(complete),
-            follows=follows,
+            successor=lead(ahead),
             reward=lead(reward),
             discount=lead(worth),
             next_obs=next_seen,

@@ -314,8 +314,8 @@ def test_a_window_is_the_rows_as_played():
         assert torch.equal(sample.obs[:, b], memory.obs[row : row + 6, copy])
         assert torch.equal(sample.started[:, b], memory.started[row : row + 6, copy])
         ends = memory.truncated[row : row + 5, copy].any(-1)
-        assert torch.equal(sample.follows[:-1, b, 0], ~ends)
-        assert not sample.follows[-1].any()
+        assert sample.successor[:-1, b, 0].tolist() == [-1 if end else t + 1 for t, end in enumerate(ends.tolist())]
+        assert (sample.successor[-1] == -1).all()
 
 
 @pytest.mark.parametrize("name", ENVS)
