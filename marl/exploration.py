@@ -407,18 +407,18 @@ class OrnsteinUhlenbeck:
 
     def build(self, action: ActionSpec, num_envs: int, device: torch.device | str) -> Explorer:
         """Make the explorer of one team."""
-        return _OrnsteinUhlenbeck(self, action, num_envs, device)
+        return _OrnsteinUhlenbeck(self, device)
 
 
 class _OrnsteinUhlenbeck(_Noise):
-    def __init__(
-        self, settings: OrnsteinUhlenbeck, action: ActionSpec, num_envs: int, device: torch.device | str
-    ) -> None:
+    def __init__(self, settings: OrnsteinUhlenbeck, device: torch.device | str) -> None:
         self.settings = settings
-        self.noise = torch.zeros(num_envs, len(action.widths), len(action.low[0]), device=device)  # (E, N, A)
+        self.noise = torch.zeros(0, device=device)  # (E, N, A), once there are copies
 
     def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         settings = self.settings
+        if self.noise.shape != scores.shape:  # other copies than those that it was saved of
+            self.noise = torch.zeros_like(scores)
         fresh = torch.empty_like(self.noise).normal_(generator=generator)
         self.noise.masked_fill_(who.started[:, None, None], 0.0)
         self.noise.mul_(1 - settings.theta * settings.dt)
@@ -429,4 +429,4 @@ class _OrnsteinUhlenbeck(_Noise):
         return {"noise": self.noise}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.noise.copy_(state["noise"])
+        self.noise = state["noise"].to(self.noise.device, copy=True)

@@ -12,6 +12,7 @@ import marl
 from marl.memory.rollout import Look
 from marl.schedules import Clock, value_at
 from marl.types import ActionSpec
+from tests.tiny import Team
 
 CHOICES = ActionSpec("discrete", (4,), (4, 4))
 BOX = ActionSpec("box", (), (2, 2), ((-1.0, -1.0),) * 2, ((1.0, 1.0),) * 2)
@@ -203,3 +204,21 @@ def test_sac_explores_with_noise_on_top_of_its_own_draws():
 
     assert memory(own).abs() < 0.2
     assert memory(pushed) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("config", "env", "kept"),
+    [
+        (marl.iql(exploration=marl.BoltzmannGumbel(5.0)), Team, lambda explorer: explorer.visits[0]),
+        (marl.iddpg(exploration=marl.OrnsteinUhlenbeck(scale=0.5)), "Pendulum-v1", lambda explorer: explorer.noise),
+    ],
+    ids=["visits", "noise"],
+)
+def test_an_exploring_evaluation_is_the_same_each_time_and_leaves_no_trace(config, env, kept):
+    with marl.MultiAgentSystem(config, env, num_envs=2, seed=0) as system:
+        system.train(steps=60)
+        before = kept(system.learners[0].explorer).clone()
+        results = {system.evaluate(3, seed=1, greedy=False).mean_return for _ in range(3)}
+        assert len(results) == 1
+        system.evaluate(2, seed=1, greedy=False, num_envs=1)
+        assert torch.equal(kept(system.learners[0].explorer), before)

@@ -176,7 +176,7 @@ class OffPolicyLearner(ABC):
         members = self.owner.sum_sets(torch.ones(team.num_agents))
         self._even = self.owner.to_agents(1 / members).to(self.device)  # (N,) an agent's share of its set
         self.explorer = self._explorer(num_envs)
-        self._visitors: dict[int, Explorer] = {}
+        self._visitor: tuple[torch.Generator, Explorer] | None = None
         self.own_places = self._own_places()
         self.priorities: Priorities | None = None
 
@@ -266,13 +266,14 @@ class OffPolicyLearner(ABC):
         return chosen.build(self.team.action, num_envs, self.device)
 
     def explore(self, scores: Tensor, look: Look, generator: torch.Generator | None) -> Tensor:
-        """An action near the greedy one. Evaluations (which bring a stream of their own) leave no trace here."""
+        """An action near the greedy one. Evaluations (with streams of their own) begin here, without a trace."""
         if generator is None:
             return self.explorer(scores, look, self.clock, self.generator)
-        copies = look.started.shape[0]
-        if copies not in self._visitors:
-            self._visitors[copies] = self._explorer(copies)
-        return self._visitors[copies](scores, look, self.clock, generator)
+        if self._visitor is None or self._visitor[0] is not generator:
+            visitor = self._explorer(look.started.shape[0])
+            visitor.load_state_dict(self.explorer.state_dict())
+            self._visitor = generator, visitor
+        return self._visitor[1](scores, look, self.clock, generator)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
