@@ -125,7 +125,7 @@ class SACLearner(ActorQLearner):
         compiled = self._compiled()
         if compiled is not None:
             value_loss, errors = compiled.critics(sample, seen, next_seen, weight, alpha, self._noise(seen))
-            error = errors if self.own_places else errors.mean(-1, keepdim=True)
+            error = self.priority_errors(sample, errors)
             norm = self.critic_adam.step(self._settings.max_grad_norm).mean()
             policy_loss, entropy = compiled.policy(sample, seen, weight, alpha, self._noise(seen))
             self.actor_adam.step(self._settings.max_grad_norm)

@@ -408,10 +408,8 @@ class Replay:
         if self.by_team:
             turn = np.broadcast_to(turn.any(axis=1, keepdims=True), turn.shape)
         rows["link"][h] = PENDING
-        if not self.ragged and not turn.all():
-            self.ragged = True
-            copies, agents = np.nonzero(self._last >= 0)  # until now a turn was taken to end where the next row begins
-            self.link.numpy()[self._last[copies, agents], copies, agents] = PENDING
+        if not turn.all():
+            self._part()
         if self.ragged:
             rows["reward"][h] = 0
             rows["terminated"][h] = False
@@ -419,6 +417,13 @@ class Replay:
             _take_turns(self._last, turn, h, rows["link"])
         else:
             self._last[...] = h
+
+    def _part(self) -> None:
+        """From now on turns end by themselves; until now each was taken to end where the next row begins."""
+        if not self.ragged:
+            self.ragged = True
+            copies, agents = np.nonzero(self._last >= 0)
+            self._rows["link"][self._last[copies, agents], copies, agents] = PENDING
 
     def _close(self, copies: Array) -> None:
         """The episodes of these copies end in the row at the head."""
@@ -436,7 +441,7 @@ class Replay:
             self._last[copy] = -1
             if self.priorities is not None:
                 self.priorities.remove(rows.numpy() * self.num_envs + copy)
-        self.ragged = True
+        self._part()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

@@ -350,6 +350,23 @@ def test_a_discarded_episode_is_never_learnt_from():
     assert np.array_equal(memory.priorities.nodes[:, places] > 0, sample.complete[0].t().numpy())
 
 
+def test_who_first_waits_when_a_copy_is_discarded_has_an_open_turn():
+    batch = adapters.make(lambda: Team(length=9), 2, None)
+    memory = Replay(batch.spec, batch.spec.teams[0], Local(), marl.Independent(), 100, 2, 0)
+    step = batch.reset(0)
+    memory.start(step)
+    for t in range(3):
+        memory.decide(Decision(*[torch.zeros(2, 3, dtype=torch.int64)] * 2, torch.zeros(2, 3), torch.zeros(2, 3, 0)))
+        step = batch.step([np.zeros((2, 3), dtype=np.int64)])
+        if t == 2:
+            step.discarded[0] = step.started[0] = True
+            step.teams[0].alive[1, 0] = False
+        memory.observe(step)
+    complete = memory.sample(everything(memory), 1, 1, 0.9).complete[0]
+    assert not complete[0::2].any()
+    assert complete[1::2].tolist() == [[True] * 3, [True] * 3, [False, True, True]]
+
+
 def test_files_hold_what_memory_would(tmp_path, monkeypatch):
     memory, _ = play(lambda: Team(length=4), 20)
     on_disk, _ = play(lambda: Team(length=4), 20, directory=str(tmp_path / "new"))
