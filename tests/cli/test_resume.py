@@ -324,7 +324,7 @@ def test_an_unexpected_error_is_one_line_too(scenario, tmp_path, monkeypatch, ma
 
 
 def test_memory_that_runs_out_is_exit_6(scenario, tmp_path, monkeypatch, marl_command):
-    def fail(self, meanwhile):
+    def fail():
         raise MemoryError("Unable to allocate 9 EiB")
 
     at(monkeypatch, 64, fail)
