@@ -263,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> bool:
         limits = [
             f"{word} {limit:g}" for word, limit in (("at least", task.at_least), ("at most", task.at_most)) if limit
         ]
+        if task.wins:
+            limits.append(f"won {' and '.join(f'{share:.1%}' for share in task.wins)} by seat")
         wanted = f", wanted {' and '.join(limits)}: {'met' if met else 'MISSED'}" if limits else ""
         print(f"{options.task}: mean {sum(results) / len(results):.2f} over {len(rows)} seeds{wanted}")
     return met
