@@ -382,6 +382,7 @@ class AgentCodec:
         self.raw_space = team.observation_spaces[index]
         self.space = without_mask(self.raw_space)
         self.masked = team.masked
+        self.countable = team.action.kind != "box"
         self.obs = team.obs
         self.width = team.obs.widths[index]
         self.base_legal: Array = base_legal(team.action, team.action_spaces)[index]

@@ -51,6 +51,6 @@ class GymnasiumCopy:
             if rows.masked:
                 rows.choose_last(0, observation, info)
             rows.keep_successor()
-        elif rows.masked:
+        elif rows.masked or info:
             rows.choose(0, observation, info)
         return over

@@ -69,8 +69,9 @@ class ParallelCopy:
                             rows.choose_last(g, observations[agent], infos.get(agent))
                 else:
                     rows.observe(g, observations[agent])
-                    if rows.masked:
-                        rows.choose(g, observations[agent], infos.get(agent))
+                    info = infos.get(agent) if infos else None
+                    if rows.masked or info:
+                        rows.choose(g, observations[agent], info)
         except KeyError:
             self._refuse_missing(answer)
             raise
@@ -144,8 +145,7 @@ class ParallelCopy:
         rows = self.rows
         rows.observe(g, observation)
         rows.alive[g] = True
-        if rows.masked:
-            rows.choose(g, observation, infos.get(agent))
+        rows.choose(g, observation, infos.get(agent) if infos else None)
 
     def _set_live(self, agents: list[Hashable]) -> None:
         rows = self.rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from marl.spaces import AgentCodec, BadValue
+from marl.spaces import MASK, AgentCodec, BadValue
 from marl.types import Array, Spec, Step
 
 HUGE_REWARD = 1e6  # beyond this a reward is worth a warning: it will drown every value estimate
@@ -62,6 +62,7 @@ class Rows:
         self.writers = tuple(codec.writer(row) for codec, row in zip(codecs, agent_obs, strict=True))
         self.decoders = tuple(codec.decode for codec in codecs)
         self.masked = any(row is not None for row in legal)
+        self.countable = tuple(codec.countable for codec in codecs)
         self.returns = [0.0] * len(self.ids)
         self.length = 0
         self.has_successor = False  # next_obs and next_state hold this step's true successors
@@ -120,6 +121,10 @@ class Rows:
                 self.codecs[g].legal(raw, info, legal)
             except BadValue as error:
                 raise Breach(self.ids[g], "action_mask", error.expected, error.got) from None
+        elif info and self.countable[g] and MASK in info:
+            # Nobody had one when the environment was described, so there is no room for it: it would be ignored.
+            expected = "masks in the infos of reset too (ones where all is legal), of any agent, or none at all"
+            raise Breach(self.ids[g], "action_mask", expected, "the first one now")
 
     def choose_last(self, g: int, raw: Any, info: Mapping[str, Any] | None) -> None:
         """Write which actions the agent could take if its episode were not cut here; all of its own if nobody says."""

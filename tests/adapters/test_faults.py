@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
+from marl import conformance
 from marl.adapters import in_process, make
 from marl.types import ConfigError, EnvContractError
 from tests.adapters.envs import RESET, Scripted, Turns, Walk, changing
@@ -447,3 +448,31 @@ def test_spaces_that_no_policy_can_act_in_are_refused_with_the_reason():
 
     with pytest.raises(ConfigError, match=r"agent 'agent_0': action space Tuple.*wrap the environment"):
         make(Joint)
+
+
+def test_a_mask_that_nobody_had_at_reset_is_a_breach_and_never_ignored():
+    def masks(env, observations, rewards, terminations, truncations, infos):
+        if env.time >= AFTER:
+            infos["b"]["action_mask"] = np.array([0, 1, 1], dtype=np.int8)
+
+    words = "action_mask: expected masks in the infos of reset too .* got the first one now"
+    with pytest.raises(EnvContractError, match=f"agent 'b' step {AFTER}: {words}"):
+        play(make(lambda: Scripted(({"change": masks},))), AFTER + 1)
+
+    class Late(Turns):
+        def last(self, observe=True):
+            *answer, info = super().last(observe)
+            return *answer, info | ({"action_mask": np.array([0, 1, 1], np.int8)} if self.moves else {})
+
+    with pytest.raises(EnvContractError, match=f"agent 'b' step 1: {words}"):
+        play(make(lambda: Late(({},))), 2)
+
+    class Single(Walk):
+        def step(self, action):
+            *answer, info = super().step(action)
+            return *answer, {**info, "action_mask": np.array([0, 1], np.int8)}
+
+    with pytest.raises(EnvContractError, match=f"agent 'agent_0' step 1: {words}"):
+        play(make(Single), 2)
+    found = conformance.check(lambda: Scripted(({"change": masks},)), steps=2 * AFTER)
+    assert any(one.rule == "mask_missing" for one in found.findings), found
