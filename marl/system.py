@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -395,6 +396,7 @@ class MultiAgentSystem:
             if self._saved_env is not None:
                 self._step = env.load_state_dict(self._saved_env)
                 self._saved_env = None
+                self._say_what_is_lost(self._step)
             else:
                 self._step = env.reset(self._env_seed, None if self._course is None else self._course.first())
                 if self._course is not None:
@@ -403,6 +405,17 @@ class MultiAgentSystem:
                 for learner in self.learners:
                     learner.memory.start(seen)
         return env
+
+    def _say_what_is_lost(self, step: Step) -> None:
+        """Which copies of a loaded system could not go on with their episodes."""
+        lost = np.flatnonzero(step.discarded)
+        if lost.size:
+            which = ", ".join(map(str, lost[:8])) + (", ..." if lost.size > 8 else "")
+            logging.getLogger("marl.system").warning(
+                "not bit-exact: %s does not come back in copies %s, where the same seed and actions lead to another "
+                "observation (it is not deterministic, or has changed); they begin new episodes",
+                *(self.spec.env, which),
+            )
 
     def _make_shown(self, env: BatchEnv) -> Shown:
         """Who listens in on messages that observations show."""

@@ -121,6 +121,7 @@ class Copies:
         self._allocate()
         self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
         self._seeding = [Seeding() for _ in envs]
+        self._astray = [False] * num_envs  # loaded, but what was saved did not come back; the next step has to tell
         self._log = ActionLog(self._spec, num_envs)
         self._seed: int | None = None
         self._options: Mapping[str, Any] | None = None
@@ -149,6 +150,7 @@ class Copies:
             raise ConfigError(f"seed: expected a non-negative integer, got {seed!r}")
         self._seed, self._options = int(seed), None if options is None else dict(options)
         self._wipe()
+        self._astray = [False] * self._num_envs
         for e in range(self._num_envs):
             self._seeding[e] = Seeding()
             self._begin(e, reseed=True)
@@ -166,6 +168,10 @@ class Copies:
         finished: list[Episode] = []
         for e, copy in enumerate(self._copies):
             rows = self._rows[e]
+            if self._astray[e]:
+                self._astray[e] = False
+                self._discard(e)
+                continue
             try:
                 over = copy.step(choices[e])
                 if rows.has_successor:
@@ -372,6 +378,7 @@ class Copies:
                     "hash": self._hash(e),
                     "returns": [float(value) for value in self._rows[e].returns],
                     "length": self._rows[e].length,
+                    "astray": self._astray[e],
                 }
             )
         return {
@@ -385,7 +392,12 @@ class Copies:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Step:
-        """Make every copy anew, seed it as it was seeded last, and repeat its actions since."""
+        """Make every copy anew, seed it as it was seeded last, and repeat its actions since.
+
+        Copies that then show something else than when they were saved, as those of an environment with a clock or a
+        random stream of its own do, begin a new episode, and the step that comes back marks them ``discarded``; so does
+        the next step, since what was about to be done belongs to an episode that is gone.
+        """
         mine = {"env": self._spec.env, "max_steps": self._max_steps, "first_copy": self._first}
         for key, value in mine.items():
             if state[key] != value:
@@ -402,13 +414,13 @@ class Copies:
         self._log.load(logs)
         for e, saved in enumerate(state["copies"]):
             self._seeding[e] = Seeding(int(saved["seeds"]), int(saved["crashes"]))
-            self._replay(e, logs[e])
-            if self._hash(e) != saved["hash"]:
-                raise CheckpointError(
-                    f"{self._spec.env}: copy {self._first + e} does not come back: the same seed and actions lead to "
-                    "another observation. The environment is not deterministic (or its version changed)"
-                )
+            came_back = self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
+            self._astray[e] = not came_back or bool(saved.get("astray", False))
             self._step.started[e] = self._rows[e].length == 0
+            self._step.discarded[e] = False
+            if not came_back:
+                self._remake(e)
+                self._discard(e)
         self._flags["reward"].fill(0)
         self._wipe_ends()
         for rows in self._rows:
@@ -419,8 +431,8 @@ class Copies:
         self._dirty = True
         return self._finish(())
 
-    def _replay(self, e: int, log: Sequence[Array]) -> None:
-        """Repeat one copy's actions since its last seed."""
+    def _replay(self, e: int, log: Sequence[Array]) -> bool:
+        """Repeat one copy's actions since its last seed; whether the environment took them all."""
         assert self._seed is not None
         copy, rows = self._copies[e], self._rows[e]
         seed = derived_seed(self._seed, self._first + e, self._seeding[e].count - 1)
@@ -434,8 +446,9 @@ class Copies:
                 choice = [action for team in log for action in (team[t].tolist() if team.ndim == 2 else team[t])]
                 if copy.step(choice):
                     copy.begin(None, self._options)
-        except (Exception, SystemExit) as error:
-            raise CheckpointError(f"{self._spec.env}: copy {self._first + e} cannot be replayed: {error}") from error
+        except (Exception, SystemExit):
+            return False
+        return True
 
     def _hash(self, e: int) -> str:
         """A fingerprint of what copy ``e`` shows: observations, who may act and how, state, returns, length."""

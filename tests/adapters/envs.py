@@ -169,6 +169,13 @@ class Walk(gymnasium.Env):
         return self.look(), -abs(self.place), abs(self.place) > 3, False, {}
 
 
+class Drifting(Walk):
+    """With a random stream that no seed reaches: it never does the same twice."""
+
+    def look(self):
+        return super().look() + np.random.default_rng().normal(size=2).astype(np.float32)
+
+
 def changing(change: Callable[..., None], after: int = 0) -> tuple[Mapping[str, Any], ...]:
     """A script that does nothing for ``after`` steps and then lets ``change`` spoil what step returns."""
     return (*({} for _ in range(after)), {"change": change})
