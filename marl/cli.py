@@ -1178,12 +1178,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    _find_modules_here()
     interrupts = _Interrupts(preemptible=words[:1] == ["train"])
     try:
         with interrupts:
             return _guarded(lambda: parse(words).run(), debug, interrupts)
     except KeyboardInterrupt:
         return interrupts.code or 130
+
+
+def _find_modules_here() -> None:
+    """``module:attribute`` may name a module of the current folder, as with ``python -m``; what is installed wins."""
+    with contextlib.suppress(OSError):  # the folder is gone
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
 
 
 class _Interrupts:

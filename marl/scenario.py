@@ -122,6 +122,13 @@ def find(reference: str) -> Scenario:
     raise ConfigError(unknown("scenario", reference, names(), "scenario"))
 
 
+def importable(folder: Path) -> None:
+    """Let modules in a folder be imported, after whatever is installed: worker processes get the same path."""
+    entry = str(folder.absolute())
+    if entry not in sys.path:
+        sys.path.append(entry)
+
+
 def _from_file(path: Path) -> Scenario:
     if not path.is_file():
         raise ConfigError(f"scenario file {path} does not exist")
@@ -129,6 +136,7 @@ def _from_file(path: Path) -> Scenario:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"scenario file {path} is not Python")
+    importable(path.parent)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that worker processes and dataclasses find it
     try:

@@ -18,6 +18,7 @@ from pettingzoo.env_registry import exceptions
 from pettingzoo.env_registry.helpers import find_spec
 
 from marl.adapters.tuples import by_agent, make_by_agent
+from marl.config import unknown
 from marl.types import ConfigError, SupportsBatch
 
 Factory = Callable[[], Any]
@@ -67,13 +68,17 @@ def make_by_name(name: str, kwargs: Mapping[str, Any]) -> Any:
             if _registered(registry, name):
                 return pettingzoo.make(kind, name, **kwargs)  # type: ignore[call-overload]
         if ":" in name and not name.startswith("gymnasium:"):
-            module, _, attribute = name.partition(":")
-            found = getattr(importlib.import_module(module), attribute, None)
+            module_name, _, attribute = name.partition(":")
+            module = importlib.import_module(module_name)
+            found = getattr(module, attribute, None)
             if callable(found):
                 return by_agent(found(**kwargs))
+            if not any(key == attribute or key.startswith(f"{attribute}-v") for key in gymnasium.registry):
+                own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
+                raise ConfigError(unknown("environment", name, [f"{module_name}:{key}" for key in own], "environment"))
         if ":" in name or _in_gymnasium(name):
             return by_agent(gymnasium.make(name, disable_env_checker=True, **kwargs))
-        if "." in name and _importable(name):
+        if _importable(name):
             return make_from_module(name, kwargs)
     raise ConfigError(f"unknown environment {name!r}{_suggestion(name)}")
 

@@ -64,6 +64,19 @@ def test_unknown_names_are_answered_with_the_nearest(name, near):
     assert near in str(caught.value)
 
 
+def test_a_module_of_ones_own_is_found_by_name_and_what_is_not_in_it_is_said(tmp_path, monkeypatch):
+    (tmp_path / "world_of_mine.py").write_text(
+        "from tests.adapters.envs import Scripted\n\n\nclass Mine(Scripted):\n    pass\n\n\nparallel_env = Mine\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("world_of_mine", "world_of_mine:Mine"):
+        assert make(name).spec.agents == ("a", "b", "c")
+    with pytest.raises(
+        ConfigError, match=r"unknown environment 'world_of_mine:Mime'; did you mean 'world_of_mine:Mine'"
+    ):
+        make("world_of_mine:Mime")
+
+
 def test_names_unlike_anything_are_answered_with_what_may_be_named():
     with pytest.raises(ConfigError, match=r"expected a Gymnasium id, a PettingZoo id.*or a module"):
         make("qqqqqqq")

@@ -9,6 +9,7 @@ import sys
 import marl
 import marl.checkpoint
 from marl.logs import read_metrics
+from tests.cli.conftest import DUEL
 
 
 def test_train_writes_a_run_folder(finished):
@@ -156,3 +157,23 @@ def test_help_imports_nothing_heavy():
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout.strip().endswith("[]")
+
+
+def test_modules_beside_a_scenario_and_in_the_current_folder_are_found(tmp_path, monkeypatch, marl_command):
+    """In worker processes too, and wherever the run is used later."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "worlds_of_mine.py").write_text("from tests.tiny import Team\n\n\nclass Mine(Team):\n    pass\n")
+    task = tmp_path / "task.py"
+    task.write_text(DUEL.replace("from tests.tiny import Team", "from worlds_of_mine import Mine as Team"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    said = marl_command("train", task, "--steps", 32, "--workers", 1, "--run-dir", "run", "--no-evaluate", "--quiet")
+    assert said.code == 0, said.err
+    assert marl_command("evaluate", "run", "--episodes", 1).code == 0
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "others_of_mine.py").write_text("from tests.tiny import Team as Yours\n")
+    monkeypatch.chdir(here)
+    said = marl_command("check", "others_of_mine:Yours")
+    assert said.code == 0, said.err
