@@ -198,6 +198,9 @@ class Replay:
         self.ends = _Ends({name: ring for name, ring in stored.items() if name.partition(".")[0] in SHOWN})
         walked = ("reward", "terminated", "truncated", "link", "acting")
         self._cells = {name: self._rows[name].reshape(-1, agents) for name in walked}
+        self._decided: Tensor | None = (
+            None  # the carry after the newest row's action: that row is the oldest until then
+        )
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
         self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
 
@@ -281,8 +284,7 @@ class Replay:
     def decide(self, decision: Decision) -> None:
         """Keep what was chosen."""
         self.action[self.head].copy_(decision.action)
-        if self.carry.shape[-1]:
-            self.carry[(self.head + 1) % self.rows].copy_(decision.carry)
+        self._decided = decision.carry
 
     def overhear(self, actions: list[Tensor], step: Step) -> None:
         """Keep what the other teams do in a step; ``actions[k]`` is what the environment gets from team ``k``."""
@@ -300,6 +302,8 @@ class Replay:
     def observe(self, step: Step, reward: Array | None = None) -> None:
         """Keep what came of it, and see the next step. ``reward`` replaces the raw one where it is shaped."""
         h, following = self.head, (self.head + 1) % self.rows
+        if self.carry.shape[-1] and self._decided is not None:
+            self.carry[following].copy_(self._decided)
         team = step.teams[self.place]
         paid, terminated, truncated = self.outcome(team, step.started, reward)
         if self._cancelled is not None:

@@ -367,6 +367,19 @@ def test_who_first_waits_when_a_copy_is_discarded_has_an_open_turn():
     assert complete[1::2].tolist() == [[True] * 3, [True] * 3, [False, True, True]]
 
 
+def test_between_an_action_and_its_outcome_the_oldest_row_is_what_it_was():
+    batch = adapters.make(lambda: Team(length=4), 2, None)
+    memory = Replay(batch.spec, batch.spec.teams[0], Local(), marl.Independent(), 10, 2, 1)
+    memory.start(batch.reset(0))
+    for t in range(9):
+        action = torch.zeros(2, 3, dtype=torch.int64)
+        memory.decide(Decision(action, action, torch.zeros(2, 3), torch.full((2, 3, 1), float(t + 1))))
+        if t > 0:
+            oldest = memory.sample(everything(memory)[:2], 1, 1, 0.9)
+            assert torch.equal(oldest.carry, torch.full((2, 3, 1), float(max(t - 5, 0))))
+        memory.observe(batch.step([action.numpy()]))
+
+
 def test_files_hold_what_memory_would(tmp_path, monkeypatch):
     memory, _ = play(lambda: Team(length=4), 20)
     on_disk, _ = play(lambda: Team(length=4), 20, directory=str(tmp_path / "new"))
