@@ -15,7 +15,7 @@ from gymnasium.spaces import Dict, MultiBinary
 import marl
 from marl import adapters
 from marl.memory.priorities import Priorities
-from marl.memory.replay import Replay, Sample
+from marl.memory.replay import Replay, Sample, _free_memory
 from marl.memory.rollout import Decision
 from marl.scope import Joint, Local
 from tests.tiny import Constant, Team, Turns
@@ -393,6 +393,25 @@ def test_files_hold_what_memory_would(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
     with pytest.raises(marl.ResourceError, match="are free in"):
         play(lambda: Team(length=4), 20, directory=str(tmp_path))
+
+
+def test_a_containers_limit_is_a_limit(tmp_path):
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert _free_memory(tmp_path) is None
+    write("proc/meminfo", "MemTotal:  9000 kB\nMemAvailable:  4000 kB\nHugePages_Free:  0\n")
+    write("sys/fs/cgroup/memory.max", "max\n")
+    write("sys/fs/cgroup/memory.current", "5000\n")
+    assert _free_memory(tmp_path) == 4000 * 1024
+    write("sys/fs/cgroup/memory.max", "8000\n")
+    assert _free_memory(tmp_path) == 3000
+    write("sys/fs/cgroup/memory.stat", "anon 4000\ninactive_file 500\n")
+    assert _free_memory(tmp_path) == 3500
+    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "2000\n")
+    write("sys/fs/cgroup/memory/memory.usage_in_bytes", "1200\n")
+    assert _free_memory(tmp_path) == 800
 
 
 def test_memory_is_what_its_arrays_need():
