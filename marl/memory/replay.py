@@ -486,7 +486,6 @@ class Replay:
         else:
             where = places if own else places[:, 0]
         cells = where if own else np.repeat(where, agents).reshape(-1, agents)  # (L * B, N)
-        whole = where[:, 0] if own else where  # (L * B,) where all agents have one place
         reward, worth = np.empty(cells.shape, dtype=np.float32), np.empty(cells.shape, dtype=np.float32)
         successor, complete = np.empty(cells.shape, dtype=np.int64), np.empty(cells.shape, dtype=bool)
         over = _walk(
@@ -513,14 +512,16 @@ class Replay:
         def lead(x: Array) -> Tensor:
             return torch.from_numpy(x.reshape(length, batch, *x.shape[1:]))
 
-        if self.others and own:
-            raise ConfigError("replay: what other teams do needs one place for all agents")
         # Other teams have one next row for all agents: where ours have several, that of the first who goes on.
-        onward = after
-        if each:
-            goes_on = (complete & (worth > 0)).argmax(1)
-            onward = np.take_along_axis(after, goes_on[:, None], 1)[:, 0]
-        known = (onward >= 0) & (onward // copies != self.head)  # what they did there; else: what they do here
+        onward = done = after
+        if self.others:
+            if own:
+                raise ConfigError("replay: what other teams do needs one place for all agents")
+            if each:
+                goes_on = (complete & (worth > 0)).argmax(1)
+                onward = np.take_along_axis(after, goes_on[:, None], 1)[:, 0]
+            # What is not known of the next row, since it is a kept end or the newest one, is as it was.
+            done = np.where((onward >= 0) & (onward // copies != self.head), onward, where)
 
         def there(name: str, place: Array, over: bool = False) -> tuple[Tensor, ...]:
             return tuple(lead(self._whole(f"{name}.{k}", place, over)) for k in range(len(self.others)))
@@ -530,7 +531,7 @@ class Replay:
             ahead = (successor // copies - np.tile(cells[:batch] // copies, (length, 1))) % self.rows
             time = np.repeat(np.arange(length), batch)[:, None]
             ahead[(successor < 0) | (ahead <= time) | (ahead >= length)] = -1
-        started = rows["started"].reshape(-1).take(whole)
+        started = rows["started"].reshape(-1).take(where[:, 0] if own else where)
         carry = self.carry.new_zeros(batch, agents, 0)
         if self.carry.shape[-1]:
             first = take("carry", where[:batch])
@@ -577,9 +578,9 @@ class Replay:
             carry=carry,
             joint=joint,
             next_joint=next_joint,
-            others=there("others", whole),
-            next_others=there("others", np.where(known, onward, whole)),
-            acting_others=there("others_acting", whole),
+            others=there("others", where),
+            next_others=there("others", done),
+            acting_others=there("others_acting", where),
             next_acting_others=there("others_acting", onward, over),
             next_legal_others=tuple(
                 None if part is None else lead(self._whole(f"others_legal.{k}", onward, over))
