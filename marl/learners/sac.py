@@ -30,7 +30,7 @@ from marl.types import ActionKind, Spec, TeamSpec
 
 @config
 class SAC(ActorQ):
-    """Soft actor-critic with an automatic temperature per agent (https://arxiv.org/abs/1812.05905)."""
+    """Soft actor-critic with an automatic temperature per parameter set (https://arxiv.org/abs/1812.05905)."""
 
     action_kinds: ClassVar[frozenset[ActionKind]] = frozenset(("box", "discrete"))
 
