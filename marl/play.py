@@ -48,6 +48,7 @@ def play(
         raise ConfigError(f"{system.spec.env} renders no pictures (render_modes: {', '.join(modes) or 'none'})")
     rate = float((getattr(env, "metadata", None) or {}).get("render_fps") or FRAMES_PER_SECOND)
     table = _Table(system, env, seed, explore)
+    max_steps = min(max_steps, system.max_steps or max_steps)
     try:
         return [_episode(env, table, seed + number, max_steps) for number in range(episodes)], rate
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import random
 import time
@@ -55,6 +56,7 @@ from marl.types import (
 
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
 EVALUATION_COPIES = 16
+LONG_EPISODE, ENDLESS_EPISODE = 10_000, 100_000  # steps after which evaluation says that it waits, and waits no more
 SHAPING, CURRICULUM, LEAGUE, MIXTURE = (
     0x5AFE,
     0xC0DE,
@@ -609,8 +611,7 @@ class MultiAgentSystem:
         wanted = task if task is not None else self.target
         talking = [channel is not None for channel in self.channels]
         with _global_streams_kept(), closing(self._make_env(copies, 0, env, self._spoken_over(link))) as batch:
-            if env is not None:
-                _check_same_spec(self.spec, batch.spec)
+            _check_same_spec(self.spec, batch.spec)
             experiment = Experiment(_names(silence), _names(remove), () if swap is None else (swap,), shuffle_messages)
             entries = message_entries
             if entries is None:
@@ -949,6 +950,12 @@ class MultiAgentSystem:
         """The patterns that make the teams."""
         return list(self.agents) if isinstance(self.agents, Mapping) else None
 
+    @property
+    def max_steps(self) -> int | None:
+        """Steps after which episodes are truncated; None leaves that to the environment."""
+        limit: int | None = self._options.get("max_steps")
+        return limit
+
     def make_env(self, **env_kwargs: Any) -> Any:
         """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it."""
         if self._source is None:
@@ -967,7 +974,8 @@ class MultiAgentSystem:
             source = other.env if other is not None else source
             if self.spoken is not None:
                 source = (spoken or self.spoken).source(source)
-            options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None}
+            limit = other.max_steps if other else self.max_steps
+            options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
             return adapters.make(source, num_envs, patterns, workers=workers, state=state, **options)
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
@@ -1101,8 +1109,12 @@ def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int, target: Target
     step = env.reset(seed, None if target is None else target.first())
     if target is not None:
         target.renew(range(env.num_envs))
+    length = np.zeros(env.num_envs, dtype=np.int64)
     while share.any():
         step = env.step(actor.act(step))
+        length += 1
+        length[step.started] = 0
+        _check_length(env.spec.env, int(length.max()))
         if target is not None:
             target.renew([episode.copy for episode in step.finished])
         for episode in step.finished:
@@ -1111,11 +1123,26 @@ def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int, target: Target
                 yield episode
 
 
+def _check_length(env: str, length: int) -> None:
+    """Say that an evaluation waits for an episode that may never end, and end one that would."""
+    if length == LONG_EPISODE:
+        logging.getLogger("marl.system").warning(
+            "evaluation: an episode of %s has not ended after %s steps; if none ends by itself, max_steps= cuts them",
+            *(env, f"{length:,}"),
+        )
+    elif length == ENDLESS_EPISODE:
+        raise ConfigError(
+            f"evaluation: an episode of {env} has not ended after {length:,} steps; give max_steps= to cut episodes"
+        )
+
+
 def resolve_scenario(env: Any) -> Scenario | None:
     """The scenario that ``env`` is or names; None if it is an environment. Raises ConfigError for a name of neither."""
     if isinstance(env, Scenario):
         return env
-    if isinstance(env, str) and (env in names() or env.endswith(".py") or env.isidentifier()):
+    if isinstance(env, str) and (env in names() or env.endswith(".py")):
+        return find(env)
+    if isinstance(env, str) and env.isidentifier() and importlib.util.find_spec(env) is None:
         return find(env)
     if isinstance(env, str) and ":" in env:
         module_name, _, attribute = env.partition(":")
