@@ -15,6 +15,37 @@ from typing import Any, TypeVar, dataclass_transform
 from marl.types import ConfigError
 
 C = TypeVar("C")
+ELSEWHERE = {  # what other libraries call a setting, and its names here
+    "learning_rate": ("lr",),
+    "actor_lr": ("lr",),
+    "gamma": ("discount",),
+    "batch_size": ("batch", "minibatches"),
+    "buffer_size": ("buffer",),
+    "n_steps": ("rollout", "n_step"),
+    "train_batch_size": ("rollout", "batch"),
+    "n_epochs": ("epochs",),
+    "num_sgd_iter": ("epochs",),
+    "ent_coef": ("entropy", "temperature"),
+    "alpha": ("temperature",),
+    "vf_coef": ("value_weight",),
+    "clip_range": ("clip",),
+    "clip_range_vf": ("value_clip",),
+    "train_freq": ("updates_per_step",),
+    "gradient_steps": ("updates_per_step",),
+    "target_update_interval": ("target_every",),
+    "polyak": ("tau",),
+    "policy": ("network",),
+    "policy_kwargs": ("network",),
+    "net_arch": ("network", "sizes"),
+    "action_noise": ("exploration",),
+    "epsilon": ("exploration",),
+    "exploration_fraction": ("exploration",),
+    "exploration_initial_eps": ("exploration",),
+    "exploration_final_eps": ("exploration",),
+    "replay_buffer_class": ("hindsight",),
+    "mixer": ("credit",),
+    "parameter_sharing": ("sharing",),
+}
 
 
 def setting(
@@ -40,9 +71,11 @@ def config(cls: type[C]) -> type[C]:
     fields = {field.name: field for field in dataclasses.fields(made)}  # type: ignore[arg-type]
     hints: dict[str, Any] = {}
 
-    def __init__(self: C, **values: Any) -> None:
+    def __init__(self: C, *places: Any, **values: Any) -> None:
         if not hints:
             hints.update(typing.get_type_hints(made))
+        if places:
+            raise ConfigError(f"{made.__name__}({places[0]!r:.40}): settings are given by name: {', '.join(fields)}")
         for name in values:
             if name not in fields:
                 raise ConfigError(unknown(f"{made.__name__}({name}=...)", name, fields, "field"))
@@ -59,9 +92,20 @@ def config(cls: type[C]) -> type[C]:
 def unknown(where: str, name: str, known: Iterable[str], what: str) -> str:
     """One line that says what is unknown, what was probably meant, and what there is."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, names)
+    hint = "" if near is None else f"; did you mean {near!r}?"
     return f"{where}: unknown {what} {name!r}{hint} (known: {', '.join(names)})"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """What was probably meant: the name here of what has another elsewhere, else the most similar; dots are kept."""
+    names = list(known)
+    head, dot, last = name.rpartition(".")
+    for here in ELSEWHERE.get(last, ()):
+        if f"{head}{dot}{here}" in names:
+            return f"{head}{dot}{here}"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return near[0] if near else None
 
 
 def _check(where: str, value: object, hint: Any, limits: Mapping[str, Any]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from marl.config import nearest
 from marl.scenario import Scenario
 from marl.types import ConfigError
 
@@ -112,9 +112,9 @@ def _set(scenario: Scenario, key: str, text: str) -> Scenario:
 def _unknown(scenario: Scenario, key: str) -> ConfigError:
     """The nearest key, and what there is beside it."""
     known = keys(scenario)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    head = (near[0] if near else key).rpartition(".")[0]
+    near = nearest(key, known)
+    hint = f"; did you mean {near!r}?" if near else ""
+    head = (near or key).rpartition(".")[0]
     beside = [name.removeprefix(f"{head}.") for name in known if head and name.rpartition(".")[0] == head]
     if not beside:
         beside = list(dict.fromkeys(name if "." not in name else f"{name.partition('.')[0]}.*" for name in known))
@@ -134,6 +134,11 @@ def _replaced(scenario: Scenario, value: Any, path: str, text: str, key: str) ->
     if name not in {field.name for field in dataclasses.fields(value)}:
         raise _unknown(scenario, key)
     if rest:
+        if getattr(value, name) is None:
+            whole = key.removesuffix(f".{rest}")
+            raise ConfigError(
+                f"--set {key}: {whole} is None here; give it whole, such as {_example(whole, value, name)}"
+            )
         new = _replaced(scenario, getattr(value, name), rest, text, key)
     else:
         hint = typing.get_type_hints(type(value))[name]
@@ -144,6 +149,12 @@ def _replaced(scenario: Scenario, value: Any, path: str, text: str, key: str) ->
         raise ConfigError(f"--set {key}={text}: {error}") from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--set {key}={text}: {error}") from None
+
+
+def _example(key: str, value: Any, name: str) -> str:
+    """How to say a settings object whole."""
+    hint = typing.get_type_hints(type(value))[name]
+    return f"{key}={next(word for option in _options(hint) if (word := _word(option)) != 'None').partition(',')[0]}"
 
 
 class _No(Exception):
@@ -232,8 +243,13 @@ def _call(text: str) -> Any:
         node = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
+    return _made(node) if isinstance(node, ast.Call) else None
+
+
+def _made(node: ast.expr) -> Any:
+    """The value of an expression: plain, or a settings object, whose arguments may be settings objects again."""
     if not isinstance(node, ast.Call):
-        return None
+        return ast.literal_eval(node)
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     import marl
 
@@ -241,8 +257,8 @@ def _call(text: str) -> Any:
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         return None
     try:
-        arguments = [ast.literal_eval(argument) for argument in node.args]
-        keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+        arguments = [_made(argument) for argument in node.args]
+        keywords = {str(keyword.arg): _made(keyword.value) for keyword in node.keywords}
         return cls(*arguments, **keywords)
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
@@ -264,6 +280,10 @@ def _word(hint: Any) -> str:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return f"{hint.__name__}(...)"
     if getattr(hint, "_is_protocol", False):
-        examples = {"Network": "MLP(...), CNN(...) or GRU(...)", "Stop": "MeanReturn(...)"}
+        examples = {
+            "Network": "MLP(...), CNN(...) or GRU(...)",
+            "Stop": "MeanReturn(...)",
+            "Exploration": "EpsilonGreedy(...), GaussianNoise(...) or another exploration",
+        }
         return examples.get(str(hint.__name__), str(hint.__name__))
     return str(getattr(hint, "__name__", hint))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 
 from marl.types import ConfigError
 
@@ -14,6 +15,15 @@ class Clock:
 
     steps: int
     total: int | None = None
+
+
+def _numbers(schedule: Linear | Exponential | Logarithmic) -> None:
+    for field in fields(schedule):
+        value = getattr(schedule, field.name)
+        if value is None and field.default is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ConfigError(f"{type(schedule).__name__}.{field.name}: expected a number, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,12 @@ class Linear:
     start: float
     end: float
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _numbers(self)
+        if self.steps is not None and not self.steps > 0:
+            raise ConfigError(f"Linear.steps: expected a number above 0, or None for the whole run, got {self.steps!r}")
 
     def __call__(self, clock: Clock) -> float:
         """The value now. Raises ConfigError if neither the schedule nor the run says how many steps there are."""
@@ -55,7 +71,8 @@ class Exponential:
     half_life: float
 
     def __post_init__(self) -> None:
-        """Check the half-life."""
+        """Check the numbers."""
+        _numbers(self)
         if not self.half_life > 0:
             raise ConfigError(f"Exponential.half_life: expected a number above 0, got {self.half_life!r}")
 
@@ -82,7 +99,8 @@ class Logarithmic:
     after: float
 
     def __post_init__(self) -> None:
-        """Check the number of steps."""
+        """Check the numbers."""
+        _numbers(self)
         if not self.after > 0:
             raise ConfigError(f"Logarithmic.after: expected a number above 0, got {self.after!r}")
 

@@ -72,5 +72,5 @@ def test_learners_are_settings_with_a_meaning_for_each_field(learner):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'MAPPO'"):
+    with pytest.raises(AttributeError, match="no attribute 'MAPPO'; did you mean 'PPO'"):
         marl.MAPPO  # noqa: B018

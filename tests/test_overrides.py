@@ -28,6 +28,13 @@ def test_a_curriculum_is_set_down_to_a_stage_s_task():
     assert override(by_team, ["curriculum.agent_*.task.prey_speed=1.3"]).curriculum["agent_*"].task["prey_speed"] == 1.3
 
 
+def test_settings_objects_are_said_as_in_python_one_within_another():
+    words = ["learner.exploration=EpsilonGreedy(marl.Linear(1.0, 0.05, steps=500), spread=2.0)", "learner.n_step=3"]
+    learner = override(find("cartpole_dqn"), words).agents
+    assert learner.exploration == marl.EpsilonGreedy(marl.Linear(1.0, 0.05, steps=500), spread=2.0)
+    assert learner.n_step == 3
+
+
 @pytest.mark.parametrize(
     ("name", "word", "message"),
     [
@@ -38,6 +45,14 @@ def test_a_curriculum_is_set_down_to_a_stage_s_task():
         ("kuhn", "league.response_steps=1_000_000", "the first best response is learnt after 1,000,000 steps"),
         ("kuhn", "league=3", "only a scenario file can say this"),
         ("spread", "league.games=3", "only a scenario file can say this"),
+        ("spread", "learner.learning_rate=3", "unknown key; did you mean 'learner.lr'?"),
+        (
+            "cartpole_dqn",
+            "learner.hindsight.share=0.5",
+            "is None here; give it whole, such as learner.hindsight=Hindsight(...)",
+        ),
+        ("cartpole_dqn", "learner.exploration=Greedy", "expected EpsilonGreedy(...), GaussianNoise(...) or another"),
+        ("cartpole_dqn", "learner.exploration=EpsilonGreedy(Linaer(1.0, 0.1))", "EpsilonGreedy.epsilon"),
         ("gridworld_curriculum", "curriculum.patience=0", "expected a whole number of at least 1"),
         ("gridworld_curriculum", "curriculum.stages.9.name=a", "unknown key"),
         ("gridworld_curriculum", "curriculum.stages.0.task.wdith=3", "did you mean 'curriculum.stages.0.task.width'?"),

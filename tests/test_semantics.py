@@ -500,6 +500,30 @@ def test_unknown_settings_name_the_nearest():
 
 
 @pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: marl.DQN(learning_rate=1e-3), "did you mean 'lr'"),
+        (lambda: marl.DQN(buffer_size=1000), "did you mean 'buffer'"),
+        (lambda: marl.DQN(gamma=0.9), "did you mean 'discount'"),
+        (lambda: marl.SAC(ent_coef=0.1), "did you mean 'temperature'"),
+        (lambda: marl.PPO(ent_coef=0.1), "did you mean 'entropy'"),
+        (lambda: marl.PPO(n_steps=16), "did you mean 'rollout'"),
+        (lambda: marl.CommNet(3), r"CommNet\(3\): settings are given by name: .*size"),
+        (lambda: marl.PPO(0.1), r"PPO\(0.1\): settings are given by name: critic, sharing"),
+        (lambda: marl.Linear(1, 0, -5), r"Linear.steps: expected a number above 0, or None for the whole run, got -5"),
+        (lambda: marl.Linear("1e-3", 0), r"Linear.start: expected a number, got '1e-3'"),
+        (lambda: marl.Exponential(1, None, 5), r"Exponential.end: expected a number, got None"),
+        (lambda: marl.Logarithmic(1, 0, True), r"Logarithmic.after: expected a number, got True"),
+        (lambda: marl.MLP(64), r"MLP.sizes: expected positive whole numbers such as \(64, 64\), got 64"),
+        (lambda: marl.MLP("64"), r"MLP.sizes: expected positive whole numbers"),
+    ],
+)
+def test_names_from_elsewhere_and_values_of_the_wrong_kind_are_explained(make, words):
+    with pytest.raises(marl.ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"lr": "abc"}, "PPO.lr: expected float or Linear or Exponential or Logarithmic, got 'abc'"),

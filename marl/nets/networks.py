@@ -77,8 +77,9 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-        raise ConfigError(f"{name}: expected positive whole numbers, got {sizes!r}")
+    whole = isinstance(sizes, tuple | list) and all(type(size) is int and size > 0 for size in sizes)
+    if not whole or not sizes:
+        raise ConfigError(f"{name}: expected positive whole numbers such as (64, 64), got {sizes!r}")
     return tuple(sizes)
 
 
