@@ -14,5 +14,5 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=600_000,
-    expect="-29, sum of three agents (random: -79)",
+    expect="-28, sum of three agents (random: -79)",
 )

