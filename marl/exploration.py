@@ -418,7 +418,7 @@ class _OrnsteinUhlenbeck(_Noise):
     def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         settings = self.settings
         if self.noise.shape != scores.shape:  # other copies than those that it was saved of
-            self.noise = torch.zeros_like(scores)
+            self.noise = scores.new_zeros(scores.shape)  # whatever the layout of scores: a saved one has none
         fresh = torch.empty_like(self.noise).normal_(generator=generator)
         self.noise.masked_fill_(who.started[:, None, None], 0.0)
         self.noise.mul_(1 - settings.theta * settings.dt)

@@ -192,6 +192,10 @@ LEARNERS = {
     "masac": (marl.masac(**QUICK), Team),
     "isac-box": (marl.isac(sharing="all", **QUICK), Steer),
     "facmac": (marl.facmac(**QUICK), Steer),
+    "iddpg-gru-ou": (
+        marl.iddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4, exploration=marl.OrnsteinUhlenbeck()),
+        Steer,
+    ),
     "maddpg-gru": (marl.maddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4), Team),
 }
 

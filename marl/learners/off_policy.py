@@ -323,8 +323,10 @@ class OffPolicyLearner(ABC):
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
                 counts[name] = counts.get(name, 0) + 1
-        once = {"non_finite", *(name for name, count in counts.items() if count == 1)}
-        return {name: total if name in once else total / counts[name] for name, total in totals.items()}
+        for name, count in counts.items():
+            if count > 1 and name != "non_finite":
+                totals[name] = totals[name] / count
+        return totals
 
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
