@@ -33,6 +33,8 @@ from marl.league import checked as checked_league
 from marl.league.members import Company, Member, Strategy
 from marl.learners import Learner, LearnerConfig
 from marl.learners.base import HearsOthers, LearnsMeanwhile, channel_of, talker_of
+from marl.learners.off_policy import OffPolicy
+from marl.learners.on_policy import OnPolicy
 from marl.memory.rollout import Look
 from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
@@ -378,7 +380,24 @@ class MultiAgentSystem:
                         ended = True
                 if watcher is not None and watcher.tick(self):
                     ended = True
+        self._say_who_learnt_nothing()
         return self.history
+
+    def _say_who_learnt_nothing(self) -> None:
+        """A training that was over before the first update looks like any other."""
+        if self._season is not None:
+            return
+        for config, team in zip(self._configs, self.spec.teams, strict=True):
+            first, why = 0, ""
+            if isinstance(config, OffPolicy):
+                first, why = config.learning_starts, f"learning_starts={config.learning_starts}"
+            elif isinstance(config, OnPolicy):
+                first, why = config.rollout * self.num_envs, f"rollout={config.rollout} x num_envs={self.num_envs}"
+            if self.steps < first:
+                logging.getLogger("marl.system").warning(
+                    "team %r has learnt nothing yet: its first update comes after %s steps (%s)",
+                    *(team.name, f"{first:,}", why),
+                )
 
     def _training_env(self) -> BatchEnv:
         """The environment, at the step to act on."""

@@ -294,3 +294,20 @@ def test_settings_are_described_and_compared(system):
     assert said["d"] == {"$code": "builtins:len"}
     json.dumps(said)
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}) == ["a.c: 2 -> 3"]
+
+
+@pytest.mark.parametrize(
+    ("learner", "why"),
+    [
+        (marl.DQN(), "its first update comes after 1,000 steps (learning_starts=1000)"),
+        (marl.PPO(rollout=64), "its first update comes after 128 steps (rollout=64 x num_envs=2)"),
+    ],
+)
+def test_a_training_without_a_single_update_says_so(learner, why, caplog):
+    system = marl.MultiAgentSystem(learner, Constant, num_envs=2)
+    system.train(steps=100)
+    assert f"team 'team' has learnt nothing yet: {why}" in caplog.text
+    caplog.clear()
+    system.train(steps=1000)
+    marl.MultiAgentSystem(marl.Random(), Constant).train(steps=10)
+    assert not caplog.text

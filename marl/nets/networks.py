@@ -217,7 +217,8 @@ class CNN:
         """Make the stacked module. Raises ConfigError if the observation is no image."""
         if len(inputs.shape) != 3:
             raise ConfigError(
-                f"network=CNN needs image observations (C, H, W), got shape {inputs.shape}; use MLP or GRU"
+                f"network=CNN needs image observations (C, H, W), got shape {inputs.shape}; images are "
+                "uint8 boxes from 0 to 255 of rank 2 or 3, alone: give these, or use MLP or GRU"
             )
         return _CNNBody(self, owner, inputs, generators)
 
