@@ -346,6 +346,9 @@ class MultiAgentSystem:
             if value is not None:
                 check_whole(name, value, 1)
         stop = stop if stop is not None or self.scenario is None else self.scenario.stop
+        for name, rule in (("stop", stop), ("callback", callback)):
+            if rule is not None and not callable(rule):
+                raise ConfigError(f"train: {name}: expected None or something to call, got {rule!r}")
         if self.curriculum is not None:
             if stop is not None:
                 raise ConfigError("stop: training episodes are of whatever task a curriculum chose; leave stop out")

@@ -355,6 +355,12 @@ def partition(agents: Sequence[str], patterns: Sequence[str] | None) -> dict[str
             )
     for pattern, members in teams.items():
         if not members:
+            taken = [agent for agent in agents if fnmatchcase(agent, pattern)]
+            if taken:
+                first = next(other for other in patterns if fnmatchcase(taken[0], other))
+                raise ConfigError(
+                    f"team pattern {pattern!r}: {first!r} stands before it and has its agents; put {pattern!r} first"
+                )
             raise ConfigError(f"team pattern {pattern!r} matches no agent; agents: {', '.join(agents)}")
     names = [pattern.rstrip("*?").rstrip("_-") or "team" for pattern in patterns]
     if len(set(names)) < len(names):
