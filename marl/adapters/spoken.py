@@ -20,12 +20,13 @@ from pettingzoo.utils.wrappers.base import BaseWrapper
 
 from marl.adapters.describe import env_name, interface
 from marl.adapters.resolve import resolve
+from marl.adapters.spoken_batch import SpokenBatch
 from marl.channels.link import Link
 from marl.channels.medium import Medium, Wires
 from marl.channels.topology import Complete, Topology
 from marl.config import config, setting
 from marl.spaces import MASK, flat_width, has_mask, image_axes, leaf_bounds, obs_spec, observation_writer, without_mask
-from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec
+from marl.types import ActionSpec, Array, ConfigError, ObsSpec, SupportsBatch, TeamSpec
 
 NOT_OURS = ("batch_env", "set_tasks", "task_space")  # a world's batched form knows nothing of messages
 
@@ -50,7 +51,10 @@ class Spoken:
         kind = interface(env)
         if kind == "gymnasium":
             raise ConfigError(f"Spoken: {env_name(env)} has one agent, who has nobody to talk to")
-        return SpokenParallel(env, self) if kind == "parallel" else SpokenAEC(env, self)
+        if kind == "aec":
+            return SpokenAEC(env, self)
+        plain = all(isinstance(env.action_space(agent), Discrete | Box) for agent in env.possible_agents)
+        return (SpokenWorld if plain and isinstance(env, SupportsBatch) else SpokenParallel)(env, self)
 
     def source(self, env: Any) -> Any:
         """The same for whatever names or makes an environment, as `marl.adapters.make` takes it."""
@@ -242,6 +246,7 @@ class Exchange:
         if self.wiring.moving is None:
             self.wires = Wires(self.wiring.weight)
         else:
+            self.rows.fill(0)  # as those see who are gone
             for agent, observation in raw.items():
                 if observation is not None:
                     self._see(self.place[agent], observation)
@@ -345,6 +350,19 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
+
+
+class SpokenWorld(SpokenParallel):
+    """See :class:`Spoken`: a world with a batched form of its own, which talks in a batch as well."""
+
+    def __init__(self, env: Any, spoken: Spoken) -> None:
+        """As :meth:`Spoken.wrap`."""
+        super().__init__(env, spoken)
+        self.spoken = spoken
+
+    def batch_env(self, num_envs: int, patterns: Sequence[str] | None = None) -> SpokenBatch:
+        """Copies of the world that step together, whose agents talk."""
+        return SpokenBatch(self.env.batch_env(num_envs, patterns), self.exchange, self.spoken)
 
 
 class SpokenAEC(BaseWrapper[Any, Any, Any]):

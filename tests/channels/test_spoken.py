@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marl_envs
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -10,7 +11,9 @@ from pettingzoo import ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
 import marl
+from marl import adapters
 from marl.adapters.spoken import SpokenAEC, SpokenParallel
+from marl.adapters.spoken_batch import SpokenBatch
 from marl.channels import Complete, Graph, Link, Ring, Within
 from marl.conformance import check
 from tests.tiny import Team, Turns
@@ -400,15 +403,109 @@ def test_what_has_no_meaning_is_refused(make, reason):
 
 
 def test_the_wrapper_hides_what_knows_nothing_of_messages():
-    import marl_envs
-
     env = marl.Spoken().wrap(marl_envs.Spread())
     assert isinstance(env, SpokenParallel)
-    assert not isinstance(env, marl.types.SupportsBatch)
+    assert not hasattr(env, "set_tasks")
     system = marl.MultiAgentSystem(
         marl.ippo(rollout=8, minibatches=1), marl_envs.Spread, channel=marl.Spoken(words=2), num_envs=2
     )
     assert system.spec.teams[0].action.sizes == (10,)
+    assert isinstance(system.env, SpokenBatch)
+
+
+WORLDS = {
+    "spread": (lambda: marl_envs.Spread(max_cycles=5), marl.Spoken(words=3, link=Link(delay=1))),
+    "numbers": (
+        lambda: marl_envs.Spread(max_cycles=5, continuous_actions=True),
+        marl.Spoken(words=2, topology=marl.Ring(directed=True), link=Link(bits=3)),
+    ),
+    "widths": (lambda: marl_envs.Tag(max_cycles=6), marl.Spoken(topology=marl.Star("agent_0"), quiet=True)),
+    "near": (
+        lambda: marl_envs.Spread(max_cycles=6),
+        marl.Spoken(words=3, topology=marl.Within(1.0, (2, 3)), link=Link(budget=3)),
+    ),
+    "masks": (lambda: marl_envs.TrafficJunction(max_cycles=12), marl.Spoken(words=2)),
+    "one room": (marl_envs.SwitchRiddle, marl.Spoken(words=2, quiet=True)),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_batch_says_and_hears_what_one_world_does(name):
+    make, spoken = WORLDS[name]
+    face, batch = SpokenParallel(make(), spoken), adapters.make(spoken.source(make), 2)
+    assert isinstance(batch, SpokenBatch)
+    plain = adapters.make(lambda: SpokenParallel(make(), spoken), 2)
+    assert batch.spec == plain.spec
+    rng, team = np.random.default_rng(0), batch.spec.teams[0]
+    observations, infos = face.reset(seed=5)
+    step = batch.reset(5)
+    for _ in range(3):  # episodes
+        fresh = True
+        while face.agents:
+            now = step.teams[0]
+            for n, agent in enumerate(team.agents):
+                seen = now.obs if fresh else now.next_obs
+                if agent in face.agents:
+                    np.testing.assert_array_equal(seen[0, n, : team.obs.widths[n]], observations[agent])
+                    mask = infos[agent].get("action_mask")
+                    if mask is not None:
+                        assert np.array_equal(now.legal[0, n, : len(mask)], mask.astype(bool))
+                else:
+                    assert not seen[0, n].any()
+            if team.action.kind == "box":
+                low, high = np.array(team.action.low), np.array(team.action.high)
+                actions = rng.uniform(low, high, (2, *low.shape)).astype(np.float32)
+                given = {a: actions[0, n, : team.action.widths[n]] for n, a in enumerate(team.agents)}
+            else:
+                legal = np.ones((2, len(team.agents), team.action.num_legal), bool) if now.legal is None else now.legal
+                actions = np.where(legal, rng.random(legal.shape), -1).argmax(-1)
+                given = {a: int(actions[0, n]) for n, a in enumerate(team.agents)}
+            observations, rewards, _, _, infos = face.step({a: given[a] for a in face.agents})
+            step = batch.step([actions])
+            fresh = False
+            assert [rewards.get(a, 0.0) for a in team.agents] == step.teams[0].reward[0].tolist()
+        for n, agent in enumerate(team.agents):  # the last thing seen is the true successor, inbox and all
+            if agent in observations:
+                np.testing.assert_array_equal(step.teams[0].next_obs[0, n, : team.obs.widths[n]], observations[agent])
+        observations, infos = face.reset()
+
+
+def test_a_batch_divides_into_teams_and_goes_on_exactly():
+    spoken = marl.Spoken(words=3, link=Link(loss=0.3, noise=0.1))
+    whole, parts = (adapters.make(spoken.source(marl_envs.Tag), 3, p) for p in (None, ["*_[02]", "*"]))
+    one, two = whole.reset(1), parts.reset(1)
+    order = [whole.spec.agents.index(agent) for agent in parts.spec.agents]
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        action = rng.integers(0, np.array(whole.spec.teams[0].action.widths), (3, 4))
+        one = whole.step([action])
+        split = action[:, order]
+        sizes = np.cumsum([team.num_agents for team in parts.spec.teams])[:-1]
+        two = parts.step(np.split(split, sizes, axis=1))
+        rows = [one.teams[0].obs[:, n] for n in order]
+        theirs = [team.obs[:, n] for team in two.teams for n in range(team.obs.shape[1])]
+        for mine, other in zip(rows, theirs, strict=True):
+            width = min(mine.shape[-1], other.shape[-1])
+            assert np.array_equal(mine[:, :width], other[:, :width])
+    saved = whole.state_dict()
+    after = [whole.step([action]).teams[0].obs.copy() for _ in range(30)]
+    whole.load_state_dict(saved)
+    again = [whole.step([action]).teams[0].obs.copy() for _ in range(30)]
+    assert all(map(np.array_equal, after, again))
+    alone = adapters.make(spoken.source(marl_envs.Tag), 1)  # a copy's fate, and chance, are its own
+    three = adapters.make(spoken.source(marl_envs.Tag), 3)
+    alone.reset(4), three.reset(4)
+    for _ in range(30):
+        assert np.array_equal(alone.step([action[:1]]).teams[0].obs[0], three.step([action]).teams[0].obs[0])
+
+
+def test_worlds_that_talk_can_have_a_curriculum():
+    curriculum = marl.DomainRandomisation({"max_cycles": marl.Among((3, 6))})
+    with marl.MultiAgentSystem(
+        marl.ippo(rollout=8), marl_envs.Spread, channel=marl.Spoken(words=2), curriculum=curriculum, num_envs=4
+    ) as system:
+        system.train(steps=320)
+        assert set(system.history["episode_lengths"]) == {3, 6}
 
 
 class Hint(ParallelEnv):
