@@ -517,7 +517,7 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
 
 
 def _refuse_other(stored: Mapping[str, Any], plan: Plan) -> None:
-    from marl.run import differences
+    from marl.config import differences
 
     found = differences(stored["settings"], json.loads(json.dumps(plan.identity)))
     if found:

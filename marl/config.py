@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import json
 import math
 import operator
 import types
@@ -46,6 +47,7 @@ ELSEWHERE = {  # what other libraries call a setting, and its names here
     "mixer": ("credit",),
     "parameter_sharing": ("sharing",),
 }
+MISPLACED = {"Spoken": "; words are the environment's: give MultiAgentSystem or Scenario channel=marl.Spoken(...)"}
 
 
 def setting(
@@ -110,7 +112,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def _check(where: str, value: object, hint: Any, limits: Mapping[str, Any]) -> None:
     if not _fits(value, hint):
-        raise ConfigError(f"{where}: expected {_name(hint)}, got {value!r} ({type(value).__name__})")
+        elsewhere = MISPLACED.get(type(value).__name__, "")
+        raise ConfigError(f"{where}: expected {_name(hint)}, got {value!r} ({type(value).__name__}){elsewhere}")
     if isinstance(value, str) and limits.get("one_of") and value not in limits["one_of"]:
         raise ConfigError(unknown(where, value, limits["one_of"], "value"))
     numbers = [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
@@ -155,6 +158,18 @@ def _name(hint: Any) -> str:
     if hint is type(None):
         return "None"
     return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What differs between two JSON trees, one ``key: old -> new`` each."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+        ]
+    return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
 def to_json(value: Any) -> Any:

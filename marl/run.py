@@ -572,15 +572,3 @@ def described(value: Any) -> Any:
     if fields and not isinstance(value, type):
         return {"$class": name, **{field: described(getattr(value, field)) for field in fields}}
     return {"$code": name}
-
-
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What differs between two JSON trees, one ``key: old -> new`` each."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [
-            line
-            for key in keys
-            for line in differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
-        ]
-    return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]

@@ -21,7 +21,7 @@ from marl.adapters.resolve import resolve
 from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
 from marl.channels import Channel, Hub, Line, Link, Overheard, Shown, Tamper
-from marl.config import from_json, to_json
+from marl.config import differences, from_json, to_json
 from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
 from marl.curriculum import checked as checked_curricula
 from marl.evaluation.alone import Alone, Here, View, stranger
@@ -952,8 +952,20 @@ class MultiAgentSystem:
         try:
             system.load_state_dict(state)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {path} does not fit its settings: {error}") from error
+            other = differences(meta.get("agents"), _as_json(agents))
+            reason = f"trained -> given: {'; '.join(other[:4])}" if other else " ".join(str(error).split())
+            raise CheckpointError(f"checkpoint {path} does not fit its settings: {reason:.600}") from error
         return system
+
+    def __repr__(self) -> str:
+        """Who learns what, and how far they are."""
+        teams = [
+            f"{team.name}: {type(config).__name__} of {team.num_agents}"
+            for team, config in zip(self.spec.teams, self._configs, strict=True)
+        ]
+        return (
+            f"<MultiAgentSystem on {self.spec.env}, {self.num_envs} copies; {', '.join(teams)}; {self.steps:,} steps>"
+        )
 
     # --- environments -------------------------------------------------------------------------------------------------
 

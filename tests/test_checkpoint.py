@@ -20,6 +20,7 @@ import marl
 from marl import checkpoint
 from marl.checkpoint import MANIFEST, TENSORS, TREE
 from marl.types import CheckpointError, ConfigError, NonFiniteError
+from tests.tiny import Team
 
 STATE = {
     "learners": {
@@ -279,3 +280,14 @@ def test_a_save_that_died_between_its_moves_is_finished_by_the_next_reader(saved
     checkpoint.sweep_folder(saved.parent)
     assert [path.name for path in saved.parent.iterdir()] == ["it"]
     assert checkpoint.load(saved)[1]["meta"] == META
+
+
+def test_other_learners_than_the_saved_ones_are_named_in_one_line(tmp_path):
+    system = marl.MultiAgentSystem(marl.iql(learning_starts=10, batch=8), Team, num_envs=2)
+    system.train(steps=40)
+    assert repr(system) == "<MultiAgentSystem on team_v0, 2 copies; team: DQN of 3; 40 steps>"
+    system.save(tmp_path / "saved")
+    for agents, word in ((marl.maddpg(), "DDPG"), (marl.iql(network=marl.MLP((32,))), r"network: null -> .*MLP")):
+        with pytest.raises(marl.CheckpointError, match=word) as caught:
+            marl.MultiAgentSystem.load(tmp_path / "saved", env=Team, agents=agents)
+        assert "\n" not in str(caught.value)

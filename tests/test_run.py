@@ -14,8 +14,9 @@ import pytest
 
 import marl
 from marl import checkpoint
+from marl.config import differences
 from marl.logs import read_metrics
-from marl.run import Run, candidates, checkpoints, described, differences, first_valid, read_best
+from marl.run import Run, candidates, checkpoints, described, first_valid, read_best
 from marl.types import CheckpointError, ConfigError, ResourceError
 from tests.tiny import Constant
 

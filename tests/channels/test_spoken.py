@@ -557,3 +557,8 @@ def test_words_are_learnt():
     silent = system.evaluate(300, silence="speaker").mean_return
     assert silent == pytest.approx(1, abs=0.2)
     assert system.evaluate(300, shuffle_messages=True).mean_return == pytest.approx(1, abs=0.2)
+
+
+def test_words_given_to_a_learner_are_sent_where_they_belong():
+    with pytest.raises(marl.ConfigError, match="MultiAgentSystem or Scenario channel"):
+        marl.iql(channel=marl.Spoken())
