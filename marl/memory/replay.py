@@ -476,8 +476,7 @@ class Replay:
         Rewards are summed over ``n_step`` own turns, fewer at ends and at the newest row; ``L = length`` rows follow
         each other.
         """
-        agents, copies = self.team.num_agents, self.num_envs
-        rows, stored = self._rows, self._cells
+        agents, copies, rows = self.team.num_agents, self.num_envs, self._rows
         places = index.numpy()
         batch, own = len(places), places.shape[1] > 1
         if length > 1:
@@ -486,24 +485,7 @@ class Replay:
         else:
             where = places if own else places[:, 0]
         cells = where if own else np.repeat(where, agents).reshape(-1, agents)  # (L * B, N)
-        reward, worth = np.empty(cells.shape, dtype=np.float32), np.empty(cells.shape, dtype=np.float32)
-        successor, complete = np.empty(cells.shape, dtype=np.int64), np.empty(cells.shape, dtype=bool)
-        over = _walk(
-            cells,
-            stored["reward"],
-            stored["terminated"],
-            stored["truncated"],
-            stored["link"],
-            stored["acting"],
-            self.by_team,
-            copies,
-            n_step,
-            discount,
-            reward,
-            worth,
-            successor,
-            complete,
-        )
+        reward, worth, successor, complete, over = self._outcomes(cells, n_step, discount)
         each = own or (self.ragged and not self.by_team)  # by team, all agents have one successor
         after = successor if each else successor[:, 0]  # (L * B, N) or (L * B,)
         take = self._own if own else self._whole
@@ -526,11 +508,6 @@ class Replay:
         def there(name: str, place: Array, over: bool = False) -> tuple[Tensor, ...]:
             return tuple(lead(self._whole(f"{name}.{k}", place, over)) for k in range(len(self.others)))
 
-        ahead = np.full(cells.shape, -1)  # (L * B, N) rows from the sequence's first to the successor
-        if length > 1:
-            ahead = (successor // copies - np.tile(cells[:batch] // copies, (length, 1))) % self.rows
-            time = np.repeat(np.arange(length), batch)[:, None]
-            ahead[(successor < 0) | (ahead <= time) | (ahead >= length)] = -1
         started = rows["started"].reshape(-1).take(where[:, 0] if own else where)
         carry = self.carry.new_zeros(batch, agents, 0)
         if self.carry.shape[-1]:
@@ -569,7 +546,7 @@ class Replay:
             started=lead(started),
             acting=lead(take("acting", where)),
             complete=lead(complete),
-            successor=lead(ahead),
+            successor=lead(self._ahead(cells, successor, length)),
             reward=lead(reward),
             discount=lead(worth),
             next_obs=next_seen,
@@ -588,6 +565,41 @@ class Replay:
             ),
             weight=torch.ones(index.shape) if weight is None else weight,
         ).to(self.device)
+
+    def _outcomes(self, cells: Array, n_step: int, discount: float) -> tuple[Array, Array, Array, Array, bool]:
+        """What came of the actions at ``cells (K, N)``: summed rewards, what successors are worth, where they are.
+
+        Then whether that is known at all, all ``(K, N)``, and whether any successor is a kept end.
+        """
+        stored = self._cells
+        reward, worth = np.empty(cells.shape, dtype=np.float32), np.empty(cells.shape, dtype=np.float32)
+        successor, complete = np.empty(cells.shape, dtype=np.int64), np.empty(cells.shape, dtype=bool)
+        over = _walk(
+            cells,
+            stored["reward"],
+            stored["terminated"],
+            stored["truncated"],
+            stored["link"],
+            stored["acting"],
+            self.by_team,
+            self.num_envs,
+            n_step,
+            discount,
+            reward,
+            worth,
+            successor,
+            complete,
+        )
+        return reward, worth, successor, complete, over
+
+    def _ahead(self, cells: Array, successor: Array, length: int) -> Array:
+        """Which row of its sequence of ``length`` rows each successor is, ``(L * B, N)``; -1: none of them."""
+        if length == 1:
+            return np.full(cells.shape, -1)
+        batch = len(cells) // length
+        ahead = (successor // self.num_envs - np.tile(cells[:batch] // self.num_envs, (length, 1))) % self.rows
+        time = np.repeat(np.arange(length), batch)[:, None]
+        return np.where((successor < 0) | (ahead <= time) | (ahead >= length), -1, ahead)
 
     def _with_new_goals(
         self, index: Array, obs: Array, next_obs: Array, reward: Array, generator: torch.Generator | None
