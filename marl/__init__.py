@@ -367,10 +367,8 @@ def __getattr__(name: str) -> object:
     if name == "ops":
         return importlib.import_module("marl.ops")
     if name not in _HOME_OF:
-        import difflib
-
-        near = difflib.get_close_matches(name, __all__, n=1)
-        raise AttributeError(f"module 'marl' has no attribute {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+        near = importlib.import_module("marl.config").nearest(name, __all__)
+        raise AttributeError(f"module 'marl' has no attribute {name!r}{f'; did you mean {near!r}?' if near else ''}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value

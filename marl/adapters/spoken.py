@@ -355,14 +355,9 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
 class SpokenWorld(SpokenParallel):
     """See :class:`Spoken`: a world with a batched form of its own, which talks in a batch as well."""
 
-    def __init__(self, env: Any, spoken: Spoken) -> None:
-        """As :meth:`Spoken.wrap`."""
-        super().__init__(env, spoken)
-        self.spoken = spoken
-
     def batch_env(self, num_envs: int, patterns: Sequence[str] | None = None) -> SpokenBatch:
         """Copies of the world that step together, whose agents talk."""
-        return SpokenBatch(self.env.batch_env(num_envs, patterns), self.exchange, self.spoken)
+        return SpokenBatch(self.env.batch_env(num_envs, patterns), self.exchange)
 
 
 class SpokenAEC(BaseWrapper[Any, Any, Any]):

@@ -13,7 +13,7 @@ from marl.spaces import action_spec, obs_spec
 from marl.types import Array, BatchEnv, EnvContractError, Spec, Step, TeamSpec, TeamStep, legal_widths
 
 if TYPE_CHECKING:
-    from marl.adapters.spoken import Exchange, Spoken
+    from marl.adapters.spoken import Exchange
 
 CHANCE = 0x5A1D  # what links do to messages is drawn from (seed, copy, CHANCE)
 
@@ -21,12 +21,12 @@ CHANCE = 0x5A1D  # what links do to messages is drawn from (seed, copy, CHANCE)
 class SpokenBatch:
     """``E`` copies whose agents talk, as `marl.types.BatchEnv`; what is not about messages is the world's own."""
 
-    def __init__(self, inner: BatchEnv, exchange: Exchange, spoken: Spoken) -> None:
+    def __init__(self, inner: BatchEnv, exchange: Exchange) -> None:
         """``exchange``: the topology laid on all agents, and their spaces with words."""
         self._inner, self._exchange = inner, exchange
         place = {str(agent): n for n, agent in enumerate(exchange.agents)}
         self._teams = [
-            _Talkers(team, [place[agent] for agent in team.agents], exchange, spoken, inner.num_envs)
+            _Talkers(team, [place[agent] for agent in team.agents], exchange, inner.num_envs)
             for team in inner.spec.teams
         ]
         spec = inner.spec
@@ -137,12 +137,10 @@ class SpokenBatch:
 class _Talkers:
     """One team's share: its spaces with words, its arrays, how to take words out of actions and put an inbox in."""
 
-    def __init__(
-        self, team: TeamSpec, places: Sequence[int], exchange: Exchange, spoken: Spoken, num_envs: int
-    ) -> None:
+    def __init__(self, team: TeamSpec, places: Sequence[int], exchange: Exchange, num_envs: int) -> None:
         """``places``: where its agents stand among all agents."""
-        self.places, self.words, self.quiet = np.array(places), spoken.words, spoken.quiet
-        tongues = [exchange.tongues[n] for n in places]
+        tongues, words = [exchange.tongues[n] for n in places], exchange.words
+        self.places, self.quiet = np.array(places), tongues[0].quiet
         seen = tuple(exchange.observation_spaces[n] for n in places)
         acts = tuple(tongue.space for tongue in tongues)
         obs, action = obs_spec(team.agents, seen), action_spec(team.agents, acts)
@@ -150,15 +148,18 @@ class _Talkers:
         self.spec = TeamSpec(team.name, team.agents, obs, action, seen, acts, masked)
         self.inner = team.action
         self.heard = np.array([tongue.heard for tongue in tongues])  # (N,)
-        self.each = np.where(self.heard, spoken.words, 1)  # what a choice is multiplied by
-        self.one_hot = np.eye(spoken.words, dtype=np.float32)
+        self.each = np.where(self.heard, words, 1)  # what a choice is multiplied by
+        self.one_hot = np.eye(words, dtype=np.float32)
+        if action.kind == "box":  # numbers that are said stand behind an agent's own
+            first = np.where(self.heard, team.action.widths, 0)[:, None] + np.arange(words)
+            self._said_from = np.minimum(first, action.shape[0] - 1)[None]  # (1, N, M)
         rows = num_envs, team.num_agents
         # Where each number of an observation comes from: the world's, what is heard of all agents, or the zero behind.
-        width, inbox = team.obs.shape[0], len(exchange.agents) * spoken.words
+        width, inbox = team.obs.shape[0], len(exchange.agents) * words
         source = np.full((team.num_agents, obs.shape[0]), width + inbox)
         for row, (n, own) in enumerate(zip(places, team.obs.widths, strict=True)):
             senders = np.asarray(exchange.senders[n])
-            heard = (width + senders[:, None] * spoken.words + np.arange(spoken.words)).reshape(-1)
+            heard = (width + senders[:, None] * words + np.arange(words)).reshape(-1)
             source[row, : own + heard.size] = np.concatenate((np.arange(own), heard))
         self._from = (source + np.arange(team.num_agents)[:, None] * (width + inbox + 1)).reshape(-1)
         self._parts = np.zeros((*rows, width + inbox + 1), dtype=np.float32)
@@ -187,12 +188,11 @@ class _Talkers:
         if action.shape != shape:
             raise EnvContractError(f"actions of team {self.spec.name!r}: expected shape {shape}, got {action.shape}")
         if self.spec.action.kind == "box":
-            first = np.where(self.heard, self.inner.widths, 0)[:, None] + np.arange(self.words)  # (N, M)
-            said = np.take_along_axis(action, np.minimum(first, shape[2] - 1)[None], axis=2) * self.heard[:, None]
+            said = np.take_along_axis(action, self._said_from, axis=2) * self.heard[:, None]
             loud = np.broadcast_to(self.heard.astype(np.float32), action.shape[:2])
             return np.ascontiguousarray(action[..., : self.inner.shape[0]]), said.astype(np.float32), loud.copy()
         choice, word = np.divmod(action, self.each)
-        loud = (self.heard & (~np.array(self.quiet) | (word > 0))).astype(np.float32)
+        loud = (self.heard & ((word > 0) | (not self.quiet))).astype(np.float32)
         return choice, self.one_hot[word] * self.heard[:, None], loud
 
     def _with_inbox(self, obs: Array, heard: Array, shown: Array, out: Array) -> None:

@@ -198,9 +198,8 @@ class Replay:
         self.ends = _Ends({name: ring for name, ring in stored.items() if name.partition(".")[0] in SHOWN})
         walked = ("reward", "terminated", "truncated", "link", "acting")
         self._cells = {name: self._rows[name].reshape(-1, agents) for name in walked}
-        self._decided: Tensor | None = (
-            None  # the carry after the newest row's action: that row is the oldest until then
-        )
+        # The carry after the action just taken: the row that it belongs to is the oldest until the step is observed.
+        self._decided: Tensor | None = None
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
         self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
 
@@ -494,14 +493,14 @@ class Replay:
         def lead(x: Array) -> Tensor:
             return torch.from_numpy(x.reshape(length, batch, *x.shape[1:]))
 
+        goes_on = complete & (worth > 0)
         # Other teams have one next row for all agents: where ours have several, that of the first who goes on.
         onward = done = after
         if self.others:
             if own:
                 raise ConfigError("replay: what other teams do needs one place for all agents")
             if each:
-                goes_on = (complete & (worth > 0)).argmax(1)
-                onward = np.take_along_axis(after, goes_on[:, None], 1)[:, 0]
+                onward = np.take_along_axis(after, goes_on.argmax(1)[:, None], 1)[:, 0]
             # What is not known of the next row, since it is a kept end or the newest one, is as it was.
             done = np.where((onward >= 0) & (onward // copies != self.head), onward, where)
 
@@ -535,9 +534,8 @@ class Replay:
                 joint, next_joint = as_joint(seen), as_joint(successors)
             else:
                 joint, next_joint = lead(self._whole("joint", where)), lead(self._whole("joint", after, over))
-        goes_on = complete & (worth > 0)  # each agent's successor is its own turn, if it has one
-        if not each or agents == 1:
-            goes_on = self._whole("acting", successor[:, 0], over)
+        # Where each agent has a successor of its own, that is its own turn, if it has one.
+        next_acting = goes_on if each and agents > 1 else self._whole("acting", successor[:, 0], over)
         return Sample(
             index=index,
             obs=seen,
@@ -551,7 +549,7 @@ class Replay:
             discount=lead(worth),
             next_obs=next_seen,
             next_legal=None if self.legal is None else lead(following("legal", after, over)),
-            next_acting=lead(goes_on),
+            next_acting=lead(next_acting),
             carry=carry,
             joint=joint,
             next_joint=next_joint,

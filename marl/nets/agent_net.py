@@ -77,8 +77,7 @@ class AgentNet(nn.Module):
 
     def once(self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
-        here = obs.device.type == "cpu" and obs.dtype == torch.float32
-        net = self.inference() if here and obs.numel() else None
+        net = self._inference_of(obs)
         if net is not None:
             out, _ = net.forward((self.encode(obs.unsqueeze(0)),), keep=False)
             return self._with_scale(out)[0], carry
@@ -98,8 +97,7 @@ class AgentNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The same from encoded observations, with ``beside``, some ``(T, B, N, K)``."""
         owner = self.owner
-        here = x.device.type == "cpu" and x.dtype == torch.float32
-        net = self.inference() if here and x.numel() and len(beside) < PARTS else None
+        net = self._inference_of(x) if len(beside) < PARTS else None
         if net is not None:
             y, carries = net(x, *beside), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
             return self._with_scale(y), carries
@@ -126,6 +124,10 @@ class AgentNet(nn.Module):
         if self.log_std is None:
             return y
         return torch.cat((y, self.owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
+
+    def _inference_of(self, x: Tensor) -> Inference | None:
+        """The compiled network, if there is one and it can read this."""
+        return self.inference() if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() else None
 
     def inference(self) -> Inference | None:
         """The compiled network, if this is one: of vectors, in a flat parameter matrix on the CPU."""

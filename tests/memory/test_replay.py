@@ -330,6 +330,12 @@ def test_a_restored_replay_samples_the_same(name):
             assert torch.equal(value, getattr(theirs, field)), field
 
 
+def first_choices(memory, batch):
+    """One step of two copies of three agents, not yet observed."""
+    memory.decide(Decision(*[torch.zeros(2, 3, dtype=torch.int64)] * 2, torch.zeros(2, 3), torch.zeros(2, 3, 0)))
+    return batch.step([np.zeros((2, 3), dtype=np.int64)])
+
+
 def test_a_discarded_episode_is_never_learnt_from():
     batch = adapters.make(lambda: Team(length=9), 2, None)
     memory = Replay(batch.spec, batch.spec.teams[0], Local(), marl.Independent(), 100, 2, 0)
@@ -337,8 +343,7 @@ def test_a_discarded_episode_is_never_learnt_from():
     step = batch.reset(0)
     memory.start(step)
     for t in range(6):
-        memory.decide(Decision(*[torch.zeros(2, 3, dtype=torch.int64)] * 2, torch.zeros(2, 3), torch.zeros(2, 3, 0)))
-        step = batch.step([np.zeros((2, 3), dtype=np.int64)])
+        step = first_choices(memory, batch)
         if t == 4:
             step.discarded[0] = step.started[0] = True
         memory.observe(step)
@@ -356,8 +361,7 @@ def test_who_first_waits_when_a_copy_is_discarded_has_an_open_turn():
     step = batch.reset(0)
     memory.start(step)
     for t in range(3):
-        memory.decide(Decision(*[torch.zeros(2, 3, dtype=torch.int64)] * 2, torch.zeros(2, 3), torch.zeros(2, 3, 0)))
-        step = batch.step([np.zeros((2, 3), dtype=np.int64)])
+        step = first_choices(memory, batch)
         if t == 2:
             step.discarded[0] = step.started[0] = True
             step.teams[0].alive[1, 0] = False
