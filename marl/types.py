@@ -6,7 +6,7 @@ the only loop. Everything here is plain numpy: worlds may import this module and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol, overload, runtime_checkable
@@ -334,8 +334,20 @@ class SupportsBatch(Protocol):
         ...
 
 
+def pattern_of(agent: str, patterns: Iterable[str], agents: Sequence[str]) -> str | None:
+    """The pattern that an agent of ``agents`` goes by; None if none matches it.
+
+    Its own name comes first, then the first shell pattern. A pattern that is some agent's name, such as ``"drone[0]"``,
+    names that agent and no other.
+    """
+    patterns = list(patterns)
+    if agent in patterns:
+        return agent
+    return next((found for found in patterns if found not in agents and fnmatchcase(agent, found)), None)
+
+
 def partition(agents: Sequence[str], patterns: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-    """Divide agents into teams by shell patterns; each agent joins the first pattern it matches.
+    """Divide agents into teams by shell patterns; each agent joins the pattern that :func:`pattern_of` finds.
 
     None puts everyone into one team called ``"team"``. A team is named after its pattern without the wildcard:
     ``"adversary_*"`` makes the team ``"adversary"``. Raises ConfigError if an agent matches nothing or a pattern is
@@ -345,22 +357,21 @@ def partition(agents: Sequence[str], patterns: Sequence[str] | None) -> dict[str
         return {"team": tuple(agents)}
     teams: dict[str, list[str]] = {pattern: [] for pattern in patterns}
     for agent in agents:
-        for pattern in patterns:
-            if fnmatchcase(agent, pattern):
-                teams[pattern].append(agent)
-                break
-        else:
+        found = pattern_of(agent, patterns, agents)
+        if found is None:
             raise ConfigError(
                 f"agent {agent!r} belongs to no team: none of {list(patterns)} matches it; add a pattern for it"
             )
+        teams[found].append(agent)
     for pattern, members in teams.items():
         if not members:
             taken = [agent for agent in agents if fnmatchcase(agent, pattern)]
             if taken:
-                first = next(other for other in patterns if fnmatchcase(taken[0], other))
-                raise ConfigError(
-                    f"team pattern {pattern!r}: {first!r} stands before it and has its agents; put {pattern!r} first"
-                )
+                first = pattern_of(taken[0], patterns, agents)
+                why = f"{first!r} stands before it and has its agents; put {pattern!r} first"
+                if first == taken[0]:
+                    why = f"{first!r} has that agent by its name; leave one of them out"
+                raise ConfigError(f"team pattern {pattern!r}: {why}")
             raise ConfigError(f"team pattern {pattern!r} matches no agent; agents: {', '.join(agents)}")
     names = [pattern.rstrip("*?").rstrip("_-") or "team" for pattern in patterns]
     if len(set(names)) < len(names):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from numbers import Real
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from marl.config import unknown
-from marl.types import ConfigError, TeamSpec
+from marl.types import ConfigError, TeamSpec, pattern_of
 
 Moving = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -156,7 +155,7 @@ class Groups:
     """Agents hear those of their own group.
 
     Args:
-        patterns: of agent names, one a group; each agent joins the first that it matches.
+        patterns: of agent names, one a group; each agent joins its own name, else the first that it matches.
     """
 
     patterns: tuple[str, ...]
@@ -170,10 +169,10 @@ class Groups:
         """Blocks."""
         which = []
         for agent in team.agents:
-            found = [k for k, pattern in enumerate(self.patterns) if fnmatchcase(agent, pattern)]
-            if not found:
+            found = pattern_of(agent, self.patterns, team.agents)
+            if found is None:
                 raise ConfigError(f"Groups: agent {agent!r} matches none of {list(self.patterns)}; add a pattern")
-            which.append(found[0])
+            which.append(self.patterns.index(found))
         for k, pattern in enumerate(self.patterns):
             if k not in which:
                 raise ConfigError(f"Groups: pattern {pattern!r} names no agent of team {team.name!r}")
