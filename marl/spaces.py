@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -349,25 +350,37 @@ def action_decoder(space: Space[Any]) -> Callable[[Any], Any]:
     """From one agent's (padded) array action to what ``env.step`` takes: int for Discrete, an array otherwise.
 
     Box actions are clipped once more in the space's own precision: float32 rounds 0.1 above a float64 bound of 0.1.
+    What comes back can be pickled, and so can an agent that holds it.
     """
     if isinstance(space, Discrete):
-        start = int(space.start)
-        return (lambda action: int(action) + start) if start else int
+        return partial(_decode_choice, int(space.start)) if space.start else int
     shape, dtype = space.shape or (), space.dtype
     width = math.prod(shape)
     if isinstance(space, Box):
-        low, high, whole = space.low, space.high, np.issubdtype(dtype, np.integer)
-
-        def decode(action: Any) -> Any:
-            array = np.asarray(action)[:width].reshape(shape)
-            array = np.rint(array) if whole else array.astype(dtype)
-            return np.minimum(np.maximum(array, low), high).astype(dtype, copy=False)
-
-        return decode
+        return partial(_decode_box, space.low, space.high, width, np.issubdtype(dtype, np.integer))
     if isinstance(space, MultiDiscrete) and np.any(space.start):
-        first = space.start
-        return lambda action: (np.asarray(action)[:width].reshape(shape) + first).astype(dtype, copy=False)
-    return lambda action: np.asarray(action)[:width].reshape(shape).astype(dtype)
+        return partial(_decode_shifted, space.start, width, dtype)
+    return partial(_decode_array, shape, width, dtype)
+
+
+def _decode_choice(start: int, action: Any) -> int:
+    return int(action) + start
+
+
+def _decode_box(low: Array, high: Array, width: int, whole: bool, action: Any) -> Array:
+    array = np.asarray(action)[:width].reshape(low.shape)
+    array = np.rint(array) if whole else array.astype(low.dtype)
+    return np.minimum(np.maximum(array, low), high).astype(low.dtype, copy=False)
+
+
+def _decode_shifted(start: Array, width: int, dtype: Any, action: Any) -> Array:
+    shifted: Array = np.asarray(action)[:width].reshape(start.shape) + start
+    return shifted.astype(dtype, copy=False)
+
+
+def _decode_array(shape: tuple[int, ...], width: int, dtype: Any, action: Any) -> Array:
+    array: Array = np.asarray(action)[:width].reshape(shape).astype(dtype)
+    return array
 
 
 # --- one agent -------------------------------------------------------------------------------------------------------
