@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
-from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths
+from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths, own_choices
 
 MASK = "action_mask"
 Writer = Callable[[Any], None]
@@ -282,7 +282,7 @@ def _action_kind(agent: str, space: Space[Any]) -> str:
 def action_spec(agents: Sequence[str], action_spaces: Sequence[Space[Any]]) -> ActionSpec:
     """Pad a team's actions together. Agents of one team must share the kind of action.
 
-    Components that only wider agents have are bounded by ``[0, 0]`` in boxes and ignored. Boxes may be unbounded
+    Components that only wider agents have are always 0 (see `ActionSpec`). Boxes may be unbounded
     (``-inf``, ``inf``): a plain Gaussian can act there, a squashed one cannot.
     """
     kinds = [_action_kind(agent, space) for agent, space in zip(agents, action_spaces, strict=True)]
@@ -320,7 +320,7 @@ def _choices(space: Space[Any]) -> list[int]:
 
 
 def base_legal(action: ActionSpec, action_spaces: Sequence[Space[Any]]) -> Array:
-    """The choices each agent truly has, ``(N, L)``; padded components are all True, since they are ignored."""
+    """The choices each agent truly has, ``(N, L)``; of a padded component the first, so that nothing is left to chance."""
     legal = legal_widths(action)
     if action.kind == "multidiscrete":
         for row, space in zip(legal, action_spaces, strict=True):
@@ -407,9 +407,7 @@ class AgentCodec:
 
     def _component_width(self, team: TeamSpec, index: int) -> Array:
         """Choices that are the agent's own: neither a wider agent's choices nor padded components."""
-        own = self.base_legal.copy()
-        if team.action.kind in ("multidiscrete", "multibinary"):
-            own[sum(team.action.sizes[: team.action.widths[index]]) :] = False
+        own: Array = self.base_legal & own_choices(team.action)[index]
         return own
 
     def writer(self, row: Array) -> Writer:

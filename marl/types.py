@@ -81,8 +81,8 @@ class ActionSpec:
     kind ``multibinary``: ``(E, N, A)`` int64 of 0 and 1; ``sizes = (2,) * A``.
     kind ``box``: ``(E, N, A)`` float32 inside ``[low, high]``; ``sizes = ()``; ``low``, ``high``: per agent,
     ``(N, A)``.
-    widths: true ``n`` (discrete) or true ``A`` (others) of each agent. Padded choices are illegal, padded components
-    ignored.
+    widths: true ``n`` (discrete) or true ``A`` (others) of each agent. Padded choices are illegal; a padded component
+    is always 0: of choices the only legal one, of a box the only number within its bounds.
     """
 
     kind: ActionKind
@@ -396,9 +396,31 @@ def zeros_step(spec: Spec, num_envs: int) -> Step:
 
 
 def legal_widths(action: ActionSpec) -> Array:
-    """The choices each agent truly has, ``(N, L)`` bool: True up to the agent's width, False in the padding."""
+    """The choices each agent truly has, ``(N, L)`` bool: True up to the agent's width, False in the padding.
+
+    Of a padded component the first choice stays legal: with nothing to choose it adds nothing to log-probabilities and
+    entropies, and every draw is the same.
+    """
     legal = np.ones((len(action.widths), action.num_legal), dtype=bool)
-    if action.kind == "discrete":
-        for row, width in enumerate(action.widths):
-            legal[row, width:] = False
+    for row, width in zip(legal, action.widths, strict=True):
+        if action.kind == "discrete":
+            row[width:] = False
+            continue
+        for start, stop in _components(action)[width:]:
+            row[start + 1 : stop] = False
     return legal
+
+
+def own_choices(action: ActionSpec) -> Array:
+    """The choices of components that an agent truly has, ``(N, L)`` bool; of padded components there is none."""
+    own = legal_widths(action)
+    if action.kind != "discrete":
+        for row, width in zip(own, action.widths, strict=True):
+            row[sum(action.sizes[:width]) :] = False
+    return own
+
+
+def _components(action: ActionSpec) -> list[tuple[int, int]]:
+    """Where the choices of each component begin and end."""
+    ends = np.cumsum(action.sizes, dtype=int).tolist()
+    return list(zip([0, *ends], ends, strict=False))
