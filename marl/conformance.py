@@ -860,6 +860,8 @@ def _judge(action_spaces: Mapping[Hashable, spaces.Space[Any]], learners: Sequen
         learners = LEARNERS
     kinds = {str(agent): KINDS.get(type(space)) for agent, space in action_spaces.items()}
     known: dict[str, frozenset[str]] = {learner.__name__: frozenset(learner.action_kinds) for learner in learners}  # type: ignore[attr-defined]
+    if action_spaces and all(0 in (space.shape or ()) for space in action_spaces.values()):
+        return dict.fromkeys(known, "no, there is nothing to decide: no action space has a component")
     verdicts: dict[str, str] = {}
     for name, able in known.items():
         misfit = next(((agent, kind) for agent, kind in kinds.items() if kind is None or kind not in able), None)

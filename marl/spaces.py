@@ -283,12 +283,18 @@ def action_spec(agents: Sequence[str], action_spaces: Sequence[Space[Any]]) -> A
     """Pad a team's actions together. Agents of one team must share the kind of action.
 
     Components that only wider agents have are always 0 (see `ActionSpec`). Boxes may be unbounded
-    (``-inf``, ``inf``): a plain Gaussian can act there, a squashed one cannot.
+    (``-inf``, ``inf``): a plain Gaussian can act there, a squashed one cannot. The largest number of float32, or of the
+    box's own type, is another way to write infinity.
     """
     kinds = [_action_kind(agent, space) for agent, space in zip(agents, action_spaces, strict=True)]
     for agent, kind, space in zip(agents, kinds, action_spaces, strict=True):
         if kind != kinds[0]:
             raise ConfigError(_clash(agents[0], agent, f"{kinds[0]} beside {kind} actions", action_spaces[0], space))
+    if not any(space.shape is None or math.prod(space.shape) for space in action_spaces):
+        raise ConfigError(
+            f"agent {agents[0]!r}: action space {action_spaces[0]} has no component, so there is nothing to learn; "
+            "give it Discrete(1), or one team with agents that have something to decide"
+        )
     if kinds[0] == "discrete":
         widths = tuple(_choices(space).pop() for space in action_spaces)
         return ActionSpec("discrete", (max(widths),), widths)
@@ -307,7 +313,12 @@ def action_spec(agents: Sequence[str], action_spaces: Sequence[Space[Any]]) -> A
 
 
 def _padded_bound(bound: Array, width: int) -> tuple[float, ...]:
-    return (*map(float, bound.reshape(-1)), *[0.0] * (width - bound.size))
+    # Actions are float32: numbers at its end are no scale that a policy could have.
+    largest = float(np.finfo(np.float32).max)
+    if np.issubdtype(bound.dtype, np.floating):
+        largest = min(largest, float(np.finfo(bound.dtype).max))
+    numbers = [math.copysign(math.inf, x) if abs(x) >= largest else x for x in map(float, bound.reshape(-1))]
+    return (*numbers, *[0.0] * (width - bound.size))
 
 
 def _choices(space: Space[Any]) -> list[int]:
@@ -357,7 +368,12 @@ def action_decoder(space: Space[Any]) -> Callable[[Any], Any]:
     shape, dtype = space.shape or (), space.dtype
     width = math.prod(shape)
     if isinstance(space, Box):
-        return partial(_decode_box, space.low, space.high, width, np.issubdtype(dtype, np.integer))
+        if np.issubdtype(dtype, np.integer):
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            # Rounded to a float the largest int64 is one that no int64 can be: the next below it is.
+            high = np.where(high.astype(object) > space.high, np.nextafter(high, 0), high)
+            return partial(_decode_whole, low, high, width, dtype)
+        return partial(_decode_box, space.low, space.high, width)
     if isinstance(space, MultiDiscrete) and np.any(space.start):
         return partial(_decode_shifted, space.start, width, dtype)
     return partial(_decode_array, shape, width, dtype)
@@ -367,10 +383,15 @@ def _decode_choice(start: int, action: Any) -> int:
     return int(action) + start
 
 
-def _decode_box(low: Array, high: Array, width: int, whole: bool, action: Any) -> Array:
-    array = np.asarray(action)[:width].reshape(low.shape)
-    array = np.rint(array) if whole else array.astype(low.dtype)
+def _decode_box(low: Array, high: Array, width: int, action: Any) -> Array:
+    array = np.asarray(action)[:width].reshape(low.shape).astype(low.dtype)
     return np.minimum(np.maximum(array, low), high).astype(low.dtype, copy=False)
+
+
+def _decode_whole(low: Array, high: Array, width: int, dtype: Any, action: Any) -> Array:
+    array = np.rint(np.asarray(action)[:width].reshape(low.shape))
+    clipped: Array = np.minimum(np.maximum(array, low), high)
+    return clipped.astype(dtype)
 
 
 def _decode_shifted(start: Array, width: int, dtype: Any, action: Any) -> Array:

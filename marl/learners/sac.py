@@ -95,7 +95,8 @@ class SACLearner(ActorQLearner):
             return Categorical(self.choices)
         refuse(
             not bool((self.code.box.bounded | (self.code.box.real == 0)).all()) if self.code.box is not None else False,
-            f"SAC on team {self.team.name!r}: needs an action space with finite bounds",
+            f"SAC on team {self.team.name!r}: needs an action space with finite bounds (the largest float is none); "
+            "give the environment's actions bounds, or use PPO",
         )
         return SquashedHead(self.team.action, self.device)
 
