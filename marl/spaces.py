@@ -331,7 +331,7 @@ def _choices(space: Space[Any]) -> list[int]:
 
 
 def base_legal(action: ActionSpec, action_spaces: Sequence[Space[Any]]) -> Array:
-    """The choices each agent truly has, ``(N, L)``; of a padded component the first, so that nothing is left to chance."""
+    """The choices each agent truly has, ``(N, L)``; of a padded component the first (see `legal_widths`)."""
     legal = legal_widths(action)
     if action.kind == "multidiscrete":
         for row, space in zip(legal, action_spaces, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -198,6 +199,7 @@ class MultiAgentSystem:
         self._step: Step | None = None
         self._saved_env: Any = None
         self._pending: dict[str, torch.Tensor] = {}
+        self._said_lost = False  # whether somebody was told of losses that are not finite
         self._logged_at = 0
 
     @property
@@ -336,7 +338,7 @@ class MultiAgentSystem:
             watcher: a run folder or progress display.
 
         Raises:
-            NonFiniteError: if parameters became NaN or infinite.
+            NonFiniteError: if losses or gradients stay NaN or infinite.
         """
         if steps is None and episodes is None:
             if self.scenario is None:
@@ -560,7 +562,9 @@ class MultiAgentSystem:
             prefix = f"{self.spec.teams[place].name}/" if len(self.learners) > 1 else ""
             metrics |= {prefix + name: value for name, value in overheard.metrics().items()}
         metrics |= {} if self._shown is None else self._shown.metrics()
-        metrics |= {name: float(value) for name, value in self._pending.items()}
+        learnt = {name: float(value) for name, value in self._pending.items()}
+        metrics |= learnt
+        self._say_what_is_lost_of(learnt)
         for name, in_a_row in metrics.items():
             if name.endswith("non_finite") and in_a_row >= PATIENCE:
                 raise NonFiniteError(
@@ -570,6 +574,17 @@ class MultiAgentSystem:
         self._pending.clear()
         self._logged_at = self.steps
         return metrics
+
+    def _say_what_is_lost_of(self, learnt: Mapping[str, float]) -> None:
+        """Once: that some updates came to nothing, which no table of finite numbers would show."""
+        lost = [name for name, value in learnt.items() if not math.isfinite(value)]
+        lost += [name for name, value in learnt.items() if name.endswith("non_finite") and value > 0]
+        if lost and not self._said_lost:
+            self._said_lost = True
+            logging.getLogger("marl.system").warning(
+                "step %s: %s: the loss was not finite, so the update was skipped; scale rewards if they are very large",
+                *(f"{self.steps:,}", ", ".join(lost)),
+            )
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ class DDPGLearner(ActorQLearner):
             "policy_loss": policy_loss.detach() / self.owner.num_sets,
             "gradient_norm": norm,
             "td_error": error,
-            "non_finite": self.critic.flat.non_finite + self.actor_flat.non_finite,
+            "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),
         }
 
     def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:

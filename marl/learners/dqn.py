@@ -192,6 +192,7 @@ class DQNLearner(OffPolicyLearner):
             loss, error, chosen = compiled.gradient(
                 sample, seen, next_seen, self.weigh(sample), settings.double, settings.huber, settings.hysteresis
             )
+            self.flat.loss = loss
             return self._step(sample, loss, self.priority_errors(sample, error.abs()), chosen)
         with torch.no_grad():
             aims = self.unroll(self.target, seen, next_seen, sample)
@@ -219,7 +220,7 @@ class DQNLearner(OffPolicyLearner):
             "value": self.mean(chosen.view(sample.complete.shape), sample),
             "gradient_norm": norm.mean(),
             "td_error": error,
-            "non_finite": self.flat.non_finite.clone(),
+            "non_finite": torch.stack([flat.non_finite for flat in self.flats]).amax(),
         }
 
     @cached_property

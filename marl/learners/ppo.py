@@ -154,7 +154,9 @@ class PPOLearner(OnPolicyLearner):
         sums = np.zeros((self.model.owner.num_sets, len(PARTS)))
         norms = torch.zeros(())
         for start in range(0, size, size // count):
-            sums += self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
+            found = self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
+            self.flat.loss = float(found[:, :3].sum())  # without weights, which are finite
+            sums += found
             norms += self.optimiser.step(self.settings.max_grad_norm).mean()
         parts = torch.from_numpy(sums).float()  # (P, 5)
         totals = dict(zip(PARTS, parts.mean(0).unbind(), strict=True)) | {"gradient_norm": norms}
@@ -171,14 +173,15 @@ class PPOLearner(OnPolicyLearner):
             self.flat.backward(loss)
             return kl, parts
 
-        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, dict[str, Tensor]]:
+        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, dict[str, Tensor], Tensor]:
             rows = batch.narrow(start, length), weight.narrow(1, start, length)
             loss, kl, parts = self.compute_loss(*rows, clip, entropy_weight)
-            return self.flat.gradient(loss), kl, parts
+            return self.flat.gradient(loss), kl, parts, loss.detach()
 
         middle = sequences // 2
         one, other = both(lambda: half(0, middle), lambda: half(middle, sequences - middle))
         self.flat.put(one[0], other[0])
+        self.flat.loss = one[3] + other[3]
         return one[1] + other[1], {name: part + other[2][name] for name, part in one[2].items()}
 
     def compute_loss(

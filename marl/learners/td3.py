@@ -84,7 +84,7 @@ class TD3Learner(ActorQLearner):
                 self.move_targets()
             parts["policy_loss"] = policy_loss.detach() / self.owner.num_sets
         self.see(sample)
-        parts["non_finite"] = self.critic.flat.non_finite + self.actor_flat.non_finite
+        parts["non_finite"] = torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite)
         return parts
 
     def _actor_due(self) -> bool:

@@ -148,7 +148,9 @@ class FlatParameters:
             value.copy_(parameter.data)
             parameter.data = value
             self._places.append(self.gradients[rows, start : start + size].view(parameter.shape))
-        self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad gradient
+        self.loss: Tensor | float = 0.0  # what the gradients are of: where it is not finite, no set is moved
+        self.sound = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets had a finite gradient and loss
+        self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad one
         self.active = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets an optimiser moves
 
     @property
@@ -172,6 +174,7 @@ class FlatParameters:
     def backward(self, loss: Tensor) -> None:
         """Fill :attr:`gradients` with the gradient of ``loss``."""
         self.put(self.gradient(loss))
+        self.loss = loss.detach()
 
     def thaw(self) -> None:
         """Let the optimiser see every set again."""
@@ -184,13 +187,16 @@ class FlatParameters:
     def clip(self, max_norm: float) -> Tensor:
         """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``.
 
-        A set whose gradient is not finite gets none, so parameters stay finite whatever a loss becomes.
+        A set whose gradient is not finite gets none; no set does where the loss is not finite, as a squared error may
+        overflow while its gradient is finite still.
         """
         norm: Tensor = torch.linalg.vector_norm(self.gradients, dim=1)
-        finite = torch.isfinite(norm)
+        finite = torch.isfinite(norm) & (torch.isfinite(self.loss) if isinstance(self.loss, Tensor) else True)
+        self.loss = 0.0
         scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
         self.gradients.mul_(scale.unsqueeze(1)).masked_fill_(~finite.unsqueeze(1), 0.0)
         # In place: a recorded step finds it again.
+        self.sound.copy_(finite)
         self.non_finite.copy_(torch.where(finite.all(), 0, self.non_finite + 1))
         return norm
 
@@ -203,6 +209,7 @@ def backward_through(loss: Tensor, flats: Sequence[FlatParameters]) -> None:
     start = 0
     for flat, count in zip(flats, counts, strict=True):
         flat.put(gradients[start : start + count])
+        flat.loss = loss.detach()
         start += count
 
 
