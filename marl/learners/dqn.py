@@ -198,9 +198,10 @@ class DQNLearner(OffPolicyLearner):
             aims = self.unroll(self.target, seen, next_seen, sample)
             chooser = self.unroll(self.net, seen, next_seen, sample) if settings.double else aims
             best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
-        out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
-        loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
-        backward_through(loss, self.flats)
+        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
+            out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
+            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
+            backward_through(loss, self.flats)
         with torch.no_grad():
             chosen = pick(self.head.values(out), sample.action)
         return self._step(sample, loss.detach(), error, chosen)

@@ -135,8 +135,9 @@ class PPOLearner(OnPolicyLearner):
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
         names = (*PARTS, "gradient_norm")
         sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device)
-        for index in minibatches(batch, self.settings.minibatches, self.generator):
-            sums += self._step(index, clip, entropy_weight)
+        with self.fitting():
+            for index in minibatches(batch, self.settings.minibatches, self.generator):
+                sums += self._step(index, clip, entropy_weight)
         return sums[len(names) :], dict(zip(names, sums.unbind(), strict=False))
 
     def _one_step(self, index: Tensor, clip: float | Tensor, entropy_weight: float | Tensor) -> Tensor:
@@ -168,7 +169,8 @@ class PPOLearner(OnPolicyLearner):
         """Fill the gradients from one minibatch, in two halves at once where that pays."""
         weight = weights_of(batch.complete, self.model.owner)  # (L, C, N)
         sequences = weight.shape[1]
-        if sequences < 2 or not worth_splitting(weight.numel(), weight.device):
+        # A batch's statistics are those of all of it, and what is dropped must not depend on which thread is first.
+        if sequences < 2 or self.parts_with_mode or not worth_splitting(weight.numel(), weight.device):
             loss, kl, parts = self.compute_loss(batch, weight, clip, entropy_weight)
             self.flat.backward(loss)
             return kl, parts

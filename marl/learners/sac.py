@@ -133,9 +133,10 @@ class SACLearner(ActorQLearner):
             self.actor_flat.loss = policy_loss
             self.actor_adam.step(self._settings.max_grad_norm)
         else:
-            value_loss, error = self.compute_critic_loss(sample, seen, next_seen, alpha)
-            norm = self.critic_step(value_loss)
-            with self.fixed_critic():
+            with self.fitting(self.critic.online):
+                value_loss, error = self.compute_critic_loss(sample, seen, next_seen, alpha)
+                norm = self.critic_step(value_loss)
+            with self.fixed_critic(), self.fitting(self.actor):
                 policy_loss, entropy = self.compute_actor_loss(sample, seen, alpha)
                 self.actor_step(policy_loss)
         if self.settings.temperature is None:

@@ -46,21 +46,29 @@ class FlatAdam:
         """Move the parameters along their gradients, of norm ``max_norm`` at most; returns the norms before, ``(P,)``.
 
         A row whose gradient is not finite stays as it is, moments included; so do all where the loss is not finite.
+        Without ``max_norm`` gradients are taken as they are, or as :meth:`FlatParameters.clip` left them.
         """
-        flat, most = self.flat, math.inf if max_norm is None else max_norm
+        flat = self.flat
         if flat.values.device.type != "cpu":
-            norm = flat.clip(most)
+            norm = flat.gradients.new_zeros(len(flat.values)) if max_norm is None else flat.clip(max_norm)
             self._step_elsewhere()
             return norm
-        norms = np.empty(len(flat.values), dtype=np.float32)
+        norms, moving, bad = np.zeros(len(flat.values), dtype=np.float32), flat.active, False
         gradients = flat.gradients.numpy()
-        bad = _clip(gradients, most, norms)
+        if max_norm is None:
+            moving = flat.active & flat.sound
+        else:
+            bad = _clip(gradients, max_norm, norms)
         lost = not math.isfinite(flat.loss)
-        flat.loss = 0.0
-        flat.non_finite.add_(1) if bad or lost else flat.non_finite.zero_()
+        if bad or lost:
+            flat.non_finite.add_(1)
+        elif max_norm is not None:
+            flat.non_finite.zero_()
         if not lost:
             arrays = flat.values.detach().numpy(), gradients, norms, self.mean.numpy(), self.square.numpy()
-            _adam(*arrays, self.steps.numpy(), flat.active.numpy(), self.lr * self.scale, self.eps)
+            _adam(*arrays, self.steps.numpy(), moving.numpy(), self.lr * self.scale, self.eps)
+        flat.loss = 0.0
+        flat.sound.fill_(True)
         return torch.from_numpy(norms)
 
     @torch.no_grad()
@@ -68,6 +76,10 @@ class FlatAdam:
         """The same in torch's operations."""
         flat = self.flat
         active = flat.active & flat.sound
+        if isinstance(flat.loss, Tensor):
+            active = active & torch.isfinite(flat.loss)
+        flat.loss = 0.0
+        flat.sound.fill_(True)
         self.steps += active
         moving = active.unsqueeze(1).float()  # other rows neither decay nor move
         gradient, steps = flat.gradients, self.steps.clamp(min=1).unsqueeze(1)

@@ -13,7 +13,7 @@ from marl.nets.inference import Inference
 from marl.nets.networks import MLP, Inputs, MLPBody, Network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
-from marl.nets.stacked import NoisyLinear, make_linear
+from marl.nets.stacked import NoisyLinear, make_linear, parts_with_mode
 
 
 class Inputted(Protocol):
@@ -69,6 +69,7 @@ class AgentNet(nn.Module):
         self.log_std = nn.Parameter(torch.full((owner.num_sets, out), log_std)) if learns_scale else None
         self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
         self.carry_shape = (owner.num_agents, self.body.carry_width)
+        self.parts_with_mode = parts_with_mode(self.body)
         self._inference: Inference | None = None
 
     def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
