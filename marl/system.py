@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from marl import adapters, checkpoint, parallel
+from marl.adapters.describe import render_mode
 from marl.adapters.resolve import resolve
 from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
@@ -598,8 +599,9 @@ class MultiAgentSystem:
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
             decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation and
-                inbox alone; ``"processes"`` gives each an operating system process of its own, and plays the same
-                episodes batched as well, to compare returns and actions (``report.batched``, ``report.agreement``).
+                inbox alone; ``"processes"`` gives each an operating system process of its own, and asks the batched
+                policy in every step what it would do on the same observations (``report.agreement``). The same
+                episodes are then played batched as well (``report.batched``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
@@ -628,8 +630,7 @@ class MultiAgentSystem:
         copies = num_envs or min(episodes, EVALUATION_COPIES)
         check_whole("num_envs", copies, 1)
         links = self._links(link, tamper)
-        derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
-        env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
+        env_seed, act_seed, task_seed = evaluation_seeds(self.seed if seed is None else seed)
         wanted = task if task is not None else self.target
         talking = [channel is not None for channel in self.channels]
         with _global_streams_kept(), closing(self._make_env(copies, 0, env, self._spoken_over(link))) as batch:
@@ -655,23 +656,19 @@ class MultiAgentSystem:
             def alone(processes: bool) -> Alone:
                 return self._alone(copies, act_seed, greedy, links, tampers, experiment, processes)
 
-            with _executing(self.learners, links, tampers):
-                subject = None
-                if decentralised == "processes":
-                    with closing(alone(True)) as apart:
-                        subject = _Subject(self.spec, apart, experiment)
-                        subject.recording = True
-                        report = replace(play(subject), faults=apart.faults)
+            def in_one_batch() -> _Subject:
                 if decentralised is True or experiment.swap:
-                    actor = _Subject(self.spec, alone(False), experiment)
-                else:
-                    strangers = self._strangers(copies, act_seed, experiment.remove)
-                    actor = _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
-                if subject is None:
-                    return play(actor)
-                actor.recording = True
-                batched = replace(play(actor), decentralised=False)
-                return replace(report, batched=batched, agreement=Agreement.of(self.spec, actor.record, subject.record))
+                    return _Subject(self.spec, alone(False), experiment)
+                strangers = self._strangers(copies, act_seed, experiment.remove)
+                return _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
+
+            with _executing(self.learners, links, tampers):
+                if decentralised != "processes":
+                    return play(in_one_batch())
+                with closing(alone(True)) as apart:
+                    both = _Compared(_Subject(self.spec, apart, experiment), in_one_batch())
+                    report = replace(play(both), faults=apart.faults, agreement=both.agreement(self.spec))
+                return replace(report, batched=replace(play(in_one_batch()), decentralised=False))
 
     def _alone(
         self,
@@ -991,11 +988,34 @@ class MultiAgentSystem:
         return limit
 
     def make_env(self, **env_kwargs: Any) -> Any:
-        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it."""
+        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.
+
+        A factory need not take ``render_mode`` if what it makes has that mode already.
+
+        Raises:
+            ConfigError: if there is no environment to make, or none with that ``render_mode``.
+        """
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-        factory, _ = resolve(self._source, {**(self._options.get("env_kwargs") or {}), **env_kwargs})
-        return factory()
+        keywords = {**(self._options.get("env_kwargs") or {}), **env_kwargs}
+        factory, _ = resolve(self._source, keywords)
+        mode = env_kwargs.get("render_mode")
+        if mode is None:
+            return factory()
+        try:
+            return factory()
+        except (TypeError, ConfigError) as error:
+            refused = " ".join(str(error).split())
+        env = resolve(self._source, {name: value for name, value in keywords.items() if name != "render_mode"})[0]()
+        if render_mode(env) != mode:
+            with suppress(Exception):
+                env.close()
+            raise ConfigError(
+                f"render_mode: {self.spec.env}: the function that makes the environment takes no render_mode "
+                f"({refused}), and what it makes has {render_mode(env)!r}; let it take the keyword, or make the "
+                f"environment with render_mode={mode!r}"
+            )
+        return env
 
     def _make_env(self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None) -> BatchEnv:
         """Copies of the environment, or of another; ``spoken``: over other links than in training."""
@@ -1117,8 +1137,6 @@ class _Subject:
         self, spec: Spec, actor: _Actor, experiment: Experiment, strangers: Mapping[str, Here] | None = None
     ) -> None:
         self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
-        self.record: list[Record] = []
-        self.recording = False
 
     def act(self, step: Step) -> list[Array]:
         actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
@@ -1127,9 +1145,37 @@ class _Subject:
                 if name in self.strangers:
                     self.strangers[name].look(View.of(step, place, n, None))
                     actions[place][:, n] = self.strangers[name].act()
-        if self.recording:
-            self.record.append((actions, [team.alive.copy() for team in step.teams]))
         return actions
+
+
+class _Compared:
+    """An actor that plays, and another that is asked in every step what it would do; both are put on record.
+
+    They see the same observations throughout. Were they to play apart, the rounding of another batch size would lead
+    them into different states of a chaotic environment, where right policies do different things.
+    """
+
+    def __init__(self, actor: _Subject, asked: _Subject) -> None:
+        self.actor, self.asked = actor, asked
+        self.done: list[Record] = []
+        self.wanted: list[Record] = []
+
+    def act(self, step: Step) -> list[Array]:
+        alive = [team.alive.copy() for team in step.teams]
+        self.wanted.append((self.asked.act(step), alive))
+        actions = self.actor.act(step)
+        self.done.append((actions, alive))
+        return actions
+
+    def agreement(self, spec: Spec) -> Agreement:
+        """Whether both wanted the same."""
+        return Agreement.of(spec, self.wanted, self.done)
+
+
+def evaluation_seeds(seed: int) -> tuple[int, int, int]:
+    """The seeds of an evaluation's environments, of its actions and of its tasks; training never uses them."""
+    first, second, third = np.random.SeedSequence([seed, EVALUATION]).generate_state(3, np.uint32).tolist()
+    return first, second, third
 
 
 def _names(given: str | Iterable[str]) -> tuple[str, ...]:
