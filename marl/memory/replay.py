@@ -16,12 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from marl.credit import Credit, Mixing, Outcome
+from marl.jit import jit
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.priorities import Priorities
 from marl.memory.rollout import Decision, Look
@@ -793,7 +793,7 @@ def _numbers(path: Path) -> dict[str, int]:
     return {line[0]: int(line[1]) * (1024 if len(line) > 2 else 1) for line in lines if len(line) > 1}
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _settle(
     last: Array,
     paid: Array,
@@ -820,7 +820,7 @@ def _settle(
                 last[e, n] = -1
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _take_turns(last: Array, turn: Array, row: int, link: Array) -> None:
     """Whoever's turn it is now: that ends the turn before and begins one."""
     for e in range(last.shape[0]):
@@ -833,7 +833,7 @@ def _take_turns(last: Array, turn: Array, row: int, link: Array) -> None:
                 last[e, n] = row
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _walk(
     cells: Array,
     reward: Array,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from marl.nets.compiled_mlp import PARTS
 from marl.nets.inference import Inference
-from marl.nets.networks import MLP, Inputs, MLPBody, Network
+from marl.nets.kernels import compiled, recorded
+from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import NoisyLinear, make_linear
@@ -108,7 +109,7 @@ class AgentNet(nn.Module):
             ids = [self.ids.expand(*x.shape[:3], -1)] if self.ids.shape[1] else []
             extra = torch.cat((*ids, *beside), dim=-1) if ids or beside else None
         x = owner.enter(x)
-        if isinstance(self.body, MLPBody) and self.body.fusable and extra is None:
+        if extra is None and is_plain(self.body, self.head) and not recorded():
             y = owner.leave(self.body.through(x, self.head))
             carries = carry.unsqueeze(0).expand(y.shape[0], *carry.shape)
         else:
@@ -127,7 +128,7 @@ class AgentNet(nn.Module):
 
     def _inference_of(self, x: Tensor) -> Inference | None:
         """The compiled network, if there is one and it can read this."""
-        return self.inference() if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() else None
+        return self.inference() if compiled(x) and x.numel() else None
 
     def inference(self) -> Inference | None:
         """The compiled network, if this is one: of vectors, in a flat parameter matrix on the CPU."""

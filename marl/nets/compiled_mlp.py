@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.nets.networks import MLPBody
+from marl.nets.networks import MLPBody, is_plain
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
 from marl.nets.tiles import aligned, backward, compiled, flat_matrix, flip, forward, padded, tile_size
@@ -51,7 +51,7 @@ class CompiledMLP:
     @classmethod
     def of(cls, owner: Owner, body: Any, head: StackedLinear) -> Self | None:
         """For a network that can be had this way; else None."""
-        if not (isinstance(body, MLPBody) and body.fusable):
+        if not is_plain(body, head):
             return None
         flat = flat_matrix([*body.parameters(), *head.parameters()], owner.num_sets)
         return None if flat is None else cls(owner, body, head, flat)

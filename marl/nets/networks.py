@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -152,8 +152,8 @@ class MLPBody(Body):
 
     @property
     def activation_code(self) -> int:
-        """The activation's number in compiled code."""
-        return tiles.ACTIVATIONS[self.activation_name]
+        """The activation's number in compiled code; -1 if it has none."""
+        return tiles.ACTIVATIONS.get(self.activation_name, -1)
 
     def table(self, head: StackedLinear) -> Array:
         """Where layers and output layer lie in the flat row of a parameter set: see :mod:`marl.nets.tiles`."""
@@ -179,6 +179,13 @@ class MLPBody(Body):
         ]
         out = fused_mlp(y.flatten(1, 2), self.activation_name, self.pool, parameters)
         return out.view(*y.shape[:3], out.shape[-1])
+
+
+def is_plain(body: nn.Module, head: nn.Module) -> TypeGuard[MLPBody]:
+    """Whether these compute exactly what faster code for layers of an :class:`MLP` stands for; subclasses may not."""
+    if type(body) is not MLPBody or not body.fusable:
+        return False
+    return all(type(layer) is StackedLinear for layer in (*body.layers, head))
 
 
 @dataclass(frozen=True)
