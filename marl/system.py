@@ -1084,7 +1084,7 @@ class _Whole:
         self.learners, self.greedy, self.device = system.learners, greedy, system.device
         self.generator = torch.Generator(system.device).manual_seed(seed)
         self.carries = [
-            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device)
+            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device, dtype=torch.float32)
             for team, learner in zip(system.spec.teams, system.learners, strict=True)
         ]
         for learner, carry in zip(system.learners, self.carries, strict=True):

@@ -292,7 +292,7 @@ class DQNLearner(OffPolicyLearner):
         if self.central is not None:
             central, favoured = self._central_now(self.central, sample, top, values, done, target, total)
             assert isinstance(settings.credit, WeightedQMix)
-            cost = torch.where(favoured, 1.0, settings.credit.alpha) * cost + (target - central).square()
+            cost = torch.where(favoured, cost, settings.credit.alpha * cost) + (target - central).square()
         return (cost * weight).sum(), torch.where(counts, error.detach(), 0.0).abs().mean(0).unsqueeze(-1)
 
     def _central_now(
@@ -337,7 +337,8 @@ class DQNLearner(OffPolicyLearner):
         if settings.hysteresis < 1 or leniency > 0:
             scale = torch.full_like(error, settings.hysteresis)
             if leniency > 0:
-                scale *= torch.rand(error.shape, generator=self.generator, device=error.device) >= leniency
+                chance = torch.rand(error.shape, generator=self.generator, device=error.device, dtype=error.dtype)
+                scale *= chance >= leniency
             cost = torch.where(error.detach() < 0, scale, 1.0) * cost
         return cost
 

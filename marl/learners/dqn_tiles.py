@@ -63,7 +63,7 @@ class CompiledDQN:
             sample.complete[0].numpy(), double, -1.0 if huber is None else huber, hysteresis,
             error, chosen, gradients.numpy(), scratch.x, scratch.hidden, scratch.z, scratch.rows, scratch.places,
         )  # fmt: skip
-        return torch.tensor(loss), torch.from_numpy(error), torch.from_numpy(chosen)
+        return torch.tensor(loss, dtype=torch.float32), torch.from_numpy(error), torch.from_numpy(chosen)
 
 
 @exactly  # so that VDN of one agent, through autograd, stays DQN bit for bit

@@ -142,7 +142,7 @@ class PPOLearner(OnPolicyLearner):
     def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
         names = (*PARTS, "gradient_norm")
-        sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device)
+        sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device, dtype=torch.float32)
         for index in minibatches(batch, self.settings.minibatches, self.generator):
             sums += self._step(index, clip, entropy_weight)
         return sums[len(names) :], dict(zip(names, sums.unbind(), strict=False))
@@ -160,7 +160,7 @@ class PPOLearner(OnPolicyLearner):
         size, count = batch.seen.shape[1], self.settings.minibatches
         index = torch.randperm(size, generator=self.generator).numpy()
         sums = np.zeros((self.model.owner.num_sets, len(PARTS)))
-        norms = torch.zeros(())
+        norms = torch.zeros((), dtype=torch.float32)
         for start in range(0, size, size // count):
             sums += self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
             norms += self.optimiser.step(self.settings.max_grad_norm).mean()

@@ -79,7 +79,7 @@ class SACLearner(ActorQLearner):
             f"SAC on team {team.name!r}: mixers go with DQN and DDPG; use credit=TeamReward()",
         )
         start = settings.first_temperature if settings.temperature is None else max(settings.temperature, 1e-8)
-        log = torch.full((self.owner.num_sets,), math.log(start), device=self.device)
+        log = torch.full((self.owner.num_sets,), math.log(start), device=self.device, dtype=torch.float32)
         kept = nn.ParameterList([nn.Parameter(log.unsqueeze(1))])
         self.log_temperature = FlatParameters([kept], self.owner.num_sets)  # (P, 1)
         self.temperature_adam = FlatAdam(self.log_temperature, eps=settings.adam_eps)
@@ -158,7 +158,7 @@ class SACLearner(ActorQLearner):
 
     def _noise(self, seen: Tensor) -> Tensor:
         """What a draw of the policy takes from chance, ``(L, B, N, A)``."""
-        return torch.empty(*seen.shape[:3], self.code.size).normal_(generator=self.generator)
+        return torch.empty(*seen.shape[:3], self.code.size, dtype=torch.float32).normal_(generator=self.generator)
 
     @cached_property
     def _compilable(self) -> bool:

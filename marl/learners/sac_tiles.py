@@ -121,13 +121,13 @@ class CompiledSAC:
         # By one set's work alone, so that an agent of many learns, to the last bit, what it learns alone.
         work = rows * int(self.actor.sizes.max()) * int((self.now.layers[:, 0] * self.now.layers[:, 1]).sum())
         if threads() == 1 or work < WORTH:
-            return torch.tensor(half(0, 0, rows, gradients.numpy()))
+            return torch.tensor(half(0, 0, rows, gradients.numpy()), dtype=torch.float32)
         second.zero_()
         losses = both(
             lambda: half(0, 0, rows // 2, gradients.numpy()), lambda: half(1, rows // 2, rows, second.numpy())
         )
         gradients.add_(second)
-        return torch.tensor(sum(losses))
+        return torch.tensor(sum(losses), dtype=torch.float32)
 
 
 @compiled

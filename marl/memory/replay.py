@@ -561,7 +561,7 @@ class Replay:
                 None if part is None else lead(self._whole(f"others_legal.{k}", onward, over))
                 for k, part in enumerate(self.others_legal)
             ),
-            weight=torch.ones(index.shape) if weight is None else weight,
+            weight=torch.ones(index.shape, dtype=torch.float32) if weight is None else weight,
         ).to(self.device)
 
     def _outcomes(self, cells: Array, n_step: int, discount: float) -> tuple[Array, Array, Array, Array, bool]:
@@ -611,7 +611,7 @@ class Replay:
         newest = (self.head - 1) % self.rows
         last = np.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
         ahead = (last - row) % self.rows  # rows that follow in the episode
-        uniform = torch.rand(2, len(index), 1, generator=generator).numpy()
+        uniform = torch.rand(2, len(index), 1, generator=generator, dtype=torch.float32).numpy()
         if choice.strategy == "final":
             jump = ahead
         else:

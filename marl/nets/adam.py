@@ -26,7 +26,7 @@ class FlatAdam:
     def __init__(self, flat: FlatParameters, lr: float = 1.0, eps: float = 1e-8, scale: float = 1.0) -> None:
         """``scale`` multiplies every learning rate that is set."""
         self.flat, self.eps, self.scale = flat, eps, scale
-        self._lr, self._rate = lr, torch.full((), lr * scale, device=flat.values.device)
+        self._lr, self._rate = lr, torch.full((), lr * scale, device=flat.values.device, dtype=torch.float32)
         self.steps = torch.zeros(len(flat.values), dtype=torch.int64, device=flat.values.device)  # (P,)
         self.mean, self.square = torch.zeros_like(flat.values), torch.zeros_like(flat.values)  # (P, D)
 

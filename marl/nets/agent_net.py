@@ -59,7 +59,7 @@ class AgentNet(nn.Module):
         super().__init__()
         self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
         self.learns_scale = learns_scale
-        self.register_buffer("ids", torch.zeros(owner.num_agents, 0) if ids is None else ids)
+        self.register_buffer("ids", torch.zeros(owner.num_agents, 0, dtype=torch.float32) if ids is None else ids)
         extra = self.ids.shape[1] + beside
         if true_inputs is not None:
             width = shape[0]
@@ -67,7 +67,8 @@ class AgentNet(nn.Module):
         self.body = network.build(owner, Inputs(shape, extra, tuple(true_inputs) if true_inputs else None), generators)
         noisy = network.noisy if isinstance(network, MLP) else 0.0
         self.head = make_linear(owner, self.body.width, out, generators, gain, noisy=noisy)
-        self.log_std = nn.Parameter(torch.full((owner.num_sets, out), log_std)) if learns_scale else None
+        scale = torch.full((owner.num_sets, out), log_std, dtype=torch.float32)
+        self.log_std = nn.Parameter(scale) if learns_scale else None
         self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
         self.carry_shape = (owner.num_agents, self.body.carry_width)
         self._inference: Inference | None = None

@@ -78,7 +78,7 @@ class CompiledMLP:
         assert all(part.shape[:3] == (time, batch, self.agents) for part in parts)
         layout, lines = _lines(parts)
         table, most, two = self._plan(time * batch)
-        out = torch.empty(time, batch, self.agents, self.outputs)
+        out = torch.empty(time, batch, self.agents, self.outputs, dtype=torch.float32)
         rows = out.view(-1, self.outputs).numpy()
         shape = len(self.layers), self.widest, most
         hidden = self._borrow(len(table), *shape) if keep else None
@@ -108,7 +108,7 @@ class CompiledMLP:
         ends = np.cumsum([0, *(part.shape[-1] for part in parts)])
         places = [which for which, want in enumerate(wanted) if want]
         low, high = (int(ends[places[0]]), int(ends[places[-1] + 1])) if places else (0, 0)
-        to_inputs = torch.empty(time, batch, self.agents, high - low)
+        to_inputs = torch.empty(time, batch, self.agents, high - low, dtype=torch.float32)
         rows = to_inputs.view(-1, high - low).numpy() if places else np.zeros((0, 0), dtype=np.float32)
         sums: list[Array] = []
 

@@ -99,8 +99,8 @@ def categorical_draw(logits: Tensor, generator: torch.Generator | None) -> tuple
 
     One pass and one uniform number a row: 5 times as fast as a Gumbel argmax with a log-softmax at 384 rows of 5.
     """
-    uniform = torch.rand(logits.shape[:-1], generator=generator)
-    action, log_prob = torch.empty(logits.shape[:-1], dtype=torch.int64), torch.empty(logits.shape[:-1])
+    uniform = torch.rand(logits.shape[:-1], generator=generator, dtype=torch.float32)
+    action, log_prob = torch.empty(logits.shape[:-1], dtype=torch.int64), torch.empty_like(uniform)
     rows = logits.detach().contiguous().view(-1, logits.shape[-1]).numpy()
     flat = (uniform.view(-1).numpy(), action.view(-1).numpy(), log_prob.view(-1).numpy())
     _categorical_kernels()[0](rows, *flat)
@@ -111,7 +111,8 @@ class _CategoricalEvaluate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         log_policy = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        log_prob, entropy = torch.empty(action.shape), torch.empty(action.shape)
+        log_prob = torch.empty(action.shape, dtype=torch.float32)
+        entropy = torch.empty_like(log_prob)
         width = logits.shape[-1]
         rows, chosen = logits.contiguous().view(-1, width), action.contiguous().view(-1)
         out = (log_policy.view(-1, width).numpy(), log_prob.view(-1).numpy(), entropy.view(-1).numpy())

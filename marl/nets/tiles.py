@@ -400,5 +400,5 @@ def flat_matrix(parameters: Sequence[Tensor], sets: int) -> Array | None:
         return None
     if any(not p[0].is_contiguous() or (sets > 1 and p.stride(0) != size // sets) for p in parameters):
         return None
-    matrix: Array = torch.empty(0).set_(storage).view(sets, size // sets).numpy()
+    matrix: Array = torch.empty(0, dtype=torch.float32).set_(storage).view(sets, size // sets).numpy()
     return matrix
