@@ -19,6 +19,7 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.wrappers.base import BaseWrapper
 
 from marl.adapters.describe import env_name, interface
+from marl.adapters.lifecycle import close_env
 from marl.adapters.resolve import resolve
 from marl.adapters.spoken_batch import SpokenBatch
 from marl.channels.link import Link
@@ -63,7 +64,12 @@ class Spoken:
 
 
 def _make(spoken: Spoken, env: Any, **kwargs: Any) -> Any:
-    return spoken.wrap(resolve(env, kwargs)[0]())
+    made = resolve(env, kwargs)[0]()
+    try:
+        return spoken.wrap(made)
+    except BaseException:
+        close_env(made)
+        raise
 
 
 class Tongue:
