@@ -62,7 +62,9 @@ class _Influence:
         self.config = config
         team = place.team
         self.agents, self.actions = team.num_agents, max(team.action.sizes)
-        self.exists = torch.from_numpy(legal_widths(team.action))  # (N, A): what only wider agents have is no alternative
+        self.exists = torch.from_numpy(
+            legal_widths(team.action)
+        )  # (N, A): what only wider agents have is no alternative
         width, hidden, joint = math.prod(team.obs.shape), config.width, self.agents * self.actions
         generator = torch.Generator().manual_seed(int(place.seed.generate_state(1, np.uint64)[0] >> 1))
 

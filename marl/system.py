@@ -18,6 +18,7 @@ import torch
 
 from marl import adapters, checkpoint, parallel
 from marl.adapters import lifecycle
+from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
@@ -67,6 +68,8 @@ SHAPING, CURRICULUM, LEAGUE, MIXTURE = (
 )  # streams come from (seed, this): learners draw as without
 STRANGERS = 0x57A6  # likewise, for those who sit in the seats of removed agents
 DEFAULT_COPIES = 8
+RECENT = 100  # episodes that means in metrics are over
+MOST_NAMES = 64  # different names in infos that metrics follow
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
 Agents = LearnerConfig | Mapping[str, LearnerConfig]
@@ -204,6 +207,7 @@ class MultiAgentSystem:
         self._step: Step | None = None
         self._saved_env: Any = None
         self._pending: dict[str, torch.Tensor] = {}
+        self._said: dict[str, list[float]] = {}  # what recent episodes reported as they ended, by name
         self._logged_at = 0
         self._said_another = False
 
@@ -519,12 +523,26 @@ class MultiAgentSystem:
             returns = np.array([[episode.returns[agent] for agent in agents] for episode in finished])
         history["episode_rewards"] += returns.sum(1).tolist()
         history["episode_lengths"] += lengths
+        self._note_infos(finished)
         if len(self.spec.teams) > 1:
             start = 0
             for team in self.spec.teams:
                 rewards = returns[:, start : start + team.num_agents].sum(1)
                 history.setdefault(f"episode_rewards/{team.name}", []).extend(rewards.tolist())
                 start += team.num_agents
+
+    def _note_infos(self, finished: Sequence[Episode]) -> None:
+        """Keep what the latest episodes reported."""
+        said: dict[str, list[float]] = {}
+        if isinstance(finished, Episodes):
+            said = {name: values[-RECENT:].tolist() for name, values in finished.infos.items()}
+        else:
+            for episode in finished:
+                for name, value in episode.info.items():
+                    said.setdefault(name, []).append(value)
+        for name, values in said.items():
+            if not name.startswith("task/") and (name in self._said or len(self._said) < MOST_NAMES):
+                self._said[name] = [*self._said.get(name, ()), *values][-RECENT:]
 
     def _learn(self, meanwhile: bool) -> bool:
         """Update every learner that is ready, of those that learn while the environment steps or of the others.
@@ -552,7 +570,7 @@ class MultiAgentSystem:
 
     def _metrics(self, began: _Rate) -> dict[str, float]:
         """One row: where we are, how fast, what episodes return lately, what the learners say."""
-        history, over = self.history, 100
+        history, over = self.history, RECENT
         metrics: dict[str, float] = {
             "steps": self.steps,
             "episodes": self.episodes,
@@ -567,6 +585,8 @@ class MultiAgentSystem:
                 for team in self.spec.teams:
                     recent = history[f"episode_rewards/{team.name}"][-over:]
                     metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
+        metrics |= {f"info/{name}": sum(values) / len(values) for name, values in self._said.items()}
+        metrics |= {f"faults/{kind}": count for kind, count in self.faults.items()}
         for part in (self._shaper, self._course, self._season):
             metrics |= {} if part is None else part.metrics()
         for place, overheard in self._overheard.items():
@@ -583,6 +603,11 @@ class MultiAgentSystem:
         self._pending.clear()
         self._logged_at = self.steps
         return metrics
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong in the training environment's copies and was survived, by kind, and ``lost_episodes``."""
+        return {} if self._env is None else faults_of(self._env)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -666,9 +691,11 @@ class MultiAgentSystem:
 
             def play(actor: _Actor) -> Report:
                 target = Target(wanted, batch, task_seed) if has_target else None
+                before = faults_of(batch)
                 with _global_streams_kept():
                     finished = list(_play(batch, actor, episodes, env_seed, target))
-                return summarise(self.spec, finished, bool(decentralised), tuple(done))
+                report = summarise(self.spec, finished, bool(decentralised), tuple(done))
+                return replace(report, **_faults_since(before, batch))
 
             def alone(processes: bool) -> Alone:
                 return self._alone(copies, act_seed, greedy, links, tampers, experiment, processes)
@@ -679,7 +706,8 @@ class MultiAgentSystem:
                     with closing(alone(True)) as apart:
                         subject = _Subject(self.spec, apart, experiment)
                         subject.recording = True
-                        report = replace(play(subject), faults=apart.faults)
+                        report = play(subject)
+                        report = replace(report, faults=report.faults | apart.faults)
                 if decentralised is True or experiment.swap:
                     actor = _Subject(self.spec, alone(False), experiment)
                 else:
@@ -855,6 +883,7 @@ class MultiAgentSystem:
             "logged_at": self._logged_at,
             "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
             "pending": dict(self._pending),
+            "said": {name: np.asarray(values) for name, values in self._said.items()},
             "torch_rng": torch.get_rng_state(),
         }
 
@@ -879,6 +908,7 @@ class MultiAgentSystem:
         self.history = History()
         self.history.update({name: values.tolist() for name, values in state["history"].items()})
         self._pending = dict(state["pending"])
+        self._said = {name: values.tolist() for name, values in state.get("said", {}).items()}
         torch.set_rng_state(state["torch_rng"])
 
     def save(self, path: str | Path) -> Path:
@@ -1243,6 +1273,20 @@ def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int, target: Target
             if share[episode.copy]:
                 share[episode.copy] -= 1
                 yield episode
+
+
+def _faults_since(before: Mapping[str, int], batch: BatchEnv) -> dict[str, Any]:
+    """What a report says of what went wrong in the copies: the faults in words, and the episodes lost."""
+    after = faults_of(batch)
+    lost = after.pop("lost_episodes", 0) - before.get("lost_episodes", 0)
+    last: Mapping[str, str] = batch.ledger.last if hasattr(batch, "ledger") else {}
+    faults = {}
+    for kind, count in after.items():
+        times = count - before.get(kind, 0)
+        if times:
+            what = last.get(kind.replace("_", " "))
+            faults[kind] = f"{times:,} times" + (f", last: {' '.join(what.split())}" if what else "")
+    return {"faults": faults, "lost_episodes": lost}
 
 
 def _check_length(env: str, length: int) -> None:

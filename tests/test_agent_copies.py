@@ -174,7 +174,9 @@ def test_a_copy_acts_alike_whatever_its_policy(learner, action, way, tmp_path):
 @pytest.mark.parametrize("name", ["narrow", "wide"])
 @pytest.mark.parametrize("channel", TALK)
 def test_a_copy_of_an_agent_beside_another_acts_and_listens_alike(channel, name, way, tmp_path):
-    agent = marl.MultiAgentSystem(marl.PPO(channel=channel, minibatches=1), Pair, num_envs=2, seed=1).agent(name, seed=4)
+    agent = marl.MultiAgentSystem(marl.PPO(channel=channel, minibatches=1), Pair, num_envs=2, seed=1).agent(
+        name, seed=4
+    )
     again = way(agent, tmp_path)
     if channel is not None and not channel.rounds:
         for one in (agent, again):
