@@ -24,6 +24,7 @@ import numpy as np
 from gymnasium import spaces
 
 from marl.adapters.describe import interface
+from marl.adapters.lifecycle import end_env, is_closed
 from marl.types import ActionKind, Array, BatchEnv, ConfigError, MarlError
 
 Level = Literal["error", "warning", "note"]
@@ -105,8 +106,8 @@ def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] |
         player = _examine(create, only_one, min(steps, RAW_STEPS), seed, log, facts)
         if player is not None and not log.has_errors():
             _run_adapted(env, steps, seed, log, facts, player)
-        if player is not None:
-            _close(player.env, log)
+        if player is not None and only_one:
+            _close(log, player.env)
     told = [w for w in caught if not issubclass(w.category, DeprecationWarning | PendingDeprecationWarning)]
     for text in sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in told}):
         log.add("note", "warns", text, f"the environment warns: {text}")
@@ -648,8 +649,13 @@ def _examine(
 ) -> _Player | None:
     """Play the raw environment three times and more; returns the player, or None if there is nothing to play."""
     try:
-        first = _player(_attempt(log, "creating the environment", create), log, limit)
+        made = _attempt(log, "creating the environment", create)
     except _Stop:
+        return None
+    try:
+        first = _player(made, log, limit)
+    except _Stop:
+        _close(log, made)
         return None
     second = first
     alike = "with the same seed and actions"
@@ -659,21 +665,22 @@ def _examine(
         if not first.ended:
             text = f"no episode ended within {limit} steps of random play; give max_steps to cut it"
             log.add("note", "endless", "", text)
+        next_episode = first.opening(None, seed, SECOND_STEPS)
         if only_one:
             log.add("note", "one_instance", "", "an instance was given: determinism of fresh copies cannot be checked")
-            second_episode = first.opening(None, seed, SECOND_STEPS)
         else:
-            second = _player(_attempt(log, "creating the environment again", create), log, limit)
+            _close(log, first.env)  # before the next one, since there may be room for one only
+            made = _attempt(log, "creating the environment again", create)
+            second = _player(made, log, limit)
             other = second.play(seed, seed)
             advice = "draw all randomness from reset(seed=)"
             if _compare(log, "error", "fresh_nondeterministic", f"two fresh copies {alike}", fresh, other, advice):
-                second_episode = first.opening(None, seed, SECOND_STEPS)
-                _compare_second(log, second_episode, second.opening(None, seed, SECOND_STEPS))
-        advice = "reset() forgets to put something back; copies are made anew where an episode has to be repeatable"
+                _compare_next(log, next_episode, second.opening(None, seed, SECOND_STEPS))
+        advice = "reset() forgets to put something back, so a resumed training may have to begin new episodes"
         again = second.play(seed, seed)
         who = f"a fresh and a used copy {alike}"
         if _compare(log, "note", "reused_nondeterministic", who, fresh, again, advice) and only_one:
-            _compare_second(log, second_episode, second.opening(None, seed, SECOND_STEPS))
+            _compare_next(log, next_episode, second.opening(None, seed, SECOND_STEPS))
         other = second.opening(seed + 1, seed, SECOND_STEPS)
         if other == fresh[: len(other)]:
             log.add(
@@ -688,9 +695,18 @@ def _examine(
         observation_spaces={str(agent): str(space) for agent, space in first.observation_spaces.items()},
         action_spaces={str(agent): str(space) for agent, space in first.action_spaces.items()},
     )
-    if second is not first:
-        _close(second.env, log)
+    if not only_one:
+        _close(log, made)
     return first
+
+
+def _close(log: _Log, env: Any) -> None:
+    """Close an environment, if it can be closed and was not yet."""
+    if not callable(getattr(env, "close", None)):
+        log.add("note", "no_close", "", "close() is missing; training goes on without, and windows stay open")
+    elif not is_closed(env):
+        with contextlib.suppress(_Stop):
+            _attempt(log, "close()", lambda: end_env(env))
 
 
 def _player(env: Any, log: _Log, limit: int) -> _Player:
@@ -708,14 +724,6 @@ def _player(env: Any, log: _Log, limit: int) -> _Player:
     return players[kind](env, log, limit)
 
 
-def _close(env: Any, log: _Log) -> None:
-    if not callable(getattr(env, "close", None)):
-        log.add("note", "no_close", "", "close() is missing; training goes on without, and windows stay open")
-        return
-    with contextlib.suppress(_Stop):
-        _attempt(log, "close()", env.close)
-
-
 def _compare(log: _Log, level: Level, rule: str, who: str, left: Trace, right: Trace, advice: str) -> bool:
     """Two plays of one seed with the same choices must be the same from end to end; whether they are."""
     for step, (a, b) in enumerate(zip(left, right, strict=False)):
@@ -729,7 +737,7 @@ def _compare(log: _Log, level: Level, rule: str, who: str, left: Trace, right: T
     return True
 
 
-def _compare_second(log: _Log, left: Trace, right: Trace) -> None:
+def _compare_next(log: _Log, left: Trace, right: Trace) -> None:
     """Episodes after one that was seeded, begun without a seed."""
     who = "second episodes, begun by reset() without a seed after the same first one,"
     advice = (
@@ -946,12 +954,12 @@ def _adapt(env: Any, player: _Player, limit: int | None, log: _Log) -> BatchEnv:
     from marl import adapters
 
     try:
-        return adapters.make(env, num_envs=1, max_steps=limit)
+        return adapters.make(env, num_envs=1, max_steps=limit, lent=True)
     except ConfigError as error:
         agents = [str(agent) for agent in player.agents]
         if len(agents) == 1:
             raise
-        batch = adapters.make(env, num_envs=1, patterns=agents, max_steps=limit)
+        batch = adapters.make(env, num_envs=1, patterns=agents, max_steps=limit, lent=True)
         log.add("note", "needs_teams", "", f"one team cannot hold all agents ({error}); give each its own learner")
         return batch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from marl.adapters.copies import Copies, CopyOfEnv
 from marl.adapters.describe import layers, metadata_entry, render_mode
+from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
 from marl.adapters.spoken import SpokenAEC, SpokenParallel
 from marl.curriculum import HasTasks, Target
@@ -47,7 +47,7 @@ def play(
     env_seed, act_seed, task_seed = evaluation_seeds(seed)
     actors = system.alone(act_seed, not explore)
     limit = min(max_steps, system.max_steps or max_steps)
-    with _global_streams_kept(), contextlib.closing(Film(system, actors, limit)) as film:
+    with _global_streams_kept(), closing_batch(Film(system, actors, limit)) as film:
         _check_same_spec(system.spec, film.spec)
         wanted = system.target
         target = Target(wanted, film, task_seed) if wanted and isinstance(film, HasTasks) else None
@@ -136,8 +136,7 @@ def _pictured(system: MultiAgentSystem) -> Any:
     env = system.make_env(render_mode=PICTURES)
     modes = metadata_entry(env, "render_modes")
     if PICTURES not in ([render_mode(env)] if modes is None else modes):
-        with contextlib.suppress(Exception):
-            env.close()
+        close_env(env)
         raise ConfigError(
             f"{system.spec.env} renders no pictures (render_modes: {', '.join(map(str, modes or ())) or 'none'})"
         )

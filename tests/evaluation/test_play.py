@@ -370,5 +370,5 @@ def test_a_factory_that_fails_by_itself_says_so():
 
     system = marl.MultiAgentSystem(marl.ippo(**ON), Turns, num_envs=2)
     system._source = broken
-    with pytest.raises(TypeError, match="no map"):
+    with pytest.raises(ConfigError, match="could not be made: TypeError: no map"):
         system.make_env(render_mode="rgb_array")
