@@ -1,5 +1,7 @@
 """What ``marl play`` shows is what evaluation counts: the same episodes, with a picture after each step."""
 
+import contextlib
+
 import gymnasium
 import numpy as np
 import pytest
@@ -372,3 +374,30 @@ def test_a_factory_that_fails_by_itself_says_so():
     system._source = broken
     with pytest.raises(ConfigError, match="could not be made: TypeError: no map"):
         system.make_env(render_mode="rgb_array")
+
+
+@pytest.mark.parametrize("fails", [None, "picture", "step"])
+def test_play_closes_what_it_opens(fails):
+    class Counted(World):
+        opened = 0
+
+        def __init__(self, render_mode=None):
+            super().__init__(render_mode)
+            Counted.opened += 1
+
+        def render(self):
+            return None if fails == "picture" and self.t == 3 else super().render()
+
+        def step(self, actions):
+            seen, rewards, *rest = super().step(actions)
+            return seen, {"a": 1.0} if fails == "step" else rewards, *rest
+
+        def close(self):
+            Counted.opened -= 1
+
+    system = marl.MultiAgentSystem(marl.ippo(**ON), Counted, num_envs=2)
+    with pytest.raises((ConfigError, EnvContractError)) if fails else contextlib.nullcontext():
+        play(system, 2)
+    assert Counted.opened == 2
+    system.close()
+    assert Counted.opened == 0
