@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from marl.nets.distributions import mask_logits
 from marl.schedules import Schedule, value_at
 from marl.shaping import Hook, Moments, Place, Seen, check_number, rows_of
-from marl.types import Array, ConfigError
+from marl.types import Array, ConfigError, legal_widths
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class _Influence:
         self.config = config
         team = place.team
         self.agents, self.actions = team.num_agents, max(team.action.sizes)
+        self.exists = torch.from_numpy(
+            legal_widths(team.action)
+        )  # (N, A): what only wider agents have is no alternative
         width, hidden, joint = math.prod(team.obs.shape), config.width, self.agents * self.actions
         generator = torch.Generator().manual_seed(int(place.seed.generate_state(1, np.uint64)[0] >> 1))
 
@@ -100,12 +104,12 @@ class _Influence:
         to ``(..., E, N, N, A)``."""
         hidden = _stacked(_with_one(x), self.see) + _stacked(done, self.act)
         out = _stacked(_with_one(functional.elu(hidden)), self.predict)
-        return torch.unflatten(out, -1, (self.agents, self.actions)).log_softmax(-1)
+        return mask_logits(torch.unflatten(out, -1, (self.agents, self.actions)), self.exists).log_softmax(-1)
 
     def own_actions(self, x: Tensor) -> Tensor:
         """Log-probabilities of each agent's own action: ``(E, N, O)`` to ``(E, N, A)``."""
         hidden = functional.elu(_stacked(_with_one(x), self.own_see))
-        return _stacked(_with_one(hidden), self.own).log_softmax(-1)
+        return mask_logits(_stacked(_with_one(hidden), self.own), self.exists).log_softmax(-1)
 
     @torch.no_grad()
     def influence(self, x: Tensor, action: Tensor, acting: Tensor, onward: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.wrappers.base import BaseWrapper
 
-from marl.adapters.describe import env_name, interface
+from marl.adapters.describe import env_name, interface, known_agents
+from marl.adapters.lifecycle import close_env
 from marl.adapters.resolve import resolve
 from marl.adapters.spoken_batch import SpokenBatch
 from marl.channels.link import Link
@@ -63,7 +64,12 @@ class Spoken:
 
 
 def _make(spoken: Spoken, env: Any, **kwargs: Any) -> Any:
-    return spoken.wrap(resolve(env, kwargs)[0]())
+    made = resolve(env, kwargs)[0]()
+    try:
+        return spoken.wrap(made)
+    except BaseException:
+        close_env(made)
+        raise
 
 
 class Tongue:
@@ -152,7 +158,7 @@ class Exchange:
 
     def __init__(self, env: Any, spoken: Spoken, turn_based: bool) -> None:
         """Lays the topology on all agents. Raises ConfigError if that, or a space, does not do."""
-        self.agents: tuple[Hashable, ...] = tuple(getattr(env, "possible_agents", None) or env.agents)
+        self.agents: tuple[Hashable, ...] = known_agents(env)
         self.place = {agent: n for n, agent in enumerate(self.agents)}
         names = tuple(map(str, self.agents))
         if len(names) < 2:
@@ -337,7 +343,7 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
 
     def _told(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> tuple[Any, Any]:
         told = {agent: self.exchange.observation(agent, raw) for agent, raw in observations.items()}
-        return told, {agent: self.exchange.info(agent, info) for agent, info in infos.items()}
+        return told, {agent: self.exchange.info(agent, info) for agent, info in (infos or {}).items()}
 
     def state(self) -> Array:
         """The environment's own, without what is in the air."""

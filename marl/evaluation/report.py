@@ -100,7 +100,9 @@ class Report:
         info: means over episodes of the numbers that the environment reports as an episode ends, such as ``success``.
         decentralised: whether every agent acted on its own.
         done: what was done to the team and its messages, in words.
-        faults: agents whose process was lost, and how; a stranger acted at random in their seats from then on.
+        faults: agents whose process was lost, and how; a stranger acted at random in their seats from then on. And what
+            went wrong in the environment's copies, by kind (``crash``, ``drop``, ``cast``, ``clip``, ...).
+        lost_episodes: how many episodes were thrown away after such faults; others were played in their place.
         batched: the same episodes played in one batch, where agents had processes of their own.
         agreement: whether both did the same.
     """
@@ -116,8 +118,22 @@ class Report:
     decentralised: bool = False
     done: tuple[str, ...] = ()
     faults: dict[str, str] = field(default_factory=dict)
+    lost_episodes: int = 0
     batched: Report | None = None
     agreement: Agreement | None = None
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What went wrong, a line each."""
+        lines = []
+        for name, how in self.faults.items():
+            if name in self.returns_per_agent:
+                lines.append(f"agent {name!r}: {how}; somebody acted at random in its seat, and the others played on")
+            else:
+                lines.append(f"environment: {name.replace('_', ' ')}: {how}")
+        if self.lost_episodes:
+            lines.append(f"environment: {self.lost_episodes:,} episodes were lost, and others played in their place")
+        return tuple(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -133,6 +149,7 @@ class Report:
             "decentralised": self.decentralised,
             "done": list(self.done),
             "faults": self.faults,
+            "lost_episodes": self.lost_episodes,
             "batched": None if self.batched is None else self.batched.to_dict(),
             "agreement": None if self.agreement is None else self.agreement.to_dict(),
         }
@@ -147,7 +164,7 @@ class Report:
             lines.append(f"  batched:        {self.batched.mean_return:.2f} (95 % CI {low:.2f} to {high:.2f})")
             lines.append(f"  decentralised:  {self.mean_return:.2f} {interval}")
         lines += [f"  {self.agreement}"] if self.agreement is not None else []
-        lines += [f"  {name}: {how}; somebody acted at random in its seat" for name, how in self.faults.items()]
+        lines += [f"  {line}" for line in self.troubles]
         lines += [f"  {deed}" for deed in self.done]
         for name, team in self.teams.items():
             agents = ", ".join(f"{agent} {mean:.2f}" for agent, mean in team.returns_per_agent.items())

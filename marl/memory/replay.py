@@ -26,7 +26,8 @@ from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.priorities import Priorities
 from marl.memory.rollout import Decision, Look
 from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
-from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, TeamStep, legal_widths
+from marl.spaces import base_legal
+from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, TeamStep
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
 PENDING = -1  # a link not known yet; links below it name kept successors: -2 is slot 0, -3 slot 1, ...
@@ -751,8 +752,10 @@ class _Ends:
 
 def _next_legal(spec: TeamSpec, team: TeamStep) -> Array:
     """What a team may do at the successor: where that is not known, all that exists."""
-    widths = legal_widths(spec.action)
-    return np.broadcast_to(widths, (len(team.alive), *widths.shape)) if team.next_legal is None else team.next_legal
+    if team.next_legal is not None:
+        return team.next_legal
+    legal = base_legal(spec.action, spec.action_spaces)
+    return np.broadcast_to(legal, (len(team.alive), *legal.shape))
 
 
 def _make_folder(directory: str) -> None:

@@ -204,10 +204,15 @@ class Box:
         components = torch.arange(low.shape[1], device=device)
         widths = torch.tensor(spec.widths, device=device)  # (N,)
         self.real = (components < widths.unsqueeze(1)).float()  # (N, A): 1 where not padding
+        self.padded = min(spec.widths) < low.shape[1]
 
     def place(self, unit: Tensor) -> Tensor:
         """Map ``[-1, 1]`` to the box and clip; ``(..., N, A)``."""
         return torch.clamp(unit * self.scale + self.centre, self.low, self.high)
+
+    def own(self, unit: Tensor) -> Tensor:
+        """The same action, 0 in padded components; ``(..., N, A)``."""
+        return unit * self.real if self.padded else unit
 
     def unit(self, placed: Tensor) -> Tensor:
         """The inverse of :meth:`place`; padding stays 0."""
@@ -228,7 +233,7 @@ class Gaussian:
         """``(..., A)`` float, in unit coordinates, unclipped."""
         mean, log_std = parameters.chunk(2, dim=-1)
         noise = torch.empty_like(mean).normal_(generator=generator)
-        return mean + log_std.exp() * noise
+        return self.box.own(mean + log_std.exp() * noise)
 
     def draw(
         self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
@@ -239,7 +244,7 @@ class Gaussian:
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """The mean."""
-        return parameters.chunk(2, dim=-1)[0]
+        return self.box.own(parameters.chunk(2, dim=-1)[0])
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the agent's real components."""
