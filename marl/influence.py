@@ -70,7 +70,8 @@ class _Influence:
 
         def layer(inputs: int, outputs: int) -> Tensor:
             scale = 1 / math.sqrt(inputs)
-            return (torch.randn(self.agents, inputs, outputs, generator=generator) * scale).requires_grad_()
+            normal = torch.randn(self.agents, inputs, outputs, generator=generator, dtype=torch.float32)
+            return (normal * scale).requires_grad_()
 
         # Of each agent: from its observation and all actions to all next actions; from its observation to its own.
         self.see, self.act = layer(width + 1, hidden), layer(joint, hidden)
@@ -115,8 +116,9 @@ class _Influence:
         """What each agent's action changes for all others, in nats ``(E, N)``."""
         done = self._done(action, acting)  # (E, N, A)
         joint = done.flatten(1).unsqueeze(1).expand(-1, self.agents, -1)  # (E, N, N A): of each model
-        mine = torch.eye(self.agents).repeat_interleave(self.actions, dim=1)  # (N, N A): where an agent's own are
-        instead = torch.eye(self.actions).repeat(1, self.agents)  # (A, N A)
+        own = torch.eye(self.agents, dtype=torch.float32)
+        mine = own.repeat_interleave(self.actions, dim=1)  # (N, N A): where an agent's own are
+        instead = torch.eye(self.actions, dtype=torch.float32).repeat(1, self.agents)  # (A, N A)
         swapped = joint * (1 - mine) + instead[:, None, None] * mine  # (A, E, N, N A): each alternative
         log_then = self.next_actions(x.expand(self.actions, *x.shape), swapped)  # (A, E, N, N, A)
         log_own = self.own_actions(x)  # (E, N, A)
@@ -173,4 +175,4 @@ def _stacked(x: Tensor, weight: Tensor) -> Tensor:
 
 def _with_one(x: Tensor) -> Tensor:
     """A last input that is 1, whose weights are the bias."""
-    return torch.cat((x, torch.ones(*x.shape[:-1], 1)), dim=-1)
+    return torch.cat((x, torch.ones(*x.shape[:-1], 1, dtype=torch.float32)), dim=-1)

@@ -205,9 +205,10 @@ def vector_bounds(team: TeamSpec) -> tuple[Array, Array]:
     """Lowest and highest values of each agent's vector, ``(N, O)``. Dead agents' zeros count as inside."""
     low, high = (np.zeros((team.num_agents, *team.obs.shape), dtype=np.float32) for _ in range(2))
     for n, raw in enumerate(team.observation_spaces):
-        parts = list(leaf_bounds(without_mask(raw)))
-        low[n, : team.obs.widths[n]] = np.minimum(np.concatenate([part for part, _ in parts]), 0)
-        high[n, : team.obs.widths[n]] = np.maximum(np.concatenate([part for _, part in parts]), 0)
+        parts = [(np.zeros(0), np.zeros(0)), *leaf_bounds(without_mask(raw))]
+        with np.errstate(over="ignore"):  # beyond float32 there is no bound
+            low[n, : team.obs.widths[n]] = np.minimum(np.concatenate([part for part, _ in parts]), 0)
+            high[n, : team.obs.widths[n]] = np.maximum(np.concatenate([part for _, part in parts]), 0)
     return low, high
 
 

@@ -199,6 +199,12 @@ class Episodes(Sequence[Episode]):
         """Unshaped return of each agent, ``(K, N)``."""
         return self._rows[:, 2 : 2 + len(self.agents)]
 
+    @property
+    def infos(self) -> dict[str, Array]:
+        """What the world reported as each episode ended, ``(K,)`` by name, such as ``success``."""
+        first = 2 + len(self.agents)
+        return {name: self._rows[:, first + m] for m, name in enumerate(self._info_names)}
+
     def __len__(self) -> int:
         """``K``."""
         return len(self._rows)

@@ -63,7 +63,7 @@ def place_of(team: TeamSpec, agent: Any, where: str) -> int:
 
 
 def _everybody(agents: int) -> Tensor:
-    return torch.ones(agents, agents) - torch.eye(agents)
+    return torch.ones(agents, agents, dtype=torch.float32) - torch.eye(agents, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Complete:
     def build(self, team: TeamSpec) -> Wiring:
         """Ones, on the diagonal only with ``loops``."""
         agents = team.num_agents
-        return Wiring(torch.ones(agents, agents) if self.loops else _everybody(agents))
+        return Wiring(torch.ones(agents, agents, dtype=torch.float32) if self.loops else _everybody(agents))
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Ring:
     def build(self, team: TeamSpec) -> Wiring:
         """Neighbours up to ``hops`` away."""
         agents = team.num_agents
-        weight = torch.zeros(agents, agents)
+        weight = torch.zeros(agents, agents, dtype=torch.float32)
         for i in range(agents):
             for hop in range(1, self.hops + 1):
                 weight[i, (i - hop) % agents] = 1
@@ -123,7 +123,7 @@ class Star:
     def build(self, team: TeamSpec) -> Wiring:
         """Row and column of the hub."""
         hub = 0 if self.hub is None else place_of(team, self.hub, "Star.hub")
-        weight = torch.zeros(team.num_agents, team.num_agents)
+        weight = torch.zeros(team.num_agents, team.num_agents, dtype=torch.float32)
         weight[hub, :] = weight[:, hub] = 1
         return Wiring(weight * _everybody(team.num_agents))
 
@@ -223,7 +223,7 @@ class Graph:
                 f"Graph on team {team.name!r}: {len(nodes)} nodes for {team.num_agents} agents; "
                 f"add {', '.join(missing)}"
             )
-        weight = torch.zeros(team.num_agents, team.num_agents)
+        weight = torch.zeros(team.num_agents, team.num_agents, dtype=torch.float32)
         for u, v, w in self.graph["edges"]:
             weight[place_of(team, v, "Graph"), place_of(team, u, "Graph")] = w
         return Wiring(weight)
@@ -336,7 +336,7 @@ class Dynamic:
         _entries("Dynamic", (), team)
         if not callable(self.edges):
             raise ConfigError(f"Dynamic.edges: expected a function of observations (B, N, O), got {self.edges!r}")
-        found = self.edges(torch.zeros(2, *(agents, *team.obs.shape)))
+        found = self.edges(torch.zeros(2, *(agents, *team.obs.shape), dtype=torch.float32))
         if not isinstance(found, Tensor) or found.shape != (2, agents, agents):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ConfigError(f"Dynamic.edges: expected a tensor (B, {agents}, {agents}), got {got}")
@@ -364,7 +364,7 @@ def _refine(
 ) -> tuple[Tensor, Tensor]:
     if inner.moving is None:
         now = inner.weight.to(obs.device).expand(*obs.shape[:-1], obs.shape[-2])
-        open_ears = torch.ones(obs.shape[:-1], device=obs.device)
+        open_ears = torch.ones(obs.shape[:-1], device=obs.device, dtype=torch.float32)
     else:
         now, open_ears = inner.moving(obs)
     return edges(obs, now), open_ears if ears is None else ears(obs, open_ears)

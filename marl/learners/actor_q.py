@@ -178,7 +178,7 @@ class ActorQLearner(OffPolicyLearner):
     def _random(self, parameters: Tensor, look: Look) -> Tensor:
         if self.code.box is not None:
             shape = (*parameters.shape[:-1], self.code.size)
-            return torch.empty(shape, device=parameters.device).uniform_(-1, 1, generator=self.generator)
+            return parameters.new_empty(shape).uniform_(-1, 1, generator=self.generator)
         return self.code.sample(torch.zeros_like(parameters), look.legal, self.generator)
 
     # --- what critics read --------------------------------------------------------------------------------------------

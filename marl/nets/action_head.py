@@ -92,7 +92,7 @@ class ActionHead:
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability 0 and no entropy."""
-        zeros = torch.zeros(parameters.shape[:-1], device=parameters.device)
+        zeros = torch.zeros(parameters.shape[:-1], device=parameters.device, dtype=torch.float32)
         return zeros, zeros
 
     def to_env(self, action: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class SquashedHead:
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Not needed off-policy: zeros."""
-        zeros = torch.zeros(parameters.shape[:-1], device=parameters.device)
+        zeros = torch.zeros(parameters.shape[:-1], device=parameters.device, dtype=torch.float32)
         return zeros, zeros
 
     def features(self, action: Tensor) -> Tensor:

@@ -195,7 +195,8 @@ class Box:
 
     def __init__(self, spec: ActionSpec, device: torch.device | str = "cpu") -> None:
         """Components without finite bounds are passed through unscaled."""
-        low, high = torch.tensor(spec.low, device=device), torch.tensor(spec.high, device=device)  # (N, A)
+        low = torch.tensor(spec.low, device=device, dtype=torch.float32)  # (N, A)
+        high = torch.tensor(spec.high, device=device, dtype=torch.float32)
         self.bounded = torch.isfinite(low) & torch.isfinite(high)
         # Halves first: the whole width of a box may be more than a float32 holds.
         self.scale = torch.where(self.bounded, high / 2 - low / 2, 1.0)
@@ -289,7 +290,7 @@ class Constant(Categorical):
     def __init__(self, logits: list[float], device: torch.device | str = "cpu") -> None:
         """``logits``: one for each choice."""
         super().__init__(len(logits))
-        self.logits = torch.tensor(logits, device=device)
+        self.logits = torch.tensor(logits, device=device, dtype=torch.float32)
 
     def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """``(...)`` int64."""
@@ -339,7 +340,7 @@ class UniformBox:
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Zeros."""
-        zeros = torch.zeros(action.shape[:-1], device=action.device)
+        zeros = torch.zeros(action.shape[:-1], device=action.device, dtype=torch.float32)
         return zeros, zeros
 
     def to_env(self, action: Tensor) -> Tensor:
