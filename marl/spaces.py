@@ -386,7 +386,8 @@ def _decode_choice(start: int, action: Any) -> int:
 
 def _decode_box(low: Array, high: Array, width: int, action: Any) -> Array:
     array = np.asarray(action)[:width].reshape(low.shape).astype(low.dtype)
-    return np.minimum(np.maximum(array, low), high).astype(low.dtype, copy=False)
+    clipped: Array = np.minimum(np.maximum(array, low), high)
+    return clipped.astype(low.dtype, copy=False)
 
 
 def _decode_whole(low: Array, high: Array, width: int, dtype: Any, action: Any) -> Array:

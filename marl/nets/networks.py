@@ -14,7 +14,7 @@ from torch.nn import functional
 from marl.nets import tiles
 from marl.nets.fused import FUSABLE, Buffers, fused_mlp
 from marl.nets.owner import Owner
-from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal
+from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal, parts_with_mode
 from marl.types import Array, ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -357,6 +357,7 @@ class _CustomBody(Body):
                 torch.manual_seed(seed)
                 copies.append(PerSet(config.factory(inputs.shape, inputs.extra).float(), which))
         self.copies = nn.ModuleList(copies)
+        self.has_mode = any(map(parts_with_mode, copies))
 
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
@@ -375,11 +376,10 @@ class _CustomBody(Body):
         out = out.view(*y.shape[:-1], self.width)
         return out, _no_carry(out)
 
-    @staticmethod
-    def _visit(module: nn.Module, rows: Tensor, acting: Tensor) -> Tensor:
+    def _visit(self, module: nn.Module, rows: Tensor, acting: Tensor) -> Tensor:
         """Features of ``rows (R, I)``. Whoever does not act counts in no batch statistics; a single row has none."""
         y: Tensor
-        if not module.training:
+        if not (self.has_mode and module.training):
             y = module(rows)
             return y
         chosen = acting.nonzero().squeeze(-1)
