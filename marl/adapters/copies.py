@@ -18,7 +18,7 @@ from marl.adapters.actionlog import ActionLog
 from marl.adapters.aec import AECCopy
 from marl.adapters.describe import describe, interface
 from marl.adapters.gymnasium import GymnasiumCopy
-from marl.adapters.lifecycle import borrow, close_env, give_back, open_env, own, play_in
+from marl.adapters.lifecycle import NotMade, borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
 from marl.adapters.rows import Breach, Rows
 from marl.spaces import base_legal, vector_bounds
@@ -109,7 +109,7 @@ class Copies:
         lent: bool = False,
     ) -> None:
         """Make the copies and look at the first of them."""
-        self._instance, self._lent, self._closed = instance, lent, False
+        self._instance, self._lent, self._closed = instance, instance and lent, False
         self._open: list[Any] = []  # the environments that are to be closed
         if first is not None:
             self._keep(first)
@@ -128,7 +128,9 @@ class Copies:
             self._interface = interface(envs[0])
             self._spec, self._ids = describe(envs[0], patterns, state)
             envs += [self._make() for _ in range(1, num_envs)]
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, NotMade):
+                error.made = len(self._open)
             self.close()
             raise
         self._unused = [True] * num_envs
