@@ -18,6 +18,8 @@ import torch
 
 from marl import adapters, checkpoint, parallel
 from marl.adapters import lifecycle
+from marl.adapters.describe import render_mode
+from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
@@ -67,6 +69,8 @@ SHAPING, CURRICULUM, LEAGUE, MIXTURE = (
 )  # streams come from (seed, this): learners draw as without
 STRANGERS = 0x57A6  # likewise, for those who sit in the seats of removed agents
 DEFAULT_COPIES = 8
+RECENT = 100  # episodes that means in metrics are over
+MOST_NAMES = 64  # different names in infos that metrics follow
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
 Agents = LearnerConfig | Mapping[str, LearnerConfig]
@@ -204,6 +208,7 @@ class MultiAgentSystem:
         self._step: Step | None = None
         self._saved_env: Any = None
         self._pending: dict[str, torch.Tensor] = {}
+        self._said: dict[str, list[float]] = {}  # what recent episodes reported as they ended, by name
         self._logged_at = 0
         self._said_another = False
 
@@ -519,12 +524,26 @@ class MultiAgentSystem:
             returns = np.array([[episode.returns[agent] for agent in agents] for episode in finished])
         history["episode_rewards"] += returns.sum(1).tolist()
         history["episode_lengths"] += lengths
+        self._note_infos(finished)
         if len(self.spec.teams) > 1:
             start = 0
             for team in self.spec.teams:
                 rewards = returns[:, start : start + team.num_agents].sum(1)
                 history.setdefault(f"episode_rewards/{team.name}", []).extend(rewards.tolist())
                 start += team.num_agents
+
+    def _note_infos(self, finished: Sequence[Episode]) -> None:
+        """Keep what the latest episodes reported."""
+        said: dict[str, list[float]] = {}
+        if isinstance(finished, Episodes):
+            said = {name: values[-RECENT:].tolist() for name, values in finished.infos.items()}
+        else:
+            for episode in finished:
+                for name, value in episode.info.items():
+                    said.setdefault(name, []).append(value)
+        for name, values in said.items():
+            if not name.startswith("task/") and (name in self._said or len(self._said) < MOST_NAMES):
+                self._said[name] = [*self._said.get(name, ()), *values][-RECENT:]
 
     def _learn(self, meanwhile: bool) -> bool:
         """Update every learner that is ready, of those that learn while the environment steps or of the others.
@@ -552,7 +571,7 @@ class MultiAgentSystem:
 
     def _metrics(self, began: _Rate) -> dict[str, float]:
         """One row: where we are, how fast, what episodes return lately, what the learners say."""
-        history, over = self.history, 100
+        history, over = self.history, RECENT
         metrics: dict[str, float] = {
             "steps": self.steps,
             "episodes": self.episodes,
@@ -567,6 +586,8 @@ class MultiAgentSystem:
                 for team in self.spec.teams:
                     recent = history[f"episode_rewards/{team.name}"][-over:]
                     metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
+        metrics |= {f"info/{name}": sum(values) / len(values) for name, values in self._said.items()}
+        metrics |= {f"faults/{kind}": count for kind, count in self.faults.items()}
         for part in (self._shaper, self._course, self._season):
             metrics |= {} if part is None else part.metrics()
         for place, overheard in self._overheard.items():
@@ -583,6 +604,11 @@ class MultiAgentSystem:
         self._pending.clear()
         self._logged_at = self.steps
         return metrics
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong in the training environment's copies and was survived, by kind, and ``lost_episodes``."""
+        return {} if self._env is None else faults_of(self._env)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -611,8 +637,9 @@ class MultiAgentSystem:
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
             decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation and
-                inbox alone; ``"processes"`` gives each an operating system process of its own, and plays the same
-                episodes batched as well, to compare returns and actions (``report.batched``, ``report.agreement``).
+                inbox alone; ``"processes"`` gives each an operating system process of its own, and asks the batched
+                policy in every step what it would do on the same observations (``report.agreement``). The same
+                episodes are then played batched as well (``report.batched``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
@@ -641,8 +668,7 @@ class MultiAgentSystem:
         if num_envs is not None:
             check_whole("num_envs", num_envs, 1)
         links = self._links(link, tamper)
-        derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
-        env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
+        env_seed, act_seed, task_seed = evaluation_seeds(self.seed if seed is None else seed)
         wanted = task if task is not None else self.target
         talking = [channel is not None for channel in self.channels]
         wish, exactly = num_envs or min(episodes, EVALUATION_COPIES), num_envs is not None
@@ -666,30 +692,30 @@ class MultiAgentSystem:
 
             def play(actor: _Actor) -> Report:
                 target = Target(wanted, batch, task_seed) if has_target else None
+                before = faults_of(batch)
                 with _global_streams_kept():
                     finished = list(_play(batch, actor, episodes, env_seed, target))
-                return summarise(self.spec, finished, bool(decentralised), tuple(done))
+                report = summarise(self.spec, finished, bool(decentralised), tuple(done))
+                return replace(report, **_faults_since(before, batch))
 
             def alone(processes: bool) -> Alone:
                 return self._alone(copies, act_seed, greedy, links, tampers, experiment, processes)
 
-            with _executing(self.learners, links, tampers):
-                subject = None
-                if decentralised == "processes":
-                    with closing(alone(True)) as apart:
-                        subject = _Subject(self.spec, apart, experiment)
-                        subject.recording = True
-                        report = replace(play(subject), faults=apart.faults)
+            def in_one_batch() -> _Subject:
                 if decentralised is True or experiment.swap:
-                    actor = _Subject(self.spec, alone(False), experiment)
-                else:
-                    strangers = self._strangers(copies, act_seed, experiment.remove)
-                    actor = _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
-                if subject is None:
-                    return play(actor)
-                actor.recording = True
-                batched = replace(play(actor), decentralised=False)
-                return replace(report, batched=batched, agreement=Agreement.of(self.spec, actor.record, subject.record))
+                    return _Subject(self.spec, alone(False), experiment)
+                strangers = self._strangers(copies, act_seed, experiment.remove)
+                return _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
+
+            with _executing(self.learners, links, tampers):
+                if decentralised != "processes":
+                    return play(in_one_batch())
+                with closing(alone(True)) as apart:
+                    both = _Compared(_Subject(self.spec, apart, experiment), in_one_batch())
+                    report = play(both)
+                    lost = report.faults | apart.faults
+                    report = replace(report, faults=lost, agreement=both.agreement(self.spec))
+                return replace(report, batched=replace(play(in_one_batch()), decentralised=False))
 
     def _alone(
         self,
@@ -855,6 +881,7 @@ class MultiAgentSystem:
             "logged_at": self._logged_at,
             "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
             "pending": dict(self._pending),
+            "said": {name: np.asarray(values) for name, values in self._said.items()},
             "torch_rng": torch.get_rng_state(),
         }
 
@@ -879,6 +906,7 @@ class MultiAgentSystem:
         self.history = History()
         self.history.update({name: values.tolist() for name, values in state["history"].items()})
         self._pending = dict(state["pending"])
+        self._said = {name: values.tolist() for name, values in state.get("said", {}).items()}
         torch.set_rng_state(state["torch_rng"])
 
     def save(self, path: str | Path) -> Path:
@@ -1016,17 +1044,41 @@ class MultiAgentSystem:
     def make_env(self, **env_kwargs: Any) -> Any:
         """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.
 
-        Whoever asks for it closes it. Raises TypeError if it takes no such keywords, ConfigError if it cannot be made.
+        Whoever asks for it closes it. A factory need not take ``render_mode`` if what it makes has that mode already.
+
+        Raises:
+            TypeError: if it takes no such keywords.
+            ConfigError: if it cannot be made, or not with that ``render_mode``.
         """
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-        factory, _ = resolve(self._other_source(), {**(self._options.get("env_kwargs") or {}), **env_kwargs})
+        source, keywords = self._other_source(), {**(self._options.get("env_kwargs") or {}), **env_kwargs}
+        mode = env_kwargs.get("render_mode")
         try:
-            return lifecycle.open_env(factory)
+            return lifecycle.open_env(resolve(source, keywords)[0])
         except lifecycle.NotMade as error:
-            if env_kwargs and isinstance(error.__cause__, TypeError):
-                raise error.__cause__ from None
+            if mode is None or not isinstance(error.__cause__, TypeError):
+                if env_kwargs and isinstance(error.__cause__, TypeError):
+                    raise error.__cause__ from None
+                raise self._explained(error) from error.__cause__
+            refused = str(error.__cause__)
+        except ConfigError as error:
+            if mode is None:
+                raise
+            refused = str(error)
+        del keywords["render_mode"]
+        try:
+            env = lifecycle.open_env(resolve(source, keywords)[0])
+        except lifecycle.NotMade as error:
             raise self._explained(error) from error.__cause__
+        if render_mode(env) != mode:
+            lifecycle.close_env(env)
+            raise ConfigError(
+                f"render_mode: {self.spec.env}: the function that makes the environment takes no render_mode "
+                f"({' '.join(refused.split())}), and what it makes has {render_mode(env)!r}; let it take the keyword, "
+                f"or make the environment with render_mode={mode!r}"
+            )
+        return env
 
     @property
     def _instance(self) -> bool:
@@ -1172,7 +1224,7 @@ class _Whole:
         self.learners, self.greedy, self.device = system.learners, greedy, system.device
         self.generator = torch.Generator(system.device).manual_seed(seed)
         self.carries = [
-            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device)
+            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device, dtype=torch.float32)
             for team, learner in zip(system.spec.teams, system.learners, strict=True)
         ]
         for learner, carry in zip(system.learners, self.carries, strict=True):
@@ -1205,8 +1257,6 @@ class _Subject:
         self, spec: Spec, actor: _Actor, experiment: Experiment, strangers: Mapping[str, Here] | None = None
     ) -> None:
         self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
-        self.record: list[Record] = []
-        self.recording = False
 
     def act(self, step: Step) -> list[Array]:
         actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
@@ -1215,9 +1265,37 @@ class _Subject:
                 if name in self.strangers:
                     self.strangers[name].look(View.of(step, place, n, None))
                     actions[place][:, n] = self.strangers[name].act()
-        if self.recording:
-            self.record.append((actions, [team.alive.copy() for team in step.teams]))
         return actions
+
+
+class _Compared:
+    """An actor that plays, and another that is asked in every step what it would do; both are put on record.
+
+    They see the same observations throughout. Were they to play apart, the rounding of another batch size would lead
+    them into different states of a chaotic environment, where right policies do different things.
+    """
+
+    def __init__(self, actor: _Subject, asked: _Subject) -> None:
+        self.actor, self.asked = actor, asked
+        self.done: list[Record] = []
+        self.wanted: list[Record] = []
+
+    def act(self, step: Step) -> list[Array]:
+        alive = [team.alive.copy() for team in step.teams]
+        self.wanted.append((self.asked.act(step), alive))
+        actions = self.actor.act(step)
+        self.done.append((actions, alive))
+        return actions
+
+    def agreement(self, spec: Spec) -> Agreement:
+        """Whether both wanted the same."""
+        return Agreement.of(spec, self.wanted, self.done)
+
+
+def evaluation_seeds(seed: int) -> tuple[int, int, int]:
+    """The seeds of an evaluation's environments, of its actions and of its tasks; training never uses them."""
+    first, second, third = np.random.SeedSequence([seed, EVALUATION]).generate_state(3, np.uint32).tolist()
+    return first, second, third
 
 
 def _names(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -1243,6 +1321,20 @@ def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int, target: Target
             if share[episode.copy]:
                 share[episode.copy] -= 1
                 yield episode
+
+
+def _faults_since(before: Mapping[str, int], batch: BatchEnv) -> dict[str, Any]:
+    """What a report says of what went wrong in the copies: the faults in words, and the episodes lost."""
+    after = faults_of(batch)
+    lost = after.pop("lost_episodes", 0) - before.get("lost_episodes", 0)
+    last: Mapping[str, str] = batch.ledger.last if hasattr(batch, "ledger") else {}
+    faults = {}
+    for kind, count in after.items():
+        times = count - before.get(kind, 0)
+        if times:
+            what = last.get(kind.replace("_", " "))
+            faults[kind] = f"{times:,} times" + (f", last: {' '.join(what.split())}" if what else "")
+    return {"faults": faults, "lost_episodes": lost}
 
 
 def _check_length(env: str, length: int) -> None:

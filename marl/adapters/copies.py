@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from marl.adapters.actionlog import ActionLog
 from marl.adapters.aec import AECCopy
 from marl.adapters.describe import describe, interface
+from marl.adapters.faults import CRASHES_IN_A_ROW, Ledger
 from marl.adapters.gymnasium import GymnasiumCopy
 from marl.adapters.lifecycle import NotMade, borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
@@ -36,7 +37,11 @@ from marl.types import (
 )
 
 RESEED_STEPS = 1_000  # a copy that has gone this far since its seed is seeded again when its next episode starts
-CRASHES_IN_A_ROW = 3
+# After a copy's first steps, in which observations are fully checked, the bounds of all copies are looked at now and
+# then: at distances that grow to 64 steps and then vary from 64 to 127, so that no length of episodes hides a step.
+# Every fourth time the next step is fully checked. Of each copy's actions that end somebody's episode, so many are
+# passed over before the successor of one is looked at. All that takes less than 0.5 % of the cheapest step.
+LONGEST_GAP, FULL_CHECKS = 64, 4
 BAD_OBS = ("error", "clip", "cast", "drop")
 CLOSED = "the environments were closed; make them anew"
 BadObs = Literal["error", "clip", "cast", "drop"]
@@ -64,8 +69,26 @@ PLAYERS: dict[str, Callable[[Any, Rows, int | None], CopyOfEnv]] = {
 
 
 @dataclass
+class Gaps:
+    """How many steps to let pass before the next look: more and more, and then irregularly many."""
+
+    gap: int = 1
+    number: int = 0
+    left: int = 1
+
+    def renew(self) -> None:
+        """A look has been taken."""
+        self.number += 1
+        if self.gap < LONGEST_GAP:
+            self.gap += self.gap // 4 + 1
+            self.left = self.gap
+        else:  # n (2 n + 21) takes every value modulo 64 once in 64
+            self.left = LONGEST_GAP + self.number * (2 * self.number + 21) % LONGEST_GAP
+
+
+@dataclass
 class Seeding:
-    """Where a copy's random stream stands: its ``count``-th seed, and how often in a row it has crashed since."""
+    """Where a copy's random stream stands: its ``count``-th seed, and its crashes since it last finished an episode."""
 
     count: int = 0
     crashes: int = 0
@@ -134,6 +157,7 @@ class Copies:
             self.close()
             raise
         self._unused = [True] * num_envs
+        self._ledger = Ledger(self._spec.env)
         self._allocate()
         self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
         self._seeding = [Seeding() for _ in envs]
@@ -157,6 +181,11 @@ class Copies:
         """The environments themselves, e.g. to render one."""
         return tuple(copy.env for copy in self._copies)
 
+    @property
+    def ledger(self) -> Ledger:
+        """What went wrong, whom it is told, and how much of it ends the run."""
+        return self._ledger
+
     # --- stepping ----------------------------------------------------------------------------------------------------
 
     def reset(self, seed: int, options: Mapping[str, Any] | None = None) -> Step:
@@ -173,6 +202,7 @@ class Copies:
             self._begin(e, reseed=True)
         self._mend_bounds()
         self._refuse_non_finite()
+        self._look()
         return self._finish(())
 
     def step(self, actions: Sequence[Array]) -> Step:
@@ -194,6 +224,11 @@ class Copies:
                 if rows.has_successor:
                     self._dirty = True
                     breach = rows.non_finite(successor=True)
+                    ends = self._ends[e]
+                    ends.left -= 1
+                    if breach is None and ends.left <= 0:
+                        ends.renew()
+                        breach = rows.outside(self._bounds, successor=True)
                     if breach is not None:
                         raise breach
             except Breach as error:
@@ -206,9 +241,13 @@ class Copies:
             else:
                 if over:
                     finished.append(self._episode(e))
+                    self._ledger.end(self._first + e)
                     self._begin(e)
         self._mend_bounds()
         self._refuse_non_finite()
+        self._looks.left -= 1
+        if self._looks.left <= 0:
+            self._look()
         return self._finish(tuple(finished))
 
     def _choices(self, actions: Sequence[Array]) -> list[Any]:
@@ -259,7 +298,7 @@ class Copies:
     def _episode(self, e: int) -> Episode:
         rows = self._rows[e]
         returns = dict(zip(self._spec.agents, rows.returns, strict=True))
-        return Episode(self._first + e, returns, rows.length)
+        return Episode(self._first + e, returns, rows.length, rows.info())
 
     def _finish(self, finished: tuple[Episode, ...]) -> Step:
         """Point ``next_obs`` at the true successors: ``obs`` itself unless somebody's episode ended."""
@@ -284,14 +323,16 @@ class Copies:
     @property
     def faults(self) -> dict[str, int]:
         """How often something was mended or thrown away: casts, clips, drops, crashes, huge rewards."""
-        total = dict(self._faults)
+        total = dict(self._ledger.counts)
         for rows in self._rows:
             for fault, count in rows.faults.items():
                 total[fault] = total.get(fault, 0) + count
         return total
 
-    def _count(self, fault: str) -> None:
-        self._faults[fault] = self._faults.get(fault, 0) + 1
+    @property
+    def lost_episodes(self) -> int:
+        """How many episodes were thrown away."""
+        return self._ledger.lost
 
     def _contract_error(self, e: int, breach: Breach) -> EnvContractError:
         who = "" if breach.agent is None else f" agent {breach.agent!r}"
@@ -303,11 +344,13 @@ class Copies:
     def _breached(self, e: int, breach: Breach) -> None:
         if self._on_bad_obs != "drop" or breach.field not in ("observation", "reward", "state"):
             raise self._contract_error(e, breach) from None
-        self._count("drop")
+        told = str(self._contract_error(e, breach))
+        self._ledger.note("drop", f"{told}; the episode is thrown away")
         if self._rows[e].length == 0:  # not even its first observation was right
             self._seeding[e].crashes += 1
             if self._seeding[e].crashes >= CRASHES_IN_A_ROW:
                 raise self._contract_error(e, breach) from None
+        self._ledger.lose(self._first + e, "drop", told)
         self._discard(e)
 
     def _refuse_impossible(self, e: int, choices: Sequence[Any], error: BaseException) -> None:
@@ -322,21 +365,22 @@ class Copies:
 
     def _replace(self, e: int, error: BaseException) -> None:
         """The environment raised: throw the episode away and go on with a new one from the factory."""
-        self._count_crash(e, error)
+        told = self._count_crash(e, error)
+        self._ledger.lose(self._first + e, "crash", told)
         self._remake(e)
         self._discard(e)
 
-    def _count_crash(self, e: int, error: BaseException) -> None:
-        self._count("crash")
+    def _count_crash(self, e: int, error: BaseException) -> str:
+        """What happened, in words. Raises EnvContractError after too many in a row."""
         seeding = self._seeding[e]
-        if self._log.since_seeding(e) > RESEED_STEPS:
-            seeding.crashes = 0
         seeding.crashes += 1
+        who, when = f"{self._spec.env}: copy {self._first + e} raised", f"at step {self._rows[e].length}"
+        what = "".join(traceback.format_exception_only(error)).strip()
+        told = f"{who} {when}: {what}"
+        self._ledger.note("crash", f"{told}; its episode is thrown away, and the environment made anew", error)
         if seeding.crashes >= CRASHES_IN_A_ROW:
-            raise EnvContractError(
-                f"{self._spec.env}: copy {self._first + e} raised {seeding.crashes} times in a row, last at step "
-                f"{self._rows[e].length}: {''.join(traceback.format_exception_only(error)).strip()}"
-            ) from error
+            raise EnvContractError(f"{who} {seeding.crashes} times in a row, last {when}: {what}") from error
+        return told
 
     def _make(self) -> Any:
         """One environment more, which is ours to step and, unless it is lent, to close."""
@@ -402,10 +446,28 @@ class Copies:
 
     def _mend_bounds(self) -> None:
         """With ``on_bad_obs="clip"``, bring observations and successors back into their spaces."""
-        for array, low, high in self._bounds:
+        for array, low, high in self._clips:
             if ((array < low) | (array > high)).any():
-                self._count("clip")
+                self._ledger.note("clip", f"{self._spec.env}: observations outside their bounds are clipped to them")
                 np.clip(array, low, high, out=array)
+
+    def _look(self) -> None:
+        """Find observations outside their bounds, and now and then have the next step fully checked."""
+        self._looks.renew()
+        if self._looks.number % FULL_CHECKS == 0:
+            for rows in self._rows:
+                rows.check_next()
+        if not any(
+            ((team.obs < both[0]) | (team.obs > both[1])).any()
+            for team, both in zip(self._step.teams, self._bounds, strict=True)
+            if both is not None
+        ):
+            return
+        for e, rows in enumerate(self._rows):
+            breach = rows.outside(self._bounds, successor=False)
+            while breach is not None:
+                self._breached(e, breach)
+                breach = rows.non_finite(successor=False) or rows.outside(self._bounds, successor=False)
 
     # --- going back to a saved state ---------------------------------------------------------------------------------
 
@@ -425,6 +487,7 @@ class Copies:
                     "returns": [float(value) for value in self._rows[e].returns],
                     "length": self._rows[e].length,
                     "astray": self._astray[e],
+                    "ends": list(astuple(self._ends[e])),
                 }
             )
         return {
@@ -434,6 +497,8 @@ class Copies:
             "max_steps": self._max_steps,
             "first_copy": self._first,
             "faults": self.faults,
+            "lost": self._ledger.lost,
+            "looks": list(astuple(self._looks)),
             "copies": copies,
         }
 
@@ -472,8 +537,11 @@ class Copies:
         self._wipe_ends()
         for rows in self._rows:
             rows.faults = {}
-        self._faults.clear()
-        self._faults.update(state["faults"])
+        self._ledger.counts.clear()
+        self._ledger.counts.update(state["faults"])
+        self._ledger.lost = int(state.get("lost", 0))
+        self._looks = Gaps(*map(int, state.get("looks", ())))
+        self._ends = [Gaps(*map(int, saved.get("ends", ()))) for saved in state["copies"]]
         self._mend_bounds()
         self._dirty = True
         return self._finish(())
@@ -531,19 +599,24 @@ class Copies:
             teams.append(TeamStep(obs=arrays.obs, next_obs=arrays.obs, legal=legal, next_legal=legal, **flags))
         self._step.teams = tuple(teams)
         self._rows = [Rows(spec, self._ids, e, self._step, self._flags, self._spare) for e in range(size)]
+        names: dict[str, None] = {}
         for rows in self._rows:
             rows.mends = {"cast": ("cast",), "clip": ("cast", "clip")}.get(self._on_bad_obs, ())
+            rows.tell, rows.names = self._ledger.first, names
         self._action_shapes = [(size, team.num_agents, *team.action.shape) for team in spec.teams]
         floats = [team.obs for team in self._step.teams if team.obs.dtype == np.float32]
         floats += [] if self._step.state is None else [self._step.state]
         self._finite_checks = [(array.reshape(-1), np.zeros(array.size, dtype=np.float32)) for array in floats]
-        self._bounds: list[tuple[Array, Array, Array]] = []
-        if self._on_bad_obs == "clip":
-            for team, *steps in zip(spec.teams, self._step.teams, self._spare.teams, strict=True):
-                if not team.obs.is_image:
-                    low, high = vector_bounds(team)
-                    self._bounds += [(arrays.obs, low, high) for arrays in steps]
-        self._faults: dict[str, int] = {}
+        bounds = [None if team.obs.is_image else vector_bounds(team) for team in spec.teams]
+        bounds = [both if both is not None and np.isfinite(both).any() else None for both in bounds]
+        self._clips: list[tuple[Array, Array, Array]] = []
+        if self._on_bad_obs == "clip":  # then there is nothing left to be found
+            for k, both in enumerate(bounds):
+                if both is not None:
+                    self._clips += [(arrays.teams[k].obs, *both) for arrays in (self._step, self._spare)]
+            bounds = [None] * len(bounds)
+        self._bounds = bounds
+        self._looks, self._ends = Gaps(), [Gaps() for _ in range(size)]
         self._dirty = False
 
     def _wipe(self) -> None:
