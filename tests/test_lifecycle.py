@@ -281,6 +281,23 @@ def test_a_factory_that_keeps_what_it_made_is_found_out(ledger):
     assert not Audit(ledger).open
 
 
+def test_where_a_crashed_environment_cannot_be_made_again_nobody_goes_on_with_the_closed_one(ledger):
+    made = []
+
+    def once():
+        made.append(None)
+        if len(made) > 2:
+            raise OSError("no more of them")
+        return Single(ledger, crash=2, crashes=1)
+
+    with marl.MultiAgentSystem(marl.Random(), once, num_envs=2) as system:
+        with pytest.raises(EnvContractError, match="copy 0 had to be replaced .*: OSError: no more of them"):
+            system.train(steps=20)
+        with pytest.raises(ConfigError, match="the environments were closed"):
+            system.train(steps=20)
+    balanced(ledger, 2)
+
+
 def test_copies_keep_their_environments_for_the_whole_training(ledger):
     with system_of(Pair, ledger) as system:
         system.train(steps=400)  # seeded again every 12 steps here
