@@ -1116,7 +1116,7 @@ class MultiAgentSystem:
     ) -> BatchEnv:
         """Copies beside those that train: one where no more can be made, unless it must be ``exactly`` so many.
 
-        An instance is lent as long as no training goes on in it. Raises ConfigError if it does, and no other can be made.
+        An instance is lent as long as no training goes on in it. Raises ConfigError if it does and there is no other.
         """
         if source is None and self._instance and (lifecycle.is_played(self._world) or lifecycle.is_closed(self._world)):
             source = another_like(self._world)
@@ -1132,7 +1132,7 @@ class MultiAgentSystem:
             try:
                 return self._make_env(num_envs, 0, source, spoken, lent)
             except lifecycle.NotMade as error:
-                if exactly or num_envs == 1:
+                if exactly or not error.made:
                     raise
                 found = self._make_env(1, 0, source, spoken, lent)
                 logging.getLogger("marl.system").warning("one copy plays instead of %s: %s", num_envs, error)

@@ -19,7 +19,7 @@ from marl.adapters.aec import AECCopy
 from marl.adapters.describe import describe, interface
 from marl.adapters.faults import CRASHES_IN_A_ROW, Ledger
 from marl.adapters.gymnasium import GymnasiumCopy
-from marl.adapters.lifecycle import borrow, close_env, give_back, open_env, own, play_in
+from marl.adapters.lifecycle import NotMade, borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
 from marl.adapters.rows import Breach, Rows
 from marl.spaces import base_legal, vector_bounds
@@ -132,7 +132,7 @@ class Copies:
         lent: bool = False,
     ) -> None:
         """Make the copies and look at the first of them."""
-        self._instance, self._lent, self._closed = instance, lent, False
+        self._instance, self._lent, self._closed = instance, instance and lent, False
         self._open: list[Any] = []  # the environments that are to be closed
         if first is not None:
             self._keep(first)
@@ -151,13 +151,15 @@ class Copies:
             self._interface = interface(envs[0])
             self._spec, self._ids = describe(envs[0], patterns, state)
             envs += [self._make() for _ in range(1, num_envs)]
-        except BaseException:
+            self._ledger = Ledger(self._spec.env)
+            self._allocate()
+            self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
+        except BaseException as error:
+            if isinstance(error, NotMade):
+                error.made = len(self._open)
             self.close()
             raise
         self._unused = [True] * num_envs
-        self._ledger = Ledger(self._spec.env)
-        self._allocate()
-        self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
         self._seeding = [Seeding() for _ in envs]
         self._astray = [False] * num_envs  # loaded, but what was saved did not come back; the next step has to tell
         self._log = ActionLog(self._spec, num_envs)
@@ -406,7 +408,10 @@ class Copies:
             self._close_one(self._copies[e].env)
             try:
                 env = self._make()
-            except Exception as error:
+            except BaseException as error:
+                self.close()  # so that nobody steps a copy whose environment is closed
+                if not isinstance(error, ConfigError):
+                    raise
                 raise EnvContractError(
                     f"{self._spec.env}: copy {self._first + e} had to be replaced and could not be made again: {error}"
                 ) from error
