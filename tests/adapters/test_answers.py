@@ -1,4 +1,4 @@
-"""Answers of environments that cannot be read: a breach in one line, with field, expected and got, and never a crash."""
+"""Answers of environments that cannot be read: a breach in one line, with field, expected and got; no crash."""
 
 import gymnasium
 import numpy as np
