@@ -680,11 +680,13 @@ def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     from marl.system import MultiAgentSystem
 
     seed = plan.seed + 1
+    system.close()  # there may be room for one environment only
     report = system.evaluate(asked.episodes, seed=seed)
     agents: Any = plan.scenario.agents
     agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
     scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=(), league=None)
     with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
+        random.close()  # likewise
         baseline = random.evaluate(asked.episodes, seed=seed)
     if not asked.json:
         print(f"trained for {system.steps:,} steps in {run.seconds:,.0f} s; greedy, {asked.episodes} episodes:")

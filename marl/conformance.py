@@ -22,6 +22,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from marl.adapters.lifecycle import end_env, is_closed
 from marl.types import ActionKind, Array, BatchEnv, ConfigError, MarlError
 
 Level = Literal["error", "warning", "note"]
@@ -100,8 +101,8 @@ def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] |
         player = _examine(create, only_one, min(steps, RAW_STEPS), seed, log, facts)
         if player is not None and not log.has_errors():
             _run_adapted(env, steps, seed, log, facts, player)
-        if player is not None:
-            _attempt(log, "close", player.env.close)
+        if player is not None and only_one:
+            _close(log, player.env)
     told = [w for w in caught if not issubclass(w.category, DeprecationWarning | PendingDeprecationWarning)]
     for text in sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in told}):
         log.add("note", "warns", text, f"the environment warns: {text}")
@@ -594,8 +595,13 @@ def _examine(
 ) -> _Player | None:
     """Play the raw environment three times and more; returns the player, or None if there is nothing to play."""
     try:
-        first = _player(_attempt(log, "creating the environment", create), log, limit)
+        made = _attempt(log, "creating the environment", create)
     except _Stop:
+        return None
+    try:
+        first = _player(made, log, limit)
+    except _Stop:
+        _close(log, made)
         return None
     facts.update(
         kind=first.kind,
@@ -613,7 +619,9 @@ def _examine(
         if only_one:
             log.add("note", "one_instance", "", "an instance was given: determinism of fresh copies cannot be checked")
         else:
-            second = _player(_attempt(log, "creating the environment again", create), log, limit)
+            _close(log, first.env)  # before the next one, since there may be room for one only
+            made = _attempt(log, "creating the environment again", create)
+            second = _player(made, log, limit)
             other = second.play(seed, seed)
             _compare(log, "error", "fresh_nondeterministic", "two fresh copies", fresh, other)
         other = second.play(seed, seed)
@@ -627,10 +635,16 @@ def _examine(
         _attempt(log, "reset() without a seed", second.env.reset)
     except _Stop:
         pass
-    if second is not first:
-        with contextlib.suppress(_Stop):
-            _attempt(log, "close()", second.env.close)
+    if not only_one:
+        _close(log, made)
     return first
+
+
+def _close(log: _Log, env: Any) -> None:
+    """Close an environment, if it can be closed and was not yet."""
+    if callable(getattr(env, "close", None)) and not is_closed(env):
+        with contextlib.suppress(_Stop):
+            _attempt(log, "close()", lambda: end_env(env))
 
 
 def _player(env: Any, log: _Log, limit: int) -> _Player:
@@ -649,7 +663,7 @@ def _compare(log: _Log, level: Level, rule: str, who: str, left: Trace, right: T
     """Two plays of one seed with the same choices must be the same from end to end."""
     advice = "draw all randomness from reset(seed=)"
     if level == "note":
-        advice = "reset() forgets to put something back; copies are made anew where an episode has to be repeatable"
+        advice = "reset() forgets to put something back, so a resumed training may have to begin new episodes"
     for step, (a, b) in enumerate(zip(left, right, strict=False)):
         for what in [*a, *(key for key in b if key not in a)]:
             if a.get(what) != b.get(what):
@@ -825,12 +839,12 @@ def _adapt(env: Any, player: _Player, limit: int | None, log: _Log) -> BatchEnv:
     from marl import adapters
 
     try:
-        return adapters.make(env, num_envs=1, max_steps=limit)
+        return adapters.make(env, num_envs=1, max_steps=limit, lent=True)
     except ConfigError as error:
         agents = [str(agent) for agent in player.agents]
         if len(agents) == 1:
             raise
-        batch = adapters.make(env, num_envs=1, patterns=agents, max_steps=limit)
+        batch = adapters.make(env, num_envs=1, patterns=agents, max_steps=limit, lent=True)
         log.add("note", "needs_teams", "", f"one team cannot hold all agents ({error}); give each its own learner")
         return batch
 

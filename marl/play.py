@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marl.adapters.lifecycle import close_env
 from marl.adapters.spoken import SpokenAEC, SpokenParallel
 from marl.panel import Talk, beside
 from marl.spaces import AgentCodec, BadValue
@@ -43,16 +44,16 @@ def play(
         raise ConfigError(
             f"the environment's factory takes no render_mode keyword, so it cannot be shown ({error})"
         ) from None
-    modes = (getattr(env, "metadata", None) or {}).get("render_modes", ())
-    if "rgb_array" not in modes:
-        raise ConfigError(f"{system.spec.env} renders no pictures (render_modes: {', '.join(modes) or 'none'})")
-    rate = float((getattr(env, "metadata", None) or {}).get("render_fps") or FRAMES_PER_SECOND)
-    table = _Table(system, env, seed, explore)
-    max_steps = min(max_steps, system.max_steps or max_steps)
     try:
+        modes = (getattr(env, "metadata", None) or {}).get("render_modes", ())
+        if "rgb_array" not in modes:
+            raise ConfigError(f"{system.spec.env} renders no pictures (render_modes: {', '.join(modes) or 'none'})")
+        rate = float((getattr(env, "metadata", None) or {}).get("render_fps") or FRAMES_PER_SECOND)
+        table = _Table(system, env, seed, explore)
+        max_steps = min(max_steps, system.max_steps or max_steps)
         return [_episode(env, table, seed + number, max_steps) for number in range(episodes)], rate
     finally:
-        env.close()
+        close_env(env)
 
 
 class _Table:

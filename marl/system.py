@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from marl import adapters, checkpoint, parallel
+from marl.adapters import lifecycle
 from marl.adapters.faults import faults_of
-from marl.adapters.resolve import resolve
+from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
 from marl.channels import Channel, Hub, Line, Link, Overheard, Shown, Tamper
@@ -54,7 +55,6 @@ from marl.types import (
     Spec,
     Step,
     StepsElsewhere,
-    SupportsBatch,
 )
 
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
@@ -166,16 +166,22 @@ class MultiAgentSystem:
         self._world = scenario.env if scenario is not None else env
         self._source = self._world if self.spoken is None else self.spoken.source(self._world)
         self._reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
-        instance = hasattr(self._source, "step") and not isinstance(self._source, type | SupportsBatch)
         self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": max_steps}
-        self.num_envs = num_envs if num_envs is not None else (1 if instance else DEFAULT_COPIES)
+        self.num_envs = num_envs if num_envs is not None else (1 if self._instance else DEFAULT_COPIES)
         check_whole("num_envs", self.num_envs, 1)
         self.workers = workers or 0
         check_whole("workers", self.workers, 0)
         self._env: BatchEnv | None = self._make_env(self.num_envs, self.workers)
-        self._setup(self._env.spec)
-        self._course: Course | None = self._make_course(self._env)
-        self._season: Season | None = self._make_season()
+        try:
+            self._setup(self._env.spec)
+            self._course: Course | None = self._make_course(self._env)
+            self._season: Season | None = self._make_season()
+        except BaseException:
+            if self._instance:  # it stays the user's
+                lifecycle.give_back(self._source, self._env)
+            else:
+                lifecycle.close(self._env)
+            raise
 
     def _setup(self, spec: Spec) -> None:
         """Build one learner per team and start all counters."""
@@ -203,6 +209,7 @@ class MultiAgentSystem:
         self._pending: dict[str, torch.Tensor] = {}
         self._said: dict[str, list[float]] = {}  # what recent episodes reported as they ended, by name
         self._logged_at = 0
+        self._said_another = False
 
     @property
     def _configs(self) -> list[LearnerConfig]:
@@ -272,7 +279,7 @@ class MultiAgentSystem:
             np.random.SeedSequence([self.seed, LEAGUE]),
             self.device,
             self.learners,
-            make_env=lambda copies: self._make_env(copies, 0),
+            make_env=self._another_env,
             load=lambda path: MultiAgentSystem.load(_newest_in(path), device=str(self.device)),
             team=lambda key: team_named(key, self.spec, self._patterns, "league"),
             task={} if self._lost == "curriculum" else self.target,
@@ -360,6 +367,12 @@ class MultiAgentSystem:
         last_step = None if steps is None else self.steps + steps
         last_episode = None if episodes is None else self.episodes + episodes
         self._total = last_step
+        for what, used in (("evaluate_every", evaluate_every is not None), ("PSRO", isinstance(self.league, PSRO))):
+            if used and self._instance and another_like(self._world) is None:
+                raise ConfigError(
+                    f"train: {what} plays in environments of its own, and this system has one instance: "
+                    f"{lifecycle.PASS_A_FUNCTION}"
+                )
         log_every = log_every or max(1, (steps or 100_000) // 100)
         next_evaluation = None if evaluate_every is None else (self.steps // evaluate_every + 1) * evaluate_every
         env = self._training_env()
@@ -628,7 +641,7 @@ class MultiAgentSystem:
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
-            num_envs: copies that play side by side.
+            num_envs: copies that play side by side; None: at most 16, and one where no more can be made.
             task: the tasks to play, by parameter; None: the curriculum's target, else the world's defaults.
             link: what messages suffer, a ``marl.Link`` or text such as ``"loss=0.2,delay=1"`` that changes the
                 channel's own; None: the channel's link for execution.
@@ -650,14 +663,19 @@ class MultiAgentSystem:
             raise ConfigError(f"link: expected a marl.Link or text such as 'loss=0.2,delay=1', got {link!r}")
         if swap is not None and (isinstance(swap, str) or len(swap) != 2):
             raise ConfigError(f"swap: expected two agents, got {swap!r}")
-        copies = num_envs or min(episodes, EVALUATION_COPIES)
-        check_whole("num_envs", copies, 1)
+        if num_envs is not None:
+            check_whole("num_envs", num_envs, 1)
         links = self._links(link, tamper)
         derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
         env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
         wanted = task if task is not None else self.target
         talking = [channel is not None for channel in self.channels]
-        with _global_streams_kept(), closing(self._make_env(copies, 0, env, self._spoken_over(link))) as batch:
+        wish, exactly = num_envs or min(episodes, EVALUATION_COPIES), num_envs is not None
+        with (
+            _global_streams_kept(),
+            lifecycle.closing_batch(self._another_env(wish, env, self._spoken_over(link), exactly=exactly)) as batch,
+        ):
+            copies = batch.num_envs
             _check_same_spec(self.spec, batch.spec)
             experiment = Experiment(_names(silence), _names(remove), () if swap is None else (swap,), shuffle_messages)
             entries = message_entries
@@ -1005,8 +1023,13 @@ class MultiAgentSystem:
         if self._env is None:
             if self._source is None:
                 raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-            self._env = self._make_env(self.num_envs, self.workers)
-            _check_same_spec(self.spec, self._env.spec)
+            made = self._make_env(self.num_envs, self.workers)
+            try:
+                _check_same_spec(self.spec, made.spec)
+            except ConfigError:
+                lifecycle.close(made)
+                raise
+            self._env = made
         return self._env
 
     @property
@@ -1021,14 +1044,78 @@ class MultiAgentSystem:
         return limit
 
     def make_env(self, **env_kwargs: Any) -> Any:
-        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it."""
+        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.
+
+        Whoever asks for it closes it. Raises TypeError if it takes no such keywords, ConfigError if it cannot be made.
+        """
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-        factory, _ = resolve(self._source, {**(self._options.get("env_kwargs") or {}), **env_kwargs})
-        return factory()
+        factory, _ = resolve(self._other_source(), {**(self._options.get("env_kwargs") or {}), **env_kwargs})
+        try:
+            return lifecycle.open_env(factory)
+        except lifecycle.NotMade as error:
+            if env_kwargs and isinstance(error.__cause__, TypeError):
+                raise error.__cause__ from None
+            raise self._explained(error) from error.__cause__
 
-    def _make_env(self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None) -> BatchEnv:
-        """Copies of the environment, or of another; ``spoken``: over other links than in training."""
+    @property
+    def _instance(self) -> bool:
+        """Whether this system trains in one environment of the user's, of which it cannot make more."""
+        return is_instance(self._source)
+
+    def _other_source(self) -> Any:
+        """What makes more environments of the training environment's kind. Raises ConfigError if nothing does."""
+        if not self._instance:
+            return self._source
+        maker = another_like(self._world)
+        if maker is None:
+            raise ConfigError(
+                f"this system has one environment instance, and more are needed here: {lifecycle.PASS_A_FUNCTION}"
+            )
+        return maker if self.spoken is None else self.spoken.source(maker)
+
+    def _another_env(
+        self, num_envs: int, source: Any = None, spoken: Spoken | None = None, *, exactly: bool = False
+    ) -> BatchEnv:
+        """Copies beside those that train: one where no more can be made, unless it must be ``exactly`` so many.
+
+        An instance is lent as long as no training goes on in it. Raises ConfigError if it does, and no other can be made.
+        """
+        if source is None and self._instance and (lifecycle.is_played(self._world) or lifecycle.is_closed(self._world)):
+            source = another_like(self._world)
+            if source is not None and not self._said_another:
+                self._said_another = True
+                logging.getLogger("marl.system").info(
+                    "%s: training holds the instance; others play in new ones, made from its spec", self.spec.env
+                )
+        lent = is_instance(self._source if source is None else source)
+        if lent and not exactly:
+            num_envs = 1
+        try:
+            try:
+                return self._make_env(num_envs, 0, source, spoken, lent)
+            except lifecycle.NotMade as error:
+                if exactly or num_envs == 1:
+                    raise
+                found = self._make_env(1, 0, source, spoken, lent)
+                logging.getLogger("marl.system").warning("one copy plays instead of %s: %s", num_envs, error)
+                return found
+        except lifecycle.NotMade as error:
+            raise self._explained(error) from error.__cause__
+
+    def _explained(self, error: ConfigError) -> ConfigError:
+        """That an environment could not be made, and what may be in its way."""
+        if self._env is None:
+            return error
+        return ConfigError(f"{error}; training holds an open one: if no more can exist, call system.close() first")
+
+    def _make_env(
+        self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None, lent: bool = False
+    ) -> BatchEnv:
+        """Copies of the environment, or of another; ``spoken``: over other links than in training.
+
+        ``lent``: an instance among them is not closed with the copies.
+        """
         patterns = self._patterns
         learners = self.agents.values() if isinstance(self.agents, Mapping) else (self.agents,)
         # Asking for the state costs mpe2 a tenth of its speed.
@@ -1040,18 +1127,19 @@ class MultiAgentSystem:
                 source = (spoken or self.spoken).source(source)
             limit = other.max_steps if other else self.max_steps
             options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
-            return adapters.make(source, num_envs, patterns, workers=workers, state=state, **options)
+            return adapters.make(source, num_envs, patterns, workers=workers, state=state, lent=lent, **options)
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
         world = self._source if spoken is None else spoken.source(self._world)
-        return adapters.make(world, num_envs, patterns, workers=workers, state=state, **self._options)
+        return adapters.make(world, num_envs, patterns, workers=workers, state=state, lent=lent, **self._options)
 
     def close(self) -> None:
-        """Release the environment's processes and windows."""
-        if self._env is not None:
-            self._env.close()
-            self._env = None
-            self._step = None
+        """Release the environment's processes and windows; an instance that was given is closed too."""
+        env, self._env, self._step = self._env, None, None
+        if env is not None:
+            lifecycle.close(env)
+        elif self._instance and not lifecycle.is_closed(self._world):
+            lifecycle.close_env(self._source)
 
     def __enter__(self) -> MultiAgentSystem:
         """Use as a context manager to close the environment at the end."""
@@ -1114,7 +1202,7 @@ class _Whole:
         self.learners, self.greedy, self.device = system.learners, greedy, system.device
         self.generator = torch.Generator(system.device).manual_seed(seed)
         self.carries = [
-            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device)
+            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device, dtype=torch.float32)
             for team, learner in zip(system.spec.teams, system.learners, strict=True)
         ]
         for learner, carry in zip(system.learners, self.carries, strict=True):

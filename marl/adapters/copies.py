@@ -6,7 +6,6 @@ all three.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from marl.adapters.aec import AECCopy
 from marl.adapters.describe import describe, interface
 from marl.adapters.faults import CRASHES_IN_A_ROW, Ledger
 from marl.adapters.gymnasium import GymnasiumCopy
+from marl.adapters.lifecycle import borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
 from marl.adapters.rows import Breach, Rows
 from marl.spaces import base_legal, vector_bounds
@@ -43,6 +43,7 @@ RESEED_STEPS = 1_000  # a copy that has gone this far since its seed is seeded a
 # passed over before the successor of one is looked at. All that takes less than 0.5 % of the cheapest step.
 LONGEST_GAP, FULL_CHECKS = 64, 4
 BAD_OBS = ("error", "clip", "cast", "drop")
+CLOSED = "the environments were closed; make them anew"
 BadObs = Literal["error", "clip", "cast", "drop"]
 
 
@@ -102,7 +103,11 @@ def derived_seed(seed: int, copy: int, count: int) -> int:
 class Copies:
     """``num_envs`` copies of one environment as a `BatchEnv`, in this process.
 
-    factory: makes one environment; called once per copy, and again when a copy has to be replaced.
+    factory: makes one environment; called once per copy, and again when a copy has to be replaced, whose old
+        environment is closed first.
+    first: what the factory has made already, if it has been called.
+    instance: the factory's answer is an environment of the user's, of which there is no second one.
+    lent: that environment is not closed with the copies.
     patterns: how agents form teams (`marl.types.partition`).
     first_copy: global index of the first copy: copy ``e`` draws from the stream of ``(seed, first_copy + e)``.
     state: whether to read ``env.state()`` in every step; it costs mpe2 environments a tenth of their speed.
@@ -122,25 +127,34 @@ class Copies:
         max_steps: int | None = None,
         on_bad_obs: str = "error",
         state: bool = True,
+        first: Any = None,
+        instance: bool = False,
+        lent: bool = False,
     ) -> None:
         """Make the copies and look at the first of them."""
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ConfigError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
-        if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1):
-            raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {max_steps!r}")
-        if on_bad_obs not in BAD_OBS:
-            raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
+        self._instance, self._lent, self._closed = instance, lent, False
+        self._open: list[Any] = []  # the environments that are to be closed
+        if first is not None:
+            self._keep(first)
         self._factory, self._max_steps, self._on_bad_obs = factory, max_steps, on_bad_obs
         self._first = first_copy
         self._num_envs = num_envs
-        first = factory()
-        self._interface = interface(first)
-        self._spec, self._ids = describe(first, patterns, state)
-        envs = [factory() for _ in range(num_envs)]
-        if len({id(env) for env in envs}) < num_envs:
-            raise ConfigError("the factory returned one environment twice: it must make a new one at every call")
-        self._instance = envs[0] is first  # the user's own environment: there is no second one to be had
-        self._unused = [not self._instance] * num_envs
+        try:
+            if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+                raise ConfigError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
+            limit = max_steps
+            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+                raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {limit!r}")
+            if on_bad_obs not in BAD_OBS:
+                raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
+            envs = list(self._open) or [self._make()]
+            self._interface = interface(envs[0])
+            self._spec, self._ids = describe(envs[0], patterns, state)
+            envs += [self._make() for _ in range(1, num_envs)]
+        except BaseException:
+            self.close()
+            raise
+        self._unused = [True] * num_envs
         self._ledger = Ledger(self._spec.env)
         self._allocate()
         self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
@@ -149,7 +163,6 @@ class Copies:
         self._log = ActionLog(self._spec, num_envs)
         self._seed: int | None = None
         self._options: Mapping[str, Any] | None = None
-        self._closed = False
 
     @property
     def spec(self) -> Spec:
@@ -177,11 +190,13 @@ class Copies:
         """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, first_copy + e)`` alone."""
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed: expected a non-negative integer, got {seed!r}")
+        self._take()
         self._seed, self._options = int(seed), None if options is None else dict(options)
         self._wipe()
         self._astray = [False] * self._num_envs
         for e in range(self._num_envs):
             self._seeding[e] = Seeding()
+            self._renew(e)
             self._begin(e, reseed=True)
         self._mend_bounds()
         self._refuse_non_finite()
@@ -190,8 +205,8 @@ class Copies:
 
     def step(self, actions: Sequence[Array]) -> Step:
         """Take one step; ``actions[k]`` belongs to ``spec.teams[k]``: ``(E, N)`` or ``(E, N, A)``."""
-        if self._seed is None:
-            raise ConfigError("step before reset: call reset(seed) first")
+        if self._seed is None or self._closed:
+            raise ConfigError(CLOSED if self._closed else "step before reset: call reset(seed) first")
         choices = self._choices(actions)
         self._log.append(actions)
         self._wipe()
@@ -249,10 +264,9 @@ class Copies:
         """Start copy ``e``'s next episode, replacing the environment if it cannot even do that."""
         if not reseed:
             self._seeding[e].crashes = 0  # an episode was played to its end
+        # In the same environment: a new one may be a process that takes seconds to start. One that keeps traces of
+        # earlier episodes through a seeded reset does not replay as it was; `load_state_dict` tells.
         reseed = reseed or self._log.since_seeding(e) > RESEED_STEPS
-        if reseed and not self._unused[e] and not self._instance:
-            # Some environments keep traces of earlier episodes through a seeded reset: only a new one can be replayed.
-            self._remake(e)
         self._unused[e] = False
         while True:
             seed = self._next_seed(e) if reseed else None
@@ -366,16 +380,45 @@ class Copies:
             raise EnvContractError(f"{who} {seeding.crashes} times in a row, last {when}: {what}") from error
         return told
 
+    def _make(self) -> Any:
+        """One environment more, which is ours to step and, unless it is lent, to close."""
+        env = open_env(self._factory)
+        self._keep(env)
+        return env
+
+    def _keep(self, env: Any) -> None:
+        if self._instance:
+            borrow(env, self, keep=not self._lent)
+        else:
+            own(env, self)
+        self._open.append(env)
+
+    def _take(self) -> None:
+        """From here on an instance is played in by nobody else."""
+        if self._closed:
+            raise ConfigError(CLOSED)
+        if self._instance:
+            play_in(self._open[0], self)
+
     def _remake(self, e: int) -> None:
-        """The old environment is not closed: closing one pygame environment closes pygame for all."""
-        try:
-            env = self._factory()
-        except Exception as error:
-            raise EnvContractError(
-                f"{self._spec.env}: copy {self._first + e} raised and could not be made again: {error}"
-            ) from error
+        """A new environment for a copy; the old one is closed first, since there may be room for one only."""
+        if not self._instance:
+            self._close_one(self._copies[e].env)
+            try:
+                env = self._make()
+            except Exception as error:
+                raise EnvContractError(
+                    f"{self._spec.env}: copy {self._first + e} had to be replaced and could not be made again: {error}"
+                ) from error
+        else:
+            env = self._copies[e].env
         self._copies[e] = self._player(env, self._rows[e])
         self._unused[e] = True
+
+    def _renew(self, e: int) -> None:
+        """Give a copy that was played in a new environment, so that nothing but its seed decides what comes."""
+        if not self._unused[e]:
+            self._remake(e)
 
     def _discard(self, e: int) -> None:
         """Show the copy as freshly reset, and nothing of the episode that went wrong."""
@@ -384,6 +427,7 @@ class Copies:
         rows.terminated.fill(False)
         rows.truncated.fill(False)
         rows.has_successor = False
+        self._renew(e)
         self._begin(e, reseed=True)
         self._step.discarded[e] = True
 
@@ -457,7 +501,7 @@ class Copies:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Step:
-        """Make every copy anew, seed it as it was seeded last, and repeat its actions since.
+        """Seed every copy as it was seeded last, in an environment without a past, and repeat its actions since.
 
         Copies that then show something else than when they were saved, as those of an environment with a clock or a
         random stream of its own do, begin a new episode, and the step that comes back marks them ``discarded``; so does
@@ -469,10 +513,11 @@ class Copies:
                 raise CheckpointError(f"environment state: {key} was {state[key]!r} when saved, is {value!r} now")
         if len(state["copies"]) != self._num_envs:
             raise CheckpointError(f"environment state holds {len(state['copies'])} copies, expected {self._num_envs}")
+        self._take()
         self._seed, self._options = int(state["seed"]), state["options"]
-        fresh = [self._factory() for _ in self._rows]
-        self._close_envs(keep=fresh)
-        self._copies = [self._player(env, rows) for env, rows in zip(fresh, self._rows, strict=True)]
+        for e in range(self._num_envs):
+            self._renew(e)
+            self._unused[e] = False
         self._wipe()
         names = [team.name for team in self._spec.teams]
         logs = [[np.asarray(saved["actions"][name]) for name in names] for saved in state["copies"]]
@@ -593,15 +638,17 @@ class Copies:
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
-    def _close_envs(self, keep: Sequence[Any] = ()) -> None:
-        for copy in self._copies:
-            if any(copy.env is env for env in keep):
-                continue
-            with contextlib.suppress(Exception):  # some environments cannot be closed twice, or before a first reset
-                copy.env.close()
+    def _close_one(self, env: Any) -> None:
+        """Close an environment of ours, once."""
+        if any(env is one for one in self._open):
+            self._open = [one for one in self._open if one is not env]
+            close_env(env)
 
     def close(self) -> None:
         """Close the environments."""
-        if not self._closed:
-            self._closed = True
-            self._close_envs()
+        self._closed = True
+        for env in list(self._open):
+            if self._lent:
+                give_back(env, self)
+            else:
+                self._close_one(env)

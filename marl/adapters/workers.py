@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import math
 import mmap
 import os
@@ -28,16 +29,17 @@ import tempfile
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import cloudpickle
 import numpy as np
 
 from marl.adapters.faults import Ledger, Tell
+from marl.adapters.lifecycle import name_of
 from marl.adapters.spawn import die_with, kill, spawn
 from marl.types import (
     Array,
@@ -115,7 +117,7 @@ class WorkerBatch:
         self._ledger = Ledger("the environment")
 
         options = {"max_steps": max_steps, "on_bad_obs": on_bad_obs, "env_kwargs": env_kwargs}
-        payload = _dumps_factory((build, factory, patterns, options))
+        payload = _sendable(build, factory, patterns, options)
         self._memory = _anonymous_file("marl-step")
         hear = self._ledger.hear
         edges = [num_envs * k // min(workers, num_envs) for k in range(min(workers, num_envs) + 1)]
@@ -308,8 +310,7 @@ class WorkerBatch:
         for worker in self._workers:
             worker.send(("spec",))
         answers, faults = self._gather(self._workers, time.monotonic() + START_SECONDS)
-        for worker, fault in faults.items():
-            raise ResourceError(f"worker {worker.index} failed while starting: {fault}")
+        answers.update(self._replace(faults, lambda worker: ("spec",)))  # those lost while their fellows still started
         specs: list[Spec] = [pickle.loads(answers[worker]) for worker in self._workers]
         for worker, spec in zip(self._workers, specs, strict=True):
             if spec != specs[0]:
@@ -363,8 +364,9 @@ class WorkerBatch:
 
     def _replace(
         self, faults: Mapping[_Worker, _WorkerFault], message: Callable[[_Worker], tuple[Any, ...]] | None
-    ) -> None:
-        """Put new processes in the place of failed ones and have them follow ``message``, within the restart budget."""
+    ) -> dict[_Worker, Any]:
+        """Put new processes in the place of failed ones and have them answer ``message``, within the restart budget."""
+        answers: dict[_Worker, Any] = {}
         while faults:
             for worker, fault in faults.items():
                 self._faults[fault.kind] += 1
@@ -384,9 +386,11 @@ class WorkerBatch:
             if message is not None:
                 for worker in ready:
                     worker.send(message(worker))
-                _, failed = self._gather(ready, time.monotonic() + self._deadline)
+                answered, failed = self._gather(ready, time.monotonic() + self._deadline)
+                answers.update(answered)
                 again.update(failed)
             faults = again
+        return answers
 
     def _mourn(self, worker: _Worker, fault: _WorkerFault) -> None:
         """The episodes of a worker's copies are lost with it. Raises if they are some of too many."""
@@ -567,8 +571,8 @@ class _Worker:
         verdict, value = answer
         self._awaited = False
         if verdict == "breach":
-            kind, text = value
-            raise kind(text)
+            kind, text, where = value
+            raise kind(text) from _WorkerFault("raised", where)
         if verdict == "raised":
             self._fault = _WorkerFault("raised", value)
             self.kill()
@@ -648,6 +652,54 @@ def _anonymous_file(name: str) -> int:
 def _is_divisible(state: Mapping[str, Any] | None) -> bool:
     """Whether a batch's state lists its copies one by one, as that of `marl.adapters.copies.Copies` does."""
     return state is not None and isinstance(state.get("copies"), list | tuple)
+
+
+def _sendable(build: object, factory: object, patterns: object, options: object) -> bytes:
+    """The same for workers. Raises ConfigError that names what cannot be sent."""
+    try:
+        return _dumps_factory((build, factory, patterns, options))
+    except Exception as error:
+        where = _unpicklable(factory) or _unpicklable(options) or "something that it needs"
+        raise ConfigError(
+            f"workers: the function that makes the environment ({name_of(factory)}) cannot be sent to other processes "
+            f"because of {where} ({type(error).__name__}: {' '.join(str(error).split())}); create that inside the "
+            "function, define the function in a module, or use workers=0"
+        ) from error
+
+
+def _unpicklable(thing: Any, name: str = "", seen: frozenset[int] = frozenset()) -> str | None:
+    """What of a thing cannot be pickled, and where it is: the innermost that can be told. None: it all can."""
+    if id(thing) in seen or len(seen) > 20:
+        return None
+    try:
+        _dumps_factory(thing)
+        return None
+    except Exception:
+        inner = next(filter(None, (_unpicklable(part, at, seen | {id(thing)}) for at, part in _parts(thing))), None)
+        return inner or (f"{name}, " if name else "") + f"a {type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a thing is pickled with: variables of a function, arguments of a partial, attributes, entries."""
+    if isinstance(thing, functools.partial):
+        yield from ((f"argument {k}", part) for k, part in enumerate((thing.func, *thing.args)))
+        yield from ((f"argument {key!r}", part) for key, part in thing.keywords.items())
+    elif isinstance(thing, FunctionType):
+        for at, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # not yet assigned
+                yield f"variable {at!r}", cell.cell_contents
+        yield from (
+            (f"variable {at!r}", thing.__globals__[at]) for at in thing.__code__.co_names if at in thing.__globals__
+        )
+        yield from ((f"default of {thing.__qualname__}", part) for part in thing.__defaults__ or ())
+    elif isinstance(thing, MethodType):
+        yield f"the object of {thing.__qualname__}", thing.__self__
+    elif isinstance(thing, Mapping):
+        yield from ((f"entry {key!r}", part) for key, part in thing.items())
+    elif isinstance(thing, list | tuple | set | frozenset):
+        yield from (("an entry", part) for part in thing)
+    elif not isinstance(thing, type | ModuleType):
+        yield from ((f"attribute {key!r}", part) for key, part in getattr(thing, "__dict__", {}).items())
 
 
 def _dumps_factory(payload: object) -> bytes:
@@ -747,11 +799,11 @@ def serve(sock: int, memory: int, trace: int, parent: int, from_main: int) -> No
 
 
 def _attempt(action: Callable[[], object]) -> tuple[str, object]:
-    """What came of it: ``("done", value)``, ``("breach", (class, text))`` or ``("raised", traceback)``."""
+    """What came of it: ``("done", value)``, ``("breach", (class, text, traceback))`` or ``("raised", traceback)``."""
     try:
         return "done", action()
     except MarlError as error:
-        return "breach", (type(error), str(error))
+        return "breach", (type(error), str(error), "".join(traceback.format_exception(error)).strip())
     except BaseException as error:  # sys.exit and KeyboardInterrupt inside an environment are its failures too
         return "raised", "".join(traceback.format_exception(error)).strip()
 
