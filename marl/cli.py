@@ -178,7 +178,7 @@ class Play:
     episodes: Annotated[int, NUMBER] = 1
     """How many, one after the other in one file."""
     seed: Annotated[int, NUMBER] = 0
-    """Of the first episode; the next ones count up."""
+    """Of the environment and of everything that is drawn."""
     max_steps: Annotated[int | None, NUMBER] = None
     """Stop each episode after so many steps; the scenario's, else 1000, unless given."""
     sample: bool = False

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -73,7 +74,7 @@ def _compiled_functions(names: dict[str, Any]) -> Iterator[Callable[..., Any]]:
         python = getattr(value, "py_func", None)
         if python is None and type(value).__module__.startswith("numba."):
             python = getattr(value, "__wrapped__", None)
-        if hasattr(python, "__code__"):
+        if isinstance(python, FunctionType):
             yield python
 
 

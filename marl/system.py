@@ -18,6 +18,7 @@ import torch
 
 from marl import adapters, checkpoint, parallel
 from marl.adapters import lifecycle
+from marl.adapters.describe import render_mode
 from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
@@ -636,8 +637,9 @@ class MultiAgentSystem:
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
             decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation and
-                inbox alone; ``"processes"`` gives each an operating system process of its own, and plays the same
-                episodes batched as well, to compare returns and actions (``report.batched``, ``report.agreement``).
+                inbox alone; ``"processes"`` gives each an operating system process of its own, and asks the batched
+                policy in every step what it would do on the same observations (``report.agreement``). The same
+                episodes are then played batched as well (``report.batched``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
@@ -666,8 +668,7 @@ class MultiAgentSystem:
         if num_envs is not None:
             check_whole("num_envs", num_envs, 1)
         links = self._links(link, tamper)
-        derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
-        env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
+        env_seed, act_seed, task_seed = evaluation_seeds(self.seed if seed is None else seed)
         wanted = task if task is not None else self.target
         talking = [channel is not None for channel in self.channels]
         wish, exactly = num_envs or min(episodes, EVALUATION_COPIES), num_envs is not None
@@ -700,24 +701,21 @@ class MultiAgentSystem:
             def alone(processes: bool) -> Alone:
                 return self._alone(copies, act_seed, greedy, links, tampers, experiment, processes)
 
-            with _executing(self.learners, links, tampers):
-                subject = None
-                if decentralised == "processes":
-                    with closing(alone(True)) as apart:
-                        subject = _Subject(self.spec, apart, experiment)
-                        subject.recording = True
-                        report = play(subject)
-                        report = replace(report, faults=report.faults | apart.faults)
+            def in_one_batch() -> _Subject:
                 if decentralised is True or experiment.swap:
-                    actor = _Subject(self.spec, alone(False), experiment)
-                else:
-                    strangers = self._strangers(copies, act_seed, experiment.remove)
-                    actor = _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
-                if subject is None:
-                    return play(actor)
-                actor.recording = True
-                batched = replace(play(actor), decentralised=False)
-                return replace(report, batched=batched, agreement=Agreement.of(self.spec, actor.record, subject.record))
+                    return _Subject(self.spec, alone(False), experiment)
+                strangers = self._strangers(copies, act_seed, experiment.remove)
+                return _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
+
+            with _executing(self.learners, links, tampers):
+                if decentralised != "processes":
+                    return play(in_one_batch())
+                with closing(alone(True)) as apart:
+                    both = _Compared(_Subject(self.spec, apart, experiment), in_one_batch())
+                    report = play(both)
+                    lost = report.faults | apart.faults
+                    report = replace(report, faults=lost, agreement=both.agreement(self.spec))
+                return replace(report, batched=replace(play(in_one_batch()), decentralised=False))
 
     def _alone(
         self,
@@ -1046,17 +1044,41 @@ class MultiAgentSystem:
     def make_env(self, **env_kwargs: Any) -> Any:
         """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.
 
-        Whoever asks for it closes it. Raises TypeError if it takes no such keywords, ConfigError if it cannot be made.
+        Whoever asks for it closes it. A factory need not take ``render_mode`` if what it makes has that mode already.
+
+        Raises:
+            TypeError: if it takes no such keywords.
+            ConfigError: if it cannot be made, or not with that ``render_mode``.
         """
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-        factory, _ = resolve(self._other_source(), {**(self._options.get("env_kwargs") or {}), **env_kwargs})
+        source, keywords = self._other_source(), {**(self._options.get("env_kwargs") or {}), **env_kwargs}
+        mode = env_kwargs.get("render_mode")
         try:
-            return lifecycle.open_env(factory)
+            return lifecycle.open_env(resolve(source, keywords)[0])
         except lifecycle.NotMade as error:
-            if env_kwargs and isinstance(error.__cause__, TypeError):
-                raise error.__cause__ from None
+            if mode is None or not isinstance(error.__cause__, TypeError):
+                if env_kwargs and isinstance(error.__cause__, TypeError):
+                    raise error.__cause__ from None
+                raise self._explained(error) from error.__cause__
+            refused = str(error.__cause__)
+        except ConfigError as error:
+            if mode is None:
+                raise
+            refused = str(error)
+        del keywords["render_mode"]
+        try:
+            env = lifecycle.open_env(resolve(source, keywords)[0])
+        except lifecycle.NotMade as error:
             raise self._explained(error) from error.__cause__
+        if render_mode(env) != mode:
+            lifecycle.close_env(env)
+            raise ConfigError(
+                f"render_mode: {self.spec.env}: the function that makes the environment takes no render_mode "
+                f"({' '.join(refused.split())}), and what it makes has {render_mode(env)!r}; let it take the keyword, "
+                f"or make the environment with render_mode={mode!r}"
+            )
+        return env
 
     @property
     def _instance(self) -> bool:
@@ -1235,8 +1257,6 @@ class _Subject:
         self, spec: Spec, actor: _Actor, experiment: Experiment, strangers: Mapping[str, Here] | None = None
     ) -> None:
         self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
-        self.record: list[Record] = []
-        self.recording = False
 
     def act(self, step: Step) -> list[Array]:
         actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
@@ -1245,9 +1265,37 @@ class _Subject:
                 if name in self.strangers:
                     self.strangers[name].look(View.of(step, place, n, None))
                     actions[place][:, n] = self.strangers[name].act()
-        if self.recording:
-            self.record.append((actions, [team.alive.copy() for team in step.teams]))
         return actions
+
+
+class _Compared:
+    """An actor that plays, and another that is asked in every step what it would do; both are put on record.
+
+    They see the same observations throughout. Were they to play apart, the rounding of another batch size would lead
+    them into different states of a chaotic environment, where right policies do different things.
+    """
+
+    def __init__(self, actor: _Subject, asked: _Subject) -> None:
+        self.actor, self.asked = actor, asked
+        self.done: list[Record] = []
+        self.wanted: list[Record] = []
+
+    def act(self, step: Step) -> list[Array]:
+        alive = [team.alive.copy() for team in step.teams]
+        self.wanted.append((self.asked.act(step), alive))
+        actions = self.actor.act(step)
+        self.done.append((actions, alive))
+        return actions
+
+    def agreement(self, spec: Spec) -> Agreement:
+        """Whether both wanted the same."""
+        return Agreement.of(spec, self.wanted, self.done)
+
+
+def evaluation_seeds(seed: int) -> tuple[int, int, int]:
+    """The seeds of an evaluation's environments, of its actions and of its tasks; training never uses them."""
+    first, second, third = np.random.SeedSequence([seed, EVALUATION]).generate_state(3, np.uint32).tolist()
+    return first, second, third
 
 
 def _names(given: str | Iterable[str]) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def _categorical_kernels() -> tuple[Any, Any, Any]:
 
 def recorded() -> bool:
     """Whether torch writes operations down, to trace, export or compile them: it would miss what kernels compute."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def compiled(x: Tensor) -> bool:

@@ -28,7 +28,8 @@ def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     """
     if additive.shape[0] == 0:
         return additive
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _fits_kernel(additive, decay, last):
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if recorded or not _fits_kernel(additive, decay, last):
         return _by_doubling(additive, decay, last)
     if not torch.is_grad_enabled() or not (additive.requires_grad or decay.requires_grad or last.requires_grad):
         return _solve(additive, decay, last)
