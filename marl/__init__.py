@@ -75,7 +75,6 @@ if TYPE_CHECKING:
         OrnsteinUhlenbeck,
         Uniform,
     )
-    from marl.influence import SocialInfluence
     from marl.league import PSRO, League
     from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3, Fixed, Random, Scripted
     from marl.learners.off_policy import Prioritised
@@ -96,6 +95,7 @@ if TYPE_CHECKING:
         RunningNormalize,
         Scale,
         Seen,
+        SocialInfluence,
         StepCost,
         TeamSpirit,
     )
@@ -189,7 +189,6 @@ _HOMES = {
         "Random",
         "Scripted",
     ),
-    "marl.influence": ("SocialInfluence",),
     "marl.league": ("PSRO", "League"),
     "marl.learners.off_policy": ("Prioritised",),
     "marl.memory.hindsight": ("Hindsight",),
@@ -228,6 +227,7 @@ _HOMES = {
         "RunningNormalize",
         "Scale",
         "Seen",
+        "SocialInfluence",
         "StepCost",
         "TeamSpirit",
     ),

@@ -42,10 +42,11 @@ from marl.learners.on_policy import OnPolicy
 from marl.memory.rollout import Look
 from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
-from marl.shaping import Discounts, Hooks, Shaper, by_team, reads_state, team_named
+from marl.shaping import Discounts, Hooks, Shaper, by_team, reads_state
 from marl.shaping import checked as checked_hooks
 from marl.spaces import team_from_json, team_to_json
 from marl.stopping import Stop
+from marl.teams import team_named
 from marl.types import (
     Array,
     BatchEnv,
