@@ -103,6 +103,18 @@ def test_learners_never_import_their_siblings(name):
     assert siblings <= shared | {name, f"{name}_tiles"}  # its own fast path
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_share_what_stands_beside_test_modules_never_in_one(path):
+    tree = ast.parse(path.read_text())
+    froms = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not [name for name in froms if name.startswith("tests.") and ".test_" in name]
+
+
 def test_the_architecture_page_has_the_same_table():
     rows = {}
     for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.cli.conftest import finish, start
-from tests.cli.test_resume import same_as
+from tests.support.commands import finish, start
+from tests.support.equality import assert_equal_runs
 
 SCENARIO = """
 import marl
@@ -64,7 +64,7 @@ def test_a_killed_league_goes_on_as_if_nothing_had_happened(throws, tmp_path, ma
     said = marl_command(*words(throws, tmp_path / "killed"), "--resume")
     assert said.code == 0
     assert "from step 640" in said.err
-    same_as(tmp_path / "whole", tmp_path / "killed")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.fixture(scope="module")

@@ -12,27 +12,9 @@ import sys
 import pytest
 
 from marl import checkpoint
-from marl.logs import read_metrics
 from marl.run import Run
-from tests.cli.conftest import finish, start
-from tests.cli.test_commands import assert_equal
-
-CLOCKS = ("seconds", "steps_per_second")
-
-
-def same_as(finished, run):
-    """Parameters, moments, memories, random streams, environments, counters, metrics: those of the unbroken run."""
-    for which in ("last", "best"):
-        states = [checkpoint.load(folder / "checkpoints" / which)[0] for folder in (finished, run)]
-        for state in states:
-            for clock in CLOCKS:
-                state["history"].pop(clock, None)
-        assert_equal(*states)
-    rows = [
-        [{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(folder)]
-        for folder in (finished, run)
-    ]
-    assert str(rows[0]) == str(rows[1])  # as text, so that NaN equals itself
+from tests.support.commands import finish, start
+from tests.support.equality import assert_equal_runs, assert_equal_trees
 
 
 def words(scenario, run, *more):
@@ -75,7 +57,7 @@ def test_a_signal_ends_the_step_saves_and_resumes_exactly(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["exit_code"]) == (status, step, code)
     assert marl_command("train", "--run-dir", tmp_path / "run", "--resume", *words(scenario, 0)[4:]).code == 0
-    same_as(finished, tmp_path / "run")
+    assert_equal_runs(finished, tmp_path / "run")
 
 
 KILLED = """
@@ -104,7 +86,7 @@ def test_a_killed_run_resumes_as_if_it_had_never_stopped(scenario, finished, tmp
     assert said.code == 0
     assert "took over the lock of process" in said.err
     assert "resuming" in said.err
-    same_as(finished, run)
+    assert_equal_runs(finished, run)
     assert not list((run / "checkpoints").glob(".*"))
     assert not (run / "run.lock").exists()
 
@@ -209,7 +191,7 @@ def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(scenario, 
     assert f"{newest.name}: tensors.safetensors is damaged" in said.err
     assert "falling back to" in said.err
     assert f"set aside as aside-{newest.name}" in said.err
-    same_as(finished, copy)
+    assert_equal_runs(finished, copy)
 
 
 def test_resume_from_a_damaged_checkpoint_by_name_is_exit_5(scenario, copy, marl_command):
@@ -236,7 +218,7 @@ def test_resume_from_an_older_checkpoint_goes_back_in_time(scenario, finished, c
     older = sorted((copy / "checkpoints").glob("step-*"))[-2]
     said = marl_command(*words(scenario, copy, "--resume", older))
     assert said.code == 0, said.err
-    same_as(finished, copy)
+    assert_equal_runs(finished, copy)
 
 
 def test_a_changed_identity_is_refused_with_its_difference(scenario, copy, marl_command):
@@ -271,7 +253,7 @@ def test_resume_without_anything_saved_starts_anew(scenario, finished, tmp_path,
     said = marl_command(*words(scenario, tmp_path / "run", "--resume"))
     assert said.code == 0
     assert "nothing was saved yet" in said.err
-    same_as(finished, tmp_path / "run")
+    assert_equal_runs(finished, tmp_path / "run")
 
 
 def test_a_full_disk_ends_a_run_only_after_patience(scenario, tmp_path, monkeypatch, marl_command):
@@ -345,7 +327,7 @@ def test_a_reader_that_leaves_early_is_no_error(finished):
 MINE = """
 import marl
 from dataclasses import dataclass
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 @dataclass(frozen=True)
 class Mine:
@@ -376,7 +358,7 @@ def test_learners_with_code_of_their_author_are_brought_back_by_their_scenario(t
     said = marl_command(*fork, "--no-evaluate", "--quiet")
     assert said.code == 0, said.err
     ends = [checkpoint.load(folder / "checkpoints" / "last")[0]["learners"] for folder in (run, tmp_path / "fork")]
-    assert_equal(*ends)
+    assert_equal_trees(*ends)
     path.write_text(MINE.replace("Mine(4)", "Mine(5)"))
     said = marl_command("train", "--run-dir", run, "--resume")
     assert said.code == 2
@@ -394,4 +376,4 @@ def test_teams_and_recurrent_policies_resume_exactly(step, duel, tmp_path, monke
         at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert marl_command("train", duel, "--run-dir", tmp_path / "cut", *options).code == 75
     assert marl_command("train", "--run-dir", tmp_path / "cut", "--resume", "--no-evaluate", "--quiet").code == 0
-    same_as(tmp_path / "whole", tmp_path / "cut")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")

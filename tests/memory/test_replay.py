@@ -18,7 +18,7 @@ from marl.memory.priorities import Priorities
 from marl.memory.replay import Replay, Sample, _free_memory
 from marl.memory.rollout import Decision
 from marl.scope import Joint, Local
-from tests.tiny import Constant, Team, Turns
+from tests.support.tiny import Constant, Team, Turns
 
 
 class Record:
