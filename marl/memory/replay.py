@@ -219,7 +219,7 @@ class Replay:
             for other in hears
         )
         needed = per_step * cells[0] * cells[1]
-        free = _free_memory()
+        free = free_memory()
         if free is not None and needed > free:
             raise ResourceError(
                 f"replay of team {self.team.name!r}: {cells[0] * cells[1]:,} steps of {per_step:,} bytes need "
@@ -764,7 +764,7 @@ def _make_folder(directory: str) -> None:
         raise ConfigError(f"buffer_dir: cannot write to {directory!r} ({error.strerror})") from None
 
 
-def _free_memory(root: Path = Path("/")) -> int | None:
+def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes that can be had without swapping, of the machine's and of a container's own; None where nobody says."""
     groups = root / "sys/fs/cgroup"
     told = [
