@@ -1,7 +1,7 @@
 """Checkpoints: a directory of tensors and JSON, hashed, written atomically, read without unpickling anything.
 
-``manifest.json`` names every other file with its size and SHA-256, and holds its own hash; ``tree.json`` is the state with
-placeholders where tensors and arrays were, and these lie in ``tensors.safetensors``. Nothing is opened that is no
+``manifest.json`` names every other file with its size and SHA-256, and holds its own hash; ``tree.json`` is the state
+with placeholders where tensors and arrays were, and these lie in ``tensors.safetensors``. Nothing is opened that is no
 regular file, read before its size is right, or used before its hash is.
 """
 

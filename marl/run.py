@@ -27,6 +27,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from marl import checkpoint, files
 from marl.logs import MetricsFile, Sink, read_metrics
 from marl.logs.files import Patience, read_json, sync_folder, write_json
@@ -560,19 +562,17 @@ def _short(text: str, limit: int = 240) -> str:
 
 def described(value: Any) -> Any:
     """Settings as JSON to be compared and read by people; what only code can make is named."""
-    from marl.config import to_json
+    from marl.config import name_of
 
-    try:
-        return to_json(value)
-    except ConfigError:
-        pass
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
     if isinstance(value, Mapping):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [described(item) for item in value]
-    kind = value if isinstance(value, type) or callable(value) else type(value)
-    name = f"{getattr(kind, '__module__', '?')}:{getattr(kind, '__qualname__', type(value).__name__)}"
     fields = getattr(value, "__dataclass_fields__", None)
     if fields and not isinstance(value, type):
-        return {"$class": name, **{field: described(getattr(value, field)) for field in fields}}
-    return {"$code": name}
+        return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
+    return {"$code": name_of(value)}

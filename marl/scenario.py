@@ -11,6 +11,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from marl.adapters.spoken import Spoken
 from marl.config import unknown
 from marl.curriculum import Curricula
@@ -75,10 +77,11 @@ class Scenario:
         """Check the numbers."""
         for name, least in (("num_envs", 1), ("steps", 1), ("workers", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ConfigError(
                     f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}"
                 )
+            object.__setattr__(self, name, int(value))
         try:
             checked_hooks(self.shaping)
             checked_league(self.league, self.steps)

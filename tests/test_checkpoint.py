@@ -164,7 +164,7 @@ def test_settings_of_foreign_classes_are_refused(tmp_path):
         {"spec": 3},
     ):
         rehash(path, meta=manifest["meta"] | change)
-        with pytest.raises(CheckpointError, match="make no sense"):
+        with pytest.raises(CheckpointError, match=r"make no sense|spec: expected dict, got 3"):
             marl.MultiAgentSystem.load(path)
 
 

@@ -20,8 +20,8 @@ LEVELS = (
     ("L3", "actor_critic action_critic mixing learners"),
     (
         "L4",
-        "algorithms league scenario checkpoint agent evaluation logs system evaluation.versus evaluation.tournament "
-        "evaluation.exploit evaluation.sweep conformance run panel play",
+        "algorithms league scenario checkpoint received agent evaluation logs system evaluation.versus "
+        "evaluation.tournament evaluation.exploit evaluation.sweep conformance run panel play",
     ),
     ("L5", "overrides cli"),
 )

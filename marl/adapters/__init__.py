@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from marl.adapters.copies import Copies
 from marl.adapters.resolve import resolve
 from marl.types import BatchEnv, ConfigError, SupportsBatch
@@ -39,7 +41,7 @@ def make(
     deadline: seconds a worker process may take for one step before it is replaced.
     state: read ``env.state()`` in every step; switch it off where no critic or mixer wants the global state.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+    if isinstance(workers, bool) or not isinstance(workers, int | np.integer) or workers < 0:
         raise ConfigError(f"workers: expected a non-negative integer, got {workers!r}")
     factory, instance = resolve(env, env_kwargs)
     if instance is not None and not isinstance(instance, SupportsBatch) and (num_envs != 1 or workers):

@@ -101,9 +101,10 @@ class Copies:
         state: bool = True,
     ) -> None:
         """Make the copies and look at the first of them."""
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
             raise ConfigError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
-        if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1):
+        whole = isinstance(max_steps, int | np.integer) and not isinstance(max_steps, bool)
+        if max_steps is not None and not (whole and max_steps >= 1):
             raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {max_steps!r}")
         if on_bad_obs not in BAD_OBS:
             raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
