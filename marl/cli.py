@@ -545,9 +545,9 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
         device,
     )
     if stored is not None:
-        for key, most in MOST.items():
-            if getattr(plan.scenario, key) > most:
-                raise _config_error(f"--resume: {key}: expected at most {most:,}, got {getattr(plan.scenario, key):,}")
+        for key, value in (("num_envs", scenario.num_envs), ("workers", scenario.workers)):
+            if value > MOST[key]:
+                raise _config_error(f"--resume: {key}: expected at most {MOST[key]:,}, got {value:,}")
         _refuse_other(stored, plan)
     return plan
 
@@ -1293,10 +1293,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(asked: Command) -> int:
     """Do what was asked."""
-    named = [getattr(asked, key, None) for key in ("scenario", "env")]
-    if getattr(asked, "trust", False) or any(name is not None and not _is_shipped(name) for name in named):
+    named = [name for key in ("scenario", "env") if (name := getattr(asked, key, None)) is not None]
+    if getattr(asked, "trust", False) or not all(map(_is_installed, named)):
         _find_modules_here()
     return asked.run()
+
+
+def _is_installed(name: str) -> bool:
+    from marl.adapters.resolve import comes_with_library
+
+    return _is_shipped(name) or comes_with_library(name)
 
 
 def _is_shipped(name: str) -> bool:

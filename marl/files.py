@@ -69,7 +69,7 @@ def read(path: Path, most: int, size: int | None = None) -> bytes:
         if size is not None and there != size:
             raise WrongSizeError(errno.EINVAL, f"{there:,} bytes instead of {size:,}", str(path))
         if there > most:
-            raise WrongSizeError(errno.EFBIG, f"{there:,} bytes are too many, at most {most:,}", str(path))
+            raise WrongSizeError(errno.EFBIG, f"{there:,} of at most {most:,} bytes are too many", str(path))
         return file.read(there)
 
 
