@@ -18,9 +18,13 @@ from typing import Any
 
 import pytest
 
+import marl
 from marl import checkpoint
+from marl.adapters.resolve import comes_with_library
+from marl.adapters.spawn import spawn
 from marl.checkpoint import MANIFEST, TENSORS, TREE
 from marl.cli import main
+from tests.tiny import Constant
 
 ROOT = Path(__file__).parents[1]
 GIFT = "import pathlib\npathlib.Path(__file__).with_name('RAN').touch()\ndef run(*_, **__):\n    raise SystemExit(77)\n"
@@ -104,6 +108,14 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
+DEEP = "nested too deeply"  # what :func:`write` puts in its place
+
+
+def write(file: Path, data: Any) -> None:
+    """JSON, and what no encoder would write."""
+    file.write_text(json.dumps(data).replace(f'"{DEEP}"', "[" * 100_000 + "]" * 100_000))
+
+
 def rehash(folder: Path, manifest: dict[str, Any], files: bool = True) -> None:
     """Make a manifest right, as somebody who means harm would."""
     if files:
@@ -118,15 +130,147 @@ def newest(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "checkpoints").iterdir() if path.name.startswith("step-"))
 
 
+REFERENCES = (
+    *("os:system", "gift", "gift:run", "gift.py", "./gift.py", "../gift.py", "{folder}/gift.py", "antigravity", "this"),
+    *("gift.run", "turtle:main", "builtins:exec", "builtins:eval", "subprocess:run", "marl.__main__", "marl.cli:main"),
+    *("gift:Env-v0", "GymV26Environment-v0", "GymV21Environment-v0", "mpe2.gift_v1", "pettingzoo.classic.gift_v9"),
+    *("marl/../gift-v0", "module:", ":attribute", "", "\0", "a" * 5000, "gift-v0\n", "Foraging:gift", "http://x/y.py"),
+    *("marl_scenarios.cartpole:scenario", "tests.tiny:Constant", "marl.conformance:check", "..", "/", "~/gift.py"),
+)
+# --- what a file may name ---------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, env: object = "CartPole-v1", agents: Any = None, named: str | None = None) -> Path:
+    """A small checkpoint, which may name another environment than its own."""
+    with marl.MultiAgentSystem(agents or marl.Random(), env, num_envs=1) as system:
+        path = system.save(folder / "saved")
+    if named is not None:
+        manifest = json.loads((path / MANIFEST).read_text())
+        rehash(path, manifest | {"meta": manifest["meta"] | {"env": named}})
+    return path
+
+
+def test_a_checkpoint_names_registered_environments_and_installed_scenarios_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gift.py").write_text(GIFT)
+    for name in ("CartPole-v1", "cartpole", "mpe2.simple_spread_v3", "marl/spread-v0", "sisl/pursuit-v5"):
+        assert marl.MultiAgentSystem.load(saved(tmp_path, named=name)).spec.agents
+    for name in REFERENCES:
+        if name.endswith(("gift_v1", "gift_v9")):  # a package that is trusted has no such module
+            assert not marl.MultiAgentSystem.load(saved(tmp_path, named=name)).history["episode_rewards"]
+            continue
+        with pytest.raises(marl.CheckpointError, match="it would import and run") as caught:
+            marl.MultiAgentSystem.load(saved(tmp_path, named=name.replace("{folder}", str(tmp_path))))
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("RAN"))
+
+
+def test_what_a_checkpoint_names_runs_where_the_user_names_it_again_or_trusts_it(tmp_path):
+    path = saved(tmp_path, env="tests.tiny:Constant")
+    for given in ({"env": "tests.tiny:Constant"}, {"env": Constant}, {"trust": True}):
+        with marl.MultiAgentSystem.load(path, **given) as system:
+            assert system.evaluate(1).returns == (8.0,)
+    hindsight = marl.Hindsight("tests.memory.test_hindsight:difference")
+    for agents, word in (
+        (marl.iddpg(hindsight=hindsight), r"import and call 'tests\.memory\.test_hindsight:difference'"),
+        (marl.iddpg(buffer_dir=str(tmp_path / "replay")), "write its replay to"),
+    ):
+        path = saved(tmp_path, "marl/reach-v0", agents)
+        with pytest.raises(marl.CheckpointError, match=word):
+            marl.MultiAgentSystem.load(path)
+        for given in ({"agents": agents}, {"trust": True}):
+            assert marl.MultiAgentSystem.load(path, **given).agents == agents
+
+
+def test_a_shipped_scenario_may_do_what_it_does(tmp_path):
+    with marl.MultiAgentSystem(None, "reach", num_envs=1) as system:
+        path = system.save(tmp_path / "saved")
+    assert marl.MultiAgentSystem.load(path).agents == system.agents  # its Hindsight names a function of its world
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["meta"]["agents"]["hindsight"]["reward"] = "marl_envs.reach:Reach"
+    rehash(path, manifest)
+    with pytest.raises(marl.CheckpointError, match="import and call"):
+        marl.MultiAgentSystem.load(path)
+
+
+def test_neither_the_current_folder_nor_one_that_hides_a_package_is_looked_into(tmp_path, monkeypatch, capsys):
+    (tmp_path / "multi_agent_ale_py.py").write_text(GIFT)  # which atari/pong-v3 needs
+    (tmp_path / "json.py").write_text(GIFT)
+    (tmp_path / "mpe2").mkdir()
+    (tmp_path / "mpe2" / "__init__.py").write_text(GIFT)
+    path = saved(tmp_path, named="atari/pong-v3")
+    monkeypatch.chdir(tmp_path)
+    main(["evaluate", str(path), "--episodes", "1"])
+    assert capsys.readouterr().err.startswith("marl: error: ")
+    process = spawn("builtins", "print", ())
+    assert process.wait() == 0
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mpe2"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert not comes_with_library("mpe2.simple_spread_v3")
+    assert not list(tmp_path.rglob("RAN"))
+
+
+MINE = """
+import marl
+from tests.tiny import Constant
+
+scenario = marl.Scenario(
+    name="mine",
+    env=Constant,
+    agents=marl.ippo(rollout=8, minibatches=1, network=marl.MLP((4,))),
+    num_envs=1,
+    steps=32,
+)
+"""
+
+
+def test_a_run_of_a_scenario_in_a_file_is_opened_by_naming_the_file_again_or_by_trust(tmp_path, capsys):
+    file, run = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(MINE)
+    assert main(["train", str(file), "--run-dir", str(run), "--quiet", "--episodes", "1"]) == 0
+    assert f"next: marl evaluate {run} --trust" in capsys.readouterr().out
+    for words in (
+        ["evaluate", str(run), "--episodes", "1"],
+        ["train", "--run-dir", str(run), "--resume"],
+        ["play", str(run)],
+        ["exploit", str(run)],
+        ["sweep", str(run), "--link", "loss=0,1"],
+        ["tournament", str(run), str(run)],
+    ):
+        assert main(words) == 5
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"it would import and run {str(file)!r}" in line
+        assert "--trust" in line
+    for words in (
+        ["evaluate", str(run), "--episodes", "1", "--trust"],
+        ["evaluate", str(run), "--episodes", "1", "--env", str(file)],
+        ["evaluate", str(run), "--episodes", "1", "--env", "tests.tiny:Constant"],
+        ["train", str(file), "--run-dir", str(run), "--resume", "--no-evaluate", "--steps", "40"],
+        ["train", "--run-dir", str(run), "--resume", "--no-evaluate", "--steps", "48", "--trust"],
+    ):
+        assert main(words) == 0, capsys.readouterr().err
+    capsys.readouterr()
+
+
+def test_settings_in_a_config_choose_no_code_either(run, tmp_path, capsys):
+    for setting, word in (
+        ("learner.hindsight=Hindsight('gift:run')", "unknown key"),
+        ("env_kwargs.map=../map.txt", "give the environment env_kwargs.map='../map.txt'"),
+        ("learner.network=Custom('gift:run')", "Custom"),
+    ):
+        folder = tmp_path / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(run, folder, symlinks=True)
+        config = json.loads((folder / "config.json").read_text())
+        config["set"].append(setting)
+        write(folder / "config.json", config)
+        for words in (["evaluate", str(folder)], ["train", "cartpole", "--run-dir", str(folder), "--resume"]):
+            assert main(words) in (2, 5)
+            assert word in capsys.readouterr().err
+
+
 # --- forgeries --------------------------------------------------------------------------------------------------------
-
-
-DEEP = "nested too deeply"  # what :func:`write` puts in its place
-
-
-def write(file: Path, data: Any) -> None:
-    """JSON, and what no encoder would write."""
-    file.write_text(json.dumps(data).replace(f'"{DEEP}"', "[" * 100_000 + "]" * 100_000))
 
 
 def deep(levels: int) -> Any:
@@ -140,13 +284,6 @@ def settings_of(name: str, **fields: Any) -> dict[str, Any]:
     return {"$class": name, **fields}
 
 
-REFERENCES = (
-    *("os:system", "gift", "gift:run", "gift.py", "./gift.py", "../gift.py", "{folder}/gift.py", "antigravity", "this"),
-    *("gift.run", "turtle:main", "builtins:exec", "builtins:eval", "subprocess:run", "marl.__main__", "marl.cli:main"),
-    *("gift:Env-v0", "GymV26Environment-v0", "GymV21Environment-v0", "mpe2.gift_v1", "pettingzoo.classic.gift_v9"),
-    *("marl/../gift-v0", "module:", ":attribute", "", "\0", "a" * 5000, "gift-v0\n", "Foraging:gift", "http://x/y.py"),
-    *("marl_scenarios.cartpole:scenario", "tests.tiny:Constant", "marl.conformance:check", "..", "/", "~/gift.py"),
-)
 VALUES: tuple[Any, ...] = (
     *REFERENCES,
     *(None, True, False, 0, -1, 1, 2.5, 10**6, 10**9, 10**12, 10**30, -(10**12), 1e308, math.nan, math.inf, -math.inf),
