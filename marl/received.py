@@ -16,7 +16,7 @@ from torch import Tensor
 from marl.adapters.resolve import comes_with_library
 from marl.config import code_in, from_json, to_json
 from marl.scenario import Scenario, names
-from marl.types import CheckpointError, ConfigError, ResourceError, Spec
+from marl.types import CheckpointError, ConfigError, MarlError, Spec
 
 WHOLE = {"num_envs": (1, 2**20), "workers": (0, 2**10), "seed": (0, 2**128), "steps": (0, 2**62)}
 KINDS: Mapping[str, tuple[type, ...]] = {
@@ -58,14 +58,13 @@ def checked(where: str, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Whatever forged values come to is one line. Raises CheckpointError; a ConfigError as it is."""
+    """Whatever forged values come to is one line. Raises CheckpointError; what is one line already as it is."""
     try:
         yield
-    except (CheckpointError, ConfigError):
+    except MarlError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        said = text if isinstance(error, ResourceError) else f"{type(error).__name__}: {text}"
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise CheckpointError(f"{where}: what it holds makes no sense here: {said:.300}") from error
 
 

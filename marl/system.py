@@ -50,6 +50,7 @@ from marl.types import (
     Episode,
     Episodes,
     NonFiniteError,
+    ResourceError,
     Spec,
     Step,
     StepsElsewhere,
@@ -418,12 +419,14 @@ class MultiAgentSystem:
         if self._course is None:
             self._course = self._make_course(env)
             if self._course is not None and self._saved_course is not None:
-                self._course.load_state_dict(self._saved_course)
+                with received.explained("the saved curriculum"):
+                    self._course.load_state_dict(self._saved_course)
         if self._shown is None:
             self._shown = self._make_shown(env)
         if self._step is None:
             if self._saved_env is not None:
-                self._step = env.load_state_dict(self._saved_env)
+                with received.explained("the saved environment"):
+                    self._step = env.load_state_dict(self._saved_env)
                 self._saved_env = None
                 self._say_what_is_lost(self._step)
             else:
@@ -961,7 +964,10 @@ class MultiAgentSystem:
         system._options = {"env_kwargs": dict(said["env_kwargs"] or {}) or None, "max_steps": options["max_steps"]}
         system._env = None
         with received.explained(where):
-            system._setup(spec)
+            try:
+                system._setup(spec)
+            except ResourceError as error:
+                raise CheckpointError(f"{where}: {error}") from error
         try:
             system.load_state_dict(state)
         except Exception as error:

@@ -270,6 +270,39 @@ def test_settings_in_a_config_choose_no_code_either(run, tmp_path, capsys):
             assert word in capsys.readouterr().err
 
 
+WILD = (
+    ("memory", "last", 10**6),
+    ("memory", "last", -(10**6)),
+    ("memory", "head", 10**6),
+    ("memory", "arrays", "link", 10**6),
+    ("memory", "arrays", "_final", 10**6),
+    ("memory", "arrays", "action", 10**6),
+    ("memory", "arrays", "action", -1),
+    ("priorities", "nodes", math.inf),
+)
+
+
+@pytest.mark.parametrize("wild", WILD, ids=str)
+def test_places_and_actions_in_a_memory_are_looked_at_before_compiled_code_goes_there(wild, tmp_path):
+    replay = marl.iql(learning_starts=8, batch=4, buffer=64, prioritised=marl.Prioritised(), network=marl.MLP((4,)))
+    rollout = marl.ippo(rollout=16, minibatches=1, network=marl.MLP((4,)))
+    *path, value = wild
+    for learner in (replay, rollout):
+        with marl.MultiAgentSystem(learner, Constant, num_envs=2) as system:
+            system.train(steps=40)
+            state = checkpoint.load(system.save(tmp_path / "saved"))[0]
+            part = state["learners"]["team"]
+            if path[0] not in part or (len(path) == 3 and path[2] not in part["memory"]["arrays"]):
+                continue
+            for key in path[:-1]:
+                part = part[key]
+            if path[-1] not in part:
+                continue
+            part[path[-1]] = value if isinstance(part[path[-1]], int) else part[path[-1]] * 0 + value
+            with pytest.raises(ValueError, match=r"places outside|do not exist|there are none"):
+                system.load_state_dict(state)
+
+
 # --- forgeries --------------------------------------------------------------------------------------------------------
 
 
@@ -477,7 +510,8 @@ def command(folder: Path, chance: random.Random) -> list[str]:
     if asked < 0.76:
         return ["evaluate", str(newest(folder)[-1]) if (folder / "checkpoints").is_dir() else ".", "--episodes", "1"]
     if asked < 0.92:
-        return ["train", "--run-dir", str(folder), "--resume", "--quiet", "--no-evaluate"]
+        more = ["--steps", "80"] if asked < 0.85 else []
+        return ["train", "--run-dir", str(folder), "--resume", "--quiet", "--no-evaluate", *more]
     if asked < 0.95:
         return ["plot", str(folder)]
     if asked < 0.97:

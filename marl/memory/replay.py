@@ -24,7 +24,7 @@ from torch import Tensor
 from marl.credit import Credit, Mixing, Outcome
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.priorities import Priorities
-from marl.memory.rollout import Decision, Look
+from marl.memory.rollout import Decision, Look, refuse_wild_actions
 from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
 from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, TeamStep, legal_widths
 
@@ -678,6 +678,16 @@ class Replay:
         self._last[...], self._episode[...] = state["last"], state["episode"]
         self.head, self.size = int(state["head"]), int(state["size"])
         self.seen_steps, self.ragged = int(state["seen_steps"]), bool(state["ragged"])
+        self._refuse_wild()
+
+    def _refuse_wild(self) -> None:
+        """Raise ValueError for places outside of the ring and the like: compiled code goes there without a look."""
+        places = (self.link.numpy(), self._last, self._final.numpy(), np.array([self.head, self.size]))
+        if max(int(place.max()) for place in places) >= self.rows or min(self._last.min(), self.head, self.size) < -1:
+            raise ValueError(f"replay of team {self.team.name!r}: places outside of its {self.rows} rows")
+        refuse_wild_actions(self.action, self.team)
+        for place, actions in zip(self._others, self.others, strict=True):
+            refuse_wild_actions(actions, self.spec.teams[place])
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         stored = "obs acting legal started carry action reward terminated truncated link joint _final _since"
