@@ -189,7 +189,7 @@ class Play:
     episodes: Annotated[int, NUMBER] = 1
     """How many, one after the other in one file."""
     seed: Annotated[int, NUMBER] = 0
-    """Of the first episode; the next ones count up."""
+    """Of the environment and of everything that is drawn."""
     max_steps: Annotated[int | None, NUMBER] = None
     """Stop each episode after so many steps; the scenario's, else 1000, unless given."""
     sample: bool = False
@@ -666,13 +666,19 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
                 run.save(system)
         code = getattr(error, "exit_code", 1) if isinstance(error, MarlError) else 1
         failure = {"status": "failed", "error": " ".join(str(error).split()), "exit_code": code}
-        run.summarise(summary | failure | {"steps": system.steps, "episodes": system.episodes})
+        ended = {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
+        run.summarise(summary | failure | ended)
+        if system.faults:
+            _note(_fault_table(system.faults))
         raise
     finally:
         for sink in run.sinks:
             sink.close()
         run.note = _note
     summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code}
+    summary["faults"] = system.faults
+    if system.faults:
+        _note(_fault_table(system.faults))
     if run.signal is not None:
         status = "interrupted" if run.exit_code == 130 else "preempted"
         run.summarise(summary | {"status": status})
@@ -703,21 +709,31 @@ def _named_again(plan: Plan) -> str:
     return "" if _is_shipped(reference) else f"{shlex.quote(reference)} "
 
 
+def _fault_table(faults: Mapping[str, int]) -> str:
+    """What went wrong and was survived."""
+    lines = ["faults of the environment that training survived (the first of each was told as it came):"]
+    return "\n".join([*lines, *(f"  {kind.replace('_', ' '):<24} {count:>9,}" for kind, count in faults.items())])
+
+
 def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict[str, Any]:
     """The trained agents beside uniformly random ones, in the same environments with the same seeds."""
     from marl.learners import Random
     from marl.system import MultiAgentSystem
 
     seed = plan.seed + 1
+    system.close()  # there may be room for one environment only
     report = system.evaluate(asked.episodes, seed=seed)
     agents: Any = plan.scenario.agents
     agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
     scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=(), league=None)
     with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
+        random.close()  # likewise
         baseline = random.evaluate(asked.episodes, seed=seed)
     if not asked.json:
         print(f"trained for {system.steps:,} steps in {run.seconds:,.0f} s; greedy, {asked.episodes} episodes:")
         print(_table(report, baseline))
+        for line in report.troubles:
+            print(f"  {line}")
         if plan.scenario.expect:
             print(f"to be expected after the scenario's full training: {plan.scenario.expect}")
     return {"evaluation": report.to_dict(), "random": baseline.to_dict()}
@@ -867,8 +883,8 @@ def evaluate(asked: Evaluate) -> int:
             shuffle_messages=asked.shuffle_messages,
             message_entries=asked.message_entries or None,
         )
-    for name, how in report.faults.items():
-        _note(f"agent {name!r}: {how}; somebody acted at random in its seat, and the others played on")
+    for line in report.troubles:
+        _note(line)
     if asked.json:
         _print_json({"checkpoint": str(path), "steps": system.steps, "seed": seed, **report.to_dict()})
     else:

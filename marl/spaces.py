@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
-from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths
+from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths, own_choices
 
 MASK = "action_mask"
 LARGEST_SPACE = 2**26  # numbers or choices of a space that a file may ask for
@@ -205,9 +206,10 @@ def vector_bounds(team: TeamSpec) -> tuple[Array, Array]:
     """Lowest and highest values of each agent's vector, ``(N, O)``. Dead agents' zeros count as inside."""
     low, high = (np.zeros((team.num_agents, *team.obs.shape), dtype=np.float32) for _ in range(2))
     for n, raw in enumerate(team.observation_spaces):
-        parts = list(leaf_bounds(without_mask(raw)))
-        low[n, : team.obs.widths[n]] = np.minimum(np.concatenate([part for part, _ in parts]), 0)
-        high[n, : team.obs.widths[n]] = np.maximum(np.concatenate([part for _, part in parts]), 0)
+        parts = [(np.zeros(0), np.zeros(0)), *leaf_bounds(without_mask(raw))]
+        with np.errstate(over="ignore"):  # beyond float32 there is no bound
+            low[n, : team.obs.widths[n]] = np.minimum(np.concatenate([part for part, _ in parts]), 0)
+            high[n, : team.obs.widths[n]] = np.maximum(np.concatenate([part for _, part in parts]), 0)
     return low, high
 
 
@@ -282,13 +284,19 @@ def _action_kind(agent: str, space: Space[Any]) -> str:
 def action_spec(agents: Sequence[str], action_spaces: Sequence[Space[Any]]) -> ActionSpec:
     """Pad a team's actions together. Agents of one team must share the kind of action.
 
-    Components that only wider agents have are bounded by ``[0, 0]`` in boxes and ignored. Boxes may be unbounded
-    (``-inf``, ``inf``): a plain Gaussian can act there, a squashed one cannot.
+    Components that only wider agents have are always 0 (see `ActionSpec`). Boxes may be unbounded
+    (``-inf``, ``inf``): a plain Gaussian can act there, a squashed one cannot. The largest number of float32, or of the
+    box's own type, is another way to write infinity.
     """
     kinds = [_action_kind(agent, space) for agent, space in zip(agents, action_spaces, strict=True)]
     for agent, kind, space in zip(agents, kinds, action_spaces, strict=True):
         if kind != kinds[0]:
             raise ConfigError(_clash(agents[0], agent, f"{kinds[0]} beside {kind} actions", action_spaces[0], space))
+    if not any(space.shape is None or math.prod(space.shape) for space in action_spaces):
+        raise ConfigError(
+            f"agent {agents[0]!r}: action space {action_spaces[0]} has no component, so there is nothing to learn; "
+            "give it Discrete(1), or one team with agents that have something to decide"
+        )
     if kinds[0] == "discrete":
         widths = tuple(_choices(space).pop() for space in action_spaces)
         return ActionSpec("discrete", (max(widths),), widths)
@@ -307,7 +315,12 @@ def action_spec(agents: Sequence[str], action_spaces: Sequence[Space[Any]]) -> A
 
 
 def _padded_bound(bound: Array, width: int) -> tuple[float, ...]:
-    return (*map(float, bound.reshape(-1)), *[0.0] * (width - bound.size))
+    # Actions are float32: numbers at its end are no scale that a policy could have.
+    largest = float(np.finfo(np.float32).max)
+    if np.issubdtype(bound.dtype, np.floating):
+        largest = min(largest, float(np.finfo(bound.dtype).max))
+    numbers = [math.copysign(math.inf, x) if abs(x) >= largest else x for x in map(float, bound.reshape(-1))]
+    return (*numbers, *[0.0] * (width - bound.size))
 
 
 def _choices(space: Space[Any]) -> list[int]:
@@ -320,7 +333,7 @@ def _choices(space: Space[Any]) -> list[int]:
 
 
 def base_legal(action: ActionSpec, action_spaces: Sequence[Space[Any]]) -> Array:
-    """The choices each agent truly has, ``(N, L)``; padded components are all True, since they are ignored."""
+    """The choices each agent truly has, ``(N, L)``; of a padded component the first (see `legal_widths`)."""
     legal = legal_widths(action)
     if action.kind == "multidiscrete":
         for row, space in zip(legal, action_spaces, strict=True):
@@ -350,25 +363,48 @@ def action_decoder(space: Space[Any]) -> Callable[[Any], Any]:
     """From one agent's (padded) array action to what ``env.step`` takes: int for Discrete, an array otherwise.
 
     Box actions are clipped once more in the space's own precision: float32 rounds 0.1 above a float64 bound of 0.1.
+    What comes back can be pickled, and so can an agent that holds it.
     """
     if isinstance(space, Discrete):
-        start = int(space.start)
-        return (lambda action: int(action) + start) if start else int
+        return partial(_decode_choice, int(space.start)) if space.start else int
     shape, dtype = space.shape or (), space.dtype
     width = math.prod(shape)
     if isinstance(space, Box):
-        low, high, whole = space.low, space.high, np.issubdtype(dtype, np.integer)
-
-        def decode(action: Any) -> Any:
-            array = np.asarray(action)[:width].reshape(shape)
-            array = np.rint(array) if whole else array.astype(dtype)
-            return np.minimum(np.maximum(array, low), high).astype(dtype, copy=False)
-
-        return decode
+        if np.issubdtype(dtype, np.integer):
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            # Rounded to a float the largest int64 is one that no int64 can be: the next below it is.
+            high = np.where(high.astype(object) > space.high, np.nextafter(high, 0), high)
+            return partial(_decode_whole, low, high, width, dtype)
+        return partial(_decode_box, space.low, space.high, width)
     if isinstance(space, MultiDiscrete) and np.any(space.start):
-        first = space.start
-        return lambda action: (np.asarray(action)[:width].reshape(shape) + first).astype(dtype, copy=False)
-    return lambda action: np.asarray(action)[:width].reshape(shape).astype(dtype)
+        return partial(_decode_shifted, space.start, width, dtype)
+    return partial(_decode_array, shape, width, dtype)
+
+
+def _decode_choice(start: int, action: Any) -> int:
+    return int(action) + start
+
+
+def _decode_box(low: Array, high: Array, width: int, action: Any) -> Array:
+    array = np.asarray(action)[:width].reshape(low.shape).astype(low.dtype)
+    clipped: Array = np.minimum(np.maximum(array, low), high)
+    return clipped.astype(low.dtype, copy=False)
+
+
+def _decode_whole(low: Array, high: Array, width: int, dtype: Any, action: Any) -> Array:
+    array = np.rint(np.asarray(action)[:width].reshape(low.shape))
+    clipped: Array = np.minimum(np.maximum(array, low), high)
+    return clipped.astype(dtype)
+
+
+def _decode_shifted(start: Array, width: int, dtype: Any, action: Any) -> Array:
+    shifted: Array = np.asarray(action)[:width].reshape(start.shape) + start
+    return shifted.astype(dtype, copy=False)
+
+
+def _decode_array(shape: tuple[int, ...], width: int, dtype: Any, action: Any) -> Array:
+    array: Array = np.asarray(action)[:width].reshape(shape).astype(dtype)
+    return array
 
 
 # --- one agent -------------------------------------------------------------------------------------------------------
@@ -395,9 +431,7 @@ class AgentCodec:
 
     def _component_width(self, team: TeamSpec, index: int) -> Array:
         """Choices that are the agent's own: neither a wider agent's choices nor padded components."""
-        own = self.base_legal.copy()
-        if team.action.kind in ("multidiscrete", "multibinary"):
-            own[sum(team.action.sizes[: team.action.widths[index]]) :] = False
+        own: Array = self.base_legal & own_choices(team.action)[index]
         return own
 
     def writer(self, row: Array) -> Writer:

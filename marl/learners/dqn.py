@@ -18,7 +18,8 @@ from marl.channels import policy_net
 from marl.config import config, setting
 from marl.credit import Mixing, WeightedQMix
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
-from marl.learners.dqn_tiles import CompiledDQN
+from marl.learners.base import covered
+from marl.learners.dqn_tiles import COVERED, CompiledDQN
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
@@ -192,14 +193,16 @@ class DQNLearner(OffPolicyLearner):
             loss, error, chosen = compiled.gradient(
                 sample, seen, next_seen, self.weigh(sample), settings.double, settings.huber, settings.hysteresis
             )
+            self.flat.loss = loss
             return self._step(sample, loss, self.priority_errors(sample, error.abs()), chosen)
         with torch.no_grad():
             aims = self.unroll(self.target, seen, next_seen, sample)
             chooser = self.unroll(self.net, seen, next_seen, sample) if settings.double else aims
             best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
-        out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
-        loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
-        backward_through(loss, self.flats)
+        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
+            out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
+            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
+            backward_through(loss, self.flats)
         with torch.no_grad():
             chosen = pick(self.head.values(out), sample.action)
         return self._step(sample, loss.detach(), error, chosen)
@@ -219,7 +222,7 @@ class DQNLearner(OffPolicyLearner):
             "value": self.mean(chosen.view(sample.complete.shape), sample),
             "gradient_norm": norm.mean(),
             "td_error": error,
-            "non_finite": self.flat.non_finite.clone(),
+            "non_finite": torch.stack([flat.non_finite for flat in self.flats]).amax(),
         }
 
     @cached_property
@@ -227,11 +230,15 @@ class DQNLearner(OffPolicyLearner):
         """A recording would keep the probability of forgiving that it was made with."""
         return super()._recordable and not isinstance(self.settings.leniency, SCHEDULES)
 
+    @cached_property
+    def _compilable(self) -> bool:
+        """Whether the compiled gradient is that of :meth:`separate_loss`, if the networks fit."""
+        own = type(self) is DQNLearner and type(self.settings) is DQN and covered(self.settings, COVERED)
+        return own and self.mixer is None and self.length == 1
+
     def _compiled(self) -> CompiledDQN | None:
         """The gradient without autograd, where there is one: single transitions, each agent's own plain values."""
-        settings = self.settings
-        plain = self.mixer is None and settings.distribution is None and not settings.dueling and self.length == 1
-        if self.autograd or not plain or settings.leniency != 0:
+        if self.autograd or not self._compilable:
             return None
         if self._gradient is None or self._gradient.net.stale or self._gradient.target.stale:
             self._gradient = CompiledDQN.of(self.net, self.target, self.flat)
@@ -287,7 +294,7 @@ class DQNLearner(OffPolicyLearner):
         if self.central is not None:
             central, favoured = self._central_now(self.central, sample, top, values, done, target, total)
             assert isinstance(settings.credit, WeightedQMix)
-            cost = torch.where(favoured, 1.0, settings.credit.alpha) * cost + (target - central).square()
+            cost = torch.where(favoured, cost, settings.credit.alpha * cost) + (target - central).square()
         return (cost * weight).sum(), torch.where(counts, error.detach(), 0.0).abs().mean(0).unsqueeze(-1)
 
     def _central_now(
@@ -332,7 +339,8 @@ class DQNLearner(OffPolicyLearner):
         if settings.hysteresis < 1 or leniency > 0:
             scale = torch.full_like(error, settings.hysteresis)
             if leniency > 0:
-                scale *= torch.rand(error.shape, generator=self.generator, device=error.device) >= leniency
+                chance = torch.rand(error.shape, generator=self.generator, device=error.device, dtype=error.dtype)
+                scale *= chance >= leniency
             cost = torch.where(error.detach() < 0, scale, 1.0) * cost
         return cost
 

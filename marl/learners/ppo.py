@@ -15,8 +15,9 @@ from torch import Tensor
 from marl.actor_critic import Batch, explained_variance, minibatches, weights_of
 from marl.config import config, setting
 from marl.graphs import Recorded
+from marl.learners.base import covered
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
-from marl.learners.ppo_tiles import PARTS, CompiledPPO, applies
+from marl.learners.ppo_tiles import COVERED, PARTS, CompiledPPO, applies
 from marl.parallel import both, worth_splitting
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
@@ -60,7 +61,7 @@ class PPOLearner(OnPolicyLearner):
         """Refuses what does not fit the team's spaces or the number of copies."""
         super().__init__(settings, spec, team, num_envs, seed, device, settings.minibatches)
         self.settings = settings
-        self.compiled = CompiledPPO(self.model, self.flat) if applies(self.model) else None
+        self.compiled = self._compiled()
         self._step = Recorded(self._one_step, device) if self.recordable else self._one_step
         self._batch: Batch | None = None
         if settings.sequential and self.model.owner.flat and team.num_agents > 1:
@@ -68,6 +69,13 @@ class PPOLearner(OnPolicyLearner):
                 f"PPO on team {team.name!r}: sequential=True needs parameters to update one after the other; "
                 "use sharing='none' or 'type'"
             )
+
+    def _compiled(self) -> CompiledPPO | None:
+        """The gradient without autograd; None where it would not be that of :meth:`compute_loss`."""
+        own = type(self) is PPOLearner and type(self.settings) is PPO
+        if own and covered(self.settings, COVERED) and applies(self.model):
+            return CompiledPPO(self.model, self.flat)
+        return None
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """Epochs of minibatch steps over the rollout, then start the next one."""
@@ -134,9 +142,10 @@ class PPOLearner(OnPolicyLearner):
     def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
         names = (*PARTS, "gradient_norm")
-        sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device)
-        for index in minibatches(batch, self.settings.minibatches, self.generator):
-            sums += self._step(index, clip, entropy_weight)
+        sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device, dtype=torch.float32)
+        with self.fitting():
+            for index in minibatches(batch, self.settings.minibatches, self.generator):
+                sums += self._step(index, clip, entropy_weight)
         return sums[len(names) :], dict(zip(names, sums.unbind(), strict=False))
 
     def _one_step(self, index: Tensor, clip: float | Tensor, entropy_weight: float | Tensor) -> Tensor:
@@ -152,9 +161,11 @@ class PPOLearner(OnPolicyLearner):
         size, count = batch.seen.shape[1], self.settings.minibatches
         index = torch.randperm(size, generator=self.generator).numpy()
         sums = np.zeros((self.model.owner.num_sets, len(PARTS)))
-        norms = torch.zeros(())
+        norms = torch.zeros((), dtype=torch.float32)
         for start in range(0, size, size // count):
-            sums += self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
+            found = self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
+            self.flat.loss = float(found[:, :3].sum())  # without weights, which are finite
+            sums += found
             norms += self.optimiser.step(self.settings.max_grad_norm).mean()
         parts = torch.from_numpy(sums).float()  # (P, 5)
         totals = dict(zip(PARTS, parts.mean(0).unbind(), strict=True)) | {"gradient_norm": norms}
@@ -166,19 +177,21 @@ class PPOLearner(OnPolicyLearner):
         """Fill the gradients from one minibatch, in two halves at once where that pays."""
         weight = weights_of(batch.complete, self.model.owner)  # (L, C, N)
         sequences = weight.shape[1]
-        if sequences < 2 or not worth_splitting(weight.numel(), weight.device):
+        # A batch's statistics are those of all of it, and what is dropped must not depend on which thread is first.
+        if sequences < 2 or self.parts_with_mode or not worth_splitting(weight.numel(), weight.device):
             loss, kl, parts = self.compute_loss(batch, weight, clip, entropy_weight)
             self.flat.backward(loss)
             return kl, parts
 
-        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, dict[str, Tensor]]:
+        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, dict[str, Tensor], Tensor]:
             rows = batch.narrow(start, length), weight.narrow(1, start, length)
             loss, kl, parts = self.compute_loss(*rows, clip, entropy_weight)
-            return self.flat.gradient(loss), kl, parts
+            return self.flat.gradient(loss), kl, parts, loss.detach()
 
         middle = sequences // 2
         one, other = both(lambda: half(0, middle), lambda: half(middle, sequences - middle))
         self.flat.put(one[0], other[0])
+        self.flat.loss = one[3] + other[3]
         return one[1] + other[1], {name: part + other[2][name] for name, part in one[2].items()}
 
     def compute_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional
 from marl.nets import tiles
 from marl.nets.fused import FUSABLE, Buffers, fused_mlp
 from marl.nets.owner import Owner
-from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal
+from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal, parts_with_mode
 from marl.types import Array, ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -152,8 +152,8 @@ class MLPBody(Body):
 
     @property
     def activation_code(self) -> int:
-        """The activation's number in compiled code."""
-        return tiles.ACTIVATIONS[self.activation_name]
+        """The activation's number in compiled code; -1 if it has none."""
+        return tiles.ACTIVATIONS.get(self.activation_name, -1)
 
     def table(self, head: StackedLinear) -> Array:
         """Where layers and output layer lie in the flat row of a parameter set: see :mod:`marl.nets.tiles`."""
@@ -179,6 +179,13 @@ class MLPBody(Body):
         ]
         out = fused_mlp(y.flatten(1, 2), self.activation_name, self.pool, parameters)
         return out.view(*y.shape[:3], out.shape[-1])
+
+
+def is_plain(body: nn.Module, head: nn.Module) -> TypeGuard[MLPBody]:
+    """Whether these compute exactly what faster code for layers of an :class:`MLP` stands for; subclasses may not."""
+    if type(body) is not MLPBody or not body.fusable:
+        return False
+    return all(type(layer) is StackedLinear for layer in (*body.layers, head))
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,7 @@ class _CNNBody(Body):
             fan_in = channels * size[0] * size[1]
             weights = [orthogonal((fan_in, out), math.sqrt(2), generator).T for generator in generators]
             self.kernels.append(nn.Parameter(torch.stack([weight.reshape(out, channels, *size) for weight in weights])))
-            self.biases.append(nn.Parameter(torch.zeros(owner.num_sets, out)))
+            self.biases.append(nn.Parameter(torch.zeros(owner.num_sets, out, dtype=torch.float32)))
             self.strides.append(stride)
             channels, height, width = out, (height - size[0]) // stride + 1, (width - size[1]) // stride + 1
         self.project = StackedLinear(owner, channels * height * width + inputs.extra, config.hidden, generators)
@@ -325,7 +332,8 @@ class Custom:
     Args:
         factory: called once for each parameter set as ``factory(shape, extra)`` with the observation's shape (``(O,)``
             or ``(C, H, W)``) and the number of extra inputs (the agent's id); returns a module that maps
-            ``(rows, O + extra)`` (or ``(rows, C*H*W + extra)``, pixels in [0, 1]) to ``(rows, width)``.
+            ``(rows, O + extra)`` (or ``(rows, C*H*W + extra)``, pixels in [0, 1]) to ``(rows, width)``. Its parameters
+            and outputs are made float32, whatever torch's default is.
         width: the number of features that it returns.
     """
 
@@ -347,8 +355,9 @@ class _CustomBody(Body):
             seed = int(torch.randint(2**31, (), generator=generator))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                copies.append(PerSet(config.factory(inputs.shape, inputs.extra), which))
+                copies.append(PerSet(config.factory(inputs.shape, inputs.extra).float(), which))
         self.copies = nn.ModuleList(copies)
+        self.has_mode = any(map(parts_with_mode, copies))
 
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
@@ -357,13 +366,30 @@ class _CustomBody(Body):
         flat = y.reshape(y.shape[0], -1, y.shape[-1])  # (S, rows, I)
         # A user's module knows no stacking, so here, and only here, agents are visited one after the other.
         index = (0,) if self.owner.flat else self.owner.index
-        out = torch.stack([self.copies[which](rows) for which, rows in zip(index, flat, strict=True)])
+        acting = active.reshape(flat.shape[:2])  # (S, rows)
+        visits = zip(index, flat, acting, strict=True)
+        out = torch.stack([self._visit(self.copies[which], rows, there).float() for which, rows, there in visits])
         if out.shape[-1] != self.width:
             raise ConfigError(
                 f"Custom network: expected {self.width} features as promised by width=, got {out.shape[-1]}"
             )
         out = out.view(*y.shape[:-1], self.width)
         return out, _no_carry(out)
+
+    def _visit(self, module: nn.Module, rows: Tensor, acting: Tensor) -> Tensor:
+        """Features of ``rows (R, I)``. Whoever does not act counts in no batch statistics; a single row has none."""
+        y: Tensor
+        if not (self.has_mode and module.training):
+            y = module(rows)
+            return y
+        chosen = acting.nonzero().squeeze(-1)
+        if len(chosen) < 2:
+            module.eval()
+            y = module(rows)
+            module.train()
+            return y
+        y = module(rows[chosen])
+        return y.new_zeros(len(rows), y.shape[-1]).index_copy(0, chosen, y)
 
 
 def default_network(shape: tuple[int, ...]) -> MLP | CNN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from marl.nets.owner import Owner
 def orthogonal(shape: tuple[int, int], gain: float, generator: torch.Generator) -> Tensor:
     """A random ``(in, out)`` matrix with orthonormal rows or columns times ``gain`` (Saxe et al. 2014)."""
     rows, columns = shape
-    normal = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
+    normal = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float32)
     q, r = torch.linalg.qr(normal)
     q = q * torch.sign(torch.diagonal(r))
     matrix: Tensor = gain * (q if rows >= columns else q.T)
@@ -40,12 +41,12 @@ class StackedLinear(nn.Module):
         """``true_inputs[p]``: indices of the inputs that set ``p`` truly has; None means all of them."""
         super().__init__()
         self.owner = owner
-        weight = torch.zeros(owner.num_sets, fan_in, fan_out)
+        weight = torch.zeros(owner.num_sets, fan_in, fan_out, dtype=torch.float32)
         for which, generator in enumerate(generators):
             rows = torch.arange(fan_in) if true_inputs is None else true_inputs[which]
             weight[which, rows] = orthogonal((len(rows), fan_out), gain, generator)
         self.weight = nn.Parameter(weight)  # (P, in, out)
-        self.bias = nn.Parameter(torch.zeros(owner.num_sets, fan_out))  # (P, out)
+        self.bias = nn.Parameter(torch.zeros(owner.num_sets, fan_out, dtype=torch.float32))  # (P, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(S, T, M, in)`` to ``(S, T, M, out)``."""
@@ -77,10 +78,10 @@ class NoisyLinear(StackedLinear):
         """``noisy / sqrt(in)`` is the initial standard deviation."""
         super().__init__(owner, fan_in, fan_out, generators, gain, true_inputs)
         start = noisy / math.sqrt(fan_in)
-        self.weight_scale = nn.Parameter(torch.full((owner.num_sets, fan_in, fan_out), start))
-        self.bias_scale = nn.Parameter(torch.full((owner.num_sets, fan_out), start))
-        self.register_buffer("noise_in", torch.zeros(owner.num_sets, fan_in))
-        self.register_buffer("noise_out", torch.zeros(owner.num_sets, fan_out))
+        self.weight_scale = nn.Parameter(torch.full((owner.num_sets, fan_in, fan_out), start, dtype=torch.float32))
+        self.bias_scale = nn.Parameter(torch.full((owner.num_sets, fan_out), start, dtype=torch.float32))
+        self.register_buffer("noise_in", torch.zeros(owner.num_sets, fan_in, dtype=torch.float32))
+        self.register_buffer("noise_out", torch.zeros(owner.num_sets, fan_out, dtype=torch.float32))
         self.noise_in: Tensor
         self.noise_out: Tensor
 
@@ -139,7 +140,7 @@ class FlatParameters:
                 used[which] += size
             placed.append((parameter, rows, start, size))
         device = placed[0][0].device
-        self.values = torch.zeros(num_sets, max(used), device=device)  # (P, D)
+        self.values = torch.zeros(num_sets, max(used), device=device, dtype=torch.float32)  # (P, D)
         self.gradients = torch.zeros_like(self.values)  # (P, D)
         self._parameters = [parameter for parameter, *_ in placed]
         self._places: list[Tensor] = []  # the gradient's place of each parameter, in its shape
@@ -148,8 +149,11 @@ class FlatParameters:
             value.copy_(parameter.data)
             parameter.data = value
             self._places.append(self.gradients[rows, start : start + size].view(parameter.shape))
-        self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad gradient
+        self.loss: Tensor | float = 0.0  # what the gradients are of: where it is not finite, no set is moved
+        self.sound = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets had a finite gradient and loss
+        self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad one
         self.active = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets an optimiser moves
+        self._with_mode = [part for module in modules for part in parts_with_mode(module)]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -172,6 +176,15 @@ class FlatParameters:
     def backward(self, loss: Tensor) -> None:
         """Fill :attr:`gradients` with the gradient of ``loss``."""
         self.put(self.gradient(loss))
+        self.loss = loss.detach()
+
+    @torch.no_grad()
+    def follow(self, online: FlatParameters, share: float) -> None:
+        """Move a target by ``share`` of the way towards ``online``; running statistics are copied."""
+        self.values.lerp_(online.values, share)
+        for mine, theirs in zip(self._with_mode, online._with_mode, strict=True):
+            for buffer, other in zip(mine.buffers(), theirs.buffers(), strict=True):
+                buffer.copy_(other)
 
     def thaw(self) -> None:
         """Let the optimiser see every set again."""
@@ -184,13 +197,16 @@ class FlatParameters:
     def clip(self, max_norm: float) -> Tensor:
         """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``.
 
-        A set whose gradient is not finite gets none, so parameters stay finite whatever a loss becomes.
+        A set whose gradient is not finite gets none; no set does where the loss is not finite, as a squared error may
+        overflow while its gradient is finite still.
         """
         norm: Tensor = torch.linalg.vector_norm(self.gradients, dim=1)
-        finite = torch.isfinite(norm)
+        finite = torch.isfinite(norm) & (torch.isfinite(self.loss) if isinstance(self.loss, Tensor) else True)
+        self.loss = 0.0
         scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
         self.gradients.mul_(scale.unsqueeze(1)).masked_fill_(~finite.unsqueeze(1), 0.0)
         # In place: a recorded step finds it again.
+        self.sound.copy_(finite)
         self.non_finite.copy_(torch.where(finite.all(), 0, self.non_finite + 1))
         return norm
 
@@ -203,6 +219,7 @@ def backward_through(loss: Tensor, flats: Sequence[FlatParameters]) -> None:
     start = 0
     for flat, count in zip(flats, counts, strict=True):
         flat.put(gradients[start : start + count])
+        flat.loss = loss.detach()
         start += count
 
 
@@ -236,4 +253,46 @@ class PerSet(nn.Module):
 
 def holds_own(modules: Iterable[nn.Module]) -> bool:
     """Whether a user's own module is among these or within them: nobody knows what it does."""
-    return any(isinstance(part, PerSet) for module in modules for part in module.modules())
+    return any(isinstance(part, PerSet) or _has_mode(part) for module in modules for part in module.modules())
+
+
+HAVE_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.RReLU, nn.MultiheadAttention)
+
+
+def _has_mode(module: nn.Module) -> bool:
+    """Whether a module, apart from its children, may do something else in training than in evaluation."""
+    home = type(module).__module__
+    if home.startswith("marl."):
+        return False
+    return isinstance(module, HAVE_MODE) or not home.startswith("torch.nn.modules.")
+
+
+def parts_with_mode(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules whose mode matters: those with dropout or batch norm, and classes that are not known."""
+    if isinstance(module, PerSet):
+        return [module] if any(map(_has_mode, module.modules())) else []
+    if _has_mode(module):
+        return [module]
+    return [part for child in module.children() for part in parts_with_mode(child)]
+
+
+@contextmanager
+def fitting(parts: Sequence[nn.Module], generator: torch.Generator) -> Iterator[None]:
+    """Within it ``parts`` are in training mode, else always in evaluation mode.
+
+    What they draw from torch's own random stream comes from ``generator``, so that a seed gives the same numbers.
+    """
+    if not parts:
+        yield
+        return
+    device = generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for part in parts:
+            part.train()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.eval()
