@@ -8,6 +8,7 @@ status: 2 bad input, 3 environment contract, 4 non-finite training, 5 checkpoint
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import difflib
 import io
@@ -16,6 +17,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import types
 import typing
@@ -24,17 +26,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-from tyro.conf import Positional, UseAppendAction, arg
-
 if TYPE_CHECKING:
+    import tyro
+    from tyro.conf import Positional, UseAppendAction, arg
+
     from marl.evaluation.report import Report
     from marl.run import Run
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
 
+    NUMBER = arg(metavar="N")
+
 EPILOG = "Add --debug to any command to see the traceback of an error."
-NUMBER = arg(metavar="N")
 LONGEST_LINE = 1500  # characters of an error, unless --debug asks for all
 
 
@@ -346,7 +349,7 @@ def train(asked: Train) -> int:
         except BaseException:
             run.close()
             raise
-    with run, system:
+    with run, _closing(system):
         return _train(asked, plan, run, system)
 
 
@@ -672,7 +675,8 @@ def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     agents: Any = plan.scenario.agents
     agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
     scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=(), league=None)
-    with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
+    random = MultiAgentSystem(agents, scenario, seed=plan.seed)
+    with _closing(random):
         baseline = random.evaluate(asked.episodes, seed=seed)
     if not asked.json:
         print(f"trained for {system.steps:,} steps in {run.seconds:,.0f} s; greedy, {asked.episodes} episodes:")
@@ -748,7 +752,7 @@ def evaluate(asked: Evaluate) -> int:
         raise UsageError(f"--swap: expected two agents, AGENT,AGENT, got {asked.swap!r}")
     path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
     seed = asked.seed if asked.seed is not None else system.seed + 1
-    with system, _quiet():
+    with _closing(system), _quiet():
         report = system.evaluate(
             asked.episodes,
             decentralised="processes" if asked.decentralised else False,
@@ -789,7 +793,7 @@ def sweep(asked: Sweep) -> int:
         _need("matplotlib", "plot")
     path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
     seed = asked.seed if asked.seed is not None else system.seed + 1
-    with system, _quiet():
+    with _closing(system), _quiet():
         result = evaluate_all(system, asked.link, asked.episodes, seed, greedy=not asked.sample)
     for option, out, write in (("--csv", asked.csv, write_csv), ("--plot", asked.plot, draw)):
         if out is not None:
@@ -829,7 +833,7 @@ def play(asked: Play) -> int:
         out = (folder if (folder / "checkpoints").is_dir() else Path(".")) / "episode.gif"
     if out.suffix.lower() != ".gif":
         raise UsageError(f"--gif {out}: expected a file name that ends in .gif")
-    with system, _quiet():
+    with _closing(system), _quiet():
         played, rate = play_episodes(system, asked.episodes, asked.seed, limit, asked.sample)
         try:
             write_gif(played, rate, out)
@@ -882,7 +886,8 @@ def tournament(asked: Tournament) -> int:
         for place, folder in enumerate(asked.runs):
             _, system = _open(folder, asked.checkpoint, asked.device)
             name = str(folder)
-            systems[name if name not in systems else f"{name} ({place + 1})"] = stack.enter_context(system)
+            systems[name if name not in systems else f"{name} ({place + 1})"] = system
+            stack.enter_context(_closing(system))
         with _quiet():
             result = play_all(systems, asked.games, greedy=asked.greedy, seed=asked.seed)
     if asked.plot is not None:
@@ -911,7 +916,7 @@ def exploit(asked: Exploit) -> int:
     if asked.steps is not None:
         check_whole("--steps", asked.steps, 1)
     path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
-    with system, _quiet():
+    with _closing(system), _quiet():
         steps = asked.steps or (system.scenario.steps if system.scenario is not None else system.steps)
         result = respond(system, steps, asked.games, greedy=asked.greedy, seed=asked.seed)
     if asked.json:
@@ -1048,7 +1053,61 @@ def _print_json(data: Mapping[str, Any]) -> None:
     """One JSON object on stdout; NaN and infinity become null."""
     from marl.logs.metrics import finite
 
-    print(json.dumps(finite(dict(data)), allow_nan=False), flush=True)
+    _answer(json.dumps(finite(dict(data)), allow_nan=False) + "\n")
+
+
+def _answer_plainly(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+_answer: Callable[[str], None] = _answer_plainly
+
+
+@contextlib.contextmanager
+def _only_answers(last: bool) -> Iterator[None]:
+    """Nothing but our answer reaches stdout: what Python, C libraries and child processes print goes to stderr.
+
+    last: this process ends with the command; then stdout stays closed to what others print as it ends.
+    """
+    global _answer
+    before, stdout, saved = _answer, sys.stdout, -1
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stdout; one in memory; one that was closed
+        stdout.flush()
+        if os.path.sameopenfile(stdout.fileno(), 1):
+            saved = os.dup(1)
+            os.dup2(2, 1)
+
+    def answer(text: str) -> None:
+        if saved < 0:
+            print(text, end="", file=stdout, flush=True)
+            return
+        data = text.encode()
+        while data:
+            data = data[os.write(saved, data) :]
+
+    _answer, sys.stdout = answer, sys.stderr
+    try:
+        yield
+    finally:
+        if not last:
+            _answer, sys.stdout = before, stdout
+            if saved >= 0:
+                with contextlib.suppress(AttributeError, OSError):  # what C libraries have not written yet
+                    ctypes.CDLL(None).fflush(None)
+                os.dup2(saved, 1)
+                os.close(saved)
+
+
+@contextlib.contextmanager
+def _closing(system: MultiAgentSystem) -> Iterator[None]:
+    """Close a system's environment in the end; one that cannot be closed has harmed nothing that was done before."""
+    try:
+        yield
+    finally:
+        try:
+            system.close()
+        except (Exception, SystemExit) as error:
+            _note(f"the environment could not be closed: {type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
@@ -1061,8 +1120,18 @@ def _quiet() -> Iterator[None]:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
+def _import_tyro() -> None:
+    """Import what the annotations of the commands name, once Ctrl-C can be caught: it is half of the time to start."""
+    import tyro
+    from tyro.conf import Positional, UseAppendAction, arg
+
+    number = arg(metavar="N")
+    globals().update(tyro=tyro, Positional=Positional, UseAppendAction=UseAppendAction, arg=arg, NUMBER=number)
+
+
 def parse(arguments: Sequence[str]) -> Command:
     """What was asked. Raises UsageError with one line; SystemExit(0) after printing help."""
+    _import_tyro()
     words = list(arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         _help()
@@ -1181,10 +1250,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _find_modules_here()
     interrupts = _Interrupts(preemptible=words[:1] == ["train"])
     try:
-        with interrupts:
-            return _guarded(lambda: parse(words).run(), debug, interrupts)
+        with interrupts, _any_text():
+            return _guarded(words, debug, interrupts, last=arguments is None)
     except KeyboardInterrupt:
         return interrupts.code or 130
+
+
+@contextlib.contextmanager
+def _any_text() -> Iterator[None]:
+    """Print what an encoding does not have (a path, a name) as escapes instead of failing over it."""
+    changed = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    for stream, _ in changed:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            with contextlib.suppress(ValueError):  # closed
+                stream.reconfigure(errors=errors)
 
 
 def _find_modules_here() -> None:
@@ -1207,34 +1290,53 @@ class _Interrupts:
         names = ("SIGINT", "SIGTERM", "SIGUSR1") if preemptible else ("SIGINT", "SIGTERM")
         self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._before: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> _Interrupts:
         with contextlib.suppress(ValueError):  # not in the main thread
             self._before = {number: signal.signal(number, self._press) for number in self._numbers}
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._unheard
         return self
 
     def _press(self, number: int, frame: types.FrameType | None) -> None:
         self.code = 75 if self._preemptible and number != signal.SIGINT else 128 + number
         raise KeyboardInterrupt
 
+    def _unheard(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """A KeyboardInterrupt inside a finaliser or a callback of C code is dropped by Python: raise it once more."""
+        if not (self.code and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+            self._hook(unraisable)
+            return
+        number = signal.SIGTERM if self.code in (75, 128 + signal.SIGTERM) else signal.SIGINT
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            sys.unraisablehook = self._hook
 
 
-def _guarded(work: Callable[[], int], debug: bool, interrupts: _Interrupts) -> int:
-    """Run it; every error becomes one line and an exit status."""
+def _guarded(words: Sequence[str], debug: bool, interrupts: _Interrupts, last: bool) -> int:
+    """Run a command; every error becomes one line and an exit status."""
     try:
-        code = work()
-        sys.stdout.flush()
-        return code
+        try:
+            command = parse(words)
+        except SystemExit:  # after help
+            return 0
+        with _only_answers(last) if getattr(command, "json", False) else contextlib.nullcontext():
+            code = command.run()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
     except UsageError as error:
         return _say(error, 2)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
-        with contextlib.suppress(OSError):  # whoever read our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not sys.stderr:
+            with contextlib.suppress(OSError):  # whoever read our output has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except BaseException as error:
         if interrupts.code or isinstance(error, KeyboardInterrupt):
@@ -1244,6 +1346,8 @@ def _guarded(work: Callable[[], int], debug: bool, interrupts: _Interrupts) -> i
             import traceback
 
             traceback.print_exc()
+        if isinstance(error, SystemExit):  # nothing of ours ends a command so
+            error = RuntimeError(f"the environment or another library ended the program: sys.exit({error.code!r})")
         return _say(error, _status(error), debug)
 
 

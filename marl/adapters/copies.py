@@ -524,7 +524,7 @@ class Copies:
         for copy in self._copies:
             if any(copy.env is env for env in keep):
                 continue
-            with contextlib.suppress(Exception):  # some environments cannot be closed twice, or before a first reset
+            with contextlib.suppress(Exception, SystemExit):  # some cannot be closed twice, or before a first reset
                 copy.env.close()
 
     def close(self) -> None:

@@ -22,7 +22,10 @@ class TensorBoard:
         except ImportError:
             raise ConfigError("TensorBoard is not installed: pip install 'marl-system[tensorboard]'") from None
         purge = None if resumed_at is None else resumed_at + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+        except UnicodeEncodeError:
+            raise ConfigError(f"TensorBoard cannot write to {str(folder)!r}, whose name is no text") from None
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """One scalar per metric."""

@@ -37,6 +37,9 @@ scenario = marl.Scenario(
 """
 
 
+MARL = [sys.executable, "-c", "import sys; from marl.cli import main; sys.exit(main())"]
+
+
 @dataclass
 class Said:
     """What a command answered."""

@@ -1,4 +1,4 @@
-"""Scenarios whose environment, network and hooks are defined in the scenario's own file, in every process they reach."""
+"""Scenarios whose environment, network and hooks are defined in the scenario's own file."""
 
 from __future__ import annotations
 
@@ -124,18 +124,25 @@ def test_a_file_that_ends_the_program_is_bad_input(tmp_path, marl_command):
         find(str(path))
 
 
-PROGRAM = FILE + """
+PROGRAM = (
+    FILE
+    + """
 with marl.MultiAgentSystem(scenario.agents, Count, num_envs=2, workers=2) as system:
     system.train(steps=32)
     print(system.history["episode_lengths"])
 """
+)
 
 
 def test_a_module_that_is_run_by_its_name_needs_no_guard_for_workers(tmp_path):
     write(tmp_path, PROGRAM)
     paths = os.pathsep.join(entry for entry in sys.path if entry)
     said = subprocess.run(
-        [sys.executable, "-m", "own"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+        [sys.executable, "-m", "own"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
     )
     assert said.returncode == 0, said.stderr
     assert set(json.loads(said.stdout)) == {5}
