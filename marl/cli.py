@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     import tyro
-    from tyro.conf import Positional, UseAppendAction, arg
+    from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
     from marl.evaluation.report import Report
     from marl.run import Run
@@ -69,7 +69,9 @@ class Train:
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     """Where to write; runs/SCENARIO-SEED-DATE unless given."""
     resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
-    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT."""
+    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT.
+
+    Options that are not given again stay as they were."""
     force: bool = False
     """Throw away the run that is in --run-dir."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
@@ -94,6 +96,8 @@ class Train:
     """Show no progress."""
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
+    given: Annotated[tuple[str, ...], Suppress] = ()
+    """Which of these the command line names; --resume keeps the rest as it was."""
 
     def run(self) -> int:
         """See the class."""
@@ -312,25 +316,21 @@ COMMANDS: dict[str, type[Command]] = {
 def train(asked: Train) -> int:
     """``marl train``."""
     from marl.run import Run, check_folder
-    from marl.system import check_whole, pick_device
+    from marl.system import pick_device
 
-    for field in dataclasses.fields(asked):
-        value = getattr(asked, field.name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            check_whole(f"--{field.name.replace('_', '-')}", value, 0 if field.name in ("seed", "workers") else 1)
-    if not asked.save_minutes > 0:
-        raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
+    _check_numbers(asked)
     if asked.resume is not None and asked.force:
         raise UsageError(
             "--resume and --force exclude each other: the one goes on with a run, the other throws it away"
         )
-    pick_device(asked.device)
-    if asked.tensorboard:
-        _need("tensorboard", "tensorboard")
-
     folder = _run_folder(asked)
     check_folder(folder, resume=asked.resume is not None, force=asked.force)
     stored = _stored(asked, folder)
+    if stored is not None:
+        asked = _as_before(asked, stored)
+    pick_device(asked.device)
+    if asked.tensorboard:
+        _need("tensorboard", "tensorboard")
     plan = _plan(asked, stored)
     _set_threads(plan.threads)
     if asked.resume is None:
@@ -353,6 +353,42 @@ def train(asked: Train) -> int:
         return _train(asked, plan, run, system)
 
 
+def _check_numbers(asked: Train) -> None:
+    from marl.system import check_whole
+
+    for field in dataclasses.fields(asked):
+        value = getattr(asked, field.name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            check_whole(f"--{field.name.replace('_', '-')}", value, 0 if field.name in ("seed", "workers") else 1)
+    if not asked.save_minutes > 0:
+        raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
+
+
+ONE_COMMAND = ("resume", "force", "quiet", "json", "given")  # what concerns one command and not the run
+OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
+    "device": (str,),
+    "evaluate_episodes": (int,),
+    "evaluate": (bool,),
+    "episodes": (int,),
+    "save_every": (int, type(None)),
+    "save_minutes": (int, float),
+    "keep": (int,),
+    "tensorboard": (bool,),
+}
+
+
+def _as_before(asked: Train, stored: Mapping[str, Any]) -> Train:
+    """What a run was asked for when it was begun, and what is asked for anew."""
+    before = stored.get("asked")
+    kept = {} if not isinstance(before, Mapping) else {k: v for k, v in before.items() if k in OF_A_RUN}
+    for name, value in kept.items():
+        if not isinstance(value, OF_A_RUN[name]) or (isinstance(value, bool) and bool not in OF_A_RUN[name]):
+            raise _config_error(f"config.json: asked.{name} makes no sense: {value!r:.80}; was it edited?")
+    again = dataclasses.replace(asked, **{name: value for name, value in kept.items() if name not in asked.given})
+    _check_numbers(again)
+    return again
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run comes to, once defaults, the scenario, --set and a run to be resumed have had their say."""
@@ -366,6 +402,7 @@ class Plan:
     evaluate_episodes: int
     save_every: int
     device: str
+    before: Mapping[str, Any]  # what the commands so far have asked for
 
     def build(self) -> MultiAgentSystem:
         """A fresh system; whatever draws from PyTorch's own stream (a dropout of the user's) is seeded too."""
@@ -401,7 +438,9 @@ class Plan:
         from marl.checkpoint import fingerprint
         from marl.run import described
 
-        words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+        words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked) if field.name != "given"}
+        kept = {k: v for k, v in self.before.items() if k in words and k not in (*ONE_COMMAND, *asked.given)}
+        words |= kept | {"set": self.assignments, "scenario": asked.scenario or kept.get("scenario")}
         return {
             "asked": {name: str(value) if isinstance(value, Path) else value for name, value in words.items()},
             "scenario": self.scenario.reference,
@@ -491,9 +530,13 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
     assignments = (*(stored or {}).get("set", ()), *asked.set)
     scenario = override(_scenario(reference), assignments)
 
+    set_now = {text.partition("=")[0].strip() for text in asked.set}
+
     def pick(name: str, default: Any) -> Any:
         now = getattr(asked, name)
-        return now if now is not None else then.get(name, default)
+        if now is None and name not in set_now:
+            now = then.get(name)
+        return now if now is not None else default
 
     steps = int(pick("steps", scenario.steps))
     scenario = dataclasses.replace(
@@ -502,7 +545,7 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
         num_envs=pick("num_envs", scenario.num_envs),
         workers=pick("workers", scenario.workers),
     )
-    device = asked.device if asked.device != "cpu" or stored is None else then.get("device", "cpu")
+    before = (stored or {}).get("asked")
     plan = Plan(
         scenario,
         assignments,
@@ -510,9 +553,10 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
         pick("seed", 0),
         pick("threads", None),
         pick("evaluate_every", None),
-        asked.evaluate_episodes if asked.evaluate_episodes != 20 else then.get("evaluate_episodes", 20),
+        asked.evaluate_episodes,
         asked.save_every or max(1, steps // 10),
-        device,
+        asked.device,
+        before if isinstance(before, Mapping) else {},
     )
     if stored is not None:
         _refuse_other(stored, plan)
@@ -598,7 +642,7 @@ def _load(path: Path, device: str, scenario: Scenario | None = None) -> MultiAge
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
     from marl.logs.progress import Progress
-    from marl.types import MarlError, ResourceError
+    from marl.types import ResourceError
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
@@ -630,39 +674,56 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
                 )
                 run.end(system)
     except BaseException as error:
+        if run.cut_short:
+            return _interrupted(asked, run, system, summary, "before the next step was taken")
         if isinstance(error, ResourceError) and system.steps > began_at:
             # Workers that died for good take their episodes with them, and nothing else.
             with contextlib.suppress(Exception):
                 run.save(system)
-        code = getattr(error, "exit_code", 1) if isinstance(error, MarlError) else 1
-        failure = {"status": "failed", "error": " ".join(str(error).split()), "exit_code": code}
-        run.summarise(summary | failure | {"steps": system.steps, "episodes": system.episodes})
+        run.summarise(summary | _failure(error) | {"steps": system.steps, "episodes": system.episodes})
         raise
     finally:
         for sink in run.sinks:
             sink.close()
         run.note = _note
-    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code}
     if run.signal is not None:
-        status = "interrupted" if run.exit_code == 130 else "preempted"
-        run.summarise(summary | {"status": status})
-        _note(f"{status} at step {system.steps:,} and saved; to go on: marl train --run-dir {run.path} --resume")
-        if asked.json:
-            _print_json(summary | {"status": status})
-        return run.exit_code
-    summary["status"] = "finished"
+        return _interrupted(asked, run, system, summary, f"at step {system.steps:,} and saved")
+    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": 0, "status": "finished"}
     if finished:
         _note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
-    run.summarise(summary)
     if asked.evaluate:
-        summary |= _final(asked, plan, run, system)
-        run.summarise(summary)
+        run.summarise(summary | {"status": "evaluating"})  # whatever ends us now, the run is not finished
+        try:
+            with run.signals():
+                summary |= _final(asked, plan, run, system)
+        except BaseException as error:
+            if run.cut_short:
+                return _interrupted(asked, run, system, summary, "in the final evaluation, with all training saved")
+            run.summarise(summary | _failure(error))
+            raise
+    run.summarise(summary)
     if asked.json:
         _print_json(summary)
     else:
         print(f"run folder: {run.path} (config.json, metrics.jsonl, checkpoints/last, checkpoints/best, summary.json)")
         print(f"next: marl evaluate {run.path}    marl play {run.path}    marl plot {run.path}")
     return 0
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """What summary.json says of an error that ended a run."""
+    return {"status": "failed", "error": " ".join(str(error).split()), "exit_code": _status(error)}
+
+
+def _interrupted(asked: Train, run: Run, system: MultiAgentSystem, summary: dict[str, Any], where: str) -> int:
+    """Say and write that a signal ended the run; returns the exit status."""
+    status = "interrupted" if run.exit_code == 130 else "preempted"
+    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code, "status": status}
+    run.summarise(summary)
+    _note(f"{status} {where}; to go on: marl train --run-dir {run.path} --resume")
+    if asked.json:
+        _print_json(summary)
+    return run.exit_code
 
 
 def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict[str, Any]:
@@ -1123,10 +1184,10 @@ def _quiet() -> Iterator[None]:
 def _import_tyro() -> None:
     """Import what the annotations of the commands name, once Ctrl-C can be caught: it is half of the time to start."""
     import tyro
-    from tyro.conf import Positional, UseAppendAction, arg
+    from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
-    number = arg(metavar="N")
-    globals().update(tyro=tyro, Positional=Positional, UseAppendAction=UseAppendAction, arg=arg, NUMBER=number)
+    names = {"tyro": tyro, "Positional": Positional, "Suppress": Suppress, "UseAppendAction": UseAppendAction}
+    globals().update(names, arg=arg, NUMBER=arg(metavar="N"))
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -1143,15 +1204,15 @@ def parse(arguments: Sequence[str]) -> Command:
     command = COMMANDS.get(words[0])
     if command is None:
         raise UsageError(_unknown("command", words[0], list(COMMANDS)))
-    name, words = words[0], words[1:]
+    name, words, given = words[0], words[1:], set[str]()
     if not {"-h", "--help"} & set(words):
-        words = _spelled(name, command, words)
+        words = _spelled(name, command, words, given)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             about = f"{(command.__doc__ or '').strip()}\n\n{EPILOG}"
             made: Command = tyro.cli(command, args=words, prog=f"marl {name}", description=about)
-            return made
+            return dataclasses.replace(made, given=tuple(sorted(given))) if isinstance(made, Train) else made
     except SystemExit as end:
         if end.code in (0, None):
             raise
@@ -1179,10 +1240,13 @@ def _unknown(what: str, word: str, known: Sequence[str]) -> str:
     return f"unknown {what} {word!r}{hint} (known: {', '.join(known)})"
 
 
-def _spelled(name: str, command: type[Command], words: list[str]) -> list[str]:
-    """The words with a bare --resume spelled out, after everything that can be said in one line has been checked."""
+def _spelled(name: str, command: type[Command], words: list[str], named: set[str]) -> list[str]:
+    """The words with a bare --resume spelled out, after everything that can be said in one line has been checked.
+
+    named: takes in which options there are.
+    """
     hints = typing.get_type_hints(command, include_extras=True)
-    fields = {field.name: field for field in dataclasses.fields(command)}
+    fields = {field.name: field for field in dataclasses.fields(command) if field.name != "given"}
     positional = [key for key in fields if "Positional" in str(hints[key]) or "_PositionalCall" in str(hints[key])]
     plain = typing.get_type_hints(command)
     options = {f"--{key.replace('_', '-')}": key for key in fields if key not in positional}
@@ -1203,6 +1267,7 @@ def _spelled(name: str, command: type[Command], words: list[str]) -> list[str]:
             near = known if option.startswith("--no-") else list(options)
             raise UsageError(f"marl {name}: {_unknown('option', option, near)}")
         key = options.get(option)
+        named.add(key if key is not None else options[f"--{option.removeprefix('--no-')}"])
         if key is None or plain[key] is bool:
             if equals:
                 raise UsageError(f"marl {name}: {option} takes no value, got {value!r}")
@@ -1291,6 +1356,8 @@ class _Interrupts:
         self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._before: dict[int, Any] = {}
         self._hook = sys.unraisablehook
+        self._again: threading.Timer | None = None
+        self._leaving = False
 
     def __enter__(self) -> _Interrupts:
         with contextlib.suppress(ValueError):  # not in the main thread
@@ -1299,6 +1366,8 @@ class _Interrupts:
         return self
 
     def _press(self, number: int, frame: types.FrameType | None) -> None:
+        if self._leaving:
+            return
         self.code = 75 if self._preemptible and number != signal.SIGINT else 128 + number
         raise KeyboardInterrupt
 
@@ -1308,11 +1377,15 @@ class _Interrupts:
             self._hook(unraisable)
             return
         number = signal.SIGTERM if self.code in (75, 128 + signal.SIGTERM) else signal.SIGINT
-        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
+        self._again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+        self._again.daemon = True
+        self._again.start()
 
     def __exit__(self, *exception: object) -> None:
+        again, self._leaving = self._again, True
+        if again is not None:
+            again.cancel()
+            again.join()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._before:

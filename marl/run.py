@@ -116,6 +116,8 @@ class Run:
         self._next_steps = self._next_time = math.inf
         self._before, self._ended = 0.0, 0.0
         self._began = self._signalled_at = time.monotonic()
+        self._at_once = True  # nothing has been done since the last save: a signal need not wait for a step's end
+        self.cut_short = False  # a signal ended what was going on instead of waiting for its end
 
     # --- beginning ----------------------------------------------------------------------------------------------------
 
@@ -200,6 +202,7 @@ class Run:
 
     def tick(self, system: MultiAgentSystem) -> bool:
         """Save if it is time; True once a signal has come and everything is saved."""
+        self._at_once = False
         for sink in self.sinks:
             sink.tick(system.steps)
         if len(system.spec.teams) > 1 or system.league is not None:
@@ -285,7 +288,11 @@ class Run:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """While inside: the first signal ends the training after its step and saves, the second one exits at once."""
+        """While inside: the first signal ends the training after its step and saves, the second one exits at once.
+
+        Before the first step has ended and after :meth:`end` nothing is left to be saved: there the first signal raises
+        KeyboardInterrupt.
+        """
         wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
         before = {number: signal.signal(number, self._signalled) for number in wanted}
         try:
@@ -298,6 +305,9 @@ class Run:
         now, name = time.monotonic(), signal.Signals(number).name
         if self.signal is None:
             self.signal, self._signalled_at = signal.Signals(number), now
+            if self._at_once:
+                self.cut_short = True
+                raise KeyboardInterrupt
             _say(f"\n{name}: ending after this step and saving; once more ends at once\n")
         elif number != self.signal or now - self._signalled_at >= ECHO:
             _say(f"\n{name} again: ended at once; the last checkpoint is intact\n")
@@ -323,6 +333,7 @@ class Run:
                 self._crown(steps | {"checkpoint": f"step-{system.steps:012d}"})
         if self._metrics is not None:
             self._metrics.sync()
+        self._at_once = True
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write how it ended; a full disk is only reported."""

@@ -55,7 +55,7 @@ def at(monkeypatch, step, action):
 @pytest.mark.parametrize(
     ("name", "step", "code", "status"),
     [
-        ("SIGINT", 4, 130, "interrupted"),
+        ("SIGINT", 8, 130, "interrupted"),
         ("SIGTERM", 500, 75, "preempted"),
         ("SIGUSR1", 1276, 75, "preempted"),
         ("SIGTERM", 640, 75, "preempted"),
@@ -148,11 +148,62 @@ def test_a_signal_before_or_after_the_training_is_quiet_too(scenario, tmp_path, 
         said = marl_command(*words(scenario, tmp_path / "never"))
     assert (said.code, said.error) == (75, "preempted")
     assert not (tmp_path / "never").exists()
-    monkeypatch.setattr(MultiAgentSystem, "evaluate", preempt)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_a_run_that_is_ended_in_its_final_evaluation_is_not_finished_and_resuming_evaluates(
+    name, code, scenario, tmp_path, monkeypatch, marl_command
+):
+    from marl.system import MultiAgentSystem
+
+    status = {75: "preempted", 130: "interrupted"}[code]
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiAgentSystem, "evaluate", lambda *_, **__: os.kill(os.getpid(), getattr(signal, name)))
+        said = marl_command("train", scenario, "--run-dir", run, "--steps", 64, "--episodes", 2, "--quiet", "--json")
+    assert said.code == code
+    assert f"{status} in the final evaluation" in said.error
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["exit_code"], summary["steps"]) == (status, code, 64)
+    assert json.loads(said.out)["status"] == status
+    assert not (run / "run.lock").exists()
+    monkeypatch.setattr(MultiAgentSystem, "train", None)  # there is nothing left to train
+    said = marl_command("train", "--run-dir", run, "--resume", "--json")
+    assert said.code == 0, said.err
+    assert len(json.loads(said.out)["evaluation"]["returns"]) == 2
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_run_whose_final_evaluation_fails_is_not_finished(scenario, tmp_path, monkeypatch, marl_command):
+    from marl.system import MultiAgentSystem
+    from marl.types import EnvContractError
+
+    def fail(*_, **__):
+        raise EnvContractError("no observation")
+
+    monkeypatch.setattr(MultiAgentSystem, "evaluate", fail)
     said = marl_command("train", scenario, "--run-dir", tmp_path / "run", "--steps", 64, "--quiet")
-    assert (said.code, said.error) == (75, "preempted")
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
-    assert not (tmp_path / "run" / "run.lock").exists()
+    assert said.code == 3
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["exit_code"], summary["steps"]) == ("failed", 3, 64)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_in_the_first_step_waits_for_nothing_and_saves_nothing(
+    name, code, scenario, tmp_path, monkeypatch, marl_command
+):
+    """The first step may compile for a minute."""
+    from marl.system import MultiAgentSystem
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiAgentSystem, "_advance", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
+        said = marl_command(*words(scenario, run))
+    assert said.code == code
+    assert "before the next step was taken" in said.error
+    assert list((run / "checkpoints").iterdir()) == []
+    assert json.loads((run / "summary.json").read_text())["exit_code"] == code
+    assert marl_command("train", "--run-dir", run, "--resume", "--steps", 64, "--no-evaluate", "--quiet").code == 0
 
 
 def test_sigterm_ends_other_commands_in_order(finished, monkeypatch, marl_command):
@@ -255,6 +306,44 @@ def test_more_steps_and_other_evaluations_may_be_asked_for(scenario, copy, marl_
     said = marl_command(*words(scenario, copy, "--resume", "--steps", 1408, "--evaluate-episodes", 3))
     assert said.code == 0
     assert json.loads((copy / "summary.json").read_text())["steps"] == 1408
+
+
+def test_resuming_keeps_what_was_asked_and_takes_what_is_asked_anew(scenario, tmp_path, monkeypatch, marl_command):
+    run = tmp_path / "run"
+    asked = ("--tensorboard", "--keep", 2, "--episodes", 3, "--save-every", 160, "--save-minutes", 5, "--workers", 0)
+    with monkeypatch.context() as patch:
+        at(patch, 500, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert marl_command("train", scenario, "--run-dir", run, *asked, "--quiet").code == 75
+    first = json.loads((run / "config.json").read_text())
+    events = len(list((run / "tensorboard").iterdir()))
+    said = marl_command("train", "--run-dir", run, "--resume", "--json")
+    assert said.code == 0, said.err
+    assert len(json.loads(said.out)["evaluation"]["returns"]) == 3
+    assert [path.name[-4:] for path in sorted((run / "checkpoints").glob("step-*"))][-2:] == ["1120", "1280"]
+    assert len(list((run / "tensorboard").iterdir())) == events + 1
+    again = json.loads((run / "config.json").read_text())
+    assert again["tunable"] == first["tunable"]
+    ours = {"resume", "json", "quiet"}
+    assert {k: v for k, v in again["asked"].items() if k not in ours} == {
+        k: v for k, v in first["asked"].items() if k not in ours
+    }
+    anew = ("--no-tensorboard", "--episodes", 100, "--keep", 3, "--set", "steps=1408", "--no-evaluate")  # the defaults
+    assert marl_command("train", "--run-dir", run, "--resume", *anew, "--quiet").code == 0
+    assert len(list((run / "tensorboard").iterdir())) == events + 1
+    last = json.loads((run / "config.json").read_text())
+    assert last["tunable"]["steps"] == json.loads((run / "summary.json").read_text())["steps"] == 1408
+    changed = {"tensorboard": False, "episodes": 100, "keep": 3, "evaluate": False, "save_every": 160}
+    assert changed.items() <= last["asked"].items()
+
+
+@pytest.mark.parametrize(("name", "value"), [("keep", "3"), ("tensorboard", 1), ("save_minutes", -1), ("device", None)])
+def test_a_config_with_options_that_make_no_sense_is_bad_input(name, value, copy, marl_command):
+    config = json.loads((copy / "config.json").read_text())
+    config["asked"][name] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    said = marl_command("train", "--run-dir", copy, "--resume")
+    assert said.code == 2
+    assert name.replace("_", "-") in said.error.replace("_", "-")
 
 
 def test_another_fingerprint_is_named(scenario, copy, monkeypatch, marl_command):
