@@ -209,14 +209,14 @@ class Run:
             self._candidate = None  # what one side wins another may lose: no checkpoint is the best for all
         if system.curriculum is not None and self._candidate is not None and self._candidate["metric"] == "mean_return":
             self._candidate = None  # returns of an easy stage are no merit: only evaluations play the target
-        if self.signal is not None:
-            self._insist(system)
-            return True
         evaluated = self._candidate is not None and self._candidate["metric"] == "evaluation_return"
         due = system.steps >= self._next_steps or time.monotonic() >= self._next_time
-        if (due or evaluated) and self._saving.ready:
+        if self.signal is None and (due or evaluated) and self._saving.ready:
             self.save(system)
-        return False
+        if self.signal is None:
+            return False
+        self._insist(system)
+        return True
 
     def save(self, system: MultiAgentSystem) -> bool:
         """Write a checkpoint; False if the disk refused. Raises ResourceError if it has refused too often."""

@@ -185,6 +185,8 @@ class MultiAgentSystem:
             for config, team, seed in zip(configs, spec.teams, seeds[1:], strict=True)
         ]
         self._introduce()
+        self._shown: Shown | None = None  # known once there is an environment
+        self._saved_shown: Sequence[Array] = ()
         self._shaper = self._make_shaper()
         self._course = None
         self._saved_course: Mapping[str, Any] | None = None
@@ -212,7 +214,6 @@ class MultiAgentSystem:
             for place, learner in enumerate(self.learners)
             if (net := talker_of(learner)) is not None
         }
-        self._shown: Shown | None = None  # known once there is an environment
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
             learner.meet(self.learners)
@@ -416,6 +417,7 @@ class MultiAgentSystem:
                 self._course.load_state_dict(self._saved_course)
         if self._shown is None:
             self._shown = self._make_shown(env)
+            self._shown.load_state_dict(self._saved_shown)
         if self._step is None:
             if self._saved_env is not None:
                 self._step = env.load_state_dict(self._saved_env)
@@ -837,6 +839,10 @@ class MultiAgentSystem:
             "logged_at": self._logged_at,
             "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
             "pending": dict(self._pending),
+            "messages": {
+                "heard": {self.spec.teams[place].name: one.state_dict() for place, one in self._overheard.items()},
+                "shown": list(self._saved_shown) if self._shown is None else self._shown.state_dict(),
+            },
             "torch_rng": torch.get_rng_state(),
         }
 
@@ -861,6 +867,10 @@ class MultiAgentSystem:
         self.history = History()
         self.history.update({name: values.tolist() for name, values in state["history"].items()})
         self._pending = dict(state["pending"])
+        messages = state.get("messages") or {"heard": {}, "shown": ()}  # older checkpoints have none
+        for place, one in self._overheard.items():
+            one.load_state_dict(messages["heard"].get(self.spec.teams[place].name, ()))
+        self._saved_shown, self._shown = messages["shown"], None
         torch.set_rng_state(state["torch_rng"])
 
     def save(self, path: str | Path) -> Path:
