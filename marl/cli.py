@@ -701,6 +701,7 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
                 return _interrupted(asked, run, system, summary, "in the final evaluation, with all training saved")
             run.summarise(summary | _failure(error))
             raise
+        run.end(system)  # in case that somebody removed the folder meanwhile
     run.summarise(summary)
     if asked.json:
         _print_json(summary)

@@ -108,6 +108,8 @@ class Run:
             self._lock.release()
             raise
         self._metrics: MetricsFile | None = None
+        self._config: dict[str, Any] = {}
+        self._usurped: ResourceError | None = None  # another process has begun a run in our folder
         self._saving = Patience("the checkpoint", lambda text: self.note(text), retry_seconds, patience)
         self._logging = Patience("the metrics", lambda text: self.note(text), retry_seconds, patience)
         self._saved_at: int | None = None
@@ -133,8 +135,9 @@ class Run:
 
     def begin(self, config: Mapping[str, Any], steps: int = 0) -> None:
         """Write what was asked, and make the folder agree with a system at ``steps``."""
+        self._config = dict(config)
         with _explained(self.path):
-            write_json(self.path / CONFIG, dict(config))
+            write_json(self.path / CONFIG, self._config)
             self._set_aside(steps)
             dropped = keep_until(self.path / METRICS, steps)
             if dropped:
@@ -170,6 +173,34 @@ class Run:
         else:
             (self.checkpoints / "last").unlink(missing_ok=True)
 
+    def _restore(self) -> None:
+        """Make the folder again if somebody removed it while we train: nothing that is known or learnt is lost by that.
+
+        Raises:
+            OSError: if that cannot be.
+            ResourceError: if another process has begun a run there.
+        """
+        metrics = self._metrics
+        if self._usurped is not None:
+            raise self._usurped
+        there = self.checkpoints.is_dir() and (self.path / CONFIG).exists()
+        if metrics is None or (there and not metrics.lost and not self._lock.lost):
+            return
+        self.note(f"{self.path} was removed or changed while training; it is made again, and training goes on")
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.renew()
+        except ConfigError as error:
+            self._usurped = ResourceError(f"the run folder was removed while training, and now: {error}")
+            raise self._usurped from None
+        self.checkpoints.mkdir(exist_ok=True)
+        write_json(self.path / CONFIG, self._config)
+        if metrics.lost:
+            metrics.restore()
+        if self._best is not None and not (self.checkpoints / self._best["checkpoint"]).is_dir():
+            self._best = None
+        self._next_steps = 0  # save at once
+
     # --- watching -----------------------------------------------------------------------------------------------------
 
     @property
@@ -182,6 +213,8 @@ class Run:
         row = metrics | {"seconds": round(self.seconds, 3)}
         if self._metrics is not None:
             self._metrics.log(row)
+            with contextlib.suppress(OSError):  # tried again when saving, which says why it cannot be
+                self._restore()
         for sink in self.sinks:
             sink.log(row)
         if "evaluation_return" in metrics:
@@ -223,6 +256,7 @@ class Run:
         name = f"step-{system.steps:012d}"
         best, self._candidate = self._candidate, None
         try:
+            self._restore()
             if self._metrics is not None:
                 self._metrics.sync()
             if self._saved_at != system.steps or not (self.checkpoints / name).is_dir():
@@ -324,9 +358,8 @@ class Run:
 
     def end(self, system: MultiAgentSystem) -> None:
         """Save the final state. Raises ResourceError if the disk refuses for good."""
-        self._ended = time.monotonic()
-        if self._saved_at != system.steps or self._candidate is not None:
-            self._insist(system)
+        self._ended = self._ended or time.monotonic()
+        self._insist(system)
         if self._best is None:
             with contextlib.suppress(OSError):
                 steps = {"metric": "last", "value": 0.0, "steps": system.steps}
@@ -342,7 +375,10 @@ class Run:
         last = f"{CHECKPOINTS}/{found[0].name}" if found else None
         said = {"seconds": round(self.seconds, 3), "last": last, "best": best, **summary}
         try:
+            self._restore()
             write_json(self.path / SUMMARY, said)
+        except ResourceError:
+            return  # the folder is somebody else's now
         except OSError as error:
             self.note(f"{self.path / SUMMARY} could not be written ({error.strerror})")
 
@@ -375,13 +411,18 @@ class Lock:
 
     def __init__(self, path: Path, note: Callable[[str], None]) -> None:
         """Take it. Raises ConfigError if a living process has it."""
-        self.path = path
+        self.path, self._note = path, note
+        self._take()
+
+    def _take(self) -> None:
+        path, note = self.path, self._note
         while True:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             taken = _flock(self._file)
             owner = _owner(self._file)
             if taken is False or (taken is None and _alive(owner)):
                 os.close(self._file)
+                self._file = -1
                 who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
                 raise ConfigError(
                     f"{path.parent}: {who} is writing to this run folder; wait, stop it, or choose another --run-dir"
@@ -396,11 +437,27 @@ class Lock:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps(mine).encode(), 0)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the file was removed or replaced, so that it keeps nobody out."""
+        try:
+            return self._file >= 0 and not os.path.samestat(os.stat(self.path), os.fstat(self._file))
+        except OSError:
+            return True
+
+    def renew(self) -> None:
+        """Take it again if it is lost. Raises ConfigError if another process has it now."""
+        if self.lost:
+            os.close(self._file)
+            self._file = -1
+            self._take()
+
     def release(self) -> None:
         """Give it back."""
         if self._file >= 0:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            if not self.lost:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
             os.close(self._file)
             self._file = -1
 

@@ -149,6 +149,21 @@ def test_tensorboard_events_come_back(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("mean_return")] == [(5, 1.5)]
 
 
+def test_tensorboard_events_are_written_again_if_their_folder_was_removed(tmp_path):
+    from marl.logs.tensorboard import TensorBoard
+
+    board = TensorBoard(tmp_path / "events")
+    for step in (1, 2, 3):
+        if step == 3:
+            (tmp_path / "events").rename(tmp_path / "away")
+        board.log({"steps": step, "mean_return": float(step)})
+    board.close()
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("mean_return")] == [1, 2, 3]
+
+
 def test_a_sparkline_shows_the_course():
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert sparkline([5.0, 5.0]) == "▄▄"

@@ -1,4 +1,4 @@
-"""Ctrl-C at whatever a training does: exit 130, no wall of text, no process left, nothing saved where nothing was done."""
+"""Ctrl-C at whatever a training does: exit 130, no wall of text, no process left, and nothing saved in vain."""
 
 from __future__ import annotations
 

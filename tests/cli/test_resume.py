@@ -382,6 +382,62 @@ def test_a_full_disk_ends_a_run_only_after_patience(scenario, tmp_path, monkeypa
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_code"] == 6
 
 
+def rows_of(run):
+    return str([{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(run)])
+
+
+@pytest.mark.parametrize("what", ["", "metrics.jsonl", "checkpoints", "config.json", "run.lock"])
+def test_a_run_whose_folder_is_removed_makes_it_again_and_loses_nothing_learnt(
+    what, scenario, finished, tmp_path, monkeypatch, marl_command
+):
+    run, left = tmp_path / "run", tmp_path / "left"
+    at(monkeypatch, 644, lambda: (run / what).rename(left))
+    said = marl_command(*words(scenario, run, "--tensorboard"))
+    assert said.code == 0, said.err
+    assert said.err.count("was removed or changed while training") == 1
+    assert rows_of(run) == rows_of(finished)
+    states = [checkpoint.load(folder / "checkpoints" / "last")[0] for folder in (finished, run)]
+    for state in states:
+        for clock in CLOCKS:
+            state["history"].pop(clock, None)
+    assert_equal(*states)
+    assert json.loads((run / "config.json").read_text())["asked"]["tensorboard"]
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+    assert not (run / "run.lock").exists()
+    assert list((run / "tensorboard").iterdir())
+    assert marl_command("evaluate", run, "--episodes", 1).code == 0
+
+
+def test_a_folder_that_is_removed_in_the_final_evaluation_is_made_again(scenario, tmp_path, monkeypatch, marl_command):
+    from marl.system import MultiAgentSystem
+
+    run, evaluate = tmp_path / "run", MultiAgentSystem.evaluate
+    monkeypatch.setattr(MultiAgentSystem, "evaluate", lambda *a, **k: (shutil.rmtree(run, True), evaluate(*a, **k))[1])
+    assert marl_command("train", scenario, "--run-dir", run, "--steps", 64, "--episodes", 2).code == 0
+    assert checkpoint.load(run / "checkpoints" / "last")[0]["steps"] == 64
+    assert "evaluation" in json.loads((run / "summary.json").read_text())
+
+
+def test_a_run_whose_folder_was_given_to_another_run_ends_and_spares_it(scenario, tmp_path, monkeypatch, marl_command):
+    run, other = tmp_path / "run", []
+
+    def usurp():
+        shutil.rmtree(run)
+        other.append(Run(run))
+        other[0].begin({"mine": True})
+
+    at(monkeypatch, 644, usurp)
+    said = marl_command(*words(scenario, run))
+    assert said.code == 6
+    assert "was removed while training, and now" in said.err.strip().splitlines()[-1]
+    with other[0]:
+        assert json.loads((run / "config.json").read_text()) == {"mine": True}
+        assert not (run / "summary.json").exists()
+        assert list((run / "checkpoints").iterdir()) == []
+        assert (run / "metrics.jsonl").read_bytes() == b""
+        assert (run / "run.lock").exists()
+
+
 def test_the_latest_run_of_a_scenario_is_found(scenario, tmp_path, monkeypatch, marl_command):
     monkeypatch.chdir(tmp_path)
     assert marl_command("train", scenario, "--steps", 64, "--no-evaluate", "--quiet").code == 0
