@@ -657,7 +657,7 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
     if asked.tensorboard:
         from marl.logs.tensorboard import TensorBoard
 
-        run.sinks.append(TensorBoard(run.path / "tensorboard", began_at or None))
+        run.sinks.append(TensorBoard(run.path / "tensorboard", began_at or None, lambda text: run.note(text)))
     stop = plan.scenario.stop
     finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
     summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}

@@ -164,6 +164,31 @@ def test_tensorboard_events_are_written_again_if_their_folder_was_removed(tmp_pa
     assert [event.value for event in events.Scalars("mean_return")] == [1, 2, 3]
 
 
+def test_a_full_disk_keeps_tensorboard_events_waiting_and_nobody_else(tmp_path, monkeypatch, said):
+    from marl.logs.tensorboard import TensorBoard
+
+    board = TensorBoard(tmp_path, note=said.append)
+    write, full = TensorBoard._write, [False, True, True, False]
+
+    def refuse(self, metrics):
+        if full.pop(0):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, metrics)
+
+    monkeypatch.setattr(TensorBoard, "_write", refuse)
+    board.log({"steps": 1, "mean_return": 1.0})
+    board.log({"steps": 2, "mean_return": 2.0})
+    board.log({"steps": 3, "mean_return": 3.0})
+    monkeypatch.undo()
+    board.log({"steps": 4, "mean_return": 4.0})
+    board.close()
+    assert said == ["TensorBoard events could not be written (No space left on device); training goes on"]
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.value for event in events.Scalars("mean_return")] == [1, 2, 3, 4]
+
+
 def test_a_sparkline_shows_the_course():
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert sparkline([5.0, 5.0]) == "▄▄"
