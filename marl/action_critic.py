@@ -66,7 +66,7 @@ class ActionCritic(nn.Module):
         else:
             sets = owner.num_sets
             inner = Owner(tuple(which + copy * sets for copy in range(count) for which in owner.index))
-        self.register_buffer("ids", torch.zeros(owner.num_agents, 0) if ids is None else ids)
+        self.register_buffer("ids", torch.zeros(owner.num_agents, 0, dtype=torch.float32) if ids is None else ids)
         self.ids: Tensor
         self.online = AgentNet(
             network,

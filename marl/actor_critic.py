@@ -110,7 +110,7 @@ class ActorCritic(nn.Module):
         ]
         # Only agents that share parameters need to be told who they are.
         shares = agent_id and not self.owner.identity
-        ids = torch.eye(team.num_agents) if shares else None
+        ids = torch.eye(team.num_agents, dtype=torch.float32) if shares else None
         vector = not team.obs.is_image
         widths = [max(team.obs.widths[agent] for agent in self.owner.members(p)) for p in range(self.owner.num_sets)]
         own = [torch.arange(width) for width in widths] if vector else None
@@ -181,7 +181,9 @@ class ActorCritic(nn.Module):
         self.value_norm = RunningNorm(self.owner, 1, clip=math.inf) if normalize_values else None
         self.to(device)
         self.parameters_flat = FlatParameters([self.actor, self.critic], self.owner.num_sets)
-        self.register_buffer("critic_carry", torch.zeros(num_envs, *self.critic.carry_shape, device=device))
+        self.register_buffer(
+            "critic_carry", torch.zeros(num_envs, *self.critic.carry_shape, device=device, dtype=torch.float32)
+        )
         self.critic_carry: Tensor
         self._estimate = Recorded(ops.idle_generalized_advantage_estimation, device)
 

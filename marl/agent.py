@@ -52,9 +52,10 @@ class Agent:
         self.rounds = net.channel.rounds if isinstance(net, ChannelNet) else 0
         self.size = net.speech.size if isinstance(net, ChannelNet) else 0
         width = 0 if net is None else net.own_width if isinstance(net, ChannelNet) else net.carry_shape[1]
-        self._carry = torch.zeros(1, 1, width)
+        self._carry = torch.zeros(1, 1, width, dtype=torch.float32)
         self._yes, self._no = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
-        self._silence = Inbox(torch.zeros(1, 1, len(team.agents), self.size), torch.zeros(1, 1, len(team.agents)))
+        heard = torch.zeros(1, 1, len(team.agents), self.size, dtype=torch.float32)
+        self._silence = Inbox(heard, torch.zeros(1, 1, len(team.agents), dtype=torch.float32))
         self.inbox = self._silence
         self.said: Array | None = None
 
@@ -78,7 +79,8 @@ class Agent:
         Raises:
             ConfigError: for names that are not in the team and messages of another size.
         """
-        heard, weight = torch.zeros(1, 1, len(self._team), self.size), torch.zeros(1, 1, len(self._team))
+        heard = torch.zeros(1, 1, len(self._team), self.size, dtype=torch.float32)
+        weight = torch.zeros(1, 1, len(self._team), dtype=torch.float32)
         for name, message in messages.items():
             if name not in self._team:
                 raise ConfigError(unknown(f"agent {self.name!r}: hear", name, self._team, "agent"))
@@ -132,7 +134,7 @@ class Agent:
         heard since the last step and the one message is sent off unanswered.
         """
         mask = None if legal is None else torch.from_numpy(np.asarray(legal)).view(1, 1, 1, -1)
-        parameters: Tensor = torch.zeros(1, 1, 1, self.distribution.size)
+        parameters: Tensor = torch.zeros(1, 1, 1, self.distribution.size, dtype=torch.float32)
         if self.net is not None:
             x = torch.from_numpy(np.asarray(row)).view(1, 1, 1, *row.shape)
             if isinstance(self.net, ChannelNet):
@@ -232,7 +234,9 @@ class MixedAgent(Agent):
         """Forget the episode so far; another policy may play the next one."""
         chances = [chance for chance, _ in self.strategy]
         _, self.member = self.strategy[int(self.random.choice(len(chances), p=chances))]
-        self._carry = torch.zeros(1, self.team.num_agents, self.member.carry_width, device=self.device)
+        self._carry = torch.zeros(
+            1, self.team.num_agents, self.member.carry_width, device=self.device, dtype=torch.float32
+        )
 
     def turn(self, row: Array, legal: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
         """See :class:`Agent`; nothing is said."""
@@ -286,7 +290,7 @@ def _net_to_json(net: AgentNet) -> dict[str, Any]:
 def _net_from_json(data: Mapping[str, Any], team: TeamSpec) -> AgentNet:
     network, channel, shape = from_json(data["network"]), from_json(data["channel"]), tuple(data["shape"])
     settings = {name: data[name] for name in ("gain", "normalize", "learns_scale")}
-    settings["ids"] = torch.zeros(1, data["ids"])
+    settings["ids"] = torch.zeros(1, data["ids"], dtype=torch.float32)
     if channel is None:
         return AgentNet(network, Owner((0,)), shape, data["out"], [torch.Generator()], **settings)
     wiring = channel.topology.build(team)

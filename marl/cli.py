@@ -185,7 +185,7 @@ class Play:
     episodes: Annotated[int, NUMBER] = 1
     """How many, one after the other in one file."""
     seed: Annotated[int, NUMBER] = 0
-    """Of the first episode; the next ones count up."""
+    """Of the environment and of everything that is drawn."""
     max_steps: Annotated[int | None, NUMBER] = None
     """Stop each episode after so many steps; the scenario's, else 1000, unless given."""
     sample: bool = False
@@ -680,12 +680,18 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
             # Workers that died for good take their episodes with them, and nothing else.
             with contextlib.suppress(Exception):
                 run.save(system)
-        run.summarise(summary | _failure(error) | {"steps": system.steps, "episodes": system.episodes})
+        ended = {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
+        run.summarise(summary | _failure(error) | ended)
+        if system.faults:
+            _note(_fault_table(system.faults))
         raise
     finally:
         for sink in run.sinks:
             sink.close()
         run.note = _note
+    summary["faults"] = system.faults
+    if system.faults:
+        _note(_fault_table(system.faults))
     if run.signal is not None:
         return _interrupted(asked, run, system, summary, f"at step {system.steps:,} and saved")
     summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": 0, "status": "finished"}
@@ -701,7 +707,7 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
                 return _interrupted(asked, run, system, summary, "in the final evaluation, with all training saved")
             run.summarise(summary | _failure(error))
             raise
-        run.end(system)  # in case that somebody removed the folder meanwhile
+        run.end(system)  # if somebody removed the folder meanwhile; its environments, closed, would then begin anew
     run.summarise(summary)
     if asked.json:
         _print_json(summary)
@@ -720,11 +726,18 @@ def _interrupted(asked: Train, run: Run, system: MultiAgentSystem, summary: dict
     """Say and write that a signal ended the run; returns the exit status."""
     status = "interrupted" if run.exit_code == 130 else "preempted"
     summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code, "status": status}
+    summary.setdefault("faults", system.faults)
     run.summarise(summary)
     _note(f"{status} {where}; to go on: marl train --run-dir {run.path} --resume")
     if asked.json:
         _print_json(summary)
     return run.exit_code
+
+
+def _fault_table(faults: Mapping[str, int]) -> str:
+    """What went wrong and was survived."""
+    lines = ["faults of the environment that training survived (the first of each was told as it came):"]
+    return "\n".join([*lines, *(f"  {kind.replace('_', ' '):<24} {count:>9,}" for kind, count in faults.items())])
 
 
 def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict[str, Any]:
@@ -733,16 +746,20 @@ def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     from marl.system import MultiAgentSystem
 
     seed = plan.seed + 1
+    system.close()  # there may be room for one environment only
     report = system.evaluate(asked.episodes, seed=seed)
     agents: Any = plan.scenario.agents
     agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
     scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=(), league=None)
     random = MultiAgentSystem(agents, scenario, seed=plan.seed)
     with _closing(random):
+        random.close()  # likewise
         baseline = random.evaluate(asked.episodes, seed=seed)
     if not asked.json:
         print(f"trained for {system.steps:,} steps in {run.seconds:,.0f} s; greedy, {asked.episodes} episodes:")
         print(_table(report, baseline))
+        for line in report.troubles:
+            print(f"  {line}")
         if plan.scenario.expect:
             print(f"to be expected after the scenario's full training: {plan.scenario.expect}")
     return {"evaluation": report.to_dict(), "random": baseline.to_dict()}
@@ -828,8 +845,8 @@ def evaluate(asked: Evaluate) -> int:
             shuffle_messages=asked.shuffle_messages,
             message_entries=asked.message_entries or None,
         )
-    for name, how in report.faults.items():
-        _note(f"agent {name!r}: {how}; somebody acted at random in its seat, and the others played on")
+    for line in report.troubles:
+        _note(line)
     if asked.json:
         _print_json({"checkpoint": str(path), "steps": system.steps, "seed": seed, **report.to_dict()})
     else:

@@ -211,14 +211,14 @@ class _EpsilonGreedy(_Choices):
     def __init__(self, settings: EpsilonGreedy, action: ActionSpec, num_envs: int, device: torch.device | str) -> None:
         super().__init__(action)
         self.epsilon = settings.epsilon
-        copies = torch.arange(num_envs, device=device) / max(num_envs - 1, 1)
+        copies = torch.arange(num_envs, device=device, dtype=torch.float32) / max(num_envs - 1, 1)
         self.power = (1 + settings.spread * copies).unsqueeze(1) if settings.spread else 1  # (E, 1)
 
     def choose(
         self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
         epsilon = value_at(self.epsilon, clock) ** self.power
-        stray = torch.rand(scores.shape[:-1], generator=generator, device=scores.device) < epsilon
+        stray = torch.rand(scores.shape[:-1], generator=generator, device=scores.device, dtype=torch.float32) < epsilon
         return torch.where(stray, uniform_choice(scores, legal, generator), scores.argmax(-1))
 
 
@@ -302,7 +302,7 @@ class _Boltzmann(_Choices):
         epsilon = value_at(self.epsilon, clock)
         if epsilon >= 1:
             return drawn
-        stray = torch.rand(scores.shape[:-1], generator=generator, device=scores.device) < epsilon
+        stray = torch.rand(scores.shape[:-1], generator=generator, device=scores.device, dtype=torch.float32) < epsilon
         return torch.where(stray, drawn, scores.argmax(-1))
 
 
@@ -332,7 +332,7 @@ class _BoltzmannGumbel(_Choices):
         self.scale = scale
         agents = len(action.widths)
         # Visits of all copies together: they are one agent's experience.
-        self.visits = [torch.ones(agents, size, device=device) for size in self.sizes]
+        self.visits = [torch.ones(agents, size, device=device, dtype=torch.float32) for size in self.sizes]
 
     def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         action = super().__call__(scores, who, clock, generator)
@@ -413,7 +413,7 @@ class OrnsteinUhlenbeck:
 class _OrnsteinUhlenbeck(_Noise):
     def __init__(self, settings: OrnsteinUhlenbeck, device: torch.device | str) -> None:
         self.settings = settings
-        self.noise = torch.zeros(0, device=device)  # (E, N, A), once there are copies
+        self.noise = torch.zeros(0, device=device, dtype=torch.float32)  # (E, N, A), once there are copies
 
     def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
         settings = self.settings

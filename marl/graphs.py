@@ -142,4 +142,4 @@ def _kind(x: Input) -> Any:
 
 def _as_tensor(x: Input, device: torch.device) -> Tensor | Flags | None:
     """Numbers as tensors, so that a call rounds as a recording does."""
-    return torch.full((), float(x), device=device) if isinstance(x, int | float) else x
+    return torch.full((), float(x), device=device, dtype=torch.float32) if isinstance(x, int | float) else x

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from marl.nets.distributions import mask_logits
 from marl.schedules import Schedule, value_at
 from marl.shaping import Hook, Moments, Place, Seen, check_number, rows_of
-from marl.types import Array, ConfigError
+from marl.types import Array, ConfigError, legal_widths
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,16 @@ class _Influence:
         self.config = config
         team = place.team
         self.agents, self.actions = team.num_agents, max(team.action.sizes)
+        self.exists = torch.from_numpy(
+            legal_widths(team.action)
+        )  # (N, A): what only wider agents have is no alternative
         width, hidden, joint = math.prod(team.obs.shape), config.width, self.agents * self.actions
         generator = torch.Generator().manual_seed(int(place.seed.generate_state(1, np.uint64)[0] >> 1))
 
         def layer(inputs: int, outputs: int) -> Tensor:
             scale = 1 / math.sqrt(inputs)
-            return (torch.randn(self.agents, inputs, outputs, generator=generator) * scale).requires_grad_()
+            normal = torch.randn(self.agents, inputs, outputs, generator=generator, dtype=torch.float32)
+            return (normal * scale).requires_grad_()
 
         # Of each agent: from its observation and all actions to all next actions; from its observation to its own.
         self.see, self.act = layer(width + 1, hidden), layer(joint, hidden)
@@ -99,20 +104,21 @@ class _Influence:
         to ``(..., E, N, N, A)``."""
         hidden = _stacked(_with_one(x), self.see) + _stacked(done, self.act)
         out = _stacked(_with_one(functional.elu(hidden)), self.predict)
-        return torch.unflatten(out, -1, (self.agents, self.actions)).log_softmax(-1)
+        return mask_logits(torch.unflatten(out, -1, (self.agents, self.actions)), self.exists).log_softmax(-1)
 
     def own_actions(self, x: Tensor) -> Tensor:
         """Log-probabilities of each agent's own action: ``(E, N, O)`` to ``(E, N, A)``."""
         hidden = functional.elu(_stacked(_with_one(x), self.own_see))
-        return _stacked(_with_one(hidden), self.own).log_softmax(-1)
+        return mask_logits(_stacked(_with_one(hidden), self.own), self.exists).log_softmax(-1)
 
     @torch.no_grad()
     def influence(self, x: Tensor, action: Tensor, acting: Tensor, onward: Tensor) -> Tensor:
         """What each agent's action changes for all others, in nats ``(E, N)``."""
         done = self._done(action, acting)  # (E, N, A)
         joint = done.flatten(1).unsqueeze(1).expand(-1, self.agents, -1)  # (E, N, N A): of each model
-        mine = torch.eye(self.agents).repeat_interleave(self.actions, dim=1)  # (N, N A): where an agent's own are
-        instead = torch.eye(self.actions).repeat(1, self.agents)  # (A, N A)
+        own = torch.eye(self.agents, dtype=torch.float32)
+        mine = own.repeat_interleave(self.actions, dim=1)  # (N, N A): where an agent's own are
+        instead = torch.eye(self.actions, dtype=torch.float32).repeat(1, self.agents)  # (A, N A)
         swapped = joint * (1 - mine) + instead[:, None, None] * mine  # (A, E, N, N A): each alternative
         log_then = self.next_actions(x.expand(self.actions, *x.shape), swapped)  # (A, E, N, N, A)
         log_own = self.own_actions(x)  # (E, N, A)
@@ -169,4 +175,4 @@ def _stacked(x: Tensor, weight: Tensor) -> Tensor:
 
 def _with_one(x: Tensor) -> Tensor:
     """A last input that is 1, whose weights are the bias."""
-    return torch.cat((x, torch.ones(*x.shape[:-1], 1)), dim=-1)
+    return torch.cat((x, torch.ones(*x.shape[:-1], 1, dtype=torch.float32)), dim=-1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.config import unknown
 from marl.curriculum import Curricula
@@ -81,6 +82,11 @@ class Scenario:
                 raise ConfigError(
                     f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}"
                 )
+        if is_instance(self.env):
+            raise ConfigError(
+                f"Scenario {self.name!r}: env: expected an id or a function that makes the environment, got one "
+                f"environment, which training and evaluation cannot share; pass lambda: {type(self.env).__name__}(...)"
+            )
         try:
             checked_hooks(self.shaping)
             checked_league(self.league, self.steps)

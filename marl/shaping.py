@@ -595,9 +595,10 @@ class _EpisodicNovelty:
         scale = 1 / math.sqrt(width)
         self.projection = (random.standard_normal((width, config.width)) * scale).astype(np.float32)
         self.num_agents = place.team.num_agents
-        self.memory = torch.zeros(rows, config.memory, config.width)  # (R, M, D)
+        self.memory = torch.zeros(rows, config.memory, config.width, dtype=torch.float32)  # (R, M, D)
         self.written = torch.zeros(rows, dtype=torch.int64)
-        self.distance_sum, self.distance_count = torch.zeros(rows), torch.zeros(rows)
+        self.distance_sum = torch.zeros(rows, dtype=torch.float32)
+        self.distance_count = torch.zeros_like(self.distance_sum)
         self._forget(torch.ones(rows, dtype=torch.bool))
 
     def _forget(self, rows: Tensor) -> None:

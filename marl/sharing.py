@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
-from marl.types import ConfigError, TeamSpec
+from marl.types import ConfigError, TeamSpec, pattern_of
 
 Sharing = str | Mapping[str, str]
 
@@ -22,7 +21,7 @@ def owner_index(sharing: Sharing, team: TeamSpec) -> tuple[int, ...]:
         ConfigError: for an unknown word, or an agent that no pattern of the mapping matches.
     """
     if isinstance(sharing, Mapping):
-        keys: list[object] = [_group(sharing, agent) for agent in team.agents]
+        keys: list[object] = [_group(sharing, agent, team.agents) for agent in team.agents]
     elif sharing == "none":
         keys = list(team.agents)
     elif sharing == "all":
@@ -38,8 +37,8 @@ def owner_index(sharing: Sharing, team: TeamSpec) -> tuple[int, ...]:
     return tuple(order[key] for key in keys)
 
 
-def _group(sharing: Mapping[str, str], agent: str) -> str:
-    for pattern, group in sharing.items():
-        if fnmatchcase(agent, pattern):
-            return group
-    raise ConfigError(f"sharing: no pattern of {dict(sharing)} matches agent {agent!r}")
+def _group(sharing: Mapping[str, str], agent: str, agents: tuple[str, ...]) -> str:
+    pattern = pattern_of(agent, sharing, agents)
+    if pattern is None:
+        raise ConfigError(f"sharing: no pattern of {dict(sharing)} matches agent {agent!r}")
+    return sharing[pattern]

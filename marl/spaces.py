@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
-from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths
+from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths, own_choices
 
 MASK = "action_mask"
 Writer = Callable[[Any], None]
@@ -204,9 +205,10 @@ def vector_bounds(team: TeamSpec) -> tuple[Array, Array]:
     """Lowest and highest values of each agent's vector, ``(N, O)``. Dead agents' zeros count as inside."""
     low, high = (np.zeros((team.num_agents, *team.obs.shape), dtype=np.float32) for _ in range(2))
     for n, raw in enumerate(team.observation_spaces):
-        parts = list(leaf_bounds(without_mask(raw)))
-        low[n, : team.obs.widths[n]] = np.minimum(np.concatenate([part for part, _ in parts]), 0)
-        high[n, : team.obs.widths[n]] = np.maximum(np.concatenate([part for _, part in parts]), 0)
+        parts = [(np.zeros(0), np.zeros(0)), *leaf_bounds(without_mask(raw))]
+        with np.errstate(over="ignore"):  # beyond float32 there is no bound
+            low[n, : team.obs.widths[n]] = np.minimum(np.concatenate([part for part, _ in parts]), 0)
+            high[n, : team.obs.widths[n]] = np.maximum(np.concatenate([part for _, part in parts]), 0)
     return low, high
 
 
@@ -281,7 +283,7 @@ def _action_kind(agent: str, space: Space[Any]) -> str:
 def action_spec(agents: Sequence[str], action_spaces: Sequence[Space[Any]]) -> ActionSpec:
     """Pad a team's actions together. Agents of one team must share the kind of action.
 
-    Components that only wider agents have are bounded by ``[0, 0]`` in boxes and ignored. Boxes may be unbounded
+    Components that only wider agents have are always 0 (see `ActionSpec`). Boxes may be unbounded
     (``-inf``, ``inf``): a plain Gaussian can act there, a squashed one cannot.
     """
     kinds = [_action_kind(agent, space) for agent, space in zip(agents, action_spaces, strict=True)]
@@ -319,7 +321,7 @@ def _choices(space: Space[Any]) -> list[int]:
 
 
 def base_legal(action: ActionSpec, action_spaces: Sequence[Space[Any]]) -> Array:
-    """The choices each agent truly has, ``(N, L)``; padded components are all True, since they are ignored."""
+    """The choices each agent truly has, ``(N, L)``; of a padded component the first, so that nothing is left to chance."""
     legal = legal_widths(action)
     if action.kind == "multidiscrete":
         for row, space in zip(legal, action_spaces, strict=True):
@@ -349,25 +351,37 @@ def action_decoder(space: Space[Any]) -> Callable[[Any], Any]:
     """From one agent's (padded) array action to what ``env.step`` takes: int for Discrete, an array otherwise.
 
     Box actions are clipped once more in the space's own precision: float32 rounds 0.1 above a float64 bound of 0.1.
+    What comes back can be pickled, and so can an agent that holds it.
     """
     if isinstance(space, Discrete):
-        start = int(space.start)
-        return (lambda action: int(action) + start) if start else int
+        return partial(_decode_choice, int(space.start)) if space.start else int
     shape, dtype = space.shape or (), space.dtype
     width = math.prod(shape)
     if isinstance(space, Box):
-        low, high, whole = space.low, space.high, np.issubdtype(dtype, np.integer)
-
-        def decode(action: Any) -> Any:
-            array = np.asarray(action)[:width].reshape(shape)
-            array = np.rint(array) if whole else array.astype(dtype)
-            return np.minimum(np.maximum(array, low), high).astype(dtype, copy=False)
-
-        return decode
+        return partial(_decode_box, space.low, space.high, width, np.issubdtype(dtype, np.integer))
     if isinstance(space, MultiDiscrete) and np.any(space.start):
-        first = space.start
-        return lambda action: (np.asarray(action)[:width].reshape(shape) + first).astype(dtype, copy=False)
-    return lambda action: np.asarray(action)[:width].reshape(shape).astype(dtype)
+        return partial(_decode_shifted, space.start, width, dtype)
+    return partial(_decode_array, shape, width, dtype)
+
+
+def _decode_choice(start: int, action: Any) -> int:
+    return int(action) + start
+
+
+def _decode_box(low: Array, high: Array, width: int, whole: bool, action: Any) -> Array:
+    array = np.asarray(action)[:width].reshape(low.shape)
+    array = np.rint(array) if whole else array.astype(low.dtype)
+    return np.minimum(np.maximum(array, low), high).astype(low.dtype, copy=False)
+
+
+def _decode_shifted(start: Array, width: int, dtype: Any, action: Any) -> Array:
+    shifted: Array = np.asarray(action)[:width].reshape(start.shape) + start
+    return shifted.astype(dtype, copy=False)
+
+
+def _decode_array(shape: tuple[int, ...], width: int, dtype: Any, action: Any) -> Array:
+    array: Array = np.asarray(action)[:width].reshape(shape).astype(dtype)
+    return array
 
 
 # --- one agent -------------------------------------------------------------------------------------------------------
@@ -394,9 +408,7 @@ class AgentCodec:
 
     def _component_width(self, team: TeamSpec, index: int) -> Array:
         """Choices that are the agent's own: neither a wider agent's choices nor padded components."""
-        own = self.base_legal.copy()
-        if team.action.kind in ("multidiscrete", "multibinary"):
-            own[sum(team.action.sizes[: team.action.widths[index]]) :] = False
+        own: Array = self.base_legal & own_choices(team.action)[index]
         return own
 
     def writer(self, row: Array) -> Writer:

@@ -17,7 +17,10 @@ import numpy as np
 import torch
 
 from marl import adapters, checkpoint, parallel
-from marl.adapters.resolve import resolve
+from marl.adapters import lifecycle
+from marl.adapters.describe import render_mode
+from marl.adapters.faults import faults_of
+from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
 from marl.channels import Channel, Hub, Line, Link, Overheard, Shown, Tamper
@@ -53,7 +56,6 @@ from marl.types import (
     Spec,
     Step,
     StepsElsewhere,
-    SupportsBatch,
 )
 
 EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
@@ -67,6 +69,8 @@ SHAPING, CURRICULUM, LEAGUE, MIXTURE = (
 )  # streams come from (seed, this): learners draw as without
 STRANGERS = 0x57A6  # likewise, for those who sit in the seats of removed agents
 DEFAULT_COPIES = 8
+RECENT = 100  # episodes that means in metrics are over
+MOST_NAMES = 64  # different names in infos that metrics follow
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
 Agents = LearnerConfig | Mapping[str, LearnerConfig]
@@ -163,16 +167,22 @@ class MultiAgentSystem:
         self._world = scenario.env if scenario is not None else env
         self._source = self._world if self.spoken is None else self.spoken.source(self._world)
         self._reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
-        instance = hasattr(self._source, "step") and not isinstance(self._source, type | SupportsBatch)
         self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": max_steps}
-        self.num_envs = num_envs if num_envs is not None else (1 if instance else DEFAULT_COPIES)
+        self.num_envs = num_envs if num_envs is not None else (1 if self._instance else DEFAULT_COPIES)
         check_whole("num_envs", self.num_envs, 1)
         self.workers = workers or 0
         check_whole("workers", self.workers, 0)
         self._env: BatchEnv | None = self._make_env(self.num_envs, self.workers)
-        self._setup(self._env.spec)
-        self._course: Course | None = self._make_course(self._env)
-        self._season: Season | None = self._make_season()
+        try:
+            self._setup(self._env.spec)
+            self._course: Course | None = self._make_course(self._env)
+            self._season: Season | None = self._make_season()
+        except BaseException:
+            if self._instance:  # it stays the user's
+                lifecycle.give_back(self._source, self._env)
+            else:
+                lifecycle.close(self._env)
+            raise
 
     def _setup(self, spec: Spec) -> None:
         """Build one learner per team and start all counters."""
@@ -200,7 +210,9 @@ class MultiAgentSystem:
         self._step: Step | None = None
         self._saved_env: Any = None
         self._pending: dict[str, torch.Tensor] = {}
+        self._said: dict[str, list[float]] = {}  # what recent episodes reported as they ended, by name
         self._logged_at = 0
+        self._said_another = False
 
     @property
     def _configs(self) -> list[LearnerConfig]:
@@ -269,7 +281,7 @@ class MultiAgentSystem:
             np.random.SeedSequence([self.seed, LEAGUE]),
             self.device,
             self.learners,
-            make_env=lambda copies: self._make_env(copies, 0),
+            make_env=self._another_env,
             load=lambda path: MultiAgentSystem.load(_newest_in(path), device=str(self.device)),
             team=lambda key: team_named(key, self.spec, self._patterns, "league"),
             task={} if self._lost == "curriculum" else self.target,
@@ -357,6 +369,12 @@ class MultiAgentSystem:
         last_step = None if steps is None else self.steps + steps
         last_episode = None if episodes is None else self.episodes + episodes
         self._total = last_step
+        for what, used in (("evaluate_every", evaluate_every is not None), ("PSRO", isinstance(self.league, PSRO))):
+            if used and self._instance and another_like(self._world) is None:
+                raise ConfigError(
+                    f"train: {what} plays in environments of its own, and this system has one instance: "
+                    f"{lifecycle.PASS_A_FUNCTION}"
+                )
         log_every = log_every or max(1, (steps or 100_000) // 100)
         next_evaluation = None if evaluate_every is None else (self.steps // evaluate_every + 1) * evaluate_every
         env = self._training_env()
@@ -439,8 +457,8 @@ class MultiAgentSystem:
             which = ", ".join(map(str, lost[:8])) + (", ..." if lost.size > 8 else "")
             logging.getLogger("marl.system").warning(
                 "not bit-exact: %s does not come back in copies %s, where the same seed and actions lead to another "
-                "observation (it is not deterministic, or has changed) or the episode was too long to be repeated; they "
-                "begin new episodes",
+                "observation (it is not deterministic, or has changed) or the episode was too long to be repeated; "
+                "they begin new episodes",
                 *(self.spec.env, which),
             )
 
@@ -509,12 +527,26 @@ class MultiAgentSystem:
             returns = np.array([[episode.returns[agent] for agent in agents] for episode in finished])
         history["episode_rewards"] += returns.sum(1).tolist()
         history["episode_lengths"] += lengths
+        self._note_infos(finished)
         if len(self.spec.teams) > 1:
             start = 0
             for team in self.spec.teams:
                 rewards = returns[:, start : start + team.num_agents].sum(1)
                 history.setdefault(f"episode_rewards/{team.name}", []).extend(rewards.tolist())
                 start += team.num_agents
+
+    def _note_infos(self, finished: Sequence[Episode]) -> None:
+        """Keep what the latest episodes reported."""
+        said: dict[str, list[float]] = {}
+        if isinstance(finished, Episodes):
+            said = {name: values[-RECENT:].tolist() for name, values in finished.infos.items()}
+        else:
+            for episode in finished:
+                for name, value in episode.info.items():
+                    said.setdefault(name, []).append(value)
+        for name, values in said.items():
+            if not name.startswith("task/") and (name in self._said or len(self._said) < MOST_NAMES):
+                self._said[name] = [*self._said.get(name, ()), *values][-RECENT:]
 
     def _learn(self, meanwhile: bool) -> bool:
         """Update every learner that is ready, of those that learn while the environment steps or of the others.
@@ -542,7 +574,7 @@ class MultiAgentSystem:
 
     def _metrics(self, began: _Rate) -> dict[str, float]:
         """One row: where we are, how fast, what episodes return lately, what the learners say."""
-        history, over = self.history, 100
+        history, over = self.history, RECENT
         metrics: dict[str, float] = {
             "steps": self.steps,
             "episodes": self.episodes,
@@ -557,6 +589,8 @@ class MultiAgentSystem:
                 for team in self.spec.teams:
                     recent = history[f"episode_rewards/{team.name}"][-over:]
                     metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
+        metrics |= {f"info/{name}": sum(values) / len(values) for name, values in self._said.items()}
+        metrics |= {f"faults/{kind}": count for kind, count in self.faults.items()}
         for part in (self._shaper, self._course, self._season):
             metrics |= {} if part is None else part.metrics()
         for place, overheard in self._overheard.items():
@@ -573,6 +607,11 @@ class MultiAgentSystem:
         self._pending.clear()
         self._logged_at = self.steps
         return metrics
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong in the training environment's copies and was survived, by kind, and ``lost_episodes``."""
+        return {} if self._env is None else faults_of(self._env)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -601,12 +640,13 @@ class MultiAgentSystem:
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
             decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation and
-                inbox alone; ``"processes"`` gives each an operating system process of its own, and plays the same
-                episodes batched as well, to compare returns and actions (``report.batched``, ``report.agreement``).
+                inbox alone; ``"processes"`` gives each an operating system process of its own, and asks the batched
+                policy in every step what it would do on the same observations (``report.agreement``). The same
+                episodes are then played batched as well (``report.batched``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
-            num_envs: copies that play side by side.
+            num_envs: copies that play side by side; None: at most 16, and one where no more can be made.
             task: the tasks to play, by parameter; None: the curriculum's target, else the world's defaults.
             link: what messages suffer, a ``marl.Link`` or text such as ``"loss=0.2,delay=1"`` that changes the
                 channel's own; None: the channel's link for execution.
@@ -628,14 +668,18 @@ class MultiAgentSystem:
             raise ConfigError(f"link: expected a marl.Link or text such as 'loss=0.2,delay=1', got {link!r}")
         if swap is not None and (isinstance(swap, str) or len(swap) != 2):
             raise ConfigError(f"swap: expected two agents, got {swap!r}")
-        copies = num_envs or min(episodes, EVALUATION_COPIES)
-        check_whole("num_envs", copies, 1)
+        if num_envs is not None:
+            check_whole("num_envs", num_envs, 1)
         links = self._links(link, tamper)
-        derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
-        env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
+        env_seed, act_seed, task_seed = evaluation_seeds(self.seed if seed is None else seed)
         wanted = task if task is not None else self.target
         talking = [channel is not None for channel in self.channels]
-        with _global_streams_kept(), closing(self._make_env(copies, 0, env, self._spoken_over(link))) as batch:
+        wish, exactly = num_envs or min(episodes, EVALUATION_COPIES), num_envs is not None
+        with (
+            _global_streams_kept(),
+            lifecycle.closing_batch(self._another_env(wish, env, self._spoken_over(link), exactly=exactly)) as batch,
+        ):
+            copies = batch.num_envs
             _check_same_spec(self.spec, batch.spec)
             experiment = Experiment(_names(silence), _names(remove), () if swap is None else (swap,), shuffle_messages)
             entries = message_entries
@@ -651,30 +695,30 @@ class MultiAgentSystem:
 
             def play(actor: _Actor) -> Report:
                 target = Target(wanted, batch, task_seed) if has_target else None
+                before = faults_of(batch)
                 with _global_streams_kept():
                     finished = list(_play(batch, actor, episodes, env_seed, target))
-                return summarise(self.spec, finished, bool(decentralised), tuple(done))
+                report = summarise(self.spec, finished, bool(decentralised), tuple(done))
+                return replace(report, **_faults_since(before, batch))
 
             def alone(processes: bool) -> Alone:
                 return self._alone(copies, act_seed, greedy, links, tampers, experiment, processes)
 
-            with _executing(self.learners, links, tampers):
-                subject = None
-                if decentralised == "processes":
-                    with closing(alone(True)) as apart:
-                        subject = _Subject(self.spec, apart, experiment)
-                        subject.recording = True
-                        report = replace(play(subject), faults=apart.faults)
+            def in_one_batch() -> _Subject:
                 if decentralised is True or experiment.swap:
-                    actor = _Subject(self.spec, alone(False), experiment)
-                else:
-                    strangers = self._strangers(copies, act_seed, experiment.remove)
-                    actor = _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
-                if subject is None:
-                    return play(actor)
-                actor.recording = True
-                batched = replace(play(actor), decentralised=False)
-                return replace(report, batched=batched, agreement=Agreement.of(self.spec, actor.record, subject.record))
+                    return _Subject(self.spec, alone(False), experiment)
+                strangers = self._strangers(copies, act_seed, experiment.remove)
+                return _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
+
+            with _executing(self.learners, links, tampers):
+                if decentralised != "processes":
+                    return play(in_one_batch())
+                with closing(alone(True)) as apart:
+                    both = _Compared(_Subject(self.spec, apart, experiment), in_one_batch())
+                    report = play(both)
+                    lost = report.faults | apart.faults
+                    report = replace(report, faults=lost, agreement=both.agreement(self.spec))
+                return replace(report, batched=replace(play(in_one_batch()), decentralised=False))
 
     def _alone(
         self,
@@ -844,6 +888,7 @@ class MultiAgentSystem:
                 "heard": {self.spec.teams[place].name: one.state_dict() for place, one in self._overheard.items()},
                 "shown": list(self._saved_shown) if self._shown is None else self._shown.state_dict(),
             },
+            "said": {name: np.asarray(values) for name, values in self._said.items()},
             "torch_rng": torch.get_rng_state(),
         }
 
@@ -872,6 +917,7 @@ class MultiAgentSystem:
         for place, one in self._overheard.items():
             one.load_state_dict(messages["heard"].get(self.spec.teams[place].name, ()))
         self._saved_shown, self._shown = messages["shown"], None
+        self._said = {name: values.tolist() for name, values in state.get("said", {}).items()}
         torch.set_rng_state(state["torch_rng"])
 
     def save(self, path: str | Path) -> Path:
@@ -986,8 +1032,13 @@ class MultiAgentSystem:
         if self._env is None:
             if self._source is None:
                 raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-            self._env = self._make_env(self.num_envs, self.workers)
-            _check_same_spec(self.spec, self._env.spec)
+            made = self._make_env(self.num_envs, self.workers)
+            try:
+                _check_same_spec(self.spec, made.spec)
+            except ConfigError:
+                lifecycle.close(made)
+                raise
+            self._env = made
         return self._env
 
     @property
@@ -1002,14 +1053,102 @@ class MultiAgentSystem:
         return limit
 
     def make_env(self, **env_kwargs: Any) -> Any:
-        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it."""
+        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.
+
+        Whoever asks for it closes it. A factory need not take ``render_mode`` if what it makes has that mode already.
+
+        Raises:
+            TypeError: if it takes no such keywords.
+            ConfigError: if it cannot be made, or not with that ``render_mode``.
+        """
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-        factory, _ = resolve(self._source, {**(self._options.get("env_kwargs") or {}), **env_kwargs})
-        return factory()
+        source, keywords = self._other_source(), {**(self._options.get("env_kwargs") or {}), **env_kwargs}
+        mode = env_kwargs.get("render_mode")
+        try:
+            return lifecycle.open_env(resolve(source, keywords)[0])
+        except lifecycle.NotMade as error:
+            if mode is None or not isinstance(error.__cause__, TypeError):
+                if env_kwargs and isinstance(error.__cause__, TypeError):
+                    raise error.__cause__ from None
+                raise self._explained(error) from error.__cause__
+            refused = str(error.__cause__)
+        except ConfigError as error:
+            if mode is None:
+                raise
+            refused = str(error)
+        del keywords["render_mode"]
+        try:
+            env = lifecycle.open_env(resolve(source, keywords)[0])
+        except lifecycle.NotMade as error:
+            raise self._explained(error) from error.__cause__
+        if render_mode(env) != mode:
+            lifecycle.close_env(env)
+            raise ConfigError(
+                f"render_mode: {self.spec.env}: the function that makes the environment takes no render_mode "
+                f"({' '.join(refused.split())}), and what it makes has {render_mode(env)!r}; let it take the keyword, "
+                f"or make the environment with render_mode={mode!r}"
+            )
+        return env
 
-    def _make_env(self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None) -> BatchEnv:
-        """Copies of the environment, or of another; ``spoken``: over other links than in training."""
+    @property
+    def _instance(self) -> bool:
+        """Whether this system trains in one environment of the user's, of which it cannot make more."""
+        return is_instance(self._source)
+
+    def _other_source(self) -> Any:
+        """What makes more environments of the training environment's kind. Raises ConfigError if nothing does."""
+        if not self._instance:
+            return self._source
+        maker = another_like(self._world)
+        if maker is None:
+            raise ConfigError(
+                f"this system has one environment instance, and more are needed here: {lifecycle.PASS_A_FUNCTION}"
+            )
+        return maker if self.spoken is None else self.spoken.source(maker)
+
+    def _another_env(
+        self, num_envs: int, source: Any = None, spoken: Spoken | None = None, *, exactly: bool = False
+    ) -> BatchEnv:
+        """Copies beside those that train: one where no more can be made, unless it must be ``exactly`` so many.
+
+        An instance is lent as long as no training goes on in it. Raises ConfigError if it does, and no other can be made.
+        """
+        if source is None and self._instance and (lifecycle.is_played(self._world) or lifecycle.is_closed(self._world)):
+            source = another_like(self._world)
+            if source is not None and not self._said_another:
+                self._said_another = True
+                logging.getLogger("marl.system").info(
+                    "%s: training holds the instance; others play in new ones, made from its spec", self.spec.env
+                )
+        lent = is_instance(self._source if source is None else source)
+        if lent and not exactly:
+            num_envs = 1
+        try:
+            try:
+                return self._make_env(num_envs, 0, source, spoken, lent)
+            except lifecycle.NotMade as error:
+                if exactly or num_envs == 1:
+                    raise
+                found = self._make_env(1, 0, source, spoken, lent)
+                logging.getLogger("marl.system").warning("one copy plays instead of %s: %s", num_envs, error)
+                return found
+        except lifecycle.NotMade as error:
+            raise self._explained(error) from error.__cause__
+
+    def _explained(self, error: ConfigError) -> ConfigError:
+        """That an environment could not be made, and what may be in its way."""
+        if self._env is None:
+            return error
+        return ConfigError(f"{error}; training holds an open one: if no more can exist, call system.close() first")
+
+    def _make_env(
+        self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None, lent: bool = False
+    ) -> BatchEnv:
+        """Copies of the environment, or of another; ``spoken``: over other links than in training.
+
+        ``lent``: an instance among them is not closed with the copies.
+        """
         patterns = self._patterns
         learners = self.agents.values() if isinstance(self.agents, Mapping) else (self.agents,)
         # Asking for the state costs mpe2 a tenth of its speed.
@@ -1021,18 +1160,19 @@ class MultiAgentSystem:
                 source = (spoken or self.spoken).source(source)
             limit = other.max_steps if other else self.max_steps
             options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
-            return adapters.make(source, num_envs, patterns, workers=workers, state=state, **options)
+            return adapters.make(source, num_envs, patterns, workers=workers, state=state, lent=lent, **options)
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
         world = self._source if spoken is None else spoken.source(self._world)
-        return adapters.make(world, num_envs, patterns, workers=workers, state=state, **self._options)
+        return adapters.make(world, num_envs, patterns, workers=workers, state=state, lent=lent, **self._options)
 
     def close(self) -> None:
-        """Release the environment's processes and windows."""
-        if self._env is not None:
-            self._env.close()
-            self._env = None
-            self._step = None
+        """Release the environment's processes and windows; an instance that was given is closed too."""
+        env, self._env, self._step = self._env, None, None
+        if env is not None:
+            lifecycle.close(env)
+        elif self._instance and not lifecycle.is_closed(self._world):
+            lifecycle.close_env(self._source)
 
     def __enter__(self) -> MultiAgentSystem:
         """Use as a context manager to close the environment at the end."""
@@ -1095,7 +1235,7 @@ class _Whole:
         self.learners, self.greedy, self.device = system.learners, greedy, system.device
         self.generator = torch.Generator(system.device).manual_seed(seed)
         self.carries = [
-            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device)
+            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device, dtype=torch.float32)
             for team, learner in zip(system.spec.teams, system.learners, strict=True)
         ]
         for learner, carry in zip(system.learners, self.carries, strict=True):
@@ -1128,8 +1268,6 @@ class _Subject:
         self, spec: Spec, actor: _Actor, experiment: Experiment, strangers: Mapping[str, Here] | None = None
     ) -> None:
         self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
-        self.record: list[Record] = []
-        self.recording = False
 
     def act(self, step: Step) -> list[Array]:
         actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
@@ -1138,9 +1276,37 @@ class _Subject:
                 if name in self.strangers:
                     self.strangers[name].look(View.of(step, place, n, None))
                     actions[place][:, n] = self.strangers[name].act()
-        if self.recording:
-            self.record.append((actions, [team.alive.copy() for team in step.teams]))
         return actions
+
+
+class _Compared:
+    """An actor that plays, and another that is asked in every step what it would do; both are put on record.
+
+    They see the same observations throughout. Were they to play apart, the rounding of another batch size would lead
+    them into different states of a chaotic environment, where right policies do different things.
+    """
+
+    def __init__(self, actor: _Subject, asked: _Subject) -> None:
+        self.actor, self.asked = actor, asked
+        self.done: list[Record] = []
+        self.wanted: list[Record] = []
+
+    def act(self, step: Step) -> list[Array]:
+        alive = [team.alive.copy() for team in step.teams]
+        self.wanted.append((self.asked.act(step), alive))
+        actions = self.actor.act(step)
+        self.done.append((actions, alive))
+        return actions
+
+    def agreement(self, spec: Spec) -> Agreement:
+        """Whether both wanted the same."""
+        return Agreement.of(spec, self.wanted, self.done)
+
+
+def evaluation_seeds(seed: int) -> tuple[int, int, int]:
+    """The seeds of an evaluation's environments, of its actions and of its tasks; training never uses them."""
+    first, second, third = np.random.SeedSequence([seed, EVALUATION]).generate_state(3, np.uint32).tolist()
+    return first, second, third
 
 
 def _names(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -1166,6 +1332,20 @@ def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int, target: Target
             if share[episode.copy]:
                 share[episode.copy] -= 1
                 yield episode
+
+
+def _faults_since(before: Mapping[str, int], batch: BatchEnv) -> dict[str, Any]:
+    """What a report says of what went wrong in the copies: the faults in words, and the episodes lost."""
+    after = faults_of(batch)
+    lost = after.pop("lost_episodes", 0) - before.get("lost_episodes", 0)
+    last: Mapping[str, str] = batch.ledger.last if hasattr(batch, "ledger") else {}
+    faults = {}
+    for kind, count in after.items():
+        times = count - before.get(kind, 0)
+        if times:
+            what = last.get(kind.replace("_", " "))
+            faults[kind] = f"{times:,} times" + (f", last: {' '.join(what.split())}" if what else "")
+    return {"faults": faults, "lost_episodes": lost}
 
 
 def _check_length(env: str, length: int) -> None:

@@ -6,7 +6,7 @@ the only loop. Everything here is plain numpy: worlds may import this module and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol, overload, runtime_checkable
@@ -81,8 +81,8 @@ class ActionSpec:
     kind ``multibinary``: ``(E, N, A)`` int64 of 0 and 1; ``sizes = (2,) * A``.
     kind ``box``: ``(E, N, A)`` float32 inside ``[low, high]``; ``sizes = ()``; ``low``, ``high``: per agent,
     ``(N, A)``.
-    widths: true ``n`` (discrete) or true ``A`` (others) of each agent. Padded choices are illegal, padded components
-    ignored.
+    widths: true ``n`` (discrete) or true ``A`` (others) of each agent. Padded choices are illegal; a padded component
+    is always 0: of choices the only legal one, of a box the only number within its bounds.
     """
 
     kind: ActionKind
@@ -198,6 +198,12 @@ class Episodes(Sequence[Episode]):
     def returns(self) -> Array:
         """Unshaped return of each agent, ``(K, N)``."""
         return self._rows[:, 2 : 2 + len(self.agents)]
+
+    @property
+    def infos(self) -> dict[str, Array]:
+        """What the world reported as each episode ended, ``(K,)`` by name, such as ``success``."""
+        first = 2 + len(self.agents)
+        return {name: self._rows[:, first + m] for m, name in enumerate(self._info_names)}
 
     def __len__(self) -> int:
         """``K``."""
@@ -334,8 +340,20 @@ class SupportsBatch(Protocol):
         ...
 
 
+def pattern_of(agent: str, patterns: Iterable[str], agents: Sequence[str]) -> str | None:
+    """The pattern that an agent of ``agents`` goes by; None if none matches it.
+
+    Its own name comes first, then the first shell pattern. A pattern that is some agent's name, such as ``"drone[0]"``,
+    names that agent and no other.
+    """
+    patterns = list(patterns)
+    if agent in patterns:
+        return agent
+    return next((found for found in patterns if found not in agents and fnmatchcase(agent, found)), None)
+
+
 def partition(agents: Sequence[str], patterns: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-    """Divide agents into teams by shell patterns; each agent joins the first pattern it matches.
+    """Divide agents into teams by shell patterns; each agent joins the pattern that :func:`pattern_of` finds.
 
     None puts everyone into one team called ``"team"``. A team is named after its pattern without the wildcard:
     ``"adversary_*"`` makes the team ``"adversary"``. Raises ConfigError if an agent matches nothing or a pattern is
@@ -345,22 +363,21 @@ def partition(agents: Sequence[str], patterns: Sequence[str] | None) -> dict[str
         return {"team": tuple(agents)}
     teams: dict[str, list[str]] = {pattern: [] for pattern in patterns}
     for agent in agents:
-        for pattern in patterns:
-            if fnmatchcase(agent, pattern):
-                teams[pattern].append(agent)
-                break
-        else:
+        found = pattern_of(agent, patterns, agents)
+        if found is None:
             raise ConfigError(
                 f"agent {agent!r} belongs to no team: none of {list(patterns)} matches it; add a pattern for it"
             )
+        teams[found].append(agent)
     for pattern, members in teams.items():
         if not members:
             taken = [agent for agent in agents if fnmatchcase(agent, pattern)]
             if taken:
-                first = next(other for other in patterns if fnmatchcase(taken[0], other))
-                raise ConfigError(
-                    f"team pattern {pattern!r}: {first!r} stands before it and has its agents; put {pattern!r} first"
-                )
+                first = pattern_of(taken[0], patterns, agents)
+                why = f"{first!r} stands before it and has its agents; put {pattern!r} first"
+                if first == taken[0]:
+                    why = f"{first!r} has that agent by its name; leave one of them out"
+                raise ConfigError(f"team pattern {pattern!r}: {why}")
             raise ConfigError(f"team pattern {pattern!r} matches no agent; agents: {', '.join(agents)}")
     names = [pattern.rstrip("*?").rstrip("_-") or "team" for pattern in patterns]
     if len(set(names)) < len(names):
@@ -385,9 +402,31 @@ def zeros_step(spec: Spec, num_envs: int) -> Step:
 
 
 def legal_widths(action: ActionSpec) -> Array:
-    """The choices each agent truly has, ``(N, L)`` bool: True up to the agent's width, False in the padding."""
+    """The choices each agent truly has, ``(N, L)`` bool: True up to the agent's width, False in the padding.
+
+    Of a padded component the first choice stays legal: with nothing to choose it adds nothing to log-probabilities and
+    entropies, and every draw is the same.
+    """
     legal = np.ones((len(action.widths), action.num_legal), dtype=bool)
-    if action.kind == "discrete":
-        for row, width in enumerate(action.widths):
-            legal[row, width:] = False
+    for row, width in zip(legal, action.widths, strict=True):
+        if action.kind == "discrete":
+            row[width:] = False
+            continue
+        for start, stop in _components(action)[width:]:
+            row[start + 1 : stop] = False
     return legal
+
+
+def own_choices(action: ActionSpec) -> Array:
+    """The choices of components that an agent truly has, ``(N, L)`` bool; of padded components there is none."""
+    own = legal_widths(action)
+    if action.kind != "discrete":
+        for row, width in zip(own, action.widths, strict=True):
+            row[sum(action.sizes[:width]) :] = False
+    return own
+
+
+def _components(action: ActionSpec) -> list[tuple[int, int]]:
+    """Where the choices of each component begin and end."""
+    ends = np.cumsum(action.sizes, dtype=int).tolist()
+    return list(zip([0, *ends], ends, strict=False))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Within a level, modules import only what stands further left.
 LEVELS = (
     ("L0", "types"),
-    ("L1", "ops spaces config schedules parallel graphs nets exploration"),
+    ("L1", "jit ops spaces config schedules parallel graphs nets exploration"),
     ("L2", "channels sharing scope credit stopping memory adapters shaping influence curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
     (

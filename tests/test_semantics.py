@@ -500,8 +500,8 @@ def test_unknown_settings_name_the_nearest():
 
 
 def test_a_pattern_behind_a_wider_one_is_told_so():
-    with pytest.raises(marl.ConfigError, match=r"'agent_\*' stands before it and has its agents; put 'agent_0' first"):
-        marl.MultiAgentSystem({"agent_*": marl.Random(), "agent_0": marl.Random()}, Constant)
+    with pytest.raises(marl.ConfigError, match=r"'agent_\*' stands before it and has its agents; put 'agent_\?' first"):
+        marl.MultiAgentSystem({"agent_*": marl.Random(), "agent_?": marl.Random()}, Constant)
     system = marl.MultiAgentSystem(marl.Random(), Constant)
     for wrong in ({"stop": 3}, {"callback": "x"}):
         with pytest.raises(marl.ConfigError, match="expected None or something to call"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import AECEnv, ParallelEnv
 
 from marl.types import Spec
@@ -65,6 +65,40 @@ class Team(ParallelEnv):
         return np.concatenate(
             [self.seen.get(a, np.zeros(w, np.float32)) for a, w in zip(self.possible_agents, self.widths, strict=True)]
         )
+
+
+class Acting(Team):
+    """The same with any one space of actions for everybody: the choice is whether an action's first number is above 0.
+
+    ``image``: what is seen are pixels; ``goals``: it comes as Gymnasium's goals do, three parts of the width.
+    """
+
+    def __init__(self, space, agents=3, image=False, goals=False, **how):
+        super().__init__(widths=(3,) * agents, choices=(2,) * agents, **how)
+        self._act = dict.fromkeys(self.possible_agents, space)
+        self.image, self.goals = image, goals
+
+    def observation_space(self, agent):
+        if self.goals:
+            part = Box(-1, 1, (1,), np.float32)
+            return Dict({"achieved_goal": part, "desired_goal": part, "observation": part})
+        return Box(0, 255, (6, 6, 1), np.uint8) if self.image else super().observation_space(agent)
+
+    def _shown(self, seen):
+        if self.goals:
+            names = ("achieved_goal", "desired_goal", "observation")
+            return {a: dict(zip(names, x[:, None], strict=True)) for a, x in seen.items()}
+        if self.image:
+            return {a: np.resize(x * 127 + 128, (6, 6, 1)).astype(np.uint8) for a, x in seen.items()}
+        return seen
+
+    def reset(self, seed=None, options=None):
+        seen, infos = super().reset(seed, options)
+        return self._shown(seen), infos
+
+    def step(self, actions):
+        seen, *rest = super().step({agent: np.ravel(action)[0] > 0 for agent, action in actions.items()})
+        return self._shown(seen), *rest
 
 
 class Constant(gymnasium.Env):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from marl.adapters.copies import Copies
+from marl.adapters.lifecycle import close_env, open_env
 from marl.adapters.resolve import resolve
 from marl.types import BatchEnv, ConfigError, SupportsBatch
 
@@ -24,6 +25,7 @@ def make(
     on_bad_obs: str = "error",
     deadline: float = 60.0,
     state: bool = True,
+    lent: bool = False,
 ) -> BatchEnv:
     """Copies of an environment that step together.
 
@@ -38,6 +40,10 @@ def make(
     on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `Copies`).
     deadline: seconds a worker process may take for one step before it is replaced.
     state: read ``env.state()`` in every step; switch it off where no critic or mixer wants the global state.
+    lent: an environment that was given as such is not closed with the copies.
+
+    No more than ``num_envs`` environments are open at any time. Raises ConfigError if they cannot be made, or if
+    somebody else plays in the one that was given.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise ConfigError(f"workers: expected a non-negative integer, got {workers!r}")
@@ -47,14 +53,21 @@ def make(
             f"an environment instance is one copy in this process (num_envs={num_envs}, workers={workers}): "
             "pass a function that makes the environment, e.g. lambda: MyEnv()"
         )
-    first = factory()
+    first = open_env(factory)
     if isinstance(first, SupportsBatch):
-        if max_steps is not None:
-            raise ConfigError(f"max_steps: {type(first).__name__} ends its own episodes; give it its own limit instead")
-        return first.batch_env(num_envs, patterns)
+        try:
+            if max_steps is not None:
+                name = type(first).__name__
+                raise ConfigError(f"max_steps: {name} ends its own episodes; give it its own limit instead")
+            return first.batch_env(num_envs, patterns)
+        except BaseException:
+            if instance is None:
+                close_env(first)
+            raise
     if workers:
         from marl.adapters.workers import WorkerBatch
 
+        close_env(first)  # it has said that it brings no batch: the workers make their own
         return WorkerBatch(
             factory,
             num_envs,
@@ -65,14 +78,16 @@ def make(
             deadline=deadline,
             build=functools.partial(in_process, state=state),
         )
-    made = [first]
-    return in_process(
-        lambda: made.pop() if made else factory(),
+    return Copies(
+        factory,
         num_envs,
         patterns,
         max_steps=max_steps,
         on_bad_obs=on_bad_obs,
         state=state,
+        first=first,
+        instance=instance is not None,
+        lent=lent,
     )
 
 
@@ -88,9 +103,8 @@ def in_process(
     state: bool = True,
 ) -> BatchEnv:
     """``num_envs`` copies stepped in this process; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
-    kwargs = dict(env_kwargs or {})
     return Copies(
-        lambda: factory(**kwargs),
+        functools.partial(factory, **env_kwargs) if env_kwargs else factory,
         num_envs,
         patterns,
         first_copy=first_copy,

@@ -2,15 +2,17 @@
 
 A row is one turn. Rewards are read the public way, by ``env.last()`` when an agent's turn comes, and delivered in the
 row that makes it come: everything an agent earned since its last turn arrives exactly once, at the latest in the dead
-turn in which its environment lets it go. Dead turns (``step(None)``) are taken inside the row that brings them.
+turn in which its environment lets it go. Dead turns (``step(None)``) are taken inside the row that brings them. Of an
+agent that leaves ``env.agents`` without one, ``_cumulative_rewards`` says what ``last()`` would have.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from marl.adapters.rows import Breach, Rows
+from marl.adapters.rows import UNREADABLE, Breach, Rows, is_flag, shown
 
 
 class AECCopy:
@@ -24,7 +26,8 @@ class AECCopy:
         self.members: set[Hashable] = set()  # in env.agents after the last step
         self.dead: set[Hashable] = set()
         self.mover = 0  # g of the agent to move
-        self.unread: dict[Hashable, float] = {}  # rewards since an agent's last turn; kept only where max_steps may cut
+        self.unread: set[Hashable] = set()  # who has earned anything since its last turn
+        self.counted = True  # whether the environment has the rewards of a step to count them by
         self.early: list[tuple[int, float]] = []  # rewards read before anybody moved; they go into the first row
 
     def begin(self, seed: int | None, options: Mapping[str, Any] | None) -> None:
@@ -33,12 +36,13 @@ class AECCopy:
         self.env.reset(seed=seed, **extra)
         rows = self.rows
         rows.clear()
-        self.members, self.dead, self.unread = set(self.env.agents), set(), {}
+        self.members, self.dead = set(self.env.agents), set()
+        self._count_ante()
         for agent in self.members:
             rows.agent(agent, "env.agents")
         if not self.members:
             raise Breach(None, "env.agents", "at least one agent after reset", "none")
-        rows.read_state(self.env, ended=False)
+        rows.read_state(self.env)
         # The row of the episode that has just ended, if there was one, must stay as it is.
         ending = rows.reward.copy(), rows.terminated.copy(), rows.truncated.copy()
         rows.reward.fill(0)
@@ -57,13 +61,12 @@ class AECCopy:
         env.step(rows.decoders[g](actions[g]))
         rows.length += 1
         self._pass_turn(g)
-        rows.read_state(env, ended=any(env.terminations.values()) or any(env.truncations.values()))
-        if self.max_steps is not None:
-            self.unread[rows.ids[g]] = 0.0
-            self._count_unread()
+        if rows.state is not None:
+            self._read_state()
+        self._count_unread(rows.ids[g])
         self._hand_over()
         self._recount()
-        over = not env.agents
+        over = len(env.agents) == 0
         if rows.length == self.max_steps and not over:
             self._cut()
             over = True
@@ -80,27 +83,35 @@ class AECCopy:
         """Take dead turns until an agent can move, reading every reward on the way."""
         rows, env = self.rows, self.env
         for _ in range(2 * len(rows.ids) + 2):
-            if not env.agents:
+            if len(env.agents) == 0:
                 return
             agent = env.agent_selection
             g = rows.agent(agent, "agent_selection")
-            observation, reward, terminated, truncated, info = env.last()
+            answer = env.last()
+            try:
+                observation, reward, terminated, truncated, info = answer
+            except UNREADABLE:
+                expected = "(observation, reward, terminated, truncated, info)"
+                raise Breach(agent, "last", expected, shown(answer)) from None
             if agent in self.dead:
                 raise Breach(agent, "agent_selection", "no agent to come back within an episode", repr(agent))
             rows.earn(g, reward)
-            if not (terminated or truncated):
+            self.unread.discard(agent)
+            try:
+                alive = not (terminated or truncated)
+            except UNREADABLE:
+                field, flag = ("truncated", truncated) if is_flag(terminated) else ("terminated", terminated)
+                raise Breach(agent, field, "True or False", shown(flag)) from None
+            if alive:
                 rows.observe(g, observation)
                 rows.choose(g, observation, info)
                 rows.alive[g] = True
                 self.mover = g
-                if self.unread:
-                    self.unread[agent] = 0.0
                 return
             if observation is not None:
                 rows.observe(g, observation)
                 rows.choose_last(g, observation, info)
-            rows.terminated[g] = bool(terminated)
-            rows.truncated[g] = not terminated
+            rows.end(g, terminated, truncated, info)
             self.dead.add(agent)
             env.step(None)
             if agent in env.agents:
@@ -123,29 +134,89 @@ class AECCopy:
             rows.agent(agent, "env.agents")
             if agent in self.dead:
                 raise Breach(agent, "env.agents", "no agent to come back within an episode", f"{self.env.agents}")
-        for agent in self.members - now - self.dead:
+        for agent in sorted(self.members - now - self.dead, key=rows.index.__getitem__):
             self.dead.add(agent)
-            rows.terminated[rows.index[agent]] = True
+            self._let_go(agent, rows.index[agent])
         self.members = now
 
-    def _count_unread(self) -> None:
-        for agent, reward in self.env.rewards.items():
-            self.unread[agent] = self.unread.get(agent, 0.0) + float(reward or 0.0)
+    def _let_go(self, agent: Hashable, g: int) -> None:
+        """An agent has left without a dead turn. It ended as its flags say, by termination where they say nothing."""
+        rows, env = self.rows, self.env
+        self._collect(agent, g)
+        terminated = _entry(env, "terminations", agent)
+        truncated = not terminated and _entry(env, "truncations", agent)
+        if truncated:
+            observation = None
+            with contextlib.suppress(Exception):  # it is gone: the environment need not know any more what it sees
+                observation = env.observe(agent)
+            if observation is not None:
+                rows.observe(g, observation)
+                rows.choose_last(g, observation, None)
+        rows.end(g, terminated or not truncated, truncated, _entry(env, "infos", agent))
+
+    def _collect(self, agent: Hashable, g: int) -> None:
+        """Read what an agent has earned since its last turn from where ``last()`` has it.
+
+        Some environments clear it only when the next cycle ends, so it counts only for those who earned anything since.
+        """
+        if self.counted and agent not in self.unread:
+            return
+        self.unread.discard(agent)
+        try:
+            reward = self.env._cumulative_rewards[agent]
+        except UNREADABLE:
+            expected = "a dead turn of the agent, by step(None), or its entry in _cumulative_rewards"
+            raise Breach(agent, "reward", expected, "neither: what it earned last cannot be read") from None
+        self.rows.earn(g, reward)
+
+    def _read_state(self) -> None:
+        """Write the global state. An environment that is over may have torn down its world: then the last one stays."""
+        env = self.env
+        try:
+            self.rows.read_state(env)
+        except Breach:
+            raise
+        except Exception:
+            if not all(_entry(env, "terminations", agent) or _entry(env, "truncations", agent) for agent in env.agents):
+                raise
+
+    def _count_ante(self) -> None:
+        """Who has earned anything before anybody moved."""
+        self.unread = set()
+        self.counted = getattr(self.env, "rewards", None) is not None
+        owed = getattr(self.env, "_cumulative_rewards", None)
+        if isinstance(owed, Mapping):
+            self.unread = {agent for agent, reward in owed.items() if reward}
+
+    def _count_unread(self, mover: Hashable) -> None:
+        """Who has earned anything in this move; what the mover earned before has been read."""
+        self.unread.discard(mover)
+        if not self.counted:
+            return
+        rewards = self.env.rewards
+        try:
+            for agent, reward in rewards.items():
+                if reward:
+                    self.unread.add(agent)
+        except UNREADABLE:
+            raise Breach(None, "env.rewards", "a dictionary of numbers by agent", shown(rewards)) from None
 
     def _cut(self) -> None:
-        """End the episode by truncation: everyone still in it gets its pending reward and its true observation.
-
-        ``_cumulative_rewards`` is what ``last()`` would report at the agent's next turn. Some environments clear it
-        only when the next cycle ends, so it counts only for agents that earned anything since their last turn.
-        """
+        """End the episode by truncation: everyone still in it gets its pending reward and its true observation."""
         rows, env = self.rows, self.env
         for agent in env.agents:
             g = rows.index[agent]
-            if self.unread.get(agent, 0.0) != 0.0:
-                rows.earn(g, env._cumulative_rewards[agent])
+            self._collect(agent, g)
             observation = env.observe(agent)
+            info = _entry(env, "infos", agent)
             if observation is not None:
                 rows.observe(g, observation)
-                rows.choose_last(g, observation, env.infos.get(agent))
-            rows.terminated[g] = bool(env.terminations.get(agent, False))
-            rows.truncated[g] = not rows.terminated[g]
+                rows.choose_last(g, observation, info)
+            terminated = _entry(env, "terminations", agent)
+            rows.end(g, terminated, not terminated, info)
+
+
+def _entry(env: Any, table: str, agent: Hashable) -> Any:
+    """An agent's entry in one of the environment's dictionaries; None where there is none."""
+    found = getattr(env, table, None)
+    return found.get(agent) if isinstance(found, Mapping) else None

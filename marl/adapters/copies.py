@@ -6,11 +6,10 @@ all three.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,7 +17,9 @@ import numpy as np
 from marl.adapters.actionlog import ActionLog
 from marl.adapters.aec import AECCopy
 from marl.adapters.describe import describe, interface
+from marl.adapters.faults import CRASHES_IN_A_ROW, Ledger
 from marl.adapters.gymnasium import GymnasiumCopy
+from marl.adapters.lifecycle import borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
 from marl.adapters.rows import Breach, Rows
 from marl.spaces import base_legal, vector_bounds
@@ -36,8 +37,13 @@ from marl.types import (
 )
 
 RESEED_STEPS = 1_000  # a copy that has gone this far since its seed is seeded again when its next episode starts
-CRASHES_IN_A_ROW = 3
+# After a copy's first steps, in which observations are fully checked, the bounds of all copies are looked at now and
+# then: at distances that grow to 64 steps and then vary from 64 to 127, so that no length of episodes hides a step.
+# Every fourth time the next step is fully checked. Of each copy's actions that end somebody's episode, so many are
+# passed over before the successor of one is looked at. All that takes less than 0.5 % of the cheapest step.
+LONGEST_GAP, FULL_CHECKS = 64, 4
 BAD_OBS = ("error", "clip", "cast", "drop")
+CLOSED = "the environments were closed; make them anew"
 BadObs = Literal["error", "clip", "cast", "drop"]
 
 
@@ -63,8 +69,26 @@ PLAYERS: dict[str, Callable[[Any, Rows, int | None], CopyOfEnv]] = {
 
 
 @dataclass
+class Gaps:
+    """How many steps to let pass before the next look: more and more, and then irregularly many."""
+
+    gap: int = 1
+    number: int = 0
+    left: int = 1
+
+    def renew(self) -> None:
+        """A look has been taken."""
+        self.number += 1
+        if self.gap < LONGEST_GAP:
+            self.gap += self.gap // 4 + 1
+            self.left = self.gap
+        else:  # n (2 n + 21) takes every value modulo 64 once in 64
+            self.left = LONGEST_GAP + self.number * (2 * self.number + 21) % LONGEST_GAP
+
+
+@dataclass
 class Seeding:
-    """Where a copy's random stream stands: its ``count``-th seed, and how often in a row it has crashed since."""
+    """Where a copy's random stream stands: its ``count``-th seed, and its crashes since it last finished an episode."""
 
     count: int = 0
     crashes: int = 0
@@ -79,7 +103,11 @@ def derived_seed(seed: int, copy: int, count: int) -> int:
 class Copies:
     """``num_envs`` copies of one environment as a `BatchEnv`, in this process.
 
-    factory: makes one environment; called once per copy, and again when a copy has to be replaced.
+    factory: makes one environment; called once per copy, and again when a copy has to be replaced, whose old
+        environment is closed first.
+    first: what the factory has made already, if it has been called.
+    instance: the factory's answer is an environment of the user's, of which there is no second one.
+    lent: that environment is not closed with the copies.
     patterns: how agents form teams (`marl.types.partition`).
     first_copy: global index of the first copy: copy ``e`` draws from the stream of ``(seed, first_copy + e)``.
     state: whether to read ``env.state()`` in every step; it costs mpe2 environments a tenth of their speed.
@@ -99,25 +127,35 @@ class Copies:
         max_steps: int | None = None,
         on_bad_obs: str = "error",
         state: bool = True,
+        first: Any = None,
+        instance: bool = False,
+        lent: bool = False,
     ) -> None:
         """Make the copies and look at the first of them."""
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ConfigError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
-        if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1):
-            raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {max_steps!r}")
-        if on_bad_obs not in BAD_OBS:
-            raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
+        self._instance, self._lent, self._closed = instance, lent, False
+        self._open: list[Any] = []  # the environments that are to be closed
+        if first is not None:
+            self._keep(first)
         self._factory, self._max_steps, self._on_bad_obs = factory, max_steps, on_bad_obs
         self._first = first_copy
         self._num_envs = num_envs
-        first = factory()
-        self._interface = interface(first)
-        self._spec, self._ids = describe(first, patterns, state)
-        envs = [factory() for _ in range(num_envs)]
-        if len({id(env) for env in envs}) < num_envs:
-            raise ConfigError("the factory returned one environment twice: it must make a new one at every call")
-        self._instance = envs[0] is first  # the user's own environment: there is no second one to be had
-        self._unused = [not self._instance] * num_envs
+        try:
+            if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+                raise ConfigError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
+            limit = max_steps
+            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+                raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {limit!r}")
+            if on_bad_obs not in BAD_OBS:
+                raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
+            envs = list(self._open) or [self._make()]
+            self._interface = interface(envs[0])
+            self._spec, self._ids = describe(envs[0], patterns, state)
+            envs += [self._make() for _ in range(1, num_envs)]
+        except BaseException:
+            self.close()
+            raise
+        self._unused = [True] * num_envs
+        self._ledger = Ledger(self._spec.env)
         self._allocate()
         self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
         self._seeding = [Seeding() for _ in envs]
@@ -125,7 +163,6 @@ class Copies:
         self._log = ActionLog(self._spec, num_envs)
         self._seed: int | None = None
         self._options: Mapping[str, Any] | None = None
-        self._closed = False
 
     @property
     def spec(self) -> Spec:
@@ -142,26 +179,34 @@ class Copies:
         """The environments themselves, e.g. to render one."""
         return tuple(copy.env for copy in self._copies)
 
+    @property
+    def ledger(self) -> Ledger:
+        """What went wrong, whom it is told, and how much of it ends the run."""
+        return self._ledger
+
     # --- stepping ----------------------------------------------------------------------------------------------------
 
     def reset(self, seed: int, options: Mapping[str, Any] | None = None) -> Step:
         """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, first_copy + e)`` alone."""
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed: expected a non-negative integer, got {seed!r}")
+        self._take()
         self._seed, self._options = int(seed), None if options is None else dict(options)
         self._wipe()
         self._astray = [False] * self._num_envs
         for e in range(self._num_envs):
             self._seeding[e] = Seeding()
+            self._renew(e)
             self._begin(e, reseed=True)
         self._mend_bounds()
         self._refuse_non_finite()
+        self._look()
         return self._finish(())
 
     def step(self, actions: Sequence[Array]) -> Step:
         """Take one step; ``actions[k]`` belongs to ``spec.teams[k]``: ``(E, N)`` or ``(E, N, A)``."""
-        if self._seed is None:
-            raise ConfigError("step before reset: call reset(seed) first")
+        if self._seed is None or self._closed:
+            raise ConfigError(CLOSED if self._closed else "step before reset: call reset(seed) first")
         choices = self._choices(actions)
         self._log.append(actions)
         self._wipe()
@@ -177,6 +222,11 @@ class Copies:
                 if rows.has_successor:
                     self._dirty = True
                     breach = rows.non_finite(successor=True)
+                    ends = self._ends[e]
+                    ends.left -= 1
+                    if breach is None and ends.left <= 0:
+                        ends.renew()
+                        breach = rows.outside(self._bounds, successor=True)
                     if breach is not None:
                         raise breach
             except Breach as error:
@@ -189,9 +239,13 @@ class Copies:
             else:
                 if over:
                     finished.append(self._episode(e))
+                    self._ledger.end(self._first + e)
                     self._begin(e)
         self._mend_bounds()
         self._refuse_non_finite()
+        self._looks.left -= 1
+        if self._looks.left <= 0:
+            self._look()
         return self._finish(tuple(finished))
 
     def _choices(self, actions: Sequence[Array]) -> list[Any]:
@@ -210,10 +264,9 @@ class Copies:
         """Start copy ``e``'s next episode, replacing the environment if it cannot even do that."""
         if not reseed:
             self._seeding[e].crashes = 0  # an episode was played to its end
+        # In the same environment: a new one may be a process that takes seconds to start. One that keeps traces of
+        # earlier episodes through a seeded reset does not replay as it was; `load_state_dict` tells.
         reseed = reseed or self._log.since_seeding(e) > RESEED_STEPS
-        if reseed and not self._unused[e] and not self._instance:
-            # Some environments keep traces of earlier episodes through a seeded reset: only a new one can be replayed.
-            self._remake(e)
         self._unused[e] = False
         while True:
             seed = self._next_seed(e) if reseed else None
@@ -243,7 +296,7 @@ class Copies:
     def _episode(self, e: int) -> Episode:
         rows = self._rows[e]
         returns = dict(zip(self._spec.agents, rows.returns, strict=True))
-        return Episode(self._first + e, returns, rows.length)
+        return Episode(self._first + e, returns, rows.length, rows.info())
 
     def _finish(self, finished: tuple[Episode, ...]) -> Step:
         """Point ``next_obs`` at the true successors: ``obs`` itself unless somebody's episode ended."""
@@ -268,14 +321,16 @@ class Copies:
     @property
     def faults(self) -> dict[str, int]:
         """How often something was mended or thrown away: casts, clips, drops, crashes, huge rewards."""
-        total = dict(self._faults)
+        total = dict(self._ledger.counts)
         for rows in self._rows:
             for fault, count in rows.faults.items():
                 total[fault] = total.get(fault, 0) + count
         return total
 
-    def _count(self, fault: str) -> None:
-        self._faults[fault] = self._faults.get(fault, 0) + 1
+    @property
+    def lost_episodes(self) -> int:
+        """How many episodes were thrown away."""
+        return self._ledger.lost
 
     def _contract_error(self, e: int, breach: Breach) -> EnvContractError:
         who = "" if breach.agent is None else f" agent {breach.agent!r}"
@@ -287,11 +342,13 @@ class Copies:
     def _breached(self, e: int, breach: Breach) -> None:
         if self._on_bad_obs != "drop" or breach.field not in ("observation", "reward", "state"):
             raise self._contract_error(e, breach) from None
-        self._count("drop")
+        told = str(self._contract_error(e, breach))
+        self._ledger.note("drop", f"{told}; the episode is thrown away")
         if self._rows[e].length == 0:  # not even its first observation was right
             self._seeding[e].crashes += 1
             if self._seeding[e].crashes >= CRASHES_IN_A_ROW:
                 raise self._contract_error(e, breach) from None
+        self._ledger.lose(self._first + e, "drop", told)
         self._discard(e)
 
     def _refuse_impossible(self, e: int, choices: Sequence[Any], error: BaseException) -> None:
@@ -306,32 +363,62 @@ class Copies:
 
     def _replace(self, e: int, error: BaseException) -> None:
         """The environment raised: throw the episode away and go on with a new one from the factory."""
-        self._count_crash(e, error)
+        told = self._count_crash(e, error)
+        self._ledger.lose(self._first + e, "crash", told)
         self._remake(e)
         self._discard(e)
 
-    def _count_crash(self, e: int, error: BaseException) -> None:
-        self._count("crash")
+    def _count_crash(self, e: int, error: BaseException) -> str:
+        """What happened, in words. Raises EnvContractError after too many in a row."""
         seeding = self._seeding[e]
-        if self._log.since_seeding(e) > RESEED_STEPS:
-            seeding.crashes = 0
         seeding.crashes += 1
+        who, when = f"{self._spec.env}: copy {self._first + e} raised", f"at step {self._rows[e].length}"
+        what = "".join(traceback.format_exception_only(error)).strip()
+        told = f"{who} {when}: {what}"
+        self._ledger.note("crash", f"{told}; its episode is thrown away, and the environment made anew", error)
         if seeding.crashes >= CRASHES_IN_A_ROW:
-            raise EnvContractError(
-                f"{self._spec.env}: copy {self._first + e} raised {seeding.crashes} times in a row, last at step "
-                f"{self._rows[e].length}: {''.join(traceback.format_exception_only(error)).strip()}"
-            ) from error
+            raise EnvContractError(f"{who} {seeding.crashes} times in a row, last {when}: {what}") from error
+        return told
+
+    def _make(self) -> Any:
+        """One environment more, which is ours to step and, unless it is lent, to close."""
+        env = open_env(self._factory)
+        self._keep(env)
+        return env
+
+    def _keep(self, env: Any) -> None:
+        if self._instance:
+            borrow(env, self, keep=not self._lent)
+        else:
+            own(env, self)
+        self._open.append(env)
+
+    def _take(self) -> None:
+        """From here on an instance is played in by nobody else."""
+        if self._closed:
+            raise ConfigError(CLOSED)
+        if self._instance:
+            play_in(self._open[0], self)
 
     def _remake(self, e: int) -> None:
-        """The old environment is not closed: closing one pygame environment closes pygame for all."""
-        try:
-            env = self._factory()
-        except Exception as error:
-            raise EnvContractError(
-                f"{self._spec.env}: copy {self._first + e} raised and could not be made again: {error}"
-            ) from error
+        """A new environment for a copy; the old one is closed first, since there may be room for one only."""
+        if not self._instance:
+            self._close_one(self._copies[e].env)
+            try:
+                env = self._make()
+            except Exception as error:
+                raise EnvContractError(
+                    f"{self._spec.env}: copy {self._first + e} had to be replaced and could not be made again: {error}"
+                ) from error
+        else:
+            env = self._copies[e].env
         self._copies[e] = self._player(env, self._rows[e])
         self._unused[e] = True
+
+    def _renew(self, e: int) -> None:
+        """Give a copy that was played in a new environment, so that nothing but its seed decides what comes."""
+        if not self._unused[e]:
+            self._remake(e)
 
     def _discard(self, e: int) -> None:
         """Show the copy as freshly reset, and nothing of the episode that went wrong."""
@@ -340,6 +427,7 @@ class Copies:
         rows.terminated.fill(False)
         rows.truncated.fill(False)
         rows.has_successor = False
+        self._renew(e)
         self._begin(e, reseed=True)
         self._step.discarded[e] = True
 
@@ -356,10 +444,28 @@ class Copies:
 
     def _mend_bounds(self) -> None:
         """With ``on_bad_obs="clip"``, bring observations and successors back into their spaces."""
-        for array, low, high in self._bounds:
+        for array, low, high in self._clips:
             if ((array < low) | (array > high)).any():
-                self._count("clip")
+                self._ledger.note("clip", f"{self._spec.env}: observations outside their bounds are clipped to them")
                 np.clip(array, low, high, out=array)
+
+    def _look(self) -> None:
+        """Find observations outside their bounds, and now and then have the next step fully checked."""
+        self._looks.renew()
+        if self._looks.number % FULL_CHECKS == 0:
+            for rows in self._rows:
+                rows.check_next()
+        if not any(
+            ((team.obs < both[0]) | (team.obs > both[1])).any()
+            for team, both in zip(self._step.teams, self._bounds, strict=True)
+            if both is not None
+        ):
+            return
+        for e, rows in enumerate(self._rows):
+            breach = rows.outside(self._bounds, successor=False)
+            while breach is not None:
+                self._breached(e, breach)
+                breach = rows.non_finite(successor=False) or rows.outside(self._bounds, successor=False)
 
     # --- going back to a saved state ---------------------------------------------------------------------------------
 
@@ -380,6 +486,7 @@ class Copies:
                     "returns": [float(value) for value in self._rows[e].returns],
                     "length": self._rows[e].length,
                     "astray": self._astray[e],
+                    "ends": list(astuple(self._ends[e])),
                 }
             )
         return {
@@ -389,15 +496,18 @@ class Copies:
             "max_steps": self._max_steps,
             "first_copy": self._first,
             "faults": self.faults,
+            "lost": self._ledger.lost,
+            "looks": list(astuple(self._looks)),
             "copies": copies,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Step:
-        """Make every copy anew, seed it as it was seeded last, and repeat its actions since.
+        """Seed every copy as it was seeded last, in an environment without a past, and repeat its actions since.
 
         Copies that then show something else than when they were saved, as those of an environment with a clock or a
-        random stream of its own do, and those whose episode is too long to be repeated, begin a new episode, and the step that comes back marks them ``discarded``; so does
-        the next step, since what was about to be done belongs to an episode that is gone.
+        random stream of its own do, and those whose episode is too long to be repeated, begin a new episode, and the
+        step that comes back marks them ``discarded``; so does the next step, since what was about to be done belongs to
+        an episode that is gone.
         """
         mine = {"env": self._spec.env, "max_steps": self._max_steps, "first_copy": self._first}
         for key, value in mine.items():
@@ -405,10 +515,11 @@ class Copies:
                 raise CheckpointError(f"environment state: {key} was {state[key]!r} when saved, is {value!r} now")
         if len(state["copies"]) != self._num_envs:
             raise CheckpointError(f"environment state holds {len(state['copies'])} copies, expected {self._num_envs}")
+        self._take()
         self._seed, self._options = int(state["seed"]), state["options"]
-        fresh = [self._factory() for _ in self._rows]
-        self._close_envs(keep=fresh)
-        self._copies = [self._player(env, rows) for env, rows in zip(fresh, self._rows, strict=True)]
+        for e in range(self._num_envs):
+            self._renew(e)
+            self._unused[e] = False
         self._wipe()
         names = [team.name for team in self._spec.teams]
         logs = [[np.asarray(saved["actions"][name]) for name in names] for saved in state["copies"]]
@@ -427,8 +538,11 @@ class Copies:
         self._wipe_ends()
         for rows in self._rows:
             rows.faults = {}
-        self._faults.clear()
-        self._faults.update(state["faults"])
+        self._ledger.counts.clear()
+        self._ledger.counts.update(state["faults"])
+        self._ledger.lost = int(state.get("lost", 0))
+        self._looks = Gaps(*map(int, state.get("looks", ())))
+        self._ends = [Gaps(*map(int, saved.get("ends", ()))) for saved in state["copies"]]
         self._mend_bounds()
         self._dirty = True
         return self._finish(())
@@ -486,19 +600,24 @@ class Copies:
             teams.append(TeamStep(obs=arrays.obs, next_obs=arrays.obs, legal=legal, next_legal=legal, **flags))
         self._step.teams = tuple(teams)
         self._rows = [Rows(spec, self._ids, e, self._step, self._flags, self._spare) for e in range(size)]
+        names: dict[str, None] = {}
         for rows in self._rows:
             rows.mends = {"cast": ("cast",), "clip": ("cast", "clip")}.get(self._on_bad_obs, ())
+            rows.tell, rows.names = self._ledger.first, names
         self._action_shapes = [(size, team.num_agents, *team.action.shape) for team in spec.teams]
         floats = [team.obs for team in self._step.teams if team.obs.dtype == np.float32]
         floats += [] if self._step.state is None else [self._step.state]
         self._finite_checks = [(array.reshape(-1), np.zeros(array.size, dtype=np.float32)) for array in floats]
-        self._bounds: list[tuple[Array, Array, Array]] = []
-        if self._on_bad_obs == "clip":
-            for team, *steps in zip(spec.teams, self._step.teams, self._spare.teams, strict=True):
-                if not team.obs.is_image:
-                    low, high = vector_bounds(team)
-                    self._bounds += [(arrays.obs, low, high) for arrays in steps]
-        self._faults: dict[str, int] = {}
+        bounds = [None if team.obs.is_image else vector_bounds(team) for team in spec.teams]
+        bounds = [both if both is not None and np.isfinite(both).any() else None for both in bounds]
+        self._clips: list[tuple[Array, Array, Array]] = []
+        if self._on_bad_obs == "clip":  # then there is nothing left to be found
+            for k, both in enumerate(bounds):
+                if both is not None:
+                    self._clips += [(arrays.teams[k].obs, *both) for arrays in (self._step, self._spare)]
+            bounds = [None] * len(bounds)
+        self._bounds = bounds
+        self._looks, self._ends = Gaps(), [Gaps() for _ in range(size)]
         self._dirty = False
 
     def _wipe(self) -> None:
@@ -522,15 +641,17 @@ class Copies:
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
-    def _close_envs(self, keep: Sequence[Any] = ()) -> None:
-        for copy in self._copies:
-            if any(copy.env is env for env in keep):
-                continue
-            with contextlib.suppress(Exception, SystemExit):  # some cannot be closed twice, or before a first reset
-                copy.env.close()
+    def _close_one(self, env: Any) -> None:
+        """Close an environment of ours, once."""
+        if any(env is one for one in self._open):
+            self._open = [one for one in self._open if one is not env]
+            close_env(env)
 
     def close(self) -> None:
         """Close the environments."""
-        if not self._closed:
-            self._closed = True
-            self._close_envs()
+        self._closed = True
+        for env in list(self._open):
+            if self._lent:
+                give_back(env, self)
+            else:
+                self._close_one(env)

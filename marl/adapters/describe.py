@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -48,6 +48,28 @@ def env_name(env: Any) -> str:
     return str(name or type(getattr(env, "unwrapped", env)).__name__)
 
 
+def layers(env: Any) -> Iterator[Any]:
+    """An environment and what it wraps, outermost first."""
+    seen: list[Any] = []
+    while env is not None and all(env is not layer for layer in seen):
+        seen.append(env)
+        yield env
+        env = getattr(env, "env", None)
+
+
+def metadata_entry(env: Any, name: str) -> Any:
+    """An entry of the metadata, through wrappers that leave it out or empty; None where nobody has it."""
+    found = [getattr(layer, "metadata", None) for layer in layers(env)]
+    entries = [metadata[name] for metadata in found if isinstance(metadata, Mapping) and name in metadata]
+    return next((entry for entry in entries if entry), entries[0] if entries else None)
+
+
+def render_mode(env: Any) -> str | None:
+    """How an environment renders, through wrappers that do not say; None: not at all, or it does not say."""
+    modes = (getattr(layer, "render_mode", None) for layer in layers(env))
+    return next((mode for mode in modes if mode is not None), None)
+
+
 def describe(env: Any, patterns: Sequence[str] | None, state: bool) -> tuple[Spec, tuple[Hashable, ...]]:
     """Look at an environment once, resetting it; returns its spec and its own agent ids in the spec's order.
 
@@ -60,7 +82,7 @@ def describe(env: Any, patterns: Sequence[str] | None, state: bool) -> tuple[Spe
         raise EnvContractError(f"{name}: reset raised {type(error).__name__}: {error}") from error
     if kind != "aec" and (not isinstance(answer, tuple) or len(answer) != 2):
         raise EnvContractError(f"{name}: reset: expected (observations, infos), got {type(answer).__name__}")
-    infos: Mapping[Any, Any]
+    infos: Any
     observation_spaces: dict[Hashable, gymnasium.Space[Any]]
     action_spaces: dict[Hashable, gymnasium.Space[Any]]
     if kind == "gymnasium":
@@ -68,8 +90,13 @@ def describe(env: Any, patterns: Sequence[str] | None, state: bool) -> tuple[Spe
         infos = {AGENT: answer[1]}
         observation_spaces, action_spaces = {AGENT: env.observation_space}, {AGENT: env.action_space}
     else:
-        infos = answer[1] if kind == "parallel" else env.infos
-        ids = tuple(getattr(env, "possible_agents", None) or env.agents)
+        infos = answer[1] if kind == "parallel" else getattr(env, "infos", None)
+        infos = {} if infos is None else infos
+        if not isinstance(infos, Mapping):
+            raise EnvContractError(
+                f"{name}: reset infos: expected a dictionary by agent or None, got {type(infos).__name__}"
+            )
+        ids = known_agents(env)
         if not ids:
             raise EnvContractError(f"{name}: possible_agents: expected at least one agent, got none")
         observation_spaces = {agent: env.observation_space(agent) for agent in ids}
@@ -90,6 +117,12 @@ def describe(env: Any, patterns: Sequence[str] | None, state: bool) -> tuple[Spe
     )
     spec = Spec(name, teams, _state_shape(env) if state and kind != "gymnasium" else None, turn_based=kind == "aec")
     return spec, tuple(names[agent] for agent in spec.agents)
+
+
+def known_agents(env: Any) -> tuple[Hashable, ...]:
+    """``possible_agents``, in whatever kind of list; where there is none, the agents of the moment."""
+    possible = getattr(env, "possible_agents", None)
+    return tuple(env.agents if possible is None or len(possible) == 0 else possible)
 
 
 def _state_shape(env: Any) -> tuple[int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marl.adapters.rows import Breach, Rows
+from marl.adapters.rows import UNREADABLE, Breach, Rows, is_flag, shown
 
 AGENT = "agent_0"
 
@@ -36,18 +36,21 @@ class GymnasiumCopy:
         """Act; True when the episode is over."""
         rows = self.rows
         answer = self.env.step(rows.decoders[0](actions[0]))
-        if not isinstance(answer, tuple) or len(answer) != 5:
-            raise Breach(AGENT, "step", "(observation, reward, terminated, truncated, info)", type(answer).__name__)
-        observation, reward, terminated, truncated, info = answer
         rows.length += 1
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            raise Breach(AGENT, "step", "(observation, reward, terminated, truncated, info)", shown(answer))
+        observation, reward, terminated, truncated, info = answer
         rows.earn(0, reward)
         rows.observe(0, observation)
         if rows.checking:
             rows.settle()
-        over = bool(terminated or truncated or rows.length == self.max_steps)
+        try:
+            over = bool(terminated or truncated or rows.length == self.max_steps)
+        except UNREADABLE:
+            field, flag = ("truncated", truncated) if is_flag(terminated) else ("terminated", terminated)
+            raise Breach(AGENT, field, "True or False", shown(flag)) from None
         if over:
-            rows.terminated[0] = bool(terminated)
-            rows.truncated[0] = not terminated
+            rows.end(0, terminated, truncated or not terminated, info)
             if rows.masked:
                 rows.choose_last(0, observation, info)
             rows.keep_successor()

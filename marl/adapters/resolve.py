@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import pettingzoo
+from gymnasium.envs.registration import EnvSpec
 from pettingzoo.env_registry import exceptions
 from pettingzoo.env_registry.helpers import find_spec
 
@@ -52,6 +53,21 @@ def resolve(env: Any, env_kwargs: Mapping[str, Any] | None = None) -> tuple[Fact
     raise ConfigError(
         f"env: expected an id, a module, a function that makes an environment, or an environment; got {env!r:.80}"
     )
+
+
+def is_instance(env: object) -> bool:
+    """Whether this is one environment of the user's, of which `resolve` cannot make a second."""
+    return not isinstance(env, str | ModuleType | SupportsBatch) and _is_instance(env)
+
+
+def another_like(env: Any) -> Factory | None:
+    """What makes environments like this instance: its Gymnasium spec, where that says all; else None."""
+    spec = getattr(env, "spec", None)
+    if not isinstance(env, gymnasium.Env) or not isinstance(spec, EnvSpec) or spec.entry_point is None:
+        return None
+    if any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):  # it does not say how it was made
+        return None
+    return functools.partial(gymnasium.make, spec)
 
 
 def _is_instance(env: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from marl.types import Array, Spec, Step
 
 HUGE_REWARD = 1e6  # beyond this a reward is worth a warning: it will drown every value estimate
 CHECKED_STEPS = 20  # full space membership is checked in a copy's first steps; shape and finiteness always are
+MOST_NAMES = 64  # different names of numbers in the infos of one batch; names that count something would have no end
+OWN_NAMES = ("task/", "absent/")  # how names begin by which curricula and leagues speak through `Episode.info`
+# What reading an answer raises that is not what it should be. Exceptions of the environment's own code are crashes.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Breach(Exception):
@@ -23,6 +27,23 @@ class Breach(Exception):
         """``agent``: the environment's own id."""
         super().__init__(f"{field}: expected {expected}, got {got}")
         self.agent, self.field, self.expected, self.got = agent, field, expected, got
+
+
+def shown(value: object) -> str:
+    """A value in a few words: its type and how it begins."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # integers of more than 4,300 digits, and classes whose author made a mistake
+        text = ""
+    return f"{type(value).__name__} {text:.60}".strip()
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value says True or False: a bool, 0 or 1, an array that holds one of these, or None."""
+    try:
+        return value is None or bool(value == 0) or bool(value == 1)
+    except Exception:  # arrays of several have no truth value
+        return False
 
 
 class Rows:
@@ -68,6 +89,9 @@ class Rows:
         self.has_successor = False  # next_obs and next_state hold this step's true successors
         self.mends: tuple[str, ...] = ()  # what may be wrong with an observation: "cast", "clip"
         self.faults: dict[str, int] = {}
+        self.tell: Callable[[str, str], None] | None = None  # told of casts: the kind of fault, and which
+        self.names: dict[str, None] = {}  # what infos have reported so far; all copies of a batch share one
+        self.said: dict[str, tuple[float, int]] = {}  # sums over the agents whose episode has ended, and of how many
         self._checks = CHECKED_STEPS
         self.checking = True
 
@@ -81,12 +105,17 @@ class Rows:
                 legal[...] = self.codecs[g].base_legal
         self.returns = [0.0] * len(self.ids)
         self.length = 0
+        self.said = {}
 
     def settle(self) -> None:
         """Called after every step: stop checking space membership once the first steps have passed."""
         if self.checking:
             self._checks -= 1
             self.checking = self._checks > 0
+
+    def check_next(self) -> None:
+        """Check space membership in the next step once more."""
+        self._checks, self.checking = max(self._checks, 1), True
 
     def agent(self, agent: Hashable, field: str) -> int:
         """The position of an agent; ids the environment never announced are a breach."""
@@ -103,6 +132,9 @@ class Rows:
             self.writers[g](raw)
         except BadValue as error:
             raise Breach(self.ids[g], "observation", error.expected, error.got) from None
+        except UNREADABLE as error:
+            got = f"{shown(raw)} ({' '.join(str(error).split()):.80})"
+            raise Breach(self.ids[g], "observation", f"a member of {self.codecs[g].space}", got) from None
 
     def _check(self, g: int, raw: Any) -> None:
         try:
@@ -112,6 +144,8 @@ class Rows:
                 raise
             if error.mend == "cast":
                 self.faults["cast"] = self.faults.get("cast", 0) + 1
+                if self.tell is not None:
+                    self.tell("cast", f"agent {self.ids[g]!r}: observation of {error.got} is cast to {error.expected}")
 
     def choose(self, g: int, raw: Any, info: Mapping[str, Any] | None) -> None:
         """Write which actions the agent may take now."""
@@ -121,10 +155,19 @@ class Rows:
                 self.codecs[g].legal(raw, info, legal)
             except BadValue as error:
                 raise Breach(self.ids[g], "action_mask", error.expected, error.got) from None
+            except UNREADABLE:
+                raise self._unreadable_mask(g, raw, info) from None
         elif info and self.countable[g] and MASK in info:
             # Nobody had one when the environment was described, so there is no room for it: it would be ignored.
             expected = "masks in the infos of reset too (ones where all is legal), of any agent, or none at all"
             raise Breach(self.ids[g], "action_mask", expected, "the first one now")
+
+    def _unreadable_mask(self, g: int, raw: Any, info: Any) -> Breach:
+        if info is not None and not isinstance(info, Mapping):
+            return Breach(self.ids[g], "info", "a dictionary or None", shown(info))
+        mask = raw.get(MASK) if isinstance(raw, Mapping) else None
+        mask = mask if mask is not None or info is None else info.get(MASK)
+        return Breach(self.ids[g], "action_mask", "zeros and ones", shown(mask))
 
     def choose_last(self, g: int, raw: Any, info: Mapping[str, Any] | None) -> None:
         """Write which actions the agent could take if its episode were not cut here; all of its own if nobody says."""
@@ -132,7 +175,7 @@ class Rows:
         if legal is not None:
             try:
                 self.codecs[g].legal(raw, info, legal)
-            except BadValue:  # where an episode ends there may be nothing left to do
+            except (BadValue, *UNREADABLE):  # where an episode ends there may be nothing left to do
                 legal[...] = self.codecs[g].base_legal
 
     def earn(self, g: int, reward: Any) -> None:
@@ -145,11 +188,14 @@ class Rows:
         self.returns[g] += reward
 
     def _scalar(self, g: int, reward: Any) -> float:
-        if isinstance(reward, (bool, int, np.bool_, np.integer, np.floating)):
-            return float(reward)
-        if isinstance(reward, np.ndarray) and reward.shape == () and reward.dtype.kind in "biuf":
-            return float(reward)
-        raise Breach(self.ids[g], "reward", "a finite number", f"{type(reward).__name__} {reward!r:.60}")
+        try:
+            if isinstance(reward, (bool, int, np.bool_, np.integer, np.floating)):
+                return float(reward)
+            if isinstance(reward, np.ndarray) and reward.shape == () and reward.dtype.kind in "biuf":
+                return float(reward)
+        except OverflowError:  # an integer beyond the largest float
+            pass
+        raise Breach(self.ids[g], "reward", "a finite number", shown(reward))
 
     def _unusual(self, g: int, reward: float) -> None:
         if not math.isfinite(reward):
@@ -175,25 +221,57 @@ class Rows:
             self.next_state[...] = self.state
         self.has_successor = True
 
-    def read_state(self, env: Any, ended: bool) -> None:
-        """Write the global state. An environment that ends may have torn down its world: then the last state stays."""
-        if self.state is None:
+    def end(self, g: int, terminated: Any, truncated: Any, info: Any) -> None:
+        """The agent's episode ends in this step; termination wins where both are said. Reads its last info."""
+        for field, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not is_flag(flag):
+                raise Breach(self.ids[g], field, "True or False", shown(flag))
+        self.terminated[g] = bool(terminated)
+        self.truncated[g] = not terminated
+        self.say(info)
+
+    def say(self, info: Any) -> None:
+        """Take in the numbers of an info dictionary: bools, integers and floats that are finite."""
+        if not isinstance(info, Mapping):
             return
-        try:
-            state = env.state()
-        except Exception:
-            if not ended:
-                raise
-            return
-        self._write_state(state)
+        for name, value in info.items():
+            if not isinstance(name, str) or name == MASK or name.startswith(OWN_NAMES):
+                continue
+            if isinstance(value, np.ndarray):
+                if value.shape != () or value.dtype.kind not in "biuf":
+                    continue
+            elif not isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
+                continue
+            try:
+                number = float(value)
+            except OverflowError:
+                continue
+            if math.isfinite(number) and (name in self.names or len(self.names) < MOST_NAMES):
+                self.names[name] = None
+                total, count = self.said.get(name, (0.0, 0))
+                self.said[name] = total + number, count + 1
+
+    def info(self) -> dict[str, float]:
+        """What the infos of the episode that has just ended said: means over the agents that said it."""
+        return {name: total / count for name, (total, count) in self.said.items()}
+
+    def read_state(self, env: Any) -> None:
+        """Write the global state."""
+        if self.state is not None:
+            self._write_state(env.state())
 
     def _write_state(self, state: Any) -> None:
         """Pixels become floats in ``[0, 1]``."""
         assert self.state is not None
-        if type(state) is np.ndarray and state.shape == self.state.shape:
-            self.state[...] = state
-            return
-        array = np.asarray(state)
+        try:
+            if type(state) is np.ndarray and state.shape == self.state.shape:
+                self.state[...] = state
+                return
+            array = np.asarray(state)
+        except UNREADABLE:
+            raise Breach(None, "state", f"{self.state.size} numbers", shown(state)) from None
+        if array.dtype.kind not in "biuf":
+            raise Breach(None, "state", f"{self.state.size} numbers", shown(state))
         if array.size != self.state.size:
             raise Breach(None, "state", f"{self.state.size} values", f"shape {array.shape}")
         self.state[...] = array.reshape(-1)
@@ -209,4 +287,18 @@ class Rows:
         state = self.next_state if successor else self.state
         if state is not None and not np.isfinite(state).all():
             return Breach(None, "state", "finite numbers", "NaN or infinity")
+        return None
+
+    def outside(self, bounds: Sequence[tuple[Array, Array] | None], successor: bool) -> Breach | None:
+        """Where an observation leaves the bounds of its space, ``(N, O)`` of each team (None: images cannot)."""
+        g = 0
+        for now, both in zip(self.next_obs if successor else self.obs, bounds, strict=True):
+            if both is not None:
+                low, high = both
+                wrong = (now < low) | (now > high)
+                if wrong.any():
+                    n, at = (int(k) for k in np.argwhere(wrong)[0])
+                    expected = f"values in [{low[n, at]:g}, {high[n, at]:g}] at [{at}]"
+                    return Breach(self.ids[g + n], "observation", expected, f"{now[n, at]:g}")
+            g += len(now)
         return None

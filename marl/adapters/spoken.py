@@ -18,7 +18,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.wrappers.base import BaseWrapper
 
-from marl.adapters.describe import env_name, interface
+from marl.adapters.describe import env_name, interface, known_agents
+from marl.adapters.lifecycle import close_env
 from marl.adapters.resolve import resolve
 from marl.adapters.spoken_batch import SpokenBatch
 from marl.channels.link import Link
@@ -63,7 +64,12 @@ class Spoken:
 
 
 def _make(spoken: Spoken, env: Any, **kwargs: Any) -> Any:
-    return spoken.wrap(resolve(env, kwargs)[0]())
+    made = resolve(env, kwargs)[0]()
+    try:
+        return spoken.wrap(made)
+    except BaseException:
+        close_env(made)
+        raise
 
 
 class Tongue:
@@ -152,7 +158,7 @@ class Exchange:
 
     def __init__(self, env: Any, spoken: Spoken, turn_based: bool) -> None:
         """Lays the topology on all agents. Raises ConfigError if that, or a space, does not do."""
-        self.agents: tuple[Hashable, ...] = tuple(getattr(env, "possible_agents", None) or env.agents)
+        self.agents: tuple[Hashable, ...] = known_agents(env)
         self.place = {agent: n for n, agent in enumerate(self.agents)}
         names = tuple(map(str, self.agents))
         if len(names) < 2:
@@ -195,7 +201,7 @@ class Exchange:
         free = spoken.link.noise > 0 or moving
         most = np.inf if free else max(1.0, float(self.wiring.weight.max())) * (spoken.link.saturation or 1.0)
         self.observation_spaces = [self._observation_space(n, most) for n in range(len(names))]
-        self.state = torch.zeros(1, len(names), self.medium.width)
+        self.state = torch.zeros(1, len(names), self.medium.width, dtype=torch.float32)
         self.seeded = False
 
     def _observation_space(self, n: int, most: float) -> Space[Any]:
@@ -233,8 +239,9 @@ class Exchange:
 
     def pass_on(self, said: Mapping[Any, tuple[Array, float]], raw: Mapping[Any, Any]) -> None:
         """A step: what those who acted said, and what everybody sees next."""
-        message = torch.zeros(1, len(self.agents), self.words)
-        loud, active = torch.zeros(1, len(self.agents)), torch.zeros(1, len(self.agents), dtype=torch.bool)
+        message = torch.zeros(1, len(self.agents), self.words, dtype=torch.float32)
+        loud = torch.zeros(1, len(self.agents), dtype=torch.float32)
+        active = torch.zeros(1, len(self.agents), dtype=torch.bool)
         for agent, (words, volume) in said.items():
             n = self.place[agent]
             message[0, n], loud[0, n], active[0, n] = torch.from_numpy(words), volume, True
@@ -336,7 +343,7 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
 
     def _told(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> tuple[Any, Any]:
         told = {agent: self.exchange.observation(agent, raw) for agent, raw in observations.items()}
-        return told, {agent: self.exchange.info(agent, info) for agent, info in infos.items()}
+        return told, {agent: self.exchange.info(agent, info) for agent, info in (infos or {}).items()}
 
     def state(self) -> Array:
         """The environment's own, without what is in the air."""

@@ -34,7 +34,7 @@ class SpokenBatch:
         self.message_entries = exchange.message_entries
         rows = inner.num_envs, len(exchange.agents)
         self._seen = np.zeros((*rows, exchange.rows.shape[1]), dtype=np.float32)  # of the world itself
-        self._air_after = torch.zeros(*rows, exchange.medium.width)  # between steps
+        self._air_after = torch.zeros(*rows, exchange.medium.width, dtype=torch.float32)  # between steps
         self._step: Step | None = None
 
     @property
@@ -74,8 +74,8 @@ class SpokenBatch:
         if len(actions) != len(self._teams):
             raise EnvContractError(f"expected actions of {len(self._teams)} teams, got {len(actions)}")
         rows = self._seen.shape[:2]
-        message = torch.zeros(*rows, self._exchange.words)
-        loud, active = torch.zeros(rows), torch.zeros(rows, dtype=torch.bool)
+        message = torch.zeros(*rows, self._exchange.words, dtype=torch.float32)
+        loud, active = torch.zeros(rows, dtype=torch.float32), torch.zeros(rows, dtype=torch.bool)
         own = []
         for team, now, array in zip(self._teams, self._step.teams, actions, strict=True):
             done, said, volume = team.part(array)

@@ -86,13 +86,19 @@ class TupleEnv(ParallelEnv[str, Any, Any]):
             for field, flag in (("terminated", terminated), ("truncated", truncated))
         ]
         playing = self.agents
-        self.agents = [agent for agent in playing if not (ends[0][agent] or ends[1][agent])]
+        try:
+            self.agents = [agent for agent in playing if not (ends[0][agent] or ends[1][agent])]
+        except (TypeError, ValueError):
+            raise EnvContractError(
+                f"{self.metadata['name']}: terminated, truncated: expected True or False for each agent, got "
+                f"{terminated!r:.40}, {truncated!r:.40}"
+            ) from None
         infos = self._infos(info)
         return (
             {agent: seen[agent] for agent in playing},
-            {agent: float(paid[agent]) for agent in playing},
-            {agent: bool(ends[0][agent]) for agent in playing},
-            {agent: bool(ends[1][agent]) for agent in playing},
+            {agent: paid[agent] for agent in playing},
+            {agent: ends[0][agent] for agent in playing},
+            {agent: ends[1][agent] for agent in playing},
             {agent: infos[agent] for agent in playing},
         )
 
@@ -116,8 +122,8 @@ class TupleEnv(ParallelEnv[str, Any, Any]):
 
     def _infos(self, info: Any) -> dict[str, Any]:
         """One each, from a list of them or from one for all."""
-        if isinstance(info, Mapping):
-            return {agent: dict(info) for agent in self.possible_agents}
+        if info is None or isinstance(info, Mapping):
+            return {agent: dict(info or {}) for agent in self.possible_agents}
         return self._each("infos", info)
 
 

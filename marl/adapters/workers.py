@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import math
 import mmap
 import os
@@ -28,15 +29,17 @@ import tempfile
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import cloudpickle
 import numpy as np
 
+from marl.adapters.faults import Ledger, Tell
+from marl.adapters.lifecycle import name_of
 from marl.adapters.spawn import die_with, kill, spawn
 from marl.types import (
     Array,
@@ -55,8 +58,8 @@ from marl.types import (
 
 START_SECONDS = 120.0  # to import the environment's modules and create the copies
 FAULTS = ("killed", "hung", "exited", "raised")
-CALM_STEPS = 100  # a worker that lasts this many steps, or finishes an episode, has its restarts forgiven
-Published = tuple[bool, tuple[Episode, ...], dict[str, int] | None]  # successors differ, finished, counted faults
+Counted = tuple[dict[str, int], list[tuple[int, str, str]]]  # faults by kind, and whose episodes were lost and why
+Published = tuple[bool, tuple[Episode, ...], Counted | None]  # successors differ, finished, what went wrong
 
 _dumps: Callable[[object], bytes] = cloudpickle.dumps  # typed names for an untyped library
 _by_value: Callable[[ModuleType], None] = cloudpickle.register_pickle_by_value
@@ -70,13 +73,13 @@ class WorkerBatch:
         be a lambda or a closure.
     workers: how many processes; more than ``num_envs`` are not started. Copies are divided as evenly as possible.
     deadline: seconds a worker may take for one step or reset before it counts as hung.
-    restarts: how often in a row one worker is replaced; an episode finished or 100 steps made start a new count.
+    restarts: how often in a row one worker is replaced; an episode finished by one of its copies starts a new count.
     build: creates a worker's batch, ``marl.adapters.in_process`` unless given; called as
         ``build(factory, count, patterns, first_copy=, max_steps=, on_bad_obs=, env_kwargs=)`` inside the worker.
 
     A worker that is killed, hangs, exits or whose environment raises is replaced; its copies start new episodes from
     fresh seeds derived from ``reset``'s, and the step marks them ``discarded`` and ``started``. ``faults`` counts what
-    happened.
+    happened, and the first of each kind is logged.
     After too many restarts in a row: EnvContractError if the environment itself raised or exited, ResourceError if the
     worker was killed or hung; both name the worker and what it last said. A breach of the environment contract is not
     worth a restart: it is raised here as it was there.
@@ -111,18 +114,21 @@ class WorkerBatch:
         self._begun = False  # reset or loaded at least once
         self._stepping: float | None = None  # when the step under way was sent
         self._faults = dict.fromkeys(FAULTS, 0)
+        self._ledger = Ledger("the environment")
 
         options = {"max_steps": max_steps, "on_bad_obs": on_bad_obs, "env_kwargs": env_kwargs}
-        payload = _dumps_factory((build, factory, patterns, options))
+        payload = _sendable(build, factory, patterns, options)
         self._memory = _anonymous_file("marl-step")
+        hear = self._ledger.hear
         edges = [num_envs * k // min(workers, num_envs) for k in range(min(workers, num_envs) + 1)]
         self._workers = [
-            _Worker(k, first, stop - first, num_envs, payload, self._memory)
+            _Worker(k, first, stop - first, num_envs, payload, self._memory, hear)
             for k, (first, stop) in enumerate(pairwise(edges))
         ]
         self._finalizer = weakref.finalize(self, _close_all, self._workers, self._memory, os.getpid())
         try:
             self._spec = self._start()
+            self._ledger.env = self._spec.env
             self._map_memory()
         except BaseException:
             self.close()
@@ -149,6 +155,11 @@ class WorkerBatch:
             for fault, count in worker.counted.items():
                 total[fault] = total.get(fault, 0) + count
         return total
+
+    @property
+    def lost_episodes(self) -> int:
+        """How many episodes were thrown away, over all copies."""
+        return self._ledger.lost
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -196,11 +207,12 @@ class WorkerBatch:
         replies, faults = self._gather(stepped, self._stepping + self._deadline)
         self._stepping = None
         for worker, (_, finished, _) in replies.items():
-            worker.calm_steps += 1
-            if finished or worker.calm_steps >= CALM_STEPS:
+            if finished:
                 worker.strikes = 0
         for worker in lost:
             worker.pending = False
+        for worker, fault in faults.items():
+            self._mourn(worker, fault)
         self._replace(faults, self._fresh_reset)
         return self._whole_step([*lost, *faults], replies)
 
@@ -222,7 +234,7 @@ class WorkerBatch:
             w.generation == 0 and not w.pending and _is_divisible(s) for w, s in zip(self._workers, states, strict=True)
         ):
             copies = [copy for state in states if state is not None for copy in state["copies"]]
-            return {**(states[0] or {}), "faults": self.faults, "copies": copies}
+            return {**(states[0] or {}), "faults": self.faults, "lost": self._ledger.lost, "copies": copies}
         parts = [
             {
                 "first_copy": worker.first,
@@ -233,7 +245,8 @@ class WorkerBatch:
             }
             for worker, state in zip(self._workers, states, strict=True)
         ]
-        return {"seed": self._seed, "options": self._options, "faults": self.faults, "parts": parts}
+        common = {"seed": self._seed, "options": self._options, "faults": self.faults, "lost": self._ledger.lost}
+        return {**common, "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Step:
         """Go back to a saved state. One with a part for every worker needs the number of workers it was saved with."""
@@ -258,6 +271,7 @@ class WorkerBatch:
 
         self._replace(self._ask(message, START_SECONDS), message)
         self._faults = {**dict.fromkeys(FAULTS, 0), **state["faults"]}
+        self._ledger.lost = int(state.get("lost", 0))
         for worker in self._workers:
             worker.counted = {}
         self._begun = True
@@ -296,8 +310,7 @@ class WorkerBatch:
         for worker in self._workers:
             worker.send(("spec",))
         answers, faults = self._gather(self._workers, time.monotonic() + START_SECONDS)
-        for worker, fault in faults.items():
-            raise ResourceError(f"worker {worker.index} failed while starting: {fault}")
+        answers.update(self._replace(faults, lambda worker: ("spec",)))  # those lost while their fellows still started
         specs: list[Spec] = [pickle.loads(answers[worker]) for worker in self._workers]
         for worker, spec in zip(self._workers, specs, strict=True):
             if spec != specs[0]:
@@ -351,11 +364,13 @@ class WorkerBatch:
 
     def _replace(
         self, faults: Mapping[_Worker, _WorkerFault], message: Callable[[_Worker], tuple[Any, ...]] | None
-    ) -> None:
-        """Put new processes in the place of failed ones and have them follow ``message``, within the restart budget."""
+    ) -> dict[_Worker, Any]:
+        """Put new processes in the place of failed ones and have them answer ``message``, within the restart budget."""
+        answers: dict[_Worker, Any] = {}
         while faults:
             for worker, fault in faults.items():
                 self._faults[fault.kind] += 1
+                self._ledger.first(fault.kind, f"{self._named(worker)} is replaced: {fault}")
                 for counted, count in worker.counted.items():
                     self._faults[counted] = self._faults.get(counted, 0) + count
                 worker.counted = {}
@@ -366,22 +381,28 @@ class WorkerBatch:
             time.sleep(max(_back_off(worker.strikes) for worker in faults))
             for worker in faults:
                 worker.generation += 1
-                worker.calm_steps = 0
                 worker.start()
             ready, again = self._gather(faults, time.monotonic() + START_SECONDS)
             if message is not None:
                 for worker in ready:
                     worker.send(message(worker))
-                _, failed = self._gather(ready, time.monotonic() + self._deadline)
+                answered, failed = self._gather(ready, time.monotonic() + self._deadline)
+                answers.update(answered)
                 again.update(failed)
             faults = again
+        return answers
+
+    def _mourn(self, worker: _Worker, fault: _WorkerFault) -> None:
+        """The episodes of a worker's copies are lost with it. Raises if they are some of too many."""
+        for copy in range(worker.first, worker.first + worker.count):
+            self._ledger.lose(copy, fault.kind, f"{self._named(worker)}: {fault}")
+
+    def _named(self, worker: _Worker) -> str:
+        return f"worker {worker.index} (copies {worker.first} to {worker.first + worker.count - 1})"
 
     def _give_up(self, worker: _Worker, fault: _WorkerFault) -> MarlError:
         """The error that ends a run whose worker does not come back."""
-        text = (
-            f"worker {worker.index} (copies {worker.first} to {worker.first + worker.count - 1}) failed "
-            f"{worker.strikes} times in a row and is not restarted again; last: {fault}"
-        )
+        text = f"{self._named(worker)} failed {worker.strikes} times in a row and is not restarted again; last: {fault}"
         if fault.kind in ("raised", "exited"):
             return EnvContractError(f"{text}\nfix the environment, or try it alone with workers=0")
         advice = f"look for memory limits, or raise deadline (now {self._deadline:g} s) or restarts"
@@ -402,9 +423,14 @@ class WorkerBatch:
         for worker in lost:
             step.started[worker.rows] = True
             step.discarded[worker.rows] = True
-        for worker, (_, _, counted) in replies.items():
-            if counted is not None:
-                worker.counted = counted
+        for worker, (_, episodes, counted) in replies.items():
+            if counted is None:
+                continue
+            worker.counted, losses = counted
+            for episode in episodes:
+                self._ledger.end(episode.copy)
+            for loss in losses:
+                self._ledger.lose(*loss)
         finished = tuple(episode for _, episodes, _ in replies.values() for episode in episodes)
         if not any(changed for changed, _, _ in replies.values()):
             return Step(self._same, step.started, step.discarded, step.state, step.state, finished)
@@ -469,14 +495,16 @@ class _Channel:
 class _Worker:
     """The learner's end of one worker: its process, its range of copies, and how it has fared."""
 
-    def __init__(self, index: int, first: int, count: int, num_envs: int, payload: bytes, memory: int) -> None:
+    def __init__(
+        self, index: int, first: int, count: int, num_envs: int, payload: bytes, memory: int, hear: Tell
+    ) -> None:
         self.index = index
+        self.hear = hear  # what its copies tell of their first faults
         self.first = first
         self.count = count
         self.rows = slice(first, first + count)
         self.generation = 0  # how often its copies got a new process since reset
-        self.strikes = 0  # faults in a row
-        self.calm_steps = 0
+        self.strikes = 0  # faults since one of its copies last finished an episode
         self.counted: dict[str, int] = {}  # what its copies mended or threw away
         self.pending = False  # its copies start anew, which the next step has to tell
         self._init = (payload, first, count, num_envs)
@@ -515,8 +543,8 @@ class _Worker:
         if self._process is None:
             return
         with contextlib.suppress(OSError, EOFError):
-            if self._awaited:  # the caller was interrupted before it read the last answer
-                self._channel.receive(START_SECONDS)
+            while self._awaited:  # the caller was interrupted before it read the last answer
+                self._awaited = self._channel.receive(START_SECONDS)[0] == "told"
             self._awaited = True
             self._channel.send(message, START_SECONDS)
 
@@ -537,11 +565,14 @@ class _Worker:
                     raise self._lost("hung") from None
             except (OSError, EOFError):
                 raise self._lost("exited") from None
+            if answer is not None and answer[0] == "told":
+                self.hear(*answer[1])
+                answer = None
         verdict, value = answer
         self._awaited = False
         if verdict == "breach":
-            kind, text = value
-            raise kind(text)
+            kind, text, where = value
+            raise kind(text) from _WorkerFault("raised", where)
         if verdict == "raised":
             self._fault = _WorkerFault("raised", value)
             self.kill()
@@ -621,6 +652,54 @@ def _anonymous_file(name: str) -> int:
 def _is_divisible(state: Mapping[str, Any] | None) -> bool:
     """Whether a batch's state lists its copies one by one, as that of `marl.adapters.copies.Copies` does."""
     return state is not None and isinstance(state.get("copies"), list | tuple)
+
+
+def _sendable(build: object, factory: object, patterns: object, options: object) -> bytes:
+    """The same for workers. Raises ConfigError that names what cannot be sent."""
+    try:
+        return _dumps_factory((build, factory, patterns, options))
+    except Exception as error:
+        where = _unpicklable(factory) or _unpicklable(options) or "something that it needs"
+        raise ConfigError(
+            f"workers: the function that makes the environment ({name_of(factory)}) cannot be sent to other processes "
+            f"because of {where} ({type(error).__name__}: {' '.join(str(error).split())}); create that inside the "
+            "function, define the function in a module, or use workers=0"
+        ) from error
+
+
+def _unpicklable(thing: Any, name: str = "", seen: frozenset[int] = frozenset()) -> str | None:
+    """What of a thing cannot be pickled, and where it is: the innermost that can be told. None: it all can."""
+    if id(thing) in seen or len(seen) > 20:
+        return None
+    try:
+        _dumps_factory(thing)
+        return None
+    except Exception:
+        inner = next(filter(None, (_unpicklable(part, at, seen | {id(thing)}) for at, part in _parts(thing))), None)
+        return inner or (f"{name}, " if name else "") + f"a {type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What a thing is pickled with: variables of a function, arguments of a partial, attributes, entries."""
+    if isinstance(thing, functools.partial):
+        yield from ((f"argument {k}", part) for k, part in enumerate((thing.func, *thing.args)))
+        yield from ((f"argument {key!r}", part) for key, part in thing.keywords.items())
+    elif isinstance(thing, FunctionType):
+        for at, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # not yet assigned
+                yield f"variable {at!r}", cell.cell_contents
+        yield from (
+            (f"variable {at!r}", thing.__globals__[at]) for at in thing.__code__.co_names if at in thing.__globals__
+        )
+        yield from ((f"default of {thing.__qualname__}", part) for part in thing.__defaults__ or ())
+    elif isinstance(thing, MethodType):
+        yield f"the object of {thing.__qualname__}", thing.__self__
+    elif isinstance(thing, Mapping):
+        yield from ((f"entry {key!r}", part) for key, part in thing.items())
+    elif isinstance(thing, list | tuple | set | frozenset):
+        yield from (("an entry", part) for part in thing)
+    elif not isinstance(thing, type | ModuleType):
+        yield from ((f"attribute {key!r}", part) for key, part in getattr(thing, "__dict__", {}).items())
 
 
 def _dumps_factory(payload: object) -> bytes:
@@ -714,7 +793,7 @@ def serve(sock: int, memory: int, trace: int, parent: int, from_main: int) -> No
     channel = _Channel(socket.socket(fileno=sock))
     with contextlib.suppress(EOFError, ConnectionError):
         payload, first, count, num_envs = channel.receive()
-        host = _Host(memory, first, count, num_envs)
+        host = _Host(memory, first, count, num_envs, lambda kind, text: channel.send(("told", (kind, text))))
         answer = _attempt(lambda: host.create(payload))
         channel.send(answer)
         while answer[0] != "raised" and (message := channel.receive())[0] != "close":
@@ -724,11 +803,11 @@ def serve(sock: int, memory: int, trace: int, parent: int, from_main: int) -> No
 
 
 def _attempt(action: Callable[[], object]) -> tuple[str, object]:
-    """What came of it: ``("done", value)``, ``("breach", (class, text))`` or ``("raised", traceback)``."""
+    """What came of it: ``("done", value)``, ``("breach", (class, text, traceback))`` or ``("raised", traceback)``."""
     try:
         return "done", action()
     except MarlError as error:
-        return "breach", (type(error), str(error))
+        return "breach", (type(error), str(error), "".join(traceback.format_exception(error)).strip())
     except BaseException as error:  # sys.exit and KeyboardInterrupt inside an environment are its failures too
         return "raised", "".join(traceback.format_exception(error)).strip()
 
@@ -736,8 +815,10 @@ def _attempt(action: Callable[[], object]) -> tuple[str, object]:
 class _Host:
     """A worker's batch and its rows of the shared block."""
 
-    def __init__(self, memory: int, first: int, count: int, num_envs: int) -> None:
+    def __init__(self, memory: int, first: int, count: int, num_envs: int, tell: Tell) -> None:
         self._memory = memory
+        self._tell = tell
+        self._ledger: Ledger | None = None  # that of the copies, if they keep one
         self._rows = slice(first, first + count)
         self._num_envs = num_envs
         self._env: BatchEnv | None = None
@@ -749,6 +830,9 @@ class _Host:
             from marl.adapters import in_process as build
         first, stop = self._rows.start, self._rows.stop
         self._env = build(factory, stop - first, patterns, first_copy=first, **options)
+        self._ledger = getattr(self._env, "ledger", None)
+        if self._ledger is not None:
+            self._ledger.forward(self._tell)
 
     def handle(self, command: str, *arguments: Any) -> object:
         """Do what the learner asks."""
@@ -810,7 +894,10 @@ class _Host:
                 mine.next_state[...] = step.next_state
         mine.started[...] = step.started
         mine.discarded[...] = step.discarded
-        counted = getattr(self._env, "faults", None) if step.finished or step.discarded.any() else None
+        counted: Counted | None = None
+        if step.finished or step.discarded.any():
+            losses = [] if self._ledger is None else self._ledger.taken()
+            counted = getattr(self._env, "faults", {}), losses
         return changed, tuple(step.finished), counted
 
 

@@ -41,10 +41,10 @@ class Hub:
             hold=turn_based,
             tamper=tamper,
         )
-        self.state = torch.zeros(copies, team.num_agents, self.medium.width)
+        self.state = torch.zeros(copies, team.num_agents, self.medium.width, dtype=torch.float32)
         self.medium.seed(self.state, torch.Generator().manual_seed(seed))
         self._air: Air | None = None
-        self._active = torch.zeros(copies, team.num_agents)
+        self._active = torch.zeros(copies, team.num_agents, dtype=torch.float32)
         self._wires = Wires(self.wiring.weight)
 
     def begin(self, obs: Tensor, started: Tensor, active: Tensor) -> Inbox | None:

@@ -272,7 +272,7 @@ class _Discretised(_Rounds):
 
     def modulate(self, message: Tensor, noise: Tensor | None) -> Tensor:
         if noise is None:
-            return torch.where(message > 0, 1.0, -1.0)
+            return torch.where(message > 0, torch.ones_like(message), -1.0)
         return 2 * torch.sigmoid(message + self.noise * noise) - 1
 
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from functools import partial
 from numbers import Real
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from marl.config import unknown
-from marl.types import ConfigError, TeamSpec
+from marl.types import ConfigError, TeamSpec, pattern_of
 
 Moving = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -63,7 +63,7 @@ def place_of(team: TeamSpec, agent: Any, where: str) -> int:
 
 
 def _everybody(agents: int) -> Tensor:
-    return torch.ones(agents, agents) - torch.eye(agents)
+    return torch.ones(agents, agents, dtype=torch.float32) - torch.eye(agents, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Complete:
     def build(self, team: TeamSpec) -> Wiring:
         """Ones, on the diagonal only with ``loops``."""
         agents = team.num_agents
-        return Wiring(torch.ones(agents, agents) if self.loops else _everybody(agents))
+        return Wiring(torch.ones(agents, agents, dtype=torch.float32) if self.loops else _everybody(agents))
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Ring:
     def build(self, team: TeamSpec) -> Wiring:
         """Neighbours up to ``hops`` away."""
         agents = team.num_agents
-        weight = torch.zeros(agents, agents)
+        weight = torch.zeros(agents, agents, dtype=torch.float32)
         for i in range(agents):
             for hop in range(1, self.hops + 1):
                 weight[i, (i - hop) % agents] = 1
@@ -123,7 +123,7 @@ class Star:
     def build(self, team: TeamSpec) -> Wiring:
         """Row and column of the hub."""
         hub = 0 if self.hub is None else place_of(team, self.hub, "Star.hub")
-        weight = torch.zeros(team.num_agents, team.num_agents)
+        weight = torch.zeros(team.num_agents, team.num_agents, dtype=torch.float32)
         weight[hub, :] = weight[:, hub] = 1
         return Wiring(weight * _everybody(team.num_agents))
 
@@ -156,7 +156,7 @@ class Groups:
     """Agents hear those of their own group.
 
     Args:
-        patterns: of agent names, one a group; each agent joins the first that it matches.
+        patterns: of agent names, one a group; each agent joins its own name, else the first that it matches.
     """
 
     patterns: tuple[str, ...]
@@ -170,10 +170,10 @@ class Groups:
         """Blocks."""
         which = []
         for agent in team.agents:
-            found = [k for k, pattern in enumerate(self.patterns) if fnmatchcase(agent, pattern)]
-            if not found:
+            found = pattern_of(agent, self.patterns, team.agents)
+            if found is None:
                 raise ConfigError(f"Groups: agent {agent!r} matches none of {list(self.patterns)}; add a pattern")
-            which.append(found[0])
+            which.append(self.patterns.index(found))
         for k, pattern in enumerate(self.patterns):
             if k not in which:
                 raise ConfigError(f"Groups: pattern {pattern!r} names no agent of team {team.name!r}")
@@ -223,7 +223,7 @@ class Graph:
                 f"Graph on team {team.name!r}: {len(nodes)} nodes for {team.num_agents} agents; "
                 f"add {', '.join(missing)}"
             )
-        weight = torch.zeros(team.num_agents, team.num_agents)
+        weight = torch.zeros(team.num_agents, team.num_agents, dtype=torch.float32)
         for u, v, w in self.graph["edges"]:
             weight[place_of(team, v, "Graph"), place_of(team, u, "Graph")] = w
         return Wiring(weight)
@@ -252,14 +252,13 @@ class Nearest:
         inner, places = self.among.build(team), _entries("Nearest.position", self.position, team)
         if self.k >= team.num_agents:
             raise ConfigError(f"Nearest.k: {self.k} others in a team of {team.num_agents}; use Complete()")
+        return _refined(inner, partial(self._edges, places))
 
-        def edges(obs: Tensor, now: Tensor) -> Tensor:
-            there = (now > 0) & obs.any(-1).unsqueeze(-2)  # (..., N, N)
-            distance = torch.where(there, _distances(obs[..., places]), math.inf)
-            last = distance.kthvalue(self.k, dim=-1, keepdim=True).values
-            return now * (distance <= last)
-
-        return _refined(inner, edges)
+    def _edges(self, places: list[int], obs: Tensor, now: Tensor) -> Tensor:
+        there = (now > 0) & obs.any(-1).unsqueeze(-2)  # (..., N, N)
+        distance = torch.where(there, _distances(obs[..., places]), math.inf)
+        last = distance.kthvalue(self.k, dim=-1, keepdim=True).values
+        return now * (distance <= last)
 
 
 @dataclass(frozen=True)
@@ -284,7 +283,10 @@ class Within:
     def build(self, team: TeamSpec) -> Wiring:
         """Distances compared."""
         inner, places = self.among.build(team), _entries("Within.position", self.position, team)
-        return _refined(inner, lambda obs, now: now * (_distances(obs[..., places]) <= self.radius))
+        return _refined(inner, partial(self._edges, places))
+
+    def _edges(self, places: list[int], obs: Tensor, now: Tensor) -> Tensor:
+        return now * (_distances(obs[..., places]) <= self.radius)
 
 
 @dataclass(frozen=True)
@@ -307,14 +309,13 @@ class Where:
         for name, entry in (("speak", self.speak), ("hear", self.hear)):
             if entry is not None:
                 _entries(f"Where.{name}", (entry,), team)
+        return _refined(inner, self._edges, self._ears)
 
-        def edges(obs: Tensor, now: Tensor) -> Tensor:
-            return now if self.speak is None else now * (obs[..., self.speak] > 0).unsqueeze(-2)
+    def _edges(self, obs: Tensor, now: Tensor) -> Tensor:
+        return now if self.speak is None else now * (obs[..., self.speak] > 0).unsqueeze(-2)
 
-        def ears(obs: Tensor, now: Tensor) -> Tensor:
-            return now if self.hear is None else now * (obs[..., self.hear] > 0)
-
-        return _refined(inner, edges, ears)
+    def _ears(self, obs: Tensor, now: Tensor) -> Tensor:
+        return now if self.hear is None else now * (obs[..., self.hear] > 0)
 
 
 @dataclass(frozen=True)
@@ -335,16 +336,15 @@ class Dynamic:
         _entries("Dynamic", (), team)
         if not callable(self.edges):
             raise ConfigError(f"Dynamic.edges: expected a function of observations (B, N, O), got {self.edges!r}")
-        found = self.edges(torch.zeros(2, *(agents, *team.obs.shape)))
+        found = self.edges(torch.zeros(2, *(agents, *team.obs.shape), dtype=torch.float32))
         if not isinstance(found, Tensor) or found.shape != (2, agents, agents):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ConfigError(f"Dynamic.edges: expected a tensor (B, {agents}, {agents}), got {got}")
+        return _refined(inner, self._now)
 
-        def edges(obs: Tensor, now: Tensor) -> Tensor:
-            flat = obs.reshape(-1, *obs.shape[-2:])
-            return now * self.edges(flat).to(torch.float32).view(*obs.shape[:-2], agents, agents)
-
-        return _refined(inner, edges)
+    def _now(self, obs: Tensor, now: Tensor) -> Tensor:
+        flat = obs.reshape(-1, *obs.shape[-2:])
+        return now * self.edges(flat).to(torch.float32).view(*obs.shape[:-2], *now.shape[-2:])
 
 
 def _refined(
@@ -352,17 +352,22 @@ def _refined(
     edges: Callable[[Tensor, Tensor], Tensor],
     ears: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Wiring:
-    """Another condition on top of a wiring's own."""
+    """Another condition on top of a wiring's own. No closures: an agent that holds a wiring can be pickled."""
+    return Wiring(inner.weight, partial(_refine, inner, edges, ears))
 
-    def moving(obs: Tensor) -> tuple[Tensor, Tensor]:
-        if inner.moving is None:
-            now = inner.weight.to(obs.device).expand(*obs.shape[:-1], obs.shape[-2])
-            open_ears = torch.ones(obs.shape[:-1], device=obs.device)
-        else:
-            now, open_ears = inner.moving(obs)
-        return edges(obs, now), open_ears if ears is None else ears(obs, open_ears)
 
-    return Wiring(inner.weight, moving)
+def _refine(
+    inner: Wiring,
+    edges: Callable[[Tensor, Tensor], Tensor],
+    ears: Callable[[Tensor, Tensor], Tensor] | None,
+    obs: Tensor,
+) -> tuple[Tensor, Tensor]:
+    if inner.moving is None:
+        now = inner.weight.to(obs.device).expand(*obs.shape[:-1], obs.shape[-2])
+        open_ears = torch.ones(obs.shape[:-1], device=obs.device, dtype=torch.float32)
+    else:
+        now, open_ears = inner.moving(obs)
+    return edges(obs, now), open_ears if ears is None else ears(obs, open_ears)
 
 
 def _distances(position: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from marl.adapters.lifecycle import closing_batch
 from marl.league.matches import COPIES, play_matches, scores
 from marl.league.members import Between, Side, Strategy, sides_of
 from marl.league.meta import alpha_rank, nash_averaging
@@ -133,8 +134,7 @@ def tournament(
     entrants = [frozen(system, greedy) for system in systems.values()]
     size = len(entrants)
     won, returns, spread = np.full((size, size), 0.5), np.zeros((size, size, 2)), np.zeros((size, size))
-    env = first._make_env(min(games, COPIES), 0)
-    try:
+    with closing_batch(first._another_env(min(games, COPIES))) as env:
         for row, one in enumerate(entrants):
             for column, another in enumerate(entrants):
                 if row != column:
@@ -143,8 +143,6 @@ def tournament(
                     found = play_matches(env, sides, seated, games, int(derived[0]), first.device, first.target)
                     won[row, column], spread[row, column] = scores(found).mean(), scores(found).std()
                     returns[row, column] = found.mean(axis=0)
-    finally:
-        env.close()
     return Tournament(tuple(systems), (sides[0].name, sides[1].name), games, won, returns, spread)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from marl.adapters.lifecycle import borrow, close_env, open_env
 from marl.adapters.resolve import resolve
 from marl.agent import Agent
 from marl.learners import Random
@@ -83,6 +84,8 @@ def versus(
     factory, instance = resolve(system._source if own else env, system._options.get("env_kwargs") if own else None)
     if instance is not None and own:
         raise ConfigError("versus: this system trains on one environment instance; pass env= a function for another")
+    if instance is not None:
+        borrow(instance, system, keep=False)  # it stays the user's, who closes it
     players = system.spec.agents
     if not system.spec.turn_based or len(players) < 2:
         raise ConfigError(f"versus: {system.spec.env} is no turn-based game of two or more agents; use evaluate")
@@ -96,11 +99,12 @@ def versus(
             name: system.agent(name, stream) if name == seat else _opponent(system, opponent, name, stream)
             for name, stream in zip(players, streams, strict=False)
         }
-        table = factory()
+        table = open_env(factory)
         try:
             scores[seat] = _play(table, policies, seat, games, streams[-1], greedy)
         finally:
-            table.close()
+            if instance is None:
+                close_env(table)
     return scores
 
 

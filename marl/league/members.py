@@ -102,7 +102,8 @@ class Member:
     def parameters(self, look: Look) -> tuple[Tensor, Tensor]:
         """Parameters of the action distribution ``(R, N, K)``, and the carry after."""
         if self.net is None:
-            return torch.zeros(*look.alive.shape, self.distribution.size, device=look.alive.device), look.carry
+            shape = *look.alive.shape, self.distribution.size
+            return torch.zeros(shape, device=look.alive.device, dtype=torch.float32), look.carry
         out, carries = self.net(look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0))
         return out[0], carries[0]
 
@@ -177,9 +178,9 @@ class Cast:
 
     def _carry(self, member: Member, agents: int) -> Tensor:
         if not member.carry_width:
-            return torch.zeros(self.num_envs, agents, 0)
+            return torch.zeros(self.num_envs, agents, 0, dtype=torch.float32)
         if member.uid not in self.carries:
-            self.carries[member.uid] = torch.zeros(self.num_envs, agents, member.carry_width)
+            self.carries[member.uid] = torch.zeros(self.num_envs, agents, member.carry_width, dtype=torch.float32)
         return self.carries[member.uid]
 
 

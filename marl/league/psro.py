@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from marl.adapters.lifecycle import closing_batch
 from marl.config import config, setting
 from marl.league.matches import COPIES, play_matches
 from marl.league.members import Between, Member, sides_of
@@ -125,8 +126,7 @@ class Responses(Season):
         """Fill in what the table lacks."""
         rows, columns = (self.pool(place) for place in self.places)
         missing = [(one, other) for one in rows for other in columns if (one.uid, other.uid) not in self.paid]
-        env = self.venue.make_env(min(self.settings.games, COPIES))
-        try:
+        with closing_batch(self.venue.make_env(min(self.settings.games, COPIES))) as env:
             for one, other in missing:
                 seed = int(self.random.integers(2**32))
                 returns = play_matches(
@@ -140,8 +140,6 @@ class Responses(Season):
                 )
                 first, second = returns.mean(axis=0).tolist()
                 self.paid[one.uid, other.uid] = (first, second)
-        finally:
-            env.close()
 
     def metrics(self) -> dict[str, float]:
         """Also the iteration, and what its responses could gain on the mixtures before: an estimate of NashConv."""

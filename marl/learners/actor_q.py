@@ -163,6 +163,8 @@ class ActorQLearner(OffPolicyLearner):
         self.actor.seed(look.carry, generator or self.generator)
         out, carry = self.actor.once(look.obs, look.carry, look.started, look.alive)
         action = self.try_out(out, look, generator) if explore else self.head.mode(out, look.legal)
+        if self.code.box is not None:
+            action = self.code.box.own(action)  # whatever explores knows nothing of padding
         return Decision(action, self.code.to_env(action), out[..., 0], carry)
 
     def try_out(self, parameters: Tensor, look: Look, generator: torch.Generator | None) -> Tensor:
@@ -176,7 +178,7 @@ class ActorQLearner(OffPolicyLearner):
     def _random(self, parameters: Tensor, look: Look) -> Tensor:
         if self.code.box is not None:
             shape = (*parameters.shape[:-1], self.code.size)
-            return torch.empty(shape, device=parameters.device).uniform_(-1, 1, generator=self.generator)
+            return parameters.new_empty(shape).uniform_(-1, 1, generator=self.generator)
         return self.code.sample(torch.zeros_like(parameters), look.legal, self.generator)
 
     # --- what critics read --------------------------------------------------------------------------------------------

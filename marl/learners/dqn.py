@@ -18,7 +18,8 @@ from marl.channels import policy_net
 from marl.config import config, setting
 from marl.credit import Mixing, WeightedQMix
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
-from marl.learners.dqn_tiles import CompiledDQN
+from marl.learners.base import covered
+from marl.learners.dqn_tiles import COVERED, CompiledDQN
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
@@ -227,11 +228,15 @@ class DQNLearner(OffPolicyLearner):
         """A recording would keep the probability of forgiving that it was made with."""
         return super()._recordable and not isinstance(self.settings.leniency, SCHEDULES)
 
+    @cached_property
+    def _compilable(self) -> bool:
+        """Whether the compiled gradient is that of :meth:`separate_loss`, if the networks fit."""
+        own = type(self) is DQNLearner and type(self.settings) is DQN and covered(self.settings, COVERED)
+        return own and self.mixer is None and self.length == 1
+
     def _compiled(self) -> CompiledDQN | None:
         """The gradient without autograd, where there is one: single transitions, each agent's own plain values."""
-        settings = self.settings
-        plain = self.mixer is None and settings.distribution is None and not settings.dueling and self.length == 1
-        if self.autograd or not plain or settings.leniency != 0:
+        if self.autograd or not self._compilable:
             return None
         if self._gradient is None or self._gradient.net.stale or self._gradient.target.stale:
             self._gradient = CompiledDQN.of(self.net, self.target, self.flat)
@@ -287,7 +292,7 @@ class DQNLearner(OffPolicyLearner):
         if self.central is not None:
             central, favoured = self._central_now(self.central, sample, top, values, done, target, total)
             assert isinstance(settings.credit, WeightedQMix)
-            cost = torch.where(favoured, 1.0, settings.credit.alpha) * cost + (target - central).square()
+            cost = torch.where(favoured, cost, settings.credit.alpha * cost) + (target - central).square()
         return (cost * weight).sum(), torch.where(counts, error.detach(), 0.0).abs().mean(0).unsqueeze(-1)
 
     def _central_now(
@@ -332,7 +337,8 @@ class DQNLearner(OffPolicyLearner):
         if settings.hysteresis < 1 or leniency > 0:
             scale = torch.full_like(error, settings.hysteresis)
             if leniency > 0:
-                scale *= torch.rand(error.shape, generator=self.generator, device=error.device) >= leniency
+                chance = torch.rand(error.shape, generator=self.generator, device=error.device, dtype=error.dtype)
+                scale *= chance >= leniency
             cost = torch.where(error.detach() < 0, scale, 1.0) * cost
         return cost
 

@@ -19,6 +19,17 @@ from marl.nets.stacked import FlatParameters
 from marl.nets.tiles import Scratch, backward, exactly, forward, gather, padded, split, spread
 from marl.types import Array
 
+# Settings that this gradient, or what surrounds it, implements whatever their value. Any other leads to autograd.
+COVERED = frozenset(
+    (
+        *("sharing", "credit", "network", "agent_id", "normalize_obs"),
+        *("exploration", "learning_starts", "updates_per_step", "overlap"),
+        *("buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
+        *("lr", "adam_eps", "max_grad_norm", "target_every", "tau"),
+        *("double", "huber", "hysteresis"),
+    )
+)
+
 _ZERO, _LEAST = np.float32(0), np.float32(ILLEGAL)
 
 
@@ -52,7 +63,7 @@ class CompiledDQN:
             sample.complete[0].numpy(), double, -1.0 if huber is None else huber, hysteresis,
             error, chosen, gradients.numpy(), scratch.x, scratch.hidden, scratch.z, scratch.rows, scratch.places,
         )  # fmt: skip
-        return torch.tensor(loss), torch.from_numpy(error), torch.from_numpy(chosen)
+        return torch.tensor(loss, dtype=torch.float32), torch.from_numpy(error), torch.from_numpy(chosen)
 
 
 @exactly  # so that VDN of one agent, through autograd, stays DQN bit for bit

@@ -172,8 +172,8 @@ class OffPolicyLearner(ABC):
         self.clock = Clock(0, 1)
         self.updates = 0
         shares = settings.agent_id and not self.owner.identity
-        self.ids = torch.eye(team.num_agents) if shares else None
-        members = self.owner.sum_sets(torch.ones(team.num_agents))
+        self.ids = torch.eye(team.num_agents, dtype=torch.float32) if shares else None
+        members = self.owner.sum_sets(torch.ones(team.num_agents, dtype=torch.float32))
         self._even = self.owner.to_agents(1 / members).to(self.device)  # (N,) an agent's share of its set
         self.explorer = self._explorer(num_envs)
         self._visitor: tuple[torch.Generator, Explorer] | None = None

@@ -15,8 +15,9 @@ from torch import Tensor
 from marl.actor_critic import Batch, explained_variance, minibatches, weights_of
 from marl.config import config, setting
 from marl.graphs import Recorded
+from marl.learners.base import covered
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
-from marl.learners.ppo_tiles import PARTS, CompiledPPO, applies
+from marl.learners.ppo_tiles import COVERED, PARTS, CompiledPPO, applies
 from marl.parallel import both, worth_splitting
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
@@ -60,7 +61,7 @@ class PPOLearner(OnPolicyLearner):
         """Refuses what does not fit the team's spaces or the number of copies."""
         super().__init__(settings, spec, team, num_envs, seed, device, settings.minibatches)
         self.settings = settings
-        self.compiled = CompiledPPO(self.model, self.flat) if applies(self.model) else None
+        self.compiled = self._compiled()
         self._step = Recorded(self._one_step, device) if self.recordable else self._one_step
         self._batch: Batch | None = None
         if settings.sequential and self.model.owner.flat and team.num_agents > 1:
@@ -68,6 +69,13 @@ class PPOLearner(OnPolicyLearner):
                 f"PPO on team {team.name!r}: sequential=True needs parameters to update one after the other; "
                 "use sharing='none' or 'type'"
             )
+
+    def _compiled(self) -> CompiledPPO | None:
+        """The gradient without autograd; None where it would not be that of :meth:`compute_loss`."""
+        own = type(self) is PPOLearner and type(self.settings) is PPO
+        if own and covered(self.settings, COVERED) and applies(self.model):
+            return CompiledPPO(self.model, self.flat)
+        return None
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """Epochs of minibatch steps over the rollout, then start the next one."""
@@ -134,7 +142,7 @@ class PPOLearner(OnPolicyLearner):
     def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
         names = (*PARTS, "gradient_norm")
-        sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device)
+        sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device, dtype=torch.float32)
         for index in minibatches(batch, self.settings.minibatches, self.generator):
             sums += self._step(index, clip, entropy_weight)
         return sums[len(names) :], dict(zip(names, sums.unbind(), strict=False))
@@ -152,7 +160,7 @@ class PPOLearner(OnPolicyLearner):
         size, count = batch.seen.shape[1], self.settings.minibatches
         index = torch.randperm(size, generator=self.generator).numpy()
         sums = np.zeros((self.model.owner.num_sets, len(PARTS)))
-        norms = torch.zeros(())
+        norms = torch.zeros((), dtype=torch.float32)
         for start in range(0, size, size // count):
             sums += self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
             norms += self.optimiser.step(self.settings.max_grad_norm).mean()

@@ -17,7 +17,7 @@ from torch import Tensor
 from marl.actor_critic import ActorCritic, Batch
 from marl.nets.agent_net import AgentNet, JointNet
 from marl.nets.distributions import ILLEGAL, Categorical
-from marl.nets.networks import MLPBody
+from marl.nets.networks import MLPBody, is_plain
 from marl.nets.stacked import FlatParameters
 from marl.nets.tiles import Scratch, backward, compiled, exp, forward, gather, padded, split
 from marl.parallel import both, threads
@@ -25,6 +25,17 @@ from marl.types import Array
 
 WORTH = 400  # rows times agents from which a second thread pays for the meeting (0.05 ms)
 PARTS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
+
+# Settings that this gradient, or what surrounds it, implements whatever their value. Any other leads to autograd.
+COVERED = frozenset(
+    (
+        *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # as far as :func:`applies`
+        *("rollout", "sequence", "discount", "gae_lambda"),
+        *("normalize_advantages", "normalize_values", "normalize_obs"),
+        *("lr", "adam_eps", "max_grad_norm", "epochs", "minibatches", "target_kl", "sequential"),
+        *("clip", "value_clip", "value_weight", "entropy"),
+    )
+)
 
 _LEAST = np.float32(ILLEGAL)
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -103,13 +114,13 @@ class CompiledPPO:
 
 def applies(model: ActorCritic) -> bool:
     """Whether a model's gradients can be had this way."""
-    critic = model.critic.net if isinstance(model.critic, JointNet) else model.critic
+    critic = model.critic.net if type(model.critic) is JointNet else model.critic
     nets = model.actor, critic
     return (
-        model.parameters_flat.values.device.type == "cpu"
+        type(model) is ActorCritic
+        and model.parameters_flat.values.device.type == "cpu"
         and type(model.distribution) is Categorical
-        and all(type(net) is AgentNet and len(net.shape) == 1 for net in nets)
-        and all(isinstance(net.body, MLPBody) and net.body.fusable for net in nets)
+        and all(type(net) is AgentNet and len(net.shape) == 1 and is_plain(net.body, net.head) for net in nets)
     )
 
 

@@ -53,7 +53,8 @@ class RandomLearner:
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Uniform over what is legal, greedy or not."""
-        parameters = torch.zeros(*look.alive.shape, self.distribution.size, device=look.alive.device)
+        shape = *look.alive.shape, self.distribution.size
+        parameters = torch.zeros(shape, device=look.alive.device, dtype=torch.float32)
         action = self.distribution.sample(parameters, look.legal, generator or self.generator)
         log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
         return Decision(action, self.distribution.to_env(action), log_prob, look.carry)

@@ -6,6 +6,7 @@ ISAC is SAC with local critics, MASAC is SAC with :class:`~marl.scope.Joint` one
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +17,9 @@ from marl.config import config, setting
 from marl.credit import Mixing
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
 from marl.learners.actor_q import ActorQ, ActorQLearner
+from marl.learners.base import covered
 from marl.learners.off_policy import refuse
-from marl.learners.sac_tiles import CompiledSAC
+from marl.learners.sac_tiles import COVERED, CompiledSAC
 from marl.memory.replay import Sample
 from marl.memory.rollout import Look
 from marl.nets.action_head import SquashedHead, masked_policy
@@ -77,7 +79,7 @@ class SACLearner(ActorQLearner):
             f"SAC on team {team.name!r}: mixers go with DQN and DDPG; use credit=TeamReward()",
         )
         start = settings.first_temperature if settings.temperature is None else max(settings.temperature, 1e-8)
-        log = torch.full((self.owner.num_sets,), math.log(start), device=self.device)
+        log = torch.full((self.owner.num_sets,), math.log(start), device=self.device, dtype=torch.float32)
         kept = nn.ParameterList([nn.Parameter(log.unsqueeze(1))])
         self.log_temperature = FlatParameters([kept], self.owner.num_sets)  # (P, 1)
         self.temperature_adam = FlatAdam(self.log_temperature, eps=settings.adam_eps)
@@ -156,12 +158,19 @@ class SACLearner(ActorQLearner):
 
     def _noise(self, seen: Tensor) -> Tensor:
         """What a draw of the policy takes from chance, ``(L, B, N, A)``."""
-        return torch.empty(*seen.shape[:3], self.code.size).normal_(generator=self.generator)
+        return torch.empty(*seen.shape[:3], self.code.size, dtype=torch.float32).normal_(generator=self.generator)
+
+    @cached_property
+    def _compilable(self) -> bool:
+        """Whether the compiled gradients are those of the losses below, if the networks fit."""
+        own = type(self) is SACLearner and type(self.settings) is SAC and covered(self.settings, COVERED)
+        alone = not self.joint or (self.team.num_agents == 1 and self.settings.critic != Joint(of="state"))
+        plain = type(self.head) is SquashedHead and alone and not self.across and self.length == 1
+        return own and plain and self.device.type == "cpu"
 
     def _compiled(self) -> CompiledSAC | None:
         """The gradients without autograd, where there are any: single transitions, critics of one agent's view."""
-        alone = not self.joint or (self.team.num_agents == 1 and self.settings.critic != Joint(of="state"))
-        if self.device.type != "cpu" or self.autograd or self.choices or not alone or self.across or self.length > 1:
+        if self.autograd or not self._compilable:
             return None
         if self._gradient is None or self._gradient.stale:
             assert isinstance(self.head, SquashedHead)

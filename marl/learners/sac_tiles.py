@@ -24,6 +24,17 @@ from marl.nets.tiles import Scratch, aligned, backward, compiled, exp, forward, 
 from marl.parallel import both, threads
 from marl.types import Array
 
+# Settings that these gradients, or what surrounds them, implement whatever their value. Any other leads to autograd.
+COVERED = frozenset(
+    (
+        *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # critics of one agent's view
+        *("exploration", "random_start", "learning_starts", "updates_per_step", "overlap"),
+        *("buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
+        *("lr", "critic_lr", "adam_eps", "max_grad_norm", "target_every", "tau"),
+        *("temperature", "first_temperature", "target_entropy", "entropy_share"),
+    )
+)
+
 WORTH = 4e6  # multiplications of a set's rows through a critic from which a second thread pays for the meeting
 
 _ZERO, _ONE, _TWO, _HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
@@ -110,13 +121,13 @@ class CompiledSAC:
         # By one set's work alone, so that an agent of many learns, to the last bit, what it learns alone.
         work = rows * int(self.actor.sizes.max()) * int((self.now.layers[:, 0] * self.now.layers[:, 1]).sum())
         if threads() == 1 or work < WORTH:
-            return torch.tensor(half(0, 0, rows, gradients.numpy()))
+            return torch.tensor(half(0, 0, rows, gradients.numpy()), dtype=torch.float32)
         second.zero_()
         losses = both(
             lambda: half(0, 0, rows // 2, gradients.numpy()), lambda: half(1, rows // 2, rows, second.numpy())
         )
         gradients.add_(second)
-        return torch.tensor(sum(losses))
+        return torch.tensor(sum(losses), dtype=torch.float32)
 
 
 @compiled

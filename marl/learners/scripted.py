@@ -125,7 +125,8 @@ class ScriptedLearner:
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """What the strategy says."""
-        parameters = torch.zeros(*look.alive.shape, self.distribution.size, device=look.alive.device)
+        shape = *look.alive.shape, self.distribution.size
+        parameters = torch.zeros(shape, device=look.alive.device, dtype=torch.float32)
         if self.net is not None:
             parameters = self.net.scores(look.obs)
         action = self.distribution.sample(parameters, look.legal, generator or self.generator)

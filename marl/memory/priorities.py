@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 
+from marl.jit import jit
 from marl.types import Array
 
 
@@ -81,7 +81,7 @@ def importance_weights(probability: Array, size: int, beta: float) -> Array:
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _set(nodes: Array, leaves: int, tree: int, position: int, value: float) -> None:
     node = leaves + position
     nodes[tree, node] = value
@@ -92,20 +92,20 @@ def _set(nodes: Array, leaves: int, tree: int, position: int, value: float) -> N
         node >>= 1
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _put(nodes: Array, leaves: int, positions: Array, value: Array) -> None:
     for tree in range(nodes.shape[0]):
         for k in range(positions.shape[0]):
             _set(nodes, leaves, tree, positions[k], value[tree])
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _put_each(nodes: Array, leaves: int, trees: Array, positions: Array, value: Array) -> None:
     for k in range(positions.shape[0]):
         _set(nodes, leaves, trees[k], positions[k], value[trees[k]])
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _update(nodes: Array, leaves: int, index: Array, size: Array, priority: Array, largest: Array) -> None:
     for tree in range(index.shape[0]):
         for b in range(index.shape[1]):
@@ -114,7 +114,7 @@ def _update(nodes: Array, leaves: int, index: Array, size: Array, priority: Arra
                 largest[tree] = max(largest[tree], size[tree, b])
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _descend(nodes: Array, leaves: int, uniform: Array, index: Array, probability: Array) -> None:
     trees, batch = uniform.shape
     for tree in range(trees):

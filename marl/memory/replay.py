@@ -16,17 +16,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from marl.credit import Credit, Mixing, Outcome
+from marl.jit import jit
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.priorities import Priorities
 from marl.memory.rollout import Decision, Look
 from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
-from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, TeamStep, legal_widths
+from marl.spaces import base_legal
+from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, TeamStep
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
 PENDING = -1  # a link not known yet; links below it name kept successors: -2 is slot 0, -3 slot 1, ...
@@ -561,7 +562,7 @@ class Replay:
                 None if part is None else lead(self._whole(f"others_legal.{k}", onward, over))
                 for k, part in enumerate(self.others_legal)
             ),
-            weight=torch.ones(index.shape) if weight is None else weight,
+            weight=torch.ones(index.shape, dtype=torch.float32) if weight is None else weight,
         ).to(self.device)
 
     def _outcomes(self, cells: Array, n_step: int, discount: float) -> tuple[Array, Array, Array, Array, bool]:
@@ -611,7 +612,7 @@ class Replay:
         newest = (self.head - 1) % self.rows
         last = np.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
         ahead = (last - row) % self.rows  # rows that follow in the episode
-        uniform = torch.rand(2, len(index), 1, generator=generator).numpy()
+        uniform = torch.rand(2, len(index), 1, generator=generator, dtype=torch.float32).numpy()
         if choice.strategy == "final":
             jump = ahead
         else:
@@ -751,8 +752,10 @@ class _Ends:
 
 def _next_legal(spec: TeamSpec, team: TeamStep) -> Array:
     """What a team may do at the successor: where that is not known, all that exists."""
-    widths = legal_widths(spec.action)
-    return np.broadcast_to(widths, (len(team.alive), *widths.shape)) if team.next_legal is None else team.next_legal
+    if team.next_legal is not None:
+        return team.next_legal
+    legal = base_legal(spec.action, spec.action_spaces)
+    return np.broadcast_to(legal, (len(team.alive), *legal.shape))
 
 
 def _make_folder(directory: str) -> None:
@@ -793,7 +796,7 @@ def _numbers(path: Path) -> dict[str, int]:
     return {line[0]: int(line[1]) * (1024 if len(line) > 2 else 1) for line in lines if len(line) > 1}
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _settle(
     last: Array,
     paid: Array,
@@ -820,7 +823,7 @@ def _settle(
                 last[e, n] = -1
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _take_turns(last: Array, turn: Array, row: int, link: Array) -> None:
     """Whoever's turn it is now: that ends the turn before and begins one."""
     for e in range(last.shape[0]):
@@ -833,7 +836,7 @@ def _take_turns(last: Array, turn: Array, row: int, link: Array) -> None:
                 last[e, n] = row
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _walk(
     cells: Array,
     reward: Array,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from marl import ops
 from marl.nets.distributions import Box, Categorical, Distribution, MultiCategorical, mask_logits
-from marl.types import ActionSpec
+from marl.types import ActionSpec, own_choices
 
 
 class ActionHead:
@@ -29,20 +29,27 @@ class ActionHead:
         self.size = len(spec.low[0]) if spec.kind == "box" else sum(spec.sizes)
         one = Categorical(self.size) if spec.kind == "discrete" else MultiCategorical(spec.sizes)
         self.choice: Distribution | None = None if spec.kind == "box" else one
+        own = own_choices(spec) if self.box is None else self.box.real.cpu().numpy()
+        self._own = torch.as_tensor(own, dtype=torch.float32, device=device)  # (N, F): 1 where an agent has that choice
+        self._padded = not bool(own.all())
+        self._share = 1 / self._own.sum(-1).clamp(min=1)  # (N,)
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """The action as it is stored: unit coordinates or choices."""
-        return torch.tanh(parameters) if self.choice is None else self.choice.mode(parameters, legal)
+        return self.own(torch.tanh(parameters)) if self.choice is None else self.choice.mode(parameters, legal)
+
+    def own(self, features: Tensor) -> Tensor:
+        """The same features, 0 where an agent has no such component; ``(..., N, F)``."""
+        return features * self._own if self._padded else features
 
     def features(self, action: Tensor) -> Tensor:
-        """What a critic reads for stored actions, ``(..., N, F)``."""
+        """What a critic reads for stored actions, ``(..., N, F)``; of components that an agent has not, zeros."""
         if self.box is not None:
-            return action * self.box.real
+            return self.own(action)
         if self.spec.kind == "discrete":
             return ops.one_hot(action, self.size)
-        return torch.cat(
-            [ops.one_hot(part, size) for part, size in zip(action.unbind(-1), self.sizes, strict=True)], dim=-1
-        )
+        parts = zip(action.unbind(-1), self.sizes, strict=True)
+        return self.own(torch.cat([ops.one_hot(part, size) for part, size in parts], dim=-1))
 
     def from_env(self, action: Tensor) -> Tensor:
         """What is stored for what an environment was given."""
@@ -51,20 +58,24 @@ class ActionHead:
     def relaxed(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """The policy's action as a critic reads it, with a gradient to the parameters."""
         if self.box is not None:
-            return torch.tanh(parameters) * self.box.real
+            return self.own(torch.tanh(parameters))
         if self.spec.kind == "discrete":
             return ops.gumbel_softmax_straight_through(parameters, 1.0, legal, generator)
         masks = [None] * len(self.sizes) if legal is None else torch.split(legal, self.sizes, dim=-1)
         parts = zip(torch.split(parameters, self.sizes, dim=-1), masks, strict=True)
-        return torch.cat(
-            [ops.gumbel_softmax_straight_through(logits, 1.0, mask, generator) for logits, mask in parts], dim=-1
-        )
+        drawn = [ops.gumbel_softmax_straight_through(logits, 1.0, mask, generator) for logits, mask in parts]
+        return self.own(torch.cat(drawn, dim=-1))
 
     def cost(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
-        """Mean squared outputs ``(..., N)``: keeps logits and pre-activations near 0 (Lowe et al. 2017)."""
+        """Mean squared outputs ``(..., N)``: keeps logits and pre-activations near 0 (Lowe et al. 2017).
+
+        The mean is over the choices or components that an agent truly has, whatever wider agents stand beside it.
+        """
         if legal is not None:
             parameters = torch.where(legal, parameters, 0.0)
-        return parameters.square().mean(-1)
+        if not self._padded:
+            return parameters.square().mean(-1)
+        return (parameters.square() * self._own).sum(-1) * self._share
 
     def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """A choice drawn by its logits; boxes: the action itself."""
@@ -81,7 +92,7 @@ class ActionHead:
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability 0 and no entropy."""
-        zeros = torch.zeros(parameters.shape[:-1], device=parameters.device)
+        zeros = torch.zeros(parameters.shape[:-1], device=parameters.device, dtype=torch.float32)
         return zeros, zeros
 
     def to_env(self, action: Tensor) -> Tensor:
@@ -121,7 +132,7 @@ class SquashedHead:
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """``tanh`` of the mean."""
-        return torch.tanh(self._split(parameters)[0])
+        return self.box.own(torch.tanh(self._split(parameters)[0]))
 
     def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """A draw, in unit coordinates."""
@@ -135,12 +146,12 @@ class SquashedHead:
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Not needed off-policy: zeros."""
-        zeros = torch.zeros(parameters.shape[:-1], device=parameters.device)
+        zeros = torch.zeros(parameters.shape[:-1], device=parameters.device, dtype=torch.float32)
         return zeros, zeros
 
     def features(self, action: Tensor) -> Tensor:
         """Unit coordinates as they are."""
-        return action * self.box.real
+        return self.box.own(action)
 
     def to_env(self, action: Tensor) -> Tensor:
         """Into the box."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from marl.jit import jit
 from marl.nets.stacked import FlatParameters
 from marl.types import Array
 
@@ -26,7 +26,7 @@ class FlatAdam:
     def __init__(self, flat: FlatParameters, lr: float = 1.0, eps: float = 1e-8, scale: float = 1.0) -> None:
         """``scale`` multiplies every learning rate that is set."""
         self.flat, self.eps, self.scale = flat, eps, scale
-        self._lr, self._rate = lr, torch.full((), lr * scale, device=flat.values.device)
+        self._lr, self._rate = lr, torch.full((), lr * scale, device=flat.values.device, dtype=torch.float32)
         self.steps = torch.zeros(len(flat.values), dtype=torch.int64, device=flat.values.device)  # (P,)
         self.mean, self.square = torch.zeros_like(flat.values), torch.zeros_like(flat.values)  # (P, D)
 
@@ -82,7 +82,7 @@ class FlatAdam:
             own.copy_(state[name])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+@jit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 def _clip(gradients: Array, max_norm: float, norms: Array) -> bool:
     """Scale each row to at most ``max_norm``, or to nothing if it is not finite; whether one was not."""
     bad = False
@@ -103,7 +103,7 @@ def _clip(gradients: Array, max_norm: float, norms: Array) -> bool:
     return bad
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+@jit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _adam(
     values: Array, gradients: Array, mean: Array, square: Array, steps: Array, active: Array, lr: float, eps: float
 ) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from marl.nets.compiled_mlp import PARTS
 from marl.nets.inference import Inference
-from marl.nets.networks import MLP, Inputs, MLPBody, Network
+from marl.nets.kernels import compiled, recorded
+from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import NoisyLinear, make_linear
@@ -58,7 +59,7 @@ class AgentNet(nn.Module):
         super().__init__()
         self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
         self.learns_scale = learns_scale
-        self.register_buffer("ids", torch.zeros(owner.num_agents, 0) if ids is None else ids)
+        self.register_buffer("ids", torch.zeros(owner.num_agents, 0, dtype=torch.float32) if ids is None else ids)
         extra = self.ids.shape[1] + beside
         if true_inputs is not None:
             width = shape[0]
@@ -66,7 +67,8 @@ class AgentNet(nn.Module):
         self.body = network.build(owner, Inputs(shape, extra, tuple(true_inputs) if true_inputs else None), generators)
         noisy = network.noisy if isinstance(network, MLP) else 0.0
         self.head = make_linear(owner, self.body.width, out, generators, gain, noisy=noisy)
-        self.log_std = nn.Parameter(torch.full((owner.num_sets, out), log_std)) if learns_scale else None
+        scale = torch.full((owner.num_sets, out), log_std, dtype=torch.float32)
+        self.log_std = nn.Parameter(scale) if learns_scale else None
         self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
         self.carry_shape = (owner.num_agents, self.body.carry_width)
         self._inference: Inference | None = None
@@ -108,7 +110,7 @@ class AgentNet(nn.Module):
             ids = [self.ids.expand(*x.shape[:3], -1)] if self.ids.shape[1] else []
             extra = torch.cat((*ids, *beside), dim=-1) if ids or beside else None
         x = owner.enter(x)
-        if isinstance(self.body, MLPBody) and self.body.fusable and extra is None:
+        if extra is None and is_plain(self.body, self.head) and not recorded():
             y = owner.leave(self.body.through(x, self.head))
             carries = carry.unsqueeze(0).expand(y.shape[0], *carry.shape)
         else:
@@ -127,7 +129,7 @@ class AgentNet(nn.Module):
 
     def _inference_of(self, x: Tensor) -> Inference | None:
         """The compiled network, if there is one and it can read this."""
-        return self.inference() if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() else None
+        return self.inference() if compiled(x) and x.numel() else None
 
     def inference(self) -> Inference | None:
         """The compiled network, if this is one: of vectors, in a flat parameter matrix on the CPU."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.nets.networks import MLPBody
+from marl.nets.networks import MLPBody, is_plain
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
 from marl.nets.tiles import aligned, backward, compiled, flat_matrix, flip, forward, padded, tile_size
@@ -51,7 +51,7 @@ class CompiledMLP:
     @classmethod
     def of(cls, owner: Owner, body: Any, head: StackedLinear) -> Self | None:
         """For a network that can be had this way; else None."""
-        if not (isinstance(body, MLPBody) and body.fusable):
+        if not is_plain(body, head):
             return None
         flat = flat_matrix([*body.parameters(), *head.parameters()], owner.num_sets)
         return None if flat is None else cls(owner, body, head, flat)
@@ -78,7 +78,7 @@ class CompiledMLP:
         assert all(part.shape[:3] == (time, batch, self.agents) for part in parts)
         layout, lines = _lines(parts)
         table, most, two = self._plan(time * batch)
-        out = torch.empty(time, batch, self.agents, self.outputs)
+        out = torch.empty(time, batch, self.agents, self.outputs, dtype=torch.float32)
         rows = out.view(-1, self.outputs).numpy()
         shape = len(self.layers), self.widest, most
         hidden = self._borrow(len(table), *shape) if keep else None
@@ -108,7 +108,7 @@ class CompiledMLP:
         ends = np.cumsum([0, *(part.shape[-1] for part in parts)])
         places = [which for which, want in enumerate(wanted) if want]
         low, high = (int(ends[places[0]]), int(ends[places[-1] + 1])) if places else (0, 0)
-        to_inputs = torch.empty(time, batch, self.agents, high - low)
+        to_inputs = torch.empty(time, batch, self.agents, high - low, dtype=torch.float32)
         rows = to_inputs.view(-1, high - low).numpy() if places else np.zeros((0, 0), dtype=np.float32)
         sums: list[Array] = []
 

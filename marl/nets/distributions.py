@@ -195,7 +195,8 @@ class Box:
 
     def __init__(self, spec: ActionSpec, device: torch.device | str = "cpu") -> None:
         """Components without finite bounds are passed through unscaled."""
-        low, high = torch.tensor(spec.low, device=device), torch.tensor(spec.high, device=device)  # (N, A)
+        low = torch.tensor(spec.low, device=device, dtype=torch.float32)  # (N, A)
+        high = torch.tensor(spec.high, device=device, dtype=torch.float32)
         self.bounded = torch.isfinite(low) & torch.isfinite(high)
         self.scale = torch.where(self.bounded, (high - low) / 2, 1.0)
         self.centre = torch.where(self.bounded, (high + low) / 2, 0.0)
@@ -203,10 +204,15 @@ class Box:
         components = torch.arange(low.shape[1], device=device)
         widths = torch.tensor(spec.widths, device=device)  # (N,)
         self.real = (components < widths.unsqueeze(1)).float()  # (N, A): 1 where not padding
+        self.padded = min(spec.widths) < low.shape[1]
 
     def place(self, unit: Tensor) -> Tensor:
         """Map ``[-1, 1]`` to the box and clip; ``(..., N, A)``."""
         return torch.clamp(unit * self.scale + self.centre, self.low, self.high)
+
+    def own(self, unit: Tensor) -> Tensor:
+        """The same action, 0 in padded components; ``(..., N, A)``."""
+        return unit * self.real if self.padded else unit
 
     def unit(self, placed: Tensor) -> Tensor:
         """The inverse of :meth:`place`; padding stays 0."""
@@ -227,7 +233,7 @@ class Gaussian:
         """``(..., A)`` float, in unit coordinates, unclipped."""
         mean, log_std = parameters.chunk(2, dim=-1)
         noise = torch.empty_like(mean).normal_(generator=generator)
-        return mean + log_std.exp() * noise
+        return self.box.own(mean + log_std.exp() * noise)
 
     def draw(
         self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
@@ -238,7 +244,7 @@ class Gaussian:
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """The mean."""
-        return parameters.chunk(2, dim=-1)[0]
+        return self.box.own(parameters.chunk(2, dim=-1)[0])
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the agent's real components."""
@@ -283,7 +289,7 @@ class Constant(Categorical):
     def __init__(self, logits: list[float], device: torch.device | str = "cpu") -> None:
         """``logits``: one for each choice."""
         super().__init__(len(logits))
-        self.logits = torch.tensor(logits, device=device)
+        self.logits = torch.tensor(logits, device=device, dtype=torch.float32)
 
     def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """``(...)`` int64."""
@@ -333,7 +339,7 @@ class UniformBox:
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Zeros."""
-        zeros = torch.zeros(action.shape[:-1], device=action.device)
+        zeros = torch.zeros(action.shape[:-1], device=action.device, dtype=torch.float32)
         return zeros, zeros
 
     def to_env(self, action: Tensor) -> Tensor:

@@ -48,14 +48,14 @@ class Buffers:
     def borrow(self, sets: int, rows: int, widths: tuple[int, ...], device: torch.device) -> list[Tensor]:
         """An activation and a gradient buffer ``(S, rows, width)`` for each hidden layer."""
         if device.type != "cpu":  # where allocating costs nothing, and a recording must have its own
-            return [torch.empty(sets, rows, width, device=device) for width in (*widths, *widths)]
+            return [torch.empty(sets, rows, width, device=device, dtype=torch.float32) for width in (*widths, *widths)]
         free = self._free.setdefault((sets, rows, *widths), [])
         try:
             return free.pop()  # two threads may ask at once
         except IndexError:
             pass
         with torch.inference_mode(False):
-            return [torch.empty(sets, rows, width, device=device) for width in (*widths, *widths)]
+            return [torch.empty(sets, rows, width, device=device, dtype=torch.float32) for width in (*widths, *widths)]
 
     def give_back(self, buffers: list[Tensor]) -> None:
         """Let the next forward of that shape have them."""

@@ -28,8 +28,8 @@ class Inference(CompiledMLP):
 
     def choose(self, obs: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Draw from ``softmax(outputs)`` for observations ``(E, N, F)``; actions and log-probabilities ``(E, N)``."""
-        uniform = torch.rand(obs.shape[:2], generator=generator)
-        action, log_prob = torch.empty(obs.shape[:2], dtype=torch.int64), torch.empty(obs.shape[:2])
+        uniform = torch.rand(obs.shape[:2], generator=generator, dtype=torch.float32)
+        action, log_prob = torch.empty(obs.shape[:2], dtype=torch.int64), torch.empty_like(uniform)
         try:
             scratch = self._free.pop()  # two threads may ask at once
         except IndexError:

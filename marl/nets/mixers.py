@@ -29,7 +29,7 @@ class Dense(nn.Module):
 
 def _uniform(rows: int, columns: int, bound: float, generator: torch.Generator) -> Tensor:
     # One leading axis, as stacked parameters have: a mixer is a team's one set.
-    return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
+    return torch.empty(rows, columns, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
 
 
 def _layers(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:

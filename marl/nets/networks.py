@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -152,8 +152,8 @@ class MLPBody(Body):
 
     @property
     def activation_code(self) -> int:
-        """The activation's number in compiled code."""
-        return tiles.ACTIVATIONS[self.activation_name]
+        """The activation's number in compiled code; -1 if it has none."""
+        return tiles.ACTIVATIONS.get(self.activation_name, -1)
 
     def table(self, head: StackedLinear) -> Array:
         """Where layers and output layer lie in the flat row of a parameter set: see :mod:`marl.nets.tiles`."""
@@ -179,6 +179,13 @@ class MLPBody(Body):
         ]
         out = fused_mlp(y.flatten(1, 2), self.activation_name, self.pool, parameters)
         return out.view(*y.shape[:3], out.shape[-1])
+
+
+def is_plain(body: nn.Module, head: nn.Module) -> TypeGuard[MLPBody]:
+    """Whether these compute exactly what faster code for layers of an :class:`MLP` stands for; subclasses may not."""
+    if type(body) is not MLPBody or not body.fusable:
+        return False
+    return all(type(layer) is StackedLinear for layer in (*body.layers, head))
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,7 @@ class _CNNBody(Body):
             fan_in = channels * size[0] * size[1]
             weights = [orthogonal((fan_in, out), math.sqrt(2), generator).T for generator in generators]
             self.kernels.append(nn.Parameter(torch.stack([weight.reshape(out, channels, *size) for weight in weights])))
-            self.biases.append(nn.Parameter(torch.zeros(owner.num_sets, out)))
+            self.biases.append(nn.Parameter(torch.zeros(owner.num_sets, out, dtype=torch.float32)))
             self.strides.append(stride)
             channels, height, width = out, (height - size[0]) // stride + 1, (width - size[1]) // stride + 1
         self.project = StackedLinear(owner, channels * height * width + inputs.extra, config.hidden, generators)
@@ -325,7 +332,8 @@ class Custom:
     Args:
         factory: called once for each parameter set as ``factory(shape, extra)`` with the observation's shape (``(O,)``
             or ``(C, H, W)``) and the number of extra inputs (the agent's id); returns a module that maps
-            ``(rows, O + extra)`` (or ``(rows, C*H*W + extra)``, pixels in [0, 1]) to ``(rows, width)``.
+            ``(rows, O + extra)`` (or ``(rows, C*H*W + extra)``, pixels in [0, 1]) to ``(rows, width)``. Its parameters
+            and outputs are made float32, whatever torch's default is.
         width: the number of features that it returns.
     """
 
@@ -347,7 +355,7 @@ class _CustomBody(Body):
             seed = int(torch.randint(2**31, (), generator=generator))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                copies.append(PerSet(config.factory(inputs.shape, inputs.extra), which))
+                copies.append(PerSet(config.factory(inputs.shape, inputs.extra).float(), which))
         self.copies = nn.ModuleList(copies)
 
     def forward(
@@ -357,7 +365,7 @@ class _CustomBody(Body):
         flat = y.reshape(y.shape[0], -1, y.shape[-1])  # (S, rows, I)
         # A user's module knows no stacking, so here, and only here, agents are visited one after the other.
         index = (0,) if self.owner.flat else self.owner.index
-        out = torch.stack([self.copies[which](rows) for which, rows in zip(index, flat, strict=True)])
+        out = torch.stack([self.copies[which](rows).float() for which, rows in zip(index, flat, strict=True)])
         if out.shape[-1] != self.width:
             raise ConfigError(
                 f"Custom network: expected {self.width} features as promised by width=, got {out.shape[-1]}"

@@ -29,12 +29,9 @@ class Owner:
             raise ValueError(f"owner index: expected sets 0..{self.num_sets - 1} without gaps, got {index}")
         self.flat = self.num_sets == 1
         self.identity = index == tuple(range(self.num_agents))
+        with torch.inference_mode(False):  # whoever asks first, later ones may want gradients
+            self.tensor = torch.tensor(index, dtype=torch.int64)  # (N,) on the CPU
         self._elsewhere: dict[torch.device, Tensor] = {}
-
-    @cached_property
-    def tensor(self) -> Tensor:
-        """``(N,)`` int64 on the CPU."""
-        return torch.tensor(self.index)
 
     def on(self, device: torch.device) -> Tensor:
         """The same on a device, sent there once."""

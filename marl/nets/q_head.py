@@ -34,7 +34,7 @@ class Atoms:
 
     def support(self, device: torch.device | None = None) -> Tensor:
         """``(Z,)``."""
-        return torch.linspace(self.low, self.high, self.count, device=device)
+        return torch.linspace(self.low, self.high, self.count, device=device, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Quantiles:
 
     def levels(self, device: torch.device | None = None) -> Tensor:
         """Midpoints ``(Z,)``."""
-        return (torch.arange(self.count, device=device) + 0.5) / self.count
+        return (torch.arange(self.count, device=device, dtype=torch.float32) + 0.5) / self.count
 
 
 class QHead:

@@ -14,7 +14,7 @@ from marl.nets.owner import Owner
 def orthogonal(shape: tuple[int, int], gain: float, generator: torch.Generator) -> Tensor:
     """A random ``(in, out)`` matrix with orthonormal rows or columns times ``gain`` (Saxe et al. 2014)."""
     rows, columns = shape
-    normal = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
+    normal = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float32)
     q, r = torch.linalg.qr(normal)
     q = q * torch.sign(torch.diagonal(r))
     matrix: Tensor = gain * (q if rows >= columns else q.T)
@@ -40,12 +40,12 @@ class StackedLinear(nn.Module):
         """``true_inputs[p]``: indices of the inputs that set ``p`` truly has; None means all of them."""
         super().__init__()
         self.owner = owner
-        weight = torch.zeros(owner.num_sets, fan_in, fan_out)
+        weight = torch.zeros(owner.num_sets, fan_in, fan_out, dtype=torch.float32)
         for which, generator in enumerate(generators):
             rows = torch.arange(fan_in) if true_inputs is None else true_inputs[which]
             weight[which, rows] = orthogonal((len(rows), fan_out), gain, generator)
         self.weight = nn.Parameter(weight)  # (P, in, out)
-        self.bias = nn.Parameter(torch.zeros(owner.num_sets, fan_out))  # (P, out)
+        self.bias = nn.Parameter(torch.zeros(owner.num_sets, fan_out, dtype=torch.float32))  # (P, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(S, T, M, in)`` to ``(S, T, M, out)``."""
@@ -77,10 +77,10 @@ class NoisyLinear(StackedLinear):
         """``noisy / sqrt(in)`` is the initial standard deviation."""
         super().__init__(owner, fan_in, fan_out, generators, gain, true_inputs)
         start = noisy / math.sqrt(fan_in)
-        self.weight_scale = nn.Parameter(torch.full((owner.num_sets, fan_in, fan_out), start))
-        self.bias_scale = nn.Parameter(torch.full((owner.num_sets, fan_out), start))
-        self.register_buffer("noise_in", torch.zeros(owner.num_sets, fan_in))
-        self.register_buffer("noise_out", torch.zeros(owner.num_sets, fan_out))
+        self.weight_scale = nn.Parameter(torch.full((owner.num_sets, fan_in, fan_out), start, dtype=torch.float32))
+        self.bias_scale = nn.Parameter(torch.full((owner.num_sets, fan_out), start, dtype=torch.float32))
+        self.register_buffer("noise_in", torch.zeros(owner.num_sets, fan_in, dtype=torch.float32))
+        self.register_buffer("noise_out", torch.zeros(owner.num_sets, fan_out, dtype=torch.float32))
         self.noise_in: Tensor
         self.noise_out: Tensor
 
@@ -139,7 +139,7 @@ class FlatParameters:
                 used[which] += size
             placed.append((parameter, rows, start, size))
         device = placed[0][0].device
-        self.values = torch.zeros(num_sets, max(used), device=device)  # (P, D)
+        self.values = torch.zeros(num_sets, max(used), device=device, dtype=torch.float32)  # (P, D)
         self.gradients = torch.zeros_like(self.values)  # (P, D)
         self._parameters = [parameter for parameter, *_ in placed]
         self._places: list[Tensor] = []  # the gradient's place of each parameter, in its shape

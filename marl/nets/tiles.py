@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from marl.jit import jit
 from marl.nets.vectors import BLOCK, KEEP, LANES, PANEL, ZERO, copy, product, turn
 from marl.types import Array
 
@@ -38,18 +38,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def exactly(function: Function) -> Function:
     """As :func:`compiled`, every operation rounded for itself, as torch does."""
-    kernel: Any = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    return cast(Function, kernel)
+    return jit(nogil=True, error_model="numpy")(function)
 
 
 def compiled(function: Function) -> Function:
-    """Compile on the first call, kept on disk; the call lets other threads run.
-
-    What is kept is made anew when the function's own file changes, not when one that it calls lies elsewhere and does:
-    whoever works on this module or on vectors.py deletes ``__pycache__/*.nb?``.
-    """
-    kernel: Any = numba.njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)(function)
-    return cast(Function, kernel)
+    """Compile on the first call, kept on disk; the call lets other threads run."""
+    return jit(fastmath=FAST, nogil=True, error_model="numpy")(function)
 
 
 # Rational approximation of tanh on [-8, 8] (the float32 result is 1 beyond), largest error 2.4e-7: odd numerator and
@@ -406,5 +400,5 @@ def flat_matrix(parameters: Sequence[Tensor], sets: int) -> Array | None:
         return None
     if any(not p[0].is_contiguous() or (sets > 1 and p.stride(0) != size // sets) for p in parameters):
         return None
-    matrix: Array = torch.empty(0).set_(storage).view(sets, size // sets).numpy()
+    matrix: Array = torch.empty(0, dtype=torch.float32).set_(storage).view(sets, size // sets).numpy()
     return matrix

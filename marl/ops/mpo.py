@@ -162,7 +162,7 @@ def compute_parametric_kl_penalty_and_dual_loss(
     Raises:
         ValueError: a shape or dtype differs from the above.
     """
-    kl_loss = alpha_loss = torch.zeros(())
+    kl_loss = alpha_loss = torch.zeros((), dtype=torch.float32)
     _check_kl(kl_constraints, {})
     for place, (kl, penalty) in enumerate(kl_constraints):
         alpha = projection_operator(penalty.alpha)

@@ -6,14 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from marl.jit import jit
+
 __all__ = ["backward_recursion"]
 
 
 def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     """Solve y_t = additive_t + decay_t y_{t+1} backwards from y_T = last; all y_0 ... y_{T-1} come back.
 
-    Float32 and float64 on the CPU in one compiled pass; in log2(T) doubling rounds for other dtypes, when compiling and
-    on an accelerator, where a long chain of tiny kernels is what costs. The numbers are the same up to rounding.
+    Float32 and float64 on the CPU in one compiled pass; in log2(T) doubling rounds for other dtypes, when compiling or
+    tracing, and on an accelerator, where a long chain of tiny kernels is what costs. The numbers are the same up to
+    rounding.
 
     Args:
         additive: (T, *).
@@ -25,7 +28,8 @@ def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     """
     if additive.shape[0] == 0:
         return additive
-    if torch.compiler.is_compiling() or not _fits_kernel(additive, decay, last):
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if recorded or not _fits_kernel(additive, decay, last):
         return _by_doubling(additive, decay, last)
     if not torch.is_grad_enabled() or not (additive.requires_grad or decay.requires_grad or last.requires_grad):
         return _solve(additive, decay, last)
@@ -68,13 +72,11 @@ def _solve(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
 @cache
 def _kernel() -> Any:
     """Compile on first use (cached on disk), so that importing costs nothing."""
-    import numba
 
-    @numba.njit(
+    @jit(
         [f"void({real}[:,::1], {real}[:,::1], {real}[::1], {real}[:,::1])" for real in ("float32", "float64")],
         nogil=True,
         error_model="numpy",
-        cache=True,
     )
     def solve(additive: Any, decay: Any, last: Any, out: Any) -> None:
         length, width = additive.shape

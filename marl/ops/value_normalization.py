@@ -199,7 +199,8 @@ def popart(num_outputs: int, step_size: float, scale_lb: float, scale_ub: float)
     """
 
     def initial_state() -> PopArtState:
-        return PopArtState(torch.zeros(num_outputs), torch.ones(num_outputs), torch.ones(num_outputs))
+        zeros = torch.zeros(num_outputs, dtype=torch.float32)
+        return PopArtState(zeros, torch.ones_like(zeros), torch.ones_like(zeros))
 
     def popart_update(
         params: Mapping[str, Tensor], state: PopArtState, targets: Tensor, indices: Tensor

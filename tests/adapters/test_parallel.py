@@ -225,7 +225,7 @@ def test_copies_end_independently():
             truncations.update(dict.fromkeys(truncations, True))
             env.agents = []
 
-    limits = iter([2, 2, 3])  # the first one made is only looked at
+    limits = iter([2, 3])
 
     def factory():
         env = Scripted(({"change": end_late},))

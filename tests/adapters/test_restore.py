@@ -110,7 +110,7 @@ def test_a_copy_that_does_not_come_back_begins_a_new_episode_and_says_so():
     made = []
 
     def factory():
-        made.append(Walk() if len(made) % 3 or not made else Loose())
+        made.append(Loose() if len(made) % 3 == 2 else Walk())
         return made[-1]
 
     batch = in_process(factory, 3, first_copy=4)
@@ -171,8 +171,9 @@ def test_copies_are_seeded_once_and_again_after_many_steps(monkeypatch):
     for _ in range(24):
         batch.step(actions)
     seeds = [copies.derived_seed(3, 0, k) for k in range(3)]
-    # after 12 steps since the seed the next episode starts from a new one, in a new environment
-    assert [env.seeds for env in made[1:]] == [[seeds[0], None, None], [seeds[1], None, None], [seeds[2]]]
+    # After 12 steps since the seed the next episode starts from a new one, in the same environment. Seed 0 is that with
+    # which it was looked at.
+    assert [env.seeds for env in made] == [[0, seeds[0], None, None, seeds[1], None, None, seeds[2]]]
     assert [len(log) for log in batch.state_dict()["copies"][0]["actions"].values()] == [0]
 
 

@@ -130,7 +130,7 @@ def test_components_that_differ_are_padded_too():
     assert (spec.kind, spec.sizes, spec.widths) == ("multidiscrete", (4, 3), (2, 1, 2))
     np.testing.assert_array_equal(
         base_legal(spec, actions),
-        [[1, 1, 0, 0, 1, 1, 1], [1] * 7, [1] * 7],  # what b has not is ignored, hence legal
+        [[1, 1, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0], [1] * 7],  # of what b has not the first choice, and no other
     )
     boxes = action_spec(["a", "b"], [Box(-1, 1, (1,)), Box(-2, 3, (3,))])
     assert boxes.low == ((-1.0, 0.0, 0.0), (-2.0, -2.0, -2.0))
