@@ -349,7 +349,7 @@ def train(asked: Train) -> int:
         except BaseException:
             run.close()
             raise
-    with run, _closing(system):
+    with run, system:
         return _train(asked, plan, run, system)
 
 
@@ -751,8 +751,7 @@ def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     agents: Any = plan.scenario.agents
     agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
     scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=(), league=None)
-    random = MultiAgentSystem(agents, scenario, seed=plan.seed)
-    with _closing(random):
+    with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
         random.close()  # likewise
         baseline = random.evaluate(asked.episodes, seed=seed)
     if not asked.json:
@@ -831,7 +830,7 @@ def evaluate(asked: Evaluate) -> int:
         raise UsageError(f"--swap: expected two agents, AGENT,AGENT, got {asked.swap!r}")
     path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
     seed = asked.seed if asked.seed is not None else system.seed + 1
-    with _closing(system), _quiet():
+    with system, _quiet():
         report = system.evaluate(
             asked.episodes,
             decentralised="processes" if asked.decentralised else False,
@@ -872,7 +871,7 @@ def sweep(asked: Sweep) -> int:
         _need("matplotlib", "plot")
     path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
     seed = asked.seed if asked.seed is not None else system.seed + 1
-    with _closing(system), _quiet():
+    with system, _quiet():
         result = evaluate_all(system, asked.link, asked.episodes, seed, greedy=not asked.sample)
     for option, out, write in (("--csv", asked.csv, write_csv), ("--plot", asked.plot, draw)):
         if out is not None:
@@ -912,7 +911,7 @@ def play(asked: Play) -> int:
         out = (folder if (folder / "checkpoints").is_dir() else Path(".")) / "episode.gif"
     if out.suffix.lower() != ".gif":
         raise UsageError(f"--gif {out}: expected a file name that ends in .gif")
-    with _closing(system), _quiet():
+    with system, _quiet():
         played, rate = play_episodes(system, asked.episodes, asked.seed, limit, asked.sample)
         try:
             write_gif(played, rate, out)
@@ -966,7 +965,7 @@ def tournament(asked: Tournament) -> int:
             _, system = _open(folder, asked.checkpoint, asked.device)
             name = str(folder)
             systems[name if name not in systems else f"{name} ({place + 1})"] = system
-            stack.enter_context(_closing(system))
+            stack.enter_context(system)
         with _quiet():
             result = play_all(systems, asked.games, greedy=asked.greedy, seed=asked.seed)
     if asked.plot is not None:
@@ -995,7 +994,7 @@ def exploit(asked: Exploit) -> int:
     if asked.steps is not None:
         check_whole("--steps", asked.steps, 1)
     path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
-    with _closing(system), _quiet():
+    with system, _quiet():
         steps = asked.steps or (system.scenario.steps if system.scenario is not None else system.steps)
         result = respond(system, steps, asked.games, greedy=asked.greedy, seed=asked.seed)
     if asked.json:
@@ -1175,18 +1174,6 @@ def _only_answers(last: bool) -> Iterator[None]:
                     ctypes.CDLL(None).fflush(None)
                 os.dup2(saved, 1)
                 os.close(saved)
-
-
-@contextlib.contextmanager
-def _closing(system: MultiAgentSystem) -> Iterator[None]:
-    """Close a system's environment in the end; one that cannot be closed has harmed nothing that was done before."""
-    try:
-        yield
-    finally:
-        try:
-            system.close()
-        except (Exception, SystemExit) as error:
-            _note(f"the environment could not be closed: {type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager

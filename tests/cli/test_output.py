@@ -109,16 +109,6 @@ def test_an_environment_that_exits_when_it_is_closed_ends_no_command(workers, tm
     assert json.loads(said.out)["mean_return"] == 8.0
 
 
-def test_a_system_that_cannot_be_closed_is_told_and_nothing_else(tmp_path, marl_command, monkeypatch):
-    from marl.system import MultiAgentSystem
-
-    monkeypatch.setattr(MultiAgentSystem, "close", lambda self: sys.exit(0))
-    said = marl_command("train", write(tmp_path), "--run-dir", tmp_path / "run", "--episodes", 1, "--quiet", "--json")
-    assert said.code == 0
-    assert json.loads(said.out)["status"] == "finished"
-    assert "could not be closed: SystemExit: 0" in said.err
-
-
 def test_foreign_code_that_exits_never_ends_a_command_with_success(tmp_path, marl_command):
     path = write(tmp_path, ("shaping=()", "shaping=(marl.shaping.Function(exits),)"), ("env=Loud", "env=Constant"))
     said = marl_command("train", path, "--run-dir", tmp_path / "run", "--quiet")

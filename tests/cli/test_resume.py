@@ -516,7 +516,7 @@ def test_learners_with_code_of_their_author_are_brought_back_by_their_scenario(t
     assert marl_command("evaluate", run, "--episodes", 1).code == 0
     said = marl_command("play", run)
     assert said.code == 2
-    assert "takes no render_mode keyword" in said.error
+    assert "takes no render_mode" in said.error
     fork = ("train", "--resume", run / "checkpoints" / "step-000000000016", "--run-dir", tmp_path / "fork")
     said = marl_command(*fork, "--no-evaluate", "--quiet")
     assert said.code == 0, said.err
