@@ -964,8 +964,7 @@ def tournament(asked: Tournament) -> int:
         for place, folder in enumerate(asked.runs):
             _, system = _open(folder, asked.checkpoint, asked.device)
             name = str(folder)
-            systems[name if name not in systems else f"{name} ({place + 1})"] = system
-            stack.enter_context(system)
+            systems[name if name not in systems else f"{name} ({place + 1})"] = stack.enter_context(system)
         with _quiet():
             result = play_all(systems, asked.games, greedy=asked.greedy, seed=asked.seed)
     if asked.plot is not None:

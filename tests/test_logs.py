@@ -197,7 +197,8 @@ def test_a_sparkline_shows_the_course():
     assert [duration(s) for s in (0, 59.6, 61, 3661, math.inf)] == ["0:00", "1:00", "1:01", "1:01:01", "?"]
 
 
-def test_without_a_terminal_progress_is_plain_lines():
+def test_without_a_terminal_progress_is_plain_lines(monkeypatch):
+    monkeypatch.setattr("marl.logs.progress.LINE_SECONDS", 1e9)
     stream = io.StringIO()
     progress = Progress(1000, ["red", "blue"], stream=stream)
     progress.log({"steps": 500, "mean_return": 3.0, "red/mean_return": 1.0, "blue/mean_return": 2.0})

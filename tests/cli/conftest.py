@@ -98,7 +98,7 @@ def start(*words: object, code: str | None = None) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> Said:
+def finish(process: subprocess.Popen[str], seconds: float = 600) -> Said:
     """Wait for it."""
     try:
         out, err = process.communicate(timeout=seconds)

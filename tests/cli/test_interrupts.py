@@ -77,8 +77,8 @@ def gone(pid: int) -> bool:
 
 
 def wait_until(condition) -> None:
-    """Wait as long as it takes; a minute of this is a hang."""
-    until = time.monotonic() + 60
+    """Wait as long as it takes; only a hang takes two minutes."""
+    until = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < until, "hangs"
         time.sleep(0.02)
@@ -112,7 +112,7 @@ def test_ctrl_c_ends_a_training_wherever_it_is(point, workers, saved, tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    said = finish(process, 600)
+    said = finish(process)
     assert said.code == 130, said.err
     assert "Traceback" not in said.err
     assert "ignored" not in said.err
