@@ -509,8 +509,21 @@ def _stored(asked: Train, folder: Path) -> dict[str, Any] | None:
             for key, kind in (("scenario", str), ("set", list), ("settings", dict), ("tunable", dict)):
                 if not isinstance(stored.get(key), kind):
                     raise _config_error(f"{source / CONFIG}: {key!r} is missing or no {kind.__name__}; was it edited?")
+            _check_stored(source / CONFIG, stored)
             return stored
     return None
+
+
+def _check_stored(file: Path, stored: Mapping[str, Any]) -> None:
+    """Whether a config.json that people may have edited says numbers where numbers are asked for."""
+    if not all(isinstance(text, str) for text in stored["set"]):
+        raise _config_error(f"{file}: 'set' must be a list of texts KEY=VALUE; was it edited?")
+    least = {"steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "seed": 0, "num_envs": 1}
+    for name, value in {**stored["settings"], **stored["tunable"]}.items():
+        if name in least and value is not None:
+            if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
+                expected = f"a whole number of at least {least[name]}"
+                raise _config_error(f"{file}: {name}: expected {expected}, got {value!r:.80}; was it edited?")
 
 
 def _config_error(text: str) -> Exception:
