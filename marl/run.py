@@ -110,6 +110,8 @@ class Run:
             self._lock.release()
             raise
         self._metrics: MetricsFile | None = None
+        self._config: dict[str, Any] = {}
+        self._usurped: ResourceError | None = None  # another process has begun a run in our folder
         self._saving = Patience("the checkpoint", lambda text: self.note(text), retry_seconds, patience)
         self._logging = Patience("the metrics", lambda text: self.note(text), retry_seconds, patience)
         self._saved_at: int | None = None
@@ -118,6 +120,8 @@ class Run:
         self._next_steps = self._next_time = math.inf
         self._before, self._ended = 0.0, 0.0
         self._began = self._signalled_at = time.monotonic()
+        self._at_once = True  # nothing has been done since the last save: a signal need not wait for a step's end
+        self.cut_short = False  # a signal ended what was going on instead of waiting for its end
 
     # --- beginning ----------------------------------------------------------------------------------------------------
 
@@ -133,8 +137,9 @@ class Run:
 
     def begin(self, config: Mapping[str, Any], steps: int = 0) -> None:
         """Write what was asked, and make the folder agree with a system at ``steps``."""
+        self._config = dict(config)
         with _explained(self.path):
-            write_json(self.path / CONFIG, dict(config))
+            write_json(self.path / CONFIG, self._config)
             self._set_aside(steps)
             dropped = keep_until(self.path / METRICS, steps)
             if dropped:
@@ -171,6 +176,34 @@ class Run:
         else:
             (self.checkpoints / "last").unlink(missing_ok=True)
 
+    def _restore(self) -> None:
+        """Make the folder again if somebody removed it while we train: nothing that is known or learnt is lost by that.
+
+        Raises:
+            OSError: if that cannot be.
+            ResourceError: if another process has begun a run there.
+        """
+        metrics = self._metrics
+        if self._usurped is not None:
+            raise self._usurped
+        there = self.checkpoints.is_dir() and (self.path / CONFIG).exists()
+        if metrics is None or (there and not metrics.lost and not self._lock.lost):
+            return
+        self.note(f"{self.path} was removed or changed while training; it is made again, and training goes on")
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.renew()
+        except ConfigError as error:
+            self._usurped = ResourceError(f"the run folder was removed while training, and now: {error}")
+            raise self._usurped from None
+        self.checkpoints.mkdir(exist_ok=True)
+        write_json(self.path / CONFIG, self._config)
+        if metrics.lost:
+            metrics.restore()
+        if self._best is not None and not (self.checkpoints / self._best["checkpoint"]).is_dir():
+            self._best = None
+        self._next_steps = 0  # save at once
+
     # --- watching -----------------------------------------------------------------------------------------------------
 
     @property
@@ -183,6 +216,8 @@ class Run:
         row = metrics | {"seconds": round(self.seconds, 3)}
         if self._metrics is not None:
             self._metrics.log(row)
+            with contextlib.suppress(OSError):  # tried again when saving, which says why it cannot be
+                self._restore()
         for sink in self.sinks:
             sink.log(row)
         if "evaluation_return" in metrics:
@@ -203,26 +238,28 @@ class Run:
 
     def tick(self, system: MultiAgentSystem) -> bool:
         """Save if it is time; True once a signal has come and everything is saved."""
+        self._at_once = False
         for sink in self.sinks:
             sink.tick(system.steps)
         if len(system.spec.teams) > 1 or system.league is not None:
             self._candidate = None  # what one side wins another may lose: no checkpoint is the best for all
         if system.curriculum is not None and self._candidate is not None and self._candidate["metric"] == "mean_return":
             self._candidate = None  # returns of an easy stage are no merit: only evaluations play the target
-        if self.signal is not None:
-            self._insist(system)
-            return True
         evaluated = self._candidate is not None and self._candidate["metric"] == "evaluation_return"
         due = system.steps >= self._next_steps or time.monotonic() >= self._next_time
-        if (due or evaluated) and self._saving.ready:
+        if self.signal is None and (due or evaluated) and self._saving.ready:
             self.save(system)
-        return False
+        if self.signal is None:
+            return False
+        self._insist(system)
+        return True
 
     def save(self, system: MultiAgentSystem) -> bool:
         """Write a checkpoint; False if the disk refused. Raises ResourceError if it has refused too often."""
         name = f"step-{system.steps:012d}"
         best, self._candidate = self._candidate, None
         try:
+            self._restore()
             if self._metrics is not None:
                 self._metrics.sync()
             if self._saved_at != system.steps or not (self.checkpoints / name).is_dir():
@@ -288,7 +325,11 @@ class Run:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """While inside: the first signal ends the training after its step and saves, the second one exits at once."""
+        """While inside: the first signal ends the training after its step and saves, the second one exits at once.
+
+        Before the first step has ended and after :meth:`end` nothing is left to be saved: there the first signal raises
+        KeyboardInterrupt.
+        """
         wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
         before = {number: signal.signal(number, self._signalled) for number in wanted}
         try:
@@ -301,6 +342,9 @@ class Run:
         now, name = time.monotonic(), signal.Signals(number).name
         if self.signal is None:
             self.signal, self._signalled_at = signal.Signals(number), now
+            if self._at_once:
+                self.cut_short = True
+                raise KeyboardInterrupt
             _say(f"\n{name}: ending after this step and saving; once more ends at once\n")
         elif number != self.signal or now - self._signalled_at >= ECHO:
             _say(f"\n{name} again: ended at once; the last checkpoint is intact\n")
@@ -317,15 +361,15 @@ class Run:
 
     def end(self, system: MultiAgentSystem) -> None:
         """Save the final state. Raises ResourceError if the disk refuses for good."""
-        self._ended = time.monotonic()
-        if self._saved_at != system.steps or self._candidate is not None:
-            self._insist(system)
+        self._ended = self._ended or time.monotonic()
+        self._insist(system)
         if self._best is None:
             with contextlib.suppress(OSError):
                 steps = {"metric": "last", "value": 0.0, "steps": system.steps}
                 self._crown(steps | {"checkpoint": f"step-{system.steps:012d}"})
         if self._metrics is not None:
             self._metrics.sync()
+        self._at_once = True
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write how it ended; a full disk is only reported."""
@@ -334,7 +378,10 @@ class Run:
         last = f"{CHECKPOINTS}/{found[0].name}" if found else None
         said = {"seconds": round(self.seconds, 3), "last": last, "best": best, **summary}
         try:
+            self._restore()
             write_json(self.path / SUMMARY, said)
+        except ResourceError:
+            return  # the folder is somebody else's now
         except OSError as error:
             self.note(f"{self.path / SUMMARY} could not be written ({error.strerror})")
 
@@ -367,13 +414,18 @@ class Lock:
 
     def __init__(self, path: Path, note: Callable[[str], None]) -> None:
         """Take it. Raises ConfigError if a living process has it."""
-        self.path = path
+        self.path, self._note = path, note
+        self._take()
+
+    def _take(self) -> None:
+        path, note = self.path, self._note
         while True:
             self._file = files.opened(path, os.O_RDWR | os.O_CREAT)
             taken = _flock(self._file)
             owner = _owner(self._file)
             if taken is False or (taken is None and _alive(owner)):
                 os.close(self._file)
+                self._file = -1
                 who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
                 raise ConfigError(
                     f"{path.parent}: {who} is writing to this run folder; wait, stop it, or choose another --run-dir"
@@ -388,11 +440,27 @@ class Lock:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps(mine).encode(), 0)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the file was removed or replaced, so that it keeps nobody out."""
+        try:
+            return self._file >= 0 and not os.path.samestat(os.stat(self.path), os.fstat(self._file))
+        except OSError:
+            return True
+
+    def renew(self) -> None:
+        """Take it again if it is lost. Raises ConfigError if another process has it now."""
+        if self.lost:
+            os.close(self._file)
+            self._file = -1
+            self._take()
+
     def release(self) -> None:
         """Give it back."""
         if self._file >= 0:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            if not self.lost:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
             os.close(self._file)
             self._file = -1
 

@@ -200,6 +200,8 @@ class MultiAgentSystem:
             for config, team, seed in zip(configs, spec.teams, seeds[1:], strict=True)
         ]
         self._introduce()
+        self._shown: Shown | None = None  # known once there is an environment
+        self._saved_shown: Sequence[Array] = ()
         self._shaper = self._make_shaper()
         self._course = None
         self._saved_course: Mapping[str, Any] | None = None
@@ -230,7 +232,6 @@ class MultiAgentSystem:
             for place, learner in enumerate(self.learners)
             if (net := talker_of(learner)) is not None
         }
-        self._shown: Shown | None = None  # known once there is an environment
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
             learner.meet(self.learners)
@@ -443,6 +444,7 @@ class MultiAgentSystem:
                     self._course.load_state_dict(self._saved_course)
         if self._shown is None:
             self._shown = self._make_shown(env)
+            self._shown.load_state_dict(self._saved_shown)
         if self._step is None:
             if self._saved_env is not None:
                 with received.explained("the saved environment"):
@@ -465,7 +467,8 @@ class MultiAgentSystem:
             which = ", ".join(map(str, lost[:8])) + (", ..." if lost.size > 8 else "")
             logging.getLogger("marl.system").warning(
                 "not bit-exact: %s does not come back in copies %s, where the same seed and actions lead to another "
-                "observation (it is not deterministic, or has changed); they begin new episodes",
+                "observation (it is not deterministic, or has changed) or the episode was too long to be repeated; "
+                "they begin new episodes",
                 *(self.spec.env, which),
             )
 
@@ -904,6 +907,10 @@ class MultiAgentSystem:
             "logged_at": self._logged_at,
             "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
             "pending": dict(self._pending),
+            "messages": {
+                "heard": {self.spec.teams[place].name: one.state_dict() for place, one in self._overheard.items()},
+                "shown": list(self._saved_shown) if self._shown is None else self._shown.state_dict(),
+            },
             "said": {name: np.asarray(values) for name, values in self._said.items()},
             "torch_rng": torch.get_rng_state(),
         }
@@ -929,6 +936,10 @@ class MultiAgentSystem:
         self.history = History()
         self.history.update({name: values.tolist() for name, values in state["history"].items()})
         self._pending = dict(state["pending"])
+        messages = state.get("messages") or {"heard": {}, "shown": ()}  # older checkpoints have none
+        for place, one in self._overheard.items():
+            one.load_state_dict(messages["heard"].get(self.spec.teams[place].name, ()))
+        self._saved_shown, self._shown = messages["shown"], None
         self._said = {name: values.tolist() for name, values in state.get("said", {}).items()}
         torch.set_rng_state(state["torch_rng"])
 

@@ -23,7 +23,7 @@ LEVELS = (
         "algorithms league scenario checkpoint received agent evaluation logs system evaluation.versus "
         "evaluation.tournament evaluation.exploit evaluation.sweep conformance run panel play",
     ),
-    ("L5", "overrides cli"),
+    ("L5", "overrides cli __main__"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]
 

@@ -487,6 +487,7 @@ class Copies:
                     "seeds": seeding.count,
                     "crashes": seeding.crashes,
                     "actions": dict(zip(names, self._log.actions(e), strict=True)),
+                    "forgotten": self._log.forgotten(e),
                     "hash": self._hash(e),
                     "returns": [float(value) for value in self._rows[e].returns],
                     "length": self._rows[e].length,
@@ -510,8 +511,9 @@ class Copies:
         """Seed every copy as it was seeded last, in an environment without a past, and repeat its actions since.
 
         Copies that then show something else than when they were saved, as those of an environment with a clock or a
-        random stream of its own do, begin a new episode, and the step that comes back marks them ``discarded``; so does
-        the next step, since what was about to be done belongs to an episode that is gone.
+        random stream of its own do, and those whose episode is too long to be repeated, begin a new episode, and the
+        step that comes back marks them ``discarded``; so does the next step, since what was about to be done belongs to
+        an episode that is gone.
         """
         mine = {"env": self._spec.env, "max_steps": self._max_steps, "first_copy": self._first}
         for key, value in mine.items():
@@ -530,7 +532,8 @@ class Copies:
         self._log.load(logs)
         for e, saved in enumerate(state["copies"]):
             self._seeding[e] = Seeding(int(saved["seeds"]), int(saved["crashes"]))
-            came_back = self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
+            known = not saved.get("forgotten", False)
+            came_back = known and self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
             self._astray[e] = not came_back or bool(saved.get("astray", False))
             self._step.started[e] = self._rows[e].length == 0
             self._step.discarded[e] = False

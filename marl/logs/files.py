@@ -60,18 +60,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise ConfigError(f"{path}: is empty")
     try:
-        data = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
+        data = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs), parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}: {error.msg}") from None
     except ConfigError:
         raise
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # thousands of digits, NaN
         raise ConfigError(f"{path}: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: is nested too deeply") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(data).__name__}")
     return data
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -82,12 +82,34 @@ class MetricsFile:
 
     def __init__(self, path: Path, patience: Patience) -> None:
         """Goes on behind the last whole line of ``path``."""
-        self._patience = patience
+        self._patience, self._path = patience, path
         self._waiting: list[bytes] = []
         self._file: int | None = files.opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._size = _whole(self._file)
         os.ftruncate(self._file, self._size)
         self._synced = time.monotonic()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the file was removed or replaced, so that rows go nowhere."""
+        if self._file is None:
+            return False
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            return True
+        return not os.path.samestat(there, os.fstat(self._file))
+
+    def restore(self) -> None:
+        """Put a file with every row so far in the place of one that was removed. Raises OSError."""
+        assert self._file is not None
+        rows = b""
+        while part := os.pread(self._file, self._size - len(rows), len(rows)):  # it is there as long as we hold it
+            rows += part
+        replace_file(self._path, rows)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND)
+        os.close(self._file)
+        self._file, self._size = file, len(rows)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Append a row. Raises ResourceError if the disk has refused too often."""

@@ -37,6 +37,9 @@ scenario = marl.Scenario(
 """
 
 
+MARL = [sys.executable, "-c", "import sys; from marl.cli import main; sys.exit(main())"]
+
+
 @dataclass
 class Said:
     """What a command answered."""
@@ -100,7 +103,7 @@ def start(*words: object, code: str | None = None) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> Said:
+def finish(process: subprocess.Popen[str], seconds: float = 600) -> Said:
     """Wait for it."""
     try:
         out, err = process.communicate(timeout=seconds)
