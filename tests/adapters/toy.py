@@ -66,7 +66,8 @@ class Toy:
             case 11:
                 os._exit(7)
             case 12:
-                time.sleep(60)
+                print("the toy hangs", file=sys.stderr, flush=True)
+                time.sleep(600)
             case 13:
                 raise EnvContractError("agent 'a': observation is NaN")
             case 14:
@@ -77,7 +78,7 @@ class Toy:
                 print("the toy prints")
             case 17:
                 if os.fork() == 0:
-                    time.sleep(60)
+                    time.sleep(600)
                 os._exit(9)
         step = self._step
         team = step.teams[0]
