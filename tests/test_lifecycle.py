@@ -291,7 +291,7 @@ def test_where_a_crashed_environment_cannot_be_made_again_nobody_goes_on_with_th
         return Single(ledger, crash=2, crashes=1)
 
     with marl.MultiAgentSystem(marl.Random(), once, num_envs=2) as system:
-        with pytest.raises(EnvContractError, match="copy 0 had to be replaced .*: OSError: no more of them"):
+        with pytest.raises(EnvContractError, match=r"copy 0 had to be replaced .*: OSError: no more of them"):
             system.train(steps=20)
         with pytest.raises(ConfigError, match="the environments were closed"):
             system.train(steps=20)
