@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import MARL, finish
+from tests.support.commands import MARL, finish, gone, wait_until
 
 FILE = """
 import os, signal
@@ -67,21 +66,6 @@ scenario = marl.Scenario(
     steps=64,
 )
 """
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return not Path("/proc").exists() or not Path(f"/proc/{pid}").exists()
-
-
-def wait_until(condition) -> None:
-    """Wait as long as it takes; only a hang takes two minutes."""
-    until = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < until, "hangs"
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -14,25 +14,8 @@ import pytest
 from marl import checkpoint
 from marl.logs import read_metrics
 from marl.run import Run
-from tests.support.commands import KILLED, finish, start
+from tests.support.commands import KILLED, at, finish, start, words
 from tests.support.equality import CLOCKS, assert_equal_runs, assert_equal_trees
-
-
-def words(scenario, run, *more):
-    options = ("--evaluate-every", 400, "--evaluate-episodes", 2, "--save-every", 320, "--quiet", "--no-evaluate")
-    return ("train", scenario, "--run-dir", run, *options, *more)
-
-
-def at(monkeypatch, step, action):
-    """Do something when a training has taken ``step`` steps."""
-    tick = Run.tick
-
-    def patched(self, system):
-        if system.steps == step:
-            action()
-        return tick(self, system)
-
-    monkeypatch.setattr(Run, "tick", patched)
 
 
 @pytest.mark.parametrize(

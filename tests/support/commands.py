@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from marl.run import Run
 
 SCENARIO = """
 import marl
@@ -107,3 +110,37 @@ def finish(process: subprocess.Popen[str], seconds: float = 600) -> Said:
     finally:
         process.kill()
     return Said(process.returncode, out, err)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return not Path("/proc").exists() or not Path(f"/proc/{pid}").exists()
+
+
+def wait_until(condition) -> None:
+    """Wait as long as it takes; only a hang takes two minutes."""
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until, "hangs"
+        time.sleep(0.02)
+
+
+def words(scenario, run, *more):
+    """A training with evaluations and checkpoints on the way."""
+    options = ("--evaluate-every", 400, "--evaluate-episodes", 2, "--save-every", 320, "--quiet", "--no-evaluate")
+    return ("train", scenario, "--run-dir", run, *options, *more)
+
+
+def at(monkeypatch, step, action):
+    """Do something when a training has taken ``step`` steps."""
+    tick = Run.tick
+
+    def patched(self, system):
+        if system.steps == step:
+            action()
+        return tick(self, system)
+
+    monkeypatch.setattr(Run, "tick", patched)
