@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from marl.cli.output import first_line
 from marl.cli.status import UsageError
@@ -22,6 +22,8 @@ EPILOG = "Add --debug to any command to see the traceback of an error."
 
 class Command(Protocol):
     """What was asked: a frozen dataclass with a field for each option, in the file of its name."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def run(self) -> int:
         """Do it; returns the exit status."""
@@ -77,7 +79,7 @@ def parse(arguments: Sequence[str]) -> Command:
         with contextlib.redirect_stderr(said):
             about = f"{(command.__doc__ or '').strip()}\n\n{EPILOG}"
             made: Command = tyro.cli(command, args=words, prog=f"marl {name}", description=about)
-            return dataclasses.replace(made, given=tuple(sorted(given))) if name == "train" else made  # type: ignore[type-var]
+            return dataclasses.replace(made, given=tuple(sorted(given))) if name == "train" else made
     except SystemExit as end:
         if end.code in (0, None):
             raise
