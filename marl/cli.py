@@ -1347,7 +1347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _end_for_certain(code: int) -> None:
     """Python waits for threads as it ends, and those that an environment left running may never end.
 
-    It also ends with a status of its own if stderr cannot be emptied.
+    It also ends with a status of its own if stderr cannot be emptied, or a signal comes now that nothing is left to do.
     """
 
     def end() -> None:
@@ -1355,6 +1355,9 @@ def _end_for_certain(code: int) -> None:
         _note(f"ended although threads of the environment or of another library still ran ({names})")
         os._exit(code)
 
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(code))
     try:
         if sys.stderr is not None:
             sys.stderr.flush()
