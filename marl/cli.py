@@ -687,9 +687,7 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
     began_at = system.steps
     run.begin(plan.config(asked), system.steps)
     if plan.steps > began_at and not asked.quiet:
-        print(
-            f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}", file=sys.stderr
-        )
+        _note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
         run.note = progress.note
         run.sinks.append(progress)
@@ -1237,7 +1235,9 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """Say something on stderr, if it can be said there: no training ends because its log file's disk is full."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _print_json(data: Mapping[str, Any]) -> None:
@@ -1442,13 +1442,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_for_certain(code: int) -> None:
-    """Python waits for threads as it ends, and those that an environment left running may never end."""
+    """Python waits for threads as it ends, and those that an environment left running may never end.
+
+    It also ends with a status of its own if stderr cannot be emptied.
+    """
 
     def end() -> None:
         names = ", ".join(repr(thread.name) for thread in threading.enumerate() if not thread.daemon)
         _note(f"ended although threads of the environment or of another library still ran ({names})")
         os._exit(code)
 
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
         timer = threading.Timer(LAST_SECONDS, end)
         timer.daemon = True
