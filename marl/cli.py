@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     NUMBER = arg(metavar="N")
 
 EPILOG = "Add --debug to any command to see the traceback of an error."
+# What a config.json may ask for.
+LEAST = {"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "evaluate_episodes": 1}
+MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
+LONGEST_SETTING = 10_000  # characters of a --set that a config.json holds
 LAST_SECONDS = 5.0  # for threads of others to end after a command
 LONGEST_LINE = 1500  # characters of an error, unless --debug asks for all
 
@@ -75,6 +80,8 @@ class Train:
     Options that are not given again stay as they were."""
     force: bool = False
     """Throw away the run that is in --run-dir."""
+    trust: bool = False
+    """With --resume: run whatever code the run names, such as its .py file, where SCENARIO is left out."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
     evaluate_every: Annotated[int | None, NUMBER] = None
@@ -135,6 +142,8 @@ class Evaluate:
     """Another environment with the same agents and spaces, such as a twin's original; the run's own unless given."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
     device: str = "cpu"
     """cpu, cuda, ... or auto."""
     json: bool = False
@@ -165,6 +174,8 @@ class Sweep:
     """Draw the curves with their confidence intervals."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
     device: str = "cpu"
     """cpu, cuda, ... or auto."""
     json: bool = False
@@ -193,6 +204,8 @@ class Play:
     """Sample actions instead of taking the most likely ones."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
 
@@ -231,6 +244,8 @@ class Tournament:
     """Draw the table of results."""
     checkpoint: Annotated[str, arg(metavar="best|last")] = "last"
     """Which checkpoint of each run folder."""
+    trust: bool = False
+    """Run whatever code the runs name: their .py files, modules, functions."""
     device: str = "cpu"
     """cpu, cuda, ... or auto."""
     json: bool = False
@@ -257,6 +272,8 @@ class Exploit:
     """Of everything random."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "last"
     """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
     device: str = "cpu"
     """cpu, cuda, ... or auto."""
     json: bool = False
@@ -366,7 +383,7 @@ def _check_numbers(asked: Train) -> None:
         raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
 
 
-ONE_COMMAND = ("resume", "force", "quiet", "json", "given")  # what concerns one command and not the run
+ONE_COMMAND = ("resume", "force", "trust", "quiet", "json", "given")  # what concerns one command and not the run
 OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
     "device": (str,),
     "evaluate_episodes": (int,),
@@ -517,16 +534,18 @@ def _stored(asked: Train, folder: Path) -> dict[str, Any] | None:
 
 
 def _check_stored(file: Path, stored: Mapping[str, Any]) -> None:
-    """Whether a config.json that people may have edited says numbers where numbers are asked for."""
+    """Raise ConfigError for what no run has written: people may have edited the file, or sent it."""
     if not all(isinstance(text, str) for text in stored["set"]):
         raise _config_error(f"{file}: 'set' must be a list of texts KEY=VALUE; was it edited?")
-    least = {"steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "seed": 0, "num_envs": 1}
-    for name, value in {**stored["settings"], **stored["tunable"]}.items():
-        if name not in least or value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
-            expected = f"a whole number of at least {least[name]}"
-            raise _config_error(f"{file}: {name}: expected {expected}, got {value!r:.80}; was it edited?")
+    said = {**stored["settings"], **stored["tunable"]}
+    for key, least in LEAST.items():
+        value = said.get(key)
+        wrong = type(value) is not int or not least <= value <= MOST.get(key, 2**128)
+        if wrong and (key in said and not (value is None and key in ("threads", "evaluate_every"))):
+            expected = f"a whole number of at least {least}"
+            raise _config_error(f"{file}: {key}: expected {expected}, got {value!r:.80}; was it edited?")
+    if not isinstance(said.get("device", "cpu"), str):
+        raise _config_error(f"{file}: device: expected a text, got {said['device']!r:.80}; was it edited?")
 
 
 def _config_error(text: str) -> Exception:
@@ -544,7 +563,11 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
     if reference is None:
         raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
     assignments = (*(stored or {}).get("set", ()), *asked.set)
-    scenario = override(_scenario(reference), assignments)
+    if stored is None:
+        scenario = override(_scenario(reference), assignments)
+    else:
+        named = asked.scenario is not None
+        scenario = _chosen(_run_folder(asked), reference, stored["set"], asked.trust, named, asked.set)
 
     set_now = {text.partition("=")[0].strip() for text in asked.set}
 
@@ -575,6 +598,9 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
         before if isinstance(before, Mapping) else {},
     )
     if stored is not None:
+        for key, value in (("num_envs", scenario.num_envs), ("workers", scenario.workers)):
+            if value > MOST[key]:
+                raise _config_error(f"--resume: {key}: expected at most {MOST[key]:,}, got {value:,}")
         _refuse_other(stored, plan)
     return plan
 
@@ -624,9 +650,9 @@ def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
     explicit = _explicit(asked)
     found: tuple[Path, MultiAgentSystem] | None
     if explicit is not None:
-        found = explicit, _load(explicit, plan.device, plan.scenario)
+        found = explicit, _load(explicit, plan.device, plan.scenario, asked.trust)
     else:
-        found = run.newest(lambda path: _load(path, plan.device, plan.scenario))
+        found = run.newest(lambda path: _load(path, plan.device, plan.scenario, asked.trust))
     if found is None:
         run.note(f"{run.path}: nothing was saved yet, so the run starts from the beginning")
         return plan.build()
@@ -646,14 +672,11 @@ def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
     return system
 
 
-def _load(path: Path, device: str, scenario: Scenario | None = None) -> MultiAgentSystem:
+def _load(path: Path, device: str, env: Any, trust: bool) -> MultiAgentSystem:
     """A system from a checkpoint; its learners come from there too unless they hold code of the user's."""
-    from marl import checkpoint
     from marl.system import MultiAgentSystem
 
-    manifest = checkpoint.read_manifest(path)
-    agents = scenario.agents if scenario is not None and manifest["meta"].get("agents") is None else None
-    return MultiAgentSystem.load(path, env=scenario, agents=agents, device=device)
+    return MultiAgentSystem.load(path, env=env, device=device, trust=trust)
 
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
@@ -689,7 +712,7 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
                 run.end(system)
     except BaseException as error:
         if run.cut_short:
-            return _interrupted(asked, run, system, summary, "before the next step was taken")
+            return _interrupted(asked, plan, run, system, summary, "before the next step was taken")
         if isinstance(error, ResourceError) and system.steps > began_at:
             # Workers that died for good take their episodes with them, and nothing else.
             with contextlib.suppress(Exception):
@@ -707,7 +730,7 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
     if system.faults:
         _note(_fault_table(system.faults))
     if run.signal is not None:
-        return _interrupted(asked, run, system, summary, f"at step {system.steps:,} and saved")
+        return _interrupted(asked, plan, run, system, summary, f"at step {system.steps:,} and saved")
     summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": 0, "status": "finished"}
     if finished:
         _note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
@@ -718,7 +741,9 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
                 summary |= _final(asked, plan, run, system)
         except BaseException as error:
             if run.cut_short:
-                return _interrupted(asked, run, system, summary, "in the final evaluation, with all training saved")
+                return _interrupted(
+                    asked, plan, run, system, summary, "in the final evaluation, with all training saved"
+                )
             run.summarise(summary | _failure(error))
             raise
         run.end(system)  # if somebody removed the folder meanwhile; its environments, closed, would then begin anew
@@ -727,8 +752,15 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
         _print_json(summary)
     else:
         print(f"run folder: {run.path} (config.json, metrics.jsonl, checkpoints/last, checkpoints/best, summary.json)")
-        print(f"next: marl evaluate {run.path}    marl play {run.path}    marl plot {run.path}")
+        trust = " --trust" if _named_again(plan) else ""  # a run folder chooses no code to run
+        print(f"next: marl evaluate {run.path}{trust}    marl play {run.path}{trust}    marl plot {run.path}")
     return 0
+
+
+def _named_again(plan: Plan) -> str:
+    """The scenario where only the user may name it, and a space."""
+    reference = plan.scenario.reference
+    return "" if _is_shipped(reference) else f"{shlex.quote(reference)} "
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
@@ -736,13 +768,15 @@ def _failure(error: BaseException) -> dict[str, Any]:
     return {"status": "failed", "error": " ".join(str(error).split()), "exit_code": _status(error)}
 
 
-def _interrupted(asked: Train, run: Run, system: MultiAgentSystem, summary: dict[str, Any], where: str) -> int:
+def _interrupted(
+    asked: Train, plan: Plan, run: Run, system: MultiAgentSystem, summary: dict[str, Any], where: str
+) -> int:
     """Say and write that a signal ended the run; returns the exit status."""
     status = "interrupted" if run.exit_code == 130 else "preempted"
     summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code, "status": status}
     summary.setdefault("faults", system.faults)
     run.summarise(summary)
-    _note(f"{status} {where}; to go on: marl train --run-dir {run.path} --resume")
+    _note(f"{status} {where}; to go on: marl train {_named_again(plan)}--run-dir {run.path} --resume")
     if asked.json:
         _print_json(summary)
     return run.exit_code
@@ -800,41 +834,103 @@ def _table(report: Report, baseline: Report) -> str:
 # --- looking at runs --------------------------------------------------------------------------------------------------
 
 
-def _open(folder: Path, which: str, device: str) -> tuple[Path, MultiAgentSystem]:
-    """A run's agents."""
+def _open(folder: Path, which: str, device: str, trust: bool, env: Any = None) -> tuple[Path, MultiAgentSystem]:
+    """A run's agents. ``env``: what the user names as their environment, in place of what the run says."""
     from marl.run import candidates, first_valid
     from marl.types import ConfigError
 
     paths = candidates(folder, which)
-    scenario = _scenario_of(paths[0])
+    source = env if env is not None else _scenario_of(paths[0], trust)
     explicit = len(paths) == 1 and (which not in ("best", "last") or paths[0] == folder)
     with _quiet():
         if explicit:
-            return paths[0], _load(paths[0], device, scenario)
-        found = first_valid(paths, lambda path: _load(path, device, scenario), _note)
+            return paths[0], _load(paths[0], device, source, trust)
+        found = first_valid(paths, lambda path: _load(path, device, source, trust), _note)
     if found is None:
         raise ConfigError(f"run {folder} has no checkpoint yet")
     return found
 
 
-def _scenario_of(path: Path) -> Scenario | None:
-    """The scenario of the run that a checkpoint lies in, with its --set; None where there is no such run."""
+def _config_of(path: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The config.json of the run that a checkpoint lies in; None where there is no such run."""
     from marl.logs.files import read_json
-    from marl.overrides import override
     from marl.run import CONFIG
 
     file = path.absolute().parent.parent / CONFIG
-    if not file.exists():
-        return None
+    if not os.path.lexists(file):
+        return file, None
     config = read_json(file)
     if not isinstance(config.get("scenario"), str) or not isinstance(config.get("set"), list):
         raise _config_error(f"{file}: 'scenario' or 'set' is missing; was it edited?")
-    return override(_scenario(config["scenario"]), [str(item) for item in config["set"]])
+    return file, config
+
+
+def _scenario_of(path: Path, trust: bool) -> Scenario | None:
+    """The scenario of the run that a checkpoint lies in, with its --set; None where there is no such run."""
+    file, config = _config_of(path)
+    if config is None:
+        return None
+    return _chosen(file, config["scenario"], config["set"], trust)
+
+
+def _chosen(
+    file: Path, reference: str, stored: Sequence[Any], trust: bool, named: bool = False, own: Sequence[str] = ()
+) -> Scenario:
+    """A scenario with --set as a run's config.json has them, then the user's ``own``.
+
+    ``named``: the user has named the scenario again.
+
+    Raises:
+        CheckpointError: if that would run code of whoever wrote the file.
+    """
+    from marl import received
+    from marl.overrides import override
+
+    if not all(isinstance(item, str) and len(item) <= LONGEST_SETTING for item in stored):
+        raise _config_error(f"{file}: 'set': expected texts of at most {LONGEST_SETTING:,} characters")
+    if not trust and not named:
+        received.refuse_scenario(str(file), reference)
+    plain = _scenario(reference)
+    scenario = override(plain, [*stored, *own])
+    if not trust:
+        received.refuse_deeds(str(file), received.deeds_of(scenario), received.deeds_of(override(plain, own)))
+    return scenario
+
+
+def _same(named: str, reference: object) -> bool:
+    """Whether what the user names is what a run names."""
+    if named.endswith(".py") and isinstance(reference, str) and reference.endswith(".py"):
+        return os.path.abspath(named) == os.path.abspath(reference)
+    return named == reference
+
+
+def _own_env(asked: Evaluate) -> Any:
+    """What --env makes of the run's own environment: it is named again, or stays out where it is not trusted."""
+    from marl import checkpoint, received
+    from marl.run import candidates
+    from marl.system import NOWHERE
+    from marl.types import CheckpointError
+
+    if asked.env is None:
+        return None
+    path = candidates(asked.run_folder, asked.checkpoint)[0]
+    file, config = _config_of(path)
+    if config is not None and _same(asked.env, config["scenario"]):
+        return _chosen(file, asked.env, config["set"], asked.trust, named=True)
+    try:
+        reference = checkpoint.read_manifest(path)["meta"].get("env") if config is None else config["scenario"]
+        if _same(asked.env, reference):
+            return asked.env
+        if not asked.trust and isinstance(reference, str):
+            (received.refuse_env if config is None else received.refuse_scenario)(str(file), reference)
+    except CheckpointError:
+        return NOWHERE
+    return None
 
 
 def evaluate(asked: Evaluate) -> int:
     """``marl evaluate``."""
-    from marl.system import check_whole
+    from marl.system import NOWHERE, check_whole
 
     check_whole("--episodes", asked.episodes, 1)
     if asked.seed is not None:
@@ -842,15 +938,17 @@ def evaluate(asked: Evaluate) -> int:
     swap = None if asked.swap is None else tuple(name.strip() for name in asked.swap.split(","))
     if swap is not None and len(swap) != 2:
         raise UsageError(f"--swap: expected two agents, AGENT,AGENT, got {asked.swap!r}")
-    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    own = _own_env(asked)
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device, asked.trust, own)
     seed = asked.seed if asked.seed is not None else system.seed + 1
     with system, _quiet():
+        env = asked.env if own is None or own is NOWHERE else None
         report = system.evaluate(
             asked.episodes,
             decentralised="processes" if asked.decentralised else False,
             greedy=not asked.sample,
             seed=seed,
-            env=asked.env,
+            env=env,
             link=asked.link,
             silence=asked.silence,
             remove=asked.remove,
@@ -883,7 +981,7 @@ def sweep(asked: Sweep) -> int:
         raise UsageError("marl sweep: --link is missing: name what to vary, such as --link loss=0,0.1,0.5")
     if asked.plot is not None:
         _need("matplotlib", "plot")
-    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device, asked.trust)
     seed = asked.seed if asked.seed is not None else system.seed + 1
     with system, _quiet():
         result = evaluate_all(system, asked.link, asked.episodes, seed, greedy=not asked.sample)
@@ -916,7 +1014,7 @@ def play(asked: Play) -> int:
     check_whole("--seed", asked.seed, 0)
     _need("imageio", "play")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, no windows
-    path, system = _open(asked.run_folder, asked.checkpoint, "cpu")
+    path, system = _open(asked.run_folder, asked.checkpoint, "cpu", asked.trust)
     default = system.scenario.max_steps if system.scenario is not None else None
     limit = asked.max_steps or default or 1000
     out = asked.gif
@@ -976,7 +1074,7 @@ def tournament(asked: Tournament) -> int:
     with contextlib.ExitStack() as stack:
         systems = {}
         for place, folder in enumerate(asked.runs):
-            _, system = _open(folder, asked.checkpoint, asked.device)
+            _, system = _open(folder, asked.checkpoint, asked.device, asked.trust)
             name = str(folder)
             systems[name if name not in systems else f"{name} ({place + 1})"] = stack.enter_context(system)
         with _quiet():
@@ -1006,7 +1104,7 @@ def exploit(asked: Exploit) -> int:
     check_whole("--seed", asked.seed, 0)
     if asked.steps is not None:
         check_whole("--steps", asked.steps, 1)
-    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device, asked.trust)
     with system, _quiet():
         steps = asked.steps or (system.scenario.steps if system.scenario is not None else system.steps)
         result = respond(system, steps, asked.games, greedy=asked.greedy, seed=asked.seed)
@@ -1332,7 +1430,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    _find_modules_here()
     interrupts = _Interrupts(preemptible=words[:1] == ["train"])
     try:
         with interrupts, _any_text():
@@ -1370,6 +1467,26 @@ def _end_for_certain(code: int) -> None:
         timer.start()
 
 
+def _run(asked: Command) -> int:
+    """Do what was asked."""
+    named = [name for key in ("scenario", "env") if (name := getattr(asked, key, None)) is not None]
+    if getattr(asked, "trust", False) or not all(map(_is_installed, named)):
+        _find_modules_here()
+    return asked.run()
+
+
+def _is_installed(name: str) -> bool:
+    from marl.adapters.resolve import comes_with_library
+
+    return _is_shipped(name) or comes_with_library(name)
+
+
+def _is_shipped(name: str) -> bool:
+    from marl.scenario import names
+
+    return name in names()
+
+
 @contextlib.contextmanager
 def _any_text() -> Iterator[None]:
     """Print what an encoding does not have (a path, a name) as escapes instead of failing over it."""
@@ -1385,7 +1502,10 @@ def _any_text() -> Iterator[None]:
 
 
 def _find_modules_here() -> None:
-    """``module:attribute`` may name a module of the current folder, as with ``python -m``; what is installed wins."""
+    """``module:attribute`` may name a module of the current folder, as with ``python -m``; what is installed wins.
+
+    Only where the user names one: the current folder may be one that came from somebody else.
+    """
     with contextlib.suppress(OSError):  # the folder is gone
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)
@@ -1449,7 +1569,7 @@ def _guarded(words: Sequence[str], debug: bool, interrupts: _Interrupts, last: b
         except SystemExit:  # after help
             return 0
         with _only_answers(last) if getattr(command, "json", False) else contextlib.nullcontext():
-            code = command.run()
+            code = _run(command)
             if sys.stdout is not None:
                 sys.stdout.flush()
             return code

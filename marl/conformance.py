@@ -496,12 +496,16 @@ class _ParallelPlayer(_Player):
             allowed = {*live, *members, *dead}  # a team reward may go on after a member's death
             names = ("observations", "rewards", "terminations", "truncations", "infos")
             for name, value in zip(names, answer, strict=True):
-                self._keys(name, value, [*live, *joined] if name == "observations" else live, allowed)
+                required = [*live, *joined] if name == "observations" else live
+                self._keys(name, value, required, {*self.agents, *allowed} if name == "rewards" else allowed)
             for agent in [*live, *joined]:
                 self._observation(agent, observations[agent])
             now_dead: set[Hashable] = set()
             for agent in answer[1]:
                 self._reward(agent, answer[1][agent])
+                if agent not in allowed and agent in self.agents:
+                    text = "is paid before it has joined: its return counts that, and no action of its own earned it"
+                    self._warn("reward_without_agent", agent, f"{text}; pay it once it is in env.agents")
             for agent in live:
                 terminated = self._flag(agent, "terminated", answer[2][agent])
                 truncated = self._flag(agent, "truncated", answer[3][agent])
@@ -591,7 +595,10 @@ class _AECPlayer(_ParallelPlayer):
                 _attempt(self.log, "step() with a legal action", lambda given=given: env.step(given))  # type: ignore[misc]
                 self.length += 1
                 for left in [other for other in members if other not in env.agents]:
-                    text = "left env.agents without a turn of its own (step(None)) after its end"
+                    text = (
+                        "left env.agents without a turn of its own (step(None)) after its end; what it earned last is "
+                        "read from _cumulative_rewards, if it is there"
+                    )
                     self._warn("left_without_end", left, text)
                     gone.add(left)
             known += [other for other in env.agents if other not in known]
@@ -996,6 +1003,8 @@ def _judge(action_spaces: Mapping[Hashable, spaces.Space[Any]], learners: Sequen
         learners = LEARNERS
     kinds = {str(agent): KINDS.get(type(space)) for agent, space in action_spaces.items()}
     known: dict[str, frozenset[str]] = {learner.__name__: frozenset(learner.action_kinds) for learner in learners}  # type: ignore[attr-defined]
+    if action_spaces and all(0 in (space.shape or ()) for space in action_spaces.values()):
+        return dict.fromkeys(known, "no, there is nothing to decide: no action space has a component")
     verdicts: dict[str, str] = {}
     for name, able in known.items():
         misfit = next(((agent, kind) for agent, kind in kinds.items() if kind is None or kind not in able), None)

@@ -27,7 +27,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from marl import checkpoint
+import numpy as np
+
+from marl import checkpoint, files
 from marl.logs import MetricsFile, Sink, read_metrics
 from marl.logs.files import Patience, read_json, sync_folder, write_json
 from marl.logs.metrics import keep_until
@@ -44,7 +46,7 @@ except ImportError:  # Windows: the lock then rests on the process id alone
 T = TypeVar("T")
 CONFIG, METRICS, CHECKPOINTS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "checkpoints", "summary.json", "run.lock"
 CONTENTS = (CONFIG, METRICS, CHECKPOINTS, SUMMARY, "tensorboard")
-STEP = re.compile(r"step-(\d+)")
+STEP = re.compile(r"step-([0-9]{1,20})")
 GRACE = 20.0  # seconds to save in after a signal; schedulers kill after 30
 ECHO = 0.2  # a signal that comes twice within this time was sent once, to the process and to its group
 FIRST_EPISODES = 100  # a mean return over fewer episodes names no best checkpoint
@@ -148,7 +150,8 @@ class Run:
             (self.path / SUMMARY).unlink(missing_ok=True)
             self._metrics = MetricsFile(self.path / METRICS, self._logging)
         rows = read_metrics(self.path / METRICS)
-        self._before = rows[-1].get("seconds", 0.0) if rows else 0.0
+        seconds = rows[-1].get("seconds", 0.0) if rows else 0.0
+        self._before = seconds if math.isfinite(seconds) else 0.0
         self._best = read_best(self.path)
         if self._best is not None and self._best["metric"] == "last":
             self._best = None  # there was nothing to choose by, and soon it will not be the last
@@ -418,7 +421,7 @@ class Lock:
     def _take(self) -> None:
         path, note = self.path, self._note
         while True:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = files.opened(path, os.O_RDWR | os.O_CREAT)
             taken = _flock(self._file)
             owner = _owner(self._file)
             if taken is False or (taken is None and _alive(owner)):
@@ -519,6 +522,9 @@ def check_folder(path: Path, *, resume: bool = False, force: bool = False) -> No
         raise ConfigError(f"--run-dir {path}: {there} is not writable")
     if holds_run(path) and not (resume or force):
         raise ConfigError(f"--run-dir {path}: holds a run already; go on with it by --resume, or replace it by --force")
+    link = next((name for name in (*CONTENTS, LOCK) if (path / name).is_symlink()), None)
+    if link is not None and not (force and link in CONTENTS):
+        raise ConfigError(f"--run-dir {path}: {link} is a link, and a run is never written through one; remove it")
 
 
 @contextlib.contextmanager
@@ -625,19 +631,17 @@ def _short(text: str, limit: int = 240) -> str:
 
 def described(value: Any) -> Any:
     """Settings as JSON to be compared and read by people; what only code can make is named."""
-    from marl.config import to_json
+    from marl.config import name_of
 
-    try:
-        return to_json(value)
-    except ConfigError:
-        pass
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
     if isinstance(value, Mapping):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [described(item) for item in value]
-    kind = value if isinstance(value, type) or callable(value) else type(value)
-    name = f"{getattr(kind, '__module__', '?')}:{getattr(kind, '__qualname__', type(value).__name__)}"
     fields = getattr(value, "__dataclass_fields__", None)
     if fields and not isinstance(value, type):
-        return {"$class": name, **{field: described(getattr(value, field)) for field in fields}}
-    return {"$code": name}
+        return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
+    return {"$code": name_of(value)}

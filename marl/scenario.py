@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.config import unknown
@@ -78,10 +80,11 @@ class Scenario:
         """Check the numbers."""
         for name, least in (("num_envs", 1), ("steps", 1), ("workers", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ConfigError(
                     f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}"
                 )
+            object.__setattr__(self, name, int(value))
         if is_instance(self.env):
             raise ConfigError(
                 f"Scenario {self.name!r}: env: expected an id or a function that makes the environment, got one "

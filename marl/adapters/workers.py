@@ -270,7 +270,8 @@ class WorkerBatch:
             return ("load", {**part["state"], "faults": {}})
 
         self._replace(self._ask(message, START_SECONDS), message)
-        self._faults = {**dict.fromkeys(FAULTS, 0), **state["faults"]}
+        known = {str(kind): int(count) for kind, count in state["faults"].items()}
+        self._faults = {**dict.fromkeys(FAULTS, 0), **known}
         self._ledger.lost = int(state.get("lost", 0))
         for worker in self._workers:
             worker.counted = {}

@@ -193,14 +193,16 @@ class DQNLearner(OffPolicyLearner):
             loss, error, chosen = compiled.gradient(
                 sample, seen, next_seen, self.weigh(sample), settings.double, settings.huber, settings.hysteresis
             )
+            self.flat.loss = loss
             return self._step(sample, loss, self.priority_errors(sample, error.abs()), chosen)
         with torch.no_grad():
             aims = self.unroll(self.target, seen, next_seen, sample)
             chooser = self.unroll(self.net, seen, next_seen, sample) if settings.double else aims
             best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
-        out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
-        loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
-        backward_through(loss, self.flats)
+        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
+            out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
+            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
+            backward_through(loss, self.flats)
         with torch.no_grad():
             chosen = pick(self.head.values(out), sample.action)
         return self._step(sample, loss.detach(), error, chosen)
@@ -220,8 +222,14 @@ class DQNLearner(OffPolicyLearner):
             "value": self.mean(chosen.view(sample.complete.shape), sample),
             "gradient_norm": norm.mean(),
             "td_error": error,
-            "non_finite": self.flat.non_finite.clone(),
+            "non_finite": self._non_finite(),
         }
+
+    def _non_finite(self) -> Tensor:
+        """Updates in a row that came to nothing, in any of the matrices."""
+        if len(self.flats) == 1:
+            return self.flat.non_finite.clone()
+        return torch.stack([flat.non_finite for flat in self.flats]).amax()
 
     @cached_property
     def _recordable(self) -> bool:

@@ -143,8 +143,9 @@ class PPOLearner(OnPolicyLearner):
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
         names = (*PARTS, "gradient_norm")
         sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device, dtype=torch.float32)
-        for index in minibatches(batch, self.settings.minibatches, self.generator):
-            sums += self._step(index, clip, entropy_weight)
+        with self.fitting():
+            for index in minibatches(batch, self.settings.minibatches, self.generator):
+                sums += self._step(index, clip, entropy_weight)
         return sums[len(names) :], dict(zip(names, sums.unbind(), strict=False))
 
     def _one_step(self, index: Tensor, clip: float | Tensor, entropy_weight: float | Tensor) -> Tensor:
@@ -162,7 +163,9 @@ class PPOLearner(OnPolicyLearner):
         sums = np.zeros((self.model.owner.num_sets, len(PARTS)))
         norms = torch.zeros((), dtype=torch.float32)
         for start in range(0, size, size // count):
-            sums += self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
+            found = self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
+            self.flat.loss = float(found[:, :3].sum())  # without weights, which are finite
+            sums += found
             norms += self.optimiser.step(self.settings.max_grad_norm).mean()
         parts = torch.from_numpy(sums).float()  # (P, 5)
         totals = dict(zip(PARTS, parts.mean(0).unbind(), strict=True)) | {"gradient_norm": norms}
@@ -174,19 +177,21 @@ class PPOLearner(OnPolicyLearner):
         """Fill the gradients from one minibatch, in two halves at once where that pays."""
         weight = weights_of(batch.complete, self.model.owner)  # (L, C, N)
         sequences = weight.shape[1]
-        if sequences < 2 or not worth_splitting(weight.numel(), weight.device):
+        # A batch's statistics are those of all of it, and what is dropped must not depend on which thread is first.
+        if sequences < 2 or self.parts_with_mode or not worth_splitting(weight.numel(), weight.device):
             loss, kl, parts = self.compute_loss(batch, weight, clip, entropy_weight)
             self.flat.backward(loss)
             return kl, parts
 
-        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, dict[str, Tensor]]:
+        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, dict[str, Tensor], Tensor]:
             rows = batch.narrow(start, length), weight.narrow(1, start, length)
             loss, kl, parts = self.compute_loss(*rows, clip, entropy_weight)
-            return self.flat.gradient(loss), kl, parts
+            return self.flat.gradient(loss), kl, parts, loss.detach()
 
         middle = sequences // 2
         one, other = both(lambda: half(0, middle), lambda: half(middle, sequences - middle))
         self.flat.put(one[0], other[0])
+        self.flat.loss = one[3] + other[3]
         return one[1] + other[1], {name: part + other[2][name] for name, part in one[2].items()}
 
     def compute_loss(

@@ -97,7 +97,8 @@ class SACLearner(ActorQLearner):
             return Categorical(self.choices)
         refuse(
             not bool((self.code.box.bounded | (self.code.box.real == 0)).all()) if self.code.box is not None else False,
-            f"SAC on team {self.team.name!r}: needs an action space with finite bounds",
+            f"SAC on team {self.team.name!r}: needs an action space with finite bounds (the largest float is none); "
+            "give the environment's actions bounds, or use PPO",
         )
         return SquashedHead(self.team.action, self.device)
 
@@ -128,19 +129,23 @@ class SACLearner(ActorQLearner):
         if compiled is not None:
             value_loss, errors = compiled.critics(sample, seen, next_seen, weight, alpha, self._noise(seen))
             error = self.priority_errors(sample, errors)
+            self.critic.flat.loss = value_loss
             norm = self.critic_adam.step(self._settings.max_grad_norm).mean()
             policy_loss, entropy = compiled.policy(sample, seen, weight, alpha, self._noise(seen))
+            self.actor_flat.loss = policy_loss
             self.actor_adam.step(self._settings.max_grad_norm)
         else:
-            value_loss, error = self.compute_critic_loss(sample, seen, next_seen, alpha)
-            norm = self.critic_step(value_loss)
-            with self.fixed_critic():
+            with self.fitting(self.critic.online):
+                value_loss, error = self.compute_critic_loss(sample, seen, next_seen, alpha)
+                norm = self.critic_step(value_loss)
+            with self.fixed_critic(), self.fitting(self.actor):
                 policy_loss, entropy = self.compute_actor_loss(sample, seen, alpha)
                 self.actor_step(policy_loss)
         if self.settings.temperature is None:
             # alpha falls while the entropy is above its goal: d/d log(alpha) of alpha (H - goal).
             excess = self.owner.sum_sets(((entropy - self.goal) * weight).sum((0, 1)))  # (P,)
             self.log_temperature.gradients.copy_(excess.unsqueeze(1))
+            self.log_temperature.loss = policy_loss.detach()
             self.temperature_adam.step()
         if self.target_due():
             self.move_targets()
@@ -153,7 +158,7 @@ class SACLearner(ActorQLearner):
             "temperature": alpha.mean(),
             "gradient_norm": norm,
             "td_error": error,
-            "non_finite": self.critic.flat.non_finite + self.actor_flat.non_finite,
+            "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),
         }
 
     def _noise(self, seen: Tensor) -> Tensor:

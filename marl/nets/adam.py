@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,28 +45,43 @@ class FlatAdam:
     def step(self, max_norm: float | None = None) -> Tensor:
         """Move the parameters along their gradients, of norm ``max_norm`` at most; returns the norms before, ``(P,)``.
 
-        A row whose gradient is not finite is clipped to none, so parameters stay finite whatever a loss becomes.
+        A row whose gradient is not finite stays as it is, moments included; so do all where the loss is not finite.
+        Without ``max_norm`` gradients are taken as they are, or as :meth:`FlatParameters.clip` left them.
         """
         flat = self.flat
-        if flat.values.device.type == "cpu":
-            norms = np.empty(len(flat.values), dtype=np.float32)
-            gradients = flat.gradients.numpy()
-            if max_norm is not None:
-                bad = _clip(gradients, max_norm, norms)
-                flat.non_finite.add_(1) if bad else flat.non_finite.zero_()
-            arrays = flat.values.detach().numpy(), gradients, self.mean.numpy(), self.square.numpy()
-            _adam(*arrays, self.steps.numpy(), flat.active.numpy(), self.lr * self.scale, self.eps)
-            return torch.from_numpy(norms)
-        norm = flat.gradients.new_zeros(len(flat.values)) if max_norm is None else flat.clip(max_norm)
-        self._step_elsewhere()
-        return norm
+        if flat.values.device.type != "cpu":
+            norm = flat.gradients.new_zeros(len(flat.values)) if max_norm is None else flat.clip(max_norm)
+            self._step_elsewhere()
+            return norm
+        norms, moving, bad = np.zeros(len(flat.values), dtype=np.float32), flat.active, False
+        gradients = flat.gradients.numpy()
+        if max_norm is None:
+            moving = flat.active & flat.sound
+            flat.sound.fill_(True)
+        else:
+            bad = _clip(gradients, max_norm, norms)
+        lost = not math.isfinite(flat.loss)
+        if bad or lost:
+            flat.non_finite.add_(1)
+        elif max_norm is not None:
+            flat.non_finite.zero_()
+        if not lost:
+            arrays = flat.values.detach().numpy(), gradients, norms, self.mean.numpy(), self.square.numpy()
+            _adam(*arrays, self.steps.numpy(), moving.numpy(), self.lr * self.scale, self.eps)
+        flat.loss = 0.0
+        return torch.from_numpy(norms)
 
     @torch.no_grad()
     def _step_elsewhere(self) -> None:
         """The same in torch's operations."""
         flat = self.flat
-        self.steps += flat.active
-        moving = flat.active.unsqueeze(1).float()  # frozen rows: neither decay nor move
+        active = flat.active & flat.sound
+        if isinstance(flat.loss, Tensor):
+            active = active & torch.isfinite(flat.loss)
+        flat.loss = 0.0
+        flat.sound.fill_(True)
+        self.steps += active
+        moving = active.unsqueeze(1).float()  # other rows neither decay nor move
         gradient, steps = flat.gradients, self.steps.clamp(min=1).unsqueeze(1)
         self.mean.add_((gradient - self.mean) * (moving * (1 - DECAY)))
         self.square.add_((gradient.square() - self.square) * (moving * (1 - SQUARE_DECAY)))
@@ -105,11 +121,12 @@ def _clip(gradients: Array, max_norm: float, norms: Array) -> bool:
 
 @jit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _adam(
-    values: Array, gradients: Array, mean: Array, square: Array, steps: Array, active: Array, lr: float, eps: float
-) -> None:
+    values: Array, gradients: Array, norms: Array, mean: Array, square: Array, steps: Array, active: Array, lr: float,
+    eps: float,
+) -> None:  # fmt: skip
     decay, square_decay, floor = np.float32(DECAY), np.float32(SQUARE_DECAY), np.float32(eps)
     for row in range(values.shape[0]):
-        if not active[row]:
+        if not active[row] or not np.isfinite(norms[row]):
             continue
         steps[row] += 1
         rate = np.float32(lr / (1 - DECAY ** steps[row]))
