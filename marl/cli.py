@@ -594,12 +594,13 @@ def _load(path: Path, device: str, scenario: Scenario | None = None) -> MultiAge
 
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
+    from marl.compiled import decisions
     from marl.logs.progress import Progress
     from marl.types import MarlError, ResourceError
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
-    run.begin(plan.config(asked), system.steps)
+    run.begin(plan.config(asked) | {"compiled": decisions(system.learners)}, system.steps)
     if plan.steps > began_at and not asked.quiet:
         print(
             f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}", file=sys.stderr
