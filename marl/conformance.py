@@ -2,7 +2,8 @@
 
 First the raw environment is played as it is, whole episodes, three times with one seed: in two fresh copies and once
 more in the second. Everything it returns is examined against its spaces and its own words, and the three plays must
-agree. If nothing is wrong it then runs through the adapter that training uses, which gives random returns and speed.
+agree. Then episodes begin as all but the first do in training, without a seed. If nothing is wrong it runs through the
+adapter that training uses, which gives random returns and speed.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import hashlib
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from marl.adapters.describe import interface
 from marl.adapters.lifecycle import end_env, is_closed
 from marl.types import ActionKind, Array, BatchEnv, ConfigError, MarlError
 
@@ -29,6 +31,9 @@ Level = Literal["error", "warning", "note"]
 Trace = list[dict[str, bytes]]  # per step: what was seen, hashed; keys name it in words
 
 RAW_STEPS = 1000  # an episode longer than this is examined up to here
+SECOND_STEPS = 50  # so far two copies are compared that begin their second episode without a seed
+OPENING_STEPS = 10  # so far episodes are compared of which many begin
+OPENINGS = 16  # episodes that begin before random play is said to vary, or to repeat itself
 HUGE_REWARD = 1e6
 KINDS: dict[type[spaces.Space[Any]], ActionKind] = {
     spaces.Discrete: "discrete",
@@ -179,40 +184,96 @@ class _Player:
         self.state_shape: tuple[int, ...] | None = None
         self._stateless = False
         self._held: dict[Hashable, tuple[Any, bytes]] = {}
-        self.agents: list[Hashable] = self._possible_agents()
-        self.observation_spaces = {agent: self._space("observation_space", agent) for agent in self.agents}
-        self.action_spaces = {agent: self._space("action_space", agent) for agent in self.agents}
-        self._check_spaces()
+        self._choices = 0
+        self._read = False  # agents and spaces as they are after the first reset, where training reads them
+        self.agents: list[Hashable] = []
+        self.observation_spaces: dict[Hashable, spaces.Space[Any]] = {}
+        self.action_spaces: dict[Hashable, spaces.Space[Any]] = {}
+        with contextlib.suppress(Exception):  # not everything need be known before
+            self.agents = self._listed()
+            self.observation_spaces = {agent: self._declared("observation_space", agent) for agent in self.agents}
+            self.action_spaces = {agent: self._declared("action_space", agent) for agent in self.agents}
 
-    def play(self, seed: int, choices: int) -> Trace:
+    def play(self, seed: int | None, choices: int) -> Trace:
         """One episode from ``reset(seed=seed)``; random legal actions drawn from ``choices``."""
         self.trace, self.length, self.ended = [], 0, False
-        self.returns = dict.fromkeys(self.agents, 0.0)
         self._held.clear()
-        self._samplers = {agent: deepcopy(space) for agent, space in self.action_spaces.items()}
-        for k, space in enumerate(self._samplers.values()):
-            space.seed(choices + k)
+        self._choices = choices
         self._episode(seed)
         self._same_spaces()
         return self.trace
 
-    def _episode(self, seed: int) -> None:
+    def opening(self, seed: int | None, choices: int, steps: int = OPENING_STEPS) -> Trace:
+        """The first steps of an episode; what was noted of the last whole one stays."""
+        kept = self.limit, self.length, self.ended
+        self.limit = min(self.limit, steps)
+        try:
+            return self.play(seed, choices)
+        finally:
+            self.limit, self.length, self.ended = kept
+
+    def _episode(self, seed: int | None) -> None:
         raise NotImplementedError
 
+    def _reset(self, seed: int | None) -> Any:
+        """What reset returns. Agents and spaces are read after the first one."""
+        what = "reset() without a seed" if seed is None else "reset()"
+        answer = _attempt(self.log, what, lambda: self.env.reset(seed=seed))
+        if not self._read:
+            self._read_spaces()
+        self.returns = dict.fromkeys(self.agents, 0.0)
+        self._samplers = {agent: deepcopy(space) for agent, space in self.action_spaces.items()}
+        for k, space in enumerate(self._samplers.values()):
+            space.seed(self._choices + k)
+        return answer
+
+    def _read_spaces(self) -> None:
+        before = self.observation_spaces, self.action_spaces
+        self.agents = self._possible_agents()
+        self.observation_spaces = {agent: self._space("observation_space", agent) for agent in self.agents}
+        self.action_spaces = {agent: self._space("action_space", agent) for agent in self.agents}
+        self._read = True
+        self._check_spaces()
+        changed = [
+            f"{name} of {agent!r} was {old[agent]} before the first reset() and is {space} after it"
+            for name, old, new in (
+                ("observation_space", before[0], self.observation_spaces),
+                ("action_space", before[1], self.action_spaces),
+            )
+            for agent, space in new.items()
+            if agent in old and old[agent] != space
+        ]
+        if changed and not self.log.has_errors():
+            others = f", and so are {len(changed) - 1} other spaces" if len(changed) > 1 else ""
+            text = f"{changed[0]}{others}; training takes those after it, other tools may not: make spaces in __init__"
+            self._warn("spaces_change_at_reset", "", text)
+
+    def _listed(self) -> list[Hashable]:
+        listed = getattr(self.env, "possible_agents", None)
+        return [] if listed is None else list(listed)
+
     def _possible_agents(self) -> list[Hashable]:
-        agents = getattr(self.env, "possible_agents", None)
+        agents = self._listed()
         if not agents:
-            self.log.add("error", "no_agents", "", "possible_agents is missing or empty: list every agent id there")
-            raise _Stop
-        return list(agents)
+            agents = list(getattr(self.env, "agents", ()))
+            if not agents:
+                self.log.add("error", "no_agents", "", "possible_agents is missing or empty: list every agent id there")
+                raise _Stop
+            text = "possible_agents is missing or empty: those of the first reset are taken, and others cannot join"
+            self._warn("no_possible_agents", "", f"{text}; list every agent id there")
+        return agents
+
+    def _declared(self, name: str, agent: Hashable) -> Any:
+        """An agent's space, whatever the environment gives."""
+        return getattr(self.env, name)(agent)
 
     def _space(self, name: str, agent: Hashable) -> spaces.Space[Any]:
-        space = _attempt(self.log, f"{name}({agent!r})", lambda: getattr(self.env, name)(agent))
+        space = _attempt(self.log, f"{name}({agent!r})", lambda: self._declared(name, agent))
         if not isinstance(space, spaces.Space):
             self._error("not_a_space", agent, f"{name}: expected a gymnasium Space, got {space!r:.80}")
             raise _Stop
         known: spaces.Space[Any] = space
-        again = getattr(self.env, name)(agent)
+        again = self._declared(name, agent)
         if again != space:
             self._error("unstable_space", agent, f"{name} differs from one call to the next; return the same object")
         elif again is not space:
@@ -223,7 +284,7 @@ class _Player:
     def _same_spaces(self) -> None:
         for agent in self.agents:
             for name, known in (("observation_space", self.observation_spaces), ("action_space", self.action_spaces)):
-                if getattr(self.env, name)(agent) != known[agent]:
+                if self._declared(name, agent) != known[agent]:
                     self._error("unstable_space", agent, f"{name} changed during play; it must stay what it was")
 
     def _check_spaces(self) -> None:
@@ -362,6 +423,11 @@ class _Player:
 
     def _keys(self, name: str, value: Any, required: Iterable[Hashable], allowed: Iterable[Hashable]) -> None:
         """Every dictionary holds exactly the agents concerned."""
+        if name == "infos" and value is None:
+            self._warn(
+                "infos_keys", "", "infos: expected a dictionary by agent, got None; return an empty one for each"
+            )
+            return
         if not isinstance(value, Mapping):
             self._error("not_a_dict", "", f"{name}: expected a dictionary by agent, got {type(value).__name__}")
             raise _Stop
@@ -388,9 +454,9 @@ class _Player:
 class _ParallelPlayer(_Player):
     kind = "parallel"
 
-    def _episode(self, seed: int) -> None:
+    def _episode(self, seed: int | None) -> None:
         env = self.env
-        answer = _attempt(self.log, "reset()", lambda: env.reset(seed=seed))
+        answer = self._reset(seed)
         if not (isinstance(answer, tuple) and len(answer) == 2):
             self._error("reset_signature", "", f"reset(): expected (observations, infos), got {_shape(answer)}")
             raise _Stop
@@ -408,10 +474,13 @@ class _ParallelPlayer(_Player):
         self._state()
         dead: set[Hashable] = set()
         gone: set[Hashable] = set()
+        lingering: list[Hashable] = []  # ended, but still in env.agents: training sends them actions too
         while self.length < self.limit:
-            actions = {agent: self._action(agent, observations.get(agent), infos.get(agent)) for agent in live}
+            told = infos or {}
+            actions = {agent: self._action(agent, observations.get(agent), told.get(agent)) for agent in live}
             for agent in live:
                 self._see(f"action of {agent!r}", actions[agent])
+            actions |= {agent: self._samplers[agent].sample() for agent in lingering}
             given = {agent: deepcopy(action) for agent, action in actions.items()}
             answer = _attempt(self.log, "step() with legal actions", lambda given=given: env.step(given))  # type: ignore[misc]
             if not (isinstance(answer, tuple) and len(answer) == 5):
@@ -427,12 +496,16 @@ class _ParallelPlayer(_Player):
             allowed = {*live, *members, *dead}  # a team reward may go on after a member's death
             names = ("observations", "rewards", "terminations", "truncations", "infos")
             for name, value in zip(names, answer, strict=True):
-                self._keys(name, value, [*live, *joined] if name == "observations" else live, allowed)
+                required = [*live, *joined] if name == "observations" else live
+                self._keys(name, value, required, {*self.agents, *allowed} if name == "rewards" else allowed)
             for agent in [*live, *joined]:
                 self._observation(agent, observations[agent])
             now_dead: set[Hashable] = set()
             for agent in answer[1]:
                 self._reward(agent, answer[1][agent])
+                if agent not in allowed and agent in self.agents:
+                    text = "is paid before it has joined: its return counts that, and no action of its own earned it"
+                    self._warn("reward_without_agent", agent, f"{text}; pay it once it is in env.agents")
             for agent in live:
                 terminated = self._flag(agent, "terminated", answer[2][agent])
                 truncated = self._flag(agent, "truncated", answer[3][agent])
@@ -455,6 +528,7 @@ class _ParallelPlayer(_Player):
                 self._warn("lingers", agent, "has ended but stays in env.agents; take it out in the same step")
             self._state()
             live = [agent for agent in members if agent not in dead]
+            lingering = [agent for agent in members if agent in dead]
             if not live:
                 self.ended = True
                 break
@@ -475,11 +549,11 @@ class _ParallelPlayer(_Player):
 class _AECPlayer(_ParallelPlayer):
     kind = "aec"
 
-    def _episode(self, seed: int) -> None:
+    def _episode(self, seed: int | None) -> None:
         env = self.env
-        _attempt(self.log, "reset()", lambda: env.reset(seed=seed))
+        self._reset(seed)
         self._begin_row()
-        if not env.agents:
+        if not len(env.agents):
             self._error("no_agents", "", "env.agents: expected at least one agent after reset, got none")
             raise _Stop
         gone: set[Hashable] = set()
@@ -487,7 +561,7 @@ class _AECPlayer(_ParallelPlayer):
         turns = 0
         self._tables()
         self._state()
-        while env.agents and self.length < self.limit:
+        while len(env.agents) and self.length < self.limit:
             turns += 1
             self._begin_row()
             agent = env.agent_selection
@@ -521,7 +595,10 @@ class _AECPlayer(_ParallelPlayer):
                 _attempt(self.log, "step() with a legal action", lambda given=given: env.step(given))  # type: ignore[misc]
                 self.length += 1
                 for left in [other for other in members if other not in env.agents]:
-                    text = "left env.agents without a turn of its own (step(None)) after its end"
+                    text = (
+                        "left env.agents without a turn of its own (step(None)) after its end; what it earned last is "
+                        "read from _cumulative_rewards, if it is there"
+                    )
                     self._warn("left_without_end", left, text)
                     gone.add(left)
             known += [other for other in env.agents if other not in known]
@@ -529,7 +606,7 @@ class _AECPlayer(_ParallelPlayer):
             self._state()
             if turns > 4 * self.limit + 4 * len(self.agents):
                 break
-        self.ended = not env.agents
+        self.ended = not len(env.agents)
 
     def _tables(self) -> None:
         """``rewards``, ``terminations``, ``truncations`` and ``infos`` hold exactly the agents of the moment."""
@@ -542,24 +619,15 @@ class _GymnasiumPlayer(_Player):
     kind = "gymnasium"
     agent = "agent_0"
 
-    def _possible_agents(self) -> list[Hashable]:
+    def _listed(self) -> list[Hashable]:
         return [self.agent]
 
-    def _space(self, name: str, agent: Hashable) -> spaces.Space[Any]:
-        space = getattr(self.env, name, None)
-        if not isinstance(space, spaces.Space):
-            self._error("not_a_space", agent, f"{name}: expected a gymnasium Space, got {space!r:.80}")
-            raise _Stop
-        return space
+    def _declared(self, name: str, agent: Hashable) -> Any:
+        return getattr(self.env, name, None)
 
-    def _same_spaces(self) -> None:
-        for name, known in (("observation_space", self.observation_spaces), ("action_space", self.action_spaces)):
-            if getattr(self.env, name) != known[self.agent]:
-                self._error("unstable_space", self.agent, f"{name} changed during play; it must stay what it was")
-
-    def _episode(self, seed: int) -> None:
+    def _episode(self, seed: int | None) -> None:
         env, agent = self.env, self.agent
-        answer = _attempt(self.log, "reset()", lambda: env.reset(seed=seed))
+        answer = self._reset(seed)
         if not (isinstance(answer, tuple) and len(answer) == 2):
             self._error("reset_signature", "", f"reset(): expected (observation, info), got {_shape(answer)}")
             raise _Stop
@@ -596,19 +664,15 @@ def _examine(
     except _Stop:
         _close(log, made)
         return None
-    facts.update(
-        kind=first.kind,
-        agents=[str(agent) for agent in first.agents],
-        observation_spaces={str(agent): str(space) for agent, space in first.observation_spaces.items()},
-        action_spaces={str(agent): str(space) for agent, space in first.action_spaces.items()},
-    )
     second = first
+    alike = "with the same seed and actions"
     try:
         fresh = first.play(seed, seed)
         facts.update(masked=sorted(map(str, first.masked)), state_shape=first.state_shape, episode_length=first.length)
         if not first.ended:
             text = f"no episode ended within {limit} steps of random play; give max_steps to cut it"
             log.add("note", "endless", "", text)
+        next_episode = first.opening(None, seed, SECOND_STEPS)
         if only_one:
             log.add("note", "one_instance", "", "an instance was given: determinism of fresh copies cannot be checked")
         else:
@@ -616,18 +680,28 @@ def _examine(
             made = _attempt(log, "creating the environment again", create)
             second = _player(made, log, limit)
             other = second.play(seed, seed)
-            _compare(log, "error", "fresh_nondeterministic", "two fresh copies", fresh, other)
-        other = second.play(seed, seed)
-        _compare(log, "note", "reused_nondeterministic", "a fresh and a used copy", fresh, other)
-        second.limit = min(limit, 50)
-        other = second.play(seed + 1, seed)
+            advice = "draw all randomness from reset(seed=)"
+            if _compare(log, "error", "fresh_nondeterministic", f"two fresh copies {alike}", fresh, other, advice):
+                _compare_next(log, next_episode, second.opening(None, seed, SECOND_STEPS))
+        advice = "reset() forgets to put something back, so a resumed training may have to begin new episodes"
+        again = second.play(seed, seed)
+        who = f"a fresh and a used copy {alike}"
+        if _compare(log, "note", "reused_nondeterministic", who, fresh, again, advice) and only_one:
+            _compare_next(log, next_episode, second.opening(None, seed, SECOND_STEPS))
+        other = second.opening(seed + 1, seed, SECOND_STEPS)
         if other == fresh[: len(other)]:
             log.add(
                 "note", "seed_without_effect", "", "another seed gives the very same episode: nothing in it is random"
             )
-        _attempt(log, "reset() without a seed", second.env.reset)
+        _find_repetition(second, log, seed)
     except _Stop:
         pass
+    facts.update(
+        kind=first.kind,
+        agents=[str(agent) for agent in first.agents],
+        observation_spaces={str(agent): str(space) for agent, space in first.observation_spaces.items()},
+        action_spaces={str(agent): str(space) for agent, space in first.action_spaces.items()},
+    )
     if not only_one:
         _close(log, made)
     return first
@@ -635,37 +709,89 @@ def _examine(
 
 def _close(log: _Log, env: Any) -> None:
     """Close an environment, if it can be closed and was not yet."""
-    if callable(getattr(env, "close", None)) and not is_closed(env):
+    if not callable(getattr(env, "close", None)):
+        log.add("note", "no_close", "", "close() is missing; training goes on without, and windows stay open")
+    elif not is_closed(env):
         with contextlib.suppress(_Stop):
             _attempt(log, "close()", lambda: end_env(env))
 
 
 def _player(env: Any, log: _Log, limit: int) -> _Player:
-    if isinstance(env, gymnasium.Env):
-        return _GymnasiumPlayer(env, log, limit)
-    if hasattr(env, "agent_selection") or callable(getattr(env, "last", None)):
-        return _AECPlayer(env, log, limit)
-    if hasattr(env, "possible_agents"):
-        return _ParallelPlayer(env, log, limit)
-    text = f"expected a PettingZoo or Gymnasium environment, got {type(env).__name__}; return one from the factory"
-    log.add("error", "not_an_environment", "", text)
-    raise _Stop
+    """By the interface that training takes it for."""
+    try:
+        kind = interface(env)
+    except ConfigError as error:
+        log.add("error", "not_an_environment", "", str(error))
+        raise _Stop from None
+    players: dict[str, type[_Player]] = {
+        "gymnasium": _GymnasiumPlayer,
+        "aec": _AECPlayer,
+        "parallel": _ParallelPlayer,
+    }
+    return players[kind](env, log, limit)
 
 
-def _compare(log: _Log, level: Level, rule: str, who: str, left: Trace, right: Trace) -> None:
-    """Two plays of one seed with the same choices must be the same from end to end."""
-    advice = "draw all randomness from reset(seed=)"
-    if level == "note":
-        advice = "reset() forgets to put something back, so a resumed training may have to begin new episodes"
+def _compare(log: _Log, level: Level, rule: str, who: str, left: Trace, right: Trace, advice: str) -> bool:
+    """Two plays of one seed with the same choices must be the same from end to end; whether they are."""
     for step, (a, b) in enumerate(zip(left, right, strict=False)):
         for what in [*a, *(key for key in b if key not in a)]:
             if a.get(what) != b.get(what):
-                text = f"{who} with the same seed and actions differ at step {step} in {what}; {advice}"
-                log.add(level, rule, "", text)
-                return
+                log.add(level, rule, "", f"{who} differ at step {step} in {what}; {advice}")
+                return False
     if len(left) != len(right):
-        text = f"{who} with the same seed and actions end after {len(left)} and {len(right)} steps; {advice}"
-        log.add(level, rule, "", text)
+        log.add(level, rule, "", f"{who} end after {len(left)} and {len(right)} steps; {advice}")
+        return False
+    return True
+
+
+def _compare_next(log: _Log, left: Trace, right: Trace) -> None:
+    """Episodes after one that was seeded, begun without a seed."""
+    who = "second episodes, begun by reset() without a seed after the same first one,"
+    advice = (
+        "no training of it can be repeated or resumed exactly: go on with the random stream of the last seed, and make "
+        "a new one only where a seed is given"
+    )
+    _compare(log, "error", "unseeded_reset_nondeterministic", who, left, right, advice)
+
+
+def _find_repetition(player: _Player, log: _Log, seed: int) -> None:
+    """Without a seed the next episode has to be another one, wherever seeds make a difference at all.
+
+    Judged are the first observations, then all of the first steps. A start that is drawn from a few alternatives comes
+    again by chance, so that many episodes must begin before anything is said.
+    """
+    for part in (_first_seen, _digest):
+        shown = {part(player.opening(None, seed)) for _ in range(3)}
+        if len(shown) > 1:
+            return
+        seen: Counter[bytes] = Counter()
+        for k in range(OPENINGS):
+            seen[part(player.opening(seed + 1 + k, seed))] += 1
+            if max(seen.values()) > OPENINGS // 2:  # seeds, too, mostly lead to the same
+                break
+        else:
+            if len({part(player.opening(None, seed)) for _ in range(OPENINGS)}) == 1:
+                for k in range(3):
+                    player.opening(seed + 1 + k, seed)
+                    shown.add(part(player.opening(None, seed)))
+                _say_repetition(log, len(shown) == 1)
+            return
+
+
+def _say_repetition(log: _Log, always: bool) -> None:
+    begins = "every reset() without a seed begins the same episode"
+    advice = "go on with the running random stream, as np_random does in gymnasium"
+    if always:
+        text = f"{begins}, whatever the last seed was: training plays that one over and over; {advice}"
+        log.add("error", "unseeded_reset_repeats", "", text)
+    else:
+        text = f"{begins} until another seed is given: training plays one for a thousand steps at a time; {advice}"
+        log.add("warning", "unseeded_reset_repeats", "", text)
+
+
+def _first_seen(trace: Trace) -> bytes:
+    """What agents saw first."""
+    return next((_digest(seen) for row in trace if (seen := [v for k, v in row.items() if k.startswith("obs")])), b"")
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -798,6 +924,9 @@ def _run_adapted(env: Any, steps: int, seed: int, log: _Log, facts: dict[str, An
     except MarlError as error:
         log.add("error", "adapter_refuses", "", f"marl cannot use the environment: {error}")
         return
+    except Exception as error:
+        log.add("error", "raises", "adapter", f"reset() raised {type(error).__name__} in the adapter: {error}")
+        return
     rng = np.random.default_rng(seed)
     totals: dict[str, list[float]] = {}
     lengths: list[int] = []
@@ -874,6 +1003,8 @@ def _judge(action_spaces: Mapping[Hashable, spaces.Space[Any]], learners: Sequen
         learners = LEARNERS
     kinds = {str(agent): KINDS.get(type(space)) for agent, space in action_spaces.items()}
     known: dict[str, frozenset[str]] = {learner.__name__: frozenset(learner.action_kinds) for learner in learners}  # type: ignore[attr-defined]
+    if action_spaces and all(0 in (space.shape or ()) for space in action_spaces.values()):
+        return dict.fromkeys(known, "no, there is nothing to decide: no action space has a component")
     verdicts: dict[str, str] = {}
     for name, able in known.items():
         misfit = next(((agent, kind) for agent, kind in kinds.items() if kind is None or kind not in able), None)

@@ -121,5 +121,5 @@ class Central(nn.Module):
     @torch.no_grad()
     def track(self, tau: float) -> None:
         """Move the targets."""
-        self.target_flat.values.lerp_(self.flat.values, tau)
+        self.target_flat.follow(self.flat, tau)
         self.mixer.track(tau)

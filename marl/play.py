@@ -1,24 +1,29 @@
-"""One episode to look at: every agent acts through its own policy in the raw environment, each frame is kept."""
+"""Episodes to look at: agents by themselves act as in evaluation, and each frame is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from marl.adapters.lifecycle import close_env
+from marl.adapters.copies import Copies, CopyOfEnv
+from marl.adapters.describe import layers, metadata_entry, render_mode
+from marl.adapters.lifecycle import close_env, closing_batch
+from marl.adapters.rows import Rows
 from marl.adapters.spoken import SpokenAEC, SpokenParallel
+from marl.curriculum import HasTasks, Target
+from marl.evaluation.alone import Alone
+from marl.logs.files import replace_file
 from marl.panel import Talk, beside
-from marl.spaces import AgentCodec, BadValue
-from marl.types import Array, ConfigError, MarlError, zeros_step
-
-if TYPE_CHECKING:
-    from marl.system import MultiAgentSystem
+from marl.system import MultiAgentSystem, _check_same_spec, _global_streams_kept, _play, evaluation_seeds
+from marl.types import Array, ConfigError, MarlError
 
 FRAMES_PER_SECOND = 15.0
+PICTURES = "rgb_array"
 
 
 @dataclass
@@ -35,146 +40,113 @@ def play(
 ) -> tuple[list[Played], float]:
     """Play some episodes and return them with the environment's frames per second.
 
+    They are those of ``system.evaluate(episodes, seed=seed, num_envs=1, decentralised=True)``, cut after ``max_steps``;
+    a compiled world is played through its PettingZoo form, which begins other episodes than its batch.
+
     Raises:
         ConfigError: if the environment cannot be rendered to pictures.
     """
-    try:
-        env = system.make_env(render_mode="rgb_array")
-    except TypeError as error:
-        raise ConfigError(
-            f"the environment's factory takes no render_mode keyword, so it cannot be shown ({error})"
-        ) from None
-    try:
-        modes = (getattr(env, "metadata", None) or {}).get("render_modes", ())
-        if "rgb_array" not in modes:
-            raise ConfigError(f"{system.spec.env} renders no pictures (render_modes: {', '.join(modes) or 'none'})")
-        rate = float((getattr(env, "metadata", None) or {}).get("render_fps") or FRAMES_PER_SECOND)
-        table = _Table(system, env, seed, explore)
-        max_steps = min(max_steps, system.max_steps or max_steps)
-        return [_episode(env, table, seed + number, max_steps) for number in range(episodes)], rate
-    finally:
-        close_env(env)
+    env_seed, act_seed, task_seed = evaluation_seeds(seed)
+    actors = system.alone(act_seed, not explore)
+    limit = min(max_steps, system.max_steps or max_steps)
+    with _global_streams_kept(), closing_batch(Film(system, actors, limit)) as film:
+        _check_same_spec(system.spec, film.spec)
+        wanted = system.target
+        target = Target(wanted, film, task_seed) if wanted and isinstance(film, HasTasks) else None
+        played = [
+            Played(film.frames, dict(episode.returns), episode.length)
+            for episode in _play(film, actors, episodes, env_seed, target)
+        ]
+        return played, float(metadata_entry(film.envs[0], "render_fps") or FRAMES_PER_SECOND)
 
 
-class _Table:
-    """All agents, each by itself, and one environment as its author made it."""
+class Film(Copies):
+    """One copy of a system's environment, as a batch of one; :attr:`frames` are those of its last whole episode."""
 
-    def __init__(self, system: MultiAgentSystem, env: Any, seed: int, explore: bool) -> None:
-        self.spec, self.env, self.actors = system.spec, env, system.alone(seed, not explore)
-        self.spoken = isinstance(env, SpokenParallel | SpokenAEC)
-        self.codecs = {
-            name: (place, n, AgentCodec(team, n))
-            for place, team in enumerate(self.spec.teams)
-            for n, name in enumerate(team.agents)
-        }
+    def __init__(self, system: MultiAgentSystem, actors: Alone, max_steps: int) -> None:
+        """``actors``: who plays in it, and may talk."""
+        self.actors = actors
+        self.frames: list[Array] = []
+        self._reel: list[Array] = []  # of the episode that runs
+        super().__init__(lambda: _pictured(system), 1, system._patterns, max_steps=max_steps, state=False)
 
-    def begin(self) -> None:
-        """An episode begins."""
-        self.step = zeros_step(self.spec, 1)
-        self.step.started[...] = True
+    def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
+        return _Watched(super()._player(env, rows), self._film)
 
-    def see(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> None:
-        """What those who may act now see; the others wait or are dead."""
-        there = set(map(str, getattr(self.env, "agents", self.codecs)))
-        for team, spec in zip(self.step.teams, self.spec.teams, strict=True):
-            team.alive.fill(False)
-            team.obs[0, [name not in there for name in spec.agents]] = 0  # as in training, where wires look at it too
-        for agent, observation in observations.items():
-            place, n, codec = self.codecs[str(agent)]
-            team = self.step.teams[place]
-            try:
-                row, legal = codec.encode(observation, infos.get(agent))
-            except BadValue as error:
-                raise ConfigError(f"agent {str(agent)!r}: observation: {error}") from None
-            team.obs[0, n], team.alive[0, n] = row, True
-            if team.legal is not None and legal is not None:
-                team.legal[0, n] = legal
+    def _film(self, env: Any, begins: bool, over: bool) -> None:
+        """Keep what the environment shows now, before it is reset."""
+        frame = picture(env)
+        if begins:
+            self._reel = [frame]
+            return
+        talks = self._talks(env)
+        self._reel.append(beside(frame, talks) if talks else frame)
+        if over:
+            if talks:  # nothing is said before the first step
+                silent = [replace(talk, weight=np.zeros_like(talk.weight)) for talk in talks]
+                self._reel[0] = beside(self._reel[0], silent)
+            self.frames = self._reel
 
-    def act(self) -> dict[str, Any]:
-        """What everybody does who may."""
-        actions = self.actors.act(self.step)
-        self.step.started[...] = False
-        return {
-            name: codec.decode(actions[place][0, n])
-            for name, (place, n, codec) in self.codecs.items()
-            if self.step.teams[place].alive[0, n]
-        }
-
-    def talks(self) -> list[Talk]:
+    def _talks(self, env: Any) -> list[Talk]:
         """What was heard last."""
-        if self.spoken:
-            exchange = self.env.exchange
+        if isinstance(env, SpokenParallel | SpokenAEC):
+            exchange = env.exchange
             loud = (exchange.heard != 0).any(-1)
             return [Talk(tuple(map(str, exchange.agents)), loud * 1.0, exchange.heard, not exchange.tongues[0].numbers)]
         found = []
-        for team, inbox in zip(self.spec.teams, self.actors.inboxes, strict=True):
+        for team, inbox in zip(self.actors.spec.teams, self.actors.inboxes, strict=True):
             if inbox is not None:
                 count, message = team.num_agents, inbox.message[0].numpy()
                 message = np.broadcast_to(message, (count, *message.shape[1:]))
                 found.append(Talk(team.agents, inbox.weight[0].numpy(), message, False))
         return found
 
+    @property
+    def task_space(self) -> Mapping[str, Any]:
+        """The environment's task parameters. Raises AttributeError if it has none."""
+        for layer in layers(self.envs[0]):
+            if hasattr(layer, "task_space"):
+                space: Mapping[str, Any] = layer.task_space
+                return space
+        raise AttributeError("task_space")
 
-def _episode(env: Any, table: _Table, seed: int, max_steps: int) -> Played:
-    from marl.adapters.describe import interface
-
-    table.begin()
-    turns = {"gymnasium": _gymnasium, "parallel": _parallel, "aec": _aec}[interface(env)]
-    played = Played(returns=dict.fromkeys(table.codecs, 0.0))
-    talking = table.spoken or any(hub is not None for hub in table.actors.hubs)
-    for step, rewards in enumerate(turns(env, table, seed)):
-        played.length = step
-        for name, reward in rewards.items():
-            played.returns[name] += float(reward)
-        frame = _frame(env)
-        if frame is not None:
-            played.frames.append(beside(frame, table.talks()) if talking and step else frame)
-        if step == max_steps:
-            break
-    if talking and len(played.frames) > 1:  # nothing is said before the first step
-        played.frames[0] = beside(played.frames[0], [replace(one, weight=one.weight * 0) for one in table.talks()])
-    return played
+    def set_tasks(self, tasks: Mapping[str, Any], copies: Sequence[int] | slice = slice(None)) -> None:
+        """Choose the task of the episodes that begin from now on."""
+        self._options = {"task": dict(tasks)}
 
 
-def _gymnasium(env: Any, table: _Table, seed: int) -> Iterator[dict[str, float]]:
-    """The rewards of every step; nothing at the start."""
-    (name,) = table.codecs
-    observation, info = env.reset(seed=seed)
-    yield {}
-    over = False
-    while not over:
-        table.see({name: observation}, {name: info})
-        observation, reward, terminated, truncated, info = env.step(table.act()[name])
-        over = terminated or truncated
-        yield {name: reward}
+class _Watched:
+    """A copy of an environment, of which somebody takes a picture after each reset and each step."""
+
+    def __init__(self, copy: CopyOfEnv, film: Callable[[Any, bool, bool], None]) -> None:
+        self.copy, self.env, self.film = copy, copy.env, film
+
+    def begin(self, seed: int | None, options: Mapping[str, Any] | None) -> None:
+        """See :class:`~marl.adapters.copies.CopyOfEnv`."""
+        self.copy.begin(seed, options)
+        self.film(self.env, True, False)
+
+    def step(self, actions: Sequence[Any]) -> bool:
+        """See :class:`~marl.adapters.copies.CopyOfEnv`."""
+        over = self.copy.step(actions)
+        self.film(self.env, False, over)
+        return over
 
 
-def _parallel(env: Any, table: _Table, seed: int) -> Iterator[dict[str, float]]:
-    observations, infos = env.reset(seed=seed)
-    yield {}
-    while env.agents:
-        there = {str(agent): agent for agent in env.agents if agent in observations}
-        table.see({agent: observations[agent] for agent in there.values()}, infos)
-        actions = {there[name]: action for name, action in table.act().items()}
-        observations, rewards, _, _, infos = env.step(actions)
-        yield {str(agent): reward for agent, reward in rewards.items()}
+def _pictured(system: MultiAgentSystem) -> Any:
+    """One of a system's environments that renders pictures. Raises ConfigError."""
+    env = system.make_env(render_mode=PICTURES)
+    modes = metadata_entry(env, "render_modes")
+    if PICTURES not in ([render_mode(env)] if modes is None else modes):
+        close_env(env)
+        raise ConfigError(
+            f"{system.spec.env} renders no pictures (render_modes: {', '.join(map(str, modes or ())) or 'none'})"
+        )
+    return env
 
 
-def _aec(env: Any, table: _Table, seed: int) -> Iterator[dict[str, float]]:
-    env.reset(seed=seed)
-    yield {}
-    while env.agents:
-        agent = env.agent_selection
-        observation, reward, terminated, truncated, info = env.last()
-        if terminated or truncated:
-            env.step(None)
-        else:
-            table.see({agent: observation}, {agent: info})
-            env.step(table.act()[str(agent)])
-        yield {str(agent): reward}
-
-
-def _frame(env: Any) -> Array | None:
+def picture(env: Any) -> Array:
+    """What an environment renders, as ``(H, W, 3)`` uint8. Numbers in [0, 1] are shares of 255. Raises ConfigError."""
     try:
         frame = env.render()
     except Exception as error:
@@ -182,11 +154,29 @@ def _frame(env: Any) -> Array | None:
             raise
         raise ConfigError(f"the environment could not be rendered: {type(error).__name__}: {error}") from None
     if frame is None:
-        return None
-    frame = np.asarray(frame)
-    if frame.ndim != 3 or frame.shape[2] not in (3, 4):
-        raise ConfigError(f"the environment's render() gave shape {frame.shape}; expected a picture (height, width, 3)")
-    return np.ascontiguousarray(frame[..., :3].astype(np.uint8))
+        raise ConfigError(
+            f"the environment's render() gave no picture (its render_mode is {render_mode(env)!r}); "
+            f"make it with render_mode={PICTURES!r}"
+        )
+    try:
+        pixels = np.asarray(frame)
+    except ValueError:  # rows of unequal length
+        pixels = np.empty(0, dtype=object)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or pixels.dtype.kind not in "biuf":
+        found = f"{type(frame).__name__} of shape {pixels.shape} and dtype {pixels.dtype}"
+        raise ConfigError(f"the environment's render() gave {found}; expected a picture (height, width, 3)")
+    if pixels.shape[2] == 1:
+        pixels = pixels.repeat(3, axis=2)
+    pixels = pixels[..., :3]
+    if pixels.dtype != np.uint8:
+        shares = pixels.dtype.kind in "bf"
+        pixels = np.nan_to_num(pixels.astype(np.float64))
+        if shares and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
+            pixels *= 255
+        pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels)
 
 
 def write_gif(episodes: list[Played], rate: float, path: Path) -> Path:
@@ -204,5 +194,7 @@ def write_gif(episodes: list[Played], rate: float, path: Path) -> Path:
         raise ConfigError("imageio is not installed: pip install 'marl-system[play]'") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     # Players round a frame's time to hundredths of a second, and slow down below two of them.
-    imageio.imwrite(path, canvas, duration=max(20.0, round(100 / rate) * 10), loop=0)
+    gif = io.BytesIO()
+    imageio.imwrite(gif, canvas, extension=".gif", duration=max(20.0, round(100 / rate) * 10), loop=0)
+    replace_file(path, gif.getvalue())  # it may lie in a run folder: never through a link
     return path

@@ -19,6 +19,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths, own_choices
 
 MASK = "action_mask"
+LARGEST_SPACE = 2**26  # numbers or choices of a space that a file may ask for
 Writer = Callable[[Any], None]
 Json = Any
 
@@ -284,12 +285,18 @@ def action_spec(agents: Sequence[str], action_spaces: Sequence[Space[Any]]) -> A
     """Pad a team's actions together. Agents of one team must share the kind of action.
 
     Components that only wider agents have are always 0 (see `ActionSpec`). Boxes may be unbounded
-    (``-inf``, ``inf``): a plain Gaussian can act there, a squashed one cannot.
+    (``-inf``, ``inf``): a plain Gaussian can act there, a squashed one cannot. The largest number of float32, or of the
+    box's own type, is another way to write infinity.
     """
     kinds = [_action_kind(agent, space) for agent, space in zip(agents, action_spaces, strict=True)]
     for agent, kind, space in zip(agents, kinds, action_spaces, strict=True):
         if kind != kinds[0]:
             raise ConfigError(_clash(agents[0], agent, f"{kinds[0]} beside {kind} actions", action_spaces[0], space))
+    if not any(space.shape is None or math.prod(space.shape) for space in action_spaces):
+        raise ConfigError(
+            f"agent {agents[0]!r}: action space {action_spaces[0]} has no component, so there is nothing to learn; "
+            "give it Discrete(1), or one team with agents that have something to decide"
+        )
     if kinds[0] == "discrete":
         widths = tuple(_choices(space).pop() for space in action_spaces)
         return ActionSpec("discrete", (max(widths),), widths)
@@ -308,7 +315,12 @@ def action_spec(agents: Sequence[str], action_spaces: Sequence[Space[Any]]) -> A
 
 
 def _padded_bound(bound: Array, width: int) -> tuple[float, ...]:
-    return (*map(float, bound.reshape(-1)), *[0.0] * (width - bound.size))
+    # Actions are float32: numbers at its end are no scale that a policy could have.
+    largest = float(np.finfo(np.float32).max)
+    if np.issubdtype(bound.dtype, np.floating):
+        largest = min(largest, float(np.finfo(bound.dtype).max))
+    numbers = [math.copysign(math.inf, x) if abs(x) >= largest else x for x in map(float, bound.reshape(-1))]
+    return (*numbers, *[0.0] * (width - bound.size))
 
 
 def _choices(space: Space[Any]) -> list[int]:
@@ -321,7 +333,7 @@ def _choices(space: Space[Any]) -> list[int]:
 
 
 def base_legal(action: ActionSpec, action_spaces: Sequence[Space[Any]]) -> Array:
-    """The choices each agent truly has, ``(N, L)``; of a padded component the first, so that nothing is left to chance."""
+    """The choices each agent truly has, ``(N, L)``; of a padded component the first (see `legal_widths`)."""
     legal = legal_widths(action)
     if action.kind == "multidiscrete":
         for row, space in zip(legal, action_spaces, strict=True):
@@ -358,7 +370,12 @@ def action_decoder(space: Space[Any]) -> Callable[[Any], Any]:
     shape, dtype = space.shape or (), space.dtype
     width = math.prod(shape)
     if isinstance(space, Box):
-        return partial(_decode_box, space.low, space.high, width, np.issubdtype(dtype, np.integer))
+        if np.issubdtype(dtype, np.integer):
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            # Rounded to a float the largest int64 is one that no int64 can be: the next below it is.
+            high = np.where(high.astype(object) > space.high, np.nextafter(high, 0), high)
+            return partial(_decode_whole, low, high, width, dtype)
+        return partial(_decode_box, space.low, space.high, width)
     if isinstance(space, MultiDiscrete) and np.any(space.start):
         return partial(_decode_shifted, space.start, width, dtype)
     return partial(_decode_array, shape, width, dtype)
@@ -368,10 +385,16 @@ def _decode_choice(start: int, action: Any) -> int:
     return int(action) + start
 
 
-def _decode_box(low: Array, high: Array, width: int, whole: bool, action: Any) -> Array:
-    array = np.asarray(action)[:width].reshape(low.shape)
-    array = np.rint(array) if whole else array.astype(low.dtype)
-    return np.minimum(np.maximum(array, low), high).astype(low.dtype, copy=False)
+def _decode_box(low: Array, high: Array, width: int, action: Any) -> Array:
+    array = np.asarray(action)[:width].reshape(low.shape).astype(low.dtype)
+    clipped: Array = np.minimum(np.maximum(array, low), high)
+    return clipped.astype(low.dtype, copy=False)
+
+
+def _decode_whole(low: Array, high: Array, width: int, dtype: Any, action: Any) -> Array:
+    array = np.rint(np.asarray(action)[:width].reshape(low.shape))
+    clipped: Array = np.minimum(np.maximum(array, low), high)
+    return clipped.astype(dtype)
 
 
 def _decode_shifted(start: Array, width: int, dtype: Any, action: Any) -> Array:
@@ -491,15 +514,38 @@ def space_to_json(space: Space[Any]) -> Json:
     if isinstance(space, MultiBinary):
         return {"type": "MultiBinary", "n": list(space.n) if isinstance(space.n, Sequence) else int(space.n)}
     if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": [[key, space_to_json(sub)] for key, sub in space.spaces.items()]}
+        return {
+            "type": "Dict",
+            "spaces": [[_key_to_json(key), space_to_json(sub)] for key, sub in space.spaces.items()],
+        }
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_json(sub) for sub in space.spaces]}
     raise ConfigError(f"{type(space).__name__} cannot be written as JSON")
 
 
+def _key_to_json(key: Any) -> Json:
+    """A key of a Dict space: tuples, which JSON would take for lists, as checkpoints write them."""
+    if isinstance(key, np.generic):
+        key = key.item()
+    if type(key) is tuple:
+        return {"$": "tuple", "items": [_key_to_json(part) for part in key]}
+    if key is None or type(key) in (str, int, float, bool):
+        return key
+    raise ConfigError(
+        f"Dict space: key {key!r:.80} cannot be written as JSON; use texts, numbers or tuples of them as keys"
+    )
+
+
+def _key_from_json(key: Json) -> Any:
+    return tuple(map(_key_from_json, key["items"])) if isinstance(key, dict) else key
+
+
 def space_from_json(data: Json) -> Space[Any]:
-    """The inverse of `space_to_json`."""
+    """The inverse of `space_to_json`. Raises ConfigError for what is no space, or larger than any real one."""
     try:
+        sizes = [math.prod(np.ravel(data[key]).tolist()) for key in ("n", "shape") if key in data]
+        if max([*sizes, np.sum(data.get("nvec", 0)), np.size(data.get("nvec", 0))]) > LARGEST_SPACE:
+            raise ConfigError(f"not a space: more than {LARGEST_SPACE:,} numbers or choices")
         match data["type"]:
             case "Box":
                 shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
@@ -513,12 +559,14 @@ def space_from_json(data: Json) -> Space[Any]:
             case "MultiBinary":
                 return MultiBinary(data["n"])
             case "Dict":
-                return spaces.Dict([(key, space_from_json(sub)) for key, sub in data["spaces"]])
+                return spaces.Dict([(_key_from_json(key), space_from_json(sub)) for key, sub in data["spaces"]])
             case "Tuple":
                 return spaces.Tuple([space_from_json(sub) for sub in data["spaces"]])
             case other:
                 raise ConfigError(f"unknown space type {other!r}")
-    except (KeyError, TypeError) as error:
+    except ConfigError:
+        raise
+    except (AssertionError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"not a space: {data!r:.200} ({error})") from None
 
 
@@ -559,6 +607,9 @@ def team_to_json(team: TeamSpec) -> Json:
 
 def team_from_json(data: Json) -> TeamSpec:
     """The inverse of `team_to_json`."""
+    names = [data["name"], *data["agents"]]
+    if not all(isinstance(name, str) for name in names) or len(set(data["agents"])) < len(data["agents"]):
+        raise ConfigError(f"not a team: expected agents of different names, got {names!r:.200}")
     observations = [space_from_json(space) for space in data["observation_spaces"]]
     actions = [space_from_json(space) for space in data["action_spaces"]]
-    return team_spec(data["name"], data["agents"], observations, actions, data["masked"])
+    return team_spec(data["name"], data["agents"], observations, actions, bool(data["masked"]))

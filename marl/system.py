@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,14 +17,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from marl import adapters, checkpoint, parallel
+from marl import adapters, checkpoint, parallel, received
 from marl.adapters import lifecycle
+from marl.adapters.describe import render_mode
 from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.agent import Agent, MixedAgent
 from marl.channels import Channel, Hub, Line, Link, Overheard, Shown, Tamper
-from marl.config import differences, from_json, to_json
+from marl.config import differences, to_json
 from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
 from marl.curriculum import checked as checked_curricula
 from marl.evaluation.alone import Alone, Here, View, stranger
@@ -42,7 +44,7 @@ from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
 from marl.shaping import Discounts, Hooks, Shaper, by_team, reads_state, team_named
 from marl.shaping import checked as checked_hooks
-from marl.spaces import team_from_json, team_to_json
+from marl.spaces import LARGEST_SPACE, team_from_json, team_to_json
 from marl.stopping import Stop
 from marl.types import (
     Array,
@@ -52,6 +54,7 @@ from marl.types import (
     Episode,
     Episodes,
     NonFiniteError,
+    ResourceError,
     Spec,
     Step,
     StepsElsewhere,
@@ -71,6 +74,8 @@ DEFAULT_COPIES = 8
 RECENT = 100  # episodes that means in metrics are over
 MOST_NAMES = 64  # different names in infos that metrics follow
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
+
+NOWHERE = object()  # in place of an environment: policies are wanted and nothing else
 
 Agents = LearnerConfig | Mapping[str, LearnerConfig]
 Callback = Callable[[dict[str, float]], bool | None]
@@ -141,7 +146,7 @@ class MultiAgentSystem:
         channel: Spoken | None = None,
     ) -> None:
         """See the class."""
-        check_whole("seed", seed, 0)
+        seed = check_whole("seed", seed, 0)
         scenario = resolve_scenario(env)
         if scenario is not None:
             agents = agents if agents is not None else scenario.agents
@@ -166,11 +171,12 @@ class MultiAgentSystem:
         self._world = scenario.env if scenario is not None else env
         self._source = self._world if self.spoken is None else self.spoken.source(self._world)
         self._reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
-        self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": max_steps}
-        self.num_envs = num_envs if num_envs is not None else (1 if self._instance else DEFAULT_COPIES)
-        check_whole("num_envs", self.num_envs, 1)
-        self.workers = workers or 0
-        check_whole("workers", self.workers, 0)
+        limit = None if max_steps is None else check_whole("max_steps", max_steps, 1)
+        self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": limit}
+        self._trust = False
+        copies = num_envs if num_envs is not None else (1 if self._instance else DEFAULT_COPIES)
+        self.num_envs = check_whole("num_envs", copies, 1)
+        self.workers = check_whole("workers", workers or 0, 0)
         self._env: BatchEnv | None = self._make_env(self.num_envs, self.workers)
         try:
             self._setup(self._env.spec)
@@ -194,6 +200,8 @@ class MultiAgentSystem:
             for config, team, seed in zip(configs, spec.teams, seeds[1:], strict=True)
         ]
         self._introduce()
+        self._shown: Shown | None = None  # known once there is an environment
+        self._saved_shown: Sequence[Array] = ()
         self._shaper = self._make_shaper()
         self._course = None
         self._saved_course: Mapping[str, Any] | None = None
@@ -207,6 +215,7 @@ class MultiAgentSystem:
         self._step: Step | None = None
         self._saved_env: Any = None
         self._pending: dict[str, torch.Tensor] = {}
+        self._said_lost = False  # whether somebody was told of losses that are not finite
         self._said: dict[str, list[float]] = {}  # what recent episodes reported as they ended, by name
         self._logged_at = 0
         self._said_another = False
@@ -223,7 +232,6 @@ class MultiAgentSystem:
             for place, learner in enumerate(self.learners)
             if (net := talker_of(learner)) is not None
         }
-        self._shown: Shown | None = None  # known once there is an environment
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
             learner.meet(self.learners)
@@ -280,7 +288,9 @@ class MultiAgentSystem:
             self.device,
             self.learners,
             make_env=self._another_env,
-            load=lambda path: MultiAgentSystem.load(_newest_in(path), device=str(self.device)),
+            load=lambda path: MultiAgentSystem.load(
+                _newest_in(path), env=NOWHERE, device=str(self.device), trust=self._trust
+            ),
             team=lambda key: team_named(key, self.spec, self._patterns, "league"),
             task={} if self._lost == "curriculum" else self.target,
         )
@@ -347,15 +357,15 @@ class MultiAgentSystem:
             watcher: a run folder or progress display.
 
         Raises:
-            NonFiniteError: if parameters became NaN or infinite.
+            NonFiniteError: if losses or gradients stay NaN or infinite.
         """
         if steps is None and episodes is None:
             if self.scenario is None:
                 raise ConfigError("train: give steps= or episodes=")
             steps = self.scenario.steps
-        for name, value in (("steps", steps), ("episodes", episodes), ("evaluate_every", evaluate_every)):
-            if value is not None:
-                check_whole(name, value, 1)
+        steps = None if steps is None else check_whole("steps", steps, 1)
+        episodes = None if episodes is None else check_whole("episodes", episodes, 1)
+        evaluate_every = None if evaluate_every is None else check_whole("evaluate_every", evaluate_every, 1)
         stop = stop if stop is not None or self.scenario is None else self.scenario.stop
         for name, rule in (("stop", stop), ("callback", callback)):
             if rule is not None and not callable(rule):
@@ -430,12 +440,15 @@ class MultiAgentSystem:
         if self._course is None:
             self._course = self._make_course(env)
             if self._course is not None and self._saved_course is not None:
-                self._course.load_state_dict(self._saved_course)
+                with received.explained("the saved curriculum"):
+                    self._course.load_state_dict(self._saved_course)
         if self._shown is None:
             self._shown = self._make_shown(env)
+            self._shown.load_state_dict(self._saved_shown)
         if self._step is None:
             if self._saved_env is not None:
-                self._step = env.load_state_dict(self._saved_env)
+                with received.explained("the saved environment"):
+                    self._step = env.load_state_dict(self._saved_env)
                 self._saved_env = None
                 self._say_what_is_lost(self._step)
             else:
@@ -454,7 +467,8 @@ class MultiAgentSystem:
             which = ", ".join(map(str, lost[:8])) + (", ..." if lost.size > 8 else "")
             logging.getLogger("marl.system").warning(
                 "not bit-exact: %s does not come back in copies %s, where the same seed and actions lead to another "
-                "observation (it is not deterministic, or has changed); they begin new episodes",
+                "observation (it is not deterministic, or has changed) or the episode was too long to be repeated; "
+                "they begin new episodes",
                 *(self.spec.env, which),
             )
 
@@ -593,7 +607,9 @@ class MultiAgentSystem:
             prefix = f"{self.spec.teams[place].name}/" if len(self.learners) > 1 else ""
             metrics |= {prefix + name: value for name, value in overheard.metrics().items()}
         metrics |= {} if self._shown is None else self._shown.metrics()
-        metrics |= {name: float(value) for name, value in self._pending.items()}
+        learnt = {name: float(value) for name, value in self._pending.items()}
+        metrics |= learnt
+        self._say_what_is_lost_of(learnt)
         for name, in_a_row in metrics.items():
             if name.endswith("non_finite") and in_a_row >= PATIENCE:
                 raise NonFiniteError(
@@ -603,6 +619,17 @@ class MultiAgentSystem:
         self._pending.clear()
         self._logged_at = self.steps
         return metrics
+
+    def _say_what_is_lost_of(self, learnt: Mapping[str, float]) -> None:
+        """Once: that some updates came to nothing, which no table of finite numbers would show."""
+        lost = [name for name, value in learnt.items() if not math.isfinite(value)]
+        lost += [name for name, value in learnt.items() if name.endswith("non_finite") and value > 0]
+        if lost and not self._said_lost:
+            self._said_lost = True
+            logging.getLogger("marl.system").warning(
+                "step %s: %s: the loss was not finite, so the update was skipped; scale rewards if they are very large",
+                *(f"{self.steps:,}", ", ".join(lost)),
+            )
 
     @property
     def faults(self) -> dict[str, int]:
@@ -636,8 +663,9 @@ class MultiAgentSystem:
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
             decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation and
-                inbox alone; ``"processes"`` gives each an operating system process of its own, and plays the same
-                episodes batched as well, to compare returns and actions (``report.batched``, ``report.agreement``).
+                inbox alone; ``"processes"`` gives each an operating system process of its own, and asks the batched
+                policy in every step what it would do on the same observations (``report.agreement``). The same
+                episodes are then played batched as well (``report.batched``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
@@ -656,7 +684,7 @@ class MultiAgentSystem:
         Raises:
             ConfigError: for what has no meaning here, saying why.
         """
-        check_whole("episodes", episodes, 1)
+        episodes = check_whole("episodes", episodes, 1)
         if decentralised not in (False, True, "processes"):
             raise ConfigError(f"decentralised: expected True, False or 'processes', got {decentralised!r}")
         if link is not None and not isinstance(link, Link | str):
@@ -664,10 +692,9 @@ class MultiAgentSystem:
         if swap is not None and (isinstance(swap, str) or len(swap) != 2):
             raise ConfigError(f"swap: expected two agents, got {swap!r}")
         if num_envs is not None:
-            check_whole("num_envs", num_envs, 1)
+            num_envs = check_whole("num_envs", num_envs, 1)
         links = self._links(link, tamper)
-        derived = np.random.SeedSequence([self.seed if seed is None else seed, EVALUATION])
-        env_seed, act_seed, task_seed = (int(x) for x in derived.generate_state(3, np.uint32))
+        env_seed, act_seed, task_seed = evaluation_seeds(self.seed if seed is None else seed)
         wanted = task if task is not None else self.target
         talking = [channel is not None for channel in self.channels]
         wish, exactly = num_envs or min(episodes, EVALUATION_COPIES), num_envs is not None
@@ -700,24 +727,21 @@ class MultiAgentSystem:
             def alone(processes: bool) -> Alone:
                 return self._alone(copies, act_seed, greedy, links, tampers, experiment, processes)
 
-            with _executing(self.learners, links, tampers):
-                subject = None
-                if decentralised == "processes":
-                    with closing(alone(True)) as apart:
-                        subject = _Subject(self.spec, apart, experiment)
-                        subject.recording = True
-                        report = play(subject)
-                        report = replace(report, faults=report.faults | apart.faults)
+            def in_one_batch() -> _Subject:
                 if decentralised is True or experiment.swap:
-                    actor = _Subject(self.spec, alone(False), experiment)
-                else:
-                    strangers = self._strangers(copies, act_seed, experiment.remove)
-                    actor = _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
-                if subject is None:
-                    return play(actor)
-                actor.recording = True
-                batched = replace(play(actor), decentralised=False)
-                return replace(report, batched=batched, agreement=Agreement.of(self.spec, actor.record, subject.record))
+                    return _Subject(self.spec, alone(False), experiment)
+                strangers = self._strangers(copies, act_seed, experiment.remove)
+                return _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
+
+            with _executing(self.learners, links, tampers):
+                if decentralised != "processes":
+                    return play(in_one_batch())
+                with closing(alone(True)) as apart:
+                    both = _Compared(_Subject(self.spec, apart, experiment), in_one_batch())
+                    report = play(both)
+                    lost = report.faults | apart.faults
+                    report = replace(report, faults=lost, agreement=both.agreement(self.spec))
+                return replace(report, batched=replace(play(in_one_batch()), decentralised=False))
 
     def _alone(
         self,
@@ -883,6 +907,10 @@ class MultiAgentSystem:
             "logged_at": self._logged_at,
             "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
             "pending": dict(self._pending),
+            "messages": {
+                "heard": {self.spec.teams[place].name: one.state_dict() for place, one in self._overheard.items()},
+                "shown": list(self._saved_shown) if self._shown is None else self._shown.state_dict(),
+            },
             "said": {name: np.asarray(values) for name, values in self._said.items()},
             "torch_rng": torch.get_rng_state(),
         }
@@ -908,6 +936,10 @@ class MultiAgentSystem:
         self.history = History()
         self.history.update({name: values.tolist() for name, values in state["history"].items()})
         self._pending = dict(state["pending"])
+        messages = state.get("messages") or {"heard": {}, "shown": ()}  # older checkpoints have none
+        for place, one in self._overheard.items():
+            one.load_state_dict(messages["heard"].get(self.spec.teams[place].name, ()))
+        self._saved_shown, self._shown = messages["shown"], None
         self._said = {name: values.tolist() for name, values in state.get("said", {}).items()}
         torch.set_rng_state(state["torch_rng"])
 
@@ -917,13 +949,13 @@ class MultiAgentSystem:
 
     def _meta(self) -> dict[str, Any]:
         return {
-            "agents": _as_json(self.agents),
-            "shaping": _as_json(self.shaping),
-            "curriculum": _as_json(self.curriculum),
-            "league": _as_json(self.league),
-            "channel": _as_json(self.spoken),
+            "agents": to_json(self.agents, code=True),
+            "shaping": to_json(self.shaping, code=True),
+            "curriculum": to_json(self.curriculum, code=True),
+            "league": to_json(self.league, code=True),
+            "channel": to_json(self.spoken, code=True),
             "env": self._reference,
-            "options": _as_json(self._options),
+            "options": to_json(self._options, code=True),
             "num_envs": self.num_envs,
             "workers": self.workers,
             "seed": self.seed,
@@ -939,70 +971,83 @@ class MultiAgentSystem:
         agents: Agents | None = None,
         device: str = "cpu",
         *,
+        env_kwargs: Mapping[str, Any] | None = None,
         shaping: Hooks | None = None,
         curriculum: Curricula | None = None,
         league: Leagues | None = None,
         channel: Spoken | None = None,
+        trust: bool = False,
     ) -> MultiAgentSystem:
         """A system as it was when saved.
 
+        A checkpoint chooses no code to run: it may name registered environments, installed scenarios and settings of
+        this library. What else it names, such as modules, files and functions of yours, is given again here.
+
         Args:
             path: the checkpoint directory.
-            env: the environment; needed to train or evaluate on if it was neither an id nor a scenario's name.
-            agents: the learners; needed if they hold your own code (a ``Custom`` network).
+            env: the environment; needed if it was neither a registered id nor an installed scenario's name.
+            agents: the learners; needed if they hold your own code (a ``Custom`` network, ``Hindsight``).
             device: where to compute.
+            env_kwargs: keywords for the environment instead of those then; needed if these hold code, or paths.
             shaping: the hooks, to train on; needed if they hold your own code.
             curriculum: likewise.
             league: likewise.
             channel: likewise, to play or train at all.
+            trust: do whatever the checkpoint says: import and run what it names, open and write to paths in it.
 
         Raises:
-            CheckpointError: if the checkpoint is damaged, or does not fit ``env`` or ``agents``.
+            CheckpointError: if the checkpoint is damaged, names what is not trusted, or does not fit ``env`` or
+                ``agents``.
         """
         state, manifest = checkpoint.load(path)
-        meta = manifest["meta"]
-        if agents is None and meta.get("agents") is None:
-            raise CheckpointError(f"checkpoint {path}: its learners hold code of yours; pass agents= as then")
-        try:
-            agents = agents if agents is not None else from_json(meta["agents"])
-            options, spec = from_json(meta["options"]), _spec_from_json(meta["spec"])
-            shaping = shaping if shaping is not None else from_json(meta.get("shaping"))
-            curriculum = curriculum if curriculum is not None else from_json(meta.get("curriculum"))
-            league = league if league is not None else from_json(meta.get("league"))
-            channel = channel if channel is not None else from_json(meta.get("channel"))
-            sizes = int(meta["seed"]), int(meta["num_envs"]), int(meta["workers"])
-            reference = env if env is not None else meta["env"]
-        except (ConfigError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {path}: its settings make no sense here: {error}") from error
+        where = f"checkpoint {path}"
+        meta = received.checked(where, manifest["meta"])
+        reference = None if env is NOWHERE else env if env is not None else meta["env"]
+        if env is None and reference is not None and not trust:
+            received.refuse_env(where, reference)
+        scenario = resolve_scenario(reference) if reference is not None else None
+        options = received.options(where, meta, scenario)
+        given = {
+            "agents": agents,
+            "shaping": shaping,
+            "curriculum": curriculum,
+            "league": league,
+            "channel": channel,
+            "env_kwargs": {} if env is NOWHERE else env_kwargs,
+        }
+        said, lost = received.settings(where, meta | options, given, scenario, trust)
+        with received.explained(where):
+            spec = _spec_from_json(meta["spec"])
+            if agents is None:
+                received.refuse_sizes(where, meta, spec, state.get("learners"))
         system = cls.__new__(cls)
-        system.scenario = resolve_scenario(reference) if reference is not None else None
-        system.agents = _checked_agents(agents)
-        if system.scenario is not None:  # what only code can say
-            shaping = shaping if shaping is not None else system.scenario.shaping
-            curriculum = curriculum if curriculum is not None else system.scenario.curriculum
-            league = league if league is not None else system.scenario.league
-            channel = channel if channel is not None else system.scenario.channel
-        system.shaping = checked_hooks(shaping or ())
-        system.curriculum = None if curriculum is None else checked_curricula(curriculum, None)
-        system.league = checked_league(league)
-        system.seed, system.num_envs, system.workers = sizes
+        system.scenario = scenario
+        system.agents = _checked_agents(said["agents"])
+        system.shaping = checked_hooks(said["shaping"] or ())
+        system.curriculum = None if said["curriculum"] is None else checked_curricula(said["curriculum"], None)
+        system.league = checked_league(said["league"])
+        system.seed, system.num_envs, system.workers = (meta[name] for name in ("seed", "num_envs", "workers"))
         system.device = pick_device(device)
-        system.spoken = checked_spoken(channel)
-        system._world = system._source = system.scenario.env if system.scenario is not None else reference
+        system.spoken = checked_spoken(said["channel"])
+        system._trust = trust
+        system._world = system._source = scenario.env if scenario is not None else reference
         if system.spoken is not None and reference is not None:
             system._source = system.spoken.source(system._world)
         system._reference = meta["env"]
-        system._options = options or {}
-        if system.scenario is not None and options is None:
-            system._options = {"env_kwargs": dict(system.scenario.env_kwargs), "max_steps": system.scenario.max_steps}
+        system._options = {"env_kwargs": dict(said["env_kwargs"] or {}) or None, "max_steps": options["max_steps"]}
         system._env = None
-        system._setup(spec)
+        with received.explained(where):
+            try:
+                system._setup(spec)
+            except ResourceError as error:
+                raise CheckpointError(f"{where}: {error}") from error
         try:
             system.load_state_dict(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            other = differences(meta.get("agents"), _as_json(agents))
+        except Exception as error:
+            other = differences(meta["agents"], to_json(system.agents, code=True))
             reason = f"trained -> given: {'; '.join(other[:4])}" if other else " ".join(str(error).split())
-            raise CheckpointError(f"checkpoint {path} does not fit its settings: {reason:.600}") from error
+            raise CheckpointError(f"{where} does not fit its settings: {reason:.600}") from error
+        system._lost = system._lost or lost
         return system
 
     def __repr__(self) -> str:
@@ -1046,17 +1091,41 @@ class MultiAgentSystem:
     def make_env(self, **env_kwargs: Any) -> Any:
         """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.
 
-        Whoever asks for it closes it. Raises TypeError if it takes no such keywords, ConfigError if it cannot be made.
+        Whoever asks for it closes it. A factory need not take ``render_mode`` if what it makes has that mode already.
+
+        Raises:
+            TypeError: if it takes no such keywords.
+            ConfigError: if it cannot be made, or not with that ``render_mode``.
         """
         if self._source is None:
             raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
-        factory, _ = resolve(self._other_source(), {**(self._options.get("env_kwargs") or {}), **env_kwargs})
+        source, keywords = self._other_source(), {**(self._options.get("env_kwargs") or {}), **env_kwargs}
+        mode = env_kwargs.get("render_mode")
         try:
-            return lifecycle.open_env(factory)
+            return lifecycle.open_env(resolve(source, keywords)[0])
         except lifecycle.NotMade as error:
-            if env_kwargs and isinstance(error.__cause__, TypeError):
-                raise error.__cause__ from None
+            if mode is None or not isinstance(error.__cause__, TypeError):
+                if env_kwargs and isinstance(error.__cause__, TypeError):
+                    raise error.__cause__ from None
+                raise self._explained(error) from error.__cause__
+            refused = str(error.__cause__)
+        except ConfigError as error:
+            if mode is None:
+                raise
+            refused = str(error)
+        del keywords["render_mode"]
+        try:
+            env = lifecycle.open_env(resolve(source, keywords)[0])
+        except lifecycle.NotMade as error:
             raise self._explained(error) from error.__cause__
+        if render_mode(env) != mode:
+            lifecycle.close_env(env)
+            raise ConfigError(
+                f"render_mode: {self.spec.env}: the function that makes the environment takes no render_mode "
+                f"({' '.join(refused.split())}), and what it makes has {render_mode(env)!r}; let it take the keyword, "
+                f"or make the environment with render_mode={mode!r}"
+            )
+        return env
 
     @property
     def _instance(self) -> bool:
@@ -1079,7 +1148,7 @@ class MultiAgentSystem:
     ) -> BatchEnv:
         """Copies beside those that train: one where no more can be made, unless it must be ``exactly`` so many.
 
-        An instance is lent as long as no training goes on in it. Raises ConfigError if it does, and no other can be made.
+        An instance is lent as long as no training goes on in it. Raises ConfigError if it does and there is no other.
         """
         if source is None and self._instance and (lifecycle.is_played(self._world) or lifecycle.is_closed(self._world)):
             source = another_like(self._world)
@@ -1095,7 +1164,7 @@ class MultiAgentSystem:
             try:
                 return self._make_env(num_envs, 0, source, spoken, lent)
             except lifecycle.NotMade as error:
-                if exactly or num_envs == 1:
+                if exactly or not error.made:
                     raise
                 found = self._make_env(1, 0, source, spoken, lent)
                 logging.getLogger("marl.system").warning("one copy plays instead of %s: %s", num_envs, error)
@@ -1235,8 +1304,6 @@ class _Subject:
         self, spec: Spec, actor: _Actor, experiment: Experiment, strangers: Mapping[str, Here] | None = None
     ) -> None:
         self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
-        self.record: list[Record] = []
-        self.recording = False
 
     def act(self, step: Step) -> list[Array]:
         actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
@@ -1245,9 +1312,37 @@ class _Subject:
                 if name in self.strangers:
                     self.strangers[name].look(View.of(step, place, n, None))
                     actions[place][:, n] = self.strangers[name].act()
-        if self.recording:
-            self.record.append((actions, [team.alive.copy() for team in step.teams]))
         return actions
+
+
+class _Compared:
+    """An actor that plays, and another that is asked in every step what it would do; both are put on record.
+
+    They see the same observations throughout. Were they to play apart, the rounding of another batch size would lead
+    them into different states of a chaotic environment, where right policies do different things.
+    """
+
+    def __init__(self, actor: _Subject, asked: _Subject) -> None:
+        self.actor, self.asked = actor, asked
+        self.done: list[Record] = []
+        self.wanted: list[Record] = []
+
+    def act(self, step: Step) -> list[Array]:
+        alive = [team.alive.copy() for team in step.teams]
+        self.wanted.append((self.asked.act(step), alive))
+        actions = self.actor.act(step)
+        self.done.append((actions, alive))
+        return actions
+
+    def agreement(self, spec: Spec) -> Agreement:
+        """Whether both wanted the same."""
+        return Agreement.of(spec, self.wanted, self.done)
+
+
+def evaluation_seeds(seed: int) -> tuple[int, int, int]:
+    """The seeds of an evaluation's environments, of its actions and of its tasks; training never uses them."""
+    first, second, third = np.random.SeedSequence([seed, EVALUATION]).generate_state(3, np.uint32).tolist()
+    return first, second, third
 
 
 def _names(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -1333,10 +1428,11 @@ def _newest_in(path: str) -> Path:
     return newest if newest.is_dir() else Path(path)
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise ConfigError unless ``value`` is a whole number of at least ``least``."""
+def check_whole(name: str, value: object, least: int) -> int:
+    """``value`` as an int, NumPy's too. Raises ConfigError unless it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ConfigError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return int(value)
 
 
 def pick_device(name: str) -> torch.device:
@@ -1350,14 +1446,6 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name!r} is not available here; use device='cpu' or 'auto'")
     return device
-
-
-def _as_json(settings: Any) -> Any:
-    """Settings as JSON; None for those that only their author can make again."""
-    try:
-        return to_json(settings)
-    except ConfigError:
-        return None
 
 
 def _checked_agents(agents: Any) -> Agents:
@@ -1395,4 +1483,6 @@ def _spec_to_json(spec: Spec) -> dict[str, Any]:
 
 def _spec_from_json(data: Mapping[str, Any]) -> Spec:
     state_shape = None if data["state_shape"] is None else tuple(data["state_shape"])
-    return Spec(data["env"], tuple(map(team_from_json, data["teams"])), state_shape, data["turn_based"])
+    if not all(type(size) is int and 0 <= size <= LARGEST_SPACE for size in state_shape or ()):
+        raise ConfigError(f"not a state: shape {state_shape!r:.80}")
+    return Spec(str(data["env"]), tuple(map(team_from_json, data["teams"])), state_shape, bool(data["turn_based"]))

@@ -61,8 +61,7 @@ class Pair(ParallelEnv):
     metadata = {"name": "pair_v0", "render_modes": []}
     possible_agents = ["narrow", "wide"]
 
-    def __init__(self, narrow=MultiDiscrete([2]), wide=MultiDiscrete([3, 2, 4])):
-        self.spaces = {"narrow": narrow, "wide": wide}
+    spaces = {"narrow": MultiDiscrete([2]), "wide": MultiDiscrete([3, 2, 4])}
 
     def observation_space(self, agent):
         return PLAIN

@@ -10,6 +10,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import AECEnv, ParallelEnv
 
+import marl
 from marl.conformance import check
 from marl.types import ConfigError
 
@@ -464,6 +465,340 @@ def test_a_sound_turn_based_environment_passes():
 )
 def test_broken_turns_are_caught(env, rule):
     assert {finding.rule for finding in check(env, steps=40, learners=()).errors} == {rule}
+
+
+# --- episodes that begin without a seed -----------------------------------------------------------------------------
+
+
+class Numbers(gymnasium.Env):
+    """Shows four numbers of a stream; subclasses say which one an episode has. An episode lasts five steps."""
+
+    observation_space, action_space = Box(0, 1, (4,), np.float32), Discrete(2)
+
+    def stream(self, seed):
+        if seed is not None or not hasattr(self, "random"):
+            return np.random.default_rng(seed)
+        return self.random
+
+    def first(self):
+        return self.random.random(4, dtype=np.float32)
+
+    def reset(self, seed=None, options=None):
+        self.random, self.time = self.stream(seed), 0
+        return self.first(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.random.random(4, dtype=np.float32), 0.0, self.time >= 5, False, {}
+
+
+class Entropy(Numbers):
+    def stream(self, seed):
+        return np.random.default_rng(seed)
+
+
+class FixedStream(Numbers):
+    def stream(self, seed):
+        return np.random.default_rng(0 if seed is None else seed)
+
+
+class LastSeedAgain(Numbers):
+    last = 0
+
+    def stream(self, seed):
+        self.last = self.last if seed is None else seed
+        return np.random.default_rng(self.last)
+
+
+class SameStart(Numbers):
+    """The start is one for all, what follows is random."""
+
+    def first(self):
+        return np.zeros(4, np.float32)
+
+
+class EntropyAfterTheStart(SameStart, Entropy):
+    pass
+
+
+class FixedAfterTheStart(SameStart, FixedStream):
+    pass
+
+
+class Coin(Numbers):
+    """One of two starts, and then nothing random."""
+
+    def first(self):
+        self.side = np.full(4, self.random.random() < self.odds, np.float32)
+        return self.side
+
+    odds = 0.5
+
+    def step(self, action):
+        self.time += 1
+        return self.side, 0.0, self.time >= 5, False, {}
+
+
+class LoadedCoin(Coin):
+    odds = 0.9
+
+
+class Still(Numbers):
+    """Nothing is random."""
+
+    def first(self):
+        return np.zeros(4, np.float32)
+
+    def step(self, action):
+        self.time += 1
+        return np.full(4, self.time / 5, np.float32), 0.0, self.time >= 5, False, {}
+
+
+class EntropyOfATeam(Sound):
+    def reset(self, seed=None, options=None):
+        self.rng = np.random.default_rng(seed)
+        return super().reset(None)
+
+
+class FixedTeam(EntropyOfATeam):
+    def reset(self, seed=None, options=None):
+        return super().reset(7 if seed is None else seed)
+
+
+class EntropyInTurns(Turns):
+    def reset(self, seed=None, options=None):
+        self.offset = np.random.default_rng(seed).uniform()
+        super().reset(None)
+
+
+class FixedInTurns(EntropyInTurns):
+    def reset(self, seed=None, options=None):
+        super().reset(7 if seed is None else seed)
+
+
+DRAWS, REPEATS = "unseeded_reset_nondeterministic", "unseeded_reset_repeats"
+
+
+@pytest.mark.parametrize(
+    ("env", "findings"),
+    [
+        (Numbers, set()),
+        (SameStart, set()),
+        (Still, set()),
+        (Coin, set()),
+        (LoadedCoin, set()),
+        (Sound, set()),
+        (Entropy, {("error", DRAWS)}),
+        (EntropyAfterTheStart, {("error", DRAWS)}),
+        (EntropyOfATeam, {("error", DRAWS)}),
+        (EntropyInTurns, {("error", DRAWS)}),
+        (FixedStream, {("error", REPEATS)}),
+        (FixedAfterTheStart, {("error", REPEATS)}),
+        (FixedTeam, {("error", REPEATS)}),
+        (FixedInTurns, {("error", REPEATS)}),
+        (LastSeedAgain, {("warning", REPEATS)}),
+        (Turns, {("warning", REPEATS)}),  # its offset is drawn where a seed is given, and stays
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+@pytest.mark.parametrize("how", ["a class", "an instance"])
+def test_episodes_begin_without_a_seed_as_in_training(env, findings, how):
+    for seed in range(3):
+        report = check(env if how == "a class" else env(), steps=40, learners=(), seed=seed)
+        found = {(finding.level, finding.rule) for finding in report.findings if finding.level != "note"}
+        assert found == findings, report.findings
+
+
+def test_a_reset_that_raises_without_a_seed_is_told_apart():
+    class WantsASeed(Numbers):
+        def stream(self, seed):
+            return np.random.default_rng([seed])
+
+    (finding,) = check(WantsASeed, steps=40, learners=()).errors
+    assert finding.text.startswith("reset() without a seed raised TypeError")
+
+
+# --- whatever training takes -----------------------------------------------------------------------------------------
+
+
+class Duck:
+    """Gymnasium's interface without its class, metadata or close()."""
+
+    observation_space, action_space = Box(-1, 1, (2,), np.float32), Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.zeros(2, np.float32), 1.0, self.time >= 5, False, {}
+
+
+class DuckTeam:
+    """PettingZoo's Parallel interface likewise; not even possible_agents is there."""
+
+    def __init__(self):
+        self.inner = Sound()
+
+    def observation_space(self, agent):
+        return self.inner.observation_space(agent)
+
+    def action_space(self, agent):
+        return self.inner.action_space(agent)
+
+    @property
+    def agents(self):
+        return self.inner.agents
+
+    def reset(self, seed=None, options=None):
+        return self.inner.reset(seed)
+
+    def step(self, actions):
+        return self.inner.step(actions)
+
+
+class DuckTurns(DuckTeam):
+    """PettingZoo's AEC interface likewise."""
+
+    def __init__(self):
+        self.inner = Turns()
+
+    def __getattr__(self, name):
+        if name in ("agent_selection", "rewards", "terminations", "truncations", "infos", "last", "observe"):
+            return getattr(self.inner, name)
+        raise AttributeError(name)
+
+
+class Lingers(Sound):
+    """``b`` ends at step 4, stays listed, and wants an action as long as it is."""
+
+    def remaining(self, ended):
+        return [] if self.time >= self.length else list(self.agents)
+
+    def step(self, actions):
+        observations, rewards, terminated, truncated, infos = super().step(actions)
+        return observations, rewards, terminated | {"b": self.time >= 4}, truncated, infos
+
+
+class WithoutInfos(Sound):
+    def step(self, actions):
+        return *super().step(actions)[:4], None
+
+
+@pytest.mark.parametrize(
+    ("env", "kind", "warns"),
+    [
+        (Duck, "gymnasium", set()),
+        (DuckTeam, "parallel", {"no_possible_agents"}),
+        (DuckTurns, "aec", {"no_possible_agents", REPEATS}),
+        (Lingers, "parallel", {"lingers"}),
+        (WithoutInfos, "parallel", {"infos_keys"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_trains_passes_with_warnings_at_most(env, kind, warns):
+    system = marl.MultiAgentSystem(marl.Random(), env, num_envs=2)
+    system.train(steps=60)
+    report = check(env, steps=60, learners=LEARNERS)
+    assert report.ok, report.findings
+    assert {finding.rule for finding in report.findings if finding.level == "warning"} == warns
+    assert report.facts["kind"] == kind
+    assert set(report.facts["random_return"]) == set(system.spec.agents)
+    notes = {finding.rule for finding in report.findings if finding.level == "note"}
+    assert ("no_close" in notes) == (not hasattr(env, "close"))
+
+
+def test_what_is_vectorised_is_refused_as_in_training():
+    (finding,) = check(lambda: gymnasium.make_vec("CartPole-v1", 2), steps=20, learners=()).errors
+    assert finding.rule == "not_an_environment"
+    assert "already vectorised" in finding.text
+
+
+class Grows(Duck):
+    def __init__(self):
+        self.observation_space = Box(0, 1, (2,), np.float32)
+
+    def reset(self, seed=None, options=None):
+        self.observation_space = Box(0, 1, (5,), np.float32)
+        super().reset()
+        return np.zeros(5, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(5, np.float32), *super().step(action)[1:]
+
+    def close(self):
+        pass
+
+
+class TeamGrows(Sound):
+    def __init__(self):
+        super().__init__()
+        self.action_spaces = dict.fromkeys(self.possible_agents, Discrete(2))
+
+    def reset(self, seed=None, options=None):
+        self.action_spaces = dict.fromkeys(self.possible_agents, Discrete(3))
+        return super().reset(seed)
+
+
+class Late(Sound):
+    """Agents and spaces are there after the first reset only."""
+
+    def __init__(self):
+        self.agents, self.possible_agents = [], []
+
+    def reset(self, seed=None, options=None):
+        if not self.possible_agents:
+            self.possible_agents = ["a", "b", "c"]
+            self.observation_spaces = dict.fromkeys(self.possible_agents, Box(-1, 1, (2,), np.float32))
+            self.action_spaces = {agent: Discrete(3) for agent in self.possible_agents}
+        return super().reset(seed)
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        (Grows, "observation_space of 'agent_0' was Box(0.0, 1.0, (2,), float32) before the first reset() and is Box"),
+        (TeamGrows, "action_space of 'a' was Discrete(2) before the first reset() and is Discrete(3) after it, and so"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_spaces_that_change_at_the_first_reset_are_one_warning(env, words):
+    report = check(env, steps=40, learners=())
+    assert report.ok, report.findings
+    (warning,) = (finding for finding in report.findings if finding.level == "warning")
+    assert warning.rule == "spaces_change_at_reset"
+    assert words in warning.text
+    marl.MultiAgentSystem(marl.Random(), env, num_envs=2).train(steps=40)
+    kept = next(iter(report.facts["observation_spaces" if env is Grows else "action_spaces"].values()))
+    assert kept == ("Box(0.0, 1.0, (5,), float32)" if env is Grows else "Discrete(3)")
+
+
+def test_spaces_that_are_known_after_the_first_reset_alone_are_as_good():
+    report = check(Late, steps=40, learners=LEARNERS)
+    assert not [finding for finding in report.findings if finding.level != "note"], report.findings
+    assert report.learners["Choosy"] == "yes"
+
+
+def test_a_first_reset_that_raises_leaves_the_spaces_that_were_declared():
+    class NeverBegins(Sound):
+        def reset(self, seed=None, options=None):
+            raise OSError("no such map")
+
+    report = check(NeverBegins, steps=10, learners=LEARNERS)
+    assert {finding.rule for finding in report.errors} == {"raises"}
+    assert report.facts["agents"] == ["a", "b", "c"]
+    assert report.learners["Smooth"].startswith("no, actions of 'a' are discrete")
+
+
+def test_a_close_that_raises_is_a_finding():
+    class Jams(Sound):
+        def close(self):
+            raise OSError("the door jams")
+
+    report = check(Jams, steps=10, learners=())
+    assert {finding.rule for finding in report.errors} == {"raises"}
+    assert any("close() raised OSError: the door jams" in finding.text for finding in report.errors)
 
 
 # --- learners --------------------------------------------------------------------------------------------------------

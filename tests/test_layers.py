@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[1]
 # Within a level, modules import only what stands further left.
 LEVELS = (
     ("L0", "types"),
-    ("L1", "parallel compiled ops spaces config schedules graphs nets exploration"),
+    ("L1", "files parallel compiled ops spaces config schedules graphs nets exploration"),
     ("L2", "channels sharing scope credit stopping memory adapters shaping influence curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
     (
         "L4",
-        "algorithms league scenario checkpoint agent evaluation logs system evaluation.versus evaluation.tournament "
-        "evaluation.exploit evaluation.sweep conformance run panel play",
+        "algorithms league scenario checkpoint received agent evaluation logs system evaluation.versus "
+        "evaluation.tournament evaluation.exploit evaluation.sweep conformance run panel play",
     ),
-    ("L5", "overrides cli"),
+    ("L5", "overrides cli __main__"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]
 

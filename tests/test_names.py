@@ -1,4 +1,4 @@
-"""Agents with brackets, stars and question marks in their names are found by these names, wherever patterns are read."""
+"""Agents with brackets, stars and question marks in their names are found by them, wherever patterns are read."""
 
 from __future__ import annotations
 

@@ -99,8 +99,9 @@ def test_log_probability_entropy_and_kl_are_those_of_the_agent_alone(spaces, see
     for name, one, other in zip(("log-probability", "entropy"), found, expected, strict=True):
         torch.testing.assert_close(one[:, :1], other, rtol=0, atol=1e-6, msg=name)
     # KL(old | new) by its sample estimate r - 1 - log r, as learners take it, for a changed policy.
-    changed = [together.evaluate(wide * 0.5, legal, padded)[0][:, :1], single.evaluate(narrow * 0.5, None, action)[0]]
-    first, second = ((new - old).exp() - 1 - (new - old) for new, old in zip(changed, (found[0][:, :1], expected[0])))
+    changed = together.evaluate(wide * 0.5, legal, padded)[0][:, :1] - found[0][:, :1]
+    expected_change = single.evaluate(narrow * 0.5, None, action)[0] - expected[0]
+    first, second = (ratio.exp() - 1 - ratio for ratio in (changed, expected_change))
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
     # Nothing is learnt for what does not exist.
     (gradient,) = torch.autograd.grad((found[0] + found[1])[:, 0].sum(), wide)

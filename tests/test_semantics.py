@@ -405,7 +405,8 @@ def seeded():
             return super().reset(seed, options)
 
     def played():
-        seeds = [seeds for seeds in given.values() if len(seeds) > 1]
+        # Seed 0 is that of the look at the first copy, before anybody plays.
+        seeds = [seeds[1:] if seeds[0] == 0 else seeds for seeds in given.values() if len(seeds) > 1]
         given.clear()
         return seeds
 

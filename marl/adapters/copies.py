@@ -19,7 +19,7 @@ from marl.adapters.aec import AECCopy
 from marl.adapters.describe import describe, interface
 from marl.adapters.faults import CRASHES_IN_A_ROW, Ledger
 from marl.adapters.gymnasium import GymnasiumCopy
-from marl.adapters.lifecycle import borrow, close_env, give_back, open_env, own, play_in
+from marl.adapters.lifecycle import NotMade, borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
 from marl.adapters.rows import Breach, Rows
 from marl.spaces import base_legal, vector_bounds
@@ -132,7 +132,7 @@ class Copies:
         lent: bool = False,
     ) -> None:
         """Make the copies and look at the first of them."""
-        self._instance, self._lent, self._closed = instance, lent, False
+        self._instance, self._lent, self._closed = instance, instance and lent, False
         self._open: list[Any] = []  # the environments that are to be closed
         if first is not None:
             self._keep(first)
@@ -140,10 +140,11 @@ class Copies:
         self._first = first_copy
         self._num_envs = num_envs
         try:
-            if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
                 raise ConfigError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
             limit = max_steps
-            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            whole = isinstance(limit, int | np.integer) and not isinstance(limit, bool)
+            if limit is not None and not (whole and limit >= 1):
                 raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {limit!r}")
             if on_bad_obs not in BAD_OBS:
                 raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
@@ -151,13 +152,15 @@ class Copies:
             self._interface = interface(envs[0])
             self._spec, self._ids = describe(envs[0], patterns, state)
             envs += [self._make() for _ in range(1, num_envs)]
-        except BaseException:
+            self._ledger = Ledger(self._spec.env)
+            self._allocate()
+            self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
+        except BaseException as error:
+            if isinstance(error, NotMade):
+                error.made = len(self._open)
             self.close()
             raise
         self._unused = [True] * num_envs
-        self._ledger = Ledger(self._spec.env)
-        self._allocate()
-        self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
         self._seeding = [Seeding() for _ in envs]
         self._astray = [False] * num_envs  # loaded, but what was saved did not come back; the next step has to tell
         self._log = ActionLog(self._spec, num_envs)
@@ -406,7 +409,10 @@ class Copies:
             self._close_one(self._copies[e].env)
             try:
                 env = self._make()
-            except Exception as error:
+            except BaseException as error:
+                self.close()  # so that nobody steps a copy whose environment is closed
+                if not isinstance(error, ConfigError):
+                    raise
                 raise EnvContractError(
                     f"{self._spec.env}: copy {self._first + e} had to be replaced and could not be made again: {error}"
                 ) from error
@@ -481,6 +487,7 @@ class Copies:
                     "seeds": seeding.count,
                     "crashes": seeding.crashes,
                     "actions": dict(zip(names, self._log.actions(e), strict=True)),
+                    "forgotten": self._log.forgotten(e),
                     "hash": self._hash(e),
                     "returns": [float(value) for value in self._rows[e].returns],
                     "length": self._rows[e].length,
@@ -504,8 +511,9 @@ class Copies:
         """Seed every copy as it was seeded last, in an environment without a past, and repeat its actions since.
 
         Copies that then show something else than when they were saved, as those of an environment with a clock or a
-        random stream of its own do, begin a new episode, and the step that comes back marks them ``discarded``; so does
-        the next step, since what was about to be done belongs to an episode that is gone.
+        random stream of its own do, and those whose episode is too long to be repeated, begin a new episode, and the
+        step that comes back marks them ``discarded``; so does the next step, since what was about to be done belongs to
+        an episode that is gone.
         """
         mine = {"env": self._spec.env, "max_steps": self._max_steps, "first_copy": self._first}
         for key, value in mine.items():
@@ -524,7 +532,8 @@ class Copies:
         self._log.load(logs)
         for e, saved in enumerate(state["copies"]):
             self._seeding[e] = Seeding(int(saved["seeds"]), int(saved["crashes"]))
-            came_back = self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
+            known = not saved.get("forgotten", False)
+            came_back = known and self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
             self._astray[e] = not came_back or bool(saved.get("astray", False))
             self._step.started[e] = self._rows[e].length == 0
             self._step.discarded[e] = False
@@ -536,7 +545,7 @@ class Copies:
         for rows in self._rows:
             rows.faults = {}
         self._ledger.counts.clear()
-        self._ledger.counts.update(state["faults"])
+        self._ledger.counts.update({str(kind): int(count) for kind, count in state["faults"].items()})
         self._ledger.lost = int(state.get("lost", 0))
         self._looks = Gaps(*map(int, state.get("looks", ())))
         self._ends = [Gaps(*map(int, saved.get("ends", ()))) for saved in state["copies"]]

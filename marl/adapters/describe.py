@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -46,6 +46,28 @@ def env_name(env: Any) -> str:
     metadata = getattr(env, "metadata", None) or {}
     name = getattr(spec, "id", None) or (metadata.get("name") if isinstance(metadata, Mapping) else None)
     return str(name or type(getattr(env, "unwrapped", env)).__name__)
+
+
+def layers(env: Any) -> Iterator[Any]:
+    """An environment and what it wraps, outermost first."""
+    seen: list[Any] = []
+    while env is not None and all(env is not layer for layer in seen):
+        seen.append(env)
+        yield env
+        env = getattr(env, "env", None)
+
+
+def metadata_entry(env: Any, name: str) -> Any:
+    """An entry of the metadata, through wrappers that leave it out or empty; None where nobody has it."""
+    found = [getattr(layer, "metadata", None) for layer in layers(env)]
+    entries = [metadata[name] for metadata in found if isinstance(metadata, Mapping) and name in metadata]
+    return next((entry for entry in entries if entry), entries[0] if entries else None)
+
+
+def render_mode(env: Any) -> str | None:
+    """How an environment renders, through wrappers that do not say; None: not at all, or it does not say."""
+    modes = (getattr(layer, "render_mode", None) for layer in layers(env))
+    return next((mode for mode in modes if mode is not None), None)
 
 
 def describe(env: Any, patterns: Sequence[str] | None, state: bool) -> tuple[Spec, tuple[Hashable, ...]]:

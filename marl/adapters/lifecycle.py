@@ -18,6 +18,8 @@ T = TypeVar("T")
 OUT_OF = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 PASS_A_FUNCTION = "pass a function that makes the environment (lambda: MyEnv())"
 
+OURS = ("marl.adapters.tuples", "marl.adapters.resolve", "marl.adapters.spoken", "gymnasium.envs.registration")
+
 # By the id of the innermost environment, which is its own as long as an entry is there.
 _owners: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # who closes an open environment
 _players: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # who steps it
@@ -43,7 +45,9 @@ def _unwrapped(env: Any) -> Any:
 
 
 class NotMade(ConfigError):
-    """What makes an environment raised."""
+    """What makes an environment raised; ``made``: after how many that it made for the same copies."""
+
+    made = 0
 
 
 # --- making -----------------------------------------------------------------------------------------------------------
@@ -52,16 +56,14 @@ class NotMade(ConfigError):
 def name_of(factory: Any) -> str:
     """What a user calls the thing that makes an environment."""
     while isinstance(factory, functools.partial):
+        ours = getattr(factory.func, "__module__", "") in OURS
         names = [value if isinstance(value, str) else getattr(value, "id", None) for value in factory.args]
         named = next((name for name in names if isinstance(name, str)), None)
-        if named is not None:
+        if named is not None and ours:
             return repr(named)
         inner = [value for value in (factory.func, *factory.args) if getattr(value, "__module__", "") not in OURS]
         factory = next((value for value in inner if callable(value)), factory.func)
     return str(getattr(factory, "__qualname__", None) or type(factory).__name__).replace(".<locals>", "")
-
-
-OURS = ("marl.adapters.tuples", "marl.adapters.resolve", "marl.adapters.spoken")
 
 
 def open_env(factory: Callable[[], Any]) -> Any:

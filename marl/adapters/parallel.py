@@ -184,7 +184,7 @@ class ParallelCopy:
             self.early.append((g, float(rows.reward[g])))
             rows.reward[g] = 0
 
-    def _join(self, agent: Hashable, g: int, observation: Any, infos: Mapping[Any, Any]) -> None:
+    def _join(self, agent: Hashable, g: int, observation: Any, infos: Mapping[Any, Any] | None) -> None:
         rows = self.rows
         rows.observe(g, observation)
         rows.alive[g] = True

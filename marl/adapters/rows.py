@@ -12,6 +12,7 @@ import numpy as np
 from marl.spaces import MASK, AgentCodec, BadValue
 from marl.types import Array, Spec, Step
 
+LARGEST = float(np.finfo(np.float32).max)  # what arrays of rewards, observations and states hold
 HUGE_REWARD = 1e6  # beyond this a reward is worth a warning: it will drown every value estimate
 CHECKED_STEPS = 20  # full space membership is checked in a copy's first steps; shape and finiteness always are
 MOST_NAMES = 64  # different names of numbers in the infos of one batch; names that count something would have no end
@@ -85,6 +86,8 @@ class Rows:
         self.masked = any(row is not None for row in legal)
         self.countable = tuple(codec.countable for codec in codecs)
         self.returns = [0.0] * len(self.ids)
+        self.raw: list[Any] = [None] * len(self.ids)  # what was observed last, to say what was wrong with it
+        self.raw_state: Any = None
         self.length = 0
         self.has_successor = False  # next_obs and next_state hold this step's true successors
         self.mends: tuple[str, ...] = ()  # what may be wrong with an observation: "cast", "clip"
@@ -129,6 +132,7 @@ class Rows:
         try:
             if self.checking:
                 self._check(g, raw)
+            self.raw[g] = raw
             self.writers[g](raw)
         except BadValue as error:
             raise Breach(self.ids[g], "observation", error.expected, error.got) from None
@@ -200,6 +204,8 @@ class Rows:
     def _unusual(self, g: int, reward: float) -> None:
         if not math.isfinite(reward):
             raise Breach(self.ids[g], "reward", "a finite number", str(reward))
+        if abs(float(self.reward[g]) + reward) > LARGEST:
+            raise Breach(self.ids[g], "reward", "a finite number", f"{reward:g}, too large for float32")
         if "huge reward" not in self.faults:
             warnings.warn(f"agent {self.ids[g]!r} got a reward of {reward:g}: consider scaling rewards", stacklevel=2)
         self.faults["huge reward"] = self.faults.get("huge reward", 0) + 1
@@ -263,6 +269,7 @@ class Rows:
     def _write_state(self, state: Any) -> None:
         """Pixels become floats in ``[0, 1]``."""
         assert self.state is not None
+        self.raw_state = state
         try:
             if type(state) is np.ndarray and state.shape == self.state.shape:
                 self.state[...] = state
@@ -281,13 +288,19 @@ class Rows:
     def non_finite(self, successor: bool) -> Breach | None:
         """Where a NaN or infinity stands in the observations and the state, or in their saved successors."""
         rows = self.agent_next if successor else self.agent_obs
-        for agent, row in zip(self.ids, rows, strict=True):
+        for g, row in enumerate(rows):
             if row.dtype == np.float32 and not np.isfinite(row).all():
-                return Breach(agent, "observation", "finite numbers", "NaN or infinity")
+                return Breach(self.ids[g], "observation", "finite numbers", _unfit(self._in_full(g)))
         state = self.next_state if successor else self.state
         if state is not None and not np.isfinite(state).all():
-            return Breach(None, "state", "finite numbers", "NaN or infinity")
+            return Breach(None, "state", "finite numbers", _unfit(np.asarray(self.raw_state, dtype=np.float64)))
         return None
+
+    def _in_full(self, g: int) -> Array:
+        """What an agent observed last, as a row of float64."""
+        row = np.zeros(self.codecs[g].obs.shape)
+        self.codecs[g].writer(row)(self.raw[g])
+        return row
 
     def outside(self, bounds: Sequence[tuple[Array, Array] | None], successor: bool) -> Breach | None:
         """Where an observation leaves the bounds of its space, ``(N, O)`` of each team (None: images cannot)."""
@@ -302,3 +315,10 @@ class Rows:
                     return Breach(self.ids[g + n], "observation", expected, f"{now[n, at]:g}")
             g += len(now)
         return None
+
+
+def _unfit(numbers: Array) -> str:
+    """Why these numbers are not finite as float32."""
+    if not np.isfinite(numbers).all():
+        return "NaN or infinity"
+    return f"{numbers.flat[np.abs(numbers).argmax()]:g}, too large for float32"

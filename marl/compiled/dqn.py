@@ -120,6 +120,7 @@ class CompiledDQN:
             sample.complete[0].numpy(), error, chosen, *self.costs, *self.scratch.room, self.target.net.flat,
             gradients.numpy(),
         )  # fmt: skip
+        self.flat.loss = loss
         priorities = learner.priority_errors(sample, torch.from_numpy(error).abs())
         return torch.tensor(loss, dtype=torch.float32), priorities, torch.from_numpy(chosen)
 

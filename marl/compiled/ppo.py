@@ -167,11 +167,16 @@ class CompiledPPO:
         gradients = self.flat.gradients
         if threads() == 1 or len(index) * len(self.owner) < WORTH:
             half(0, index, gradients)
-            return torch.from_numpy(np.copy(self.parts[0]))
+            return self._told(np.copy(self.parts[0]))
         middle = len(index) // 2
         both(lambda: half(0, index[:middle], gradients), lambda: half(1, index[middle:], self.second))
         gradients.add_(self.second)
-        return torch.from_numpy(self.parts.sum(0))
+        return self._told(self.parts.sum(0))
+
+    def _told(self, parts: Array) -> Tensor:
+        """The parts; their sum, without weights, which are finite, is whether the loss is finite."""
+        self.flat.loss = float(parts[:, :3].sum())
+        return torch.from_numpy(parts)
 
     def pieces(self, name: str, *data: Any) -> list[tuple[Any, ...]]:
         """The same call for one half of its rows and for the other."""

@@ -200,6 +200,7 @@ class CompiledSAC:
             return _critics(*actor, *critics, *draws, *data, *self.spaces[which], start, stop, gradient)
 
         loss = self._in_halves(half, len(error), self.critic_flat.gradients, self.seconds[0])
+        self.critic_flat.loss = loss
         return loss, self.learner.priority_errors(sample, torch.from_numpy(error))
 
     def fill_actor(self, sample: Any, seen: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,6 +216,7 @@ class CompiledSAC:
             return _policy(*actor, *critics, *draws, *data, *self.spaces[which], start, stop, gradient)
 
         loss = self._in_halves(half, seen.shape[1], self.flat.gradients, self.seconds[1])
+        self.flat.loss = loss
         return loss, torch.from_numpy(entropy)
 
     def _in_halves(

@@ -40,11 +40,11 @@ class TeamReport:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether two ways to play the same episodes did the same.
+    """Whether two ways to act do the same on the same observations.
 
     compared: actions of agents that were alive.
-    different: how many were not equal (boxes: apart by more than ``TOLERANCE``; a batch of another size rounds
-        differently).
+    different: how many were not equal (boxes: apart by more than ``TOLERANCE``, or by that share of a number beyond 1;
+        a batch of another size rounds differently).
     first: who differed first, and in which step; None where nobody did.
     """
 
@@ -61,7 +61,7 @@ class Agreement:
         for number, ((mine, alive), (other, lived)) in enumerate(zip(ours, theirs, strict=False)):
             for team, a, b, one, two in zip(spec.teams, mine, other, alive, lived, strict=True):
                 if team.action.kind == "box":
-                    apart = np.abs(a - b).max(-1) > cls.TOLERANCE
+                    apart = (np.abs(a - b) > cls.TOLERANCE * np.maximum(1.0, np.abs(a))).any(-1)
                 else:
                     apart = a != b if a.ndim == 2 else (a != b).any(-1)
                 apart = (apart & one & two) | (one != two)
@@ -79,8 +79,11 @@ class Agreement:
     def __str__(self) -> str:
         """One line for people."""
         if not self.different:
-            return f"all {self.compared:,} actions are equal"
-        return f"{self.different:,} of {self.compared:,} actions differ, first that of {self.first}"
+            return f"all {self.compared:,} actions are equal on the same observations"
+        return (
+            f"{self.different:,} of {self.compared:,} actions differ on the same observations, "
+            f"first that of {self.first}"
+        )
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,9 @@ class Report:
         faults: agents whose process was lost, and how; a stranger acted at random in their seats from then on. And what
             went wrong in the environment's copies, by kind (``crash``, ``drop``, ``cast``, ``clip``, ...).
         lost_episodes: how many episodes were thrown away after such faults; others were played in their place.
-        batched: the same episodes played in one batch, where agents had processes of their own.
-        agreement: whether both did the same.
+        batched: the same episodes played in one batch, where agents had processes of their own. It is a play apart:
+            where the environment is chaotic, rounding alone makes its returns others.
+        agreement: whether agents in processes did what the batch would have done on the very same observations.
     """
 
     episodes: int
@@ -161,8 +165,8 @@ class Report:
         lines = [f"{self.episodes} episodes: return {self.mean_return:.2f} {interval}, sum over agents"]
         if self.batched is not None:
             low, high = self.batched.confidence_interval
-            lines.append(f"  batched:        {self.batched.mean_return:.2f} (95 % CI {low:.2f} to {high:.2f})")
-            lines.append(f"  decentralised:  {self.mean_return:.2f} {interval}")
+            lines.append(f"  decentralised:           {self.mean_return:.2f} {interval}")
+            lines.append(f"  batched, played apart:   {self.batched.mean_return:.2f} (95 % CI {low:.2f} to {high:.2f})")
         lines += [f"  {self.agreement}"] if self.agreement is not None else []
         lines += [f"  {line}" for line in self.troubles]
         lines += [f"  {deed}" for deed in self.done]

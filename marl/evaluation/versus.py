@@ -125,10 +125,12 @@ def _play(env: Any, policies: Mapping[str, Agent], seat: str, games: int, seed: 
         returns = dict.fromkeys(policies, 0.0)
         for policy in policies.values():
             policy.reset()
+        gone: set[str] = set()
         for name in env.agent_iter():
             observation, reward, terminated, truncated, info = env.last()
             returns[name] += reward
             if terminated or truncated:
+                gone.add(name)
                 env.step(None)
                 continue
             action = policies[name].act(observation, info, explore=not greedy)
@@ -136,6 +138,8 @@ def _play(env: Any, policies: Mapping[str, Agent], seat: str, games: int, seed: 
             if mask is not None and np.ndim(action) == 0 and not mask[int(action)]:
                 illegal[name == seat] += 1
             env.step(action)
+        for name in returns.keys() - gone:  # let go without a dead turn: what it earned last has not been read
+            returns[name] += getattr(env, "_cumulative_rewards", {}).get(name, 0.0)
         others = max(value for name, value in returns.items() if name != seat)
         won += returns[seat] > others
         drawn += returns[seat] == others

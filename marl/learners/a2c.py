@@ -59,7 +59,8 @@ class A2CLearner(OnPolicyLearner):
         """One gradient step on the whole rollout, then start the next one."""
         batch = self.begin_update(clock)
         self._batch = self.hold(batch)
-        row = self._step(value_at(self.settings.entropy, clock))
+        with self.fitting():
+            row = self._step(value_at(self.settings.entropy, clock))
         parts = dict(zip(PARTS, row.clone().unbind(), strict=True))
         self._batch = None
         self.end_update()

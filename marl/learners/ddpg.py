@@ -88,12 +88,13 @@ class DDPGLearner(ActorQLearner):
     def learn(self, sample: Sample) -> dict[str, Tensor]:
         """One step of the critic on ``y = r + gamma Q'(x', mu'(o'))``, one of the actor on ``-Q(x, mu(o))``."""
         seen, next_seen = self.rows_of(sample)
-        value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
-        backward_through(value_loss, self.flats)
+        with self.fitting(self.critic.online):
+            value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
+            backward_through(value_loss, self.flats)
         norm = self.critic_adam.step(self.settings.max_grad_norm).mean()
         if self.mixer_adam is not None:
             self.mixer_adam.step(self.settings.max_grad_norm)
-        with self.fixed_critic():
+        with self.fixed_critic(), self.fitting(self.actor):
             policy_loss = self.compute_actor_loss(sample, seen)
             self.actor_step(policy_loss)
         if self.target_due():
@@ -106,7 +107,7 @@ class DDPGLearner(ActorQLearner):
             "policy_loss": policy_loss.detach() / self.owner.num_sets,
             "gradient_norm": norm,
             "td_error": error,
-            "non_finite": self.critic.flat.non_finite + self.actor_flat.non_finite,
+            "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),
         }
 
     def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:

@@ -201,7 +201,7 @@ class DQNLearner(OffPolicyLearner):
             "value": self.mean(chosen.view(sample.complete.shape), sample),
             "gradient_norm": norm.mean(),
             "td_error": error,
-            "non_finite": self.flat.non_finite.clone(),
+            "non_finite": torch.stack([flat.non_finite for flat in self.flats]).amax(),
         }
 
     @cached_property
@@ -218,8 +218,9 @@ class DQNLearner(OffPolicyLearner):
             aims = self.unroll(self.target, seen, next_seen, sample)
             chooser = self.unroll(self.net, seen, next_seen, sample) if self.settings.double else aims
             best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
-        out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
-        loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
+        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
+            out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
+            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
         with torch.no_grad():
             chosen = pick(self.head.values(out), sample.action)
         return loss, error, chosen

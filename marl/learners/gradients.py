@@ -10,11 +10,12 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from marl.action_critic import ActionCritic
 from marl.actor_critic import Batch
 from marl.memory.replay import Sample
+from marl.nets.agent_net import AgentNet
 from marl.nets.stacked import FlatParameters, backward_through
 from marl.parallel import both, worth_splitting
 
@@ -57,6 +58,7 @@ class RolloutLearner(Protocol):
     """A learner with a loss over minibatches of a rollout."""
 
     flat: FlatParameters
+    parts_with_mode: list[nn.Module]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -97,19 +99,21 @@ class RolloutAutograd:
         batch = self._batch.select(index)
         weight = learner.weigh(batch)  # (L, C, N)
         sequences = weight.shape[1]
-        if sequences < 2 or not worth_splitting(weight.numel(), weight.device):
+        # A batch's statistics are those of all of it, and what is dropped must not depend on which thread is first.
+        if sequences < 2 or learner.parts_with_mode or not worth_splitting(weight.numel(), weight.device):
             loss, kl, parts = learner.compute_loss(batch, weight, clip, entropy_weight)
             learner.flat.backward(loss)
             return self._rows(kl, parts)
 
-        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor]:
+        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, Tensor]:
             rows = batch.narrow(start, length), weight.narrow(1, start, length)
             loss, kl, parts = learner.compute_loss(*rows, clip, entropy_weight)
-            return learner.flat.gradient(loss), self._rows(kl, parts)
+            return learner.flat.gradient(loss), self._rows(kl, parts), loss.detach()
 
         middle = sequences // 2
         one, other = both(lambda: half(0, middle), lambda: half(middle, sequences - middle))
         learner.flat.put(one[0], other[0])
+        learner.flat.loss = one[2] + other[2]
         return one[1] + other[1]
 
     def _rows(self, kl: Tensor, parts: dict[str, Tensor]) -> Tensor:
@@ -148,6 +152,7 @@ class SampleAutograd:
 class ActorCriticLearner(Protocol):
     """A learner with a loss of critics and one of the actor."""
 
+    actor: AgentNet
     critic: ActionCritic
     actor_flat: FlatParameters
 
@@ -159,6 +164,10 @@ class ActorCriticLearner(Protocol):
 
     def compute_actor_loss(self, sample: Sample, seen: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """The actor's loss, and the policy's entropy."""
+        ...
+
+    def fitting(self, *nets: AgentNet) -> AbstractContextManager[None]:
+        """Within it dropout drops, in ``nets`` alone."""
         ...
 
     def fixed_critic(self) -> AbstractContextManager[None]:
@@ -177,13 +186,16 @@ class ActorCriticAutograd:
         self, sample: Sample, seen: Tensor, next_seen: Tensor, weight: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Fill the critics' gradients; the loss, and what priorities are made of."""
-        loss, error = self.learner.compute_critic_loss(sample, seen, next_seen, alpha)
-        self.learner.critic.flat.backward(loss)
+        learner = self.learner
+        with learner.fitting(learner.critic.online):
+            loss, error = learner.compute_critic_loss(sample, seen, next_seen, alpha)
+            learner.critic.flat.backward(loss)
         return loss.detach(), error
 
     def fill_actor(self, sample: Sample, seen: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the actor's gradients; the loss, and the policy's entropy ``(L, B, N)``."""
-        with self.learner.fixed_critic():
-            loss, entropy = self.learner.compute_actor_loss(sample, seen, alpha)
-            self.learner.actor_flat.backward(loss)
+        learner = self.learner
+        with learner.fixed_critic(), learner.fitting(learner.actor):
+            loss, entropy = learner.compute_actor_loss(sample, seen, alpha)
+            learner.actor_flat.backward(loss)
         return loss.detach(), entropy

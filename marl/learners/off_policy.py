@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner
-from marl.nets.stacked import FlatParameters, holds_own
+from marl.nets.stacked import FlatParameters, fitting, holds_own
 from marl.schedules import Clock, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.sharing import Sharing, owner_index
@@ -185,6 +186,8 @@ class OffPolicyLearner(ABC):
     def _begin(self, carry_width: int, scope: Scope, other_actions: bool = False) -> None:
         """Allocate the memory, once the networks are known."""
         settings = self._settings
+        for module in self.modules().values():
+            module.eval()
         self.memory = Replay(
             self.spec,
             self.team,
@@ -451,6 +454,10 @@ class OffPolicyLearner(ABC):
     def _moving(self, length: int, batch: int) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=self.device).expand(length, batch, self.team.num_agents)
 
+    def fitting(self, *nets: AgentNet) -> AbstractContextManager[None]:
+        """Within it dropout drops and batch norm looks at the batch, in ``nets`` alone: those that a loss is to fit."""
+        return fitting([part for net in nets for part in net.parts_with_mode], self.generator)
+
     def target_due(self) -> bool:
         """Whether targets move after this update."""
         return (self.updates + 1) % self._settings.target_every == 0
@@ -458,7 +465,7 @@ class OffPolicyLearner(ABC):
     @torch.no_grad()
     def track(self, online: FlatParameters, target: FlatParameters) -> None:
         """Move targets towards their networks."""
-        target.values.lerp_(online.values, self._settings.tau)
+        target.follow(online, self._settings.tau)
 
     def see_norms(self, *nets: AgentNet, sample: Sample) -> None:
         """Let observation statistics see a draw, after it was learnt from."""

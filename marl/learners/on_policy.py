@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
-from marl.nets.stacked import holds_own
+from marl.nets.stacked import fitting, holds_own, parts_with_mode
 from marl.schedules import Clock, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.sharing import Sharing
@@ -106,6 +107,8 @@ class OnPolicyLearner:
         name = type(settings).__name__
         check_minibatches(name, settings.rollout, num_envs, minibatches, settings.sequence, recurrent)
         self.flat = self.model.parameters_flat
+        self.model.eval()
+        self.parts_with_mode = parts_with_mode(self.model)
         lr = value_at(settings.lr, Clock(0, 1))
         self.optimiser = FlatAdam(self.flat, lr, settings.adam_eps)
         self.generator = generator_from(play, device)
@@ -163,6 +166,10 @@ class OnPolicyLearner:
             index = owner.on(batch.advantage.device)
             batch.advantage.copy_(ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets))
         return batch
+
+    def fitting(self) -> AbstractContextManager[None]:
+        """Within it dropout drops and batch norm looks at the batch: around gradient steps and nothing else."""
+        return fitting(self.parts_with_mode, self.generator)
 
     def hold(self, batch: Batch) -> Batch:
         """The batch where a recorded step will find it: on a GPU the same memory every time."""

@@ -135,11 +135,12 @@ class PPOLearner(OnPolicyLearner):
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
         sums, norms = None, None
         step = self._recorded if self.recordable and recording(batch.seen.device) else self._one_step
-        for index in minibatches(batch, self.settings.minibatches, self.generator):
-            parts, norm = step(index, clip, entropy_weight)
-            # A recorded step writes where it wrote before.
-            sums = parts.clone() if sums is None else sums.add_(parts)
-            norms = norm.clone() if norms is None else norms.add_(norm)
+        with self.fitting():
+            for index in minibatches(batch, self.settings.minibatches, self.generator):
+                parts, norm = step(index, clip, entropy_weight)
+                # A recorded step writes where it wrote before.
+                sums = parts.clone() if sums is None else sums.add_(parts)
+                norms = norm.clone() if norms is None else norms.add_(norm)
         assert sums is not None
         assert norms is not None
         sums = sums.float()  # (P, 5)

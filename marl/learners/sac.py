@@ -95,7 +95,8 @@ class SACLearner(ActorQLearner):
             return Categorical(self.choices)
         refuse(
             not bool((self.code.box.bounded | (self.code.box.real == 0)).all()) if self.code.box is not None else False,
-            f"SAC on team {self.team.name!r}: needs an action space with finite bounds",
+            f"SAC on team {self.team.name!r}: needs an action space with finite bounds (the largest float is none); "
+            "give the environment's actions bounds, or use PPO",
         )
         return SquashedHead(self.team.action, self.device)
 
@@ -131,6 +132,7 @@ class SACLearner(ActorQLearner):
             # alpha falls while the entropy is above its goal: d/d log(alpha) of alpha (H - goal).
             excess = self.owner.sum_sets(((entropy - self.goal) * weight).sum((0, 1)))  # (P,)
             self.log_temperature.gradients.copy_(excess.unsqueeze(1))
+            self.log_temperature.loss = policy_loss.detach()
             self.temperature_adam.step()
         if self.target_due():
             self.move_targets()
@@ -143,7 +145,7 @@ class SACLearner(ActorQLearner):
             "temperature": alpha.mean(),
             "gradient_norm": norm,
             "td_error": error,
-            "non_finite": self.critic.flat.non_finite + self.actor_flat.non_finite,
+            "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),
         }
 
     def compute_critic_loss(

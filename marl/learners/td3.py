@@ -71,22 +71,23 @@ class TD3Learner(ActorQLearner):
     def learn(self, sample: Sample) -> dict[str, Tensor]:
         """Both critics on ``y = r + gamma min_c Q'_c(x', mu'(o') + noise)``; every ``delay`` updates the actor."""
         seen, next_seen = self.rows_of(sample)
-        value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
-        norm = self.critic_step(value_loss)
+        with self.fitting(self.critic.online):
+            value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
+            norm = self.critic_step(value_loss)
         parts = {
             "value_loss": value_loss.detach() / self.owner.num_sets,
             "gradient_norm": norm,
             "td_error": error,
         }
         if self._actor_due():
-            with self.fixed_critic():
+            with self.fixed_critic(), self.fitting(self.actor):
                 policy_loss = self.compute_actor_loss(sample, seen)
                 self.actor_step(policy_loss)
             if self.target_due():
                 self.move_targets()
             parts["policy_loss"] = policy_loss.detach() / self.owner.num_sets
         self.see(sample)
-        parts["non_finite"] = self.critic.flat.non_finite + self.actor_flat.non_finite
+        parts["non_finite"] = torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite)
         return parts
 
     def _actor_due(self) -> bool:

@@ -42,7 +42,8 @@ class FlatAdam:
     def step(self, max_norm: float | None = None) -> Tensor:
         """Move the parameters along their gradients, of norm ``max_norm`` at most; returns the norms before, ``(P,)``.
 
-        A row whose gradient is not finite is clipped to none, so parameters stay finite whatever a loss becomes.
+        A row whose gradient is not finite stays as it is, moments included; so do all where the loss is not finite.
+        Without ``max_norm`` gradients are taken as they are, or as :meth:`FlatParameters.clip` left them.
         """
         if self._on_cpu and backend.enabled:
             return adam.step(self, max_norm)
@@ -58,8 +59,13 @@ class FlatAdam:
     @torch.no_grad()
     def _move(self) -> None:
         flat = self.flat
-        self.steps += flat.active
-        moving = flat.active.unsqueeze(1).float()  # frozen rows: neither decay nor move
+        active = flat.active & flat.sound
+        if isinstance(flat.loss, Tensor):
+            active = active & torch.isfinite(flat.loss)
+        flat.loss = 0.0
+        flat.sound.fill_(True)
+        self.steps += active
+        moving = active.unsqueeze(1).float()  # other rows neither decay nor move
         gradient, steps = flat.gradients, self.steps.clamp(min=1).unsqueeze(1)
         self.mean.add_((gradient - self.mean) * (moving * (1 - DECAY)))
         self.square.add_((gradient.square() - self.square) * (moving * (1 - SQUARE_DECAY)))

@@ -13,7 +13,7 @@ from marl.compiled.backend import Network as Compiled
 from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
-from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear
+from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear, parts_with_mode
 
 
 class Inputted(Protocol):
@@ -70,6 +70,7 @@ class AgentNet(nn.Module):
         self.log_std = nn.Parameter(scale) if learns_scale else None
         self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
         self.carry_shape = (owner.num_agents, self.body.carry_width)
+        self.parts_with_mode = parts_with_mode(self.body)
         self._chosen: ChosenNetwork | None = None
 
     def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:

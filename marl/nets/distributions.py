@@ -198,8 +198,9 @@ class Box:
         low = torch.tensor(spec.low, device=device, dtype=torch.float32)  # (N, A)
         high = torch.tensor(spec.high, device=device, dtype=torch.float32)
         self.bounded = torch.isfinite(low) & torch.isfinite(high)
-        self.scale = torch.where(self.bounded, (high - low) / 2, 1.0)
-        self.centre = torch.where(self.bounded, (high + low) / 2, 0.0)
+        # Halves first: the whole width of a box may be more than a float32 holds.
+        self.scale = torch.where(self.bounded, high / 2 - low / 2, 1.0)
+        self.centre = torch.where(self.bounded, high / 2 + low / 2, 0.0)
         self.low, self.high = low, high
         components = torch.arange(low.shape[1], device=device)
         widths = torch.tensor(spec.widths, device=device)  # (N,)

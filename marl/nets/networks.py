@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from marl.nets.fused import FUSABLE, Buffers, fused_mlp
 from marl.nets.owner import Owner
-from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal
+from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal, parts_with_mode
 from marl.types import ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -353,6 +353,7 @@ class _CustomBody(Body):
                 torch.manual_seed(seed)
                 copies.append(PerSet(config.factory(inputs.shape, inputs.extra).float(), which))
         self.copies = nn.ModuleList(copies)
+        self.has_mode = any(map(parts_with_mode, copies))
 
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
@@ -361,13 +362,30 @@ class _CustomBody(Body):
         flat = y.reshape(y.shape[0], -1, y.shape[-1])  # (S, rows, I)
         # A user's module knows no stacking, so here, and only here, agents are visited one after the other.
         index = (0,) if self.owner.flat else self.owner.index
-        out = torch.stack([self.copies[which](rows).float() for which, rows in zip(index, flat, strict=True)])
+        acting = active.reshape(flat.shape[:2])  # (S, rows)
+        visits = zip(index, flat, acting, strict=True)
+        out = torch.stack([self._visit(self.copies[which], rows, there).float() for which, rows, there in visits])
         if out.shape[-1] != self.width:
             raise ConfigError(
                 f"Custom network: expected {self.width} features as promised by width=, got {out.shape[-1]}"
             )
         out = out.view(*y.shape[:-1], self.width)
         return out, _no_carry(out)
+
+    def _visit(self, module: nn.Module, rows: Tensor, acting: Tensor) -> Tensor:
+        """Features of ``rows (R, I)``. Whoever does not act counts in no batch statistics; a single row has none."""
+        y: Tensor
+        if not (self.has_mode and module.training):
+            y = module(rows)
+            return y
+        chosen = acting.nonzero().squeeze(-1)
+        if len(chosen) < 2:
+            module.eval()
+            y = module(rows)
+            module.train()
+            return y
+        y = module(rows[chosen])
+        return y.new_zeros(len(rows), y.shape[-1]).index_copy(0, chosen, y)
 
 
 def default_network(shape: tuple[int, ...]) -> MLP | CNN:

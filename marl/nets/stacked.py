@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -148,8 +149,11 @@ class FlatParameters:
             value.copy_(parameter.data)
             parameter.data = value
             self._places.append(self.gradients[rows, start : start + size].view(parameter.shape))
-        self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad gradient
+        self.loss: Tensor | float = 0.0  # what the gradients are of: where it is not finite, no set is moved
+        self.sound = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets had a finite gradient and loss
+        self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad one
         self.active = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets an optimiser moves
+        self._with_mode = [part for module in modules for part in parts_with_mode(module)]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -172,6 +176,15 @@ class FlatParameters:
     def backward(self, loss: Tensor) -> None:
         """Fill :attr:`gradients` with the gradient of ``loss``."""
         self.put(self.gradient(loss))
+        self.loss = loss.detach()
+
+    @torch.no_grad()
+    def follow(self, online: FlatParameters, share: float) -> None:
+        """Move a target by ``share`` of the way towards ``online``; running statistics are copied."""
+        self.values.lerp_(online.values, share)
+        for mine, theirs in zip(self._with_mode, online._with_mode, strict=True):
+            for buffer, other in zip(mine.buffers(), theirs.buffers(), strict=True):
+                buffer.copy_(other)
 
     def thaw(self) -> None:
         """Let the optimiser see every set again."""
@@ -184,13 +197,16 @@ class FlatParameters:
     def clip(self, max_norm: float) -> Tensor:
         """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``.
 
-        A set whose gradient is not finite gets none, so parameters stay finite whatever a loss becomes.
+        A set whose gradient is not finite gets none; no set does where the loss is not finite, as a squared error may
+        overflow while its gradient is finite still.
         """
         norm: Tensor = torch.linalg.vector_norm(self.gradients, dim=1)
-        finite = torch.isfinite(norm)
+        finite = torch.isfinite(norm) & (torch.isfinite(self.loss) if isinstance(self.loss, Tensor) else True)
+        self.loss = 0.0
         scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
         self.gradients.mul_(scale.unsqueeze(1)).masked_fill_(~finite.unsqueeze(1), 0.0)
         # In place: a recorded step finds it again.
+        self.sound.copy_(finite)
         self.non_finite.copy_(torch.where(finite.all(), 0, self.non_finite + 1))
         return norm
 
@@ -203,6 +219,7 @@ def backward_through(loss: Tensor, flats: Sequence[FlatParameters]) -> None:
     start = 0
     for flat, count in zip(flats, counts, strict=True):
         flat.put(gradients[start : start + count])
+        flat.loss = loss.detach()
         start += count
 
 
@@ -236,4 +253,46 @@ class PerSet(nn.Module):
 
 def holds_own(modules: Iterable[nn.Module]) -> bool:
     """Whether a user's own module is among these or within them: nobody knows what it does."""
-    return any(isinstance(part, PerSet) for module in modules for part in module.modules())
+    return any(isinstance(part, PerSet) or _has_mode(part) for module in modules for part in module.modules())
+
+
+HAVE_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.RReLU, nn.MultiheadAttention)
+
+
+def _has_mode(module: nn.Module) -> bool:
+    """Whether a module, apart from its children, may do something else in training than in evaluation."""
+    home = type(module).__module__
+    if home.startswith("marl."):
+        return False
+    return isinstance(module, HAVE_MODE) or not home.startswith("torch.nn.modules.")
+
+
+def parts_with_mode(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules whose mode matters: those with dropout or batch norm, and classes that are not known."""
+    if isinstance(module, PerSet):
+        return [module] if any(map(_has_mode, module.modules())) else []
+    if _has_mode(module):
+        return [module]
+    return [part for child in module.children() for part in parts_with_mode(child)]
+
+
+@contextmanager
+def fitting(parts: Sequence[nn.Module], generator: torch.Generator) -> Iterator[None]:
+    """Within it ``parts`` are in training mode, else always in evaluation mode.
+
+    What they draw from torch's own random stream comes from ``generator``, so that a seed gives the same numbers.
+    """
+    if not parts:
+        yield
+        return
+    device = generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for part in parts:
+            part.train()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.eval()

@@ -159,8 +159,6 @@ def masked_normalize(x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsi
     count = per_set(flat_mask.sum(0)).to(x.dtype)
     share = count.clamp(min=1)
     mean = per_set(flat.sum(0)) / share
-    centred = torch.where(flat_mask, flat - mean[owner], x.new_zeros(()))
-    variance = per_set(centred.square().sum(0)) / share
     # A rounded mean leaves equal entries with a tiny variance, so equality is asked of the entries themselves.
     with torch.no_grad():
         highest = torch.where(flat_mask, flat, -torch.inf).amax(0)
@@ -168,6 +166,10 @@ def masked_normalize(x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsi
         top = highest.new_full((num_sets,), -torch.inf).scatter_reduce(0, owner, highest, "amax")
         bottom = lowest.new_full((num_sets,), torch.inf).scatter_reduce(0, owner, lowest, "amin")
         spread = top > bottom  # (P,)
+        # Squares of large numbers overflow. A power of two changes no digit.
+        unit = torch.where(top - bottom > 1e15, 2.0**-100, 1.0).to(x.dtype)  # (P,)
+    centred = torch.where(flat_mask, (flat - mean[owner]) * unit[owner], x.new_zeros(()))
+    variance = per_set(centred.square().sum(0)) / share
     deviation = torch.where(spread, variance, torch.ones_like(variance)).sqrt()
-    scale = torch.where(spread, 1 / (deviation + epsilon), torch.zeros_like(deviation))
+    scale = torch.where(spread, 1 / (deviation + epsilon * unit), torch.zeros_like(deviation))
     return (centred * scale[owner]).reshape(x.shape)

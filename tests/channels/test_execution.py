@@ -14,11 +14,12 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Discrete, MultiBinary
+from gymnasium.spaces import Box, Discrete, MultiBinary
 from pettingzoo import ParallelEnv
 
 import marl
@@ -184,6 +185,99 @@ def test_whoever_hears_whom_apart_is_together(channel, topology):
     together, apart = (system.evaluate(6, link=link, decentralised=one) for one in (False, True))
     assert together.returns == apart.returns
     assert together.returns != system.evaluate(6, silence=system.spec.agents).returns  # it matters who is heard
+
+
+class Logistic(ParallelEnv):
+    """A chaotic world: a rounding error in an action doubles with every step. Actions are numbers or choices."""
+
+    metadata: ClassVar = {"name": "logistic_v0", "render_modes": []}
+    possible_agents = ("a_0", "a_1")
+
+    def __init__(self, action=None):
+        self.space, self.action = Box(-2, 2, (3,), np.float32), action or Box(-1, 1, (1,), np.float32)
+
+    def observation_space(self, agent):
+        return self.space
+
+    def action_space(self, agent):
+        return self.action
+
+    def see(self):
+        return {a: np.array([self.x[n], self.x[1 - n], n], np.float32) for n, a in enumerate(self.possible_agents)}
+
+    def reset(self, seed=None, options=None):
+        if seed is not None:
+            self.random = np.random.default_rng(seed)
+        self.agents, self.time, self.x = list(self.possible_agents), 0, self.random.random(2)
+        return self.see(), {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        self.time += 1
+        pushed = np.array([float(np.sum(actions[agent])) for agent in self.possible_agents])
+        scale = 0.05 / (self.action.high.item() if isinstance(self.action, Box) else 1.0)
+        self.x = np.clip(3.9 * self.x * (1 - self.x) + scale * pushed, 0, 1)
+        agents, over = self.agents, self.time >= 60
+        self.agents = [] if over else agents
+        rewards = {agent: float(self.x[n]) for n, agent in enumerate(agents)}
+        return self.see(), rewards, dict.fromkeys(agents, False), dict.fromkeys(agents, over), {a: {} for a in agents}
+
+
+CHAOS = {
+    "numbers": (marl.ippo(**ON), None),
+    "wide": (marl.ippo(**ON), Box(-2e4, 2e4, (1,), np.float32)),
+    "remembers": (marl.ippo(**ON | GRU), None),
+    "talks": (marl.ippo(channel=CommNet(rounds=0), **ON), None),
+    "talks-at-once": (marl.ippo(channel=TarMAC(rounds=2), **ON | GRU), None),
+    "choices": (marl.ippo(channel=CommNet(), **ON), Discrete(3)),
+}
+
+
+@pytest.mark.parametrize("name", CHAOS)
+def test_rounding_that_grows_in_the_world_is_no_difference_between_policies(name, threads):
+    config, action = CHAOS[name]
+    system = marl.MultiAgentSystem(config, lambda: Logistic(action), num_envs=4, seed=0)
+    system.train(steps=400)
+    report = system.evaluate(4, decentralised="processes")
+    assert report.agreement.compared == 4 * 60 * 2
+    assert report.agreement.different == 0, report.agreement
+    assert report.batched.returns == system.evaluate(4).returns
+    assert report.returns == system.evaluate(4, decentralised=True).returns
+    assert "on the same observations" in str(report)
+    assert "batched, played apart" in str(report)
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        {"remove": "agent_1"},
+        {"swap": ("agent_0", "agent_2")},
+        {"silence": "agent_0", "link": "loss=0.5,noise=1,delay=1"},
+        {"shuffle_messages": True, "remove": "agent_2", "swap": ("agent_0", "agent_1")},
+    ],
+    ids=lambda experiment: "-".join(experiment),
+)
+def test_experiments_are_done_to_both_who_are_compared(experiment, threads):
+    config = marl.ippo(channel=CommNet(rounds=0), sharing="none", **ON | GRU)
+    system = marl.MultiAgentSystem(config, lambda: Team(die=(None, 4), length=6), num_envs=2, seed=1)
+    system.learners[0].model.actor.head.weight.data.mul_(100)
+    report = system.evaluate(5, decentralised="processes", num_envs=3, **experiment)
+    assert report.agreement.different == 0, report.agreement
+    assert report.returns == report.batched.returns != system.evaluate(5, num_envs=3).returns
+
+
+def test_an_agent_that_does_something_else_is_found_in_the_step_in_which_it_does(threads, monkeypatch):
+    act = processes.Elsewhere.act
+    steps = {"agent_0": 0, "agent_1": 0, "agent_2": 0}
+
+    def other_in_step_7(self):
+        actions = act(self)
+        steps[self.name] += 1
+        return 1 - actions if self.name == "agent_1" and steps[self.name] == 8 else actions
+
+    monkeypatch.setattr(processes.Elsewhere, "act", other_in_step_7)
+    system = marl.MultiAgentSystem(marl.ippo(**ON), Team, num_envs=2)
+    report = system.evaluate(2, decentralised="processes")
+    assert report.agreement.to_dict() == {"compared": 60, "different": 2, "first": "agent_1 in step 7"}
 
 
 # --- one agent, kept apart --------------------------------------------------------------------------------------------
@@ -369,7 +463,7 @@ def test_agent_processes_die_with_a_killed_evaluation(tmp_path):
 
         def look(self, view):
             print(self.pid, flush=True)
-            time.sleep(60)
+            time.sleep(600)
 
         processes.Elsewhere.look = look
         system = marl.MultiAgentSystem(marl.ippo(rollout=8), lambda: Team(widths=(3,), choices=(2,)), num_envs=1)
@@ -384,7 +478,7 @@ def test_agent_processes_die_with_a_killed_evaluation(tmp_path):
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 120  # only a hang takes that long
     while time.monotonic() < until:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 0)
@@ -511,7 +605,7 @@ def test_silence_is_the_tamper_that_sends_nothing():
         return sent * torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1)
 
     assert system.evaluate(8, silence="agent_1").returns == system.evaluate(8, tamper=hush).returns
-    assert system.evaluate(8, silence=system.spec.agents).returns != system.evaluate(8).returns
+    assert system.evaluate(8, silence=system.spec.agents).returns != system.evaluate(4).returns
 
 
 def test_a_removed_agent_acts_at_random_and_legally():

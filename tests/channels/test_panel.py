@@ -80,25 +80,17 @@ def test_play_carries_messages(env, channel):
 
 @pytest.mark.parametrize("topology", [marl.Complete(), marl.Nearest(1, (0, 1))], ids=["all", "nearest"])
 def test_play_does_what_decentralised_evaluation_does(topology):
-    """The same seed of the environment, greedy: the same episode, messages, deaths and all."""
+    """The same seed: the same episode, messages, deaths and all."""
     system = marl.MultiAgentSystem(
         marl.ippo(channel=marl.CommNet(topology=topology), rollout=8, minibatches=1),
         lambda **keys: Shown(die=(2,), length=40),
         num_envs=2,
     )
     system.learners[0].model.actor.head.weight.data.mul_(100)
-
-    class Seeded(Shown):
-        def __init__(self, **keys):
-            super().__init__(die=(2,), length=40)
-
-        def reset(self, seed=None, options=None):
-            return super().reset(seed=5)
-
-    report = system.evaluate(1, decentralised=True, env=Seeded)
+    report = system.evaluate(1, decentralised=True, num_envs=1, seed=5)
     (played,), _ = play(system, 1, seed=5)
     assert played.returns == report.returns_per_agent
-    deaf = system.evaluate(1, silence=system.spec.agents, env=Seeded)
+    deaf = system.evaluate(1, silence=system.spec.agents, num_envs=1, seed=5)
     assert deaf.returns_per_agent != report.returns_per_agent
 
 
