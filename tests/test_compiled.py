@@ -14,7 +14,7 @@ from torch import nn
 
 import marl
 from marl import parallel
-from marl.compiled import tiles
+from marl.compiled import backend, tiles
 from marl.memory.rollout import Look
 from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
@@ -26,6 +26,13 @@ from tests.test_identities import SEED, fill
 from tests.tiny import Team, spec_of
 
 PAIRS = {"agent_0": "one", "agent_*": "others"}
+
+
+@pytest.fixture(autouse=True)
+def _with_compiled_code():
+    """Even where everything else is tested without it."""
+    with marl.compiled.use("auto" if backend.word == "off" else backend.word):
+        yield
 
 
 @pytest.mark.parametrize("threads", [1, 2])

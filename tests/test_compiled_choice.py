@@ -48,6 +48,13 @@ COVERED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _with_compiled_code():
+    """Even where everything else is tested without it."""
+    with marl.compiled.use("auto" if backend.word == "off" else backend.word):
+        yield
+
+
 def trained(settings, goals=False, steps=48):
     space = LEARNERS[kind_of(settings)][2]
     system = marl.MultiAgentSystem(settings, lambda: Acting(space, goals=goals), num_envs=2, seed=1)

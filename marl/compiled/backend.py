@@ -141,7 +141,10 @@ class Network(Protocol):
 class Describes(Protocol):
     """A network that can say what it is."""
 
-    head: nn.Module
+    @property
+    def head(self) -> nn.Module:
+        """The last layer."""
+        ...
 
     def dense(self) -> Dense | None:
         """Itself as data; None for anything but plain fully connected layers."""
@@ -180,7 +183,7 @@ def network_for(net: Describes) -> ChosenNetwork:
 
 def touched(module: nn.Module) -> bool:
     """Whether anybody hooked into a module or put a function in the place of one of its own: torch has to call it."""
-    if torch_module._has_any_global_hook():
+    if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return True
     for part in module.modules():
         own = vars(part)
@@ -196,7 +199,10 @@ def touched(module: nn.Module) -> bool:
 class Kernel(Protocol):
     """A compiled gradient: it has the methods of the learner's own gradient, and these."""
 
-    flats: Sequence[Any]  # the matrices whose gradients it fills
+    @property
+    def flats(self) -> Sequence[Any]:
+        """The matrices whose gradients it fills."""
+        ...
 
     @classmethod
     def refuses(cls, learner: Any) -> str | None:
@@ -395,7 +401,8 @@ class Checked:
         off = self._difference(name, data)
         if off > TOLERANCE:
             # A row on the border of a clip falls to either side by rounding: an error shows in other rows as well.
-            pieces = getattr(self._compiled, "pieces", lambda *_: [])(name, *data)
+            split = getattr(self._compiled, "pieces", None)
+            pieces: list[Any] = [] if split is None else split(name, *data)
             if not pieces or all(self._difference(name, piece) > TOLERANCE for piece in pieces):
                 self._raise(name, off)
             self._difference(name, data)
@@ -414,7 +421,10 @@ class Checked:
         )
         if wanted is None:
             return off
-        told = [(self._found, wanted)] if isinstance(wanted, Tensor) else list(zip(self._found, wanted, strict=True))
+        if isinstance(wanted, Tensor):  # parts of a loss by parameter set, or the mean of all sets in the row of each
+            told = [(self._found.sum(0), wanted.sum(0))]
+        else:
+            told = list(zip(self._found, wanted, strict=True))
         size = max(float(reference.abs().max()) for _, reference in told)
         return max(off, *(difference(ours, reference, 0.01 * size) for ours, reference in told))
 

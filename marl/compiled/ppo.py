@@ -33,7 +33,7 @@ _NO_MASK = np.zeros((0, 0, 0), dtype=np.bool_)
 class Rows(NamedTuple):
     """Rows of a rollout of ``C`` steps, as a minibatch takes them."""
 
-    index: Array  # (rows,)
+    steps: Array  # (rows,) which ones
     complete: Array  # (C, N) counts in the loss
     weight: Array  # (P,) one over each set's number of rows that count
 
@@ -151,9 +151,9 @@ class CompiledPPO:
     def fill(self, index: Tensor, clip: float, entropy_weight: float) -> Tensor:
         """Fill the flat gradients from some rows; the sums of the loss's parts for each set, ``(P, 5)``."""
         # In order, rows lie near each other: a sixth of the whole at 12,288 rows, which do not fit into the cache.
-        index = np.sort(index.numpy())
+        steps: Array = np.sort(index.numpy())
         weight = np.empty(self.sets, dtype=np.float32)
-        _weights(index, self.complete, self.owner, weight)
+        _weights(steps, self.complete, self.owner, weight)
         actor, critic = self.nets
 
         def half(which: int, rows: Array, gradient: Tensor) -> None:
@@ -165,11 +165,11 @@ class CompiledPPO:
             _value(*critic, *shared, *self.value, *room, matrix, parts)
 
         gradients = self.flat.gradients
-        if threads() == 1 or len(index) * len(self.owner) < WORTH:
-            half(0, index, gradients)
+        if threads() == 1 or len(steps) * len(self.owner) < WORTH:
+            half(0, steps, gradients)
             return self._told(np.copy(self.parts[0]))
-        middle = len(index) // 2
-        both(lambda: half(0, index[:middle], gradients), lambda: half(1, index[middle:], self.second))
+        middle = len(steps) // 2
+        both(lambda: half(0, steps[:middle], gradients), lambda: half(1, steps[middle:], self.second))
         gradients.add_(self.second)
         return self._told(self.parts.sum(0))
 
@@ -228,7 +228,7 @@ def _policy(*arguments: Any) -> None:
 def _policy_gradient(net: Net, rollout: Rows, data: PolicyData, room: Room, gradient: Array, parts: Array) -> None:
     """Add the gradient of ``-min(r A, clip(r) A) - w_e H`` to ``gradient (P, D)``."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
-    index, complete, weight = rollout.index, rollout.complete, rollout.weight
+    index, complete, weight = rollout.steps, rollout.complete, rollout.weight
     obs, legal, action = data.obs, data.legal, data.action
     old_log_prob, advantage, clip, entropy_weight = data.old_log_prob, data.advantage, data.clip, data.entropy_weight
     x, hidden, z, rows, places = room.x, room.hidden, room.z, room.rows, room.places
@@ -332,7 +332,7 @@ def _value(*arguments: Any) -> None:
 def _value_gradient(net: Net, rollout: Rows, data: ValueData, room: Room, gradient: Array, parts: Array) -> None:
     """Add the gradient of ``w_v (V - target)^2 / 2`` to ``gradient (P, D)``."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
-    index, complete, weight = rollout.index, rollout.complete, rollout.weight
+    index, complete, weight = rollout.steps, rollout.complete, rollout.weight
     obs, old_value, target = data.obs, data.old_value, data.target
     x, hidden, z, rows, places = room.x, room.hidden, room.z, room.rows, room.places
     outputs, agents = layers[-1, 1], complete.shape[1]

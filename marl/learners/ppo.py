@@ -70,7 +70,7 @@ class PPOLearner(OnPolicyLearner):
                 "use sharing='none' or 'type'"
             )
         self._autograd: RolloutGradient = RolloutAutograd(self)
-        self._gradient = gradient_for(self, self._autograd)
+        self._gradient: RolloutGradient = gradient_for(self, self._autograd)
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """Epochs of minibatch steps over the rollout, then start the next one."""
