@@ -680,12 +680,13 @@ def _load(path: Path, device: str, env: Any, trust: bool) -> MultiAgentSystem:
 
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
+    from marl.compiled import decisions
     from marl.logs.progress import Progress
     from marl.types import ResourceError
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
-    run.begin(plan.config(asked), system.steps)
+    run.begin(plan.config(asked) | {"compiled": decisions(system.learners)}, system.steps)
     if plan.steps > began_at and not asked.quiet:
         _note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
