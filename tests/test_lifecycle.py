@@ -550,13 +550,15 @@ def test_a_worker_that_is_killed_while_workers_start_is_replaced_and_counted(mom
     gather, calls = workers.WorkerBatch._gather, []
 
     def shot(batch, these, until):
-        early = {"before it is ready": 1, "asked for its spaces": 2}.get(moment)
         calls.append(None)
-        if len(calls) == early:
+        if (moment, len(calls)) in (("before it is ready", 1), ("asked for its spaces", 2)):
             kill(batch)
         found = gather(batch, these, until)
-        if moment == "while its fellow starts" and len(calls) == 1:
-            kill(batch)
+        if len(calls) == 1:
+            if moment == "while its fellow starts":
+                kill(batch)
+            if moment == "asked for its spaces":  # so that it cannot answer before it is killed
+                os.kill(batch.pids[1], signal.SIGSTOP)
         return found
 
     def kill(batch):
