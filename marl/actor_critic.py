@@ -195,9 +195,9 @@ class ActorCritic(nn.Module):
     def act(self, look: Look, generator: torch.Generator | None, explore: bool) -> Decision:
         """One action for every agent of every copy; the most likely one unless exploring."""
         if explore and self._one_choice and self.actor.norm is None:
-            inference = self.actor.inference()
-            if inference is not None:
-                action, log_prob = inference.choose(look.obs, look.legal, generator)
+            compiled = self.actor.compiled()
+            if compiled is not None:
+                action, log_prob = compiled.choose(look.obs, look.legal, generator)
                 return Decision(action, action, log_prob, look.carry)
         return self._act(look, generator, explore)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,13 +36,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_for_certain(code: int) -> None:
-    """Python waits for threads as it ends, and those that an environment left running may never end."""
+    """Python waits for threads as it ends, and those that an environment left running may never end.
+
+    It also ends with a status of its own if stderr cannot be emptied, or a signal comes now that nothing is left to do.
+    """
 
     def end() -> None:
         names = ", ".join(repr(thread.name) for thread in threading.enumerate() if not thread.daemon)
         note(f"ended although threads of the environment or of another library still ran ({names})")
         os._exit(code)
 
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(code))
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
         timer = threading.Timer(LAST_SECONDS, end)
         timer.daemon = True

@@ -18,8 +18,9 @@ def first_line(thing: object) -> str:
 
 
 def note(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Say something on stderr, if it can be said there: no training ends because its log file's disk is full."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,16 +153,15 @@ def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
 
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
+    from marl.compiled import decisions
     from marl.logs.progress import Progress
     from marl.types import ResourceError
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
-    run.begin(plan.config(asked), system.steps)
+    run.begin(plan.config(asked) | {"compiled": decisions(system.learners)}, system.steps)
     if plan.steps > began_at and not asked.quiet:
-        print(
-            f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}", file=sys.stderr
-        )
+        note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
         run.note = progress.note
         run.sinks.append(progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marl.jit import jit
+from marl.compiled.cache import jit
 from marl.types import Array
 
 PENDING = -1  # a link not known yet; links below it name kept successors: -2 is slot 0, -3 slot 1, ...
