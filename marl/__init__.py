@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from marl import ops
     from marl.adapters.spoken import Spoken
-    from marl.agent import Agent
     from marl.algorithms import (
         coma,
         facmac,
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
         WinRate,
         growing,
     )
-    from marl.evaluation.report import Report
     from marl.exploration import (
         Boltzmann,
         BoltzmannGumbel,
@@ -82,6 +80,8 @@ if TYPE_CHECKING:
     from marl.memory.hindsight import Hindsight
     from marl.nets import CNN, GRU, MLP, Custom
     from marl.nets.q_head import Atoms, Quantiles
+    from marl.playing.report import Report
+    from marl.playing.single import Agent
     from marl.scenario import Scenario
     from marl.schedules import Exponential, Linear, Logarithmic
     from marl.scope import Joint, Local
@@ -115,7 +115,7 @@ __version__ = "0.1.0"
 # Where each public name lives. Names are imported when first used, so that worker processes never import torch.
 _HOMES = {
     "marl.adapters.spoken": ("Spoken",),
-    "marl.agent": ("Agent",),
+    "marl.playing.single": ("Agent",),
     "marl.algorithms": (
         "coma",
         "facmac",
@@ -213,7 +213,7 @@ _HOMES = {
         "Linear",
         "Logarithmic",
     ),
-    "marl.evaluation.report": ("Report",),
+    "marl.playing.report": ("Report",),
     "marl.nets": ("CNN", "GRU", "MLP", "Custom"),
     "marl.scenario": ("Scenario",),
     "marl.scope": ("Joint", "Local"),

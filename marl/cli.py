@@ -28,7 +28,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
-    from marl.evaluation.report import Report
+    from marl.playing.report import Report
     from marl.run import Run
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
@@ -791,9 +791,9 @@ def evaluate(asked: Evaluate) -> int:
 
 def sweep(asked: Sweep) -> int:
     """``marl sweep``."""
-    from marl.evaluation.sweep import plot as draw
-    from marl.evaluation.sweep import sweep as evaluate_all
-    from marl.evaluation.sweep import write_csv
+    from marl.studies.sweep import plot as draw
+    from marl.studies.sweep import sweep as evaluate_all
+    from marl.studies.sweep import write_csv
     from marl.system import check_whole
 
     check_whole("--episodes", asked.episodes, 1)
@@ -828,8 +828,8 @@ def sweep(asked: Sweep) -> int:
 
 def play(asked: Play) -> int:
     """``marl play``."""
-    from marl.play import play as play_episodes
-    from marl.play import write_gif
+    from marl.studies.play import play as play_episodes
+    from marl.studies.play import write_gif
     from marl.system import check_whole
 
     check_whole("--episodes", asked.episodes, 1)
@@ -882,8 +882,8 @@ def plot(asked: Plot) -> int:
 
 def tournament(asked: Tournament) -> int:
     """``marl tournament``."""
-    from marl.evaluation.tournament import plot as draw
-    from marl.evaluation.tournament import tournament as play_all
+    from marl.studies.tournament import plot as draw
+    from marl.studies.tournament import tournament as play_all
     from marl.system import check_whole
 
     check_whole("--games", asked.games, 1)
@@ -919,7 +919,7 @@ def tournament(asked: Tournament) -> int:
 
 def exploit(asked: Exploit) -> int:
     """``marl exploit``."""
-    from marl.evaluation.exploit import exploit as respond
+    from marl.studies.exploit import exploit as respond
     from marl.system import check_whole
 
     check_whole("--games", asked.games, 1)

@@ -6,13 +6,11 @@ import importlib
 import importlib.util
 import logging
 import math
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,23 +21,24 @@ from marl.adapters.describe import render_mode
 from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
-from marl.agent import Agent, MixedAgent
-from marl.channels import Channel, Hub, Line, Link, Overheard, Shown, Tamper
+from marl.channels import Channel, Line, Link, Overheard, Shown, Tamper
 from marl.config import differences, from_json, to_json
-from marl.curriculum import Course, Curricula, Curriculum, HasTasks, Target, Task
+from marl.curriculum import Course, Curricula, Curriculum, Task
 from marl.curriculum import checked as checked_curricula
-from marl.evaluation.alone import Alone, Here, View, stranger
-from marl.evaluation.experiment import Entries, Experiment, in_words
-from marl.evaluation.processes import Elsewhere, assemble
-from marl.evaluation.report import Agreement, Record, Report, summarise
 from marl.league import PSRO, Leagues, Season, Venue
 from marl.league import checked as checked_league
-from marl.league.members import Company, Member, Strategy
+from marl.league.members import Member
 from marl.learners import Learner, LearnerConfig
 from marl.learners.base import HearsOthers, LearnsMeanwhile, channel_of, talker_of
 from marl.learners.off_policy import OffPolicy
 from marl.learners.on_policy import OnPolicy
-from marl.memory.rollout import Look
+from marl.playing.alone import DecentralizedActor
+from marl.playing.evaluate import Decentralized, Metrics, Plan, Players, check_same_spec, evaluate
+from marl.playing.experiment import Entries, Experiment
+from marl.playing.report import Report
+from marl.playing.single import Agent, MixedAgent
+from marl.playing.streams import global_streams_kept
+from marl.playing.team import Strategy
 from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
 from marl.shaping import Discounts, Hooks, Shaper, by_team, reads_state, team_named
@@ -47,7 +46,6 @@ from marl.shaping import checked as checked_hooks
 from marl.spaces import team_from_json, team_to_json
 from marl.stopping import Stop
 from marl.types import (
-    Array,
     BatchEnv,
     CheckpointError,
     ConfigError,
@@ -59,16 +57,12 @@ from marl.types import (
     StepsElsewhere,
 )
 
-EVALUATION = 0xE7A1  # evaluation seeds are spawned from (seed, EVALUATION): never the training seeds
-EVALUATION_COPIES = 16
-LONG_EPISODE, ENDLESS_EPISODE = 10_000, 100_000  # steps after which evaluation says that it waits, and waits no more
 SHAPING, CURRICULUM, LEAGUE, MIXTURE = (
     0x5AFE,
     0xC0DE,
     0x1EA6,
     0x313E,
 )  # streams come from (seed, this): learners draw as without
-STRANGERS = 0x57A6  # likewise, for those who sit in the seats of removed agents
 DEFAULT_COPIES = 8
 RECENT = 100  # episodes that means in metrics are over
 MOST_NAMES = 64  # different names in infos that metrics follow
@@ -567,7 +561,7 @@ class MultiAgentSystem:
                     self._pending[prefix + name] = value
                     updated = True
         if season is not None and not meanwhile:
-            with _global_streams_kept():
+            with global_streams_kept():
                 season.tick(clock)
         return updated
 
@@ -631,12 +625,15 @@ class MultiAgentSystem:
         self,
         episodes: int = 100,
         *,
-        decentralised: bool | Literal["processes"] = False,
+        decentralized: Decentralized = False,
         greedy: bool = True,
         seed: int | None = None,
         env: Any = None,
         num_envs: int | None = None,
         task: Task | None = None,
+        experiment: Experiment | None = None,
+        metrics: Metrics | None = None,
+        decentralised: Decentralized | None = None,
         link: Link | str | None = None,
         tamper: Tamper | None = None,
         silence: str | Sequence[str] = (),
@@ -647,155 +644,71 @@ class MultiAgentSystem:
     ) -> Report:
         """Play whole episodes in environments of their own and report raw returns. Changes nothing in the system.
 
-        A PSRO run plays its mixtures: for every side and episode one policy is drawn.
+        Frozen copies of the policies play. A PSRO run plays its mixtures: for every side and episode one policy is
+        drawn.
 
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
-            decentralised: every agent acts through its own :class:`~marl.agent.Agent`, from its own observation and
-                inbox alone; ``"processes"`` gives each an operating system process of its own, and asks the batched
-                policy in every step what it would do on the same observations (``report.agreement``). The same
-                episodes are then played batched as well (``report.batched``).
+            decentralized: every agent acts through its own :class:`~marl.playing.single.Agent`, from its own
+                observation and inbox alone; ``"processes"`` gives each an operating system process of its own, and asks
+                the batched policy in every step what it would do on the same observations (``report.agreement``). The
+                same episodes are then played batched as well (``report.batched``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
             num_envs: copies that play side by side; None: at most 16, and one where no more can be made.
             task: the tasks to play, by parameter; None: the curriculum's target, else the world's defaults.
-            link: what messages suffer, a ``marl.Link`` or text such as ``"loss=0.2,delay=1"`` that changes the
-                channel's own; None: the channel's link for execution.
-            tamper: what is done to all messages ``(E, N, M + 1)`` that are sent, their loudness last.
-            silence: agents whose messages are never sent.
-            remove: agents in whose seats somebody acts uniformly at random among what is legal, and says nothing.
-            swap: two agents who play with each other's policy.
-            shuffle_messages: everybody hears what was said in another copy at the same step.
-            message_entries: where observations show what others did to be understood, such as
-                ``"listener_0<speaker_0:8-10"``; None: what the environment or the scenario says.
+            experiment: what is done to the team and its messages: ``marl.playing.Experiment(silence="agent_0")``.
+            metrics: functions of an episode's :class:`~marl.playing.EpisodeRecord` that return a number, by name:
+                ``report.metrics["collisions"]`` has the mean and its interval.
+            decentralised: the same as ``decentralized``.
+            link: the experiment's ``link``, in short; the following likewise.
+            tamper: the experiment's ``tamper``.
+            silence: the experiment's ``silence``.
+            remove: the experiment's ``remove``.
+            swap: the experiment's ``swap``.
+            shuffle_messages: the experiment's ``shuffle``.
+            message_entries: the experiment's ``entries``.
 
         Raises:
             ConfigError: for what has no meaning here, saying why.
         """
         check_whole("episodes", episodes, 1)
-        if decentralised not in (False, True, "processes"):
-            raise ConfigError(f"decentralised: expected True, False or 'processes', got {decentralised!r}")
-        if link is not None and not isinstance(link, Link | str):
-            raise ConfigError(f"link: expected a marl.Link or text such as 'loss=0.2,delay=1', got {link!r}")
-        if swap is not None and (isinstance(swap, str) or len(swap) != 2):
-            raise ConfigError(f"swap: expected two agents, got {swap!r}")
+        spelled = "decentralized" if decentralised is None else "decentralised"
+        decentralized = decentralized if decentralised is None else decentralised
+        if decentralized not in (False, True, "processes"):
+            raise ConfigError(f"{spelled}: expected True, False or 'processes', got {decentralized!r}")
+        said: dict[str, Any] = {
+            "link": link, "tamper": tamper, "silence": silence, "remove": remove, "swap": () if swap is None else swap,
+            "shuffle": shuffle_messages, "entries": message_entries,
+        }  # fmt: skip
+        given = [name for name, value in said.items() if value is not None and value != () and value is not False]
+        if experiment is not None and given:
+            raise ConfigError(f"evaluate: give {', '.join(given)} as a part of experiment=")
+        if experiment is None:
+            experiment = Experiment(**said)
         if num_envs is not None:
             check_whole("num_envs", num_envs, 1)
-        links = self._links(link, tamper)
-        env_seed, act_seed, task_seed = evaluation_seeds(self.seed if seed is None else seed)
-        wanted = task if task is not None else self.target
-        talking = [channel is not None for channel in self.channels]
-        wish, exactly = num_envs or min(episodes, EVALUATION_COPIES), num_envs is not None
-        with (
-            _global_streams_kept(),
-            lifecycle.closing_batch(self._another_env(wish, env, self._spoken_over(link), exactly=exactly)) as batch,
-        ):
-            copies = batch.num_envs
-            _check_same_spec(self.spec, batch.spec)
-            experiment = Experiment(_names(silence), _names(remove), () if swap is None else (swap,), shuffle_messages)
-            entries = message_entries
-            if entries is None:
-                entries = self._message_entries(batch) if experiment.mute or experiment.shuffle else ()
-            experiment = replace(experiment, entries=tuple(map(Entries.parse, _names(entries))))
-            experiment.check(self.spec, talking, copies)
-            tampers = [experiment.tamper(team, tamper) for team in self.spec.teams]
-            changed = [*links, None if (spoken := self._spoken_over(link)) is None else spoken.link]
-            done = [] if link is None else [f"link: {in_words(one)}" for one in changed if one is not None]
-            done += experiment.deeds
-            has_target = bool(wanted) and (task is not None or env is None or isinstance(batch, HasTasks))
+        plan = Plan(
+            episodes, self.seed if seed is None else seed, decentralized, greedy, num_envs,
+            task if task is not None else self.target, task is not None or env is None, experiment, metrics,
+        )  # fmt: skip
 
-            def play(actor: _Actor) -> Report:
-                target = Target(wanted, batch, task_seed) if has_target else None
-                before = faults_of(batch)
-                with _global_streams_kept():
-                    finished = list(_play(batch, actor, episodes, env_seed, target))
-                report = summarise(self.spec, finished, bool(decentralised), tuple(done))
-                return replace(report, **_faults_since(before, batch))
+        def open_copies(wish: int, spoken: Spoken | None) -> AbstractContextManager[BatchEnv]:
+            return lifecycle.closing_batch(self._another_env(wish, env, spoken, exactly=num_envs is not None))
 
-            def alone(processes: bool) -> Alone:
-                return self._alone(copies, act_seed, greedy, links, tampers, experiment, processes)
+        return evaluate(self.players, plan, open_copies, self._message_entries)
 
-            def in_one_batch() -> _Subject:
-                if decentralised is True or experiment.swap:
-                    return _Subject(self.spec, alone(False), experiment)
-                strangers = self._strangers(copies, act_seed, experiment.remove)
-                return _Subject(self.spec, self._together(copies, act_seed, greedy), experiment, strangers)
+    @property
+    def players(self) -> Players:
+        """What plays where this system does: frozen copies are made of it."""
+        mixtures = [self._mixture(place) for place in range(len(self.spec.teams))]
+        sides = self.season.sides if any(mixtures) else ()
+        return Players(self.spec, self.device, self.learners, self.channels, sides, mixtures, self.agent, self.spoken)
 
-            with _executing(self.learners, links, tampers):
-                if decentralised != "processes":
-                    return play(in_one_batch())
-                with closing(alone(True)) as apart:
-                    both = _Compared(_Subject(self.spec, apart, experiment), in_one_batch())
-                    report = play(both)
-                    lost = report.faults | apart.faults
-                    report = replace(report, faults=lost, agreement=both.agreement(self.spec))
-                return replace(report, batched=replace(play(in_one_batch()), decentralised=False))
-
-    def _alone(
-        self,
-        copies: int,
-        seed: int,
-        greedy: bool,
-        links: Sequence[Link | None],
-        tampers: Sequence[Tamper | None],
-        experiment: Experiment,
-        processes: bool,
-    ) -> Alone:
-        """Every agent by itself, in this process or in processes of their own, and hubs for teams that talk."""
-        seeds = np.random.SeedSequence(seed).generate_state(copies * len(self.spec.agents), np.uint32)
-        strangers = self._strangers(copies, seed, self.spec.agents, talking=True)
-        players: list[list[Here | Elsewhere]] = []
-        hubs: list[Hub | None] = []
-        begin = 0
-        for team, channel, link, tamper in zip(self.spec.teams, self.channels, links, tampers, strict=True):
-            end = begin + copies * team.num_agents
-            streams = seeds[begin:end].reshape(copies, team.num_agents)
-            begin = end
-            agents = [self.agent(experiment.policy_of(name)) for name in team.agents]
-            size = max(agent.size for agent in agents)
-            seats: list[Here | Elsewhere] = []
-            for n, agent in enumerate(agents):
-                name, own = team.agents[n], streams[:, n].tolist()
-                if agent.size != size:
-                    raise ConfigError(
-                        f"swap: {name!r} and {agent.name!r} do not speak alike: their teams' channels differ"
-                    )
-                if name in experiment.remove:
-                    seats.append(strangers[name])
-                elif processes:
-                    seats.append(Elsewhere(name, agent, own, not greedy, strangers[name]))
-                elif isinstance(agent, MixedAgent):  # each episode's draw is the side's, the same for all of its agents
-                    draws = [self.agent(agent.name, one, side_seed=seed + e) for e, one in enumerate(own)]
-                    seats.append(Here(draws, not greedy))
-                else:
-                    seats.append(Here([agent.twin(one) for one in own], not greedy))
-            players.append(seats)
-            turns = self.spec.turn_based
-            hubs.append(
-                None
-                if channel is None
-                else Hub(channel, team, size, copies, link=link, turn_based=turns, seed=seed, tamper=tamper)
-            )
-        assemble([player for seats in players for player in seats if isinstance(player, Elsewhere)])
-        return Alone(self.spec, players, hubs)
-
-    def _strangers(self, copies: int, seed: int, names: Sequence[str], talking: bool = False) -> dict[str, Here]:
-        """Who sits in for some agents, with the same random streams in one process and in many."""
-        table = np.random.SeedSequence([seed, STRANGERS]).generate_state(copies * len(self.spec.agents), np.uint32)
-        seeds = dict(zip(self.spec.agents, table.reshape(-1, copies).tolist(), strict=True))
-        speeches = [None if (net := talker_of(learner)) is None else net.speech for learner in self.learners]
-        return {
-            name: stranger(team, n, seeds[name], speech.size if talking and speech is not None else 0)
-            for team, speech in zip(self.spec.teams, speeches, strict=True)
-            for n, name in enumerate(team.agents)
-            if name in names
-        }
-
-    def alone(self, seed: int, greedy: bool = True) -> Alone:
+    def alone(self, seed: int, greedy: bool = True) -> DecentralizedActor:
         """Every agent by itself in one copy of the environment, and what carries messages between them."""
-        plain: list[None] = [None] * len(self.spec.teams)
-        return self._alone(1, seed, greedy, plain, plain, Experiment(), False)
+        return self.players.apart(1, seed, greedy)
 
     def _message_entries(self, batch: BatchEnv) -> Sequence[str]:
         """Where observations show what others said, as the environment or the scenario knows it."""
@@ -807,35 +720,6 @@ class MultiAgentSystem:
     def channels(self) -> list[Channel | None]:
         """The channel of each team; None where nobody talks."""
         return [channel_of(config) for config in self._configs]
-
-    def _links(self, link: Link | str | None, tamper: Tamper | None) -> list[Link | None]:
-        """What the messages of each team suffer in evaluation. Raises ConfigError if there are none to suffer it."""
-        channels = self.channels
-        unheard = not any(channels)
-        if (tamper is not None and unheard) or (link is not None and unheard and self.spoken is None):
-            raise ConfigError(
-                "link: no team of this system has a channel; train with channel=marl.CommNet() or another"
-            )
-        own = [None if channel is None else channel.execution or channel.link for channel in channels]
-        return [
-            one if link is None or one is None else Link.parse(link, one) if isinstance(link, str) else link
-            for one in own
-        ]
-
-    def _spoken_over(self, link: Link | str | None) -> Spoken | None:
-        """Messages as actions over another link; None where that is not asked, or there are none."""
-        if self.spoken is None or link is None:
-            return None
-        return replace(self.spoken, link=Link.parse(link, self.spoken.link) if isinstance(link, str) else link)
-
-    def _together(self, copies: int, seed: int, greedy: bool) -> _Actor:
-        """Whole teams, as a PSRO run mixes them or as they have come to be."""
-        mixtures = [self._mixture(place) for place in range(len(self.spec.teams))]
-        if not any(mixtures):
-            return _Whole(self, copies, seed, greedy)
-        sides = self.season.sides
-        mixed = [[(chance, one.again(0, greedy)) for chance, one in mixtures[side.place]] for side in sides]
-        return Company(self.spec, copies, sides, mixed, seed, self.device)
 
     @property
     def target(self) -> Task:
@@ -1038,7 +922,7 @@ class MultiAgentSystem:
                 raise ConfigError("this system was loaded without its environment: pass env= to MultiAgentSystem.load")
             made = self._make_env(self.num_envs, self.workers)
             try:
-                _check_same_spec(self.spec, made.spec)
+                check_same_spec(self.spec, made.spec)
             except ConfigError:
                 lifecycle.close(made)
                 raise
@@ -1197,174 +1081,6 @@ class _Rate:
         return (steps - self.steps) / max(time.perf_counter() - self.time, 1e-9)
 
 
-@contextmanager
-def _global_streams_kept() -> Iterator[None]:
-    """Put the process-wide random streams back: environments and networks of others may draw from them."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
-
-
-@contextmanager
-def _executing(
-    learners: Sequence[Learner], links: Sequence[Link | None], tampers: Sequence[Tamper | None]
-) -> Iterator[None]:
-    """Let teams that talk do so as they will when training is over."""
-    talkers = [
-        (net, net.link, net.executing, link, tamper)
-        for learner, link, tamper in zip(learners, links, tampers, strict=True)
-        if (net := talker_of(learner)) is not None and link is not None  # who talks has one
-    ]
-    for net, _, _, link, tamper in talkers:
-        net.use(link, executing=True, tamper=tamper)
-    try:
-        yield
-    finally:
-        for net, before, executing, _, _ in talkers:
-            net.use(before, executing)
-
-
-class _Actor(Protocol):
-    def act(self, step: Step) -> list[Array]: ...
-
-
-class _Whole:
-    """All copies and agents in one batch, as in training, with a random stream of its own."""
-
-    def __init__(self, system: MultiAgentSystem, copies: int, seed: int, greedy: bool) -> None:
-        self.learners, self.greedy, self.device = system.learners, greedy, system.device
-        self.generator = torch.Generator(system.device).manual_seed(seed)
-        self.carries = [
-            torch.zeros(copies, team.num_agents, learner.carry_width, device=system.device, dtype=torch.float32)
-            for team, learner in zip(system.spec.teams, system.learners, strict=True)
-        ]
-        for learner, carry in zip(system.learners, self.carries, strict=True):
-            talker = talker_of(learner)
-            if talker is not None:  # links lose the same messages as where a hub carries them
-                talker.seed(carry, torch.Generator(system.device).manual_seed(seed))
-
-    def act(self, step: Step) -> list[Array]:
-        actions = []
-        started = torch.from_numpy(step.started).to(self.device)
-        for place, (learner, team) in enumerate(zip(self.learners, step.teams, strict=True)):
-            legal = None if team.legal is None else torch.from_numpy(team.legal).to(self.device)
-            look = Look(
-                torch.from_numpy(team.obs).to(self.device),
-                self.carries[place],
-                started,
-                torch.from_numpy(team.alive).to(self.device),
-                legal,
-            )
-            decision = learner.act(look, explore=not self.greedy, generator=self.generator)
-            self.carries[place] = decision.carry
-            actions.append(decision.env_action.cpu().numpy())
-        return actions
-
-
-class _Subject:
-    """Actors in an experiment: they see what they shall see, others take seats, and what is done is put on record."""
-
-    def __init__(
-        self, spec: Spec, actor: _Actor, experiment: Experiment, strangers: Mapping[str, Here] | None = None
-    ) -> None:
-        self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
-
-    def act(self, step: Step) -> list[Array]:
-        actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
-        for place, team in enumerate(self.spec.teams):
-            for n, name in enumerate(team.agents):
-                if name in self.strangers:
-                    self.strangers[name].look(View.of(step, place, n, None))
-                    actions[place][:, n] = self.strangers[name].act()
-        return actions
-
-
-class _Compared:
-    """An actor that plays, and another that is asked in every step what it would do; both are put on record.
-
-    They see the same observations throughout. Were they to play apart, the rounding of another batch size would lead
-    them into different states of a chaotic environment, where right policies do different things.
-    """
-
-    def __init__(self, actor: _Subject, asked: _Subject) -> None:
-        self.actor, self.asked = actor, asked
-        self.done: list[Record] = []
-        self.wanted: list[Record] = []
-
-    def act(self, step: Step) -> list[Array]:
-        alive = [team.alive.copy() for team in step.teams]
-        self.wanted.append((self.asked.act(step), alive))
-        actions = self.actor.act(step)
-        self.done.append((actions, alive))
-        return actions
-
-    def agreement(self, spec: Spec) -> Agreement:
-        """Whether both wanted the same."""
-        return Agreement.of(spec, self.wanted, self.done)
-
-
-def evaluation_seeds(seed: int) -> tuple[int, int, int]:
-    """The seeds of an evaluation's environments, of its actions and of its tasks; training never uses them."""
-    first, second, third = np.random.SeedSequence([seed, EVALUATION]).generate_state(3, np.uint32).tolist()
-    return first, second, third
-
-
-def _names(given: str | Iterable[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _play(env: BatchEnv, actor: _Actor, episodes: int, seed: int, target: Target | None = None) -> Iterator[Episode]:
-    """Play until every copy has given its share of the episodes."""
-    share = np.full(env.num_envs, episodes // env.num_envs)
-    share[: episodes % env.num_envs] += 1
-    step = env.reset(seed, None if target is None else target.first())
-    if target is not None:
-        target.renew(range(env.num_envs))
-    length = np.zeros(env.num_envs, dtype=np.int64)
-    while share.any():
-        step = env.step(actor.act(step))
-        length += 1
-        length[step.started] = 0
-        _check_length(env.spec.env, int(length.max()))
-        if target is not None:
-            target.renew([episode.copy for episode in step.finished])
-        for episode in step.finished:
-            if share[episode.copy]:
-                share[episode.copy] -= 1
-                yield episode
-
-
-def _faults_since(before: Mapping[str, int], batch: BatchEnv) -> dict[str, Any]:
-    """What a report says of what went wrong in the copies: the faults in words, and the episodes lost."""
-    after = faults_of(batch)
-    lost = after.pop("lost_episodes", 0) - before.get("lost_episodes", 0)
-    last: Mapping[str, str] = batch.ledger.last if hasattr(batch, "ledger") else {}
-    faults = {}
-    for kind, count in after.items():
-        times = count - before.get(kind, 0)
-        if times:
-            what = last.get(kind.replace("_", " "))
-            faults[kind] = f"{times:,} times" + (f", last: {' '.join(what.split())}" if what else "")
-    return {"faults": faults, "lost_episodes": lost}
-
-
-def _check_length(env: str, length: int) -> None:
-    """Say that an evaluation waits for an episode that may never end, and end one that would."""
-    if length == LONG_EPISODE:
-        logging.getLogger("marl.system").warning(
-            "evaluation: an episode of %s has not ended after %s steps; if none ends by itself, max_steps= cuts them",
-            *(env, f"{length:,}"),
-        )
-    elif length == ENDLESS_EPISODE:
-        raise ConfigError(
-            f"evaluation: an episode of {env} has not ended after {length:,} steps; give max_steps= to cut episodes"
-        )
-
-
 def resolve_scenario(env: Any) -> Scenario | None:
     """The scenario that ``env`` is or names; None if it is an environment. Raises ConfigError for a name of neither."""
     if isinstance(env, Scenario):
@@ -1433,18 +1149,6 @@ def _checked_agents(agents: Any) -> Agents:
         if isinstance(value, type) or not isinstance(value, LearnerConfig):
             raise ConfigError(f"agents: expected a learner such as marl.ippo(), got {value!r}")
     return dict(agents) if isinstance(agents, Mapping) else values[0]
-
-
-def _check_same_spec(expected: Spec, found: Spec) -> None:
-    for ours, theirs in zip(expected.teams, found.teams, strict=False):
-        for what in ("agents", "obs", "action"):
-            if getattr(ours, what) != getattr(theirs, what):
-                raise ConfigError(
-                    f"environment {found.env}: team {ours.name!r} expects {what} {getattr(ours, what)}, "
-                    f"got {getattr(theirs, what)}"
-                )
-    if len(expected.teams) != len(found.teams):
-        raise ConfigError(f"environment {found.env}: expected {len(expected.teams)} teams, got {len(found.teams)}")
 
 
 def _spec_to_json(spec: Spec) -> dict[str, Any]:

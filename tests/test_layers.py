@@ -18,12 +18,9 @@ LEVELS = (
     ("L1", "jit ops spaces config schedules parallel graphs nets exploration"),
     ("L2", "channels sharing scope credit stopping memory adapters shaping influence curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
-    (
-        "L4",
-        "algorithms league scenario checkpoint agent evaluation logs system evaluation.versus evaluation.tournament "
-        "evaluation.exploit evaluation.sweep conformance run panel play",
-    ),
-    ("L5", "overrides cli"),
+    ("L4", "algorithms checkpoint playing league scenario logs"),
+    ("L5", "system panel studies conformance run"),
+    ("L6", "overrides cli"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]
 

@@ -11,7 +11,7 @@ from pettingzoo.utils.wrappers import BaseParallelWrapper
 
 import marl
 from marl.adapters.describe import render_mode
-from marl.play import picture, play
+from marl.studies.play import picture, play
 from marl.types import ConfigError, EnvContractError
 from tests.league.test_mixtures import mixed
 from tests.tiny import Team, Turns

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import marl
-from marl.league.members import OWN
+from marl.playing.team import OWN
 from tests.cli.test_commands import assert_equal
 from tests.league.mixtures import throws_exploitability
 from tests.tiny import Constant, Team, Turns
@@ -66,7 +66,7 @@ def test_learners_learn_from_what_they_played_and_from_nothing_else(make, learne
     shares = []
 
     def look(system):
-        for learner, seats, step in zip(system.learners, system.season.cast.seats, system._step.teams, strict=True):
+        for learner, seats, step in zip(system.learners, system.season.seats.of, system._step.teams, strict=True):
             memory = learner.memory
             row = memory.time if hasattr(memory, "time") else memory.head
             acting = memory.acting[row].numpy()
@@ -83,7 +83,7 @@ def test_sides_swap_from_episode_to_episode():
 
     def look(system):
         if system._finished:
-            seen.append(system.season.cast.seats[0][0].tolist().index(OWN))
+            seen.append(system.season.seats.of[0][0].tolist().index(OWN))
 
     watch(system, 120, look)
     assert seen == [(place + 1) % 2 for place in range(len(seen))]

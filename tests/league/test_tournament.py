@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import marl
-from marl.evaluation.exploit import exploit
-from marl.evaluation.tournament import Tournament, tournament
 from marl.league.matches import play_matches, scores
 from marl.league.members import Member, sides_of
+from marl.studies.exploit import exploit
+from marl.studies.tournament import Tournament, tournament
 from tests.league.test_league import RPS
 from tests.tiny import Team, Turns
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from marl.adapters.lifecycle import borrow, close_env, open_env
 from marl.adapters.resolve import resolve
-from marl.agent import Agent
 from marl.learners import Random
+from marl.playing.single import Agent
 from marl.system import MultiAgentSystem, check_whole
 from marl.types import ConfigError
 
@@ -60,8 +60,9 @@ def versus(
 ) -> dict[str, Score]:
     """Play ``games`` games from each seat of a turn-based (AEC) environment and count how they end.
 
-    Every player acts through its own :class:`~marl.agent.Agent`, from what the environment tells that player alone, and
-    the mask is read straight from the environment: nothing counted here owes anything to the adapters of training.
+    Every player acts through its own :class:`~marl.playing.single.Agent`, from what the environment tells that player
+    alone, and the mask is read straight from the environment: nothing counted here owes anything to the adapters of
+    training.
 
     Args:
         system: the side whose games are counted.

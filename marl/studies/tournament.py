@@ -11,9 +11,10 @@ import numpy as np
 
 from marl.adapters.lifecycle import closing_batch
 from marl.league.matches import COPIES, play_matches, scores
-from marl.league.members import Between, Side, Strategy, sides_of
+from marl.league.members import Between, sides_of
 from marl.league.meta import alpha_rank, nash_averaging
 from marl.league.ratings import fit_elo
+from marl.playing.team import Side, Strategy
 from marl.system import MultiAgentSystem, check_whole
 from marl.types import Array, ConfigError
 
@@ -157,9 +158,7 @@ def two_sides(who: str, system: MultiAgentSystem, between: Between | None) -> tu
 
 def frozen(system: MultiAgentSystem, greedy: bool) -> list[Strategy]:
     """What a system plays as it is now, for each team."""
-    return [
-        [(chance, one.again(0, greedy)) for chance, one in system.strategy(team.name)] for team in system.spec.teams
-    ]
+    return [[(chance, one.again(greedy)) for chance, one in system.strategy(team.name)] for team in system.spec.teams]
 
 
 def plot(result: Tournament, out: Path) -> Path:
