@@ -1,8 +1,8 @@
 """Checkpoints: a directory of tensors and JSON, hashed, written atomically, read without unpickling anything.
 
-``manifest.json`` names every other file with its SHA-256, and holds its own; ``tree.json`` is the state with
-placeholders where tensors and arrays were, and these lie in ``tensors.safetensors``. Nothing is used before its hash
-is right.
+``manifest.json`` names every other file with its size and SHA-256, and holds its own hash; ``tree.json`` is the state
+with placeholders where tensors and arrays were, and these lie in ``tensors.safetensors``. Nothing is opened that is no
+regular file, read before its size is right, or used before its hash is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -24,10 +25,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from marl import parallel
+from marl import files, parallel
+from marl.memory.replay import free_memory
 from marl.types import CheckpointError, ConfigError, NonFiniteError
 
-SCHEMA = 1
+SCHEMA = 2  # 1: lists were written as tuples, and options that are no JSON were left out
 MANIFEST, TREE, TENSORS = "manifest.json", "tree.json", "tensors.safetensors"
 LARGEST_MANIFEST = 64 * 2**20  # bytes; a manifest of thousands of agents has less than one million
 
@@ -66,24 +68,22 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
     sweep(path)
     tensors: dict[str, Tensor] = {}
     tree = _strip(state, "", tensors)
-    files = {TREE: json.dumps(tree).encode(), TENSORS: save_tensors(tensors)}
+    contents = {TREE: json.dumps(tree).encode(), TENSORS: save_tensors(tensors)}
     manifest = {
         "schema": SCHEMA,
         "meta": dict(meta),
         "fingerprint": fingerprint(),
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        "sizes": {name: len(data) for name, data in contents.items()},
     }
     manifest["sha256"] = _own_hash(manifest)
-    files[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
     previous = path.with_name(f".{path.name}.previous")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir()
-        for name, data in files.items():
-            with open(temporary / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        for name, data in contents.items():
+            files.write_new(temporary / name, data)
         _sync(temporary)
         if path.exists():
             os.rename(path, previous)
@@ -154,14 +154,20 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    path = _folder(path)
     manifest = read_manifest(path)
     contents: dict[str, bytes] = {}
     for name in (TREE, TENSORS):
         try:
-            data = (path / name).read_bytes()
-        except OSError as error:
+            data = files.read(path / name, free_memory() or sys.maxsize, manifest.get("sizes", {}).get(name))
+        except files.WrongSizeError as error:
             raise CheckpointError(
-                f"checkpoint {path}: {name} cannot be read ({error.strerror}); use another checkpoint"
+                f"checkpoint {path}: {name} is damaged ({error.strerror}); use another checkpoint"
+            ) from None
+        except (OSError, MemoryError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it does not fit into memory"
+            raise CheckpointError(
+                f"checkpoint {path}: {name} cannot be read ({reason}); use another checkpoint"
             ) from None
         if hashlib.sha256(data).hexdigest() != manifest["files"][name]:
             raise CheckpointError(
@@ -183,34 +189,49 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest alone. Raises CheckpointError if it is missing, edited, damaged, or newer than this version."""
-    path = Path(path)
-    if not path.is_dir():
-        what = "is a file, not a checkpoint directory" if path.exists() else "does not exist"
-        raise CheckpointError(f"checkpoint {path} {what}")
-    file = path / MANIFEST
-    if not file.exists():
-        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is missing, so it is no checkpoint or an incomplete one")
+    path = _folder(Path(path))
     try:
-        if not file.is_file() or file.stat().st_size > LARGEST_MANIFEST:
-            raise ValueError
-        manifest = json.loads(file.read_bytes())
-        schema, files = manifest["schema"], manifest["files"]
-        if isinstance(schema, bool) or not isinstance(schema, int) or not isinstance(files, dict):
+        manifest = json.loads(files.read(path / MANIFEST, LARGEST_MANIFEST))
+        schema, hashes, sizes = manifest["schema"], manifest["files"], manifest.get("sizes", {})
+        own = _own_hash(manifest)
+        if not isinstance(hashes, dict) or not isinstance(sizes, dict):
             raise TypeError
-    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+        if not all(type(number) is int and number >= 0 for number in (schema, *sizes.values())):
+            raise TypeError
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"checkpoint {path}: {MANIFEST} is missing, so it is no checkpoint or an incomplete one"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged: {error.strerror}") from None
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged") from None
     if schema > SCHEMA:
         raise CheckpointError(
             f"checkpoint {path}: schema {schema} is newer than this version's {SCHEMA}; upgrade marl-system"
         )
-    if manifest.get("sha256") != _own_hash(manifest) or not isinstance(manifest.get("meta"), dict):
+    if manifest.get("sha256") != own or not isinstance(manifest.get("meta"), dict):
         raise CheckpointError(
             f"checkpoint {path}: {MANIFEST} is damaged or was edited (its SHA-256 differs); use another checkpoint"
         )
-    if set(files) != {TREE, TENSORS}:
-        odd = ", ".join(sorted(set(files) ^ {TREE, TENSORS}))
-        raise CheckpointError(f"checkpoint {path}: unknown or missing components: {odd} (schema {schema})")
+    if set(hashes) != {TREE, TENSORS}:
+        odd = ", ".join(sorted(set(hashes) ^ {TREE, TENSORS}))
+        raise CheckpointError(f"checkpoint {path}: unknown or missing components: {odd:.200} (schema {schema})")
     return dict(manifest)
+
+
+def _folder(path: Path) -> Path:
+    """A checkpoint's folder itself; of links those to a checkpoint beside them are followed, as ``last`` is."""
+    if path.is_symlink():
+        target = os.readlink(path)
+        beside = path.with_name(target) if Path(target).name == target else None
+        if beside is None or beside.is_symlink():
+            raise CheckpointError(f"checkpoint {path} is a link to {target!r}: name what it leads to, if you mean that")
+        path = beside
+    if not path.is_dir():
+        what = "is a file, not a checkpoint directory" if path.exists() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {what}")
+    return path
 
 
 def differences(manifest: Mapping[str, Any]) -> list[str]:

@@ -8,14 +8,17 @@ status: 2 bad input, 3 environment contract, 4 non-finite training, 5 checkpoint
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import difflib
 import io
 import json
 import os
 import re
+import shlex
 import signal
 import sys
+import threading
 import time
 import types
 import typing
@@ -24,17 +27,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-from tyro.conf import Positional, UseAppendAction, arg
-
 if TYPE_CHECKING:
+    import tyro
+    from tyro.conf import Positional, Suppress, UseAppendAction, arg
+
     from marl.playing.report import Report
     from marl.run import Run
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
 
+    NUMBER = arg(metavar="N")
+
 EPILOG = "Add --debug to any command to see the traceback of an error."
-NUMBER = arg(metavar="N")
+# What a config.json may ask for.
+LEAST = {"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "evaluate_episodes": 1}
+MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
+LONGEST_SETTING = 10_000  # characters of a --set that a config.json holds
 LONGEST_LINE = 1500  # characters of an error, unless --debug asks for all
 
 
@@ -66,9 +74,13 @@ class Train:
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     """Where to write; runs/SCENARIO-SEED-DATE unless given."""
     resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
-    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT."""
+    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT.
+
+    Options that are not given again stay as they were."""
     force: bool = False
     """Throw away the run that is in --run-dir."""
+    trust: bool = False
+    """With --resume: run whatever code the run names, such as its .py file, where SCENARIO is left out."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
     evaluate_every: Annotated[int | None, NUMBER] = None
@@ -91,6 +103,8 @@ class Train:
     """Show no progress."""
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
+    given: Annotated[tuple[str, ...], Suppress] = ()
+    """Which of these the command line names; --resume keeps the rest as it was."""
 
     def run(self) -> int:
         """See the class."""
@@ -127,6 +141,8 @@ class Evaluate:
     """Another environment with the same agents and spaces, such as a twin's original; the run's own unless given."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
     device: str = "cpu"
     """cpu, cuda, ... or auto."""
     json: bool = False
@@ -157,6 +173,8 @@ class Sweep:
     """Draw the curves with their confidence intervals."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
     device: str = "cpu"
     """cpu, cuda, ... or auto."""
     json: bool = False
@@ -185,6 +203,8 @@ class Play:
     """Sample actions instead of taking the most likely ones."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
 
@@ -223,6 +243,8 @@ class Tournament:
     """Draw the table of results."""
     checkpoint: Annotated[str, arg(metavar="best|last")] = "last"
     """Which checkpoint of each run folder."""
+    trust: bool = False
+    """Run whatever code the runs name: their .py files, modules, functions."""
     device: str = "cpu"
     """cpu, cuda, ... or auto."""
     json: bool = False
@@ -249,6 +271,8 @@ class Exploit:
     """Of everything random."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "last"
     """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
     device: str = "cpu"
     """cpu, cuda, ... or auto."""
     json: bool = False
@@ -309,25 +333,21 @@ COMMANDS: dict[str, type[Command]] = {
 def train(asked: Train) -> int:
     """``marl train``."""
     from marl.run import Run, check_folder
-    from marl.system import check_whole, pick_device
+    from marl.system import pick_device
 
-    for field in dataclasses.fields(asked):
-        value = getattr(asked, field.name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            check_whole(f"--{field.name.replace('_', '-')}", value, 0 if field.name in ("seed", "workers") else 1)
-    if not asked.save_minutes > 0:
-        raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
+    _check_numbers(asked)
     if asked.resume is not None and asked.force:
         raise UsageError(
             "--resume and --force exclude each other: the one goes on with a run, the other throws it away"
         )
-    pick_device(asked.device)
-    if asked.tensorboard:
-        _need("tensorboard", "tensorboard")
-
     folder = _run_folder(asked)
     check_folder(folder, resume=asked.resume is not None, force=asked.force)
     stored = _stored(asked, folder)
+    if stored is not None:
+        asked = _as_before(asked, stored)
+    pick_device(asked.device)
+    if asked.tensorboard:
+        _need("tensorboard", "tensorboard")
     plan = _plan(asked, stored)
     _set_threads(plan.threads)
     if asked.resume is None:
@@ -350,6 +370,42 @@ def train(asked: Train) -> int:
         return _train(asked, plan, run, system)
 
 
+def _check_numbers(asked: Train) -> None:
+    from marl.system import check_whole
+
+    for field in dataclasses.fields(asked):
+        value = getattr(asked, field.name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            check_whole(f"--{field.name.replace('_', '-')}", value, 0 if field.name in ("seed", "workers") else 1)
+    if not asked.save_minutes > 0:
+        raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
+
+
+ONE_COMMAND = ("resume", "force", "quiet", "json", "given")  # what concerns one command and not the run
+OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
+    "device": (str,),
+    "evaluate_episodes": (int,),
+    "evaluate": (bool,),
+    "episodes": (int,),
+    "save_every": (int, type(None)),
+    "save_minutes": (int, float),
+    "keep": (int,),
+    "tensorboard": (bool,),
+}
+
+
+def _as_before(asked: Train, stored: Mapping[str, Any]) -> Train:
+    """What a run was asked for when it was begun, and what is asked for anew."""
+    before = stored.get("asked")
+    kept = {} if not isinstance(before, Mapping) else {k: v for k, v in before.items() if k in OF_A_RUN}
+    for name, value in kept.items():
+        if not isinstance(value, OF_A_RUN[name]) or (isinstance(value, bool) and bool not in OF_A_RUN[name]):
+            raise _config_error(f"config.json: asked.{name} makes no sense: {value!r:.80}; was it edited?")
+    again = dataclasses.replace(asked, **{name: value for name, value in kept.items() if name not in asked.given})
+    _check_numbers(again)
+    return again
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run comes to, once defaults, the scenario, --set and a run to be resumed have had their say."""
@@ -363,6 +419,7 @@ class Plan:
     evaluate_episodes: int
     save_every: int
     device: str
+    before: Mapping[str, Any]  # what the commands so far have asked for
 
     def build(self) -> MultiAgentSystem:
         """A fresh system; whatever draws from PyTorch's own stream (a dropout of the user's) is seeded too."""
@@ -398,7 +455,9 @@ class Plan:
         from marl.checkpoint import fingerprint
         from marl.run import described
 
-        words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+        words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked) if field.name != "given"}
+        kept = {k: v for k, v in self.before.items() if k in words and k not in (*ONE_COMMAND, *asked.given)}
+        words |= kept | {"set": self.assignments, "scenario": asked.scenario or kept.get("scenario")}
         return {
             "asked": {name: str(value) if isinstance(value, Path) else value for name, value in words.items()},
             "scenario": self.scenario.reference,
@@ -467,8 +526,24 @@ def _stored(asked: Train, folder: Path) -> dict[str, Any] | None:
             for key, kind in (("scenario", str), ("set", list), ("settings", dict), ("tunable", dict)):
                 if not isinstance(stored.get(key), kind):
                     raise _config_error(f"{source / CONFIG}: {key!r} is missing or no {kind.__name__}; was it edited?")
+            _check_stored(source / CONFIG, stored)
             return stored
     return None
+
+
+def _check_stored(file: Path, stored: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what no run has written: people may have edited the file, or sent it."""
+    if not all(isinstance(text, str) for text in stored["set"]):
+        raise _config_error(f"{file}: 'set' must be a list of texts KEY=VALUE; was it edited?")
+    said = {**stored["settings"], **stored["tunable"]}
+    for key, least in LEAST.items():
+        value = said.get(key)
+        wrong = type(value) is not int or not least <= value <= MOST.get(key, 2**128)
+        if wrong and (key in said and not (value is None and key in ("threads", "evaluate_every"))):
+            expected = f"a whole number of at least {least}"
+            raise _config_error(f"{file}: {key}: expected {expected}, got {value!r:.80}; was it edited?")
+    if not isinstance(said.get("device", "cpu"), str):
+        raise _config_error(f"{file}: device: expected a text, got {said['device']!r:.80}; was it edited?")
 
 
 def _config_error(text: str) -> Exception:
@@ -486,11 +561,19 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
     if reference is None:
         raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
     assignments = (*(stored or {}).get("set", ()), *asked.set)
-    scenario = override(_scenario(reference), assignments)
+    if stored is None:
+        scenario = override(_scenario(reference), assignments)
+    else:
+        named = asked.scenario is not None
+        scenario = _chosen(_run_folder(asked), reference, stored["set"], asked.trust, named, asked.set)
+
+    set_now = {text.partition("=")[0].strip() for text in asked.set}
 
     def pick(name: str, default: Any) -> Any:
         now = getattr(asked, name)
-        return now if now is not None else then.get(name, default)
+        if now is None and name not in set_now:
+            now = then.get(name)
+        return now if now is not None else default
 
     steps = int(pick("steps", scenario.steps))
     scenario = dataclasses.replace(
@@ -499,7 +582,7 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
         num_envs=pick("num_envs", scenario.num_envs),
         workers=pick("workers", scenario.workers),
     )
-    device = asked.device if asked.device != "cpu" or stored is None else then.get("device", "cpu")
+    before = (stored or {}).get("asked")
     plan = Plan(
         scenario,
         assignments,
@@ -507,11 +590,15 @@ def _plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
         pick("seed", 0),
         pick("threads", None),
         pick("evaluate_every", None),
-        asked.evaluate_episodes if asked.evaluate_episodes != 20 else then.get("evaluate_episodes", 20),
+        asked.evaluate_episodes,
         asked.save_every or max(1, steps // 10),
-        device,
+        asked.device,
+        before if isinstance(before, Mapping) else {},
     )
     if stored is not None:
+        for key, value in (("num_envs", scenario.num_envs), ("workers", scenario.workers)):
+            if value > MOST[key]:
+                raise _config_error(f"--resume: {key}: expected at most {MOST[key]:,}, got {value:,}")
         _refuse_other(stored, plan)
     return plan
 
@@ -561,9 +648,9 @@ def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
     explicit = _explicit(asked)
     found: tuple[Path, MultiAgentSystem] | None
     if explicit is not None:
-        found = explicit, _load(explicit, plan.device, plan.scenario)
+        found = explicit, _load(explicit, plan.device, plan.scenario, asked.trust)
     else:
-        found = run.newest(lambda path: _load(path, plan.device, plan.scenario))
+        found = run.newest(lambda path: _load(path, plan.device, plan.scenario, asked.trust))
     if found is None:
         run.note(f"{run.path}: nothing was saved yet, so the run starts from the beginning")
         return plan.build()
@@ -583,19 +670,16 @@ def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
     return system
 
 
-def _load(path: Path, device: str, scenario: Scenario | None = None) -> MultiAgentSystem:
+def _load(path: Path, device: str, env: Any, trust: bool) -> MultiAgentSystem:
     """A system from a checkpoint; its learners come from there too unless they hold code of the user's."""
-    from marl import checkpoint
     from marl.system import MultiAgentSystem
 
-    manifest = checkpoint.read_manifest(path)
-    agents = scenario.agents if scenario is not None and manifest["meta"].get("agents") is None else None
-    return MultiAgentSystem.load(path, env=scenario, agents=agents, device=device)
+    return MultiAgentSystem.load(path, env=env, device=device, trust=trust)
 
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
     from marl.logs.progress import Progress
-    from marl.types import MarlError, ResourceError
+    from marl.types import ResourceError
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
@@ -610,7 +694,7 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
     if asked.tensorboard:
         from marl.logs.tensorboard import TensorBoard
 
-        run.sinks.append(TensorBoard(run.path / "tensorboard", began_at or None))
+        run.sinks.append(TensorBoard(run.path / "tensorboard", began_at or None, lambda text: run.note(text)))
     stop = plan.scenario.stop
     finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
     summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}
@@ -627,14 +711,14 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
                 )
                 run.end(system)
     except BaseException as error:
+        if run.cut_short:
+            return _interrupted(asked, plan, run, system, summary, "before the next step was taken")
         if isinstance(error, ResourceError) and system.steps > began_at:
             # Workers that died for good take their episodes with them, and nothing else.
             with contextlib.suppress(Exception):
                 run.save(system)
-        code = getattr(error, "exit_code", 1) if isinstance(error, MarlError) else 1
-        failure = {"status": "failed", "error": " ".join(str(error).split()), "exit_code": code}
         ended = {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
-        run.summarise(summary | failure | ended)
+        run.summarise(summary | _failure(error) | ended)
         if system.faults:
             _note(_fault_table(system.faults))
         raise
@@ -642,30 +726,60 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
         for sink in run.sinks:
             sink.close()
         run.note = _note
-    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code}
     summary["faults"] = system.faults
     if system.faults:
         _note(_fault_table(system.faults))
     if run.signal is not None:
-        status = "interrupted" if run.exit_code == 130 else "preempted"
-        run.summarise(summary | {"status": status})
-        _note(f"{status} at step {system.steps:,} and saved; to go on: marl train --run-dir {run.path} --resume")
-        if asked.json:
-            _print_json(summary | {"status": status})
-        return run.exit_code
-    summary["status"] = "finished"
+        return _interrupted(asked, plan, run, system, summary, f"at step {system.steps:,} and saved")
+    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": 0, "status": "finished"}
     if finished:
         _note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
-    run.summarise(summary)
     if asked.evaluate:
-        summary |= _final(asked, plan, run, system)
-        run.summarise(summary)
+        run.summarise(summary | {"status": "evaluating"})  # whatever ends us now, the run is not finished
+        try:
+            with run.signals():
+                summary |= _final(asked, plan, run, system)
+        except BaseException as error:
+            if run.cut_short:
+                return _interrupted(
+                    asked, plan, run, system, summary, "in the final evaluation, with all training saved"
+                )
+            run.summarise(summary | _failure(error))
+            raise
+        run.end(system)  # if somebody removed the folder meanwhile; its environments, closed, would then begin anew
+    run.summarise(summary)
     if asked.json:
         _print_json(summary)
     else:
         print(f"run folder: {run.path} (config.json, metrics.jsonl, checkpoints/last, checkpoints/best, summary.json)")
-        print(f"next: marl evaluate {run.path}    marl play {run.path}    marl plot {run.path}")
+        trust = " --trust" if _named_again(plan) else ""  # a run folder chooses no code to run
+        print(f"next: marl evaluate {run.path}{trust}    marl play {run.path}{trust}    marl plot {run.path}")
     return 0
+
+
+def _named_again(plan: Plan) -> str:
+    """The scenario where only the user may name it, and a space."""
+    reference = plan.scenario.reference
+    return "" if _is_shipped(reference) else f"{shlex.quote(reference)} "
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """What summary.json says of an error that ended a run."""
+    return {"status": "failed", "error": " ".join(str(error).split()), "exit_code": _status(error)}
+
+
+def _interrupted(
+    asked: Train, plan: Plan, run: Run, system: MultiAgentSystem, summary: dict[str, Any], where: str
+) -> int:
+    """Say and write that a signal ended the run; returns the exit status."""
+    status = "interrupted" if run.exit_code == 130 else "preempted"
+    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code, "status": status}
+    summary.setdefault("faults", system.faults)
+    run.summarise(summary)
+    _note(f"{status} {where}; to go on: marl train {_named_again(plan)}--run-dir {run.path} --resume")
+    if asked.json:
+        _print_json(summary)
+    return run.exit_code
 
 
 def _fault_table(faults: Mapping[str, int]) -> str:
@@ -720,41 +834,103 @@ def _table(report: Report, baseline: Report) -> str:
 # --- looking at runs --------------------------------------------------------------------------------------------------
 
 
-def _open(folder: Path, which: str, device: str) -> tuple[Path, MultiAgentSystem]:
-    """A run's agents."""
+def _open(folder: Path, which: str, device: str, trust: bool, env: Any = None) -> tuple[Path, MultiAgentSystem]:
+    """A run's agents. ``env``: what the user names as their environment, in place of what the run says."""
     from marl.run import candidates, first_valid
     from marl.types import ConfigError
 
     paths = candidates(folder, which)
-    scenario = _scenario_of(paths[0])
+    source = env if env is not None else _scenario_of(paths[0], trust)
     explicit = len(paths) == 1 and (which not in ("best", "last") or paths[0] == folder)
     with _quiet():
         if explicit:
-            return paths[0], _load(paths[0], device, scenario)
-        found = first_valid(paths, lambda path: _load(path, device, scenario), _note)
+            return paths[0], _load(paths[0], device, source, trust)
+        found = first_valid(paths, lambda path: _load(path, device, source, trust), _note)
     if found is None:
         raise ConfigError(f"run {folder} has no checkpoint yet")
     return found
 
 
-def _scenario_of(path: Path) -> Scenario | None:
-    """The scenario of the run that a checkpoint lies in, with its --set; None where there is no such run."""
+def _config_of(path: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The config.json of the run that a checkpoint lies in; None where there is no such run."""
     from marl.logs.files import read_json
-    from marl.overrides import override
     from marl.run import CONFIG
 
     file = path.absolute().parent.parent / CONFIG
-    if not file.exists():
-        return None
+    if not os.path.lexists(file):
+        return file, None
     config = read_json(file)
     if not isinstance(config.get("scenario"), str) or not isinstance(config.get("set"), list):
         raise _config_error(f"{file}: 'scenario' or 'set' is missing; was it edited?")
-    return override(_scenario(config["scenario"]), [str(item) for item in config["set"]])
+    return file, config
+
+
+def _scenario_of(path: Path, trust: bool) -> Scenario | None:
+    """The scenario of the run that a checkpoint lies in, with its --set; None where there is no such run."""
+    file, config = _config_of(path)
+    if config is None:
+        return None
+    return _chosen(file, config["scenario"], config["set"], trust)
+
+
+def _chosen(
+    file: Path, reference: str, stored: Sequence[Any], trust: bool, named: bool = False, own: Sequence[str] = ()
+) -> Scenario:
+    """A scenario with --set as a run's config.json has them, then the user's ``own``.
+
+    ``named``: the user has named the scenario again.
+
+    Raises:
+        CheckpointError: if that would run code of whoever wrote the file.
+    """
+    from marl import received
+    from marl.overrides import override
+
+    if not all(isinstance(item, str) and len(item) <= LONGEST_SETTING for item in stored):
+        raise _config_error(f"{file}: 'set': expected texts of at most {LONGEST_SETTING:,} characters")
+    if not trust and not named:
+        received.refuse_scenario(str(file), reference)
+    plain = _scenario(reference)
+    scenario = override(plain, [*stored, *own])
+    if not trust:
+        received.refuse_deeds(str(file), received.deeds_of(scenario), received.deeds_of(override(plain, own)))
+    return scenario
+
+
+def _same(named: str, reference: object) -> bool:
+    """Whether what the user names is what a run names."""
+    if named.endswith(".py") and isinstance(reference, str) and reference.endswith(".py"):
+        return os.path.abspath(named) == os.path.abspath(reference)
+    return named == reference
+
+
+def _own_env(asked: Evaluate) -> Any:
+    """What --env makes of the run's own environment: it is named again, or stays out where it is not trusted."""
+    from marl import checkpoint, received
+    from marl.run import candidates
+    from marl.system import NOWHERE
+    from marl.types import CheckpointError
+
+    if asked.env is None:
+        return None
+    path = candidates(asked.run_folder, asked.checkpoint)[0]
+    file, config = _config_of(path)
+    if config is not None and _same(asked.env, config["scenario"]):
+        return _chosen(file, asked.env, config["set"], asked.trust, named=True)
+    try:
+        reference = checkpoint.read_manifest(path)["meta"].get("env") if config is None else config["scenario"]
+        if _same(asked.env, reference):
+            return asked.env
+        if not asked.trust and isinstance(reference, str):
+            (received.refuse_env if config is None else received.refuse_scenario)(str(file), reference)
+    except CheckpointError:
+        return NOWHERE
+    return None
 
 
 def evaluate(asked: Evaluate) -> int:
     """``marl evaluate``."""
-    from marl.system import check_whole
+    from marl.system import NOWHERE, check_whole
 
     check_whole("--episodes", asked.episodes, 1)
     if asked.seed is not None:
@@ -762,15 +938,17 @@ def evaluate(asked: Evaluate) -> int:
     swap = None if asked.swap is None else tuple(name.strip() for name in asked.swap.split(","))
     if swap is not None and len(swap) != 2:
         raise UsageError(f"--swap: expected two agents, AGENT,AGENT, got {asked.swap!r}")
-    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    own = _own_env(asked)
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device, asked.trust, own)
     seed = asked.seed if asked.seed is not None else system.seed + 1
     with system, _quiet():
+        env = asked.env if own is None or own is NOWHERE else None
         report = system.evaluate(
             asked.episodes,
             decentralised="processes" if asked.decentralised else False,
             greedy=not asked.sample,
             seed=seed,
-            env=asked.env,
+            env=env,
             link=asked.link,
             silence=asked.silence,
             remove=asked.remove,
@@ -803,7 +981,7 @@ def sweep(asked: Sweep) -> int:
         raise UsageError("marl sweep: --link is missing: name what to vary, such as --link loss=0,0.1,0.5")
     if asked.plot is not None:
         _need("matplotlib", "plot")
-    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device, asked.trust)
     seed = asked.seed if asked.seed is not None else system.seed + 1
     with system, _quiet():
         result = evaluate_all(system, asked.link, asked.episodes, seed, greedy=not asked.sample)
@@ -836,7 +1014,7 @@ def play(asked: Play) -> int:
     check_whole("--seed", asked.seed, 0)
     _need("imageio", "play")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, no windows
-    path, system = _open(asked.run_folder, asked.checkpoint, "cpu")
+    path, system = _open(asked.run_folder, asked.checkpoint, "cpu", asked.trust)
     default = system.scenario.max_steps if system.scenario is not None else None
     limit = asked.max_steps or default or 1000
     out = asked.gif
@@ -896,7 +1074,7 @@ def tournament(asked: Tournament) -> int:
     with contextlib.ExitStack() as stack:
         systems = {}
         for place, folder in enumerate(asked.runs):
-            _, system = _open(folder, asked.checkpoint, asked.device)
+            _, system = _open(folder, asked.checkpoint, asked.device, asked.trust)
             name = str(folder)
             systems[name if name not in systems else f"{name} ({place + 1})"] = stack.enter_context(system)
         with _quiet():
@@ -926,7 +1104,7 @@ def exploit(asked: Exploit) -> int:
     check_whole("--seed", asked.seed, 0)
     if asked.steps is not None:
         check_whole("--steps", asked.steps, 1)
-    path, system = _open(asked.run_folder, asked.checkpoint, asked.device)
+    path, system = _open(asked.run_folder, asked.checkpoint, asked.device, asked.trust)
     with system, _quiet():
         steps = asked.steps or (system.scenario.steps if system.scenario is not None else system.steps)
         result = respond(system, steps, asked.games, greedy=asked.greedy, seed=asked.seed)
@@ -1064,7 +1242,49 @@ def _print_json(data: Mapping[str, Any]) -> None:
     """One JSON object on stdout; NaN and infinity become null."""
     from marl.logs.metrics import finite
 
-    print(json.dumps(finite(dict(data)), allow_nan=False), flush=True)
+    _answer(json.dumps(finite(dict(data)), allow_nan=False) + "\n")
+
+
+def _answer_plainly(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+_answer: Callable[[str], None] = _answer_plainly
+
+
+@contextlib.contextmanager
+def _only_answers(last: bool) -> Iterator[None]:
+    """Nothing but our answer reaches stdout: what Python, C libraries and child processes print goes to stderr.
+
+    last: this process ends with the command; then stdout stays closed to what others print as it ends.
+    """
+    global _answer
+    before, stdout, saved = _answer, sys.stdout, -1
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stdout; one in memory; one that was closed
+        stdout.flush()
+        if os.path.sameopenfile(stdout.fileno(), 1):
+            saved = os.dup(1)
+            os.dup2(2, 1)
+
+    def answer(text: str) -> None:
+        if saved < 0:
+            print(text, end="", file=stdout, flush=True)
+            return
+        data = text.encode()
+        while data:
+            data = data[os.write(saved, data) :]
+
+    _answer, sys.stdout = answer, sys.stderr
+    try:
+        yield
+    finally:
+        if not last:
+            _answer, sys.stdout = before, stdout
+            if saved >= 0:
+                with contextlib.suppress(AttributeError, OSError):  # what C libraries have not written yet
+                    ctypes.CDLL(None).fflush(None)
+                os.dup2(saved, 1)
+                os.close(saved)
 
 
 @contextlib.contextmanager
@@ -1077,8 +1297,18 @@ def _quiet() -> Iterator[None]:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
+def _import_tyro() -> None:
+    """Import what the annotations of the commands name, once Ctrl-C can be caught: it is half of the time to start."""
+    import tyro
+    from tyro.conf import Positional, Suppress, UseAppendAction, arg
+
+    names = {"tyro": tyro, "Positional": Positional, "Suppress": Suppress, "UseAppendAction": UseAppendAction}
+    globals().update(names, arg=arg, NUMBER=arg(metavar="N"))
+
+
 def parse(arguments: Sequence[str]) -> Command:
     """What was asked. Raises UsageError with one line; SystemExit(0) after printing help."""
+    _import_tyro()
     words = list(arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         _help()
@@ -1090,15 +1320,15 @@ def parse(arguments: Sequence[str]) -> Command:
     command = COMMANDS.get(words[0])
     if command is None:
         raise UsageError(_unknown("command", words[0], list(COMMANDS)))
-    name, words = words[0], words[1:]
+    name, words, given = words[0], words[1:], set[str]()
     if not {"-h", "--help"} & set(words):
-        words = _spelled(name, command, words)
+        words = _spelled(name, command, words, given)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             about = f"{(command.__doc__ or '').strip()}\n\n{EPILOG}"
             made: Command = tyro.cli(command, args=words, prog=f"marl {name}", description=about)
-            return made
+            return dataclasses.replace(made, given=tuple(sorted(given))) if isinstance(made, Train) else made
     except SystemExit as end:
         if end.code in (0, None):
             raise
@@ -1126,10 +1356,13 @@ def _unknown(what: str, word: str, known: Sequence[str]) -> str:
     return f"unknown {what} {word!r}{hint} (known: {', '.join(known)})"
 
 
-def _spelled(name: str, command: type[Command], words: list[str]) -> list[str]:
-    """The words with a bare --resume spelled out, after everything that can be said in one line has been checked."""
+def _spelled(name: str, command: type[Command], words: list[str], named: set[str]) -> list[str]:
+    """The words with a bare --resume spelled out, after everything that can be said in one line has been checked.
+
+    named: takes in which options there are.
+    """
     hints = typing.get_type_hints(command, include_extras=True)
-    fields = {field.name: field for field in dataclasses.fields(command)}
+    fields = {field.name: field for field in dataclasses.fields(command) if field.name != "given"}
     positional = [key for key in fields if "Positional" in str(hints[key]) or "_PositionalCall" in str(hints[key])]
     plain = typing.get_type_hints(command)
     options = {f"--{key.replace('_', '-')}": key for key in fields if key not in positional}
@@ -1150,6 +1383,7 @@ def _spelled(name: str, command: type[Command], words: list[str]) -> list[str]:
             near = known if option.startswith("--no-") else list(options)
             raise UsageError(f"marl {name}: {_unknown('option', option, near)}")
         key = options.get(option)
+        named.add(key if key is not None else options[f"--{option.removeprefix('--no-')}"])
         if key is None or plain[key] is bool:
             if equals:
                 raise UsageError(f"marl {name}: {option} takes no value, got {value!r}")
@@ -1194,17 +1428,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    _find_modules_here()
     interrupts = _Interrupts(preemptible=words[:1] == ["train"])
     try:
-        with interrupts:
-            return _guarded(lambda: parse(words).run(), debug, interrupts)
+        with interrupts, _any_text():
+            return _guarded(words, debug, interrupts, last=arguments is None)
     except KeyboardInterrupt:
         return interrupts.code or 130
 
 
+def _run(asked: Command) -> int:
+    """Do what was asked."""
+    named = [name for key in ("scenario", "env") if (name := getattr(asked, key, None)) is not None]
+    if getattr(asked, "trust", False) or not all(map(_is_installed, named)):
+        _find_modules_here()
+    return asked.run()
+
+
+def _is_installed(name: str) -> bool:
+    from marl.adapters.resolve import comes_with_library
+
+    return _is_shipped(name) or comes_with_library(name)
+
+
+def _is_shipped(name: str) -> bool:
+    from marl.scenario import names
+
+    return name in names()
+
+
+@contextlib.contextmanager
+def _any_text() -> Iterator[None]:
+    """Print what an encoding does not have (a path, a name) as escapes instead of failing over it."""
+    changed = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    for stream, _ in changed:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            with contextlib.suppress(ValueError):  # closed
+                stream.reconfigure(errors=errors)
+
+
 def _find_modules_here() -> None:
-    """``module:attribute`` may name a module of the current folder, as with ``python -m``; what is installed wins."""
+    """``module:attribute`` may name a module of the current folder, as with ``python -m``; what is installed wins.
+
+    Only where the user names one: the current folder may be one that came from somebody else.
+    """
     with contextlib.suppress(OSError):  # the folder is gone
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)
@@ -1223,34 +1493,61 @@ class _Interrupts:
         names = ("SIGINT", "SIGTERM", "SIGUSR1") if preemptible else ("SIGINT", "SIGTERM")
         self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._before: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
+        self._again: threading.Timer | None = None
+        self._leaving = False
 
     def __enter__(self) -> _Interrupts:
         with contextlib.suppress(ValueError):  # not in the main thread
             self._before = {number: signal.signal(number, self._press) for number in self._numbers}
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._unheard
         return self
 
     def _press(self, number: int, frame: types.FrameType | None) -> None:
+        if self._leaving:
+            return
         self.code = 75 if self._preemptible and number != signal.SIGINT else 128 + number
         raise KeyboardInterrupt
 
+    def _unheard(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """A KeyboardInterrupt inside a finaliser or a callback of C code is dropped by Python: raise it once more."""
+        if not (self.code and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+            self._hook(unraisable)
+            return
+        number = signal.SIGTERM if self.code in (75, 128 + signal.SIGTERM) else signal.SIGINT
+        self._again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+        self._again.daemon = True
+        self._again.start()
+
     def __exit__(self, *exception: object) -> None:
+        again, self._leaving = self._again, True
+        if again is not None:
+            again.cancel()
+            again.join()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            sys.unraisablehook = self._hook
 
 
-def _guarded(work: Callable[[], int], debug: bool, interrupts: _Interrupts) -> int:
-    """Run it; every error becomes one line and an exit status."""
+def _guarded(words: Sequence[str], debug: bool, interrupts: _Interrupts, last: bool) -> int:
+    """Run a command; every error becomes one line and an exit status."""
     try:
-        code = work()
-        sys.stdout.flush()
-        return code
+        try:
+            command = parse(words)
+        except SystemExit:  # after help
+            return 0
+        with _only_answers(last) if getattr(command, "json", False) else contextlib.nullcontext():
+            code = _run(command)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
     except UsageError as error:
         return _say(error, 2)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
-        with contextlib.suppress(OSError):  # whoever read our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not sys.stderr:
+            with contextlib.suppress(OSError):  # whoever read our output has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except BaseException as error:
         if interrupts.code or isinstance(error, KeyboardInterrupt):
@@ -1260,6 +1557,8 @@ def _guarded(work: Callable[[], int], debug: bool, interrupts: _Interrupts) -> i
             import traceback
 
             traceback.print_exc()
+        if isinstance(error, SystemExit):  # nothing of ours ends a command so
+            error = RuntimeError(f"the environment or another library ended the program: sys.exit({error.code!r})")
         return _say(error, _status(error), debug)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import json
 import math
@@ -11,7 +12,10 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
+
+import numpy as np
 
 from marl.types import ConfigError
 
@@ -47,6 +51,44 @@ ELSEWHERE = {  # what other libraries call a setting, and its names here
     "mixer": ("credit",),
     "parameter_sharing": ("sharing",),
 }
+LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements of an array in settings
+# The only classes that a file may name, by module: every one is a value of an axis and holds no code.
+SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "marl.adapters.spoken": ("Spoken",),
+    "marl.channels.link": ("Link",),
+    "marl.channels.speech": ("CommNet", "DIAL", "GraphAttention", "IC3Net", "TarMAC"),
+    "marl.channels.topology": (*("Complete", "Graph", "Grid", "Groups", "Nearest", "Ring", "Star", "Where", "Within"),),
+    "marl.credit": ("Counterfactual", "Independent", "QMix", "QPlex", "TeamReward", "VDN", "WeightedQMix"),
+    "marl.curriculum": (
+        *("Among", "Annealed", "Between", "DomainRandomisation", "LearningProgress", "PrioritisedLevelReplay"),
+        *("Rating", "Stage", "Stages", "Steps", "SuccessRate", "WinRate"),
+    ),
+    "marl.exploration": (
+        *("Boltzmann", "BoltzmannGumbel", "EpsilonGreedy", "GaussianNoise", "Greedy", "GumbelSample"),
+        *("MaxBoltzmann", "OrnsteinUhlenbeck", "Uniform"),
+    ),
+    "marl.influence": ("SocialInfluence",),
+    "marl.league.psro": ("PSRO",),
+    "marl.league.snapshots": ("League",),
+    "marl.learners.a2c": ("A2C",),
+    "marl.learners.ddpg": ("DDPG",),
+    "marl.learners.dqn": ("DQN",),
+    "marl.learners.off_policy": ("Prioritised",),
+    "marl.learners.ppo": ("PPO",),
+    "marl.learners.random": ("Random",),
+    "marl.learners.sac": ("SAC",),
+    "marl.learners.scripted": ("Fixed",),
+    "marl.learners.td3": ("TD3",),
+    "marl.memory.hindsight": ("Hindsight",),
+    "marl.nets.networks": ("CNN", "GRU", "MLP"),
+    "marl.nets.q_head": ("Atoms", "Quantiles"),
+    "marl.schedules": ("Exponential", "Linear", "Logarithmic"),
+    "marl.scope": ("Joint", "Local"),
+    "marl.shaping": (
+        *("Clip", "CountBonus", "EpisodicNovelty", "RND", "RunningNormalize", "Scale", "StepCost", "TeamSpirit"),
+    ),
+    "marl.stopping": ("MeanReturn",),
+}
 MISPLACED = {"Spoken": "; words are the environment's: give MultiAgentSystem or Scenario channel=marl.Spoken(...)"}
 
 
@@ -81,7 +123,8 @@ def config(cls: type[C]) -> type[C]:
         for name in values:
             if name not in fields:
                 raise ConfigError(unknown(f"{made.__name__}({name}=...)", name, fields, "field"))
-        plain_init(self, **values)
+        # NumPy's numbers are Python's from here on: they compare, are saved and come back.
+        plain_init(self, **{name: x.item() if isinstance(x, np.generic) else x for name, x in values.items()})
         for name, field in fields.items():
             _check(f"{made.__name__}.{name}", getattr(self, name), hints[name], field.metadata)
 
@@ -139,6 +182,10 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, option) for option in typing.get_args(hint))
     if origin is typing.Literal:
         return value in typing.get_args(hint)
+    if origin is tuple and _is_plain(hint):
+        inner = typing.get_args(hint)
+        each = inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (...,) else inner
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, value, each))
     if origin is not None and isinstance(origin, type):
         return isinstance(value, origin)
     if hint is None or hint is type(None):
@@ -172,43 +219,114 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
-def to_json(value: Any) -> Any:
-    """Settings as JSON: dataclasses of this library become ``{"$class": ..., fields}``.
+def to_json(value: Any, *, code: bool = False) -> Any:
+    """Settings as JSON: dataclasses of :data:`SETTINGS` become ``{"$class": ..., fields}``.
+
+    Tuples become lists; what JSON has not gets a mark: ``$list``, ``$set``, ``$map``, ``$bytes``, ``$path``,
+    ``$array``.
+    NumPy's numbers become Python's.
+
+    Args:
+        value: the settings.
+        code: write ``{"$code": what}`` in place of values that only their author can make again (functions, modules,
+            other classes), which :func:`from_json` refuses.
 
     Raises:
-        ConfigError: for values that only their author can make again (functions, modules, foreign classes).
+        ConfigError: for such values, unless ``code``.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        cls = type(value)
-        if not cls.__module__.startswith("marl."):
-            raise ConfigError(f"{cls.__module__}.{cls.__qualname__} cannot be written as JSON")
-        fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"$class": f"{cls.__module__}:{cls.__qualname__}", **fields}
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_json(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
+    if isinstance(value, np.generic):
+        value = value.item()
+    kind = type(value)
+    if value is None or kind in (bool, str, float) or (kind is int and value.bit_length() <= LONGEST_WHOLE):
         return value
-    raise ConfigError(f"{value!r} cannot be written as JSON")
+    write = functools.partial(to_json, code=code)
+    if kind.__qualname__ in SETTINGS.get(kind.__module__, ()):
+        fields = {field.name: write(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"$class": f"{kind.__module__}:{kind.__qualname__}", **fields}
+    if isinstance(value, Mapping):
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {key: write(item) for key, item in value.items()}
+        return {"$map": [[write(key), write(item)] for key, item in value.items()]}
+    if kind is tuple:
+        return [write(item) for item in value]
+    if kind in (list, set, frozenset):
+        return {f"${kind.__name__}": [write(item) for item in value]}
+    if kind is bytes:
+        return {"$bytes": value.hex()}
+    if isinstance(value, Path):
+        return {"$path": str(value)}
+    if kind is np.ndarray and value.dtype.kind in "biufU" and value.size <= LARGEST_ARRAY:
+        return {"$array": value.reshape(-1).tolist(), "shape": list(value.shape), "dtype": value.dtype.str}
+    if not code:
+        raise ConfigError(f"{value!r:.200} cannot be written as JSON")
+    return {"$code": name_of(value)}
+
+
+def name_of(value: Any) -> str:
+    """``module:name`` of a function or class, or of the class of anything else."""
+    named = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(named, '__module__', '?')}:{getattr(named, '__qualname__', type(value).__name__)}"
+
+
+def code_in(data: Any, where: str = "") -> dict[str, str]:
+    """What only its author can make again in settings as JSON: its name by where it stands."""
+    if isinstance(data, dict) and isinstance(data.get("$code"), str):
+        return {where: data["$code"]}
+    parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    found: dict[str, str] = {}
+    for key, item in parts:
+        inner = where if str(key).startswith("$") else f"{where}.{key}" if where else str(key)
+        found |= code_in(item, inner)
+    return found
 
 
 def from_json(data: Any) -> Any:
-    """The inverse of :func:`to_json`. Raises ConfigError for anything but dataclasses of this library."""
+    """The inverse of :func:`to_json`. Raises ConfigError for any other class than those of :data:`SETTINGS`."""
     if isinstance(data, list):
         return tuple(from_json(item) for item in data)
     if not isinstance(data, dict):
         return data
-    name = data.get("$class")
-    if name is None:
-        return {key: from_json(item) for key, item in data.items()}
-    module_name, _, attribute = str(name).partition(":")
-    cls = None
-    if module_name.startswith("marl.") and attribute.isidentifier():
-        try:
-            cls = getattr(importlib.import_module(module_name), attribute, None)
-        except ImportError:
-            cls = None
-    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
-        raise ConfigError(f"unknown settings class {name!r}; was this written by a newer version?")
-    return cls(**{key: from_json(item) for key, item in data.items() if key != "$class"})
+    if "$class" in data:
+        return _settings_from_json(data)
+    mark = next((key for key in data if key.startswith("$")), None)
+    match mark:
+        case None:
+            return {key: from_json(item) for key, item in data.items()}
+        case "$map":
+            return {from_json(key): from_json(item) for key, item in data["$map"]}
+        case "$list":
+            return [from_json(item) for item in data["$list"]]
+        case "$set":
+            return {from_json(item) for item in data["$set"]}
+        case "$frozenset":
+            return frozenset(from_json(item) for item in data["$frozenset"])
+        case "$bytes":
+            return bytes.fromhex(data["$bytes"])
+        case "$path":
+            return Path(data["$path"])
+        case "$array" if np.dtype(data["dtype"]).kind in "biufU":
+            return np.array(data["$array"], dtype=data["dtype"]).reshape(data["shape"])
+        case "$code":
+            raise ConfigError(f"{data['$code']!r} is code, which is not read from a file")
+    raise ConfigError(f"unknown kind of value {mark!r}; was this written by a newer version?")
+
+
+def _settings_from_json(data: Mapping[str, Any]) -> Any:
+    module, _, name = str(data["$class"]).partition(":")
+    if name not in SETTINGS.get(module, ()):
+        raise ConfigError(f"unknown settings class {data['$class']!r:.200}; was this written by a newer version?")
+    cls = getattr(importlib.import_module(module), name)
+    made = cls(**{key: from_json(item) for key, item in data.items() if key != "$class"})
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(made):
+        if _is_plain(hints[field.name]):
+            _check(f"{name}.{field.name}", getattr(made, field.name), hints[field.name], {})
+    return made
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether values of a type are made of numbers, texts and truth values alone."""
+    if typing.get_origin(hint) is typing.Literal or hint in (bool, float, int, str, type(None), Ellipsis):
+        return True
+    nested = typing.get_origin(hint) in (tuple, typing.Union, types.UnionType)
+    return nested and all(map(_is_plain, typing.get_args(hint)))

@@ -27,7 +27,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from marl import checkpoint
+import numpy as np
+
+from marl import checkpoint, files
 from marl.logs import MetricsFile, Sink, read_metrics
 from marl.logs.files import Patience, read_json, sync_folder, write_json
 from marl.logs.metrics import keep_until
@@ -44,7 +46,7 @@ except ImportError:  # Windows: the lock then rests on the process id alone
 T = TypeVar("T")
 CONFIG, METRICS, CHECKPOINTS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "checkpoints", "summary.json", "run.lock"
 CONTENTS = (CONFIG, METRICS, CHECKPOINTS, SUMMARY, "tensorboard")
-STEP = re.compile(r"step-(\d+)")
+STEP = re.compile(r"step-([0-9]{1,20})")
 GRACE = 20.0  # seconds to save in after a signal; schedulers kill after 30
 ECHO = 0.2  # a signal that comes twice within this time was sent once, to the process and to its group
 FIRST_EPISODES = 100  # a mean return over fewer episodes names no best checkpoint
@@ -108,6 +110,8 @@ class Run:
             self._lock.release()
             raise
         self._metrics: MetricsFile | None = None
+        self._config: dict[str, Any] = {}
+        self._usurped: ResourceError | None = None  # another process has begun a run in our folder
         self._saving = Patience("the checkpoint", lambda text: self.note(text), retry_seconds, patience)
         self._logging = Patience("the metrics", lambda text: self.note(text), retry_seconds, patience)
         self._saved_at: int | None = None
@@ -116,6 +120,8 @@ class Run:
         self._next_steps = self._next_time = math.inf
         self._before, self._ended = 0.0, 0.0
         self._began = self._signalled_at = time.monotonic()
+        self._at_once = True  # nothing has been done since the last save: a signal need not wait for a step's end
+        self.cut_short = False  # a signal ended what was going on instead of waiting for its end
 
     # --- beginning ----------------------------------------------------------------------------------------------------
 
@@ -131,8 +137,9 @@ class Run:
 
     def begin(self, config: Mapping[str, Any], steps: int = 0) -> None:
         """Write what was asked, and make the folder agree with a system at ``steps``."""
+        self._config = dict(config)
         with _explained(self.path):
-            write_json(self.path / CONFIG, dict(config))
+            write_json(self.path / CONFIG, self._config)
             self._set_aside(steps)
             dropped = keep_until(self.path / METRICS, steps)
             if dropped:
@@ -142,7 +149,8 @@ class Run:
             (self.path / SUMMARY).unlink(missing_ok=True)
             self._metrics = MetricsFile(self.path / METRICS, self._logging)
         rows = read_metrics(self.path / METRICS)
-        self._before = rows[-1].get("seconds", 0.0) if rows else 0.0
+        seconds = rows[-1].get("seconds", 0.0) if rows else 0.0
+        self._before = seconds if math.isfinite(seconds) else 0.0
         self._best = read_best(self.path)
         if self._best is not None and self._best["metric"] == "last":
             self._best = None  # there was nothing to choose by, and soon it will not be the last
@@ -168,6 +176,34 @@ class Run:
         else:
             (self.checkpoints / "last").unlink(missing_ok=True)
 
+    def _restore(self) -> None:
+        """Make the folder again if somebody removed it while we train: nothing that is known or learnt is lost by that.
+
+        Raises:
+            OSError: if that cannot be.
+            ResourceError: if another process has begun a run there.
+        """
+        metrics = self._metrics
+        if self._usurped is not None:
+            raise self._usurped
+        there = self.checkpoints.is_dir() and (self.path / CONFIG).exists()
+        if metrics is None or (there and not metrics.lost and not self._lock.lost):
+            return
+        self.note(f"{self.path} was removed or changed while training; it is made again, and training goes on")
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.renew()
+        except ConfigError as error:
+            self._usurped = ResourceError(f"the run folder was removed while training, and now: {error}")
+            raise self._usurped from None
+        self.checkpoints.mkdir(exist_ok=True)
+        write_json(self.path / CONFIG, self._config)
+        if metrics.lost:
+            metrics.restore()
+        if self._best is not None and not (self.checkpoints / self._best["checkpoint"]).is_dir():
+            self._best = None
+        self._next_steps = 0  # save at once
+
     # --- watching -----------------------------------------------------------------------------------------------------
 
     @property
@@ -180,6 +216,8 @@ class Run:
         row = metrics | {"seconds": round(self.seconds, 3)}
         if self._metrics is not None:
             self._metrics.log(row)
+            with contextlib.suppress(OSError):  # tried again when saving, which says why it cannot be
+                self._restore()
         for sink in self.sinks:
             sink.log(row)
         if "evaluation_return" in metrics:
@@ -200,26 +238,28 @@ class Run:
 
     def tick(self, system: MultiAgentSystem) -> bool:
         """Save if it is time; True once a signal has come and everything is saved."""
+        self._at_once = False
         for sink in self.sinks:
             sink.tick(system.steps)
         if len(system.spec.teams) > 1 or system.league is not None:
             self._candidate = None  # what one side wins another may lose: no checkpoint is the best for all
         if system.curriculum is not None and self._candidate is not None and self._candidate["metric"] == "mean_return":
             self._candidate = None  # returns of an easy stage are no merit: only evaluations play the target
-        if self.signal is not None:
-            self._insist(system)
-            return True
         evaluated = self._candidate is not None and self._candidate["metric"] == "evaluation_return"
         due = system.steps >= self._next_steps or time.monotonic() >= self._next_time
-        if (due or evaluated) and self._saving.ready:
+        if self.signal is None and (due or evaluated) and self._saving.ready:
             self.save(system)
-        return False
+        if self.signal is None:
+            return False
+        self._insist(system)
+        return True
 
     def save(self, system: MultiAgentSystem) -> bool:
         """Write a checkpoint; False if the disk refused. Raises ResourceError if it has refused too often."""
         name = f"step-{system.steps:012d}"
         best, self._candidate = self._candidate, None
         try:
+            self._restore()
             if self._metrics is not None:
                 self._metrics.sync()
             if self._saved_at != system.steps or not (self.checkpoints / name).is_dir():
@@ -285,7 +325,11 @@ class Run:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """While inside: the first signal ends the training after its step and saves, the second one exits at once."""
+        """While inside: the first signal ends the training after its step and saves, the second one exits at once.
+
+        Before the first step has ended and after :meth:`end` nothing is left to be saved: there the first signal raises
+        KeyboardInterrupt.
+        """
         wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
         before = {number: signal.signal(number, self._signalled) for number in wanted}
         try:
@@ -298,6 +342,9 @@ class Run:
         now, name = time.monotonic(), signal.Signals(number).name
         if self.signal is None:
             self.signal, self._signalled_at = signal.Signals(number), now
+            if self._at_once:
+                self.cut_short = True
+                raise KeyboardInterrupt
             _say(f"\n{name}: ending after this step and saving; once more ends at once\n")
         elif number != self.signal or now - self._signalled_at >= ECHO:
             _say(f"\n{name} again: ended at once; the last checkpoint is intact\n")
@@ -314,15 +361,15 @@ class Run:
 
     def end(self, system: MultiAgentSystem) -> None:
         """Save the final state. Raises ResourceError if the disk refuses for good."""
-        self._ended = time.monotonic()
-        if self._saved_at != system.steps or self._candidate is not None:
-            self._insist(system)
+        self._ended = self._ended or time.monotonic()
+        self._insist(system)
         if self._best is None:
             with contextlib.suppress(OSError):
                 steps = {"metric": "last", "value": 0.0, "steps": system.steps}
                 self._crown(steps | {"checkpoint": f"step-{system.steps:012d}"})
         if self._metrics is not None:
             self._metrics.sync()
+        self._at_once = True
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write how it ended; a full disk is only reported."""
@@ -331,7 +378,10 @@ class Run:
         last = f"{CHECKPOINTS}/{found[0].name}" if found else None
         said = {"seconds": round(self.seconds, 3), "last": last, "best": best, **summary}
         try:
+            self._restore()
             write_json(self.path / SUMMARY, said)
+        except ResourceError:
+            return  # the folder is somebody else's now
         except OSError as error:
             self.note(f"{self.path / SUMMARY} could not be written ({error.strerror})")
 
@@ -364,13 +414,18 @@ class Lock:
 
     def __init__(self, path: Path, note: Callable[[str], None]) -> None:
         """Take it. Raises ConfigError if a living process has it."""
-        self.path = path
+        self.path, self._note = path, note
+        self._take()
+
+    def _take(self) -> None:
+        path, note = self.path, self._note
         while True:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = files.opened(path, os.O_RDWR | os.O_CREAT)
             taken = _flock(self._file)
             owner = _owner(self._file)
             if taken is False or (taken is None and _alive(owner)):
                 os.close(self._file)
+                self._file = -1
                 who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
                 raise ConfigError(
                     f"{path.parent}: {who} is writing to this run folder; wait, stop it, or choose another --run-dir"
@@ -385,11 +440,27 @@ class Lock:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps(mine).encode(), 0)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the file was removed or replaced, so that it keeps nobody out."""
+        try:
+            return self._file >= 0 and not os.path.samestat(os.stat(self.path), os.fstat(self._file))
+        except OSError:
+            return True
+
+    def renew(self) -> None:
+        """Take it again if it is lost. Raises ConfigError if another process has it now."""
+        if self.lost:
+            os.close(self._file)
+            self._file = -1
+            self._take()
+
     def release(self) -> None:
         """Give it back."""
         if self._file >= 0:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            if not self.lost:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
             os.close(self._file)
             self._file = -1
 
@@ -450,6 +521,9 @@ def check_folder(path: Path, *, resume: bool = False, force: bool = False) -> No
         raise ConfigError(f"--run-dir {path}: {there} is not writable")
     if holds_run(path) and not (resume or force):
         raise ConfigError(f"--run-dir {path}: holds a run already; go on with it by --resume, or replace it by --force")
+    link = next((name for name in (*CONTENTS, LOCK) if (path / name).is_symlink()), None)
+    if link is not None and not (force and link in CONTENTS):
+        raise ConfigError(f"--run-dir {path}: {link} is a link, and a run is never written through one; remove it")
 
 
 @contextlib.contextmanager
@@ -556,19 +630,17 @@ def _short(text: str, limit: int = 240) -> str:
 
 def described(value: Any) -> Any:
     """Settings as JSON to be compared and read by people; what only code can make is named."""
-    from marl.config import to_json
+    from marl.config import name_of
 
-    try:
-        return to_json(value)
-    except ConfigError:
-        pass
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
     if isinstance(value, Mapping):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [described(item) for item in value]
-    kind = value if isinstance(value, type) or callable(value) else type(value)
-    name = f"{getattr(kind, '__module__', '?')}:{getattr(kind, '__qualname__', type(value).__name__)}"
     fields = getattr(value, "__dataclass_fields__", None)
     if fields and not isinstance(value, type):
-        return {"$class": name, **{field: described(getattr(value, field)) for field in fields}}
-    return {"$code": name}
+        return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
+    return {"$code": name_of(value)}

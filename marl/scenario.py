@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -9,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
@@ -76,10 +80,11 @@ class Scenario:
         """Check the numbers."""
         for name, least in (("num_envs", 1), ("steps", 1), ("workers", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ConfigError(
                     f"Scenario {self.name!r}: {name} must be a whole number of at least {least}, got {value!r}"
                 )
+            object.__setattr__(self, name, int(value))
         if is_instance(self.env):
             raise ConfigError(
                 f"Scenario {self.name!r}: env: expected an id or a function that makes the environment, got one "
@@ -135,26 +140,49 @@ def importable(folder: Path) -> None:
         sys.path.append(entry)
 
 
+_loaded: dict[Path, tuple[bytes, ModuleType]] = {}  # a file is run once, so that its classes are the same everywhere
+
+
 def _from_file(path: Path) -> Scenario:
-    if not path.is_file():
-        raise ConfigError(f"scenario file {path} does not exist")
-    name = f"marl_scenario_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"scenario file {path} is not Python")
-    importable(path.parent)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # so that worker processes and dataclasses find it
-    try:
-        spec.loader.exec_module(module)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"scenario file {path}: {type(error).__name__}: {error}") from error
+    module = _module_of(path)
     found = [value for value in vars(module).values() if isinstance(value, Scenario)]
     if len(found) != 1:
         raise ConfigError(f"scenario file {path}: expected one marl.Scenario at module level, found {len(found)}")
     return found[0]
+
+
+def _module_of(path: Path) -> ModuleType:
+    """The module that a scenario file makes, run anew only when the file has changed."""
+    if not path.is_file():
+        raise ConfigError(f"scenario file {path} does not exist")
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"scenario file {path}: cannot be read ({error.strerror})") from None
+    if path in _loaded and _loaded[path][0] == source:
+        return _loaded[path][1]
+    name = f"marl_scenario_{path.stem}"
+    if any(module.__name__ == name and other != path for other, (_, module) in _loaded.items()):
+        name += f"_{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:8]}"  # another folder's
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise ConfigError(f"scenario file {path} is not Python")
+    importable(path.parent)
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # so that worker processes, pickles and dataclasses find it
+    try:
+        exec(compile(source, path, "exec", dont_inherit=True), vars(module))  # not a cached one of the same second
+    except BaseException as error:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        if isinstance(error, ConfigError) or not isinstance(error, Exception | SystemExit):
+            raise
+        raise ConfigError(f"scenario file {path}: {type(error).__name__}: {error}") from error
+    _loaded[path] = source, module
+    return module
 
 
 def _checked(reference: str, value: object) -> Scenario:

@@ -19,6 +19,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths, own_choices
 
 MASK = "action_mask"
+LARGEST_SPACE = 2**26  # numbers or choices of a space that a file may ask for
 Writer = Callable[[Any], None]
 Json = Any
 
@@ -513,15 +514,38 @@ def space_to_json(space: Space[Any]) -> Json:
     if isinstance(space, MultiBinary):
         return {"type": "MultiBinary", "n": list(space.n) if isinstance(space.n, Sequence) else int(space.n)}
     if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": [[key, space_to_json(sub)] for key, sub in space.spaces.items()]}
+        return {
+            "type": "Dict",
+            "spaces": [[_key_to_json(key), space_to_json(sub)] for key, sub in space.spaces.items()],
+        }
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_json(sub) for sub in space.spaces]}
     raise ConfigError(f"{type(space).__name__} cannot be written as JSON")
 
 
+def _key_to_json(key: Any) -> Json:
+    """A key of a Dict space: tuples, which JSON would take for lists, as checkpoints write them."""
+    if isinstance(key, np.generic):
+        key = key.item()
+    if type(key) is tuple:
+        return {"$": "tuple", "items": [_key_to_json(part) for part in key]}
+    if key is None or type(key) in (str, int, float, bool):
+        return key
+    raise ConfigError(
+        f"Dict space: key {key!r:.80} cannot be written as JSON; use texts, numbers or tuples of them as keys"
+    )
+
+
+def _key_from_json(key: Json) -> Any:
+    return tuple(map(_key_from_json, key["items"])) if isinstance(key, dict) else key
+
+
 def space_from_json(data: Json) -> Space[Any]:
-    """The inverse of `space_to_json`."""
+    """The inverse of `space_to_json`. Raises ConfigError for what is no space, or larger than any real one."""
     try:
+        sizes = [math.prod(np.ravel(data[key]).tolist()) for key in ("n", "shape") if key in data]
+        if max([*sizes, np.sum(data.get("nvec", 0)), np.size(data.get("nvec", 0))]) > LARGEST_SPACE:
+            raise ConfigError(f"not a space: more than {LARGEST_SPACE:,} numbers or choices")
         match data["type"]:
             case "Box":
                 shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
@@ -535,12 +559,14 @@ def space_from_json(data: Json) -> Space[Any]:
             case "MultiBinary":
                 return MultiBinary(data["n"])
             case "Dict":
-                return spaces.Dict([(key, space_from_json(sub)) for key, sub in data["spaces"]])
+                return spaces.Dict([(_key_from_json(key), space_from_json(sub)) for key, sub in data["spaces"]])
             case "Tuple":
                 return spaces.Tuple([space_from_json(sub) for sub in data["spaces"]])
             case other:
                 raise ConfigError(f"unknown space type {other!r}")
-    except (KeyError, TypeError) as error:
+    except ConfigError:
+        raise
+    except (AssertionError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"not a space: {data!r:.200} ({error})") from None
 
 
@@ -581,6 +607,9 @@ def team_to_json(team: TeamSpec) -> Json:
 
 def team_from_json(data: Json) -> TeamSpec:
     """The inverse of `team_to_json`."""
+    names = [data["name"], *data["agents"]]
+    if not all(isinstance(name, str) for name in names) or len(set(data["agents"])) < len(data["agents"]):
+        raise ConfigError(f"not a team: expected agents of different names, got {names!r:.200}")
     observations = [space_from_json(space) for space in data["observation_spaces"]]
     actions = [space_from_json(space) for space in data["action_spaces"]]
-    return team_spec(data["name"], data["agents"], observations, actions, data["masked"])
+    return team_spec(data["name"], data["agents"], observations, actions, bool(data["masked"]))

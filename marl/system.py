@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from marl import adapters, checkpoint, parallel
+from marl import adapters, checkpoint, parallel, received
 from marl.adapters import lifecycle
 from marl.adapters.describe import render_mode
 from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel, Line, Link, Overheard, Shown, Tamper
-from marl.config import differences, from_json, to_json
+from marl.config import differences, to_json
 from marl.curriculum import Course, Curricula, Curriculum, Task
 from marl.curriculum import checked as checked_curricula
 from marl.league import PSRO, Leagues, Season, Venue
@@ -43,7 +43,7 @@ from marl.scenario import Scenario, find, names
 from marl.schedules import Clock
 from marl.shaping import Discounts, Hooks, Shaper, by_team, reads_state, team_named
 from marl.shaping import checked as checked_hooks
-from marl.spaces import team_from_json, team_to_json
+from marl.spaces import LARGEST_SPACE, team_from_json, team_to_json
 from marl.stopping import Stop
 from marl.types import (
     BatchEnv,
@@ -52,6 +52,7 @@ from marl.types import (
     Episode,
     Episodes,
     NonFiniteError,
+    ResourceError,
     Spec,
     Step,
     StepsElsewhere,
@@ -67,6 +68,8 @@ DEFAULT_COPIES = 8
 RECENT = 100  # episodes that means in metrics are over
 MOST_NAMES = 64  # different names in infos that metrics follow
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
+
+NOWHERE = object()  # in place of an environment: policies are wanted and nothing else
 
 Agents = LearnerConfig | Mapping[str, LearnerConfig]
 Callback = Callable[[dict[str, float]], bool | None]
@@ -137,7 +140,7 @@ class MultiAgentSystem:
         channel: Spoken | None = None,
     ) -> None:
         """See the class."""
-        check_whole("seed", seed, 0)
+        seed = check_whole("seed", seed, 0)
         scenario = resolve_scenario(env)
         if scenario is not None:
             agents = agents if agents is not None else scenario.agents
@@ -162,11 +165,12 @@ class MultiAgentSystem:
         self._world = scenario.env if scenario is not None else env
         self._source = self._world if self.spoken is None else self.spoken.source(self._world)
         self._reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
-        self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": max_steps}
-        self.num_envs = num_envs if num_envs is not None else (1 if self._instance else DEFAULT_COPIES)
-        check_whole("num_envs", self.num_envs, 1)
-        self.workers = workers or 0
-        check_whole("workers", self.workers, 0)
+        limit = None if max_steps is None else check_whole("max_steps", max_steps, 1)
+        self._options: dict[str, Any] = {"env_kwargs": dict(env_kwargs or {}) or None, "max_steps": limit}
+        self._trust = False
+        copies = num_envs if num_envs is not None else (1 if self._instance else DEFAULT_COPIES)
+        self.num_envs = check_whole("num_envs", copies, 1)
+        self.workers = check_whole("workers", workers or 0, 0)
         self._env: BatchEnv | None = self._make_env(self.num_envs, self.workers)
         try:
             self._setup(self._env.spec)
@@ -190,6 +194,8 @@ class MultiAgentSystem:
             for config, team, seed in zip(configs, spec.teams, seeds[1:], strict=True)
         ]
         self._introduce()
+        self._shown: Shown | None = None  # known once there is an environment
+        self._saved_shown: Sequence[Array] = ()
         self._shaper = self._make_shaper()
         self._course = None
         self._saved_course: Mapping[str, Any] | None = None
@@ -220,7 +226,6 @@ class MultiAgentSystem:
             for place, learner in enumerate(self.learners)
             if (net := talker_of(learner)) is not None
         }
-        self._shown: Shown | None = None  # known once there is an environment
         self._listeners = [learner for learner in self.learners if isinstance(learner, HearsOthers) and learner.hears]
         for learner in self._listeners:
             learner.meet(self.learners)
@@ -277,7 +282,9 @@ class MultiAgentSystem:
             self.device,
             self.learners,
             make_env=self._another_env,
-            load=lambda path: MultiAgentSystem.load(_newest_in(path), device=str(self.device)),
+            load=lambda path: MultiAgentSystem.load(
+                _newest_in(path), env=NOWHERE, device=str(self.device), trust=self._trust
+            ),
             team=lambda key: team_named(key, self.spec, self._patterns, "league"),
             task={} if self._lost == "curriculum" else self.target,
         )
@@ -350,9 +357,9 @@ class MultiAgentSystem:
             if self.scenario is None:
                 raise ConfigError("train: give steps= or episodes=")
             steps = self.scenario.steps
-        for name, value in (("steps", steps), ("episodes", episodes), ("evaluate_every", evaluate_every)):
-            if value is not None:
-                check_whole(name, value, 1)
+        steps = None if steps is None else check_whole("steps", steps, 1)
+        episodes = None if episodes is None else check_whole("episodes", episodes, 1)
+        evaluate_every = None if evaluate_every is None else check_whole("evaluate_every", evaluate_every, 1)
         stop = stop if stop is not None or self.scenario is None else self.scenario.stop
         for name, rule in (("stop", stop), ("callback", callback)):
             if rule is not None and not callable(rule):
@@ -427,12 +434,15 @@ class MultiAgentSystem:
         if self._course is None:
             self._course = self._make_course(env)
             if self._course is not None and self._saved_course is not None:
-                self._course.load_state_dict(self._saved_course)
+                with received.explained("the saved curriculum"):
+                    self._course.load_state_dict(self._saved_course)
         if self._shown is None:
             self._shown = self._make_shown(env)
+            self._shown.load_state_dict(self._saved_shown)
         if self._step is None:
             if self._saved_env is not None:
-                self._step = env.load_state_dict(self._saved_env)
+                with received.explained("the saved environment"):
+                    self._step = env.load_state_dict(self._saved_env)
                 self._saved_env = None
                 self._say_what_is_lost(self._step)
             else:
@@ -451,7 +461,8 @@ class MultiAgentSystem:
             which = ", ".join(map(str, lost[:8])) + (", ..." if lost.size > 8 else "")
             logging.getLogger("marl.system").warning(
                 "not bit-exact: %s does not come back in copies %s, where the same seed and actions lead to another "
-                "observation (it is not deterministic, or has changed); they begin new episodes",
+                "observation (it is not deterministic, or has changed) or the episode was too long to be repeated; "
+                "they begin new episodes",
                 *(self.spec.env, which),
             )
 
@@ -673,7 +684,7 @@ class MultiAgentSystem:
         Raises:
             ConfigError: for what has no meaning here, saying why.
         """
-        check_whole("episodes", episodes, 1)
+        episodes = check_whole("episodes", episodes, 1)
         spelled = "decentralized" if decentralised is None else "decentralised"
         decentralized = decentralized if decentralised is None else decentralised
         if decentralized not in (False, True, "processes"):
@@ -688,7 +699,7 @@ class MultiAgentSystem:
         if experiment is None:
             experiment = Experiment(**said)
         if num_envs is not None:
-            check_whole("num_envs", num_envs, 1)
+            num_envs = check_whole("num_envs", num_envs, 1)
         plan = Plan(
             episodes, self.seed if seed is None else seed, decentralized, greedy, num_envs,
             task if task is not None else self.target, task is not None or env is None, experiment, metrics,
@@ -780,6 +791,10 @@ class MultiAgentSystem:
             "logged_at": self._logged_at,
             "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
             "pending": dict(self._pending),
+            "messages": {
+                "heard": {self.spec.teams[place].name: one.state_dict() for place, one in self._overheard.items()},
+                "shown": list(self._saved_shown) if self._shown is None else self._shown.state_dict(),
+            },
             "said": {name: np.asarray(values) for name, values in self._said.items()},
             "torch_rng": torch.get_rng_state(),
         }
@@ -805,6 +820,10 @@ class MultiAgentSystem:
         self.history = History()
         self.history.update({name: values.tolist() for name, values in state["history"].items()})
         self._pending = dict(state["pending"])
+        messages = state.get("messages") or {"heard": {}, "shown": ()}  # older checkpoints have none
+        for place, one in self._overheard.items():
+            one.load_state_dict(messages["heard"].get(self.spec.teams[place].name, ()))
+        self._saved_shown, self._shown = messages["shown"], None
         self._said = {name: values.tolist() for name, values in state.get("said", {}).items()}
         torch.set_rng_state(state["torch_rng"])
 
@@ -814,13 +833,13 @@ class MultiAgentSystem:
 
     def _meta(self) -> dict[str, Any]:
         return {
-            "agents": _as_json(self.agents),
-            "shaping": _as_json(self.shaping),
-            "curriculum": _as_json(self.curriculum),
-            "league": _as_json(self.league),
-            "channel": _as_json(self.spoken),
+            "agents": to_json(self.agents, code=True),
+            "shaping": to_json(self.shaping, code=True),
+            "curriculum": to_json(self.curriculum, code=True),
+            "league": to_json(self.league, code=True),
+            "channel": to_json(self.spoken, code=True),
             "env": self._reference,
-            "options": _as_json(self._options),
+            "options": to_json(self._options, code=True),
             "num_envs": self.num_envs,
             "workers": self.workers,
             "seed": self.seed,
@@ -836,70 +855,83 @@ class MultiAgentSystem:
         agents: Agents | None = None,
         device: str = "cpu",
         *,
+        env_kwargs: Mapping[str, Any] | None = None,
         shaping: Hooks | None = None,
         curriculum: Curricula | None = None,
         league: Leagues | None = None,
         channel: Spoken | None = None,
+        trust: bool = False,
     ) -> MultiAgentSystem:
         """A system as it was when saved.
 
+        A checkpoint chooses no code to run: it may name registered environments, installed scenarios and settings of
+        this library. What else it names, such as modules, files and functions of yours, is given again here.
+
         Args:
             path: the checkpoint directory.
-            env: the environment; needed to train or evaluate on if it was neither an id nor a scenario's name.
-            agents: the learners; needed if they hold your own code (a ``Custom`` network).
+            env: the environment; needed if it was neither a registered id nor an installed scenario's name.
+            agents: the learners; needed if they hold your own code (a ``Custom`` network, ``Hindsight``).
             device: where to compute.
+            env_kwargs: keywords for the environment instead of those then; needed if these hold code, or paths.
             shaping: the hooks, to train on; needed if they hold your own code.
             curriculum: likewise.
             league: likewise.
             channel: likewise, to play or train at all.
+            trust: do whatever the checkpoint says: import and run what it names, open and write to paths in it.
 
         Raises:
-            CheckpointError: if the checkpoint is damaged, or does not fit ``env`` or ``agents``.
+            CheckpointError: if the checkpoint is damaged, names what is not trusted, or does not fit ``env`` or
+                ``agents``.
         """
         state, manifest = checkpoint.load(path)
-        meta = manifest["meta"]
-        if agents is None and meta.get("agents") is None:
-            raise CheckpointError(f"checkpoint {path}: its learners hold code of yours; pass agents= as then")
-        try:
-            agents = agents if agents is not None else from_json(meta["agents"])
-            options, spec = from_json(meta["options"]), _spec_from_json(meta["spec"])
-            shaping = shaping if shaping is not None else from_json(meta.get("shaping"))
-            curriculum = curriculum if curriculum is not None else from_json(meta.get("curriculum"))
-            league = league if league is not None else from_json(meta.get("league"))
-            channel = channel if channel is not None else from_json(meta.get("channel"))
-            sizes = int(meta["seed"]), int(meta["num_envs"]), int(meta["workers"])
-            reference = env if env is not None else meta["env"]
-        except (ConfigError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {path}: its settings make no sense here: {error}") from error
+        where = f"checkpoint {path}"
+        meta = received.checked(where, manifest["meta"])
+        reference = None if env is NOWHERE else env if env is not None else meta["env"]
+        if env is None and reference is not None and not trust:
+            received.refuse_env(where, reference)
+        scenario = resolve_scenario(reference) if reference is not None else None
+        options = received.options(where, meta, scenario)
+        given = {
+            "agents": agents,
+            "shaping": shaping,
+            "curriculum": curriculum,
+            "league": league,
+            "channel": channel,
+            "env_kwargs": {} if env is NOWHERE else env_kwargs,
+        }
+        said, lost = received.settings(where, meta | options, given, scenario, trust)
+        with received.explained(where):
+            spec = _spec_from_json(meta["spec"])
+            if agents is None:
+                received.refuse_sizes(where, meta, spec, state.get("learners"))
         system = cls.__new__(cls)
-        system.scenario = resolve_scenario(reference) if reference is not None else None
-        system.agents = _checked_agents(agents)
-        if system.scenario is not None:  # what only code can say
-            shaping = shaping if shaping is not None else system.scenario.shaping
-            curriculum = curriculum if curriculum is not None else system.scenario.curriculum
-            league = league if league is not None else system.scenario.league
-            channel = channel if channel is not None else system.scenario.channel
-        system.shaping = checked_hooks(shaping or ())
-        system.curriculum = None if curriculum is None else checked_curricula(curriculum, None)
-        system.league = checked_league(league)
-        system.seed, system.num_envs, system.workers = sizes
+        system.scenario = scenario
+        system.agents = _checked_agents(said["agents"])
+        system.shaping = checked_hooks(said["shaping"] or ())
+        system.curriculum = None if said["curriculum"] is None else checked_curricula(said["curriculum"], None)
+        system.league = checked_league(said["league"])
+        system.seed, system.num_envs, system.workers = (meta[name] for name in ("seed", "num_envs", "workers"))
         system.device = pick_device(device)
-        system.spoken = checked_spoken(channel)
-        system._world = system._source = system.scenario.env if system.scenario is not None else reference
+        system.spoken = checked_spoken(said["channel"])
+        system._trust = trust
+        system._world = system._source = scenario.env if scenario is not None else reference
         if system.spoken is not None and reference is not None:
             system._source = system.spoken.source(system._world)
         system._reference = meta["env"]
-        system._options = options or {}
-        if system.scenario is not None and options is None:
-            system._options = {"env_kwargs": dict(system.scenario.env_kwargs), "max_steps": system.scenario.max_steps}
+        system._options = {"env_kwargs": dict(said["env_kwargs"] or {}) or None, "max_steps": options["max_steps"]}
         system._env = None
-        system._setup(spec)
+        with received.explained(where):
+            try:
+                system._setup(spec)
+            except ResourceError as error:
+                raise CheckpointError(f"{where}: {error}") from error
         try:
             system.load_state_dict(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            other = differences(meta.get("agents"), _as_json(agents))
+        except Exception as error:
+            other = differences(meta["agents"], to_json(system.agents, code=True))
             reason = f"trained -> given: {'; '.join(other[:4])}" if other else " ".join(str(error).split())
-            raise CheckpointError(f"checkpoint {path} does not fit its settings: {reason:.600}") from error
+            raise CheckpointError(f"{where} does not fit its settings: {reason:.600}") from error
+        system._lost = system._lost or lost
         return system
 
     def __repr__(self) -> str:
@@ -1112,10 +1144,11 @@ def _newest_in(path: str) -> Path:
     return newest if newest.is_dir() else Path(path)
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise ConfigError unless ``value`` is a whole number of at least ``least``."""
+def check_whole(name: str, value: object, least: int) -> int:
+    """``value`` as an int, NumPy's too. Raises ConfigError unless it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ConfigError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return int(value)
 
 
 def pick_device(name: str) -> torch.device:
@@ -1129,14 +1162,6 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name!r} is not available here; use device='cpu' or 'auto'")
     return device
-
-
-def _as_json(settings: Any) -> Any:
-    """Settings as JSON; None for those that only their author can make again."""
-    try:
-        return to_json(settings)
-    except ConfigError:
-        return None
 
 
 def _checked_agents(agents: Any) -> Agents:
@@ -1162,4 +1187,6 @@ def _spec_to_json(spec: Spec) -> dict[str, Any]:
 
 def _spec_from_json(data: Mapping[str, Any]) -> Spec:
     state_shape = None if data["state_shape"] is None else tuple(data["state_shape"])
-    return Spec(data["env"], tuple(map(team_from_json, data["teams"])), state_shape, data["turn_based"])
+    if not all(type(size) is int and 0 <= size <= LARGEST_SPACE for size in state_shape or ()):
+        raise ConfigError(f"not a state: shape {state_shape!r:.80}")
+    return Spec(str(data["env"]), tuple(map(team_from_json, data["teams"])), state_shape, bool(data["turn_based"]))

@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[1]
 # Within a level, modules import only what stands further left.
 LEVELS = (
     ("L0", "types"),
-    ("L1", "jit ops spaces config schedules parallel graphs nets exploration"),
+    ("L1", "files jit ops spaces config schedules parallel graphs nets exploration"),
     ("L2", "channels sharing scope credit stopping memory adapters shaping influence curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
-    ("L4", "algorithms checkpoint playing league scenario logs"),
+    ("L4", "algorithms checkpoint playing league scenario received logs"),
     ("L5", "system panel studies conformance run"),
-    ("L6", "overrides cli"),
+    ("L6", "overrides cli __main__"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]
 

@@ -149,6 +149,46 @@ def test_tensorboard_events_come_back(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("mean_return")] == [(5, 1.5)]
 
 
+def test_tensorboard_events_are_written_again_if_their_folder_was_removed(tmp_path):
+    from marl.logs.tensorboard import TensorBoard
+
+    board = TensorBoard(tmp_path / "events")
+    for step in (1, 2, 3):
+        if step == 3:
+            (tmp_path / "events").rename(tmp_path / "away")
+        board.log({"steps": step, "mean_return": float(step)})
+    board.close()
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("mean_return")] == [1, 2, 3]
+
+
+def test_a_full_disk_keeps_tensorboard_events_waiting_and_nobody_else(tmp_path, monkeypatch, said):
+    from marl.logs.tensorboard import TensorBoard
+
+    board = TensorBoard(tmp_path, note=said.append)
+    write, full = TensorBoard._write, [False, True, True, False]
+
+    def refuse(self, metrics):
+        if full.pop(0):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, metrics)
+
+    monkeypatch.setattr(TensorBoard, "_write", refuse)
+    board.log({"steps": 1, "mean_return": 1.0})
+    board.log({"steps": 2, "mean_return": 2.0})
+    board.log({"steps": 3, "mean_return": 3.0})
+    monkeypatch.undo()
+    board.log({"steps": 4, "mean_return": 4.0})
+    board.close()
+    assert said == ["TensorBoard events could not be written (No space left on device); training goes on"]
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.value for event in events.Scalars("mean_return")] == [1, 2, 3, 4]
+
+
 def test_a_sparkline_shows_the_course():
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert sparkline([5.0, 5.0]) == "▄▄"
@@ -157,7 +197,8 @@ def test_a_sparkline_shows_the_course():
     assert [duration(s) for s in (0, 59.6, 61, 3661, math.inf)] == ["0:00", "1:00", "1:01", "1:01:01", "?"]
 
 
-def test_without_a_terminal_progress_is_plain_lines():
+def test_without_a_terminal_progress_is_plain_lines(monkeypatch):
+    monkeypatch.setattr("marl.logs.progress.LINE_SECONDS", 1e9)
     stream = io.StringIO()
     progress = Progress(1000, ["red", "blue"], stream=stream)
     progress.log({"steps": 500, "mean_return": 3.0, "red/mean_return": 1.0, "blue/mean_return": 2.0})

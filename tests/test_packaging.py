@@ -78,7 +78,7 @@ def test_the_metadata_ask_for_a_safe_torch_and_name_no_index(metadata):
 def test_the_wheel_has_the_command_and_the_scenarios(wheel):
     parser = configparser.ConfigParser()
     parser.read_string(wheel.read(next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))).decode())
-    assert dict(parser["console_scripts"]) == {"marl": "marl.cli:main"}
+    assert dict(parser["console_scripts"]) == {"marl": "marl.__main__:main"}
     files = {path.stem for path in (ROOT / "scenarios" / "marl_scenarios").glob("*.py")} - {"__init__"}
     modules = {target.partition(":")[0].removeprefix("marl_scenarios.") for target in parser["marl.scenarios"].values()}
     assert modules == files, (

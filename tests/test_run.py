@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -157,23 +156,19 @@ def test_a_reader_is_never_without_a_checkpoint(run, system, tmp_path):
         "from marl.run import candidates, first_valid\n"
         "path, seen = Path(sys.argv[1]), set()\n"
         "print('ready', flush=True)\n"
-        "while not (path / 'stop').exists():\n"
+        "while len(seen) < 5:\n"
         "    seen.add(first_valid(candidates(path, 'last'), checkpoint.load, lambda text: None)[1][0]['steps'])\n"
-        "print(len(seen))"
     )
     reader = subprocess.Popen([sys.executable, "-c", program, str(run.path)], stdout=subprocess.PIPE, text=True)
     try:
         assert reader.stdout.readline() == "ready\n"
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
+        while reader.poll() is None:  # it ends by itself once it has seen five of them, or one that does not load
             system.train(steps=1)
             run.save(system)
-        (run.path / "stop").touch()
-        said, _ = reader.communicate(timeout=60)
+        reader.communicate()
     finally:
         reader.kill()
     assert reader.returncode == 0
-    assert int(said) > 1
 
 
 def test_a_full_disk_is_waited_out(run, system, notes, monkeypatch):

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from marl.adapters.copies import Copies
 from marl.adapters.lifecycle import close_env, open_env
 from marl.adapters.resolve import resolve
@@ -45,7 +47,7 @@ def make(
     No more than ``num_envs`` environments are open at any time. Raises ConfigError if they cannot be made, or if
     somebody else plays in the one that was given.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+    if isinstance(workers, bool) or not isinstance(workers, int | np.integer) or workers < 0:
         raise ConfigError(f"workers: expected a non-negative integer, got {workers!r}")
     factory, instance = resolve(env, env_kwargs)
     if instance is not None and not isinstance(instance, SupportsBatch) and (num_envs != 1 or workers):

@@ -140,10 +140,11 @@ class Copies:
         self._first = first_copy
         self._num_envs = num_envs
         try:
-            if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
                 raise ConfigError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
             limit = max_steps
-            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            whole = isinstance(limit, int | np.integer) and not isinstance(limit, bool)
+            if limit is not None and not (whole and limit >= 1):
                 raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {limit!r}")
             if on_bad_obs not in BAD_OBS:
                 raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
@@ -486,6 +487,7 @@ class Copies:
                     "seeds": seeding.count,
                     "crashes": seeding.crashes,
                     "actions": dict(zip(names, self._log.actions(e), strict=True)),
+                    "forgotten": self._log.forgotten(e),
                     "hash": self._hash(e),
                     "returns": [float(value) for value in self._rows[e].returns],
                     "length": self._rows[e].length,
@@ -509,8 +511,9 @@ class Copies:
         """Seed every copy as it was seeded last, in an environment without a past, and repeat its actions since.
 
         Copies that then show something else than when they were saved, as those of an environment with a clock or a
-        random stream of its own do, begin a new episode, and the step that comes back marks them ``discarded``; so does
-        the next step, since what was about to be done belongs to an episode that is gone.
+        random stream of its own do, and those whose episode is too long to be repeated, begin a new episode, and the
+        step that comes back marks them ``discarded``; so does the next step, since what was about to be done belongs to
+        an episode that is gone.
         """
         mine = {"env": self._spec.env, "max_steps": self._max_steps, "first_copy": self._first}
         for key, value in mine.items():
@@ -529,7 +532,8 @@ class Copies:
         self._log.load(logs)
         for e, saved in enumerate(state["copies"]):
             self._seeding[e] = Seeding(int(saved["seeds"]), int(saved["crashes"]))
-            came_back = self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
+            known = not saved.get("forgotten", False)
+            came_back = known and self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
             self._astray[e] = not came_back or bool(saved.get("astray", False))
             self._step.started[e] = self._rows[e].length == 0
             self._step.discarded[e] = False
@@ -541,7 +545,7 @@ class Copies:
         for rows in self._rows:
             rows.faults = {}
         self._ledger.counts.clear()
-        self._ledger.counts.update(state["faults"])
+        self._ledger.counts.update({str(kind): int(count) for kind, count in state["faults"].items()})
         self._ledger.lost = int(state.get("lost", 0))
         self._looks = Gaps(*map(int, state.get("looks", ())))
         self._ends = [Gaps(*map(int, saved.get("ends", ()))) for saved in state["copies"]]

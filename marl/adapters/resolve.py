@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
 import importlib.util
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +36,12 @@ EXTRAS = {  # the top-level package or registry namespace, and the extra that br
     "lbforaging": "marl-system[lbf]",
     "atari": "pettingzoo[atari]",
 }
+FAMILIES = {  # packages whose modules are environments, and what these are called
+    "mpe2": r"mpe2\.[a-z0-9_]+_v[0-9]+",
+    "pettingzoo": r"pettingzoo\.(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v[0-9]+",
+}
+ID = r"([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+"
+FOREIGN = ("GymV21Environment", "GymV26Environment")  # ids that make what their arguments name
 REGISTRARS = {"Foraging": "lbforaging"}  # how Gymnasium ids begin that a package registers when it is imported
 
 
@@ -97,6 +106,34 @@ def make_by_name(name: str, kwargs: Mapping[str, Any]) -> Any:
         if _importable(name):
             return make_from_module(name, kwargs)
     raise ConfigError(f"unknown environment {name!r}{_suggestion(name)}")
+
+
+def comes_with_library(name: str) -> bool:
+    """Whether making an environment of this name imports only what is registered, or installed and in ``FAMILIES``.
+
+    So a file may name it: neither modules nor files of anybody else's are imported for it, or looked for.
+    """
+    family = next((package for package, form in FAMILIES.items() if re.fullmatch(form, name)), None)
+    if family is not None:
+        return _stands_where_installed(family)
+    if not re.fullmatch(ID, name) or name.startswith(FOREIGN):
+        return False
+    if any(name.startswith(start) and not _stands_where_installed(package) for start, package in REGISTRARS.items()):
+        return False
+    with contextlib.suppress(ImportError):
+        _register_namespace(name)
+    pettingzoos = (pettingzoo.parallel_registry, pettingzoo.aec_registry)
+    return _in_gymnasium(name) or any(_registered(registry, name) for registry in pettingzoos)
+
+
+def _stands_where_installed(package: str) -> bool:
+    """Whether a package would be imported from where it was installed to, not from a folder that hides that."""
+    try:
+        there = Path(str(distribution(package).locate_file(package))).resolve()
+        found = importlib.util.find_spec(package)
+    except (PackageNotFoundError, ImportError, ValueError):
+        return False
+    return found is not None and found.origin is not None and Path(found.origin).resolve().parent == there
 
 
 def _register_namespace(name: str) -> None:

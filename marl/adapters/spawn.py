@@ -36,7 +36,8 @@ def spawn(module: str, function: str, fds: Sequence[int]) -> subprocess.Popen[by
     environment["MARL_WORKER_PATH"] = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     program = BOOTSTRAP.format(module=module, function=function)
     return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, (*fds, os.getpid(), int(from_main)))],
+        # -P: nothing is imported from the current folder, not even json.
+        [sys.executable, "-P", "-c", program, *map(str, (*fds, os.getpid(), int(from_main)))],
         stdin=subprocess.DEVNULL,
         stdout=2,  # what it prints must not mix with what the parent prints
         pass_fds=tuple(fds),

@@ -270,7 +270,8 @@ class WorkerBatch:
             return ("load", {**part["state"], "faults": {}})
 
         self._replace(self._ask(message, START_SECONDS), message)
-        self._faults = {**dict.fromkeys(FAULTS, 0), **state["faults"]}
+        known = {str(kind): int(count) for kind, count in state["faults"].items()}
+        self._faults = {**dict.fromkeys(FAULTS, 0), **known}
         self._ledger.lost = int(state.get("lost", 0))
         for worker in self._workers:
             worker.counted = {}
@@ -715,16 +716,20 @@ def _dumps_factory(payload: object) -> bytes:
 
 
 def _is_stray(name: str, module: ModuleType) -> bool:
-    """Whether a module was loaded from a file that importing its name elsewhere would not find."""
+    """Whether a module came from a file, or from no file, that importing its name elsewhere would not find."""
     file = getattr(module, "__file__", None)
-    if file is None or name == "__main__" or getattr(module, "__name__", None) != name or not file.endswith(".py"):
+    if name == "__main__" or getattr(module, "__name__", None) != name:
         return False
-    folder = os.path.dirname(os.path.abspath(file))
-    if os.path.basename(file) == "__init__.py":
-        folder = os.path.dirname(folder)
-    parent, _, _ = name.rpartition(".")
+    if file is None:  # a notebook's cells, or what exec() filled: no loader ever saw it
+        return "." not in name and getattr(module, "__spec__", None) is None
+    if not file.endswith(".py"):
+        return False
+    folder, base = os.path.split(os.path.abspath(file))
+    if base == "__init__.py":
+        folder, base = os.path.split(folder)
+    parent, _, last = name.rpartition(".")
     path = getattr(sys.modules.get(parent), "__path__", ()) if parent else sys.path
-    if any(os.path.abspath(entry) == folder for entry in path):
+    if base.partition(".")[0] == last and any(os.path.abspath(entry) == folder for entry in path):
         return False
     try:
         found = [finder.find_spec(name, None if not parent else path) for finder in sys.meta_path]

@@ -36,6 +36,14 @@ class Overheard:
             rows = (*self.net.last, obs.flatten(2), action, alive, started)
             self._rows.append(tuple(row.cpu().numpy().copy() for row in rows))
 
+    def state_dict(self) -> list[Array]:
+        """What was noted since the last report, steps first."""
+        return [np.stack(column) for column in zip(*self._rows, strict=True)]
+
+    def load_state_dict(self, state: Sequence[Array]) -> None:
+        """Go on as if this had just been noted."""
+        self._rows = list(zip(*state, strict=True))
+
     def metrics(self) -> dict[str, float]:
         """The report on the steps since the last one; entropies and informations in bits.
 
@@ -93,6 +101,14 @@ class Shown:
             teams = [(team.obs.reshape(*team.alive.shape, -1), team.alive) for team in step.teams]
             flat = (step.started, *(array for team in teams for array in team), *actions)
             self._rows.append(tuple(array.copy() for array in flat))
+
+    def state_dict(self) -> list[Array]:
+        """What was noted since the last report, steps first."""
+        return [np.stack(column) for column in zip(*self._rows, strict=True)]
+
+    def load_state_dict(self, state: Sequence[Array]) -> None:
+        """Go on as if this had just been noted."""
+        self._rows = list(zip(*state, strict=True))
 
     def metrics(self) -> dict[str, float]:
         """As :meth:`Overheard.metrics`; means over lines of what their listeners, alive, have before them.

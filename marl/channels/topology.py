@@ -196,7 +196,7 @@ class Graph:
 
     def __post_init__(self) -> None:
         """Keep nodes and directed edges, which compare and can be saved."""
-        if isinstance(self.graph, Mapping):  # as it was saved
+        if isinstance(self.graph, Mapping) and set(self.graph) == {"nodes", "edges"}:  # as it was saved
             nodes, edges = self.graph["nodes"], self.graph["edges"]
         elif hasattr(self.graph, "to_directed"):  # networkx, which takes a while to import
             directed = self.graph.to_directed()

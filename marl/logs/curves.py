@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from marl.logs.files import replace_file
 from marl.logs.metrics import column, read_metrics
 from marl.types import ConfigError
+
+MOST_PANELS = 20  # of one picture
 
 
 def plot(runs: Sequence[Path], out: Path) -> Path:
@@ -29,7 +33,7 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
                 f"{run}: there is nothing to plot yet: no episode had ended when metrics were last logged"
             )
     names = {name for rows in tables.values() for row in rows for name in row if name.endswith("/mean_return")}
-    panels = ["mean_return", *sorted(names)]
+    panels = ["mean_return", *sorted(names)][:MOST_PANELS]
     figure = Figure(figsize=(7.0, 0.6 + 3.4 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     for axis, name in zip(axes, panels, strict=True):
@@ -47,7 +51,9 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
         axis.legend(fontsize="small")
     axes[-1].set_xlabel("environment steps (all copies)")
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=out.suffix[1:] or "png", dpi=120)
+    replace_file(out, picture.getvalue())  # it may lie in a run folder: never through a link
     return out
 
 

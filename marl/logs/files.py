@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from marl import files
 from marl.types import ConfigError, ResourceError
 
 LARGEST = 16 * 2**20  # bytes; settings and summaries have a few thousand
@@ -18,11 +19,9 @@ LARGEST = 16 * 2**20  # bytes; settings and summaries have a few thousand
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that at any moment either the old or the new one is there, whole. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # what a crash left, or somebody laid there
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        files.write_new(temporary, data)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -51,10 +50,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: naming the file and the line, if it is missing, too large, no JSON object, or names a key twice.
     """
     try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise ConfigError(f"{path}: {size:,} bytes are too many for a settings file (at most {LARGEST:,})")
-        text = path.read_bytes().decode()
+        text = files.read(path, LARGEST).decode()
+    except files.WrongSizeError as error:
+        raise ConfigError(f"{path}: {error.strerror} for a settings file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -62,14 +60,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise ConfigError(f"{path}: is empty")
     try:
-        data = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
+        data = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs), parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}: {error.msg}") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # thousands of digits, NaN
+        raise ConfigError(f"{path}: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: is nested too deeply") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(data).__name__}")
     return data
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marl import files
 from marl.logs.files import Patience, replace_file
+from marl.types import ConfigError
 
+LARGEST = 2**30  # bytes; a run writes hundreds of rows of a kilobyte
 LONGEST_NAME = 200
+LONGEST_WHOLE = 1000  # bits of a whole number that still has a float
 SYNC_SECONDS = 2.0  # fsync at most this often: 100 rows a run cost nothing, 100 rows a second would
 
 
@@ -41,13 +45,19 @@ def _value(value: Any) -> int | float | str | None:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """All whole rows of a metrics file (or of a run folder); null is NaN. Torn and foreign lines are passed over."""
+    """All whole rows of a metrics file (or of a run folder); null is NaN. Torn and foreign lines are passed over.
+
+    Raises:
+        ConfigError: if it is no regular file, or cannot be read.
+    """
     path = Path(path)
     path = path / "metrics.jsonl" if path.is_dir() else path
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = files.read(path, LARGEST).split(b"\n")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     return [row for row in map(_row, lines) if row is not None]
 
 
@@ -59,7 +69,12 @@ def _row(line: bytes) -> dict[str, float] | None:
     if not isinstance(row, dict):
         return None
     numbers = {name: math.nan if value is None else value for name, value in row.items()}
-    return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one that calculations can go on with."""
+    return isinstance(value, float) or (type(value) is int and value.bit_length() <= LONGEST_WHOLE)
 
 
 class MetricsFile:
@@ -67,12 +82,34 @@ class MetricsFile:
 
     def __init__(self, path: Path, patience: Patience) -> None:
         """Goes on behind the last whole line of ``path``."""
-        self._patience = patience
+        self._patience, self._path = patience, path
         self._waiting: list[bytes] = []
-        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file: int | None = files.opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._size = _whole(self._file)
         os.ftruncate(self._file, self._size)
         self._synced = time.monotonic()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the file was removed or replaced, so that rows go nowhere."""
+        if self._file is None:
+            return False
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            return True
+        return not os.path.samestat(there, os.fstat(self._file))
+
+    def restore(self) -> None:
+        """Put a file with every row so far in the place of one that was removed. Raises OSError."""
+        assert self._file is not None
+        rows = b""
+        while part := os.pread(self._file, self._size - len(rows), len(rows)):  # it is there as long as we hold it
+            rows += part
+        replace_file(self._path, rows)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND)
+        os.close(self._file)
+        self._file, self._size = file, len(rows)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Append a row. Raises ResourceError if the disk has refused too often."""
@@ -141,7 +178,7 @@ def keep_until(path: Path, steps: int) -> int:
     """Drop rows later than ``steps``, which a resumed run will write again; returns how many. Raises OSError."""
     if not path.exists():
         return 0
-    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+    lines = [line for line in files.read(path, LARGEST).split(b"\n") if line.strip()]
     kept = [line for line in lines if (row := _row(line)) is not None and row.get("steps", 0) <= steps]
     if len(kept) < len(lines):
         replace_file(path, b"".join(line + b"\n" for line in kept))

@@ -72,6 +72,8 @@ class Priorities:
         """Go back to a saved state."""
         self.nodes[...] = state["nodes"]
         self.largest[...] = state["largest"]
+        if self.nodes[:, self.leaves + self.capacity :].any() or not np.isfinite(self.nodes).all():
+            raise ValueError("priorities: of entries that there are none")
 
 
 def importance_weights(probability: Array, size: int, beta: float) -> Array:

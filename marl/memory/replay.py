@@ -24,7 +24,7 @@ from marl.credit import Credit, Mixing, Outcome
 from marl.jit import jit
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.priorities import Priorities
-from marl.memory.rollout import Decision, Look
+from marl.memory.rollout import Decision, Look, refuse_wild_actions
 from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
 from marl.spaces import base_legal
 from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, TeamStep
@@ -220,7 +220,7 @@ class Replay:
             for other in hears
         )
         needed = per_step * cells[0] * cells[1]
-        free = _free_memory()
+        free = free_memory()
         if free is not None and needed > free:
             raise ResourceError(
                 f"replay of team {self.team.name!r}: {cells[0] * cells[1]:,} steps of {per_step:,} bytes need "
@@ -679,6 +679,16 @@ class Replay:
         self._last[...], self._episode[...] = state["last"], state["episode"]
         self.head, self.size = int(state["head"]), int(state["size"])
         self.seen_steps, self.ragged = int(state["seen_steps"]), bool(state["ragged"])
+        self._refuse_wild()
+
+    def _refuse_wild(self) -> None:
+        """Raise ValueError for places outside of the ring and the like: compiled code goes there without a look."""
+        places = (self.link.numpy(), self._last, self._final.numpy(), np.array([self.head, self.size]))
+        if max(int(place.max()) for place in places) >= self.rows or min(self._last.min(), self.head, self.size) < -1:
+            raise ValueError(f"replay of team {self.team.name!r}: places outside of its {self.rows} rows")
+        refuse_wild_actions(self.action, self.team)
+        for place, actions in zip(self._others, self.others, strict=True):
+            refuse_wild_actions(actions, self.spec.teams[place])
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         stored = "obs acting legal started carry action reward terminated truncated link joint _final _since"
@@ -767,7 +777,7 @@ def _make_folder(directory: str) -> None:
         raise ConfigError(f"buffer_dir: cannot write to {directory!r} ({error.strerror})") from None
 
 
-def _free_memory(root: Path = Path("/")) -> int | None:
+def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes that can be had without swapping, of the machine's and of a container's own; None where nobody says."""
     groups = root / "sys/fs/cgroup"
     told = [

@@ -43,6 +43,14 @@ class Decision:
     carry: Tensor
 
 
+def refuse_wild_actions(actions: Tensor, team: TeamSpec) -> None:
+    """Raise ValueError for choices ``(..., N[, A])`` that do not exist: compiled code reads them without a look."""
+    if team.action.kind != "box" and actions.numel():
+        sizes = torch.tensor(team.action.sizes, device=actions.device)  # (1,) or (A,)
+        if bool(((actions < 0) | (actions >= sizes)).any()):
+            raise ValueError(f"memory of team {team.name!r}: actions that do not exist")
+
+
 class Rollout:
     """Rows ``t = 0..T`` of what was seen and ``t = 0..T-1`` of what was done and what came of it.
 
@@ -242,6 +250,9 @@ class Rollout:
         self.final_joint = [final["joint"].to(self.device) for final in state["finals"] if "joint" in final]
         self.final_legal = [final["legal"].to(self.device) for final in state["finals"] if "legal" in final]
         self.outcome.load_state_dict(state["outcome"])
+        refuse_wild_actions(self.action, self.team)
+        if not 0 <= self.time <= self.steps:
+            raise ValueError(f"rollout: row {self.time} of {self.steps}")
         self._send()
 
     def _tensors(self) -> list[tuple[str, Tensor]]:

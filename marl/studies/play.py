@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
 from marl.adapters.spoken import SpokenAEC, SpokenParallel
 from marl.curriculum import HasTasks, Target
+from marl.logs.files import replace_file
 from marl.panel import Talk, beside
 from marl.playing.alone import DecentralizedActor
 from marl.playing.episodes import evaluation_seeds, play_episodes
@@ -195,5 +197,7 @@ def write_gif(episodes: list[Played], rate: float, path: Path) -> Path:
         raise ConfigError("imageio is not installed: pip install 'marl-system[play]'") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     # Players round a frame's time to hundredths of a second, and slow down below two of them.
-    imageio.imwrite(path, canvas, duration=max(20.0, round(100 / rate) * 10), loop=0)
+    gif = io.BytesIO()
+    imageio.imwrite(gif, canvas, extension=".gif", duration=max(20.0, round(100 / rate) * 10), loop=0)
+    replace_file(path, gif.getvalue())  # it may lie in a run folder: never through a link
     return path

@@ -205,6 +205,49 @@ def test_the_log_forgets_what_nobody_needs():
     assert len(log._arrays[0]) <= 16
 
 
+def test_the_log_of_an_episode_that_never_ends_stays_small_and_the_others_are_kept():
+    log = ActionLog(make(Walk, 2).spec, 2, capacity=4, largest=32)
+    for t in range(1_000):
+        log.append([np.array([[t % 2], [1]])])
+        if t % 10 == 9:
+            log.restart(0)
+        assert len(log._arrays[0]) <= 32
+        assert log.since_seeding(0) == (t + 1) % 10
+        assert log.since_seeding(1) == t + 1
+        assert log.forgotten(1) == (t >= 32)
+        assert not log.forgotten(0)
+    log.append([np.array([[7], [1]])])
+    assert log.actions(0)[0].tolist() == [[7]]
+    assert len(log.actions(1)[0]) == 0
+    log.restart(1)
+    assert not log.forgotten(1)
+    assert log.since_seeding(1) == 0
+
+
+class Endless(Walk):
+    """Walks on for ever where copies are told to."""
+
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+def test_a_copy_whose_episode_was_too_long_begins_a_new_one_and_the_run_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(ActionLog.__init__, "__defaults__", (4, 16))
+    with marl.MultiAgentSystem(marl.ippo(rollout=8, minibatches=1), Endless, num_envs=2) as system:
+        system.train(steps=30)
+        system.save(tmp_path / "short")
+        system.train(steps=10)
+        system.save(tmp_path / "long")
+        assert len(system.state_dict()["env"]["copies"][0]["actions"]["team"]) == 0
+    for name, said in (("short", False), ("long", True)):
+        caplog.clear()
+        with marl.MultiAgentSystem.load(tmp_path / name, env=Endless) as system:
+            system.train(steps=20)
+            assert ("too long to be repeated" in caplog.text) == said
+            assert [copy["length"] for copy in system.state_dict()["env"]["copies"]] == [9 if said else 25] * 2
+
+
 @pytest.mark.parametrize("name", ENVS)
 def test_copies_do_not_care_how_they_are_split(name):
     factory = ENVS[name] if callable(ENVS[name]) else lambda: __import__("gymnasium").make(ENVS[name])

@@ -65,10 +65,33 @@ def test_json_brings_back_the_same_space(space):
     assert space_from_json(json.loads(text)) == space
 
 
-@pytest.mark.parametrize("bad", [{"type": "Sphere"}, {"type": "Box"}, {}, None, {"type": "Discrete", "n": 2}])
-def test_json_that_is_no_space_is_refused(bad):
+BOX = {"type": "Box", "low": 0, "high": 1, "shape": [2], "dtype": "float32"}
+BAD = [
+    *({"type": "Sphere"}, {"type": "Box"}, {}, None, {"type": "Discrete", "n": 2}, 3, [], "Box"),
+    *(BOX | {"shape": [10**12]}, BOX | {"shape": [-1]}, BOX | {"shape": "x"}, BOX | {"dtype": "O"}),
+    {"type": "Discrete", "n": 10**12, "start": 0, "dtype": "int64"},
+    {"type": "MultiDiscrete", "nvec": [10**9, 10**9], "start": [0, 0], "dtype": "int64"},
+    {"type": "MultiBinary", "n": [10**6, 10**6]},
+    {"type": "Dict", "spaces": [[["a", 0], BOX]]},
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_json_that_is_no_space_or_larger_than_any_is_refused(bad):
     with pytest.raises(ConfigError):
         space_from_json(bad)
+
+
+def test_keys_of_dict_spaces_that_are_no_texts_come_back_as_they_were():
+    keys = [("goal", 0), ("goal", (1, None)), 3, "3", 2.5, ()]
+    space = spaces.Dict([(key, Discrete(place + 2)) for place, key in enumerate(keys)])
+    text = json.dumps(space_to_json(space), allow_nan=False)
+    again = space_from_json(json.loads(text))
+    assert again == space
+    assert list(again.spaces) == keys
+    assert [type(key) for key in again.spaces] == [type(key) for key in keys]
+    with pytest.raises(ConfigError, match="use texts, numbers or tuples"):
+        space_to_json(spaces.Dict([(frozenset((1,)), Discrete(2))]))
 
 
 def test_what_has_no_fixed_length_is_refused():

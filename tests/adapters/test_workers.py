@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -77,7 +78,8 @@ class Toy:
             case 11:
                 os._exit(7)
             case 12:
-                time.sleep(60)
+                print("the toy hangs", file=sys.stderr, flush=True)
+                time.sleep(600)
             case 13:
                 raise EnvContractError("agent 'a': observation is NaN")
             case 14:
@@ -88,7 +90,7 @@ class Toy:
                 print("the toy prints")
             case 17:
                 if os.fork() == 0:
-                    time.sleep(60)
+                    time.sleep(600)
                 os._exit(9)
         step = self._step
         team = step.teams[0]
@@ -191,13 +193,18 @@ def group_lives(group: int) -> bool:
     return True
 
 
-def wait_gone(pids, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if all(gone(pid) for pid in pids):
-            return True
+HANGS = 120  # seconds after which a test that waits has found a deadlock; how fast things are is nobody's promise here
+
+
+def wait_until(condition) -> None:
+    until = time.monotonic() + HANGS
+    while not condition():
+        assert time.monotonic() < until, "a hang"
         time.sleep(0.02)
-    return False
+
+
+def wait_gone(pids) -> None:
+    wait_until(lambda: all(gone(pid) for pid in pids))
 
 
 def test_results_do_not_depend_on_the_number_of_workers():
@@ -255,9 +262,7 @@ def test_actions_of_the_wrong_shape_are_refused(batch, bad, match):
 def test_a_failing_environment_is_replaced_and_its_episode_discarded(batch, value, kind):
     batch.reset(1)
     before = batch.step(actions()).teams[0].obs.copy()
-    began = time.monotonic()
     step = batch.step(actions(value=value, copy=3))
-    assert time.monotonic() - began < 2.0
     assert step.discarded.tolist() == [False, False, True, True]
     assert step.started.tolist() == [False, False, True, True]
     assert (step.teams[0].reward[2:] == 0).all()
@@ -301,31 +306,27 @@ def test_replacement_happens_even_when_the_other_worker_ends_an_episode(batch):
 def test_children_of_a_lost_environment_neither_hide_its_end_nor_stay(batch):
     batch.reset(0)
     old = batch.pids[0]
-    began = time.monotonic()
     step = batch.step(actions(value=FORK, copy=0))
-    assert time.monotonic() - began < 5.0
     assert step.discarded.tolist() == [True, True, False, False]
-    assert batch.faults["exited"] == 1
-    until = time.monotonic() + 2.0
-    while group_lives(old):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    assert batch.faults["exited"] == 1  # not "hung", as after its deadline
+    wait_until(lambda: not group_lives(old))
 
 
 @pytest.mark.parametrize("how", ["stopped", "stuck"])
-def test_a_hung_worker_is_replaced_after_its_deadline(how):
-    env = toy(deadline=0.7)
+def test_a_hung_worker_is_replaced_after_its_deadline(how, monkeypatch):
+    env = toy(deadline=1e6)
     env.reset(0)
     old = env.pids[1]
     if how == "stopped":
         os.kill(old, signal.SIGSTOP)
-    began = time.monotonic()
-    step = env.step(actions(value=HANG if how == "stuck" else 0, copy=2))
-    took = time.monotonic() - began
+    env.step_async(actions(value=HANG if how == "stuck" else 0, copy=2))
+    wait_until(lambda: select.select([env._workers[0]._channel._sock], [], [], 0)[0])  # the other one has answered
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 1e6)  # and the deadline has passed
+    step = env.step_wait()
     assert step.discarded.tolist() == [False, False, True, True]
     assert env.faults["hung"] == 1
-    assert 0.7 <= took < 2.7
-    assert wait_gone([old], 1.0)
+    wait_gone([old])
     env.close()
 
 
@@ -406,7 +407,7 @@ def test_saving_beside_a_dead_worker_resumes_like_going_on(batch):
     batch.reset(5)
     batch.step(actions())
     os.kill(batch.pids[0], signal.SIGKILL)
-    assert wait_gone([batch.pids[0]], 2.0)
+    wait_gone([batch.pids[0]])
     state = batch.state_dict()
     expected = arrays_of(batch.step(actions(value=2)))
     later = arrays_of(batch.step(actions(value=2)))
@@ -426,7 +427,7 @@ def test_closing_twice_is_fine_and_forgetting_closes():
         env.step(actions())
     env.close()
     env.close()
-    assert wait_gone(pids, 1.0)
+    wait_gone(pids)
     with pytest.raises(ConfigError, match="closed"):
         env.reset(0)
     env = toy()
@@ -434,7 +435,7 @@ def test_closing_twice_is_fine_and_forgetting_closes():
     pids = env.pids
     del env
     gc.collect()
-    assert wait_gone(pids, 1.0)
+    wait_gone(pids)
 
 
 def test_a_factory_from_an_unimportable_file_travels_by_value(tmp_path):
@@ -489,14 +490,17 @@ def shared_memory() -> set[str]:
     return set(os.listdir("/dev/shm")) if Path("/dev/shm").exists() else set()
 
 
-@pytest.mark.parametrize("then", ["time.sleep(60)", "env.step(actions(value=HANG))"])
+@pytest.mark.parametrize("then", ["time.sleep(600)", "env.step(actions(value=HANG))"])
 def test_workers_die_with_a_killed_learner_and_leave_nothing(tmp_path, then):
     before = shared_memory()
     process, pids = run_script(tmp_path, then)
-    time.sleep(0.3)
+    if "HANG" in then:
+        assert process.stderr is not None
+        while "hangs" not in process.stderr.readline():
+            assert process.poll() is None
     process.kill()
     process.communicate()
-    assert wait_gone(pids, 2.0)
+    wait_gone(pids)
     assert shared_memory() <= before
 
 
@@ -512,13 +516,13 @@ def test_workers_of_a_thread_die_with_a_killed_learner(tmp_path):
         "assert not any(second.faults.values())\n"
         "print(json.dumps(second.pids), flush=True)\n"
         "second.step_async(actions(value=HANG))\n"
-        "time.sleep(60)"
+        "time.sleep(600)"
     )
     process, pids = run_script(tmp_path, then)
     pids += json.loads(process.stdout.readline())
     process.kill()
     process.communicate()
-    assert wait_gone(pids, 2.0)
+    wait_gone(pids)
 
 
 def test_ctrl_c_reaches_the_learner_only(tmp_path):
@@ -529,18 +533,18 @@ def test_ctrl_c_reaches_the_learner_only(tmp_path):
     time.sleep(0.2)
     assert not any(gone(pid) for pid in pids)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert wait_gone(pids, 1.0)
+    _, errors = process.communicate(timeout=600)
+    wait_gone(pids)
     assert errors.count("Traceback") == 1
 
 
 def test_what_an_environment_prints_stays_out_of_the_learners_output(tmp_path):
     process, pids = run_script(tmp_path, "env.step(actions(value=PRINT)); print(env.faults)")
-    out, errors = process.communicate(timeout=20)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert "the toy prints" not in out
     assert "the toy prints" in errors
-    assert wait_gone(pids, 1.0)
+    wait_gone(pids)
 
 
 def test_workers_do_not_wait_for_torch():

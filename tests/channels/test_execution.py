@@ -463,7 +463,7 @@ def test_agent_processes_die_with_a_killed_evaluation(tmp_path):
 
         def look(self, view):
             print(self.pid, flush=True)
-            time.sleep(60)
+            time.sleep(600)
 
         processes.ProcessPlayer.look = look
         system = marl.MultiAgentSystem(marl.ippo(rollout=8), lambda: Team(widths=(3,), choices=(2,)), num_envs=1)
@@ -478,7 +478,7 @@ def test_agent_processes_die_with_a_killed_evaluation(tmp_path):
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 120  # only a hang takes that long
     while time.monotonic() < until:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 0)

@@ -164,6 +164,30 @@ def test_a_damaged_config_is_explained_with_its_line(content, expected, finished
         assert expected in said.error
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"steps": 1280', '"steps": 1' + "0" * 5000, "digits"),
+        ('"steps": 1280', '"steps": NaN', "NaN is no number"),
+        ('"steps": 1280', '"steps": 1e999', "steps: expected a whole number of at least 1, got inf"),
+        ('"steps": 1280', '"steps": "many"', "steps: expected a whole number of at least 1, got 'many'"),
+        ('"steps": 1280', '"steps": true', "steps: expected a whole number of at least 1, got True"),
+        ('"workers": 0', '"workers": 1.5', "workers: expected a whole number of at least 0, got 1.5"),
+        ('"seed": 0', '"seed": "x"', "seed: expected a whole number of at least 0, got 'x'"),
+        ('"num_envs": 4', '"num_envs": [4]', "num_envs: expected a whole number of at least 1, got [4]"),
+        ('"set": []', '"set": [5]', "'set' must be a list of texts"),
+    ],
+)
+def test_a_config_with_values_that_make_no_sense_is_explained(old, new, expected, finished, tmp_path, marl_command):
+    text = (finished / "config.json").read_text()
+    assert old in text
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(text.replace(old, new))
+    said = marl_command("train", "--run-dir", tmp_path, "--resume")
+    assert said.code == 2
+    assert expected in said.error
+
+
 def test_a_huge_config_is_not_even_read(tmp_path, marl_command):
     (tmp_path / "checkpoints").mkdir()
     with open(tmp_path / "config.json", "wb") as file:

@@ -35,7 +35,7 @@ def test_train_writes_a_run_folder(finished):
 
 
 def test_a_checkpoint_of_a_run_loads_by_itself(finished):
-    with marl.MultiAgentSystem.load(finished / "checkpoints" / "last") as system:
+    with marl.MultiAgentSystem.load(finished / "checkpoints" / "last", trust=True) as system:
         assert system.steps == 1280
         assert system.evaluate(2).episodes == 2
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import pytest
 
 from tests.cli.conftest import finish, start
-from tests.cli.test_resume import same_as
+from tests.cli.test_resume import KILLED, same_as
 
 SCENARIO = """
 import marl
@@ -46,21 +45,8 @@ def words(scenario, run):
 
 def test_a_killed_league_goes_on_as_if_nothing_had_happened(throws, tmp_path, marl_command):
     assert marl_command(*words(throws, tmp_path / "whole")).code == 0
-    slow = (
-        "import sys, time; from marl.run import Run; from marl.cli import main; tick = Run.tick\n"
-        "def patched(self, system):\n"
-        "    if system.steps == 700: time.sleep(60)\n"
-        "    return tick(self, system)\n"
-        "Run.tick = patched; sys.exit(main())"
-    )
-    process = start(*words(throws, tmp_path / "killed"), code=slow)
-    last = tmp_path / "killed" / "checkpoints" / "step-000000000640"
-    deadline = time.monotonic() + 60
-    while not last.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    assert finish(process).code == -signal.SIGKILL
+    program = KILLED.replace("788", "700").format("os.kill(os.getpid(), signal.SIGKILL)")
+    assert finish(start(*words(throws, tmp_path / "killed"), code=program)).code == -signal.SIGKILL
     said = marl_command(*words(throws, tmp_path / "killed"), "--resume")
     assert said.code == 0
     assert "from step 640" in said.err

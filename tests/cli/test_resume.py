@@ -55,7 +55,7 @@ def at(monkeypatch, step, action):
 @pytest.mark.parametrize(
     ("name", "step", "code", "status"),
     [
-        ("SIGINT", 4, 130, "interrupted"),
+        ("SIGINT", 8, 130, "interrupted"),
         ("SIGTERM", 500, 75, "preempted"),
         ("SIGUSR1", 1276, 75, "preempted"),
         ("SIGTERM", 640, 75, "preempted"),
@@ -112,9 +112,9 @@ def test_a_killed_run_resumes_as_if_it_had_never_stopped(scenario, finished, tmp
 def test_a_second_signal_ends_at_once_and_spares_the_last_checkpoint(scenario, tmp_path):
     twice = (
         "import time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.3); "
-        "system.save = lambda path: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))"
+        "system.save = lambda path: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(600))"
     )
-    said = finish(start(*words(scenario, tmp_path), code=KILLED.format(twice)), seconds=40)
+    said = finish(start(*words(scenario, tmp_path), code=KILLED.format(twice)))
     assert said.code == 128 + signal.SIGTERM
     assert "Traceback" not in said.err
     assert checkpoint.load(tmp_path / "checkpoints" / "last")[0]["steps"] == 640
@@ -148,11 +148,62 @@ def test_a_signal_before_or_after_the_training_is_quiet_too(scenario, tmp_path, 
         said = marl_command(*words(scenario, tmp_path / "never"))
     assert (said.code, said.error) == (75, "preempted")
     assert not (tmp_path / "never").exists()
-    monkeypatch.setattr(MultiAgentSystem, "evaluate", preempt)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_a_run_that_is_ended_in_its_final_evaluation_is_not_finished_and_resuming_evaluates(
+    name, code, scenario, tmp_path, monkeypatch, marl_command
+):
+    from marl.system import MultiAgentSystem
+
+    status = {75: "preempted", 130: "interrupted"}[code]
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiAgentSystem, "evaluate", lambda *_, **__: os.kill(os.getpid(), getattr(signal, name)))
+        said = marl_command("train", scenario, "--run-dir", run, "--steps", 64, "--episodes", 2, "--quiet", "--json")
+    assert said.code == code
+    assert f"{status} in the final evaluation" in said.error
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["exit_code"], summary["steps"]) == (status, code, 64)
+    assert json.loads(said.out)["status"] == status
+    assert not (run / "run.lock").exists()
+    monkeypatch.setattr(MultiAgentSystem, "train", None)  # there is nothing left to train
+    said = marl_command("train", "--run-dir", run, "--resume", "--json")
+    assert said.code == 0, said.err
+    assert len(json.loads(said.out)["evaluation"]["returns"]) == 2
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_run_whose_final_evaluation_fails_is_not_finished(scenario, tmp_path, monkeypatch, marl_command):
+    from marl.system import MultiAgentSystem
+    from marl.types import EnvContractError
+
+    def fail(*_, **__):
+        raise EnvContractError("no observation")
+
+    monkeypatch.setattr(MultiAgentSystem, "evaluate", fail)
     said = marl_command("train", scenario, "--run-dir", tmp_path / "run", "--steps", 64, "--quiet")
-    assert (said.code, said.error) == (75, "preempted")
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
-    assert not (tmp_path / "run" / "run.lock").exists()
+    assert said.code == 3
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["exit_code"], summary["steps"]) == ("failed", 3, 64)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_in_the_first_step_waits_for_nothing_and_saves_nothing(
+    name, code, scenario, tmp_path, monkeypatch, marl_command
+):
+    """The first step may compile for a minute."""
+    from marl.system import MultiAgentSystem
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiAgentSystem, "_advance", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
+        said = marl_command(*words(scenario, run))
+    assert said.code == code
+    assert "before the next step was taken" in said.error
+    assert list((run / "checkpoints").iterdir()) == []
+    assert json.loads((run / "summary.json").read_text())["exit_code"] == code
+    assert marl_command("train", "--run-dir", run, "--resume", "--steps", 64, "--no-evaluate", "--quiet").code == 0
 
 
 def test_sigterm_ends_other_commands_in_order(finished, monkeypatch, marl_command):
@@ -257,6 +308,44 @@ def test_more_steps_and_other_evaluations_may_be_asked_for(scenario, copy, marl_
     assert json.loads((copy / "summary.json").read_text())["steps"] == 1408
 
 
+def test_resuming_keeps_what_was_asked_and_takes_what_is_asked_anew(scenario, tmp_path, monkeypatch, marl_command):
+    run = tmp_path / "run"
+    asked = ("--tensorboard", "--keep", 2, "--episodes", 3, "--save-every", 160, "--save-minutes", 5, "--workers", 0)
+    with monkeypatch.context() as patch:
+        at(patch, 500, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert marl_command("train", scenario, "--run-dir", run, *asked, "--quiet").code == 75
+    first = json.loads((run / "config.json").read_text())
+    events = len(list((run / "tensorboard").iterdir()))
+    said = marl_command("train", "--run-dir", run, "--resume", "--json")
+    assert said.code == 0, said.err
+    assert len(json.loads(said.out)["evaluation"]["returns"]) == 3
+    assert [path.name[-4:] for path in sorted((run / "checkpoints").glob("step-*"))][-2:] == ["1120", "1280"]
+    assert len(list((run / "tensorboard").iterdir())) == events + 1
+    again = json.loads((run / "config.json").read_text())
+    assert again["tunable"] == first["tunable"]
+    ours = {"resume", "json", "quiet"}
+    assert {k: v for k, v in again["asked"].items() if k not in ours} == {
+        k: v for k, v in first["asked"].items() if k not in ours
+    }
+    anew = ("--no-tensorboard", "--episodes", 100, "--keep", 3, "--set", "steps=1408", "--no-evaluate")  # the defaults
+    assert marl_command("train", "--run-dir", run, "--resume", *anew, "--quiet").code == 0
+    assert len(list((run / "tensorboard").iterdir())) == events + 1
+    last = json.loads((run / "config.json").read_text())
+    assert last["tunable"]["steps"] == json.loads((run / "summary.json").read_text())["steps"] == 1408
+    changed = {"tensorboard": False, "episodes": 100, "keep": 3, "evaluate": False, "save_every": 160}
+    assert changed.items() <= last["asked"].items()
+
+
+@pytest.mark.parametrize(("name", "value"), [("keep", "3"), ("tensorboard", 1), ("save_minutes", -1), ("device", None)])
+def test_a_config_with_options_that_make_no_sense_is_bad_input(name, value, copy, marl_command):
+    config = json.loads((copy / "config.json").read_text())
+    config["asked"][name] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    said = marl_command("train", "--run-dir", copy, "--resume")
+    assert said.code == 2
+    assert name.replace("_", "-") in said.error.replace("_", "-")
+
+
 def test_another_fingerprint_is_named(scenario, copy, monkeypatch, marl_command):
     here = checkpoint.fingerprint()
     monkeypatch.setattr(checkpoint, "fingerprint", lambda: here | {"torch": "9.9"})
@@ -291,6 +380,62 @@ def test_a_full_disk_ends_a_run_only_after_patience(scenario, tmp_path, monkeypa
     assert "training goes on" in said.err
     assert "6 times in a row (No space left on device)" in said.err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_code"] == 6
+
+
+def rows_of(run):
+    return str([{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(run)])
+
+
+@pytest.mark.parametrize("what", ["", "metrics.jsonl", "checkpoints", "config.json", "run.lock"])
+def test_a_run_whose_folder_is_removed_makes_it_again_and_loses_nothing_learnt(
+    what, scenario, finished, tmp_path, monkeypatch, marl_command
+):
+    run, left = tmp_path / "run", tmp_path / "left"
+    at(monkeypatch, 644, lambda: (run / what).rename(left))
+    said = marl_command(*words(scenario, run, "--tensorboard"))
+    assert said.code == 0, said.err
+    assert said.err.count("was removed or changed while training") == 1
+    assert rows_of(run) == rows_of(finished)
+    states = [checkpoint.load(folder / "checkpoints" / "last")[0] for folder in (finished, run)]
+    for state in states:
+        for clock in CLOCKS:
+            state["history"].pop(clock, None)
+    assert_equal(*states)
+    assert json.loads((run / "config.json").read_text())["asked"]["tensorboard"]
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+    assert not (run / "run.lock").exists()
+    assert list((run / "tensorboard").iterdir())
+    assert marl_command("evaluate", run, "--episodes", 1).code == 0
+
+
+def test_a_folder_that_is_removed_in_the_final_evaluation_is_made_again(scenario, tmp_path, monkeypatch, marl_command):
+    from marl.system import MultiAgentSystem
+
+    run, evaluate = tmp_path / "run", MultiAgentSystem.evaluate
+    monkeypatch.setattr(MultiAgentSystem, "evaluate", lambda *a, **k: (shutil.rmtree(run, True), evaluate(*a, **k))[1])
+    assert marl_command("train", scenario, "--run-dir", run, "--steps", 64, "--episodes", 2).code == 0
+    assert checkpoint.load(run / "checkpoints" / "last")[0]["steps"] == 64
+    assert "evaluation" in json.loads((run / "summary.json").read_text())
+
+
+def test_a_run_whose_folder_was_given_to_another_run_ends_and_spares_it(scenario, tmp_path, monkeypatch, marl_command):
+    run, other = tmp_path / "run", []
+
+    def usurp():
+        shutil.rmtree(run)
+        other.append(Run(run))
+        other[0].begin({"mine": True})
+
+    at(monkeypatch, 644, usurp)
+    said = marl_command(*words(scenario, run))
+    assert said.code == 6
+    assert "was removed while training, and now" in said.err.strip().splitlines()[-1]
+    with other[0]:
+        assert json.loads((run / "config.json").read_text()) == {"mine": True}
+        assert not (run / "summary.json").exists()
+        assert list((run / "checkpoints").iterdir()) == []
+        assert (run / "metrics.jsonl").read_bytes() == b""
+        assert (run / "run.lock").exists()
 
 
 def test_the_latest_run_of_a_scenario_is_found(scenario, tmp_path, monkeypatch, marl_command):
@@ -371,7 +516,7 @@ def test_learners_with_code_of_their_author_are_brought_back_by_their_scenario(t
     assert marl_command("evaluate", run, "--episodes", 1).code == 0
     said = marl_command("play", run)
     assert said.code == 2
-    assert "takes no render_mode keyword" in said.error
+    assert "takes no render_mode" in said.error
     fork = ("train", "--resume", run / "checkpoints" / "step-000000000016", "--run-dir", tmp_path / "fork")
     said = marl_command(*fork, "--no-evaluate", "--quiet")
     assert said.code == 0, said.err

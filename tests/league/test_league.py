@@ -423,7 +423,9 @@ def test_checkpoints_and_systems_are_opponents(tmp_path):
     system = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[path]))
     system.train(steps=40)
     system.save(tmp_path / "mine")
-    resumed = marl.MultiAgentSystem.load(tmp_path / "mine")
+    with pytest.raises(marl.CheckpointError, match="it would load the policies in"):
+        marl.MultiAgentSystem.load(tmp_path / "mine")
+    resumed = marl.MultiAgentSystem.load(tmp_path / "mine", trust=True)
     for one in (system, resumed):
         one.train(steps=40)
     same(system, resumed)

@@ -15,7 +15,7 @@ from gymnasium.spaces import Dict, MultiBinary
 import marl
 from marl import adapters
 from marl.memory.priorities import Priorities
-from marl.memory.replay import Replay, Sample, _free_memory
+from marl.memory.replay import Replay, Sample, free_memory
 from marl.memory.rollout import Decision
 from marl.scope import Joint, Local
 from tests.tiny import Constant, Team, Turns
@@ -404,18 +404,18 @@ def test_a_containers_limit_is_a_limit(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
-    assert _free_memory(tmp_path) is None
+    assert free_memory(tmp_path) is None
     write("proc/meminfo", "MemTotal:  9000 kB\nMemAvailable:  4000 kB\nHugePages_Free:  0\n")
     write("sys/fs/cgroup/memory.max", "max\n")
     write("sys/fs/cgroup/memory.current", "5000\n")
-    assert _free_memory(tmp_path) == 4000 * 1024
+    assert free_memory(tmp_path) == 4000 * 1024
     write("sys/fs/cgroup/memory.max", "8000\n")
-    assert _free_memory(tmp_path) == 3000
+    assert free_memory(tmp_path) == 3000
     write("sys/fs/cgroup/memory.stat", "anon 4000\ninactive_file 500\n")
-    assert _free_memory(tmp_path) == 3500
+    assert free_memory(tmp_path) == 3500
     write("sys/fs/cgroup/memory/memory.limit_in_bytes", "2000\n")
     write("sys/fs/cgroup/memory/memory.usage_in_bytes", "1200\n")
-    assert _free_memory(tmp_path) == 800
+    assert free_memory(tmp_path) == 800
 
 
 def test_memory_is_what_its_arrays_need():

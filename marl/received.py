@@ -1,0 +1,271 @@
+"""What a checkpoint or run folder may say: its types, and what it may name without being trusted.
+
+Whoever loads a folder may have got it from somebody else. So it chooses among what is registered, installed as a
+scenario or in :data:`marl.config.SETTINGS`; whatever else would run, or open what lies elsewhere, its user names again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from marl.adapters.resolve import comes_with_library
+from marl.config import code_in, from_json, to_json
+from marl.scenario import Scenario, names
+from marl.types import CheckpointError, ConfigError, MarlError, Spec
+
+WHOLE = {"num_envs": (1, 2**20), "workers": (0, 2**10), "seed": (0, 2**128), "steps": (0, 2**62)}
+KINDS: Mapping[str, tuple[type, ...]] = {
+    "env": (str, type(None)),
+    "options": (dict, type(None)),
+    "spec": (dict,),
+    "agents": (dict, type(None)),
+    "shaping": (dict, list, type(None)),
+    "curriculum": (dict, type(None)),
+    "league": (dict, type(None)),
+    "channel": (dict, type(None)),
+}
+SMALL = 2**20  # elements of a layer, or of a rollout's column, that may be allocated for whoever asks
+LATER = ("shaping", "curriculum", "league", "channel")  # what the first checkpoints did not have
+
+
+def checked(where: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a system, each value of its type and in its range. Raises CheckpointError."""
+    said: dict[str, Any] = {}
+    for name, (least, most) in WHOLE.items():
+        value = said[name] = meta.get(name)
+        if type(value) is not int or not least <= value <= most:
+            raise CheckpointError(
+                f"{where}: {name}: expected a whole number from {least:,} to {most:,}, got {value!r:.80}"
+            )
+    for name, kinds in KINDS.items():
+        if name not in meta and name not in LATER:
+            raise CheckpointError(f"{where}: {name} is missing, so it holds no system")
+        value = said[name] = meta.get(name)
+        if type(value) not in kinds:
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise CheckpointError(f"{where}: {name}: expected {wanted}, got {value!r:.80}")
+    options = said["options"] or {}
+    limit, kwargs = options.get("max_steps"), options.get("env_kwargs")
+    if not (limit is None or (type(limit) is int and limit >= 1)) or not (kwargs is None or type(kwargs) is dict):
+        raise CheckpointError(f"{where}: options make no sense: {options!r:.80}")
+    return said
+
+
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Whatever forged values come to is one line. Raises CheckpointError; what is one line already as it is."""
+    try:
+        yield
+    except MarlError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(f"{where}: what it holds makes no sense here: {said:.300}") from error
+
+
+def settings(
+    where: str, meta: Mapping[str, Any], given: Mapping[str, Any], scenario: Scenario | None, trust: bool
+) -> tuple[dict[str, Any], str | None]:
+    """Each part of a system's settings as given, else as saved, else as the scenario has it.
+
+    Args:
+        where: what is loaded, in words.
+        meta: see :func:`checked`; with ``env_kwargs`` if they are wanted.
+        given: the parts, None for those that were not given.
+        scenario: what the user, or the checkpoint, named.
+        trust: whether the checkpoint may name whatever it likes.
+
+    Returns:
+        The parts, and the name of the first that holds code and that nobody gave: training needs it.
+
+    Raises:
+        CheckpointError: if nobody can say what learners, channel or environment were, or they are not trusted.
+    """
+    allowed = () if scenario is None else deeds_of(scenario)
+    found, lost = dict(given), None
+    for part in (name for name, own in given.items() if own is None):
+        data = meta[part]
+        if not trust:
+            refuse_deeds(where, deeds(data, part), allowed)
+        if part == "env_kwargs":
+            found[part] = None if data is None else _env_kwargs(where, data, scenario)
+            continue
+        code = code_in(data, part)
+        value = None if code else _read(where, data)
+        if value is None and scenario is not None:  # what only code can say
+            value = getattr(scenario, part)
+        if not value and (code or part == "agents"):
+            if part in ("agents", "channel"):
+                raise _needed(where, part, code)
+            lost = lost or part
+        found[part] = value
+    return found, lost
+
+
+def options(where: str, meta: Mapping[str, Any], scenario: Scenario | None) -> dict[str, Any]:
+    """``env_kwargs`` as JSON and ``max_steps``, as saved; where the first schema could not write them, the scenario's.
+
+    Raises:
+        CheckpointError: if nobody can say what they were.
+    """
+    saved = meta["options"]
+    if saved is None and scenario is not None:
+        saved = {"env_kwargs": to_json(scenario.env_kwargs, code=True), "max_steps": scenario.max_steps}
+    if saved is None:
+        raise CheckpointError(
+            f"{where}: the version that saved it could not write the environment's options; pass "
+            "env=marl.Scenario(...) with env_kwargs= and max_steps= as then"
+        )
+    return {"env_kwargs": saved.get("env_kwargs"), "max_steps": saved.get("max_steps")}
+
+
+def refuse_sizes(where: str, meta: Mapping[str, Any], spec: Spec, learners: Any) -> None:
+    """Raise CheckpointError if networks or rollouts would be larger than what the checkpoint has of them.
+
+    A file of kilobytes could else ask for all of the machine's memory, and get it.
+    """
+    most = max([SMALL, *(tensor.numel() for tensor in _tensors(learners))])
+    width = max((max(team.obs.widths) for team in spec.teams), default=1)
+    for name, numbers in _numbers(meta["agents"]):
+        if name == "rollout":
+            sizes = [numbers[0] * meta["num_envs"]]
+        else:
+            sizes = [a * b for a, b in pairwise([width, *numbers])]
+        if max(sizes, default=0) > most or sum(sizes) > 16 * most:
+            raise CheckpointError(f"{where}: {name} {numbers!r:.80} is larger than anything that it holds")
+
+
+def _numbers(data: Any) -> Iterator[tuple[str, list[int]]]:
+    """Sizes in settings as JSON: rollouts, and the numbers of each network or channel in their order."""
+    if isinstance(data, dict):
+        module = str(data.get("$class", "")).partition(":")[0]
+        if module.startswith(("marl.nets.", "marl.channels.speech")):
+            yield str(data["$class"]).rpartition(":")[2], list(_whole(data))
+        if type(data.get("rollout")) is int:
+            yield "rollout", [data["rollout"]]
+    for item in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from _numbers(item)
+
+
+def _whole(data: Any) -> Iterator[int]:
+    if type(data) is int:
+        yield data
+    for item in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from _whole(item)
+
+
+def _tensors(data: Any) -> Iterator[Tensor]:
+    if isinstance(data, Tensor):
+        yield data
+    for item in data.values() if isinstance(data, dict) else data if isinstance(data, list | tuple) else ():
+        yield from _tensors(item)
+
+
+def _env_kwargs(where: str, data: Mapping[str, Any], scenario: Scenario | None) -> dict[str, Any]:
+    """Keywords for an environment; those that hold code are the scenario's. Raises CheckpointError."""
+    own: Mapping[str, Any] = {} if scenario is None else scenario.env_kwargs
+    found = {}
+    for name, item in data.items():
+        code = code_in(item, f"env_kwargs.{name}")
+        if code and name not in own:
+            raise _needed(where, "env_kwargs", code)
+        found[name] = own[name] if code else _read(where, item)
+    return found
+
+
+def _needed(where: str, part: str, code: Mapping[str, str]) -> CheckpointError:
+    what = f" ({', '.join(f'{place}: {name}' for place, name in code.items()):.300})" if code else ""
+    mend = f"pass {part}= as then" + (", or {} if env= brings them" if part == "env_kwargs" else "")
+    return CheckpointError(f"{where}: its {part} hold code of yours{what}, which no checkpoint keeps; {mend}")
+
+
+def _read(where: str, data: Any) -> Any:
+    """Settings from JSON. Raises CheckpointError."""
+    try:
+        return from_json(data)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        said = text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
+        raise CheckpointError(f"{where}: its settings make no sense here: {said:.300}") from error
+
+
+def refuse_env(where: str, name: str) -> None:
+    """Raise CheckpointError unless an environment's or scenario's name is one that a file may choose."""
+    if name not in names() and not comes_with_library(name):
+        raise CheckpointError(
+            f"{where}: it would import and run {name!r:.200}, which is neither a registered environment nor an "
+            "installed scenario. If you trust it, name it again (env=; on the command line SCENARIO or --env) or say "
+            "trust=True (--trust)"
+        )
+
+
+def refuse_scenario(where: str, name: str) -> None:
+    """Raise CheckpointError unless a scenario's name is one that a file may choose."""
+    if name not in names():
+        raise CheckpointError(
+            f"{where}: it would import and run {name!r:.200}, which is no installed scenario. If you trust it, say "
+            "--trust, or name it again: marl train SCENARIO --run-dir RUN --resume, marl evaluate RUN --env SCENARIO"
+        )
+
+
+def refuse_deeds(where: str, wanted: Iterable[str], allowed: Iterable[str] = ()) -> None:
+    """Raise CheckpointError if something is wanted that is not allowed; see :func:`deeds`."""
+    known = set(allowed)
+    bad = next((deed for deed in wanted if deed not in known), None)
+    if bad is not None:
+        raise CheckpointError(
+            f"{where}: it would {bad}. If you trust it, give that again (agents=, env_kwargs=, league=, ...) or say "
+            "trust=True (--trust)"
+        )
+
+
+def deeds_of(scenario: Scenario) -> list[str]:
+    """What a scenario does, in the words of :func:`deeds`."""
+    parts = ("agents", "shaping", "curriculum", "league", "channel", "env_kwargs")
+    return [deed for part in parts for deed in deeds(to_json(getattr(scenario, part), code=True), part)]
+
+
+def deeds(data: Any, where: str) -> Iterator[str]:
+    """What settings as JSON would run or open beyond the folder that they are from, in words.
+
+    Env_kwargs must hold no paths or addresses: what the environment would do with them nobody knows.
+    """
+    if isinstance(data, str) and where.startswith("env_kwargs") and is_place(data):
+        yield f"give the environment {where}={data!r:.200}"
+    elif isinstance(data, list):
+        for item in data:
+            yield from deeds(item, where)
+    elif isinstance(data, dict) and "$code" not in data:  # which is never read
+        name = str(data.get("$class", "")).rpartition(":")[2]
+        if "$path" in data:
+            yield f"open {where}={data['$path']!r:.200}"
+        if name == "Hindsight":
+            yield f"import and call {data.get('reward')!r:.200} (Hindsight.reward)"
+        if data.get("buffer_dir") is not None and name:
+            yield f"write its replay to {data['buffer_dir']!r:.200} (buffer_dir)"
+        if name in ("League", "PSRO"):
+            yield from (f"load the policies in {text!r:.200} (opponents)" for text in _texts(data.get("opponents")))
+        for key, item in data.items():
+            yield from deeds(item, f"{where}.{key}" if where.startswith("env_kwargs") else where)
+
+
+def is_place(text: str) -> bool:
+    """Whether a text may be a path or an address."""
+    return text.startswith((".", "~")) or any(mark in text for mark in "/\\:")
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """Opponents that are paths: texts beside settings, not in them."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, list):
+        for item in data:
+            yield from _texts(item)
+    elif isinstance(data, dict) and "$class" not in data and "$code" not in data:
+        for key, item in data.items():
+            yield from _texts([pair[1:] for pair in item] if key == "$map" else item)
