@@ -100,7 +100,8 @@ if TYPE_CHECKING:
         TeamSpirit,
     )
     from marl.stopping import MeanReturn
-    from marl.system import History, MultiAgentSystem
+    from marl.system import MultiAgentSystem
+    from marl.training.history import History
     from marl.types import (
         CheckpointError,
         ConfigError,
@@ -232,7 +233,8 @@ _HOMES = {
         "TeamSpirit",
     ),
     "marl.stopping": ("MeanReturn",),
-    "marl.system": ("History", "MultiAgentSystem"),
+    "marl.system": ("MultiAgentSystem",),
+    "marl.training.history": ("History",),
     "marl.types": (
         "CheckpointError",
         "ConfigError",

@@ -371,7 +371,7 @@ def train(asked: Train) -> int:
 
 
 def _check_numbers(asked: Train) -> None:
-    from marl.system import check_whole
+    from marl.setup import check_whole
 
     for field in dataclasses.fields(asked):
         value = getattr(asked, field.name)
@@ -969,10 +969,10 @@ def evaluate(asked: Evaluate) -> int:
 
 def sweep(asked: Sweep) -> int:
     """``marl sweep``."""
+    from marl.setup import check_whole
     from marl.studies.sweep import plot as draw
     from marl.studies.sweep import sweep as evaluate_all
     from marl.studies.sweep import write_csv
-    from marl.system import check_whole
 
     check_whole("--episodes", asked.episodes, 1)
     if asked.seed is not None:
@@ -1006,9 +1006,9 @@ def sweep(asked: Sweep) -> int:
 
 def play(asked: Play) -> int:
     """``marl play``."""
+    from marl.setup import check_whole
     from marl.studies.play import play as play_episodes
     from marl.studies.play import write_gif
-    from marl.system import check_whole
 
     check_whole("--episodes", asked.episodes, 1)
     check_whole("--seed", asked.seed, 0)
@@ -1060,9 +1060,9 @@ def plot(asked: Plot) -> int:
 
 def tournament(asked: Tournament) -> int:
     """``marl tournament``."""
+    from marl.setup import check_whole
     from marl.studies.tournament import plot as draw
     from marl.studies.tournament import tournament as play_all
-    from marl.system import check_whole
 
     check_whole("--games", asked.games, 1)
     check_whole("--seed", asked.seed, 0)
@@ -1097,8 +1097,8 @@ def tournament(asked: Tournament) -> int:
 
 def exploit(asked: Exploit) -> int:
     """``marl exploit``."""
+    from marl.setup import check_whole
     from marl.studies.exploit import exploit as respond
-    from marl.system import check_whole
 
     check_whole("--games", asked.games, 1)
     check_whole("--seed", asked.seed, 0)
@@ -1170,7 +1170,7 @@ def check(asked: Check) -> int:
     """``marl check``."""
     from marl import conformance
     from marl.scenario import names
-    from marl.system import check_whole
+    from marl.setup import check_whole
     from marl.types import ConfigError
 
     check_whole("--steps", asked.steps, 1)

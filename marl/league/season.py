@@ -47,7 +47,7 @@ class Venue:
     num_envs: int
     seed: np.random.SeedSequence
     device: torch.device
-    learners: list[Learner]
+    learners: Sequence[Learner]
     make_env: Callable[[int], BatchEnv]
     load: Callable[[str], Trained]
     team: Callable[[str], str]  # the name of a team from a key of a mapping
@@ -80,7 +80,6 @@ class Season:
         self.turn = np.arange(venue.num_envs) % len(self.sides)  # whose turn it is to learn; sides swap each episode
         self.learning: int | None = None  # the only side that learns; None: all do
         self.waits = [np.zeros(venue.num_envs, dtype=bool) for _ in self.spec.teams]  # begun by an earlier learner
-        self.anew: list[int] = []
         self.seats = Seats(self.spec, venue.num_envs, venue.device)
         self.ratings = [self.system.start for _ in self.spec.teams]
         self.recent: list[deque[float]] = [deque(maxlen=RECENT) for _ in self.sides]
@@ -178,8 +177,8 @@ class Season:
         """Fill the pool before anybody plays."""
         raise NotImplementedError
 
-    def tick(self, clock: Clock) -> None:
-        """After the updates of a step: let the pool grow, and say in ``anew`` whose learner begins anew."""
+    def tick(self, clock: Clock) -> Sequence[int]:
+        """After the updates of a step: let the pool grow; returns the places of the learners to restart."""
         raise NotImplementedError
 
     def strategy(self, team: str) -> Strategy:
@@ -188,11 +187,10 @@ class Season:
 
     # --- playing ------------------------------------------------------------------------------------------------------
 
-    def begin(self, step: Step, clock: Clock) -> Step:
-        """Before the first step: the step as learners shall see it."""
+    def begin(self, clock: Clock) -> None:
+        """Before the first step: fill the pools and seat everybody."""
         self.first(clock)
         self._draw(np.arange(self.venue.num_envs))
-        return self.seen(step)
 
     def play(self, step: Step, actions: list[Array]) -> list[Array]:
         """Put what others do in place of what the learners chose."""
@@ -224,9 +222,8 @@ class Season:
         """Whether a team's learner may update now."""
         return self.learning is None or self.sides[self.learning].place == place
 
-    def renewed(self) -> list[int]:
-        """The places of the learners that begin anew with this step."""
-        places, self.anew = self.anew, []
+    def restart(self, places: Sequence[int]) -> Sequence[int]:
+        """The learners at these places restart: they learn nothing of the games that run."""
         for place in places:
             self.waits[place][:] = True
         return places
@@ -319,7 +316,6 @@ class Season:
             "who": self.who.copy(),
             "turn": self.turn.copy(),
             "learning": self.learning,
-            "anew": list(self.anew),
             "waits": [waits.copy() for waits in self.waits],
             "carries": [[uid, carry.clone()] for uid, carry in self.seats.carries.items()],
             "ratings": [list(rating) for rating in self.ratings],
@@ -344,7 +340,6 @@ class Season:
         self.next_uid = int(state["next_uid"])
         self.who[...], self.turn[...] = state["who"], state["turn"]
         self.learning = None if state["learning"] is None else int(state["learning"])
-        self.anew = [int(place) for place in state["anew"]]
         for waits, saved in zip(self.waits, state["waits"], strict=True):
             waits[...] = saved
         for number, side in enumerate(self.sides):

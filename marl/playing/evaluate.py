@@ -24,11 +24,11 @@ from marl.playing.processes import ProcessPlayer, assemble
 from marl.playing.report import Agreement, Metric, Record, Report, summarise
 from marl.playing.single import Agent, MixedAgent
 from marl.playing.streams import global_streams_kept
-from marl.playing.team import Frozen, Side, Strategy, TeamActor, team_sides
+from marl.playing.team import Frozen, Policy, Side, Strategy, TeamActor, team_sides
 from marl.types import Array, BatchEnv, ConfigError, Spec, Step
 
 EVALUATION_COPIES = 16
-STRANGERS = 0x57A6  # random players' streams come from (seed, this)
+STRANGERS, MIXTURE = 0x57A6, 0x313E  # streams of random players and of draws from mixtures come from (seed, this)
 
 PLAIN = Experiment()
 Links = Sequence[Link | None]
@@ -47,7 +47,7 @@ class Players:
         channels: of each team; None where nobody talks.
         sides: of the game where policies are mixed; empty: the teams.
         mixtures: the strategy of each team that mixes policies; empty: its learner's policy.
-        agent: makes one agent: ``agent(name, seed, side_seed=...)``.
+        seed: what mixtures draw from unless told otherwise.
         spoken: messages as actions; None: there are none.
     """
 
@@ -57,8 +57,30 @@ class Players:
     channels: Sequence[Channel | None]
     sides: Sequence[Side]
     mixtures: Sequence[Strategy]
-    agent: Callable[..., Agent]
+    seed: int
     spoken: Spoken | None
+
+    def agent(self, name: str, seed: int | None = None, *, side_seed: int | None = None) -> Agent:
+        """One agent's own policy: a copy of its parameters. Raises ConfigError if there is no such agent."""
+        for place, (learner, team) in enumerate(zip(self.learners, self.spec.teams, strict=True)):
+            if name not in team.agents:
+                continue
+            index = team.agents.index(name)
+            if self.mixtures[place]:
+                number = next(k for k, side in enumerate(self.sides) if name in side.agents)
+                first = next(each for each in (side_seed, seed, self.seed) if each is not None)
+                draws = np.random.SeedSequence([first, MIXTURE, number])
+                return MixedAgent(team, index, self.mixtures[place], seed, draws, self.device)
+            net, distribution = learner.policy(index)
+            return Agent(team, index, net, distribution, seed)
+        raise ConfigError(f"no agent {name!r}; agents: {', '.join(self.spec.agents)}")
+
+    def strategy(self, place: int) -> Strategy:
+        """What a team plays: policies and their chances."""
+        if self.mixtures[place]:
+            return self.mixtures[place]
+        net, distribution = self.learners[place].policy(None)
+        return [(1.0, Policy(net, distribution, name=self.spec.teams[place].name))]
 
     def links(self, link: Link | str | None, tamper: Tamper | None) -> list[Link | None]:
         """What the messages of each team suffer in evaluation. Raises ConfigError if there are none to suffer it."""

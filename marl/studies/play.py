@@ -71,7 +71,7 @@ class Film(Copies):
         self.actors = actors
         self.frames: list[Array] = []
         self._reel: list[Array] = []  # of the episode that runs
-        super().__init__(lambda: _pictured(system), 1, system._patterns, max_steps=max_steps, state=False)
+        super().__init__(lambda: _pictured(system), 1, system.setup.patterns, max_steps=max_steps, state=False)
 
     def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
         return _Watched(super()._player(env, rows), self._film)

@@ -15,7 +15,8 @@ from marl.league.members import Between, sides_of
 from marl.league.meta import alpha_rank, nash_averaging
 from marl.league.ratings import fit_elo
 from marl.playing.team import Side, Strategy
-from marl.system import MultiAgentSystem, check_whole
+from marl.setup import check_whole
+from marl.system import MultiAgentSystem
 from marl.types import Array, ConfigError
 
 TOURNAMENT = 0x7042  # seeds of games are spawned from (seed, TOURNAMENT, row, column)
@@ -135,7 +136,7 @@ def tournament(
     entrants = [frozen(system, greedy) for system in systems.values()]
     size = len(entrants)
     won, returns, spread = np.full((size, size), 0.5), np.zeros((size, size, 2)), np.zeros((size, size))
-    with closing_batch(first._another_env(min(games, COPIES))) as env:
+    with closing_batch(first.environments.another(min(games, COPIES))) as env:
         for row, one in enumerate(entrants):
             for column, another in enumerate(entrants):
                 if row != column:

@@ -12,7 +12,8 @@ from marl.adapters.lifecycle import borrow, close_env, open_env
 from marl.adapters.resolve import resolve
 from marl.learners import Random
 from marl.playing.single import Agent
-from marl.system import MultiAgentSystem, check_whole
+from marl.setup import check_whole
+from marl.system import MultiAgentSystem
 from marl.types import ConfigError
 
 SEATS = 0x5EA7  # seeds of games are spawned from (seed, SEATS, seat): never those of training or evaluation
@@ -82,7 +83,9 @@ def versus(
     """
     check_whole("games", games, 1)
     own = env is None
-    factory, instance = resolve(system._source if own else env, system._options.get("env_kwargs") if own else None)
+    factory, instance = resolve(
+        system.environments.source if own else env, system.environments.options.get("env_kwargs") if own else None
+    )
     if instance is not None and own:
         raise ConfigError("versus: this system trains on one environment instance; pass env= a function for another")
     if instance is not None:

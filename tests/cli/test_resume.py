@@ -448,13 +448,12 @@ def test_the_latest_run_of_a_scenario_is_found(scenario, tmp_path, monkeypatch, 
 
 
 def test_non_finite_training_is_exit_4(scenario, tmp_path, monkeypatch, marl_command):
-    from marl.system import MultiAgentSystem
     from marl.types import NonFiniteError
 
     def fail(self, meanwhile):
         raise NonFiniteError("training: loss became nan")
 
-    monkeypatch.setattr(MultiAgentSystem, "_learn", fail)
+    monkeypatch.setattr("marl.training.loop.update", fail)
     said = marl_command(*words(scenario, tmp_path / "run"))
     assert said.code == 4
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"

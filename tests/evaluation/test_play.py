@@ -371,7 +371,7 @@ def test_a_factory_that_fails_by_itself_says_so():
         raise TypeError("no map")
 
     system = marl.MultiAgentSystem(marl.ippo(**ON), Turns, num_envs=2)
-    system._source = broken
+    system.environments.source = broken
     with pytest.raises(ConfigError, match="could not be made: TypeError: no map"):
         system.make_env(render_mode="rgb_array")
 

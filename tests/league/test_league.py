@@ -66,7 +66,9 @@ def test_learners_learn_from_what_they_played_and_from_nothing_else(make, learne
     shares = []
 
     def look(system):
-        for learner, seats, step in zip(system.learners, system.season.seats.of, system._step.teams, strict=True):
+        for learner, seats, step in zip(
+            system.learners, system.season.seats.of, system.training.step.teams, strict=True
+        ):
             memory = learner.memory
             row = memory.time if hasattr(memory, "time") else memory.head
             acting = memory.acting[row].numpy()
@@ -82,7 +84,7 @@ def test_sides_swap_from_episode_to_episode():
     seen = []
 
     def look(system):
-        if system._finished:
+        if system.training.finished:
             seen.append(system.season.seats.of[0][0].tolist().index(OWN))
 
     watch(system, 120, look)
@@ -255,7 +257,7 @@ def test_a_rating_moves_a_curriculum_on():
 def outcomes_of(system, steps):
     """What the curriculum of agent_0 learns from a tag of two."""
     taken = []
-    scheduler = system._course.schedulers["agent_0"]
+    scheduler = system.training.parts["curriculum"].course.schedulers["agent_0"]
     learn = scheduler.learn
     scheduler.learn = lambda outcomes, clock: taken.extend(outcomes) or learn(outcomes, clock)
     system.train(steps=steps)
@@ -285,7 +287,7 @@ def test_a_bonus_for_novelty_counts_what_the_learner_saw_and_no_member():
     league = marl.League(learn="agent_0", latest=0.0, snapshot_every=None, opponents=[marl.Fixed(0)])
     system = rps(league, shaping=[marl.CountBonus(cell=1.0)])
     system.train(steps=80)
-    counts = {name: int(hooks[0].counts.sum()) for name, hooks in system._shaper.hooks.items()}
+    counts = {name: int(hooks[0].counts.sum()) for name, hooks in system.training.parts["shaping"].shaper.hooks.items()}
     assert counts == {"agent_0": 80, "agent_1": 0}
 
 
