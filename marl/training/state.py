@@ -138,7 +138,10 @@ class TrainingState:
         for start in self.hooks.start:
             start()
         if self.step is None and self.saved_env is not None:
-            self.step, self.saved_env = env.load_state_dict(self.saved_env), None
+            try:
+                self.step, self.saved_env = env.load_state_dict(self.saved_env), None
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"the saved environment makes no sense here: {error!r:.200}") from error
             self.seen = self.show(self.step)
             self._tell_lost_copies(self.step)
         elif self.step is None:
