@@ -43,6 +43,7 @@ EPILOG = "Add --debug to any command to see the traceback of an error."
 LEAST = {"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "evaluate_episodes": 1}
 MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
 LONGEST_SETTING = 10_000  # characters of a --set that a config.json holds
+LAST_SECONDS = 5.0  # for threads of others to end after a command
 LONGEST_LINE = 1500  # characters of an error, unless --debug asks for all
 
 
@@ -345,7 +346,8 @@ def train(asked: Train) -> int:
     stored = _stored(asked, folder)
     if stored is not None:
         asked = _as_before(asked, stored)
-    pick_device(asked.device)
+    if pick_device(asked.device).type == "cpu" and asked.device == "auto":
+        _note("--device auto: there is no GPU here that PyTorch can use, so the CPU computes")
     if asked.tensorboard:
         _need("tensorboard", "tensorboard")
     plan = _plan(asked, stored)
@@ -381,7 +383,7 @@ def _check_numbers(asked: Train) -> None:
         raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
 
 
-ONE_COMMAND = ("resume", "force", "quiet", "json", "given")  # what concerns one command and not the run
+ONE_COMMAND = ("resume", "force", "trust", "quiet", "json", "given")  # what concerns one command and not the run
 OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
     "device": (str,),
     "evaluate_episodes": (int,),
@@ -685,9 +687,7 @@ def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
     began_at = system.steps
     run.begin(plan.config(asked), system.steps)
     if plan.steps > began_at and not asked.quiet:
-        print(
-            f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}", file=sys.stderr
-        )
+        _note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
         run.note = progress.note
         run.sinks.append(progress)
@@ -1235,7 +1235,9 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """Say something on stderr, if it can be said there: no training ends because its log file's disk is full."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _print_json(data: Mapping[str, Any]) -> None:
@@ -1431,9 +1433,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupts = _Interrupts(preemptible=words[:1] == ["train"])
     try:
         with interrupts, _any_text():
-            return _guarded(words, debug, interrupts, last=arguments is None)
+            code = _guarded(words, debug, interrupts, last=arguments is None)
     except KeyboardInterrupt:
-        return interrupts.code or 130
+        code = interrupts.code or 130
+    if arguments is None:
+        _end_for_certain(code)
+    return code
+
+
+def _end_for_certain(code: int) -> None:
+    """Python waits for threads as it ends, and those that an environment left running may never end.
+
+    It also ends with a status of its own if stderr cannot be emptied.
+    """
+
+    def end() -> None:
+        names = ", ".join(repr(thread.name) for thread in threading.enumerate() if not thread.daemon)
+        _note(f"ended although threads of the environment or of another library still ran ({names})")
+        os._exit(code)
+
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
+        timer = threading.Timer(LAST_SECONDS, end)
+        timer.daemon = True
+        timer.start()
 
 
 def _run(asked: Command) -> int:
@@ -1569,7 +1597,7 @@ def _status(error: BaseException) -> int:
         return error.exit_code
     text = str(error)
     short = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate")
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in short):
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in short) or _lost_gpu(error):
         return 6
     if isinstance(error, OSError):
         import errno
@@ -1580,11 +1608,18 @@ def _status(error: BaseException) -> int:
     return 1
 
 
+def _lost_gpu(error: BaseException) -> bool:
+    """Whether CUDA gave up: nothing on that GPU can be read any more by this process."""
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
+
+
 def _say(error: BaseException, code: int, debug: bool = False) -> int:
     """One line on stderr."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = text if len(text) <= LONGEST_LINE or debug else f"{text[:LONGEST_LINE]}..."
-    if code == 6 and not hasattr(error, "exit_code"):
+    if _lost_gpu(error):
+        text = f"the GPU was lost ({text}); checkpoints are intact: go on with --resume"
+    elif code == 6 and not hasattr(error, "exit_code"):
         text = f"resources ran out: {text}; lower num_envs, the rollout or the network"
     elif code == 1:
         text = f"{type(error).__name__}: {text}" + ("" if debug else " (unexpected; --debug shows where)")

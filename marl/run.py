@@ -54,8 +54,9 @@ NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
 
 
 def warn(text: str) -> None:
-    """Say something on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Say something on stderr, if it can be said there."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class Run:

@@ -464,10 +464,12 @@ class AgentCodec:
         check_member(self.space, self._strip(raw) if self._dict else raw)
 
     def legal(self, raw: Any, info: Mapping[str, Any] | None, out: Array) -> None:
-        """Write the agent's legal choices ``(L,)``: from the observation, else from ``info``, else all its own."""
+        """Write the agent's legal choices ``(L,)``: from the observation, or from ``info`` (none: all its own)."""
         mask = None
         if self._dict and isinstance(raw, Mapping):
             mask = raw.get(MASK)
+            if mask is None:
+                raise BadValue(f"a mask of {len(self.true_choices)} zeros and ones", "none, which its space promises")
         elif info is not None:
             mask = info.get(MASK)
         if mask is None:

@@ -228,8 +228,14 @@ class DQNLearner(OffPolicyLearner):
             "value": self.mean(chosen.view(sample.complete.shape), sample),
             "gradient_norm": norm.mean(),
             "td_error": error,
-            "non_finite": torch.stack([flat.non_finite for flat in self.flats]).amax(),
+            "non_finite": self._non_finite(),
         }
+
+    def _non_finite(self) -> Tensor:
+        """Updates in a row that came to nothing, in any of the matrices."""
+        if len(self.flats) == 1:
+            return self.flat.non_finite.clone()
+        return torch.stack([flat.non_finite for flat in self.flats]).amax()
 
     @cached_property
     def _recordable(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -88,7 +89,7 @@ class Progress:
         now = time.monotonic()
         if self._live is None and (now - self._drawn >= LINE_SECONDS or self._done):
             self._drawn = now
-            print(self.line(), file=self._stream, flush=True)
+            self._print(self.line())
 
     def tick(self, steps: int) -> None:
         """Redraw if it is time."""
@@ -98,16 +99,23 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say something without disturbing the display."""
-        if self._live is not None:
+        if self._live is None:
+            self._print(text)
+            return
+        with contextlib.suppress(OSError):
             self._console.print(Text(text))
-        else:
+
+    def _print(self, text: str) -> None:
+        """A line, if it can be written: a full disk under a log file, or a closed terminal, ends no training."""
+        with contextlib.suppress(OSError):
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Draw once more, and leave the screen as it is."""
         if self._live is not None:
             self._draw()
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
             self._live = None
 
     @property
@@ -160,4 +168,5 @@ class Progress:
         for label, stage in self._stages.items():
             table.add_row(label, Text(f"{stage:.0f}", justify="right"), "", "")
         assert self._live is not None
-        self._live.update(table, refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(table, refresh=True)

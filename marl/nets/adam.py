@@ -57,6 +57,7 @@ class FlatAdam:
         gradients = flat.gradients.numpy()
         if max_norm is None:
             moving = flat.active & flat.sound
+            flat.sound.fill_(True)
         else:
             bad = _clip(gradients, max_norm, norms)
         lost = not math.isfinite(flat.loss)
@@ -68,7 +69,6 @@ class FlatAdam:
             arrays = flat.values.detach().numpy(), gradients, norms, self.mean.numpy(), self.square.numpy()
             _adam(*arrays, self.steps.numpy(), moving.numpy(), self.lr * self.scale, self.eps)
         flat.loss = 0.0
-        flat.sound.fill_(True)
         return torch.from_numpy(norms)
 
     @torch.no_grad()

@@ -239,6 +239,7 @@ def test_answers_of_the_wrong_shape_are_a_breach():
         (np.ones(4, np.int8), r"a mask of 3 zeros and ones, got shape \(4,\)"),
         (np.array([0, 1, 2]), "a mask of zeros and ones"),
         (np.array([0, np.nan, 1]), "a mask of zeros and ones"),
+        (None, "a mask of 3 zeros and ones, got none, which its space promises"),
     ],
 )
 def test_bad_masks_are_a_breach(mask, words):

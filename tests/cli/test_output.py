@@ -138,3 +138,17 @@ def test_a_path_that_is_no_text_serves_every_command(tmp_path, marl_command):
     said = marl_command("evaluate", folder, "--episodes", "1", "--json")
     assert json.loads(said.out)["checkpoint"].startswith(folder)
     assert marl_command("train", "--resume", "--run-dir", folder, "--quiet", "--steps", "24", "--tensorboard").code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("more", [(), ("--quiet",)])
+def test_a_full_disk_under_stderr_ends_no_training(more, tmp_path):
+    path = write(tmp_path, ("env=Loud", "env=Constant"))
+    words = ("train", str(path), "--run-dir", str(tmp_path / "run"), "--no-evaluate", "--json", *more)
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *(p for p in sys.path if p)])
+    with open("/dev/full", "wb") as full:
+        said = subprocess.run(
+            [*MARL, *words], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=full, check=False
+        )
+    assert json.loads(said.stdout)["status"] == "finished"
+    assert said.returncode == 0

@@ -323,7 +323,7 @@ def test_resuming_keeps_what_was_asked_and_takes_what_is_asked_anew(scenario, tm
     assert len(list((run / "tensorboard").iterdir())) == events + 1
     again = json.loads((run / "config.json").read_text())
     assert again["tunable"] == first["tunable"]
-    ours = {"resume", "json", "quiet"}
+    ours = {"resume", "trust", "json", "quiet"}
     assert {k: v for k, v in again["asked"].items() if k not in ours} == {
         k: v for k, v in first["asked"].items() if k not in ours
     }
