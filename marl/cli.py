@@ -334,7 +334,7 @@ COMMANDS: dict[str, type[Command]] = {
 def train(asked: Train) -> int:
     """``marl train``."""
     from marl.run import Run, check_folder
-    from marl.system import pick_device
+    from marl.setup import pick_device
 
     _check_numbers(asked)
     if asked.resume is not None and asked.force:
@@ -373,7 +373,7 @@ def train(asked: Train) -> int:
 
 
 def _check_numbers(asked: Train) -> None:
-    from marl.setup import check_whole
+    from marl.config import check_whole
 
     for field in dataclasses.fields(asked):
         value = getattr(asked, field.name)
@@ -908,7 +908,7 @@ def _own_env(asked: Evaluate) -> Any:
     """What --env makes of the run's own environment: it is named again, or stays out where it is not trusted."""
     from marl import checkpoint, received
     from marl.run import candidates
-    from marl.system import NOWHERE
+    from marl.training.saved import NOWHERE
     from marl.types import CheckpointError
 
     if asked.env is None:
@@ -930,7 +930,8 @@ def _own_env(asked: Evaluate) -> Any:
 
 def evaluate(asked: Evaluate) -> int:
     """``marl evaluate``."""
-    from marl.system import NOWHERE, check_whole
+    from marl.config import check_whole
+    from marl.training.saved import NOWHERE
 
     check_whole("--episodes", asked.episodes, 1)
     if asked.seed is not None:
@@ -969,7 +970,7 @@ def evaluate(asked: Evaluate) -> int:
 
 def sweep(asked: Sweep) -> int:
     """``marl sweep``."""
-    from marl.setup import check_whole
+    from marl.config import check_whole
     from marl.studies.sweep import plot as draw
     from marl.studies.sweep import sweep as evaluate_all
     from marl.studies.sweep import write_csv
@@ -1006,7 +1007,7 @@ def sweep(asked: Sweep) -> int:
 
 def play(asked: Play) -> int:
     """``marl play``."""
-    from marl.setup import check_whole
+    from marl.config import check_whole
     from marl.studies.play import play as play_episodes
     from marl.studies.play import write_gif
 
@@ -1060,7 +1061,7 @@ def plot(asked: Plot) -> int:
 
 def tournament(asked: Tournament) -> int:
     """``marl tournament``."""
-    from marl.setup import check_whole
+    from marl.config import check_whole
     from marl.studies.tournament import plot as draw
     from marl.studies.tournament import tournament as play_all
 
@@ -1097,7 +1098,7 @@ def tournament(asked: Tournament) -> int:
 
 def exploit(asked: Exploit) -> int:
     """``marl exploit``."""
-    from marl.setup import check_whole
+    from marl.config import check_whole
     from marl.studies.exploit import exploit as respond
 
     check_whole("--games", asked.games, 1)
@@ -1169,8 +1170,8 @@ def _first_line(thing: object) -> str:
 def check(asked: Check) -> int:
     """``marl check``."""
     from marl import conformance
+    from marl.config import check_whole
     from marl.scenario import names
-    from marl.setup import check_whole
     from marl.types import ConfigError
 
     check_whole("--steps", asked.steps, 1)

@@ -9,17 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from marl import received
 from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel
-from marl.config import to_json
+from marl.config import check_whole, to_json
 from marl.curriculum import Curricula
 from marl.curriculum import checked as checked_curricula
-from marl.league import Leagues
+from marl.league import PSRO, Leagues
 from marl.league import checked as checked_league
 from marl.learners import LearnerConfig
 from marl.scenario import Scenario, find, names
@@ -138,6 +137,17 @@ class Setup:
         known = {**said, **numbers, "max_steps": options["max_steps"]}
         return replace(given, **known).checked(), lost
 
+    def check_training(self, steps: int | None, stops: bool) -> None:
+        """Refuse a training until so many steps, or with a rule that ``stops`` it. Raises ConfigError."""
+        if self.curriculum is not None:
+            if stops:
+                raise ConfigError("stop: training episodes are of whatever task a curriculum chose; leave stop out")
+            checked_curricula(self.curriculum, steps)
+
+    def plays_apart(self) -> list[tuple[str, bool]]:
+        """Features that may need environments beside those that train, and whether this setup has them."""
+        return [("PSRO", isinstance(self.league, PSRO))]
+
     @property
     def configs(self) -> list[LearnerConfig]:
         """The settings of each team's learner."""
@@ -179,13 +189,6 @@ def checked_spoken(channel: Any) -> Spoken | None:
     learned = isinstance(channel, Channel)
     hint = "; learned messages are a learner's: marl.ippo(channel=...)" if learned else ""
     raise ConfigError(f"channel: expected marl.Spoken(words=4) or None, got {channel!r}{hint}")
-
-
-def check_whole(name: str, value: object, least: int) -> int:
-    """``value`` as an int, NumPy's too. Raises ConfigError unless it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ConfigError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return int(value)
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,8 +12,8 @@ from marl.adapters import lifecycle
 from marl.adapters.faults import faults_of
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel, Link, Tamper
+from marl.config import check_whole
 from marl.curriculum import Curricula, Task
-from marl.curriculum import checked as checked_curricula
 from marl.environments import Environments
 from marl.league import PSRO, Leagues, Season
 from marl.learners import Learner
@@ -25,7 +25,7 @@ from marl.playing.report import Report
 from marl.playing.single import Agent
 from marl.playing.team import Strategy
 from marl.scenario import Scenario
-from marl.setup import Agents, Setup, check_whole, pick_device, resolve_scenario
+from marl.setup import Agents, Setup, pick_device, resolve_scenario
 from marl.shaping import Hooks, team_named
 from marl.spaces import spec_to_json
 from marl.stopping import Stop
@@ -86,7 +86,8 @@ class MultiAgentSystem:
             seed=check_whole("seed", seed, 0), device=device, shaping=shaping, curriculum=curriculum, league=league,
             channel=channel, parts=parts,
         )  # fmt: skip
-        self._adopt(given.over(scenario).checked(), scenario, env if isinstance(env, str) else None)
+        reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
+        self._adopt(given.over(scenario).checked(), scenario, reference)
         opened = self.environments.open(self.num_envs, self.workers)
         try:
             self._begin(opened.spec)
@@ -98,8 +99,7 @@ class MultiAgentSystem:
     def _adopt(self, setup: Setup, scenario: Scenario | None, reference: str | None, trust: bool = False) -> None:
         """Take up a setup; ``reference`` is what finds its environment again."""
         assert setup.agents is not None
-        self.setup, self.scenario, self._trust = setup, scenario, trust
-        self._reference = scenario.reference if scenario is not None and reference is None else reference
+        self.setup, self.scenario, self._reference, self._trust = setup, scenario, reference, trust
         self.agents, self.shaping, self.curriculum = setup.agents, setup.shaping or (), setup.curriculum
         self.league, self.spoken, self.seed = setup.league, setup.channel, setup.seed
         self.num_envs, self.device = setup.num_envs or 1, pick_device(setup.device)
@@ -153,34 +153,10 @@ class MultiAgentSystem:
         Raises:
             NonFiniteError: if losses or gradients stay NaN or infinite.
         """
-        if steps is None and episodes is None:
-            if self.scenario is None:
-                raise ConfigError("train: give steps= or episodes=")
-            steps = self.scenario.steps
-        steps = None if steps is None else check_whole("steps", steps, 1)
-        episodes = None if episodes is None else check_whole("episodes", episodes, 1)
-        evaluate_every = None if evaluate_every is None else check_whole("evaluate_every", evaluate_every, 1)
-        stop = stop if stop is not None or self.scenario is None else self.scenario.stop
-        for name, rule in (("stop", stop), ("callback", callback)):
-            if rule is not None and not callable(rule):
-                raise ConfigError(f"train: {name}: expected None or something to call, got {rule!r}")
-        last_step = None if steps is None else self.steps + steps
-        if self.curriculum is not None:
-            if stop is not None:
-                raise ConfigError("stop: training episodes are of whatever task a curriculum chose; leave stop out")
-            checked_curricula(self.curriculum, last_step)
-        self.training.total = last_step
-        for what, used in (("evaluate_every", evaluate_every is not None), ("PSRO", isinstance(self.league, PSRO))):
-            if used:
-                self.environments.refuse_single(what)
-        asked = loop.Request(
-            last_step, None if episodes is None else self.episodes + episodes, stop, callback, evaluate_every,
-            evaluate=lambda: self.evaluate(evaluate_episodes).mean_return,
-            log_every=log_every or max(1, (steps or 100_000) // 100),
-            log=None if watcher is None else watcher.log,
-            tick=None if watcher is None else lambda: watcher.tick(self),
-        )  # fmt: skip
-        return loop.train(self.training, asked)
+        asked = loop.request(self.training, self.scenario, steps, episodes, stop, callback, evaluate_every, log_every)
+        evaluation = None if evaluate_every is None else lambda: self.evaluate(evaluate_episodes).mean_return
+        log, tick = (None, None) if watcher is None else (watcher.log, lambda: watcher.tick(self))
+        return loop.train(self.training, asked, evaluation, log, tick)
 
     @property
     def learners(self) -> list[Learner]:
@@ -279,24 +255,15 @@ class MultiAgentSystem:
         Raises:
             ConfigError: for what has no meaning here, saying why.
         """
-        episodes = check_whole("episodes", episodes, 1)
-        spelled = "decentralized" if decentralised is None else "decentralised"
-        decentralized = decentralized if decentralised is None else decentralised
-        if decentralized not in (False, True, "processes"):
-            raise ConfigError(f"{spelled}: expected True, False or 'processes', got {decentralized!r}")
-        said: dict[str, Any] = {
-            "link": link, "tamper": tamper, "silence": silence, "remove": remove, "swap": () if swap is None else swap,
-            "shuffle": shuffle_messages, "entries": message_entries,
-        }  # fmt: skip
-        given = [name for name, value in said.items() if value is not None and value != () and value is not False]
-        if experiment is not None and given:
-            raise ConfigError(f"evaluate: give {', '.join(given)} as a part of experiment=")
-        plan = Plan(
-            episodes, self.seed if seed is None else seed, decentralized, greedy,
-            None if num_envs is None else check_whole("num_envs", num_envs, 1),
-            task if task is not None else self.target, task is not None or env is None,
-            experiment or Experiment(**said), metrics,
+        experiment = Experiment.of(
+            experiment, link=link, tamper=tamper, silence=silence, remove=remove, swap=() if swap is None else swap,
+            shuffle=shuffle_messages, entries=message_entries,
         )  # fmt: skip
+        plan = Plan(
+            episodes, self.seed if seed is None else seed,
+            decentralized if decentralised is None else decentralised, greedy, num_envs,
+            task if task is not None else self.target, task is not None or env is None, experiment, metrics,
+        ).checked("decentralized" if decentralised is None else "decentralised")  # fmt: skip
 
         def open_copies(wish: int, spoken: Spoken | None) -> AbstractContextManager[BatchEnv]:
             return lifecycle.closing_batch(self.environments.another(wish, env, spoken, exactly=num_envs is not None))

@@ -13,6 +13,7 @@ import torch
 from marl.adapters.faults import faults_of
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel, Hub, Link, Tamper
+from marl.config import check_whole
 from marl.curriculum import HasTasks, Target, Task
 from marl.learners import Learner
 from marl.learners.base import talker_of
@@ -207,6 +208,16 @@ class Plan:
     experiment: Experiment = PLAIN
     metrics: Metrics | None = None
 
+    def checked(self, spelled: str = "decentralized") -> Plan:
+        """The same with plain numbers; ``spelled``: the keyword that was used. Raises ConfigError."""
+        if self.decentralized not in (False, True, "processes"):
+            raise ConfigError(f"{spelled}: expected True, False or 'processes', got {self.decentralized!r}")
+        for name, function in (self.metrics or {}).items():
+            if not callable(function):
+                raise ConfigError(f"metrics: {name!r}: expected a function of an episode's record, got {function!r}")
+        copies = None if self.num_envs is None else check_whole("num_envs", self.num_envs, 1)
+        return replace(self, episodes=check_whole("episodes", self.episodes, 1), num_envs=copies)
+
 
 def evaluate(
     players: Players,
@@ -229,9 +240,6 @@ def evaluate(
     links = players.links(experiment.link, experiment.tamper)
     spoken = players.spoken_over(experiment.link)
     env_seed, act_seed, task_seed = evaluation_seeds(plan.seed)
-    for name, function in (plan.metrics or {}).items():
-        if not callable(function):
-            raise ConfigError(f"metrics: {name!r}: expected a function of an episode's record, got {function!r}")
     wish = plan.num_envs or min(plan.episodes, EVALUATION_COPIES)
     with global_streams_kept(), open_copies(wish, spoken) as batch:
         copies = batch.num_envs

@@ -96,6 +96,16 @@ class Experiment:
         ):
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def of(cls, whole: Experiment | None, **parts: Any) -> Experiment:
+        """An experiment that is given whole, or else in parts. Raises ConfigError if it is given both ways."""
+        given = [name for name, value in parts.items() if value is not None and value != () and value is not False]
+        if whole is None:
+            return cls(**parts)
+        if given:
+            raise ConfigError(f"evaluate: give {', '.join(given)} as a part of experiment=")
+        return whole
+
     @property
     def mute(self) -> tuple[str, ...]:
         """All who say nothing."""

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from marl.adapters.lifecycle import closing_batch
+from marl.config import check_whole
 from marl.league.matches import COPIES, play_matches, scores
 from marl.league.members import Between, sides_of
 from marl.league.meta import alpha_rank, nash_averaging
 from marl.league.ratings import fit_elo
 from marl.playing.team import Side, Strategy
-from marl.setup import check_whole
 from marl.system import MultiAgentSystem
 from marl.types import Array, ConfigError
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from marl.adapters.lifecycle import borrow, close_env, open_env
 from marl.adapters.resolve import resolve
+from marl.config import check_whole
 from marl.learners import Random
 from marl.playing.single import Agent
-from marl.setup import check_whole
 from marl.system import MultiAgentSystem
 from marl.types import ConfigError
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from marl import parallel
 from marl.adapters.faults import faults_of
+from marl.config import check_whole
+from marl.scenario import Scenario
 from marl.schedules import Clock
 from marl.stopping import Stop
 from marl.training.history import History, Rate
 from marl.training.part import Choice, Transition
 from marl.training.state import TrainingState
-from marl.types import Array, BatchEnv, NonFiniteError, Step, StepsElsewhere
+from marl.types import Array, BatchEnv, ConfigError, NonFiniteError, Step, StepsElsewhere
 
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
@@ -23,7 +25,7 @@ Callback = Callable[[dict[str, float]], bool | None]
 
 @dataclass(frozen=True)
 class Request:
-    """How long to train, and who is told.
+    """How long to train, and how often to evaluate and to log.
 
     Args:
         last_step: train until so many steps; None: no limit.
@@ -31,10 +33,7 @@ class Request:
         stop: a rule on episode returns.
         callback: called with each row of metrics; True stops.
         evaluate_every: evaluate each so many steps.
-        evaluate: returns ``evaluation_return``.
         log_every: environment steps between two rows of metrics.
-        log: takes in each row.
-        tick: called after every step; True stops.
     """
 
     last_step: int | None
@@ -42,16 +41,67 @@ class Request:
     stop: Stop | None
     callback: Callback | None
     evaluate_every: int | None
-    evaluate: Callable[[], float]
     log_every: int
-    log: Callable[[dict[str, float]], None] | None
-    tick: Callable[[], bool] | None
 
 
-def train(state: TrainingState, asked: Request) -> History:
-    """Train until something ends it. Raises NonFiniteError if losses or gradients stay NaN or infinite."""
-    every, log = asked.evaluate_every, state.log
+def request(
+    state: TrainingState,
+    scenario: Scenario | None,
+    steps: int | None,
+    episodes: int | None,
+    stop: Stop | None,
+    callback: Callback | None,
+    evaluate_every: int | None,
+    log_every: int | None,
+) -> Request:
+    """What ``MultiAgentSystem.train`` was asked, checked, with the scenario's steps and rule unless given.
+
+    Raises:
+        ConfigError: for what has no meaning.
+    """
+    if steps is None and episodes is None:
+        if scenario is None:
+            raise ConfigError("train: give steps= or episodes=")
+        steps = scenario.steps
+    steps = None if steps is None else check_whole("steps", steps, 1)
+    episodes = None if episodes is None else check_whole("episodes", episodes, 1)
+    evaluate_every = None if evaluate_every is None else check_whole("evaluate_every", evaluate_every, 1)
+    stop = stop if stop is not None or scenario is None else scenario.stop
+    for name, rule in (("stop", stop), ("callback", callback)):
+        if rule is not None and not callable(rule):
+            raise ConfigError(f"train: {name}: expected None or something to call, got {rule!r}")
+    last_step = None if steps is None else state.steps + steps
+    state.setup.check_training(last_step, stop is not None)
+    for what, used in (("evaluate_every", evaluate_every is not None), *state.setup.plays_apart()):
+        if used:
+            state.environments.refuse_single(what)
+    last_episode = None if episodes is None else state.log.episodes + episodes
+    log_every = log_every or max(1, (steps or 100_000) // 100)
+    return Request(last_step, last_episode, stop, callback, evaluate_every, log_every)
+
+
+def train(
+    state: TrainingState,
+    asked: Request,
+    evaluate: Callable[[], float] | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+    tick: Callable[[], bool] | None = None,
+) -> History:
+    """Train until something ends it.
+
+    Args:
+        state: what changes.
+        asked: when it ends.
+        evaluate: returns ``evaluation_return``.
+        log: takes in each row of metrics.
+        tick: called after every step; True stops.
+
+    Raises:
+        NonFiniteError: if losses or gradients stay NaN or infinite.
+    """
+    every, history = asked.evaluate_every, state.log.history
     next_evaluation = None if every is None else (state.steps // every + 1) * every
+    state.total = asked.last_step
     env = state.open()
     rate = Rate(state.steps)
     ended = False
@@ -61,24 +111,25 @@ def train(state: TrainingState, asked: Request) -> History:
             updated |= update(state, meanwhile=False)
             row: dict[str, float] = {}
             if next_evaluation is not None and every is not None and state.steps >= next_evaluation:
-                row["evaluation_return"] = asked.evaluate()
+                if evaluate is not None:
+                    row["evaluation_return"] = evaluate()
                 next_evaluation += every
             ended = (asked.last_step is not None and state.steps >= asked.last_step) or (
-                asked.last_episode is not None and log.episodes >= asked.last_episode
+                asked.last_episode is not None and state.log.episodes >= asked.last_episode
             )
-            if asked.stop is not None and state.finished and asked.stop(log.history["episode_rewards"]):
+            if asked.stop is not None and state.finished and asked.stop(history["episode_rewards"]):
                 ended = True
             if row or ended or (updated and state.steps - state.logged_at >= asked.log_every):
                 metrics = collect(state, env, rate) | row
-                log.history.add(metrics)
-                if asked.log is not None:
-                    asked.log(metrics)
+                history.add(metrics)
+                if log is not None:
+                    log(metrics)
                 if asked.callback is not None and asked.callback(metrics):
                     ended = True
-            if asked.tick is not None and asked.tick():
+            if tick is not None and tick():
                 ended = True
     _tell_idle(state)
-    return log.history
+    return history
 
 
 def advance(state: TrainingState, env: BatchEnv) -> bool:

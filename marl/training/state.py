@@ -211,8 +211,8 @@ def migrated(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """A state in today's form. In the first schema every part had a place of its own beside the learners."""
     if "parts" in state:
         return state
-    parts = {name: state.get(name) for name in ("shaping", "league", "curriculum", "messages")}
-    parts = {name: own for name, own in parts.items() if own is not None}
+    names = ("shaping", "league", "curriculum", "messages")
+    parts: dict[str, Any] = {name: own for name in names if (own := state.get(name)) is not None}
     restarts: Sequence[int] = ()
     if "league" in parts:
         league = dict(parts["league"])
@@ -221,5 +221,5 @@ def migrated(state: Mapping[str, Any]) -> Mapping[str, Any]:
         for place in restarts:
             waits[place] = np.ones_like(waits[place])
         parts["league"] = league | {"waits": waits}
-    kept = {name: own for name, own in state.items() if name not in ("shaping", "league", "curriculum", "messages")}
+    kept = {name: own for name, own in state.items() if name not in names}
     return {**kept, "parts": parts, "restarts": restarts}
