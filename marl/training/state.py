@@ -81,7 +81,8 @@ class TrainingState:
                 try:
                     part.load_state_dict(self.saved[name])
                 except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-                    raise CheckpointError(f"the saved {name} does not fit this setup: {error!r}") from error
+                    own = getattr(self.setup, name, "this setup")
+                    raise CheckpointError(f"the saved {name} does not fit {own}: {error!r}") from error
             self.saved.pop(name, None)
             self.parts[name] = part
             self.parts = {name: self.parts[name] for name in self._recipes if name in self.parts}

@@ -193,11 +193,10 @@ def test_a_signal_in_the_first_step_waits_for_nothing_and_saves_nothing(
     name, code, scenario, tmp_path, monkeypatch, marl_command
 ):
     """The first step may compile for a minute."""
-    from marl.system import MultiAgentSystem
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(MultiAgentSystem, "_advance", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
+        patch.setattr("marl.training.loop.advance", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
         said = marl_command(*words(scenario, run))
     assert said.code == code
     assert "before the next step was taken" in said.error

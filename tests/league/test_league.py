@@ -355,7 +355,7 @@ def test_every_best_response_begins_anew_unless_told_otherwise():
         learner = system.learners[0]
         system.train(steps=4)
         moved[fresh] = system.learners[0] is not learner
-        assert system.season.learners is system.learners
+        assert list(system.season.learners) == system.learners
     assert moved == {True: True, False: False}
 
 
