@@ -366,8 +366,8 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import a public name from its home when it is first used."""
-    if name == "ops":
-        return importlib.import_module("marl.ops")
+    if name in ("compiled", "ops"):
+        return importlib.import_module(f"marl.{name}")
     if name not in _HOME_OF:
         near = importlib.import_module("marl.config").nearest(name, __all__)
         raise AttributeError(f"module 'marl' has no attribute {name!r}{f'; did you mean {near!r}?' if near else ''}")

@@ -201,9 +201,9 @@ class ActorCritic(nn.Module):
         """
         actor = actor or self.actor
         if explore and self._one_choice and actor.norm is None:
-            inference = actor.inference()
-            if inference is not None:
-                action, log_prob = inference.choose(look.obs, look.legal, generator)
+            compiled = actor.compiled()
+            if compiled is not None:
+                action, log_prob = compiled.choose(look.obs, look.legal, generator)
                 return Decision(action, action, log_prob, look.carry)
         return self._act(look, generator, explore, actor)
 

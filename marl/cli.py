@@ -680,12 +680,13 @@ def _load(path: Path, device: str, env: Any, trust: bool) -> MultiAgentSystem:
 
 
 def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
+    from marl.compiled import decisions
     from marl.logs.progress import Progress
     from marl.types import ResourceError
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
-    run.begin(plan.config(asked), system.steps)
+    run.begin(plan.config(asked) | {"compiled": decisions(system.learners)}, system.steps)
     if plan.steps > began_at and not asked.quiet:
         _note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
@@ -1445,7 +1446,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _end_for_certain(code: int) -> None:
     """Python waits for threads as it ends, and those that an environment left running may never end.
 
-    It also ends with a status of its own if stderr cannot be emptied.
+    It also ends with a status of its own if stderr cannot be emptied, or a signal comes now that nothing is left to do.
     """
 
     def end() -> None:
@@ -1453,6 +1454,9 @@ def _end_for_certain(code: int) -> None:
         _note(f"ended although threads of the environment or of another library still ran ({names})")
         os._exit(code)
 
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(code))
     try:
         if sys.stderr is not None:
             sys.stderr.flush()

@@ -13,11 +13,10 @@ from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 import marl
+from marl.compiled import backend
 from marl.config import config as settings_of
 from marl.config import setting
-from marl.learners import dqn_tiles, ppo, ppo_tiles, sac_tiles
 from marl.learners.a2c import A2CLearner
-from marl.learners.base import covered
 from marl.learners.ddpg import DDPGLearner
 from marl.learners.dqn import DQNLearner
 from marl.learners.ppo import PPOLearner
@@ -42,7 +41,18 @@ LEARNERS = {
     marl.TD3: (TD3Learner, OFF_POLICY, CONTINUOUS),
     marl.SAC: (SACLearner, OFF_POLICY, CONTINUOUS),
 }
-COVERED = {marl.PPO: ppo_tiles.COVERED, marl.DQN: dqn_tiles.COVERED, marl.SAC: sac_tiles.COVERED}
+COVERED = {
+    kind: backend.covered(f"{learner.__module__}.{learner.__qualname__}").settings
+    for kind, (learner, *_) in LEARNERS.items()
+    if kind in (marl.PPO, marl.DQN, marl.SAC)
+}
+
+
+@pytest.fixture(autouse=True)
+def _with_compiled_code():
+    """Even where everything else is tested without it."""
+    with marl.compiled.use("auto" if backend.word == "off" else backend.word):
+        yield
 
 
 def trained(settings, goals=False, steps=48):
@@ -65,7 +75,7 @@ def weights(learner):
 
 def is_compiled(learner):
     """Whether the last update's gradient came without autograd."""
-    return getattr(learner, "compiled" if isinstance(learner, PPOLearner) else "_gradient", None) is not None
+    return learner.chosen.compiled
 
 
 # --- what somebody changed is what is learnt by ---
@@ -128,9 +138,13 @@ def test_a_setting_that_is_added_leaves_the_loss_to_autograd(kind):
 
     values = LEARNERS[kind][1]
     assert not is_compiled(trained(Wider(**values)))
-    assert covered(Wider(**values), COVERED[kind])
-    assert not covered(Wider(**values, dual_clip=3.0), COVERED[kind])
     assert COVERED[kind] <= {field.name for field in dataclasses.fields(kind)}
+    # As if it stood in the class that there is.
+    Wider.__module__, Wider.__qualname__ = kind.__module__, kind.__qualname__
+    assert is_compiled(trained(Wider(**values)))
+    learner = trained(Wider(**values, dual_clip=3.0))
+    assert not is_compiled(learner)
+    assert learner.chosen.reason == "setting 'dual_clip' is not among those that the kernel computes"
 
 
 class Doubled(MLPBody):
@@ -168,7 +182,7 @@ def test_a_network_that_is_overridden_is_the_one_that_is_read(how, flat):
     net = AgentNet(network, owner, (3,), 2, [torch.Generator().manual_seed(0)], gain=1.0)
     if flat:
         FlatParameters([net], 1)
-    assert net.inference() is None
+    assert net.compiled() is None
     x, carry = torch.randn(1, 4, 2, 3), torch.zeros(4, 2, 0)
     still, yes = torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, 4, 2, dtype=torch.bool)
     features, _ = net.body(owner.enter(x), None, owner.enter(carry[None])[0], owner.enter(still[..., None]), None)
@@ -292,12 +306,10 @@ def test_compiled_and_plain_learning_agree_whatever_a_setting_is(kind, name, tmp
 
 
 def only_autograd(monkeypatch):
-    """Networks, acting and gradients through torch alone."""
+    """Networks and gradients through torch alone; choices are drawn as ever, so that play is the same."""
     leave = Owner.leave  # noise is drawn in the order of memory, which is to be the same
     monkeypatch.setattr(Owner, "leave", lambda self, x: leave(self, x).contiguous())
-    monkeypatch.setattr(AgentNet, "inference", lambda self: None)
     monkeypatch.setattr(agent_net, "is_plain", lambda body, head: False)
-    monkeypatch.setattr(ppo, "applies", lambda model: False)
 
 
 # --- what is written down is the whole network ---
@@ -344,7 +356,7 @@ def test_the_team_s_own_network_in_its_flat_matrix_can_be_traced():
     learner = marl.PPO(sharing="none").build(spec, spec.teams[0], 2, np.random.SeedSequence(3), "cpu")
     net = learner.model.actor
     inputs = torch.randn(1, 2, 3, 4), torch.zeros(2, 3, 0), torch.zeros(1, 2).bool(), torch.ones(1, 2, 3).bool()
-    assert net.inference() is not None
+    assert net.compiled() is not None
     with torch.no_grad():
         written = traced(net, inputs)
         assert torch.allclose(written(*inputs)[0], net(*inputs)[0], atol=1e-5)

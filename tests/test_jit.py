@@ -14,8 +14,7 @@ import numba
 import pytest
 
 import marl
-from marl import jit
-from marl.nets import tiles
+from marl.compiled import cache, tiles
 
 ROOT = Path(marl.__file__).parents[1]
 
@@ -24,13 +23,13 @@ def test_code_in_another_file_is_compiled_again_when_that_file_changes(tmp_path)
     """In a copy of the library, with the clock of its files turned back and no file deleted."""
     shutil.copytree(ROOT / "marl", tmp_path / "marl", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "caller.py").write_text(
-        "from marl.nets.tiles import compiled, tanh\n"
+        "from marl.compiled.tiles import compiled, tanh\n"
         "@compiled\n"
         "def twice(x):\n"
         "    return 2 * tanh(x)\n"
         "print(round(float(twice(20.0)), 1), sum(twice.stats.cache_hits.values()))\n"
     )
-    source = tmp_path / "marl" / "nets" / "tiles.py"
+    source = tmp_path / "marl" / "compiled" / "tiles.py"
     before = source.stat()
     assert said(tmp_path) == "2.0 0"
     assert said(tmp_path) == "2.0 1"  # from the cache
@@ -54,7 +53,7 @@ def said(folder):
 def kernels():
     """Every compiled function of the library that is kept on disk."""
     for part in pkgutil.walk_packages(marl.__path__, "marl."):
-        if part.name.split(".")[1] in ("nets", "memory", "learners"):
+        if part.name.split(".")[1] in ("compiled", "memory", "ops"):
             for value in vars(importlib.import_module(part.name)).values():
                 if isinstance(value, numba.core.registry.CPUDispatcher) and value.__module__ == part.name:
                     yield value
@@ -64,28 +63,28 @@ def test_every_kernel_s_cache_is_stamped_with_its_sources():
     found = list(kernels())
     assert len(found) > 30
     for kernel in found:
-        assert kernel._cache._cache_file._source_stamp == jit.stamp(kernel.py_func), kernel
+        assert kernel._cache._cache_file._source_stamp == cache.stamp(kernel.py_func), kernel
 
 
 @pytest.mark.parametrize(
     ("name", "files"),
     [
-        ("marl.learners.ppo_tiles._policy", {"ppo_tiles.py", "tiles.py", "vectors.py"}),
-        ("marl.learners.dqn_tiles._td_gradient", {"dqn_tiles.py", "tiles.py", "vectors.py"}),
-        ("marl.learners.sac_tiles._critics", {"sac_tiles.py", "tiles.py", "vectors.py"}),
-        ("marl.nets.inference._choose", {"inference.py", "tiles.py", "vectors.py"}),
-        ("marl.nets.compiled_mlp._backward", {"compiled_mlp.py", "tiles.py", "vectors.py"}),
-        ("marl.nets.tiles.forward", {"tiles.py", "vectors.py"}),
-        ("marl.nets.adam._adam", {"adam.py"}),
+        ("marl.compiled.ppo._policy", {"ppo.py", "tiles.py", "vectors.py"}),
+        ("marl.compiled.dqn._td_gradient", {"dqn.py", "tiles.py", "vectors.py"}),
+        ("marl.compiled.sac._critics", {"sac.py", "tiles.py", "vectors.py"}),
+        ("marl.compiled.acting._choose", {"acting.py", "tiles.py", "vectors.py"}),
+        ("marl.compiled.mlp._backward", {"mlp.py", "tiles.py", "vectors.py"}),
+        ("marl.compiled.tiles.forward", {"tiles.py", "vectors.py"}),
+        ("marl.compiled.adam._adam", {"adam.py"}),
     ],
 )
 def test_the_sources_of_a_kernel_are_all_files_it_calls_into(name, files):
     module, _, function = name.rpartition(".")
     kernel = getattr(importlib.import_module(module), function)
-    assert {Path(path).name for path in jit.sources(kernel.py_func)} == files
+    assert {Path(path).name for path in cache.sources(kernel.py_func)} == files
 
 
 def test_a_constant_from_elsewhere_counts_as_source(monkeypatch):
-    before = jit.stamp(tiles.forward.py_func)
+    before = cache.stamp(tiles.forward.py_func)
     monkeypatch.setitem(tiles.forward.py_func.__globals__, "ZERO", -7)  # comes from vectors.py
-    assert jit.stamp(tiles.forward.py_func) != before
+    assert cache.stamp(tiles.forward.py_func) != before

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Within a level, modules import only what stands further left.
 LEVELS = (
     ("L0", "types"),
-    ("L1", "files jit ops spaces config schedules parallel graphs nets exploration"),
+    ("L1", "files parallel compiled ops spaces config schedules graphs nets exploration"),
     ("L2", "channels sharing scope credit stopping memory adapters shaping influence curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
     ("L4", "algorithms checkpoint playing league scenario received setup environments training logs"),
@@ -96,8 +96,8 @@ def test_scenarios_use_the_public_interface(name):
 @pytest.mark.parametrize("name", [name for name in files("marl") if name.startswith("marl.learners.")])
 def test_learners_never_import_their_siblings(name):
     siblings = {imported for imported, _ in imports(name) if imported.startswith("marl.learners")}
-    shared = {f"marl.learners.{base}" for base in ("base", "on_policy", "off_policy", "actor_q")}
-    assert siblings <= shared | {name, f"{name}_tiles"}  # its own fast path
+    shared = {f"marl.learners.{base}" for base in ("base", "gradients", "on_policy", "off_policy", "actor_q")}
+    assert siblings <= shared | {name}
 
 
 def test_the_architecture_page_has_the_same_table():

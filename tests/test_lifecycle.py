@@ -90,7 +90,7 @@ def saves_and_loads(kind, ledger, workers):
         system.train(steps=64)
         system.save(f"{ledger}.saved")
     for _ in range(2):
-        with marl.MultiAgentSystem.load(f"{ledger}.saved", env=kind) as again:
+        with marl.MultiAgentSystem.load(f"{ledger}.saved", env=kind, trust=True) as again:
             again.evaluate(3)
             again.train(steps=32)
     return 3
@@ -239,7 +239,7 @@ def test_an_environment_that_may_exist_only_once_trains_is_saved_and_goes_on(pro
         system.save(f"{ledger}.saved")
         with pytest.raises(ConfigError, match=r"the licence is in use.*system\.close"):
             system.evaluate(4)
-    with marl.MultiAgentSystem.load(f"{ledger}.saved", env=Pair) as again:
+    with marl.MultiAgentSystem.load(f"{ledger}.saved", env=Pair, trust=True) as again:
         assert again.evaluate(4).episodes == 4  # one copy plays where sixteen cannot
         again.train(steps=40)
         again.env.reset(0)
@@ -550,13 +550,15 @@ def test_a_worker_that_is_killed_while_workers_start_is_replaced_and_counted(mom
     gather, calls = workers.WorkerBatch._gather, []
 
     def shot(batch, these, until):
-        early = {"before it is ready": 1, "asked for its spaces": 2}.get(moment)
         calls.append(None)
-        if len(calls) == early:
+        if (moment, len(calls)) in (("before it is ready", 1), ("asked for its spaces", 2)):
             kill(batch)
         found = gather(batch, these, until)
-        if moment == "while its fellow starts" and len(calls) == 1:
-            kill(batch)
+        if len(calls) == 1:
+            if moment == "while its fellow starts":
+                kill(batch)
+            if moment == "asked for its spaces":  # so that it cannot answer before it is killed
+                os.kill(batch.pids[1], signal.SIGSTOP)
         return found
 
     def kill(batch):

@@ -191,7 +191,7 @@ def test_a_custom_network_that_lies_about_its_width_is_refused():
 
 
 def test_fast_tanh_is_tanh():
-    from marl.nets.kernels import tanh_
+    from marl.compiled.kernels import tanh_
 
     x = torch.cat(
         [torch.linspace(-20, 20, 100_001), torch.logspace(-30, 0, 1000), torch.tensor([torch.inf, -torch.inf])]
@@ -235,7 +235,7 @@ def test_compiled_categorical_equals_torchs(masked):
 
 
 def test_compiled_draws_have_the_right_frequencies():
-    from marl.nets.kernels import categorical_draw
+    from marl.compiled.kernels import categorical_draw
 
     logits = torch.tensor([0.0, 1.0, -1e9, 2.0]).expand(40_000, 4)
     action, _ = categorical_draw(logits, torch.Generator().manual_seed(0))

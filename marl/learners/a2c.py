@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from marl.actor_critic import Batch, explained_variance, weights_of
+from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.graphs import Recorded
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
@@ -52,6 +53,7 @@ class A2CLearner(OnPolicyLearner):
         self.settings = settings
         self._step = Recorded(self._one_step, device) if self.recordable else self._one_step
         self._batch: Batch | None = None
+        gradient_for(self, None)
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """One gradient step on the whole rollout, then start the next one."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from marl import ops
 from marl.action_critic import ActionCritic, own_action_only
 from marl.channels import policy_net
 from marl.config import config, setting
@@ -290,7 +291,7 @@ class ActorQLearner(OffPolicyLearner):
     def critic_loss(self, sample: Sample, value: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """``sum_c (Q_c - y)^2 / 2`` over the rows that count, and the errors ``(B, N)`` or ``(B, 1)``."""
         error = target - value  # (critics, L, B, N)
-        loss = (0.5 * error.square().sum(0) * self.weigh(sample)).sum()
+        loss = (ops.l2_loss(error).sum(0) * self.weigh(sample)).sum()
         own = torch.where(sample.complete, error.detach().abs().mean(0), 0.0).mean(0)
         return loss, self.priority_errors(sample, own)
 

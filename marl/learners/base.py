@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -186,17 +185,6 @@ def refuse_noise(name: str, team: TeamSpec, *networks: Network | None) -> None:
             f"{name} on team {team.name!r}: noisy layers explore for DQN; policies explore by themselves or by "
             "exploration=, so use MLP(noisy=0)"
         )
-
-
-def covered(settings: Any, allowed: frozenset[str]) -> bool:
-    """Whether every setting is at its default or among those ``allowed``: what compiled equations implement.
-
-    So a setting that is added later leaves them to autograd until somebody lists it.
-    """
-    return all(
-        field.name in allowed or getattr(settings, field.name) == field.default
-        for field in dataclasses.fields(settings)
-    )
 
 
 def restore_generator(generator: torch.Generator, state: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
+from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.credit import Mixing, QPlex, WeightedQMix
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
@@ -77,6 +78,7 @@ class DDPGLearner(ActorQLearner):
                 self.flats.append(self.mixer.flat)
                 self.mixer_adam = FlatAdam(self.mixer.flat, eps=settings.adam_eps, scale=settings.critic_lr)
         self._begin(self.carry_width, scope, other_actions=self.across)
+        gradient_for(self, None)
 
     @property
     def default_exploration(self) -> Exploration:

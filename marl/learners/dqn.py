@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from marl import ops
 from marl.channels import policy_net
+from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.credit import Mixing, WeightedQMix
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
-from marl.learners.base import covered
-from marl.learners.dqn_tiles import COVERED, CompiledDQN
+from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
@@ -29,7 +29,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution, mask_logits
 from marl.nets.networks import MLP
 from marl.nets.q_head import Atoms, QHead, Quantiles
-from marl.nets.stacked import FlatParameters, backward_through
+from marl.nets.stacked import FlatParameters
 from marl.schedules import SCHEDULES, Linear, Schedule, value_at
 from marl.scope import Joint, Local, Scope
 from marl.types import ActionKind, Spec, TeamSpec
@@ -125,10 +125,10 @@ class DQNLearner(OffPolicyLearner):
             if isinstance(credit, WeightedQMix):
                 self.central = Central(credit, spec, team, central_seed, self._net(), self.owner, self.device)
                 self.flats += self.central.flats
-        self.autograd = False  # whether gradients that could be compiled go through autograd all the same
-        self._gradient: CompiledDQN | None = None
         self.adams = [FlatAdam(flat, eps=settings.adam_eps) for flat in self.flats]
         self._begin(self.net.carry_shape[1], scope)
+        self._autograd: SampleGradient = SampleAutograd(self)
+        gradient_for(self, self._autograd)
 
     def _net(self) -> AgentNet:
         settings = self.settings
@@ -194,28 +194,7 @@ class DQNLearner(OffPolicyLearner):
             self.net.draw_noise(self.generator)
             self.target.draw_noise(self.generator)
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
-        compiled = self._compiled()
-        if compiled is not None:
-            loss, error, chosen = compiled.gradient(
-                sample, seen, next_seen, self.weigh(sample), settings.double, settings.huber, settings.hysteresis
-            )
-            self.flat.loss = loss
-            return self._step(sample, loss, self.priority_errors(sample, error.abs()), chosen)
-        with torch.no_grad():
-            aims = self.unroll(self.target, seen, next_seen, sample)
-            chooser = self.unroll(self.net, seen, next_seen, sample) if settings.double else aims
-            best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
-        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
-            out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
-            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
-            backward_through(loss, self.flats)
-        with torch.no_grad():
-            chosen = pick(self.head.values(out), sample.action)
-        return self._step(sample, loss.detach(), error, chosen)
-
-    def _step(self, sample: Sample, loss: Tensor, error: Tensor, chosen: Tensor) -> dict[str, Tensor]:
-        """Move the networks along the gradients, and the targets after them."""
-        settings = self.settings
+        loss, error, chosen = gradient_for(self, self._autograd).fill(sample, seen, next_seen)
         norm, *_ = [adam.step(settings.max_grad_norm) for adam in self.adams]
         if self.target_due():
             self.track(self.flat, self.target_flat)
@@ -242,19 +221,21 @@ class DQNLearner(OffPolicyLearner):
         """A recording would keep the probability of forgiving that it was made with."""
         return super()._recordable and not isinstance(self.settings.leniency, SCHEDULES)
 
-    @cached_property
-    def _compilable(self) -> bool:
-        """Whether the compiled gradient is that of :meth:`separate_loss`, if the networks fit."""
-        own = type(self) is DQNLearner and type(self.settings) is DQN and covered(self.settings, COVERED)
-        return own and self.mixer is None and self.length == 1
+    def compute_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, what priorities are made of, and ``Q(s, a)``, ``(L, B, N)``, from encoded observations.
 
-    def _compiled(self) -> CompiledDQN | None:
-        """The gradient without autograd, where there is one: single transitions, each agent's own plain values."""
-        if self.autograd or not self._compilable:
-            return None
-        if self._gradient is None or self._gradient.net.stale or self._gradient.target.stale:
-            self._gradient = CompiledDQN.of(self.net, self.target, self.flat)
-        return self._gradient
+        ``y = r + gamma Q'(s', argmax_a Q(s', a))``.
+        """
+        with torch.no_grad():
+            aims = self.unroll(self.target, seen, next_seen, sample)
+            chooser = self.unroll(self.net, seen, next_seen, sample) if self.settings.double else aims
+            best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
+        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
+            out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
+            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
+        with torch.no_grad():
+            chosen = pick(self.head.values(out), sample.action)
+        return loss, error, chosen
 
     def separate_loss(self, sample: Sample, out: Tensor, aims: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
         """Each agent's own loss, summed over parameter sets, and what priorities are made of, ``(B, N)``."""
@@ -346,7 +327,7 @@ class DQNLearner(OffPolicyLearner):
     def cost(self, error: Tensor) -> Tensor:
         """Half the squared (or Huber) TD error; negative ones scaled by hysteresis, or forgiven."""
         settings = self.settings
-        cost = 0.5 * error.square() if settings.huber is None else ops.huber_loss(error, settings.huber)
+        cost = ops.l2_loss(error) if settings.huber is None else ops.huber_loss(error, settings.huber)
         leniency = value_at(settings.leniency, self.clock)
         if settings.hysteresis < 1 or leniency > 0:
             scale = torch.full_like(error, settings.hysteresis)

@@ -110,6 +110,8 @@ def refuse(condition: bool, message: str) -> None:
 class OffPolicyLearner(ABC):
     """Memory, draws, update ratio, random streams, checkpoints; :meth:`learn` is the learner's own."""
 
+    chosen: Any = None  # what :func:`~marl.compiled.gradient_for` decided
+
     def __init__(
         self,
         settings: OffPolicy,

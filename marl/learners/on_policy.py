@@ -69,6 +69,8 @@ class OnPolicy:
 class OnPolicyLearner:
     """Everything but the update."""
 
+    chosen: Any = None  # what :func:`~marl.compiled.gradient_for` decided
+
     def __init__(
         self,
         settings: OnPolicy,

@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl import ops
 from marl.actor_critic import Batch, explained_variance, minibatches, weights_of
+from marl.compiled import gradient_for
 from marl.config import config, setting
-from marl.graphs import Recorded
-from marl.learners.base import covered
+from marl.graphs import Recorded, recording
+from marl.learners.gradients import RolloutAutograd, RolloutGradient
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
-from marl.learners.ppo_tiles import COVERED, PARTS, CompiledPPO, applies
-from marl.parallel import both, worth_splitting
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
+
+PARTS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
 
 
 @config
@@ -61,26 +63,20 @@ class PPOLearner(OnPolicyLearner):
         """Refuses what does not fit the team's spaces or the number of copies."""
         super().__init__(settings, spec, team, num_envs, seed, device, settings.minibatches)
         self.settings = settings
-        self.compiled = self._compiled()
-        self._step = Recorded(self._one_step, device) if self.recordable else self._one_step
-        self._batch: Batch | None = None
+        self._recorded = Recorded(self._one_step, device)
         if settings.sequential and self.model.owner.flat and team.num_agents > 1:
             raise ConfigError(
                 f"PPO on team {team.name!r}: sequential=True needs parameters to update one after the other; "
                 "use sharing='none' or 'type'"
             )
-
-    def _compiled(self) -> CompiledPPO | None:
-        """The gradient without autograd; None where it would not be that of :meth:`compute_loss`."""
-        own = type(self) is PPOLearner and type(self.settings) is PPO
-        if own and covered(self.settings, COVERED) and applies(self.model):
-            return CompiledPPO(self.model, self.flat)
-        return None
+        self._autograd: RolloutGradient = RolloutAutograd(self)
+        self._gradient: RolloutGradient = gradient_for(self, self._autograd)
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """Epochs of minibatch steps over the rollout, then start the next one."""
         settings = self.settings
         clip, entropy_weight = value_at(settings.clip, clock), value_at(settings.entropy, clock)
+        self._gradient = gradient_for(self, self._autograd)
         batch = self.begin_update(clock)
         totals: dict[str, Tensor] = {}
         if settings.sequential and self.model.owner.num_sets > 1:
@@ -120,12 +116,9 @@ class PPOLearner(OnPolicyLearner):
     ) -> int:
         """Passes over the batch, until every running parameter set has gone too far; how many steps were taken."""
         settings = self.settings
-        self._batch = self.hold(batch)
-        if self.compiled is not None:
-            self.compiled.begin(batch, settings.value_clip, settings.value_weight)
+        self._gradient.begin(batch)
         for epoch in range(settings.epochs):
-            one_pass = self._pass if self.compiled is None else self._compiled_pass
-            kl_sum, parts = one_pass(batch, clip, entropy_weight)
+            kl_sum, parts = self._pass(batch, clip, entropy_weight)
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
             if settings.target_kl is not None and epoch + 1 < settings.epochs:
@@ -136,66 +129,40 @@ class PPOLearner(OnPolicyLearner):
                 if not running:
                     break
         self.flat.thaw()
-        self._batch = None
         return (epoch + 1) * settings.minibatches
 
     def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
-        names = (*PARTS, "gradient_norm")
-        sums = torch.zeros(len(names) + self.model.owner.num_sets, device=batch.seen.device, dtype=torch.float32)
+        sums, norms = None, None
+        step = self._recorded if self.recordable and recording(batch.seen.device) else self._one_step
         with self.fitting():
             for index in minibatches(batch, self.settings.minibatches, self.generator):
-                sums += self._step(index, clip, entropy_weight)
-        return sums[len(names) :], dict(zip(names, sums.unbind(), strict=False))
+                parts, norm = step(index, clip, entropy_weight)
+                # A recorded step writes where it wrote before.
+                sums = parts.clone() if sums is None else sums.add_(parts)
+                norms = norm.clone() if norms is None else norms.add_(norm)
+        assert sums is not None
+        assert norms is not None
+        sums = sums.float()  # (P, 5)
+        totals = dict(zip(PARTS, sums.mean(0).unbind(), strict=True)) | {"gradient_norm": norms.mean()}
+        return sums[:, PARTS.index("kl")], totals
 
-    def _one_step(self, index: Tensor, clip: float | Tensor, entropy_weight: float | Tensor) -> Tensor:
-        """One step on some sequences of the batch; in one row the loss's parts, the gradient's norm, each set's KL."""
-        assert self._batch is not None
-        kl, parts = self._gradient(self._batch.select(index), clip, entropy_weight)
-        norm = self.optimiser.step(self.settings.max_grad_norm).mean()
-        return torch.cat((torch.stack([*(parts[name] for name in PARTS), norm]), kl))
+    def _one_step(self, index: Tensor, clip: Any, entropy_weight: Any) -> tuple[Tensor, Tensor]:
+        """One step on some sequences of the batch; the loss's parts ``(P, 5)`` and the gradient's norms ``(P,)``."""
+        parts = self._gradient.fill(index, clip, entropy_weight)
+        return parts, self.optimiser.step(self.settings.max_grad_norm)
 
-    def _compiled_pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same without autograd."""
-        assert self.compiled is not None
-        size, count = batch.seen.shape[1], self.settings.minibatches
-        index = torch.randperm(size, generator=self.generator).numpy()
-        sums = np.zeros((self.model.owner.num_sets, len(PARTS)))
-        norms = torch.zeros((), dtype=torch.float32)
-        for start in range(0, size, size // count):
-            found = self.compiled.gradient(index[start : start + size // count], clip, entropy_weight)
-            self.flat.loss = float(found[:, :3].sum())  # without weights, which are finite
-            sums += found
-            norms += self.optimiser.step(self.settings.max_grad_norm).mean()
-        parts = torch.from_numpy(sums).float()  # (P, 5)
-        totals = dict(zip(PARTS, parts.mean(0).unbind(), strict=True)) | {"gradient_norm": norms}
-        return parts[:, PARTS.index("kl")], totals
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the loss is made of, in the order in which gradients tell it."""
+        return PARTS
 
-    def _gradient(
-        self, batch: Batch, clip: float | Tensor, entropy_weight: float | Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Fill the gradients from one minibatch, in two halves at once where that pays."""
-        weight = weights_of(batch.complete, self.model.owner)  # (L, C, N)
-        sequences = weight.shape[1]
-        # A batch's statistics are those of all of it, and what is dropped must not depend on which thread is first.
-        if sequences < 2 or self.parts_with_mode or not worth_splitting(weight.numel(), weight.device):
-            loss, kl, parts = self.compute_loss(batch, weight, clip, entropy_weight)
-            self.flat.backward(loss)
-            return kl, parts
-
-        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, dict[str, Tensor], Tensor]:
-            rows = batch.narrow(start, length), weight.narrow(1, start, length)
-            loss, kl, parts = self.compute_loss(*rows, clip, entropy_weight)
-            return self.flat.gradient(loss), kl, parts, loss.detach()
-
-        middle = sequences // 2
-        one, other = both(lambda: half(0, middle), lambda: half(middle, sequences - middle))
-        self.flat.put(one[0], other[0])
-        self.flat.loss = one[3] + other[3]
-        return one[1] + other[1], {name: part + other[2][name] for name, part in one[2].items()}
+    def weigh(self, batch: Batch) -> Tensor:
+        """Weights ``(L, C, N)`` under which a sum is the mean of each parameter set."""
+        return weights_of(batch.complete, self.model.owner)
 
     def compute_loss(
-        self, batch: Batch, weight: Tensor, clip: float | Tensor, entropy_weight: float | Tensor
+        self, batch: Batch, weight: Tensor, clip: Any, entropy_weight: Any
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets), approximate KL of each set ``(P,)``, and its parts.
 
@@ -206,25 +173,25 @@ class PPOLearner(OnPolicyLearner):
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)
         log_ratio = torch.where(batch.complete, log_prob - batch.log_prob, 0.0)
         ratio = log_ratio.exp()
-        bounds: Any = 1 - clip, 1 + clip
-        surrogate = torch.min(ratio * batch.advantage, ratio.clamp(*bounds) * batch.advantage)
-        error = (value - batch.target).square()
+        cost = ops.clipped_surrogate_pg_loss(ratio.unsqueeze(0), batch.advantage.unsqueeze(0), clip)  # (L, C, N)
+        error = ops.l2_loss(value, batch.target)
         if settings.value_clip is not None:
             near = batch.value + (value - batch.value).clamp(-settings.value_clip, settings.value_clip)
-            error = torch.max(error, (near - batch.target).square())
-        policy_loss = -(surrogate * weight).sum()
-        value_loss = 0.5 * (error * weight).sum()
+            clipped = ops.l2_loss(near, batch.target)
+            error = torch.where(clipped > error, clipped, error)
+        policy_loss = (cost * weight).sum()
+        value_loss = (error * weight).sum()
         entropy_sum = (entropy * weight).sum()
         loss = policy_loss + settings.value_weight * value_loss - entropy_weight * entropy_sum
         with torch.no_grad():
             kl = owner.sum_sets(((ratio - 1 - log_ratio) * weight).sum((0, 1)))
             sets = owner.num_sets
-            clipped = (((ratio - 1).abs() > clip) * weight).sum() / sets
+            beyond = (((ratio - 1).abs() > clip) * weight).sum() / sets
         parts = {
             "policy_loss": policy_loss.detach() / sets,
             "value_loss": value_loss.detach() / sets,
             "entropy": entropy_sum.detach() / sets,
             "kl": kl.mean(),
-            "clip_fraction": clipped,
+            "clip_fraction": beyond,
         }
         return loss, kl, parts

@@ -6,27 +6,25 @@ ISAC is SAC with local critics, MASAC is SAC with :class:`~marl.scope.Joint` one
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.credit import Mixing
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
 from marl.learners.actor_q import ActorQ, ActorQLearner
-from marl.learners.base import covered
+from marl.learners.gradients import ActorCriticAutograd, ActorCriticGradient
 from marl.learners.off_policy import refuse
-from marl.learners.sac_tiles import COVERED, CompiledSAC
 from marl.memory.replay import Sample
 from marl.memory.rollout import Look
 from marl.nets.action_head import SquashedHead, masked_policy
 from marl.nets.adam import FlatAdam
 from marl.nets.distributions import Categorical
 from marl.nets.stacked import FlatParameters
-from marl.scope import Joint
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -70,8 +68,6 @@ class SACLearner(ActorQLearner):
     ) -> None:
         """Refuses what does not fit the team's spaces or the settings."""
         self.settings = settings
-        self.autograd = False  # True: not without it, even where that can be had
-        self._gradient: CompiledSAC | None = None
         self.choices = team.action.sizes[0] if team.action.kind == "discrete" else 0
         super().__init__(settings, spec, team, num_envs, seed, device, critics=2, values=max(self.choices, 1))
         refuse(
@@ -90,6 +86,8 @@ class SACLearner(ActorQLearner):
         rows = [[other for other in agents if other != agent] for agent in agents]
         self._but_oneself = torch.tensor(rows, dtype=torch.int64, device=self.device)  # (N, N - 1)
         self._begin(self.carry_width, settings.critic, other_actions=self.across)
+        self._autograd: ActorCriticGradient = ActorCriticAutograd(self)
+        gradient_for(self, self._autograd)
 
     def make_head(self) -> SquashedHead | Categorical:
         """A squashed Gaussian, or choices by their logits."""
@@ -125,22 +123,11 @@ class SACLearner(ActorQLearner):
         """One step of the critics, of the actor, and of the temperatures."""
         seen, next_seen = self.rows_of(sample)
         alpha, weight = self.temperature(), self.weigh(sample)
-        compiled = self._compiled()
-        if compiled is not None:
-            value_loss, errors = compiled.critics(sample, seen, next_seen, weight, alpha, self._noise(seen))
-            error = self.priority_errors(sample, errors)
-            self.critic.flat.loss = value_loss
-            norm = self.critic_adam.step(self._settings.max_grad_norm).mean()
-            policy_loss, entropy = compiled.policy(sample, seen, weight, alpha, self._noise(seen))
-            self.actor_flat.loss = policy_loss
-            self.actor_adam.step(self._settings.max_grad_norm)
-        else:
-            with self.fitting(self.critic.online):
-                value_loss, error = self.compute_critic_loss(sample, seen, next_seen, alpha)
-                norm = self.critic_step(value_loss)
-            with self.fixed_critic(), self.fitting(self.actor):
-                policy_loss, entropy = self.compute_actor_loss(sample, seen, alpha)
-                self.actor_step(policy_loss)
+        gradient, most = gradient_for(self, self._autograd), self._settings.max_grad_norm
+        value_loss, error = gradient.fill_critic(sample, seen, next_seen, weight, alpha)
+        norm = self.critic_adam.step(most).mean()
+        policy_loss, entropy = gradient.fill_actor(sample, seen, weight, alpha)
+        self.actor_adam.step(most)
         if self.settings.temperature is None:
             # alpha falls while the entropy is above its goal: d/d log(alpha) of alpha (H - goal).
             excess = self.owner.sum_sets(((entropy - self.goal) * weight).sum((0, 1)))  # (P,)
@@ -152,35 +139,14 @@ class SACLearner(ActorQLearner):
         self.see(sample)
         sets = self.owner.num_sets
         return {
-            "value_loss": value_loss.detach() / sets,
-            "policy_loss": policy_loss.detach() / sets,
+            "value_loss": value_loss / sets,
+            "policy_loss": policy_loss / sets,
             "entropy": (entropy * weight).sum() / sets,
             "temperature": alpha.mean(),
             "gradient_norm": norm,
             "td_error": error,
             "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),
         }
-
-    def _noise(self, seen: Tensor) -> Tensor:
-        """What a draw of the policy takes from chance, ``(L, B, N, A)``."""
-        return torch.empty(*seen.shape[:3], self.code.size, dtype=torch.float32).normal_(generator=self.generator)
-
-    @cached_property
-    def _compilable(self) -> bool:
-        """Whether the compiled gradients are those of the losses below, if the networks fit."""
-        own = type(self) is SACLearner and type(self.settings) is SAC and covered(self.settings, COVERED)
-        alone = not self.joint or (self.team.num_agents == 1 and self.settings.critic != Joint(of="state"))
-        plain = type(self.head) is SquashedHead and alone and not self.across and self.length == 1
-        return own and plain and self.device.type == "cpu"
-
-    def _compiled(self) -> CompiledSAC | None:
-        """The gradients without autograd, where there are any: single transitions, critics of one agent's view."""
-        if self.autograd or not self._compilable:
-            return None
-        if self._gradient is None or self._gradient.stale:
-            assert isinstance(self.head, SquashedHead)
-            self._gradient = CompiledSAC.of(self.actor, self.critic, self.actor_flat, self.head.box.real)
-        return self._gradient
 
     def compute_critic_loss(
         self, sample: Sample, seen: Tensor, next_seen: Tensor, alpha: Tensor

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.credit import Mixing
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
@@ -60,6 +61,7 @@ class TD3Learner(ActorQLearner):
             f"{type(settings.credit).__name__}()",
         )
         self._begin(self.carry_width, settings.critic, other_actions=self.across)
+        gradient_for(self, None)
 
     @property
     def default_exploration(self) -> Exploration:

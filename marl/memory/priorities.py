@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from marl.jit import jit
+from marl.compiled.cache import jit
 from marl.types import Array
 
 

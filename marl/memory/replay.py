@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.compiled.cache import jit
 from marl.credit import Credit, Mixing, Outcome
-from marl.jit import jit
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.priorities import Priorities
 from marl.memory.rollout import Decision, Look, refuse_wild_actions

@@ -124,7 +124,8 @@ class SquashedHead:
     def reparameterised(self, parameters: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """A unit action ``(..., N, A)`` and its log-probability ``(..., N)``, both with gradients."""
         mean, log_std = self._split(parameters)
-        noise = torch.empty_like(mean).normal_(generator=generator)
+        # In the order of rows, however a network laid out its outputs.
+        noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
         raw = mean + log_std.exp() * noise
         log_normal = -0.5 * noise.square() - log_std - 0.9189385332046727
         log_slope = 2 * (0.6931471805599453 - raw - torch.nn.functional.softplus(-2 * raw))

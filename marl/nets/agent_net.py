@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from marl.nets.compiled_mlp import PARTS
-from marl.nets.inference import Inference
-from marl.nets.kernels import compiled, recorded
+from marl.compiled.backend import PARTS, ChosenNetwork, Dense, network_for, recorded
+from marl.compiled.backend import Network as Compiled
 from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
-from marl.nets.stacked import NoisyLinear, make_linear, parts_with_mode
+from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear, parts_with_mode
 
 
 class Inputted(Protocol):
@@ -72,7 +71,7 @@ class AgentNet(nn.Module):
         self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
         self.carry_shape = (owner.num_agents, self.body.carry_width)
         self.parts_with_mode = parts_with_mode(self.body)
-        self._inference: Inference | None = None
+        self._chosen: ChosenNetwork | None = None
 
     def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -80,10 +79,9 @@ class AgentNet(nn.Module):
 
     def once(self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
-        net = self._inference_of(obs)
-        if net is not None:
-            out, _ = net.forward((self.encode(obs.unsqueeze(0)),), keep=False)
-            return self._with_scale(out)[0], carry
+        net = None if recorded() else self._decision().network
+        if net is not None and obs.dtype == torch.float32 and obs.numel():
+            return self._with_scale(net(self.encode(obs.unsqueeze(0))))[0], carry
         out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), alive.unsqueeze(0))
         return out[0], carries[0]
 
@@ -100,8 +98,9 @@ class AgentNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The same from encoded observations, with ``beside``, some ``(T, B, N, K)``."""
         owner = self.owner
-        net = self._inference_of(x) if len(beside) < PARTS else None
-        if net is not None:
+        chosen = None if recorded() else self._decision()
+        net = chosen.network if chosen is not None and len(beside) < PARTS else None
+        if net is not None and x.dtype == torch.float32 and x.numel():
             y, carries = net(x, *beside), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
             return self._with_scale(y), carries
         extra: Tensor | None = None
@@ -111,7 +110,7 @@ class AgentNet(nn.Module):
             ids = [self.ids.expand(*x.shape[:3], -1)] if self.ids.shape[1] else []
             extra = torch.cat((*ids, *beside), dim=-1) if ids or beside else None
         x = owner.enter(x)
-        if extra is None and is_plain(self.body, self.head) and not recorded():
+        if extra is None and chosen is not None and not chosen.touched and is_plain(self.body, self.head):
             y = owner.leave(self.body.through(x, self.head))
             carries = carry.unsqueeze(0).expand(y.shape[0], *carry.shape)
         else:
@@ -128,18 +127,39 @@ class AgentNet(nn.Module):
             return y
         return torch.cat((y, self.owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
 
-    def _inference_of(self, x: Tensor) -> Inference | None:
-        """The compiled network, if there is one and it can read this."""
-        return self.inference() if compiled(x) and x.numel() else None
+    def _decision(self) -> ChosenNetwork:
+        """What computes the outputs, as long as that holds."""
+        chosen = self._chosen
+        if chosen is None or chosen.stale:
+            chosen = self._chosen = network_for(self)
+        return chosen
 
-    def inference(self) -> Inference | None:
-        """The compiled network, if this is one: of vectors, in a flat parameter matrix on the CPU."""
-        if self._inference is None or self._inference.stale:
-            vectors = type(self) is AgentNet and len(self.shape) == 1
-            self._inference = Inference.of(self.owner, self.body, self.head) if vectors else None
-            if self._inference is not None:
-                self._inference.ids = self.ids.detach().numpy()
-        return self._inference
+    def compiled(self) -> Compiled | None:
+        """The compiled network, if :func:`~marl.compiled.network_for` says that there is one."""
+        return self._decision().network
+
+    def dense(self) -> Dense | None:
+        """What compiled code needs to know of this network; None unless it is plain layers over vectors."""
+        body, head = self.body, self.head
+        if type(self) is not AgentNet or len(self.shape) != 1 or not is_plain(body, head):
+            return None
+        layers = [layer for layer in (*body.layers, head) if isinstance(layer, StackedLinear)]
+        members, sizes = self.owner.table
+
+        def plain(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+            return self.owner.leave(body.plain(self.owner.enter(torch.cat(list(parts), dim=-1)), parameters))
+
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        return Dense(weights, biases, body.activation_name, members, sizes, self.ids, plain)
+
+    @property
+    def outputs_of_all(self) -> bool:
+        """Whether one row has an output for every agent: no, each has a row of its own."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy finds out for itself what is compiled."""
+        return self.__dict__ | {"_chosen": None}
 
     def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:
         """Whatever chance a carry needs, in place: none here."""
@@ -243,3 +263,12 @@ class JointNet(nn.Module):
         active = active.any(-1, keepdim=True).expand(*active.shape[:2], columns)
         y, carries = self.net.read(x, carry, start, active)
         return (y.transpose(-1, -2) if self.once else y), carries
+
+    def dense(self) -> Dense | None:
+        """What compiled code needs to know of the network within."""
+        return self.net.dense() if type(self) is JointNet else None
+
+    @property
+    def outputs_of_all(self) -> bool:
+        """Whether one row has an output for every agent."""
+        return self.once

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from marl.nets.kernels import categorical_draw, categorical_evaluate, compiled
+from marl.compiled.kernels import categorical_draw, categorical_evaluate, takes
 from marl.types import ActionSpec, ConfigError
 
 ILLEGAL = -1e9  # finite, so that 0 * log 0 never becomes NaN
@@ -77,7 +77,7 @@ class Categorical:
         self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """A sample and ``log pi(a)``."""
-        if compiled(parameters):
+        if takes(parameters):
             return categorical_draw(mask_logits(parameters, legal), generator)
         log_policy = functional.log_softmax(mask_logits(parameters, legal), dim=-1)
         action = gumbel_argmax(log_policy, generator)
@@ -89,7 +89,7 @@ class Categorical:
 
     def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """``log pi(a)`` and ``-sum pi log pi``."""
-        if compiled(parameters):
+        if takes(parameters):
             return categorical_evaluate(mask_logits(parameters, legal), action)
         log_policy = functional.log_softmax(mask_logits(parameters, legal), dim=-1)
         log_prob = log_policy.gather(-1, action.unsqueeze(-1)).squeeze(-1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.nets.kernels import tanh_
+from marl.compiled.kernels import tanh_
 
 
 def _tanh_backward(gradient: Tensor, output: Tensor) -> None:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marl.nets import tiles
 from marl.nets.fused import FUSABLE, Buffers, fused_mlp
 from marl.nets.owner import Owner
 from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal, parts_with_mode
-from marl.types import Array, ConfigError
+from marl.types import ConfigError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -150,18 +149,6 @@ class MLPBody(Body):
         )
         self.width = config.sizes[-1]
 
-    @property
-    def activation_code(self) -> int:
-        """The activation's number in compiled code; -1 if it has none."""
-        return tiles.ACTIVATIONS.get(self.activation_name, -1)
-
-    def table(self, head: StackedLinear) -> Array:
-        """Where layers and output layer lie in the flat row of a parameter set: see :mod:`marl.nets.tiles`."""
-        linear = [layer for layer in (*self.layers, head) if isinstance(layer, StackedLinear)]
-        shapes = [(int(layer.weight.shape[1]), int(layer.weight.shape[2])) for layer in linear]
-        places = [(int(layer.weight.storage_offset()), int(layer.bias.storage_offset())) for layer in linear]
-        return tiles.layer_table(shapes, places)
-
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -179,6 +166,15 @@ class MLPBody(Body):
         ]
         out = fused_mlp(y.flatten(1, 2), self.activation_name, self.pool, parameters)
         return out.view(*y.shape[:3], out.shape[-1])
+
+    def plain(self, x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """The same layer by layer, with ``[W_1, b_1, ..., W_k, b_k]`` for parameters."""
+        y = x.flatten(1, 2)
+        for place in range(0, len(parameters), 2):
+            y = y if place == 0 else self.activation(y)
+            weight, bias = (self.owner.weight(parameter) for parameter in parameters[place : place + 2])
+            y = torch.baddbmm(bias.unsqueeze(1), y, weight)
+        return y.view(*x.shape[:3], y.shape[-1])
 
 
 def is_plain(body: nn.Module, head: nn.Module) -> TypeGuard[MLPBody]:

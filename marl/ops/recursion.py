@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marl.jit import jit
+from marl.compiled import backend
+from marl.compiled.cache import jit
 
 __all__ = ["backward_recursion"]
 
@@ -28,8 +29,7 @@ def backward_recursion(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     """
     if additive.shape[0] == 0:
         return additive
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if recorded or not _fits_kernel(additive, decay, last):
+    if not backend.enabled or backend.recorded() or not _fits_kernel(additive, decay, last):
         return _by_doubling(additive, decay, last)
     if not torch.is_grad_enabled() or not (additive.requires_grad or decay.requires_grad or last.requires_grad):
         return _solve(additive, decay, last)
@@ -66,6 +66,9 @@ def _solve(additive: Tensor, decay: Tensor, last: Tensor) -> Tensor:
     width = last.numel()
     columns = [x.detach().contiguous().view(length, width).numpy() for x in (additive, decay)]
     _kernel()(*columns, last.detach().contiguous().view(width).numpy(), out.view(length, width).numpy())
+    if backend.checking:
+        wanted = _by_doubling(additive.detach(), decay.detach(), last.detach())
+        backend.require_equal("the backward recursion", (out, wanted))
     return out
 
 

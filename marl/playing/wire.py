@@ -60,7 +60,7 @@ class Wire:
 
     def send_text(self, kind: Kind, text: str) -> None:
         """Send words."""
-        self._send(kind, text.encode()[:LONGEST_TEXT])
+        self._send(kind, text.encode(errors="surrogateescape")[:LONGEST_TEXT])
 
     def _send(self, kind: Kind, payload: bytes) -> None:
         self.sock.sendall(HEADER.pack(MAGIC, VERSION, kind, self.copies, len(payload)) + payload)
@@ -89,7 +89,7 @@ class Wire:
         """The words of the next frame, as :meth:`receive`."""
         found, size = self._header()
         self._check(found, kind, size, None)
-        return self._read(size).decode(errors="replace")
+        return self._read(size).decode(errors="surrogateescape")
 
     def _header(self) -> tuple[int, int]:
         magic, version, kind, copies, size = HEADER.unpack(self._read(HEADER.size))

@@ -45,6 +45,7 @@ scenario = marl.Scenario(
 )
 """
 LIFE = 12_000  # steps that each life has before it
+ACTS = (*("kill",) * 5, "kill all", "stop", "pause", "pause", "full", "move")
 ENDS = {"kill": (-signal.SIGKILL,), "preempt": (75,), "interrupt": (130,), "leave": (0,)}
 HANGS = 300.0  # seconds: longer than a worker's deadline, its restarts and the patience with a full disk together
 
@@ -71,6 +72,12 @@ class Life:
     def lives(self) -> bool:
         """Whether it has not ended."""
         return self.process.poll() is None
+
+    def wait_for_checkpoint(self) -> None:
+        """Wait until it has saved something, or ended."""
+        began = newest(self.run)
+        while self.lives and newest(self.run) <= began:
+            time.sleep(0.05)
 
     def children(self) -> list[int]:
         """Its workers, as the system knows them."""
@@ -172,10 +179,12 @@ def chaos(folder: Path, seconds: float, seed: int = 0, say: Callable[[str], None
     while time.monotonic() < until:
         life, number = Life(folder, number), number + 1
         how = rng.choice(list(ENDS))
+        if rng.random() < 0.7:
+            life.wait_for_checkpoint()
         began = time.monotonic()
         while life.lives and time.monotonic() < min(until, began + rng.uniform(2.0, 30.0)):
             time.sleep(rng.uniform(0.0, 1.5))
-            act = rng.choice(("kill", "kill", "kill", "kill all", "stop", "pause", "full", "move"))
+            act = rng.choice(ACTS)
             done[act] += life.lives
             if act == "kill":
                 life.signal_some(rng, signal.SIGKILL, 1)
@@ -193,8 +202,9 @@ def chaos(folder: Path, seconds: float, seed: int = 0, say: Callable[[str], None
             else:
                 life.move_folder(rng)
         code = life.end(how)
-        # A training may have come to its end, or given up on workers or the disk, before we got to end it.
-        allowed = {0, 6, *ENDS[how], *({-signal.SIGTERM} if how == "preempt" else ())}
+        # A training may have come to its end, or given up on workers or the disk, before we got to end it; and then
+        # Python itself may have been on its way out, where signals do what they do by default.
+        allowed = {0, 6, *ENDS[how], *{"preempt": (-signal.SIGTERM,), "interrupt": (-signal.SIGINT,)}.get(how, ())}
         text = Path(life.said.name).read_text(errors="replace")
         say(f"life {number}: {how}, exit status {code}, step {newest(life.run):,}: {' '.join(text.split())[-160:]}")
         assert code in allowed, f"exit status {code} after {how}; see {life.said.name}"
@@ -205,8 +215,7 @@ def chaos(folder: Path, seconds: float, seed: int = 0, say: Callable[[str], None
             damage(life.run, rng)
             done["damage"] += 1
     life = Life(folder, number)
-    while life.lives and newest(life.run) < life.steps - LIFE + 1000:
-        time.sleep(0.05)
+    life.wait_for_checkpoint()
     life.signal_some(rng, signal.SIGKILL, 1)
     code = life.end("leave")
     assert code == 0, f"exit status {code} of a life that was left alone; see {life.said.name}"

@@ -67,10 +67,11 @@ def candidates(copies: int) -> dict[str, Callable[[], Tensor]]:
     place = np.random.default_rng(0).permutation(rows)[: rows // 4]
     part = batch.select(torch.from_numpy(place))
     weight = weights_of(part.complete, learner.model.owner)
-    learner.compiled.begin(batch, None, VALUE)
+    gradient, index = learner.chosen.gradient, torch.from_numpy(place)
+    gradient.begin(batch)
 
     def ours() -> Tensor:
-        learner.compiled.gradient(place, CLIP, ENTROPY)
+        gradient.fill(index, CLIP, ENTROPY)
         return learner.flat.gradients
 
     def ours_by_autograd() -> Tensor:

@@ -397,6 +397,8 @@ def test_words_and_errors(ends):
     mine, theirs = ends
     mine.send_text(Kind.START, "a folder")
     assert theirs.receive_text(Kind.START) == "a folder"
+    mine.send_text(Kind.START, "a folder that is no text: \udcff")
+    assert theirs.receive_text(Kind.START) == "a folder that is no text: \udcff"
     mine.send_text(Kind.ERROR, "no such agent")
     with pytest.raises(WireError, match=r"^no such agent$"):
         theirs.receive(Kind.READY, processes.READY)

@@ -28,7 +28,7 @@ OUTER = {
 }
 INNER = {
     "advantages": ("model.prepare",),
-    "backward": ("compiled.gradient",),  # with the forward and the loss: see `profile`
+    "backward": ("gradient.fill",),  # with the forward and the loss: see `profile`
     "optimiser": ("optimiser.step",),
 }
 GAMES = 100  # greedy episodes of an evaluation
@@ -72,7 +72,7 @@ class Stopwatch:
             "model": learner.model,
             "flat": learner.flat,
             "optimiser": learner.optimiser,
-            "compiled": learner.compiled,
+            "gradient": learner.chosen.gradient,
         }
         lost = []
         for part, methods in parts.items():
@@ -186,7 +186,7 @@ def profile(work: Work) -> Contender:
     def forward() -> float:
         """Seconds of actor and critic on one minibatch."""
         learner: Any = system.learners[0]
-        nets = learner.model.actor.inference(), learner.model.critic.inference()
+        nets = learner.model.actor.compiled(), learner.model.critic.compiled()
         took = []
         for _ in range(5):
             began = clock()

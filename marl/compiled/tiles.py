@@ -5,6 +5,9 @@ fills vector registers, and a whole network's tile stays in the second-level cac
 On AVX-512 (Zen 5, one core) products reach 200 GFLOP/s at layers of 64 and 260 at layers of 256, where the matrix
 products of torch and numpy reach 100; Python is left once for all layers.
 
+A kernel takes what belongs together as one ``NamedTuple``. numba takes three times as long to look at such arguments as
+at arrays one by one, so Python hands over the arrays and a line of compiled code puts the tuples together.
+
 Parameters are one row of a flat matrix; ``layers (depth, 4)`` says of each layer its inputs, its outputs, and where its
 weight ``(inputs, outputs)`` and its bias begin. Everything here is called by compiled code; float32 throughout.
 """
@@ -13,14 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl.jit import jit
-from marl.nets.vectors import BLOCK, KEEP, LANES, PANEL, ZERO, copy, product, turn
+from marl.compiled.cache import jit
+from marl.compiled.vectors import BLOCK, KEEP, LANES, PANEL, ZERO, copy, product, turn
 from marl.types import Array
 
 TILE = 512  # columns of a tile: fewer, and starting loops costs a third; more, and the second-level cache is too small
@@ -133,7 +136,7 @@ def _strip(
     out: Array, at: int, across: int, a: Array, start: int, step: int, skip: int, x: Array, origin: int, below: int,
     rows: int, inner: int, bias: int,
 ) -> None:  # fmt: skip
-    """:func:`marl.nets.vectors.product` for any number of rows."""
+    """:func:`marl.compiled.vectors.product` for any number of rows."""
     i = 0
     while i < rows:
         to, of, constant = at + i * across, start + i * step, bias + i if bias >= 0 else bias
@@ -367,6 +370,34 @@ def aligned(*shape: int) -> Array:
     return room[start : start + size].reshape(shape)
 
 
+class Net(NamedTuple):
+    """A network as kernels take it."""
+
+    flat: Array  # (P, D) its parameters are columns of it
+    layers: Array  # (depth, 4)
+    activation: int
+    members: Array  # (P, most) the agents of each parameter set
+    sizes: Array  # (P,) how many
+
+
+class Room(NamedTuple):
+    """Room for one tile, which kernels overwrite."""
+
+    x: Array  # (inputs, columns)
+    hidden: Array  # (depth, widest, columns)
+    z: Array  # (2, widest, columns)
+    rows: Array  # (8, columns)
+    places: Array  # (2, columns)
+
+
+def spans(*kinds: type[NamedTuple]) -> list[slice]:
+    """Where each kind of tuple stands in arguments laid end to end, and what comes after them."""
+    ends = [0]
+    for kind in kinds:
+        ends.append(ends[-1] + len(kind._fields))
+    return [slice(*pair) for pair in zip(ends, [*ends[1:], None], strict=True)]
+
+
 class Scratch:
     """Room for one tile of networks up to some size; one for each thread."""
 
@@ -381,6 +412,7 @@ class Scratch:
         self.z = aligned(2, max(widest, inputs), self.size)
         self.rows = aligned(8, self.size)
         self.places = np.zeros((2, self.size), dtype=np.int64)
+        self.room = Room(self.x, self.hidden, self.z, self.rows, self.places)
 
 
 def layer_table(shapes: list[tuple[int, int]], places: list[tuple[int, int]]) -> Array:

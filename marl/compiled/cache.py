@@ -17,7 +17,7 @@ import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-CONSTANTS = (bool, int, float, str, np.generic)
+CONSTANTS = (bool, int, float, str, slice, np.generic)
 
 
 def jit(signatures: Sequence[str] = (), **options: Any) -> Callable[[Function], Function]:

@@ -1,4 +1,8 @@
-"""Compiled kernels for the CPU, where torch's own leave speed on the table: measured gains stand beside each."""
+"""Functions of torch's, compiled for the CPU where torch's own leave speed on the table.
+
+Each stands for one function of torch's, decides for itself whether it takes what it is given, and is compared with
+torch's while ``check`` is on. Measured gains stand beside each.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.jit import jit
-from marl.nets import tiles
+from marl.compiled import backend, tiles
+from marl.compiled.acting import require_draw
+from marl.compiled.cache import jit
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the kernels take this tensor: float32 on the CPU, nobody writes operations down, and none is off."""
+    return backend.enabled and x.is_cpu and x.dtype == torch.float32 and not backend.recorded()
 
 
 def tanh_(x: Tensor) -> None:
     """``tanh`` in place: compiled for contiguous float32 on the CPU, torch's everywhere else."""
-    if compiled(x) and x.is_contiguous():
+    if takes(x) and x.is_contiguous():
+        wanted = x.tanh() if backend.checking else None
         tiles.tanh_all(x.numpy().reshape(-1))
+        if wanted is not None:
+            backend.require_equal("tanh", (x, wanted))
     else:
         x.tanh_()
 
@@ -84,16 +97,6 @@ def _categorical_kernels() -> tuple[Any, Any, Any]:
     return draw, evaluate, gradient
 
 
-def recorded() -> bool:
-    """Whether torch writes operations down, to trace, export or compile them: it would miss what kernels compute."""
-    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
-
-
-def compiled(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: float32 on the CPU, and nobody writes operations down."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not recorded()
-
-
 def categorical_draw(logits: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Sample ``softmax(logits)`` by inverting its distribution function; action and log-probability ``(...)``.
 
@@ -104,6 +107,8 @@ def categorical_draw(logits: Tensor, generator: torch.Generator | None) -> tuple
     rows = logits.detach().contiguous().view(-1, logits.shape[-1]).numpy()
     flat = (uniform.view(-1).numpy(), action.view(-1).numpy(), log_prob.view(-1).numpy())
     _categorical_kernels()[0](rows, *flat)
+    if backend.checking:
+        require_draw("a draw of a choice", logits.detach(), uniform, action, log_prob)
     return action, log_prob
 
 
@@ -117,6 +122,14 @@ class _CategoricalEvaluate(torch.autograd.Function):
         rows, chosen = logits.contiguous().view(-1, width), action.contiguous().view(-1)
         out = (log_policy.view(-1, width).numpy(), log_prob.view(-1).numpy(), entropy.view(-1).numpy())
         _categorical_kernels()[1](rows.numpy(), chosen.numpy(), *out)
+        if backend.checking:
+            wanted = logits.log_softmax(-1)
+            backend.require_equal(
+                "a choice's distribution",
+                (log_policy, wanted),
+                (log_prob, wanted.gather(-1, action.unsqueeze(-1)).squeeze(-1)),
+                (entropy, -(wanted.exp() * wanted).sum(-1)),
+            )
         ctx.save_for_backward(log_policy, chosen, entropy)
         return log_prob, entropy
 
@@ -129,7 +142,22 @@ class _CategoricalEvaluate(torch.autograd.Function):
         rows = [x.contiguous().view(-1).numpy() for x in (entropy, to_log_prob, to_entropy)]
         policy, out = log_policy.view(-1, width).numpy(), to_logits.view(-1, width).numpy()
         _categorical_kernels()[2](policy, chosen.numpy(), *rows, out)
+        if backend.checking:
+            _check_slope(log_policy, chosen, to_log_prob, to_entropy, to_logits)
         return to_logits, None
+
+
+def _check_slope(
+    log_policy: Tensor, chosen: Tensor, to_log_prob: Tensor, to_entropy: Tensor, to_logits: Tensor
+) -> None:
+    """Log-probabilities are their own logits, so torch differentiates the same function at them."""
+    with torch.enable_grad():
+        logits = log_policy.detach().clone().requires_grad_()
+        policy = logits.log_softmax(-1)
+        log_prob = policy.gather(-1, chosen.view(*policy.shape[:-1], 1)).squeeze(-1)
+        entropy = -(policy.exp() * policy).sum(-1)
+        (wanted,) = torch.autograd.grad((log_prob * to_log_prob + entropy * to_entropy).sum(), logits)
+    backend.require_equal("the gradient of a choice's distribution", (to_logits, wanted))
 
 
 def categorical_evaluate(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

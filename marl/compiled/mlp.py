@@ -3,29 +3,39 @@
 All agents of all rows in one call, which reads its inputs where they lie, whatever views and expansions they are, side
 by side as they come. With gradients it is one autograd step whose activations are kept in arrays that are used again;
 where only some of the inputs want a gradient (the action that a critic judges) only theirs is computed. Large networks
-go in two halves on two threads. :mod:`marl.nets.fused` serves everything else.
+go in two halves on two threads. Torch computes everything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.nets.networks import MLPBody, is_plain
-from marl.nets.owner import Owner
-from marl.nets.stacked import StackedLinear
-from marl.nets.tiles import aligned, backward, compiled, flat_matrix, flip, forward, padded, tile_size
-from marl.nets.vectors import LANES, copy
+from marl.compiled.backend import PARTS, Dense
+from marl.compiled.tiles import (
+    ACTIVATIONS,
+    Net,
+    aligned,
+    backward,
+    compiled,
+    flat_matrix,
+    flip,
+    forward,
+    layer_table,
+    padded,
+    spans,
+    tile_size,
+)
+from marl.compiled.vectors import LANES, copy
 from marl.parallel import both, threads
 from marl.types import Array
 
 WORTH = 1.5e7  # multiplications from which a second thread pays for the meeting
-PARTS = 3  # inputs that may come side by side
 _NOTHING = np.zeros(0, dtype=np.float32)
 
 
@@ -34,14 +44,20 @@ class CompiledMLP:
 
     KEPT = 4  # arrays kept for each shape
 
-    def __init__(self, owner: Owner, body: MLPBody, head: StackedLinear, flat: Array) -> None:
-        """See :meth:`of`."""
-        self.flat = flat  # (P, D)
-        self.parameters = [parameter for layer in (*body.layers, head) for parameter in layer.parameters()]
-        self._weight, self._place = head.weight, head.weight.data_ptr()
-        self.layers, self.activation = body.table(head), body.activation_code
-        self.members, self.sizes = owner.table
-        self.agents = owner.num_agents
+    def __init__(self, dense: Dense, flat: Array) -> None:
+        """See :meth:`maybe`."""
+        weights, biases = dense.weights, dense.biases
+        self.parameters = dense.parameters
+        shapes = [(int(weight.shape[1]), int(weight.shape[2])) for weight in weights]
+        places = [
+            (int(weight.storage_offset()), int(bias.storage_offset()))
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        self.layers = layer_table(shapes, places)
+        self.net = Net(flat, self.layers, ACTIVATIONS[dense.activation], dense.members, dense.sizes)
+        self._weight, self._place = weights[-1], weights[-1].data_ptr()
+        self.sizes = dense.sizes
+        self.agents = int(dense.sizes.sum())
         self.inputs, self.outputs = int(self.layers[0, 0]), int(self.layers[-1, 1])
         self.widest = int(self.layers[:, 1].max())
         self.work = int((self.layers[:, 0] * self.layers[:, 1]).sum()) * self.agents
@@ -49,15 +65,12 @@ class CompiledMLP:
         self._tables: dict[tuple[int, bool], tuple[Array, int]] = {}
 
     @classmethod
-    def of(cls, owner: Owner, body: Any, head: StackedLinear) -> Self | None:
-        """For a network that can be had this way; else None."""
-        if not is_plain(body, head):
+    def maybe(cls, dense: Dense | None) -> Self | None:
+        """For a network of known layers whose parameters lie in a flat matrix on the CPU; else None."""
+        if dense is None or dense.activation not in ACTIVATIONS:
             return None
-        flat = flat_matrix([*body.parameters(), *head.parameters()], owner.num_sets)
-        return None if flat is None else cls(owner, body, head, flat)
-
-    def __deepcopy__(self, memo: Any) -> None:
-        """A copied network has other parameters to look at, and finds them when it is first asked."""
+        flat = flat_matrix(dense.parameters, len(dense.sizes))
+        return None if flat is None else cls(dense, flat)
 
     @property
     def stale(self) -> bool:
@@ -68,15 +81,19 @@ class CompiledMLP:
         """Outputs ``(T, B, N, O)`` of inputs ``(T, B, N, F)`` side by side, with a gradient to all of these and to the
         parameters."""
         if torch.is_grad_enabled():
-            y: Tensor = _Step.apply(self, len(parts), *parts, *self.parameters)  # type: ignore[no-untyped-call]
-            return y
+            return self.step(parts, self.parameters)
         return self.forward(parts, keep=False)[0]
+
+    def step(self, parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+        """One step of autograd, which gives ``parameters`` the gradient of the ones that were computed with."""
+        y: Tensor = _Step.apply(self, len(parts), *parts, *parameters)  # type: ignore[no-untyped-call]
+        return y
 
     def forward(self, parts: Sequence[Tensor], keep: bool) -> tuple[Tensor, Array | None]:
         """Outputs, and the outputs of all layers ``(tiles, depth, widest, columns)`` if they are to be kept."""
         time, batch = parts[0].shape[:2]
         assert all(part.shape[:3] == (time, batch, self.agents) for part in parts)
-        layout, lines = _lines(parts)
+        inputs = _lines(parts)
         table, most, two = self._plan(time * batch)
         out = torch.empty(time, batch, self.agents, self.outputs, dtype=torch.float32)
         rows = out.view(-1, self.outputs).numpy()
@@ -86,10 +103,7 @@ class CompiledMLP:
         def part(start: int, stop: int) -> None:
             room = self._borrow(self.inputs, most)
             own = self._borrow(1, *shape) if hidden is None else hidden
-            _forward(
-                self.flat, self.layers, self.activation, self.members, self.sizes, table, layout, *lines, time, batch,
-                own, rows, room, start, stop,
-            )  # fmt: skip
+            _forward(*self.net, *inputs, table, own, rows, room, start, stop)
             self._give_back(room)
             if hidden is None:
                 self._give_back(own)
@@ -102,8 +116,7 @@ class CompiledMLP:
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients of the flat matrix, if ``parameters``, and of the ``wanted`` inputs from the outputs' one."""
         time, batch = parts[0].shape[:2]
-        layout, lines = _lines(parts)
-        slope_layout, slopes = _lines([slope])
+        inputs, slopes = _lines(parts), _lines([slope])
         table, most, two = self._plan(time * batch)
         ends = np.cumsum([0, *(part.shape[-1] for part in parts)])
         places = [which for which, want in enumerate(wanted) if want]
@@ -115,11 +128,11 @@ class CompiledMLP:
         def part(start: int, stop: int) -> None:
             room = self._borrow(self.inputs, most)
             z = self._borrow(2, max(self.widest, self.inputs), most)
-            gradient = np.zeros(self.flat.shape if parameters else (len(self.flat), 1), dtype=np.float32)
+            flat = self.net.flat
+            gradient = np.zeros(flat.shape if parameters else (len(flat), 1), dtype=np.float32)
             _backward(
-                self.flat, self.layers, self.activation, self.members, self.sizes, table, layout, *lines, time, batch,
-                hidden, slope_layout, slopes[0], low, high, rows, room, z, gradient, parameters, start, stop,
-            )  # fmt: skip
+                *self.net, *inputs, *slopes, table, hidden, low, high, rows, room, z, gradient, parameters, start, stop
+            )
             self._give_back(room)
             self._give_back(z)
             sums.append(gradient)
@@ -176,11 +189,23 @@ def _in_halves(part: Callable[[int, int], None], tiles: int, two: bool) -> None:
         part(0, tiles)
 
 
-def _lines(parts: Sequence[Tensor]) -> tuple[Array, tuple[Array, Array, Array]]:
-    """Strides and width ``(PARTS, 4)`` of some ``(T, B, N, F)``, and the memory of each.
+class Lines(NamedTuple):
+    """Up to three arrays of rows ``(T, B, N, F)`` side by side, where they lie in memory."""
 
-    Nothing is copied unless a last axis is strewn.
-    """
+    layout: Array  # (PARTS, 4) strides and width of each
+    one: Array
+    two: Array
+    three: Array
+    times: int
+    batch: int
+
+
+_NET, _INPUTS, _REST = spans(Net, Lines)
+_SLOPES, _AFTER = spans(Net, Lines, Lines)[2:]
+
+
+def _lines(parts: Sequence[Tensor]) -> Lines:
+    """Nothing is copied unless a last axis is strewn."""
     layout, lines = np.zeros((PARTS, 4), dtype=np.int64), [_NOTHING] * PARTS
     for which, part in enumerate(parts):
         x = part.detach()
@@ -192,7 +217,7 @@ def _lines(parts: Sequence[Tensor]) -> tuple[Array, tuple[Array, Array, Array]]:
         layout[which] = strides[0], strides[1], strides[2], width
         length = width + (time - 1) * strides[0] + (batch - 1) * strides[1] + (agents - 1) * strides[2]
         lines[which] = torch.as_strided(x, (length,), (1,)).numpy()
-    return layout, (lines[0], lines[1], lines[2])
+    return Lines(layout, lines[0], lines[1], lines[2], parts[0].shape[0], parts[0].shape[1])
 
 
 class _Step(torch.autograd.Function):
@@ -272,15 +297,13 @@ def _load_part(
 
 
 @compiled
-def _load(
-    x: Array, layout: Array, one: Array, two: Array, three: Array, times: int, batch: int, members: Array, size: int,
-    first: int, columns: int,
-) -> None:  # fmt: skip
+def _load(x: Array, lines: Lines, members: Array, size: int, first: int, columns: int) -> None:
     """Rows ``first, first + 1, ...`` of a set, counting its agents within rows, as columns; zeros beyond the last."""
+    layout, times, batch = lines.layout, lines.times, lines.batch
     before = layout[0, 3], layout[0, 3] + layout[1, 3]
-    _load_part(x, layout[0], one, times, batch, members, size, first, columns)
-    _load_part(x[before[0] :], layout[1], two, times, batch, members, size, first, columns)
-    _load_part(x[before[1] :], layout[2], three, times, batch, members, size, first, columns)
+    _load_part(x, layout[0], lines.one, times, batch, members, size, first, columns)
+    _load_part(x[before[0] :], layout[1], lines.two, times, batch, members, size, first, columns)
+    _load_part(x[before[1] :], layout[2], lines.three, times, batch, members, size, first, columns)
     for f in range(before[1] + layout[2, 3]):
         for j in range(columns, padded(columns)):
             x[f, j] = 0
@@ -303,39 +326,48 @@ def _spread(out: Array, z: Array, agents: int, members: Array, size: int, first:
 
 
 @compiled
-def _forward(
-    flat: Array, layers: Array, activation: int, members: Array, sizes: Array, table: Array,
-    layout: Array, one: Array, two: Array, three: Array, times: int, batch: int,
-    hidden: Array, out: Array, x: Array, start: int, stop: int,
-) -> None:  # fmt: skip
+def _forward(*arguments: Any) -> None:
+    """:func:`_outputs` of a :class:`Net`, :class:`Lines` and the rest, end to end."""
+    _outputs(Net(*arguments[_NET]), Lines(*arguments[_INPUTS]), *arguments[_REST])
+
+
+@compiled
+def _outputs(net: Net, inputs: Lines, table: Array, hidden: Array, out: Array, x: Array, start: int, stop: int) -> None:
     """``out (T * B * N, O)`` for some of all tiles."""
+    flat, layers, members, sizes = net.flat, net.layers, net.members, net.sizes
     depth, agents = layers.shape[0], sizes.sum()
     for tile in range(start, stop):
         which, first, columns = table[tile]
         own = hidden[tile if hidden.shape[0] > 1 else 0]
-        _load(x, layout, one, two, three, times, batch, members[which], sizes[which], first, columns)
-        forward(flat[which], layers, activation, x, own, padded(columns))
+        _load(x, inputs, members[which], sizes[which], first, columns)
+        forward(flat[which], layers, net.activation, x, own, padded(columns))
         _spread(out, own[depth - 1], agents, members[which], sizes[which], first, columns)
 
 
 @compiled
-def _backward(
-    flat: Array, layers: Array, activation: int, members: Array, sizes: Array, table: Array,
-    layout: Array, one: Array, two: Array, three: Array, times: int, batch: int,
-    hidden: Array, slope_layout: Array, slope: Array,
-    low: int, high: int, to_inputs: Array, x: Array, z: Array, gradient: Array, parameters: bool, start: int, stop: int,
+def _backward(*arguments: Any) -> None:
+    """:func:`_slopes` of a :class:`Net`, :class:`Lines` twice and the rest, end to end."""
+    _slopes(
+        Net(*arguments[_NET]), Lines(*arguments[_INPUTS]), Lines(*arguments[_SLOPES]), *arguments[_AFTER]
+    )  # fmt: skip
+
+
+@compiled
+def _slopes(
+    net: Net, inputs: Lines, slope: Lines, table: Array, hidden: Array, low: int, high: int, to_inputs: Array,
+    x: Array, z: Array, gradient: Array, parameters: bool, start: int, stop: int,
 ) -> None:  # fmt: skip
     """Add to ``gradient (P, D)`` and fill ``to_inputs (T * B * N, high - low)`` from some of all tiles."""
+    flat, layers, members, sizes = net.flat, net.layers, net.members, net.sizes
     agents = sizes.sum()
     for tile in range(start, stop):
         which, first, columns = table[tile]
         if parameters:
-            _load(x, layout, one, two, three, times, batch, members[which], sizes[which], first, columns)
-        _load(
-            z[0], slope_layout, slope, slope[:0], slope[:0], times, batch, members[which], sizes[which], first, columns
-        )
+            _load(x, inputs, members[which], sizes[which], first, columns)
+        _load(z[0], slope, members[which], sizes[which], first, columns)
         place = backward(
-            flat[which], layers, activation, x, hidden[tile], z, padded(columns), gradient[which], parameters, low, high
+            flat[which], layers, net.activation, x, hidden[tile], z, padded(columns), gradient[which], parameters, low,
+            high,
         )  # fmt: skip
         if low < high:
             _spread(to_inputs, z[place], agents, members[which], sizes[which], first, columns)

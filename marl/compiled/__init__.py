@@ -1,0 +1,9 @@
+"""Compiled code that stands in for torch where it is faster, behind one door.
+
+:func:`gradient_for` and :func:`network_for` decide what computes a learner's gradients and a network's outputs;
+:func:`use` switches compiled code off, or has it compared with torch.
+"""
+
+from marl.compiled.backend import Dense, MismatchError, decisions, gradient_for, network_for, recorded, use
+
+__all__ = ["Dense", "MismatchError", "decisions", "gradient_for", "network_for", "recorded", "use"]
