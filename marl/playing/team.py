@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from marl.learners.base import ActsThrough
 from marl.memory.rollout import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
-from marl.nets.stacked import FlatParameters
+from marl.nets.stacked import FlatParameters, holds_own
 from marl.types import Array, Spec, Step
 
 OWN = -1  # a seat that a learner plays and learns from
@@ -94,6 +95,8 @@ class Frozen(Policy):
     def __init__(self, learner: Learner, *, greedy: bool) -> None:
         """``greedy``: takes its most likely action; else it explores as while training."""
         net, distribution = learner.policy(None)
+        if isinstance(net, AgentNet) and holds_own([net]):
+            net = copy.deepcopy(net)  # a user's function may give the same module at every call
         super().__init__(net, distribution, greedy=greedy)
         self._rule = learner if isinstance(learner, ActsThrough) and isinstance(net, AgentNet) else None
         if isinstance(net, AgentNet) and any(True for _ in net.parameters()):
@@ -219,9 +222,9 @@ class TeamActor:
 
     def act(self, step: Step) -> list[Array]:
         """What everybody does, ``(E, N[, A])`` for each team; the same arrays every time."""
-        for copy in np.flatnonzero(step.started).tolist():
+        for row in np.flatnonzero(step.started).tolist():
             for side, (numbers, chances) in zip(self.sides, self.mixtures, strict=True):
                 chosen = numbers[0] if len(numbers) == 1 else int(self.random.choice(numbers, p=chances))
-                self.seats.of[side.place][copy, side.columns] = chosen
+                self.seats.of[side.place][row, side.columns] = chosen
         self.seats.act(self.policies, step, self.actions, self.generator)
         return self.actions

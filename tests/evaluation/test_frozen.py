@@ -89,6 +89,24 @@ def test_a_frozen_policy_acts_as_its_learner_did():
         assert torch.equal(sampled, again)
 
 
+def test_a_module_that_is_given_out_again_is_copied():
+    runs = []
+    for looked in (False, True):
+        torch.manual_seed(0)
+        module = dropout((3,), 3)
+        learner = marl.ippo(
+            rollout=8, minibatches=2, network=marl.Custom(lambda shape, extra, one=module: one, 8),
+            critic_network=marl.MLP((8,)),
+        )  # fmt: skip
+        with marl.MultiAgentSystem(learner, Team, num_envs=4, seed=1) as system:
+            system.train(steps=64)
+            if looked:
+                system.evaluate(2)
+            system.train(steps=64)
+            runs.append(system.state_dict()["learners"])
+    assert_equal_trees(*runs)
+
+
 def test_experiments_are_one_object_and_old_keywords_make_it():
     from marl.playing import Experiment
 
