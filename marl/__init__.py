@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # Type checkers read ``__init__.pyi``.
 _HOMES = {
     "marl.adapters.spoken": "Spoken",
-    "marl.agent": "Agent",
+    "marl.playing.single": "Agent",
     "marl.algorithms": (
         "coma facmac happo ia2c iddpg ippo iql isac itd3 maa2c maddpg mappo masac matd3 qmix qplex vdn wqmix"
     ),
@@ -23,7 +23,7 @@ _HOMES = {
         "Among Annealed Between DomainRandomisation LearningProgress PrioritisedLevelReplay Rating Stage Stages "
         "Steps SuccessRate WinRate growing"
     ),
-    "marl.evaluation.report": "Report",
+    "marl.playing.report": "Report",
     "marl.exploration": (
         "Boltzmann BoltzmannGumbel EpsilonGreedy GaussianNoise Greedy GumbelSample MaxBoltzmann OrnsteinUhlenbeck "
         "Uniform"
@@ -42,7 +42,8 @@ _HOMES = {
         "SocialInfluence StepCost TeamSpirit"
     ),
     "marl.stopping": "MeanReturn",
-    "marl.system": "History MultiAgentSystem",
+    "marl.system": "MultiAgentSystem",
+    "marl.training.history": "History",
     "marl.types": "CheckpointError ConfigError EnvContractError MarlError NonFiniteError ResourceError",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -3,7 +3,6 @@
 from marl import compiled as compiled
 from marl import ops as ops
 from marl.adapters.spoken import Spoken as Spoken
-from marl.agent import Agent as Agent
 from marl.algorithms import coma as coma
 from marl.algorithms import facmac as facmac
 from marl.algorithms import happo as happo
@@ -58,7 +57,6 @@ from marl.curriculum import Steps as Steps
 from marl.curriculum import SuccessRate as SuccessRate
 from marl.curriculum import WinRate as WinRate
 from marl.curriculum import growing as growing
-from marl.evaluation.report import Report as Report
 from marl.exploration import Boltzmann as Boltzmann
 from marl.exploration import BoltzmannGumbel as BoltzmannGumbel
 from marl.exploration import EpsilonGreedy as EpsilonGreedy
@@ -87,6 +85,8 @@ from marl.nets import MLP as MLP
 from marl.nets import Custom as Custom
 from marl.nets.q_head import Atoms as Atoms
 from marl.nets.q_head import Quantiles as Quantiles
+from marl.playing.report import Report as Report
+from marl.playing.single import Agent as Agent
 from marl.scenario import Scenario as Scenario
 from marl.schedules import Exponential as Exponential
 from marl.schedules import Linear as Linear
@@ -107,8 +107,8 @@ from marl.shaping import SocialInfluence as SocialInfluence
 from marl.shaping import StepCost as StepCost
 from marl.shaping import TeamSpirit as TeamSpirit
 from marl.stopping import MeanReturn as MeanReturn
-from marl.system import History as History
 from marl.system import MultiAgentSystem as MultiAgentSystem
+from marl.training.history import History as History
 from marl.types import CheckpointError as CheckpointError
 from marl.types import ConfigError as ConfigError
 from marl.types import EnvContractError as EnvContractError

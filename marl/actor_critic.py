@@ -192,19 +192,25 @@ class ActorCritic(nn.Module):
         """``H`` of the actor; 0 if it is feed-forward."""
         return self.actor.carry_shape[1]
 
-    def act(self, look: Look, generator: torch.Generator | None, explore: bool) -> Decision:
-        """One action for every agent of every copy; the most likely one unless exploring."""
-        if explore and self._one_choice and self.actor.norm is None:
-            compiled = self.actor.compiled()
+    def act(
+        self, look: Look, generator: torch.Generator | None, explore: bool, actor: AgentNet | None = None
+    ) -> Decision:
+        """One action for every agent of every copy; the most likely one unless exploring.
+
+        ``actor``: a copy of the actor that acts in its place.
+        """
+        actor = actor or self.actor
+        if explore and self._one_choice and actor.norm is None:
+            compiled = actor.compiled()
             if compiled is not None:
                 action, log_prob = compiled.choose(look.obs, look.legal, generator)
                 return Decision(action, action, log_prob, look.carry)
-        return self._act(look, generator, explore)
+        return self._act(look, generator, explore, actor)
 
     @torch.inference_mode()
-    def _act(self, look: Look, generator: torch.Generator | None, explore: bool) -> Decision:
-        self.actor.seed(look.carry, generator)
-        parameters, carry = self.actor.once(look.obs, look.carry, look.started, look.alive)  # (E, N, K)
+    def _act(self, look: Look, generator: torch.Generator | None, explore: bool, actor: AgentNet) -> Decision:
+        actor.seed(look.carry, generator)
+        parameters, carry = actor.once(look.obs, look.carry, look.started, look.alive)  # (E, N, K)
         if explore:
             action, log_prob = self.distribution.draw(parameters, look.legal, generator)
         else:

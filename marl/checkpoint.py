@@ -29,7 +29,7 @@ from marl import files, parallel
 from marl.memory.limits import free_memory
 from marl.types import CheckpointError, ConfigError, NonFiniteError
 
-SCHEMA = 2  # 1: lists were written as tuples, and options that are no JSON were left out
+SCHEMA = 3  # 1: lists were written as tuples, options that are no JSON left out; 2: each part of training by itself
 MANIFEST, TREE, TENSORS = "manifest.json", "tree.json", "tensors.safetensors"
 LARGEST_MANIFEST = 64 * 2**20  # bytes; a manifest of thousands of agents has less than one million
 

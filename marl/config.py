@@ -209,6 +209,13 @@ def _name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
+def check_whole(name: str, value: object, least: int) -> int:
+    """``value`` as an int, NumPy's too. Raises ConfigError unless it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ConfigError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """What differs between two JSON trees, one ``key: old -> new`` each."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):

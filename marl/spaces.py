@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
-from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths, own_choices
+from marl.types import ActionSpec, Array, ConfigError, ObsSpec, Spec, TeamSpec, legal_widths, own_choices
 
 MASK = "action_mask"
 LARGEST_SPACE = 2**26  # numbers or choices of a space that a file may ask for
@@ -615,3 +615,21 @@ def team_from_json(data: Json) -> TeamSpec:
     observations = [space_from_json(space) for space in data["observation_spaces"]]
     actions = [space_from_json(space) for space in data["action_spaces"]]
     return team_spec(data["name"], data["agents"], observations, actions, bool(data["masked"]))
+
+
+def spec_to_json(spec: Spec) -> Json:
+    """What an environment looks like, as JSON."""
+    return {
+        "env": spec.env,
+        "state_shape": None if spec.state_shape is None else list(spec.state_shape),
+        "turn_based": spec.turn_based,
+        "teams": [team_to_json(team) for team in spec.teams],
+    }
+
+
+def spec_from_json(data: Json) -> Spec:
+    """The inverse. Raises ConfigError for what makes no sense."""
+    state_shape = None if data["state_shape"] is None else tuple(data["state_shape"])
+    if not all(type(size) is int and 0 <= size <= LARGEST_SPACE for size in state_shape or ()):
+        raise ConfigError(f"not a state: shape {state_shape!r:.80}")
+    return Spec(str(data["env"]), tuple(map(team_from_json, data["teams"])), state_shape, bool(data["turn_based"]))

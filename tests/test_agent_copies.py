@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from pettingzoo import ParallelEnv
 
 import marl
-from marl.agent import Agent, MixedAgent
+from marl.playing.single import Agent, MixedAgent
 
 PLAIN = Box(-1, 1, (3,))
 ACTIONS = {

@@ -18,9 +18,9 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 import marl
-from marl.agent import Agent
 from marl.compiled import MismatchError, acting, adam, backend, decisions, dqn, kernels, mlp, ppo, sac, tiles
 from marl.ops import recursion
+from marl.playing.single import Agent
 from marl.schedules import Clock
 from tests.support.learning import fill
 from tests.support.tiny import Acting, spec_of

@@ -220,9 +220,10 @@ def test_every_copy_plays_what_the_curriculum_says_and_is_told_so():
     with marl.MultiAgentSystem(
         small(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=marl.DomainRandomisation(task)
     ) as system:
-        record = system._record
-        system._record = lambda finished: (seen.extend(finished), record(finished))
-        course, env = system._course, system.env
+        log = system.training.log
+        record = log.record
+        log.record = lambda finished: (seen.extend(finished), record(finished))
+        course, env = system.training.parts["curriculum"].course, system.env
         for _ in range(40):
             system.train(steps=4)
             assert {name: env.tasks()[name].tolist() for name in task} == {
@@ -253,7 +254,7 @@ def test_evaluation_plays_the_target_and_never_the_stage():
     with marl.MultiAgentSystem(
         marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=course
     ) as system:
-        make = system._make_env
+        make = system.environments.make
 
         def watched(*arguments):
             env = make(*arguments)
@@ -266,7 +267,7 @@ def test_evaluation_plays_the_target_and_never_the_stage():
             env.step = look
             return env
 
-        system._make_env = watched
+        system.environments.make = watched
         system.train(steps=40)
         a, b = system.evaluate(30), system.evaluate(30)
         assert a.returns == b.returns

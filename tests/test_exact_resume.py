@@ -83,7 +83,7 @@ def test_stopping_anywhere_changes_neither_metrics_nor_history_nor_state(name, t
         unbroken = Saves(tmp_path, stops)
         system.train(steps=STEPS, log_every=LOG_EVERY, watcher=unbroken)
         expected = remembered(system)
-        workers, env = system.workers, system._world
+        workers, env = system.workers, system.environments.world
     for stop in stops:
         with marl.MultiAgentSystem.load(tmp_path / str(stop), env=env) as system:
             assert system.workers == workers

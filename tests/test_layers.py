@@ -18,12 +18,9 @@ LEVELS = (
     ("L1", "files parallel compiled ops spaces config teams schedules graphs nets exploration"),
     ("L2", "channels sharing scope credit stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
-    (
-        "L4",
-        "algorithms league scenario checkpoint received agent evaluation logs system evaluation.versus "
-        "evaluation.tournament evaluation.exploit evaluation.sweep conformance run panel play",
-    ),
-    ("L5", "overrides cli __main__"),
+    ("L4", "algorithms checkpoint playing league scenario received setup environments training logs"),
+    ("L5", "system panel studies conformance run"),
+    ("L6", "overrides cli __main__"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]
 

@@ -15,10 +15,10 @@ import pytest
 import marl
 from marl import conformance
 from marl.adapters import copies, make, workers
-from marl.evaluation.exploit import exploit
-from marl.evaluation.tournament import tournament
-from marl.evaluation.versus import versus
-from marl.play import play
+from marl.studies.exploit import exploit
+from marl.studies.play import play
+from marl.studies.tournament import tournament
+from marl.studies.versus import versus
 from marl.types import ConfigError, EnvContractError, ResourceError
 from tests.support.commands import marl_command  # noqa: F401
 from tests.support.ledger import Audit, Pair, Single, Turns

@@ -87,7 +87,7 @@ def test_options_come_back_as_they_were(value, folder):
     options = {"x": value, "y": 3}
     system = marl.MultiAgentSystem(marl.Random(), Keen, num_envs=1, env_kwargs=options, max_steps=np.int64(9))
     loaded = marl.MultiAgentSystem.load(system.save(folder / "it"), env=Keen)
-    assert same(options, loaded._options["env_kwargs"])
+    assert same(options, loaded.setup.env_kwargs)
     assert same(options, loaded.make_env().given)
     assert type(loaded.max_steps) is int
     assert loaded.max_steps == 9
@@ -134,7 +134,7 @@ def test_the_first_schema_could_not_write_options_and_that_is_not_the_same_as_no
         marl.MultiAgentSystem.load(path, env=Keen)
     scenario = marl.Scenario(name="keen", env=Keen, env_kwargs={"x": len}, agents=marl.Random(), max_steps=5)
     loaded = marl.MultiAgentSystem.load(path, env=scenario)
-    assert loaded._options == {"env_kwargs": {"x": len}, "max_steps": 5}
+    assert loaded.setup.options == {"env_kwargs": {"x": len}, "max_steps": 5}
 
 
 def test_numpy_numbers_are_numbers_at_every_door(folder):

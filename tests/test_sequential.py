@@ -34,7 +34,7 @@ def test_an_update_moves_one_set_at_a_time():
     learner.optimiser.step = watched
     system = marl.MultiAgentSystem(marl.happo(rollout=8), Team, num_envs=2, seed=3)
     system.learners[0] = learner
-    system._step = None
+    system.training.step = None
     system.train(steps=32)
     assert seen
     assert all(sum(row) == 1 for row in seen)

@@ -34,8 +34,8 @@ class Check:
 def check(asked: Check) -> int:
     """``marl check``."""
     from marl import conformance
+    from marl.config import check_whole
     from marl.scenario import names
-    from marl.system import check_whole
     from marl.types import ConfigError
 
     check_whole("--steps", asked.steps, 1)

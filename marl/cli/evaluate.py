@@ -60,7 +60,7 @@ def _own_env(asked: Evaluate) -> Any:
     """What --env makes of the run's own environment: it is named again, or stays out where it is not trusted."""
     from marl import checkpoint, received
     from marl.run import candidates
-    from marl.system import NOWHERE
+    from marl.training.saved import NOWHERE
     from marl.types import CheckpointError
 
     if asked.env is None:
@@ -82,7 +82,8 @@ def _own_env(asked: Evaluate) -> Any:
 
 def evaluate(asked: Evaluate) -> int:
     """``marl evaluate``."""
-    from marl.system import NOWHERE, check_whole
+    from marl.config import check_whole
+    from marl.training.saved import NOWHERE
 
     check_whole("--episodes", asked.episodes, 1)
     if asked.seed is not None:

@@ -25,7 +25,7 @@ MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
 
 def check_numbers(asked: Train) -> None:
     """Raise ConfigError or UsageError for numbers that make no sense."""
-    from marl.system import check_whole
+    from marl.config import check_whole
 
     for field in dataclasses.fields(asked):
         value = getattr(asked, field.name)

@@ -48,10 +48,10 @@ class Sweep:
 
 def sweep(asked: Sweep) -> int:
     """``marl sweep``."""
-    from marl.evaluation.sweep import plot as draw
-    from marl.evaluation.sweep import sweep as evaluate_all
-    from marl.evaluation.sweep import write_csv
-    from marl.system import check_whole
+    from marl.config import check_whole
+    from marl.studies.sweep import plot as draw
+    from marl.studies.sweep import sweep as evaluate_all
+    from marl.studies.sweep import write_csv
 
     check_whole("--episodes", asked.episodes, 1)
     if asked.seed is not None:

@@ -45,9 +45,9 @@ class Tournament:
 
 def tournament(asked: Tournament) -> int:
     """``marl tournament``."""
-    from marl.evaluation.tournament import plot as draw
-    from marl.evaluation.tournament import tournament as play_all
-    from marl.system import check_whole
+    from marl.config import check_whole
+    from marl.studies.tournament import plot as draw
+    from marl.studies.tournament import tournament as play_all
 
     check_whole("--games", asked.games, 1)
     check_whole("--seed", asked.seed, 0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
 if TYPE_CHECKING:
-    from marl.evaluation.report import Report
+    from marl.playing.report import Report
     from marl.run import Run
     from marl.system import MultiAgentSystem
 from marl.cli.options import NUMBER
@@ -84,7 +84,7 @@ class Train:
 def train(asked: Train) -> int:
     """``marl train``."""
     from marl.run import Run, check_folder
-    from marl.system import pick_device
+    from marl.setup import pick_device
 
     check_numbers(asked)
     if asked.resume is not None and asked.force:

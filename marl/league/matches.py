@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from marl.curriculum import Target, Task
-from marl.league.members import Company, Side, Strategy
+from marl.playing.episodes import play_episodes
+from marl.playing.team import Side, Strategy, TeamActor
 from marl.types import Array, BatchEnv
 
 COPIES = 64  # games side by side
@@ -27,24 +28,12 @@ def play_matches(
 
     Each copy plays a fixed share of the games, so short ones are not preferred.
     """
-    share = np.full(env.num_envs, games // env.num_envs)
-    share[: games % env.num_envs] += 1
     streams = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
-    company = Company(env.spec, env.num_envs, sides, strategies, streams[1], device)
+    actor = TeamActor(env.spec, env.num_envs, sides, strategies, streams[1], device)
     target = Target(task, env, streams[0]) if task else None
-    step = env.reset(streams[0], None if target is None else target.first())
-    if target is not None:
-        target.renew(range(env.num_envs))
-    rows = []
-    while share.any():
-        step = env.step(company.act(step))
-        if target is not None:
-            target.renew([episode.copy for episode in step.finished])
-        for episode in step.finished:
-            if share[episode.copy]:
-                share[episode.copy] -= 1
-                rows.append(side_returns(sides, episode.returns))
-    return np.array(rows)
+    return np.array(
+        [side_returns(sides, episode.returns) for episode in play_episodes(env, actor, games, streams[0], target)]
+    )
 
 
 def side_returns(sides: Sequence[Side], returns: Mapping[str, float]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,12 +101,13 @@ class Responses(Season):
         """Untrained policies, and whoever was invited."""
         self._respond()
 
-    def tick(self, clock: Clock) -> None:
+    def tick(self, clock: Clock) -> Sequence[int]:
         """The next iteration, where it is time."""
-        if clock.steps >= (self.iteration + 1) * self.settings.response_steps:
-            self.iteration = clock.steps // self.settings.response_steps
-            self._respond()
-            self.anew = list(range(len(self.spec.teams))) if self.settings.fresh else []
+        if clock.steps < (self.iteration + 1) * self.settings.response_steps:
+            return ()
+        self.iteration = clock.steps // self.settings.response_steps
+        self._respond()
+        return self.restart(range(len(self.spec.teams))) if self.settings.fresh else ()
 
     def _respond(self) -> None:
         """New members, their row and column of the table, new mixtures."""

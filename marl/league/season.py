@@ -13,10 +13,11 @@ import torch
 from marl.config import unknown
 from marl.curriculum import Task
 from marl.league.matches import side_returns
-from marl.league.members import OWN, Between, Cast, Member, Policy, Side, Strategy, sides_of
+from marl.league.members import Between, Member, Parts, sides_of
 from marl.league.ratings import RatingName, RatingSystem, rating_system
 from marl.learners import Learner, LearnerConfig
 from marl.learners.base import restore_generator
+from marl.playing.team import OWN, Seats, Side, Strategy
 from marl.schedules import Clock
 from marl.types import Array, BatchEnv, ConfigError, Episode, Spec, Step
 
@@ -46,7 +47,7 @@ class Venue:
     num_envs: int
     seed: np.random.SeedSequence
     device: torch.device
-    learners: list[Learner]
+    learners: Sequence[Learner]
     make_env: Callable[[int], BatchEnv]
     load: Callable[[str], Trained]
     team: Callable[[str], str]  # the name of a team from a key of a mapping
@@ -79,8 +80,7 @@ class Season:
         self.turn = np.arange(venue.num_envs) % len(self.sides)  # whose turn it is to learn; sides swap each episode
         self.learning: int | None = None  # the only side that learns; None: all do
         self.waits = [np.zeros(venue.num_envs, dtype=bool) for _ in self.spec.teams]  # begun by an earlier learner
-        self.anew: list[int] = []
-        self.cast = Cast(self.spec, venue.num_envs, venue.device)
+        self.seats = Seats(self.spec, venue.num_envs, venue.device)
         self.ratings = [self.system.start for _ in self.spec.teams]
         self.recent: list[deque[float]] = [deque(maxlen=RECENT) for _ in self.sides]
         self._invite(opponents)
@@ -104,7 +104,7 @@ class Season:
                         )
                     )  # fmt: skip
 
-    def _policies(self, guest: Opponent, place: int) -> list[tuple[float, str, Policy, bool]]:
+    def _policies(self, guest: Opponent, place: int) -> list[tuple[float, str, Parts, bool]]:
         """A guest's policies, one unless it is a mixture: share, name, policy, whether it takes likely actions only."""
         team, name = self.spec.teams[place], str(guest)
         if isinstance(guest, str):
@@ -156,7 +156,7 @@ class Season:
         needed = {*keep, *np.unique(self.who).tolist()}
         for uid in [uid for uid, member in self.members.items() if not member.pooled and uid not in needed]:
             del self.members[uid]
-            self.cast.carries.pop(uid, None)
+            self.seats.carries.pop(uid, None)
 
     # --- for those who extend it --------------------------------------------------------------------------------------
 
@@ -177,8 +177,8 @@ class Season:
         """Fill the pool before anybody plays."""
         raise NotImplementedError
 
-    def tick(self, clock: Clock) -> None:
-        """After the updates of a step: let the pool grow, and say in ``anew`` whose learner begins anew."""
+    def tick(self, clock: Clock) -> Sequence[int]:
+        """After the updates of a step: let the pool grow; returns the places of the learners to restart."""
         raise NotImplementedError
 
     def strategy(self, team: str) -> Strategy:
@@ -187,18 +187,17 @@ class Season:
 
     # --- playing ------------------------------------------------------------------------------------------------------
 
-    def begin(self, step: Step, clock: Clock) -> Step:
-        """Before the first step: the step as learners shall see it."""
+    def begin(self, clock: Clock) -> None:
+        """Before the first step: fill the pools and seat everybody."""
         self.first(clock)
         self._draw(np.arange(self.venue.num_envs))
-        return self.seen(step)
 
     def play(self, step: Step, actions: list[Array]) -> list[Array]:
         """Put what others do in place of what the learners chose."""
-        if all((seats == OWN).all() for seats in self.cast.seats):
+        if all((seats == OWN).all() for seats in self.seats.of):
             return actions
         mixed = [action.copy() for action in actions]
-        self.cast.act(self.members, step, mixed, self.generator)
+        self.seats.act(self.members, step, mixed, self.generator)
         return mixed
 
     def take(self, step: Step) -> Step:
@@ -215,7 +214,7 @@ class Season:
         """A step as learners see it: alive are those who act by what they have learnt and learn from it."""
         teams = tuple(
             replace(team, alive=team.alive & (seats == OWN) & ~waits[:, None])
-            for team, seats, waits in zip(step.teams, self.cast.seats, self.waits, strict=True)
+            for team, seats, waits in zip(step.teams, self.seats.of, self.waits, strict=True)
         )
         return replace(step, teams=teams)
 
@@ -223,9 +222,8 @@ class Season:
         """Whether a team's learner may update now."""
         return self.learning is None or self.sides[self.learning].place == place
 
-    def renewed(self) -> list[int]:
-        """The places of the learners that begin anew with this step."""
-        places, self.anew = self.anew, []
+    def restart(self, places: Sequence[int]) -> Sequence[int]:
+        """The learners at these places restart: they learn nothing of the games that run."""
         for place in places:
             self.waits[place][:] = True
         return places
@@ -241,7 +239,7 @@ class Season:
                     self.who[copy, number] = OWN if number == live else self._opponent(side)
                 self.turn[copy] = (live + 1) % len(self.sides)
         for number, side in enumerate(self.sides):
-            self.cast.seats[side.place][np.ix_(copies, np.array(side.columns))] = self.who[copies, number][:, None]
+            self.seats.of[side.place][np.ix_(copies, np.array(side.columns))] = self.who[copies, number][:, None]
 
     def _opponent(self, side: Side) -> int:
         if self.learning is not None and self.random.random() < self.latest:
@@ -318,9 +316,8 @@ class Season:
             "who": self.who.copy(),
             "turn": self.turn.copy(),
             "learning": self.learning,
-            "anew": list(self.anew),
             "waits": [waits.copy() for waits in self.waits],
-            "carries": [[uid, carry.clone()] for uid, carry in self.cast.carries.items()],
+            "carries": [[uid, carry.clone()] for uid, carry in self.seats.carries.items()],
             "ratings": [list(rating) for rating in self.ratings],
             "recent": [list(recent) for recent in self.recent],
             "random": dict(self.random.bit_generator.state),
@@ -343,12 +340,11 @@ class Season:
         self.next_uid = int(state["next_uid"])
         self.who[...], self.turn[...] = state["who"], state["turn"]
         self.learning = None if state["learning"] is None else int(state["learning"])
-        self.anew = [int(place) for place in state["anew"]]
         for waits, saved in zip(self.waits, state["waits"], strict=True):
             waits[...] = saved
         for number, side in enumerate(self.sides):
-            self.cast.seats[side.place][:, side.columns] = self.who[:, number][:, None]
-        self.cast.carries = {int(uid): carry.clone().to(self.generator.device) for uid, carry in state["carries"]}
+            self.seats.of[side.place][:, side.columns] = self.who[:, number][:, None]
+        self.seats.carries = {int(uid): carry.clone().to(self.generator.device) for uid, carry in state["carries"]}
         self.ratings = [tuple(float(x) for x in rating) for rating in state["ratings"]]
         self.recent = [deque(recent, maxlen=RECENT) for recent in state["recent"]]
         self.random.bit_generator.state = state["random"]

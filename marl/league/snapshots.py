@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -138,7 +138,7 @@ class _Snapshots(Season):
             self._hold(clock)
         self._grow(clock)
 
-    def tick(self, clock: Clock) -> None:
+    def tick(self, clock: Clock) -> Sequence[int]:
         for place in range(len(self.spec.teams)):
             self.learned[place] |= self.learns(place)
         self._grow(clock)
@@ -148,6 +148,7 @@ class _Snapshots(Season):
             if due != self.learning:
                 self.learning = due
                 self._hold(clock)
+        return ()
 
     def _grow(self, clock: Clock) -> None:
         """Take the snapshots that are due, of those who have learnt since their last one; forget the oldest."""

@@ -158,11 +158,17 @@ class ActorQLearner(OffPolicyLearner):
             head = Categorical(self.head.size)
         return self.actor.restrict(agent).cpu(), head
 
-    @torch.inference_mode()
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """The actor's action, or one near it; uniform until learning starts."""
-        self.actor.seed(look.carry, generator or self.generator)
-        out, carry = self.actor.once(look.obs, look.carry, look.started, look.alive)
+        return self.act_through(self.actor, look, explore, generator)
+
+    @torch.inference_mode()
+    def act_through(
+        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    ) -> Decision:
+        """The same with a copy of the actor."""
+        net.seed(look.carry, generator or self.generator)
+        out, carry = net.once(look.obs, look.carry, look.started, look.alive)
         action = self.try_out(out, look, generator) if explore else self.head.mode(out, look.legal)
         if self.code.box is not None:
             action = self.code.box.own(action)  # whatever explores knows nothing of padding

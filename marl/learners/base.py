@@ -110,6 +110,17 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class ActsThrough(Protocol):
+    """A learner whose rules of acting go with any copy of its network: a frozen one then plays as the learner does."""
+
+    def act_through(
+        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    ) -> Decision:
+        """As :meth:`Learner.act`, with ``net`` in the place of the learner's own."""
+        ...
+
+
+@runtime_checkable
 class LearnerConfig(Protocol):
     """A frozen dataclass of settings."""
 

@@ -158,13 +158,19 @@ class DQNLearner(OffPolicyLearner):
         """Width of the recurrent state."""
         return self.net.carry_shape[1]
 
-    @torch.inference_mode()
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """The action of the highest value, or one near it."""
+        return self.act_through(self.net, look, explore, generator)
+
+    @torch.inference_mode()
+    def act_through(
+        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    ) -> Decision:
+        """The same with a copy of the network."""
         if self.noisy:
-            self.net.draw_noise((generator or self.generator) if explore else None)
-        self.net.seed(look.carry, generator or self.generator)
-        out, carry = self.net.once(look.obs, look.carry, look.started, look.alive)
+            net.draw_noise((generator or self.generator) if explore else None)
+        net.seed(look.carry, generator or self.generator)
+        out, carry = net.once(look.obs, look.carry, look.started, look.alive)
         values = self.head.values(out)  # (E, N, A)
         if explore:
             action = self.explore(values, look, generator)

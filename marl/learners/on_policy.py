@@ -138,6 +138,12 @@ class OnPolicyLearner:
                 return Decision(*self._acting(look.obs, look.carry, look.started, look.alive, look.legal))
         return self.model.act(look, generator or self.generator, explore)
 
+    def act_through(
+        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    ) -> Decision:
+        """As :meth:`act`, with a copy of the actor."""
+        return self.model.act(look, generator or self.generator, explore, net)
+
     def _act(
         self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor, legal: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from pettingzoo.utils.conversions import parallel_to_aec
 import marl
 from marl import conformance
 from marl.adapters import make
-from marl.evaluation.versus import versus
+from marl.studies.versus import versus
 from marl.types import EnvContractError
 from tests.adapters.envs import MOVES, Eventful, Scripted, Turns, act
 

@@ -22,8 +22,8 @@ from marl_envs import kuhn
 
 import marl
 from marl import parallel
-from marl.evaluation.versus import versus
 from marl.scenario import find, names
+from marl.studies.versus import versus
 from tests.benchmarks import curves, riddle
 from tests.league.mixtures import kuhn_mixtures, throws_exploitability
 

@@ -25,8 +25,8 @@ from pettingzoo import ParallelEnv
 import marl
 from marl import channels
 from marl.channels import DIAL, CommNet, GraphAttention, IC3Net, Link, TarMAC
-from marl.evaluation import processes, wire
-from marl.evaluation.wire import HEADER, Kind, Wire, WireError
+from marl.playing import processes, wire
+from marl.playing.wire import HEADER, Kind, Wire, WireError
 from tests.support.tiny import Single, Steer, Team, Turns
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ class Thread:
     pid = 0
 
     def __init__(self, module: str, function: str, fds: tuple[int, ...]) -> None:
-        assert (module, function) == ("marl.evaluation.processes", "serve")
+        assert (module, function) == ("marl.playing.processes", "serve")
         sock = socket.socket(fileno=os.dup(fds[0]))
         self.thread = threading.Thread(target=self._serve, args=(sock,))
         self.thread.start()
@@ -265,7 +265,7 @@ def test_experiments_are_done_to_both_who_are_compared(experiment, threads):
 
 
 def test_an_agent_that_does_something_else_is_found_in_the_step_in_which_it_does(threads, monkeypatch):
-    act = processes.Elsewhere.act
+    act = processes.ProcessPlayer.act
     steps = {"agent_0": 0, "agent_1": 0, "agent_2": 0}
 
     def other_in_step_7(self):
@@ -273,7 +273,7 @@ def test_an_agent_that_does_something_else_is_found_in_the_step_in_which_it_does
         steps[self.name] += 1
         return 1 - actions if self.name == "agent_1" and steps[self.name] == 8 else actions
 
-    monkeypatch.setattr(processes.Elsewhere, "act", other_in_step_7)
+    monkeypatch.setattr(processes.ProcessPlayer, "act", other_in_step_7)
     system = marl.MultiAgentSystem(marl.ippo(**ON), Team, num_envs=2)
     report = system.evaluate(2, decentralised="processes")
     assert report.agreement.to_dict() == {"compared": 60, "different": 2, "first": "agent_1 in step 7"}
@@ -432,7 +432,7 @@ def test_an_agent_process_that_dies_is_reported_and_the_others_play_on(monkeypat
     )
     looked: dict[str, int] = {}
     pids: dict[str, int] = {}
-    look = processes.Elsewhere.look
+    look = processes.ProcessPlayer.look
 
     def kill_in_step_12(self, view):
         looked[self.name] = looked.get(self.name, 0) + 1
@@ -441,7 +441,7 @@ def test_an_agent_process_that_dies_is_reported_and_the_others_play_on(monkeypat
             os.kill(self.pid, signal.SIGKILL)
         look(self, view)
 
-    monkeypatch.setattr(processes.Elsewhere, "look", kill_in_step_12)
+    monkeypatch.setattr(processes.ProcessPlayer, "look", kill_in_step_12)
     folders = agent_folders()
     report = system.evaluate(6, decentralised="processes", num_envs=2)
     assert report.faults == {"agent_1": f"process {pids['agent_1']} was ended by SIGKILL"}
@@ -459,14 +459,14 @@ def test_an_agent_process_that_dies_is_reported_and_the_others_play_on(monkeypat
 def test_agent_processes_die_with_a_killed_evaluation(tmp_path):
     program = textwrap.dedent("""
         import time, marl
-        from marl.evaluation import processes
+        from marl.playing import processes
         from tests.support.tiny import Team
 
         def look(self, view):
             print(self.pid, flush=True)
             time.sleep(600)
 
-        processes.Elsewhere.look = look
+        processes.ProcessPlayer.look = look
         system = marl.MultiAgentSystem(marl.ippo(rollout=8), lambda: Team(widths=(3,), choices=(2,)), num_envs=1)
         system.evaluate(1, decentralised="processes")
     """)
@@ -670,7 +670,7 @@ def test_worlds_know_where_their_messages_stand(name):
     import marl_envs  # noqa: F401
 
     from marl.adapters import make
-    from marl.evaluation.experiment import Entries
+    from marl.playing.experiment import Entries
 
     env = make(f"marl/{name}", 4)
     team = env.spec.teams[0]

@@ -7,7 +7,7 @@ import pytest
 
 import marl
 from marl.panel import FAINT, LOW, WORDS, Talk, beside, tone
-from marl.play import play
+from marl.studies.play import play
 from tests.support.tiny import Team, Turns
 
 pytest.importorskip("pygame")

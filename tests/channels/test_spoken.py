@@ -333,7 +333,7 @@ def test_workers_instances_and_resuming(tmp_path):
     straight.train(steps=84)
     straight.save(tmp_path / "saved")
     straight.train(steps=80)
-    resumed = marl.MultiAgentSystem.load(tmp_path / "saved")
+    resumed = marl.MultiAgentSystem.load(tmp_path / "saved", env="tests.support.tiny:Team")
     assert resumed.spoken == spoken
     resumed.train(steps=80)
     assert resumed.history["episode_rewards"] == straight.history["episode_rewards"]
@@ -363,7 +363,7 @@ def test_a_scenario_can_have_a_channel_and_evaluation_other_links():
     assert system.evaluate(8, shuffle_messages=True).returns != plain.returns
     with pytest.raises(marl.ConfigError, match=r"Link\.bits has no meaning for words"):
         system.evaluate(8, link="bits=2")
-    from marl.evaluation.sweep import sweep
+    from marl.studies.sweep import sweep
 
     found = sweep(system, ["loss=0,1"], episodes=8)
     assert [point.mean_return for point in found.curves["loss"]] == [plain.mean_return, silent.mean_return]

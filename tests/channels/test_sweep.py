@@ -9,7 +9,7 @@ import torch
 
 import marl
 from marl.channels import CommNet, Link
-from marl.evaluation.sweep import parse_effect, plot, sweep, write_csv
+from marl.studies.sweep import parse_effect, plot, sweep, write_csv
 from tests.support.tiny import Team
 
 

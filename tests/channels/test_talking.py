@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import marl
+from marl.training.loop import advance
 from tests.support.channels import NETWORKS, build, play
 from tests.support.equality import assert_equal_trees
 from tests.support.tiny import Hear, Team, Turns
@@ -223,9 +224,9 @@ def test_rows_are_judged_on_what_was_heard(channel, link):
     config = marl.ippo(channel=dataclasses.replace(channel, link=link), rollout=12, network=marl.MLP((8,)))
     with marl.MultiAgentSystem(config, lambda: Team(length=5), num_envs=4, seed=3) as system:
         learner = system.learners[0]
-        env = system._training_env()
+        env = system.training.open()
         for _ in range(12):
-            system._advance(env)
+            advance(system.training, env)
         batch = learner.begin_update(marl.schedules.Clock(0, 1))
         shuffled = batch.select(torch.tensor([2, 0, 3, 1]))
         log_prob, *_ = learner.model.evaluate(shuffled)

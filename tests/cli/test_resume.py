@@ -145,11 +145,10 @@ def test_a_signal_in_the_first_step_waits_for_nothing_and_saves_nothing(
     name, code, scenario, tmp_path, monkeypatch, marl_command
 ):
     """The first step may compile for a minute."""
-    from marl.system import MultiAgentSystem
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(MultiAgentSystem, "_advance", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
+        patch.setattr("marl.training.loop.advance", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
         said = marl_command(*words(scenario, run))
     assert said.code == code
     assert "before the next step was taken" in said.error
@@ -400,13 +399,12 @@ def test_the_latest_run_of_a_scenario_is_found(scenario, tmp_path, monkeypatch, 
 
 
 def test_non_finite_training_is_exit_4(scenario, tmp_path, monkeypatch, marl_command):
-    from marl.system import MultiAgentSystem
     from marl.types import NonFiniteError
 
     def fail(self, meanwhile):
         raise NonFiniteError("training: loss became nan")
 
-    monkeypatch.setattr(MultiAgentSystem, "_learn", fail)
+    monkeypatch.setattr("marl.training.loop.update", fail)
     said = marl_command(*words(scenario, tmp_path / "run"))
     assert said.code == 4
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"

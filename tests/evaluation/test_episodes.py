@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import marl
-from marl.play import play
+from marl.studies.play import play
 from marl.types import ConfigError
 from tests.support.tiny import Constant, Single
 
@@ -43,8 +43,8 @@ def test_what_is_shown_is_cut_too():
 
 
 def test_an_evaluation_that_would_never_end_says_so_and_ends(monkeypatch, caplog):
-    monkeypatch.setattr("marl.system.LONG_EPISODE", 20)
-    monkeypatch.setattr("marl.system.ENDLESS_EPISODE", 50)
+    monkeypatch.setattr("marl.playing.episodes.LONG_EPISODE", 20)
+    monkeypatch.setattr("marl.playing.episodes.ENDLESS_EPISODE", 50)
     system = marl.MultiAgentSystem(marl.Random(), functools.partial(Constant, 30))
     assert set(system.evaluate(3).episode_lengths) == {30}
     assert "has not ended after 20 steps; if none ends by itself, max_steps= cuts them" in caplog.text

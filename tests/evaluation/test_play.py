@@ -11,7 +11,7 @@ from pettingzoo.utils.wrappers import BaseParallelWrapper
 
 import marl
 from marl.adapters.describe import render_mode
-from marl.play import picture, play
+from marl.studies.play import picture, play
 from marl.types import ConfigError, EnvContractError
 from tests.support.leagues import mixed
 from tests.support.tiny import Team, Turns
@@ -371,7 +371,7 @@ def test_a_factory_that_fails_by_itself_says_so():
         raise TypeError("no map")
 
     system = marl.MultiAgentSystem(marl.ippo(**ON), Turns, num_envs=2)
-    system._source = broken
+    system.environments.source = broken
     with pytest.raises(ConfigError, match="could not be made: TypeError: no map"):
         system.make_env(render_mode="rgb_array")
 

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import AECEnv
 
 import marl
-from marl.evaluation.versus import versus
+from marl.studies.versus import versus
 from marl.types import ConfigError
 
 
@@ -100,7 +100,7 @@ def test_equal_seeds_play_equal_games_and_nothing_in_the_system_moves(greedy_pic
 
 
 def test_illegal_moves_are_counted(greedy_pick, monkeypatch):
-    from marl.agent import Agent
+    from marl.playing.single import Agent
 
     monkeypatch.setattr(Agent, "act", lambda self, observation, info=None, explore=False: 2)
     score = versus(greedy_pick, games=7, seats=["second"])["second"]

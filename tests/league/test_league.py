@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import marl
-from marl.league.members import OWN
+from marl.playing.team import OWN
 from tests.league.mixtures import throws_exploitability
 from tests.support.equality import assert_equal_systems
 from tests.support.leagues import PPO, rps
@@ -48,7 +48,9 @@ def test_learners_learn_from_what_they_played_and_from_nothing_else(make, learne
     shares = []
 
     def look(system):
-        for learner, seats, step in zip(system.learners, system.season.cast.seats, system._step.teams, strict=True):
+        for learner, seats, step in zip(
+            system.learners, system.season.seats.of, system.training.step.teams, strict=True
+        ):
             memory = learner.memory
             row = memory.time if hasattr(memory, "time") else memory.head
             acting = memory.acting[row].numpy()
@@ -64,8 +66,8 @@ def test_sides_swap_from_episode_to_episode():
     seen = []
 
     def look(system):
-        if system._finished:
-            seen.append(system.season.cast.seats[0][0].tolist().index(OWN))
+        if system.training.finished:
+            seen.append(system.season.seats.of[0][0].tolist().index(OWN))
 
     watch(system, 120, look)
     assert seen == [(place + 1) % 2 for place in range(len(seen))]
@@ -237,7 +239,7 @@ def test_a_rating_moves_a_curriculum_on():
 def outcomes_of(system, steps):
     """What the curriculum of agent_0 learns from a tag of two."""
     taken = []
-    scheduler = system._course.schedulers["agent_0"]
+    scheduler = system.training.parts["curriculum"].course.schedulers["agent_0"]
     learn = scheduler.learn
     scheduler.learn = lambda outcomes, clock: taken.extend(outcomes) or learn(outcomes, clock)
     system.train(steps=steps)
@@ -267,7 +269,7 @@ def test_a_bonus_for_novelty_counts_what_the_learner_saw_and_no_member():
     league = marl.League(learn="agent_0", latest=0.0, snapshot_every=None, opponents=[marl.Fixed(0)])
     system = rps(league, shaping=[marl.CountBonus(cell=1.0)])
     system.train(steps=80)
-    counts = {name: int(hooks[0].counts.sum()) for name, hooks in system._shaper.hooks.items()}
+    counts = {name: int(hooks[0].counts.sum()) for name, hooks in system.training.parts["shaping"].shaper.hooks.items()}
     assert counts == {"agent_0": 80, "agent_1": 0}
 
 
@@ -335,7 +337,7 @@ def test_every_best_response_begins_anew_unless_told_otherwise():
         learner = system.learners[0]
         system.train(steps=4)
         moved[fresh] = system.learners[0] is not learner
-        assert system.season.learners is system.learners
+        assert list(system.season.learners) == system.learners
     assert moved == {True: True, False: False}
 
 

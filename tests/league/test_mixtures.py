@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import marl
-from marl.evaluation.exploit import exploit
-from marl.evaluation.tournament import tournament
-from marl.evaluation.versus import versus
+from marl.studies.exploit import exploit
+from marl.studies.tournament import tournament
+from marl.studies.versus import versus
 from tests.support.equality import assert_equal_systems
 from tests.support.leagues import PPO, mixed, rps
 from tests.support.tiny import Team, Turns

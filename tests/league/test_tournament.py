@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import marl
-from marl.evaluation.exploit import exploit
-from marl.evaluation.tournament import Tournament, tournament
 from marl.league.matches import play_matches, scores
 from marl.league.members import Member, sides_of
+from marl.studies.exploit import exploit
+from marl.studies.tournament import Tournament, tournament
 from tests.support.leagues import RPS
 from tests.support.tiny import Team, Turns
 
@@ -76,7 +76,7 @@ def test_matches_are_the_same_for_the_same_seed_and_keep_recurrent_states_apart(
     sides = sides_of(system.spec, "agents")
     member = Member(0, 0, "it", system.learners[0].policy(None), ())
     alone = [(1.0, member)]
-    seen = [play_matches(system._make_env(3, 0), sides, (alone, alone), 7, seed) for seed in (1, 1, 2)]
+    seen = [play_matches(system.environments.make(3, 0), sides, (alone, alone), 7, seed) for seed in (1, 1, 2)]
     assert seen[0].shape == (7, 2)
     assert np.array_equal(seen[0], seen[1])
     assert np.array_equal(scores(np.array([[1, 0], [0, 0], [-1, 2]])), [1, 0.5, 0])

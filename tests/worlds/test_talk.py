@@ -15,7 +15,7 @@ from marl_envs.world import World
 
 import marl
 from marl.conformance import check
-from marl.evaluation.report import summarise
+from marl.playing.report import summarise
 from marl.types import Array, ConfigError, Episode, Step
 from tests.benchmarks.riddle import EveryGame
 from tests.benchmarks.talk import lewis

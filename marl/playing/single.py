@@ -15,12 +15,12 @@ from torch import Tensor
 from marl import checkpoint
 from marl.channels import ChannelNet, Complete, Inbox
 from marl.config import from_json, to_json, unknown
-from marl.league.members import Strategy
 from marl.memory.rollout import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json
 from marl.nets.owner import Owner
+from marl.playing.team import Strategy
 from marl.spaces import AgentCodec, BadValue, team_from_json, team_to_json
 from marl.types import Array, CheckpointError, ConfigError, TeamSpec
 

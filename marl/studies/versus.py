@@ -10,9 +10,10 @@ import numpy as np
 
 from marl.adapters.lifecycle import borrow, close_env, open_env
 from marl.adapters.resolve import resolve
-from marl.agent import Agent
+from marl.config import check_whole
 from marl.learners import Random
-from marl.system import MultiAgentSystem, check_whole
+from marl.playing.single import Agent
+from marl.system import MultiAgentSystem
 from marl.types import ConfigError
 
 SEATS = 0x5EA7  # seeds of games are spawned from (seed, SEATS, seat): never those of training or evaluation
@@ -60,8 +61,9 @@ def versus(
 ) -> dict[str, Score]:
     """Play ``games`` games from each seat of a turn-based (AEC) environment and count how they end.
 
-    Every player acts through its own :class:`~marl.agent.Agent`, from what the environment tells that player alone, and
-    the mask is read straight from the environment: nothing counted here owes anything to the adapters of training.
+    Every player acts through its own :class:`~marl.playing.single.Agent`, from what the environment tells that player
+    alone, and the mask is read straight from the environment: nothing counted here owes anything to the adapters of
+    training.
 
     Args:
         system: the side whose games are counted.
@@ -81,7 +83,9 @@ def versus(
     """
     check_whole("games", games, 1)
     own = env is None
-    factory, instance = resolve(system._source if own else env, system._options.get("env_kwargs") if own else None)
+    factory, instance = resolve(
+        system.environments.source if own else env, system.environments.options.get("env_kwargs") if own else None
+    )
     if instance is not None and own:
         raise ConfigError("versus: this system trains on one environment instance; pass env= a function for another")
     if instance is not None:

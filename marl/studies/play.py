@@ -16,10 +16,13 @@ from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
 from marl.adapters.spoken import SpokenAEC, SpokenParallel
 from marl.curriculum import HasTasks, Target
-from marl.evaluation.alone import Alone
 from marl.logs.files import replace_file
 from marl.panel import Talk, beside
-from marl.system import MultiAgentSystem, _check_same_spec, _global_streams_kept, _play, evaluation_seeds
+from marl.playing.alone import DecentralizedActor
+from marl.playing.episodes import evaluation_seeds, play_episodes
+from marl.playing.evaluate import check_same_spec
+from marl.playing.streams import global_streams_kept
+from marl.system import MultiAgentSystem
 from marl.types import Array, ConfigError, MarlError
 
 FRAMES_PER_SECOND = 15.0
@@ -49,13 +52,13 @@ def play(
     env_seed, act_seed, task_seed = evaluation_seeds(seed)
     actors = system.alone(act_seed, not explore)
     limit = min(max_steps, system.max_steps or max_steps)
-    with _global_streams_kept(), closing_batch(Film(system, actors, limit)) as film:
-        _check_same_spec(system.spec, film.spec)
+    with global_streams_kept(), closing_batch(Film(system, actors, limit)) as film:
+        check_same_spec(system.spec, film.spec)
         wanted = system.target
         target = Target(wanted, film, task_seed) if wanted and isinstance(film, HasTasks) else None
         played = [
             Played(film.frames, dict(episode.returns), episode.length)
-            for episode in _play(film, actors, episodes, env_seed, target)
+            for episode in play_episodes(film, actors, episodes, env_seed, target)
         ]
         return played, float(metadata_entry(film.envs[0], "render_fps") or FRAMES_PER_SECOND)
 
@@ -63,12 +66,12 @@ def play(
 class Film(Copies):
     """One copy of a system's environment, as a batch of one; :attr:`frames` are those of its last whole episode."""
 
-    def __init__(self, system: MultiAgentSystem, actors: Alone, max_steps: int) -> None:
+    def __init__(self, system: MultiAgentSystem, actors: DecentralizedActor, max_steps: int) -> None:
         """``actors``: who plays in it, and may talk."""
         self.actors = actors
         self.frames: list[Array] = []
         self._reel: list[Array] = []  # of the episode that runs
-        super().__init__(lambda: _pictured(system), 1, system._patterns, max_steps=max_steps, state=False)
+        super().__init__(lambda: _pictured(system), 1, system.setup.patterns, max_steps=max_steps, state=False)
 
     def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
         return _Watched(super()._player(env, rows), self._film)

@@ -12,7 +12,7 @@ import numpy as np
 
 from marl.channels import Link
 from marl.config import unknown
-from marl.evaluation.report import Report
+from marl.playing.report import Report
 from marl.system import MultiAgentSystem
 from marl.types import ConfigError
 

@@ -39,6 +39,29 @@ class TeamReport:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A number of the user's choice over some episodes.
+
+    mean: over episodes.
+    confidence_interval: 95 % percentile bootstrap of it.
+    values: of every episode.
+    """
+
+    mean: float
+    confidence_interval: tuple[float, float]
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Metric:
+        """From the numbers of all episodes."""
+        return cls(float(np.mean(values)), bootstrap_interval(np.array(values)), tuple(values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"mean": self.mean, "confidence_interval": list(self.confidence_interval), "values": list(self.values)}
+
+
+@dataclass(frozen=True)
 class Agreement:
     """Whether two ways to act do the same on the same observations.
 
@@ -101,6 +124,7 @@ class Report:
         episode_lengths: environment steps of every episode.
         teams: the same for each team.
         info: means over episodes of the numbers that the environment reports as an episode ends, such as ``success``.
+        metrics: what ``evaluate(metrics=...)`` asked for, by name.
         decentralised: whether every agent acted on its own.
         done: what was done to the team and its messages, in words.
         faults: agents whose process was lost, and how; a stranger acted at random in their seats from then on. And what
@@ -125,6 +149,7 @@ class Report:
     lost_episodes: int = 0
     batched: Report | None = None
     agreement: Agreement | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -150,6 +175,7 @@ class Report:
             "episode_lengths": list(self.episode_lengths),
             "teams": {name: team.to_dict() for name, team in self.teams.items()},
             "info": self.info,
+            "metrics": {name: metric.to_dict() for name, metric in self.metrics.items()},
             "decentralised": self.decentralised,
             "done": list(self.done),
             "faults": self.faults,
@@ -175,6 +201,9 @@ class Report:
             prefix = f"{name} {team.mean_return:.2f}: " if len(self.teams) > 1 else ""
             lines.append(f"  {prefix}{agents}")
         lines += [f"  {name} {mean:.3f}" for name, mean in self.info.items()]
+        for name, metric in self.metrics.items():
+            low, high = metric.confidence_interval
+            lines.append(f"  {name} {metric.mean:.3f} (95 % CI {low:.3f} to {high:.3f})")
         return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """An agent in an operating system process of its own, which is told what the agent may know and nothing else.
 
-The process loads one agent's folder (`marl.Agent.save`), then sees frames (`marl.evaluation.wire`) over a socket: its
+The process loads one agent's folder (`marl.Agent.save`), then sees frames (`marl.playing.wire`) over a socket: its
 rows, its flags, the messages that its links deliver. It answers with what it says and does.
 """
 
@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from marl.adapters.spawn import die_with, kill, spawn
-from marl.agent import Agent
-from marl.evaluation.alone import Heard, Here, View
-from marl.evaluation.wire import Field, Kind, Wire, WireError, view_fields
+from marl.playing.alone import Heard, LocalPlayer, View
+from marl.playing.single import Agent
+from marl.playing.wire import Field, Kind, Wire, WireError, view_fields
 from marl.types import Array, MarlError, ResourceError
 
 START_SECONDS = 300.0  # to import PyTorch and load the agent, maybe beside many others
@@ -53,10 +53,10 @@ class Layout:
 READY: list[Field] = [((6,), "int64")]
 
 
-class Elsewhere:
+class ProcessPlayer:
     """A player in a process of its own. If that is lost, a stranger takes its seat, and :attr:`fault` says why."""
 
-    def __init__(self, seat: str, agent: Agent, seeds: Sequence[int], explore: bool, stranger: Here) -> None:
+    def __init__(self, seat: str, agent: Agent, seeds: Sequence[int], explore: bool, stranger: LocalPlayer) -> None:
         """``seat``: whose place it takes; ``stranger``: who plays if its process is lost."""
         self.name, self.fault, self._agent, self._stranger = seat, "", agent, stranger
         self._layout = Layout(agent, len(seeds))
@@ -80,7 +80,7 @@ class Elsewhere:
         try:
             mine, theirs = socket.socketpair()
             with theirs:
-                self._process = spawn("marl.evaluation.processes", "serve", (theirs.fileno(),))
+                self._process = spawn("marl.playing.processes", "serve", (theirs.fileno(),))
         except OSError as error:
             raise ResourceError(f"cannot start the process of agent {self.name!r} ({error})") from error
         self._wire = Wire(mine, len(self._begin[0]))
@@ -100,7 +100,7 @@ class Elsewhere:
             self._wire.sock.settimeout(DEADLINE)
 
     def look(self, view: View) -> None:
-        """See :class:`~marl.evaluation.alone.Player`."""
+        """See :class:`~marl.playing.alone.Player`."""
         self._view = view
         if self.fault:
             self._stranger.look(view)
@@ -112,7 +112,7 @@ class Elsewhere:
             self._wire.send(Kind.LOOK, self._layout.look, arrays)
 
     def say(self) -> tuple[Array, Array]:
-        """See :class:`~marl.evaluation.alone.Player`."""
+        """See :class:`~marl.playing.alone.Player`."""
         if not self.fault:
             with self._watched():
                 said, loud = self._receive(Kind.SAY, self._layout.say)
@@ -120,13 +120,13 @@ class Elsewhere:
         return self._stranger.say()
 
     def hear(self, heard: Heard) -> None:
-        """See :class:`~marl.evaluation.alone.Player`."""
+        """See :class:`~marl.playing.alone.Player`."""
         if not self.fault:
             with self._watched():
                 self._wire.send(Kind.HEAR, self._layout.hear, [heard.message, heard.weight])
 
     def act(self) -> Array:
-        """See :class:`~marl.evaluation.alone.Player`."""
+        """See :class:`~marl.playing.alone.Player`."""
         if not self.fault:
             with self._watched():
                 (action,) = self._receive(Kind.ACT, self._layout.act)
@@ -134,7 +134,7 @@ class Elsewhere:
         return self._stranger.act()
 
     def close(self) -> None:
-        """See :class:`~marl.evaluation.alone.Player`."""
+        """See :class:`~marl.playing.alone.Player`."""
         if self._process is None:
             return
         if not self.fault:
@@ -183,7 +183,7 @@ class Elsewhere:
             self._wire.sock.close()
 
 
-def assemble(players: Sequence[Elsewhere]) -> None:
+def assemble(players: Sequence[ProcessPlayer]) -> None:
     """Start all of them together. Raises ResourceError, with none left running, if one cannot."""
     try:
         with tempfile.TemporaryDirectory(prefix="marl-agents-") as folder:
@@ -217,7 +217,7 @@ def answer(wire: Wire) -> None:
         layout = Layout(agent, wire.copies)
         begin = wire.receive(Kind.BEGIN, layout.begin)
         assert begin is not None
-        player = Here([agent.twin(seed) for seed in begin[0].tolist()], bool(begin[1]))
+        player = LocalPlayer([agent.twin(seed) for seed in begin[0].tolist()], bool(begin[1]))
         wire.send(Kind.READY, READY, [layout.sizes])
         while (arrays := wire.receive(Kind.LOOK, layout.look, ends=True)) is not None:
             started, alive, obs, *rest = arrays

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from marl.adapters.lifecycle import closing_batch
+from marl.config import check_whole
 from marl.league.matches import COPIES, play_matches, scores
-from marl.league.members import Between, Side, Strategy, sides_of
+from marl.league.members import Between, sides_of
 from marl.league.meta import alpha_rank, nash_averaging
 from marl.league.ratings import fit_elo
-from marl.system import MultiAgentSystem, check_whole
+from marl.playing.team import Side, Strategy
+from marl.system import MultiAgentSystem
 from marl.types import Array, ConfigError
 
 TOURNAMENT = 0x7042  # seeds of games are spawned from (seed, TOURNAMENT, row, column)
@@ -134,7 +136,7 @@ def tournament(
     entrants = [frozen(system, greedy) for system in systems.values()]
     size = len(entrants)
     won, returns, spread = np.full((size, size), 0.5), np.zeros((size, size, 2)), np.zeros((size, size))
-    with closing_batch(first._another_env(min(games, COPIES))) as env:
+    with closing_batch(first.environments.another(min(games, COPIES))) as env:
         for row, one in enumerate(entrants):
             for column, another in enumerate(entrants):
                 if row != column:
@@ -157,9 +159,7 @@ def two_sides(who: str, system: MultiAgentSystem, between: Between | None) -> tu
 
 def frozen(system: MultiAgentSystem, greedy: bool) -> list[Strategy]:
     """What a system plays as it is now, for each team."""
-    return [
-        [(chance, one.again(0, greedy)) for chance, one in system.strategy(team.name)] for team in system.spec.teams
-    ]
+    return [[(chance, one.again(greedy)) for chance, one in system.strategy(team.name)] for team in system.spec.teams]
 
 
 def plot(result: Tournament, out: Path) -> Path:

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from marl.agent import Agent, Turn
 from marl.channels import Hub, Inbox
 from marl.nets.distributions import uniform
+from marl.playing.single import Agent, Turn
 from marl.types import Array, Spec, Step, TeamSpec
 
 
@@ -85,8 +85,8 @@ class Player(Protocol):
         ...
 
 
-class Here:
-    """A player in this process: an :class:`~marl.agent.Agent` for each copy."""
+class LocalPlayer:
+    """A player in this process: an :class:`~marl.playing.single.Agent` for each copy."""
 
     def __init__(self, agents: Sequence[Agent], explore: bool, size: int | None = None) -> None:
         """``size``: numbers of a message of its team, if that is not the agents' to know."""
@@ -143,13 +143,13 @@ class Here:
             del self._turns[e]
 
 
-def stranger(team: TeamSpec, index: int, seeds: Sequence[int], size: int) -> Here:
+def random_player(team: TeamSpec, index: int, seeds: Sequence[int], size: int) -> LocalPlayer:
     """Who takes the seat of an agent that is gone: any legal action is as likely as another, and not a word."""
     agent = Agent(team, index, None, uniform(team.action.of(index)))
-    return Here([agent.twin(seed) for seed in seeds], True, size)
+    return LocalPlayer([agent.twin(seed) for seed in seeds], True, size)
 
 
-class Alone:
+class DecentralizedActor:
     """All agents of all teams, each by itself; hubs carry what they say."""
 
     def __init__(self, spec: Spec, players: Sequence[Sequence[Player]], hubs: Sequence[Hub | None]) -> None:

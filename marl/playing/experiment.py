@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -50,26 +51,70 @@ class Entries:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is done to a team.
+    """What is done to a team and its messages while it is evaluated: ``evaluate(experiment=Experiment(...))``.
 
     Args:
         silence: agents whose messages are never sent.
-        remove: agents in whose seats somebody acts uniformly at random among what is legal, and says nothing.
-        swap: pairs of agents who play with each other's policy.
+        remove: agents in whose seats a player acts uniformly at random among legal actions, and sends nothing.
+        swap: pairs of agents who play with each other's policy; one pair may stand by itself.
         shuffle: everybody hears what was said in another copy of the environment at the same step.
-        entries: where observations show what others said.
+        entries: where observations show what others said, such as ``"listener_0<speaker_0:8-10"``; None: what the
+            environment or the scenario says.
+        link: what messages suffer, a ``marl.Link`` or text such as ``"loss=0.2,delay=1"`` that changes the channel's
+            own; None: the channel's link for execution.
+        tamper: what is done to all messages ``(E, N, M + 1)`` that are sent, their loudness last.
+
+    Raises:
+        ConfigError: for anything that has no meaning.
     """
 
     silence: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     swap: tuple[tuple[str, str], ...] = ()
     shuffle: bool = False
-    entries: tuple[Entries, ...] = ()
+    entries: tuple[Entries, ...] | None = None
+    link: Link | str | None = None
+    tamper: Tamper | None = None
+
+    def __post_init__(self) -> None:
+        """Take single names and texts for lists of one."""
+        if self.link is not None and not isinstance(self.link, Link | str):
+            raise ConfigError(f"link: expected a marl.Link or text such as 'loss=0.2,delay=1', got {self.link!r}")
+        pair = isinstance(self.swap, Sequence) and bool(self.swap) and all(isinstance(one, str) for one in self.swap)
+        swaps: Any = (self.swap,) if pair or isinstance(self.swap, str) else self.swap or ()
+        for one in swaps:
+            if isinstance(one, str) or len(one) != 2:
+                raise ConfigError(f"swap: expected two agents, got {one!r}")
+        entries: Any = self.entries
+        if entries is not None:
+            entries = tuple(Entries.parse(one) if isinstance(one, str) else one for one in names(entries))
+        for name, value in (
+            ("silence", names(self.silence)),
+            ("remove", names(self.remove)),
+            ("swap", tuple(tuple(one) for one in swaps)),
+            ("entries", entries),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, whole: Experiment | None, **parts: Any) -> Experiment:
+        """An experiment that is given whole, or else in parts. Raises ConfigError if it is given both ways."""
+        given = [name for name, value in parts.items() if value is not None and value != () and value is not False]
+        if whole is None:
+            return cls(**parts)
+        if given:
+            raise ConfigError(f"evaluate: give {', '.join(given)} as a part of experiment=")
+        return whole
 
     @property
     def mute(self) -> tuple[str, ...]:
         """All who say nothing."""
         return tuple(dict.fromkeys((*self.silence, *self.remove)))
+
+    @property
+    def shown_in(self) -> tuple[Entries, ...]:
+        """Where observations show messages, as far as it is known."""
+        return self.entries or ()
 
     def policy_of(self, seat: str) -> str:
         """Whose policy plays in a seat."""
@@ -79,14 +124,14 @@ class Experiment:
 
     def check(self, spec: Spec, talking: Sequence[bool], copies: int) -> None:
         """Refuse what cannot be done; ``talking``: which teams have a channel. Raises ConfigError."""
-        for what, names in (
+        for what, agents in (
             ("silence", self.silence),
             ("remove", self.remove),
             ("swap", [name for pair in self.swap for name in pair]),
-            ("message entries", [entries.listener for entries in self.entries]),
-            ("message entries", [entries.speaker for entries in self.entries if entries.speaker is not None]),
+            ("message entries", [entries.listener for entries in self.shown_in]),
+            ("message entries", [entries.speaker for entries in self.shown_in if entries.speaker is not None]),
         ):
-            for name in names:
+            for name in agents:
                 if name not in spec.agents:
                     raise ConfigError(unknown(what, name, spec.agents, "agent"))
         swapped = [name for pair in self.swap for name in pair]
@@ -96,20 +141,20 @@ class Experiment:
         for one, other in self.swap:
             _check_exchangeable(spec, one, other)
         teams = {name: place for place, team in enumerate(spec.teams) for name in team.agents}
-        for entries in self.entries:
+        for entries in self.shown_in:
             team = spec.teams[teams[entries.listener]]
             width = team.obs.widths[team.agents.index(entries.listener)]
             if team.obs.is_image or not entries.first <= entries.last < width:
                 has = "an image" if team.obs.is_image else f"entries 0 to {width - 1}"
                 raise ConfigError(f"message entries {entries}: {entries.listener!r} sees {has}")
         for name in self.silence:
-            if not talking[teams[name]] and all(entries.speaker != name for entries in self.entries):
+            if not talking[teams[name]] and all(entries.speaker != name for entries in self.shown_in):
                 raise ConfigError(
                     f"silence: {name!r} has no channel; if its actions show in others' observations, say where "
                     f"(message entries, LISTENER<{name}:FIRST-LAST)"
                 )
         if self.shuffle:
-            if not any(talking) and not self.entries:
+            if not any(talking) and not self.shown_in:
                 raise ConfigError(
                     "shuffle messages: no team has a channel; if observations show what others said, say where "
                     "(message entries, LISTENER:FIRST-LAST)"
@@ -117,8 +162,9 @@ class Experiment:
             if copies < 2:
                 raise ConfigError("shuffle messages: needs at least two episodes side by side, got one")
 
-    def tamper(self, team: TeamSpec, also: Tamper | None = None) -> Tamper | None:
-        """What happens to everything that a team sends, ``(E, N, M + 1)``; ``also``: before that."""
+    def tampering(self, team: TeamSpec) -> Tamper | None:
+        """What happens to everything that a team sends, ``(E, N, M + 1)``."""
+        also = self.tamper
         mute = [n for n, name in enumerate(team.agents) if name in self.mute]
         if not mute and not self.shuffle:
             return also
@@ -133,7 +179,7 @@ class Experiment:
 
     def shown(self, spec: Spec, step: Step) -> Step:
         """The step as agents see it: what observations show of messages was tampered with."""
-        changed = [entries for entries in self.entries if self.shuffle or entries.speaker in self.mute]
+        changed = [entries for entries in self.shown_in if self.shuffle or entries.speaker in self.mute]
         if not changed:
             return step
         teams = list(step.teams)
@@ -151,7 +197,7 @@ class Experiment:
         return replace(step, teams=tuple(teams))
 
     @property
-    def deeds(self) -> list[str]:
+    def summary(self) -> list[str]:
         """What is done, for people."""
         lines = [f"{name} is silent" for name in self.silence if name not in self.remove]
         lines += [f"{name} is removed: in its seat somebody acts at random and says nothing" for name in self.remove]
@@ -159,6 +205,11 @@ class Experiment:
         if self.shuffle:
             lines.append("messages are those of another episode at the same step")
         return lines
+
+
+def names(given: Any) -> tuple[Any, ...]:
+    """A single text as a list of one."""
+    return (given,) if isinstance(given, str | Entries) else tuple(given)
 
 
 def in_words(link: Link) -> str:

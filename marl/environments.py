@@ -1,0 +1,188 @@
+"""Where a system's environments come from: copies that train, copies beside them, single ones."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from marl import adapters
+from marl.adapters import lifecycle
+from marl.adapters.describe import render_mode
+from marl.adapters.resolve import another_like, is_instance, resolve
+from marl.adapters.spoken import Spoken
+from marl.playing.evaluate import check_same_spec
+from marl.setup import Setup, resolve_scenario
+from marl.shaping import reads_state
+from marl.types import BatchEnv, ConfigError, Spec
+
+MISSING = "this system was loaded without its environment: pass env= to MultiAgentSystem.load"
+
+
+class Environments:
+    """Makes the environments of one setup, and owns the copies that train.
+
+    world: what was given; None for a system that was loaded without.
+    source: the same with messages as actions, where there are any.
+    options: what environments are made with.
+    training: the copies that train, once they are open.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        """Opens nothing yet."""
+        self.world, self.spoken, self.options = setup.env, setup.channel, setup.options
+        self.source = self.world if self.spoken is None or self.world is None else self.spoken.source(self.world)
+        self.patterns = setup.patterns
+        # Asking for the state costs mpe2 a tenth of its speed.
+        self.reads_state = any(config.reads_state for config in setup.configs) or reads_state(setup.shaping or ())
+        self.training: BatchEnv | None = None
+        self.name = ""  # of the environment, once it is known
+        self._said = False
+
+    def open(self, num_envs: int, workers: int, spec: Spec | None = None) -> BatchEnv:
+        """The copies that train, made when first needed. Raises ConfigError if they are not those of ``spec``."""
+        if self.training is None:
+            if self.source is None:
+                raise ConfigError(MISSING)
+            made = self.make(num_envs, workers)
+            if spec is not None:
+                try:
+                    check_same_spec(spec, made.spec)
+                except ConfigError:
+                    lifecycle.close(made)
+                    raise
+            self.training, self.name = made, made.spec.env
+        return self.training
+
+    def give_back(self) -> None:
+        """Close the copies that train, but leave an instance to its user."""
+        if self.training is not None and self.is_instance:
+            lifecycle.give_back(self.source, self.training)
+        elif self.training is not None:
+            lifecycle.close(self.training)
+
+    def close(self) -> None:
+        """Close the copies that train; an instance that was given is closed too."""
+        training, self.training = self.training, None
+        if training is not None:
+            lifecycle.close(training)
+        elif self.is_instance and not lifecycle.is_closed(self.world):
+            lifecycle.close_env(self.source)
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether this system trains in one environment of the user's, of which it cannot make more."""
+        return is_instance(self.source)
+
+    def refuse_single(self, what: str) -> None:
+        """Raise ConfigError if there is one instance alone and ``what`` plays in environments of its own."""
+        if self.is_instance and another_like(self.world) is None:
+            raise ConfigError(
+                f"train: {what} plays in environments of its own, and this system has one instance: "
+                f"{lifecycle.PASS_A_FUNCTION}"
+            )
+
+    def other_source(self) -> Any:
+        """What makes more environments of the training environment's kind. Raises ConfigError if nothing does."""
+        if not self.is_instance:
+            return self.source
+        maker = another_like(self.world)
+        if maker is None:
+            raise ConfigError(
+                f"this system has one environment instance, and more are needed here: {lifecycle.PASS_A_FUNCTION}"
+            )
+        return maker if self.spoken is None else self.spoken.source(maker)
+
+    def another(
+        self, num_envs: int, source: Any = None, spoken: Spoken | None = None, *, exactly: bool = False
+    ) -> BatchEnv:
+        """Copies beside those that train: one where no more can be made, unless it must be ``exactly`` so many.
+
+        An instance is lent as long as no training goes on in it. Raises ConfigError if it does and there is no other.
+        """
+        if source is None and self.is_instance and (lifecycle.is_played(self.world) or lifecycle.is_closed(self.world)):
+            source = another_like(self.world)
+            if source is not None and not self._said:
+                self._said = True
+                logging.getLogger("marl.environments").info(
+                    "%s: training holds the instance; others play in new ones, made from its spec", self.name
+                )
+        lent = is_instance(self.source if source is None else source)
+        if lent and not exactly:
+            num_envs = 1
+        try:
+            try:
+                return self.make(num_envs, 0, source, spoken, lent)
+            except lifecycle.NotMade as error:
+                if exactly or not error.made:
+                    raise
+                found = self.make(1, 0, source, spoken, lent)
+                logging.getLogger("marl.environments").warning("one copy plays instead of %s: %s", num_envs, error)
+                return found
+        except lifecycle.NotMade as error:
+            raise self._explained(error) from error.__cause__
+
+    def _explained(self, error: ConfigError) -> ConfigError:
+        """That an environment could not be made, and what may be in its way."""
+        if self.training is None:
+            return error
+        return ConfigError(f"{error}; training holds an open one: if no more can exist, call system.close() first")
+
+    def make(
+        self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None, lent: bool = False
+    ) -> BatchEnv:
+        """Copies of the environment, or of another; ``spoken``: over other links than in training.
+
+        ``lent``: an instance among them is not closed with the copies.
+        """
+        state, patterns = self.reads_state, self.patterns
+        if source is not None:
+            other = resolve_scenario(source)
+            source = other.env if other is not None else source
+            if self.spoken is not None:
+                source = (spoken or self.spoken).source(source)
+            limit = other.max_steps if other else self.options["max_steps"]
+            options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
+            return adapters.make(source, num_envs, patterns, workers=workers, state=state, lent=lent, **options)
+        if self.source is None:
+            raise ConfigError(MISSING)
+        world = self.source if spoken is None else spoken.source(self.world)
+        return adapters.make(world, num_envs, patterns, workers=workers, state=state, lent=lent, **self.options)
+
+    def single(self, **env_kwargs: Any) -> Any:
+        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.
+
+        Whoever asks for it closes it. A factory need not take ``render_mode`` if what it makes has that mode already.
+
+        Raises:
+            TypeError: if it takes no such keywords.
+            ConfigError: if it cannot be made, or not with that ``render_mode``.
+        """
+        if self.source is None:
+            raise ConfigError(MISSING)
+        source, keywords = self.other_source(), {**(self.options.get("env_kwargs") or {}), **env_kwargs}
+        mode = env_kwargs.get("render_mode")
+        try:
+            return lifecycle.open_env(resolve(source, keywords)[0])
+        except lifecycle.NotMade as error:
+            if mode is None or not isinstance(error.__cause__, TypeError):
+                if env_kwargs and isinstance(error.__cause__, TypeError):
+                    raise error.__cause__ from None
+                raise self._explained(error) from error.__cause__
+            refused = str(error.__cause__)
+        except ConfigError as error:
+            if mode is None:
+                raise
+            refused = str(error)
+        del keywords["render_mode"]
+        try:
+            env = lifecycle.open_env(resolve(source, keywords)[0])
+        except lifecycle.NotMade as error:
+            raise self._explained(error) from error.__cause__
+        if render_mode(env) != mode:
+            lifecycle.close_env(env)
+            raise ConfigError(
+                f"render_mode: {self.name}: the function that makes the environment takes no render_mode "
+                f"({' '.join(refused.split())}), and what it makes has {render_mode(env)!r}; let it take the keyword, "
+                f"or make the environment with render_mode={mode!r}"
+            )
+        return env

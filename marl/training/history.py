@@ -1,0 +1,124 @@
+"""What training leaves behind: episodes, rows of metrics, and who looks on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from marl.types import Episode, Episodes, Spec
+
+RECENT = 100  # episodes that means in metrics are over
+MOST_NAMES = 64  # different names in infos that metrics follow
+
+
+class Watcher(Protocol):
+    """What may look on while a system trains: a run folder, a progress display."""
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Take in one row of metrics; ``metrics["steps"]`` says when."""
+        ...
+
+    def tick(self, system: Any) -> bool:
+        """Called with the system after every step; save if it is time. True asks the run to end after this step."""
+        ...
+
+
+class History(dict[str, list[float]]):
+    """Everything logged, a list per name, with ``episode_rewards`` (sum over agents) and ``episode_lengths``."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        super().__init__(episode_rewards=[], episode_lengths=[])
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Append one row."""
+        for name, value in metrics.items():
+            self.setdefault(name, []).append(value)
+
+
+class Rate:
+    """Environment steps per second since it was made."""
+
+    def __init__(self, steps: int) -> None:
+        """``steps``: where it begins."""
+        self.steps, self.time = steps, time.perf_counter()
+
+    def __call__(self, steps: int) -> float:
+        """At so many steps."""
+        return (steps - self.steps) / max(time.perf_counter() - self.time, 1e-9)
+
+
+class EpisodeLog:
+    """Returns and lengths of finished episodes, in the history, and what the latest of them reported."""
+
+    def __init__(self, spec: Spec) -> None:
+        """Nothing has ended yet."""
+        self.spec = spec
+        self.agents = [agent for team in spec.teams for agent in team.agents]
+        self.history = History()
+        self.episodes = 0
+        self.said: dict[str, list[float]] = {}  # numbers in the infos of recent episodes, by name
+
+    def record(self, finished: Sequence[Episode]) -> None:
+        """Take in episodes; those of many copies without an object for each."""
+        history = self.history
+        self.episodes += len(finished)
+        if isinstance(finished, Episodes):
+            lengths, column = finished.lengths.tolist(), {agent: n for n, agent in enumerate(finished.agents)}
+            returns = finished.returns[:, [column[agent] for agent in self.agents]]
+        else:
+            lengths = [episode.length for episode in finished]
+            returns = np.array([[episode.returns[agent] for agent in self.agents] for episode in finished])
+        history["episode_rewards"] += returns.sum(1).tolist()
+        history["episode_lengths"] += lengths
+        self._note_infos(finished)
+        if len(self.spec.teams) > 1:
+            start = 0
+            for team in self.spec.teams:
+                rewards = returns[:, start : start + team.num_agents].sum(1)
+                history.setdefault(f"episode_rewards/{team.name}", []).extend(rewards.tolist())
+                start += team.num_agents
+
+    def _note_infos(self, finished: Sequence[Episode]) -> None:
+        said: dict[str, list[float]] = {}
+        if isinstance(finished, Episodes):
+            said = {name: values[-RECENT:].tolist() for name, values in finished.infos.items()}
+        else:
+            for episode in finished:
+                for name, value in episode.info.items():
+                    said.setdefault(name, []).append(value)
+        for name, values in said.items():
+            if not name.startswith("task/") and (name in self.said or len(self.said) < MOST_NAMES):
+                self.said[name] = [*self.said.get(name, ()), *values][-RECENT:]
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the latest episodes."""
+        history, metrics = self.history, {}
+        if history["episode_rewards"]:
+            recent = history["episode_rewards"][-RECENT:]
+            lengths = history["episode_lengths"][-RECENT:]
+            metrics["mean_return"] = sum(recent) / len(recent)
+            metrics["mean_length"] = sum(lengths) / len(lengths)
+            if len(self.spec.teams) > 1:
+                for team in self.spec.teams:
+                    recent = history[f"episode_rewards/{team.name}"][-RECENT:]
+                    metrics[f"{team.name}/mean_return"] = sum(recent) / len(recent)
+        return metrics | {f"info/{name}": sum(values) / len(values) for name, values in self.said.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "episodes": self.episodes,
+            "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
+            "said": {name: np.asarray(values) for name, values in self.said.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.episodes = int(state["episodes"])
+        self.history = History()
+        self.history.update({name: values.tolist() for name, values in state["history"].items()})
+        self.said = {name: values.tolist() for name, values in state.get("said", {}).items()}

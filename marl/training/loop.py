@@ -1,0 +1,251 @@
+"""The training loop: act, step, remember, update. It knows learners and parts, and no feature by name."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from marl import parallel
+from marl.adapters.faults import faults_of
+from marl.config import check_whole
+from marl.scenario import Scenario
+from marl.schedules import Clock
+from marl.stopping import Stop
+from marl.training.history import History, Rate
+from marl.training.part import Choice, Transition
+from marl.training.state import TrainingState
+from marl.types import Array, BatchEnv, ConfigError, NonFiniteError, Step, StepsElsewhere
+
+PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
+
+Callback = Callable[[dict[str, float]], bool | None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How long to train, and how often to evaluate and to log.
+
+    Args:
+        last_step: train until so many steps; None: no limit.
+        last_episode: likewise.
+        stop: a rule on episode returns.
+        callback: called with each row of metrics; True stops.
+        evaluate_every: evaluate each so many steps.
+        log_every: environment steps between two rows of metrics.
+    """
+
+    last_step: int | None
+    last_episode: int | None
+    stop: Stop | None
+    callback: Callback | None
+    evaluate_every: int | None
+    log_every: int
+
+
+def request(
+    state: TrainingState,
+    scenario: Scenario | None,
+    steps: int | None,
+    episodes: int | None,
+    stop: Stop | None,
+    callback: Callback | None,
+    evaluate_every: int | None,
+    log_every: int | None,
+) -> Request:
+    """What ``MultiAgentSystem.train`` was asked, checked, with the scenario's steps and rule unless given.
+
+    Raises:
+        ConfigError: for what has no meaning.
+    """
+    if steps is None and episodes is None:
+        if scenario is None:
+            raise ConfigError("train: give steps= or episodes=")
+        steps = scenario.steps
+    steps = None if steps is None else check_whole("steps", steps, 1)
+    episodes = None if episodes is None else check_whole("episodes", episodes, 1)
+    evaluate_every = None if evaluate_every is None else check_whole("evaluate_every", evaluate_every, 1)
+    stop = stop if stop is not None or scenario is None else scenario.stop
+    for name, rule in (("stop", stop), ("callback", callback)):
+        if rule is not None and not callable(rule):
+            raise ConfigError(f"train: {name}: expected None or something to call, got {rule!r}")
+    last_step = None if steps is None else state.steps + steps
+    state.setup.check_training(last_step, stop is not None)
+    for what, used in (("evaluate_every", evaluate_every is not None), *state.setup.plays_apart()):
+        if used:
+            state.environments.refuse_single(what)
+    last_episode = None if episodes is None else state.log.episodes + episodes
+    log_every = log_every or max(1, (steps or 100_000) // 100)
+    return Request(last_step, last_episode, stop, callback, evaluate_every, log_every)
+
+
+def train(
+    state: TrainingState,
+    asked: Request,
+    evaluate: Callable[[], float] | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+    tick: Callable[[], bool] | None = None,
+) -> History:
+    """Train until something ends it.
+
+    Args:
+        state: what changes.
+        asked: when it ends.
+        evaluate: returns ``evaluation_return``.
+        log: takes in each row of metrics.
+        tick: called after every step; True stops.
+
+    Raises:
+        NonFiniteError: if losses or gradients stay NaN or infinite.
+    """
+    every, history = asked.evaluate_every, state.log.history
+    next_evaluation = None if every is None else (state.steps // every + 1) * every
+    state.total = asked.last_step
+    env = state.open()
+    rate = Rate(state.steps)
+    ended = False
+    with parallel.one_thread_each():
+        while not ended:
+            updated = advance(state, env)
+            updated |= update(state, meanwhile=False)
+            row: dict[str, float] = {}
+            if next_evaluation is not None and every is not None and state.steps >= next_evaluation:
+                if evaluate is not None:
+                    row["evaluation_return"] = evaluate()
+                next_evaluation += every
+            ended = (asked.last_step is not None and state.steps >= asked.last_step) or (
+                asked.last_episode is not None and state.log.episodes >= asked.last_episode
+            )
+            if asked.stop is not None and state.finished and asked.stop(history["episode_rewards"]):
+                ended = True
+            if row or ended or (updated and state.steps - state.logged_at >= asked.log_every):
+                metrics = collect(state, env, rate) | row
+                history.add(metrics)
+                if log is not None:
+                    log(metrics)
+                if asked.callback is not None and asked.callback(metrics):
+                    ended = True
+            if tick is not None and tick():
+                ended = True
+    _tell_idle(state)
+    return history
+
+
+def advance(state: TrainingState, env: BatchEnv) -> bool:
+    """One environment step of all copies; whether a learner updated meanwhile."""
+    hooks = state.hooks
+    if state.restarts:
+        state.restart()
+    assert state.step is not None
+    assert state.seen is not None
+    looks, decisions, actions = [], [], []
+    for learner in state.learners:
+        look = learner.memory.look()
+        decision = learner.act(look, explore=True)
+        learner.memory.decide(decision)
+        looks.append(look)
+        decisions.append(decision)
+        actions.append(decision.env_action.cpu().numpy())
+    choice = Choice(state.step, state.seen, looks, decisions, actions)
+    for acted in hooks.acted:
+        acted(choice)
+    actions, before, now = choice.actions, state.clock, Clock(state.steps + state.num_envs, state.total)
+    updated, step = _step(state, env, actions)
+    transition = Transition(env, actions, step, step, [None] * len(actions), before, now)
+    for stepped in hooks.stepped:
+        stepped(transition)
+    for learner, reward in zip(state.learners, transition.rewards, strict=True):
+        learner.memory.observe(transition.seen, reward)
+    state.step, state.seen = step, transition.seen
+    state.steps += state.num_envs
+    state.finished = len(step.finished) > 0
+    if state.finished:
+        state.log.record(step.finished)
+    return updated
+
+
+def _step(state: TrainingState, env: BatchEnv, actions: list[Array]) -> tuple[bool, Step]:
+    """Step the environment while learners that can do so update: in the same order wherever it steps."""
+    if not any(state.overlaps):
+        return False, env.step(actions)
+    if isinstance(env, StepsElsewhere):
+        env.step_async(actions)
+        return update(state, meanwhile=True), env.step_wait()
+    return update(state, meanwhile=True), env.step(actions)
+
+
+def update(state: TrainingState, meanwhile: bool) -> bool:
+    """Update every learner that is ready, of those that do so while the environment steps or of the others.
+
+    Metrics stay tensors until they are logged.
+    """
+    updated, clock, hooks = False, state.clock, state.hooks
+    for place, (learner, team) in enumerate(zip(state.learners, state.spec.teams, strict=True)):
+        if state.overlaps[place] != meanwhile or not learner.ready(clock):
+            continue
+        if not all(learns(place) for learns in hooks.learns):
+            learner.rest()
+            continue
+        prefix = f"{team.name}/" if len(state.learners) > 1 else ""
+        for name, value in learner.update(clock).items():
+            state.pending[prefix + name] = value
+            updated = True
+    if not meanwhile:
+        for after in hooks.updated:
+            state.restarts += after(clock)
+    return updated
+
+
+def collect(state: TrainingState, env: BatchEnv, rate: Rate) -> dict[str, float]:
+    """One row of metrics: where we are, how fast, what episodes return lately, what parts and learners say."""
+    metrics: dict[str, float] = {
+        "steps": state.steps,
+        "episodes": state.log.episodes,
+        "steps_per_second": rate(state.steps),
+    }
+    metrics |= state.log.metrics()
+    metrics |= {f"faults/{kind}": count for kind, count in faults_of(env).items()}
+    for part_metrics in state.hooks.metrics:
+        metrics |= part_metrics()
+    learnt = {name: float(value) for name, value in state.pending.items()}
+    metrics |= learnt
+    _tell_losses(state, learnt)
+    for name, in_a_row in metrics.items():
+        if name.endswith("non_finite") and in_a_row >= PATIENCE:
+            raise NonFiniteError(
+                f"training: the loss was not finite in the last {in_a_row:.0f} updates (step {state.steps}); its "
+                "gradients were skipped, so parameters are finite still. Lower lr, raise adam_eps, or scale rewards"
+            )
+    state.pending.clear()
+    state.logged_at = state.steps
+    return metrics
+
+
+def _tell_losses(state: TrainingState, learnt: Mapping[str, float]) -> None:
+    """Once: that some updates came to nothing, which no table of finite numbers would show."""
+    lost = [name for name, value in learnt.items() if not math.isfinite(value)]
+    lost += [name for name, value in learnt.items() if name.endswith("non_finite") and value > 0]
+    if lost and not state.told_of_losses:
+        state.told_of_losses = True
+        logging.getLogger("marl.training").warning(
+            "step %s: %s: the loss was not finite, so the update was skipped; scale rewards if they are very large",
+            *(f"{state.steps:,}", ", ".join(lost)),
+        )
+
+
+def _tell_idle(state: TrainingState) -> None:
+    """A training that was over before the first update looks like any other."""
+    if state.hooks.learns:  # a part says who learns
+        return
+    for config, team in zip(state.setup.configs, state.spec.teams, strict=True):
+        first, why = 0, ""
+        if (starts := getattr(config, "learning_starts", None)) is not None:
+            first, why = starts, f"learning_starts={starts}"
+        elif (rollout := getattr(config, "rollout", None)) is not None:
+            first, why = rollout * state.num_envs, f"rollout={rollout} x num_envs={state.num_envs}"
+        if state.steps < first:
+            logging.getLogger("marl.training").warning(
+                "team %r has learnt nothing yet: its first update comes after %s steps (%s)",
+                *(team.name, f"{first:,}", why),
+            )

@@ -1,0 +1,336 @@
+"""The parts of this library, and the one order in which all parts stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from marl.channels import Line, Overheard, Shown
+from marl.curriculum import Course, Curriculum, Task
+from marl.league import Season, Venue
+from marl.league.season import Trained
+from marl.learners import Learner
+from marl.learners.base import HearsOthers, talker_of
+from marl.playing.experiment import Entries
+from marl.playing.streams import global_streams_kept
+from marl.schedules import Clock
+from marl.setup import Setup
+from marl.shaping import Discounts, Shaper, by_team
+from marl.teams import team_named
+from marl.training.part import Choice, Part, Transition
+from marl.types import BatchEnv, ConfigError, Spec, Step
+
+SHAPING, CURRICULUM, LEAGUE = 0x5AFE, 0xC0DE, 0x1EA6  # streams come from (seed, this): learners draw as without
+BEFORE, AFTER = ("shaping", "league", "curriculum"), ("messages", "cross_team")  # parts of users stand between them
+
+
+@dataclass(frozen=True)
+class Context:
+    """What parts are built from, beside the setup.
+
+    learners: of each team, as they are at first.
+    make_env: copies of the environment beside those that train.
+    load: the policies in a checkpoint or run folder.
+    target: the tasks that evaluation plays.
+    entries_of: where an environment's observations show what others said.
+    """
+
+    setup: Setup
+    spec: Spec
+    device: torch.device
+    learners: Sequence[Learner]
+    make_env: Callable[[int], BatchEnv]
+    load: Callable[[Path], Trained]
+    target: Callable[[], Task]
+    entries_of: Callable[[BatchEnv], Sequence[str]]
+
+    @property
+    def num_envs(self) -> int:
+        """Copies that train."""
+        return self.setup.num_envs or 1
+
+    def seed(self, stream: int) -> np.random.SeedSequence:
+        """A stream of one part's own."""
+        return np.random.SeedSequence([self.setup.seed, stream])
+
+    def team(self, key: str, what: str) -> str:
+        """The name of the team that a key means."""
+        return team_named(key, self.spec, self.setup.patterns, what)
+
+
+Recipe = Callable[[BatchEnv | None], Part]
+
+
+def recipes(context: Context) -> dict[str, Recipe]:
+    """How to build each part that this setup has, by name, in the order in which parts stand.
+
+    Shaping sees raw rewards; then the league says whose seats are whose; the curriculum learns from what the league
+    says of finished games; parts of users see and may replace all of that; the last two only record what was done.
+    """
+    setup = context.setup
+    found: dict[str, Recipe] = {}
+    if by_team(setup.shaping or (), context.spec, setup.patterns):
+        found["shaping"] = lambda env: ShapingPart(_shaper(context))
+    if setup.league is not None:
+        found["league"] = lambda env: LeaguePart(_season(context))
+    if setup.curriculum is not None:
+        found["curriculum"] = lambda env: CurriculumPart(_course(context, env))
+    for part in setup.parts:
+        name = getattr(part, "name", None)
+        if not isinstance(part, Part) or not isinstance(name, str):
+            raise ConfigError(f"parts: expected instances of marl.training.Part, each with a name, got {part!r:.80}")
+        if name in found or name in (*BEFORE, *AFTER):
+            raise ConfigError(f"parts: the name {name!r} is taken")
+        found[name] = _kept(part)
+    found["messages"] = lambda env: MessagesPart(context, env)
+    found["cross_team"] = lambda env: CrossTeamPart()
+    return found
+
+
+def _kept(part: Part) -> Recipe:
+    return lambda env: part
+
+
+def _shaper(context: Context) -> Shaper:
+    setup, spec = context.setup, context.spec
+    discounts = {
+        team.name: config.discount if isinstance(config, Discounts) else None
+        for team, config in zip(spec.teams, setup.configs, strict=True)
+    }
+    hooks = by_team(setup.shaping or (), spec, setup.patterns)
+    return Shaper(hooks, spec, context.num_envs, context.seed(SHAPING), discounts)
+
+
+def _course(context: Context, env: BatchEnv | None) -> Course:
+    assert env is not None
+    given = context.setup.curriculum
+    curricula: dict[str | None, Curriculum] = {}
+    if isinstance(given, Mapping):
+        curricula |= {context.team(key, "curriculum"): one for key, one in given.items()}
+    elif given is not None:
+        curricula[None] = given
+    return Course(curricula, env, context.seed(CURRICULUM))
+
+
+def _season(context: Context) -> Season:
+    setup, spec = context.setup, context.spec
+    assert setup.league is not None
+    setup.league.check(spec, dict(zip([team.name for team in spec.teams], setup.configs, strict=True)))
+    venue = Venue(
+        spec,
+        context.num_envs,
+        context.seed(LEAGUE),
+        context.device,
+        tuple(context.learners),
+        make_env=context.make_env,
+        load=lambda path: context.load(_newest_in(path)),
+        team=lambda key: context.team(key, "league"),
+        task=context.target(),
+    )
+    return setup.league.build(venue)
+
+
+def _newest_in(path: str) -> Path:
+    """The newest checkpoint of a run folder; a checkpoint itself."""
+    newest = Path(path) / "checkpoints" / "last"
+    return newest if newest.is_dir() else Path(path)
+
+
+class ShapingPart(Part):
+    """What agents are paid for learning."""
+
+    name = "shaping"
+
+    def __init__(self, shaper: Shaper) -> None:
+        """``shaper`` has the hooks of all teams."""
+        self.shaper = shaper
+
+    def start(self) -> None:
+        """Say once which hooks change what is optimal."""
+        self.shaper.announce()
+
+    def acted(self, choice: Choice) -> None:
+        """Keep what is acted on."""
+        self.shaper.look(choice.seen)
+
+    def stepped(self, transition: Transition) -> None:
+        """Shape the raw rewards."""
+        at = transition
+        at.rewards = self.shaper(at.step, at.actions, at.before, at.now)
+
+    def metrics(self) -> dict[str, float]:
+        """The mean shaped return of the last episodes."""
+        return self.shaper.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Memories of hooks and returns so far."""
+        return self.shaper.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.shaper.load_state_dict(state)
+
+
+class LeaguePart(Part):
+    """Who plays against whom: seats of others are played by them, and hidden from the learners."""
+
+    name = "league"
+
+    def __init__(self, season: Season) -> None:
+        """``season``: the league as it runs."""
+        self.season = season
+
+    def connect(self, learners: Sequence[Learner]) -> None:
+        """Snapshots are taken of these."""
+        self.season.learners = tuple(learners)
+
+    def begin(self, env: BatchEnv, step: Step, clock: Clock) -> None:
+        """Fill the pools and seat everybody."""
+        self.season.begin(clock)
+
+    def show(self, step: Step) -> Step:
+        """Alive are those who act by what they have learnt and learn from it."""
+        return self.season.seen(step)
+
+    def acted(self, choice: Choice) -> None:
+        """Put what others do in place of what the learners chose."""
+        choice.actions = self.season.play(choice.step, choice.actions)
+
+    def stepped(self, transition: Transition) -> None:
+        """Learn from finished games and seat the next ones."""
+        transition.seen = self.season.take(transition.step)
+
+    def learns(self, place: int) -> bool:
+        """Whether a team's learner may update now."""
+        return self.season.learns(place)
+
+    def updated(self, clock: Clock) -> Sequence[int]:
+        """Let the pools grow; PSRO restarts its learners after each best response."""
+        with global_streams_kept():
+            return self.season.tick(clock)
+
+    def metrics(self) -> dict[str, float]:
+        """Sizes of pools, ratings, win rates."""
+        return self.season.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Members, seats, results, ratings, streams."""
+        return self.season.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.season.load_state_dict(state)
+
+
+class CurriculumPart(Part):
+    """Which task each copy's next episode plays."""
+
+    name = "curriculum"
+
+    def __init__(self, course: Course) -> None:
+        """``course``: the curricula as they run."""
+        self.course = course
+
+    def options(self) -> Mapping[str, Any]:
+        """The first tasks."""
+        return self.course.first()
+
+    def begin(self, env: BatchEnv, step: Step, clock: Clock) -> None:
+        """Choose the second episodes."""
+        self.course.begin(env, clock)
+
+    def stepped(self, transition: Transition) -> None:
+        """Learn from finished episodes and choose the next ones."""
+        finished, started = transition.seen.finished, transition.step.started
+        self.course.take(finished, started, transition.env, transition.now)
+
+    def metrics(self) -> dict[str, float]:
+        """Stages and the like."""
+        return self.course.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is played, what is to come, and every scheduler."""
+        return self.course.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.course.load_state_dict(state)
+
+
+class MessagesPart(Part):
+    """Statistics of messages: those of channels, and those that observations show."""
+
+    name = "messages"
+
+    def __init__(self, context: Context, env: BatchEnv | None) -> None:
+        """``env`` may say where observations show messages."""
+        assert env is not None
+        self.spec = context.spec
+        self.heard: dict[int, Overheard] = {}
+        seats = {name: (place, n) for place, team in enumerate(self.spec.teams) for n, name in enumerate(team.agents)}
+        known = [Entries.parse(text) for text in context.entries_of(env)]
+        lines = [
+            Line(seats[one.listener], seats[one.speaker], one.first, one.last)
+            for one in known
+            if one.listener in seats and one.speaker in seats
+        ]
+        spoken = context.setup.channel
+        self.shown = Shown(lines, 0 if spoken is None else spoken.link.delay)
+
+    def connect(self, learners: Sequence[Learner]) -> None:
+        """Listen in on the networks that talk."""
+        nets = {place: talker_of(learner) for place, learner in enumerate(learners)}
+        self.heard = {place: Overheard(net) for place, net in nets.items() if net is not None}
+
+    def acted(self, choice: Choice) -> None:
+        """Note what was said and done."""
+        for place, heard in self.heard.items():
+            look = choice.looks[place]
+            heard.note(look.obs, choice.decisions[place].action, look.alive, look.started)
+        if self.shown.lines:
+            self.shown.note(choice.step, choice.actions)
+
+    def metrics(self) -> dict[str, float]:
+        """Rates, entropies and informations since the last report."""
+        found: dict[str, float] = {}
+        for place, heard in self.heard.items():
+            prefix = f"{self.spec.teams[place].name}/" if len(self.spec.teams) > 1 else ""
+            found |= {prefix + name: value for name, value in heard.metrics().items()}
+        return found | self.shown.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was noted since the last report."""
+        heard = {self.spec.teams[place].name: one.state_dict() for place, one in self.heard.items()}
+        return {"heard": heard, "shown": self.shown.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        for place, one in self.heard.items():
+            one.load_state_dict(state["heard"].get(self.spec.teams[place].name, ()))
+        self.shown.load_state_dict(state["shown"])
+
+
+class CrossTeamPart(Part):
+    """Learners whose critics read what other teams do hear of it."""
+
+    name = "cross_team"
+
+    def __init__(self) -> None:
+        """Nobody listens before :meth:`connect`."""
+        self.listeners: list[HearsOthers] = []
+
+    def connect(self, learners: Sequence[Learner]) -> None:
+        """Tell learners with cross-team critics who controls the other teams."""
+        self.listeners = [one for one in learners if isinstance(one, HearsOthers) and one.hears]
+        for listener in self.listeners:
+            listener.meet(list(learners))
+
+    def acted(self, choice: Choice) -> None:
+        """Hand out the joint action."""
+        for listener in self.listeners:
+            listener.overhear([torch.from_numpy(action) for action in choice.actions], choice.step)

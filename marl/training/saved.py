@@ -1,0 +1,79 @@
+"""Saved systems: what a checkpoint says of the system that wrote it, and what is given again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from marl import checkpoint, received
+from marl.config import differences, to_json
+from marl.scenario import Scenario
+from marl.setup import Setup, resolve_scenario
+from marl.spaces import spec_from_json
+from marl.types import CheckpointError, ResourceError, Spec
+
+NOWHERE = object()  # in place of an environment: policies are wanted and nothing else
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read, its setup with what was given in place of what was saved.
+
+    where: the checkpoint in words.
+    reference: what the environment was named when it was saved.
+    lost: a part of the setup that holds code and was not given again.
+    """
+
+    where: str
+    setup: Setup
+    scenario: Scenario | None
+    reference: str | None
+    spec: Spec
+    state: Mapping[str, Any]
+    meta: Mapping[str, Any]
+    lost: str | None
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Whatever goes wrong as learners are built is the checkpoint's. Raises CheckpointError."""
+        with received.explained(self.where):
+            try:
+                yield
+            except ResourceError as error:
+                raise CheckpointError(f"{self.where}: {error}") from error
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Likewise as they take up the saved state."""
+        try:
+            yield
+        except Exception as error:
+            other = differences(self.meta["agents"], to_json(self.setup.agents, code=True))
+            reason = f"trained -> given: {'; '.join(other[:4])}" if other else " ".join(str(error).split())
+            raise CheckpointError(f"{self.where} does not fit its settings: {reason:.600}") from error
+
+
+def read(path: str | Path, given: Setup, trust: bool) -> Saved:
+    """Read a checkpoint; fields of ``given`` that are not None count instead of what was saved.
+
+    Raises:
+        CheckpointError: if it is damaged, or names what is not trusted.
+    """
+    state, manifest = checkpoint.load(path)
+    where, env = f"checkpoint {path}", given.env
+    meta = received.checked(where, manifest["meta"])
+    reference = None if env is NOWHERE else env if env is not None else meta["env"]
+    if env is None and reference is not None and not trust:
+        received.refuse_env(where, reference)
+    scenario = resolve_scenario(reference) if reference is not None else None
+    world = scenario.env if scenario is not None else reference
+    given = replace(given, env=world, env_kwargs={} if env is NOWHERE else given.env_kwargs)
+    setup, lost = Setup.from_json(where, meta, given, scenario, trust)
+    with received.explained(where):
+        spec = spec_from_json(meta["spec"])
+        if given.agents is None:
+            received.refuse_sizes(where, meta, spec, state.get("learners"))
+    return Saved(where, setup, scenario, meta["env"], spec, state, meta, lost)
