@@ -26,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from marl import files, parallel
-from marl.memory.replay import free_memory
+from marl.memory.limits import free_memory
 from marl.types import CheckpointError, ConfigError, NonFiniteError
 
 SCHEMA = 3  # 1: lists were written as tuples, options that are no JSON left out; 2: each part of training by itself

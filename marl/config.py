@@ -52,7 +52,8 @@ ELSEWHERE = {  # what other libraries call a setting, and its names here
     "parameter_sharing": ("sharing",),
 }
 LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements of an array in settings
-# The only classes that a file may name, by module: every one is a value of an axis and holds no code.
+# The only classes that a file may name, by module or by the package that shows them: every one is a value of an axis
+# and holds no code.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.adapters.spoken": ("Spoken",),
     "marl.channels.link": ("Link",),
@@ -67,7 +68,6 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
         *("Boltzmann", "BoltzmannGumbel", "EpsilonGreedy", "GaussianNoise", "Greedy", "GumbelSample"),
         *("MaxBoltzmann", "OrnsteinUhlenbeck", "Uniform"),
     ),
-    "marl.influence": ("SocialInfluence",),
     "marl.league.psro": ("PSRO",),
     "marl.league.snapshots": ("League",),
     "marl.learners.a2c": ("A2C",),
@@ -85,10 +85,12 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.schedules": ("Exponential", "Linear", "Logarithmic"),
     "marl.scope": ("Joint", "Local"),
     "marl.shaping": (
-        *("Clip", "CountBonus", "EpisodicNovelty", "RND", "RunningNormalize", "Scale", "StepCost", "TeamSpirit"),
+        *("Clip", "CountBonus", "EpisodicNovelty", "RND", "RunningNormalize", "Scale", "SocialInfluence", "StepCost"),
+        "TeamSpirit",
     ),
     "marl.stopping": ("MeanReturn",),
 }
+MOVED = {"marl.influence": "marl.shaping"}  # where classes stood that older files name
 MISPLACED = {"Spoken": "; words are the environment's: give MultiAgentSystem or Scenario channel=marl.Spoken(...)"}
 
 
@@ -247,9 +249,9 @@ def to_json(value: Any, *, code: bool = False) -> Any:
     if value is None or kind in (bool, str, float) or (kind is int and value.bit_length() <= LONGEST_WHOLE):
         return value
     write = functools.partial(to_json, code=code)
-    if kind.__qualname__ in SETTINGS.get(kind.__module__, ()):
+    if kind.__qualname__ in SETTINGS.get(_home(kind), ()):
         fields = {field.name: write(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"$class": f"{kind.__module__}:{kind.__qualname__}", **fields}
+        return {"$class": name_of(value), **fields}
     if isinstance(value, Mapping):
         if all(type(key) is str and not key.startswith("$") for key in value):
             return {key: write(item) for key, item in value.items()}
@@ -269,10 +271,17 @@ def to_json(value: Any, *, code: bool = False) -> Any:
     return {"$code": name_of(value)}
 
 
+def _home(named: Any) -> str:
+    """The module of a function or class; the package, where :data:`SETTINGS` lists that instead of its files."""
+    module = str(getattr(named, "__module__", "?"))
+    package = module.rpartition(".")[0]
+    return package if package in SETTINGS else module
+
+
 def name_of(value: Any) -> str:
     """``module:name`` of a function or class, or of the class of anything else."""
     named = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
-    return f"{getattr(named, '__module__', '?')}:{getattr(named, '__qualname__', type(value).__name__)}"
+    return f"{_home(named)}:{getattr(named, '__qualname__', type(value).__name__)}"
 
 
 def code_in(data: Any, where: str = "") -> dict[str, str]:
@@ -320,6 +329,7 @@ def from_json(data: Any) -> Any:
 
 def _settings_from_json(data: Mapping[str, Any]) -> Any:
     module, _, name = str(data["$class"]).partition(":")
+    module = MOVED.get(module, module)
     if name not in SETTINGS.get(module, ()):
         raise ConfigError(f"unknown settings class {data['$class']!r:.200}; was this written by a newer version?")
     cls = getattr(importlib.import_module(module), name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import pkgutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,7 +109,29 @@ class Scenario:
 
 def names() -> list[str]:
     """The names of all installed scenarios."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return sorted(_installed())
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """Installed scenarios by name: an entry point is for one, ``module:attribute``, or for a package of files."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.attr:
+            found.setdefault(point.name, point)
+        else:
+            for name in _modules_in(point.module):
+                found.setdefault(name, EntryPoint(name, f"{point.module}.{name}:scenario", GROUP))
+    return found
+
+
+def _modules_in(package: str) -> list[str]:
+    """The public modules of a package, none of which is imported; none where there is no such package."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    folders = None if spec is None else spec.submodule_search_locations
+    return [module.name for module in pkgutil.iter_modules(folders or ()) if not module.name.startswith("_")]
 
 
 def find(reference: str) -> Scenario:
@@ -127,10 +150,11 @@ def find(reference: str) -> Scenario:
         except ImportError as error:
             raise ConfigError(f"scenario {reference!r}: cannot import {module_name!r} ({error})") from None
         return _checked(reference, getattr(module, attribute, None))
-    for point in entry_points(group=GROUP):
-        if point.name == reference:
-            return _checked(reference, point.load())
-    raise ConfigError(unknown("scenario", reference, names(), "scenario"))
+    installed = _installed()
+    if reference not in installed:
+        raise ConfigError(unknown("scenario", reference, sorted(installed), "scenario"))
+    point = installed[reference]
+    return _checked(reference, getattr(importlib.import_module(point.module), point.attr, None))
 
 
 def importable(folder: Path) -> None:

@@ -26,9 +26,10 @@ from marl.playing.single import Agent
 from marl.playing.team import Strategy
 from marl.scenario import Scenario
 from marl.setup import Agents, Setup, pick_device, resolve_scenario
-from marl.shaping import Hooks, team_named
+from marl.shaping import Hooks
 from marl.spaces import spec_to_json
 from marl.stopping import Stop
+from marl.teams import team_named
 from marl.training import loop
 from marl.training.history import History, Watcher
 from marl.training.part import Part

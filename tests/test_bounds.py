@@ -12,7 +12,7 @@ import marl
 from marl import conformance
 from marl.nets import distributions
 from marl.spaces import action_decoder, action_spec
-from tests.test_padding import Wide
+from tests.support.tiny import Wide
 
 LARGEST = float(np.finfo(np.float32).max)
 

@@ -20,7 +20,7 @@ import marl
 from marl import checkpoint
 from marl.checkpoint import MANIFEST, TENSORS, TREE
 from marl.types import CheckpointError, ConfigError, NonFiniteError
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 STATE = {
     "learners": {

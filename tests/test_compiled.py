@@ -22,8 +22,10 @@ from marl.nets.distributions import mask_logits
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
 from marl.schedules import Clock
-from tests.test_identities import SEED, fill
-from tests.tiny import Team, spec_of
+from tests.support.learning import fill
+from tests.support.tiny import Team, spec_of
+
+SEED = np.random.SeedSequence(5)
 
 PAIRS = {"agent_0": "one", "agent_*": "others"}
 

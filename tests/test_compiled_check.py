@@ -22,8 +22,8 @@ from marl.compiled import MismatchError, acting, adam, backend, decisions, dqn, 
 from marl.ops import recursion
 from marl.playing.single import Agent
 from marl.schedules import Clock
-from tests.test_identities import fill
-from tests.tiny import Acting, spec_of
+from tests.support.learning import fill
+from tests.support.tiny import Acting, spec_of
 
 ROOT = Path(marl.__file__).parents[1]
 SMALL = marl.MLP((8, 8))

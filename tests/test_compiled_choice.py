@@ -27,7 +27,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.networks import Body, Inputs, MLPBody
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, StackedLinear
-from tests.tiny import Acting, spec_of
+from tests.support.tiny import Acting, spec_of
 
 SMALL = marl.MLP((8, 8))
 ON_POLICY = {"rollout": 8, "network": SMALL}

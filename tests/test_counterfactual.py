@@ -10,8 +10,8 @@ from gymnasium.spaces import Discrete
 import marl
 from marl import ops
 from marl.schedules import Clock
-from tests.test_identities import fill
-from tests.tiny import Single, Team, Turns, spec_of
+from tests.support.learning import fill
+from tests.support.tiny import Single, Team, Turns, spec_of
 
 SEED = np.random.SeedSequence(5)
 

@@ -13,7 +13,8 @@ from marl import curriculum
 from marl.curriculum import Outcome
 from marl.schedules import Clock, Linear
 from marl.types import ConfigError
-from tests.tiny import Team
+from tests.support.equality import assert_equal_trees
+from tests.support.tiny import Team
 
 SPACE = {
     "size": Parameter(1, 20, 20, integer=True),
@@ -315,17 +316,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(name, tmp_path):
         found = resumed.state_dict()
     for state in (expected, found):
         state["history"].pop("steps_per_second")
-    flat = [repr_of(state) for state in (expected, found)]
-    assert flat[0] == flat[1]
-
-
-def repr_of(value):
-    """A tree as nested plain values."""
-    if isinstance(value, dict):
-        return {str(key): repr_of(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [repr_of(item) for item in value]
-    return np.asarray(value).tobytes() if hasattr(value, "shape") else value
+    assert_equal_trees(expected, found)
 
 
 def test_a_curriculum_of_one_s_own_code_has_to_be_brought_along(tmp_path):

@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 
 import marl
-from tests.tiny import Acting
+from tests.support.tiny import Acting
 
 CONTINUOUS = Box(-1, 1, (2,), np.float32)
 NET = {"network": marl.MLP((8, 8))}

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import marl
-from tests.channels.test_talking import Hear
-from tests.cli.test_commands import assert_equal
-from tests.tiny import Team, Turns
+from tests.support.equality import assert_equal_trees
+from tests.support.tiny import Hear, Team, Turns
 
 CLOCKS = ("steps_per_second",)
 STEPS, LOG_EVERY = 256, 32
@@ -92,7 +91,7 @@ def test_stopping_anywhere_changes_neither_metrics_nor_history_nor_state(name, t
             system.train(steps=STEPS - stop, log_every=LOG_EVERY, watcher=resumed)
             rows = [row for row in unbroken.rows if row["steps"] <= stop] + resumed.rows
             assert str(rows) == str(unbroken.rows)  # as text, so that NaN equals itself
-            assert_equal(remembered(system), expected)
+            assert_equal_trees(remembered(system), expected)
 
 
 def test_what_was_overheard_is_logged_although_the_run_stopped_in_between(tmp_path):

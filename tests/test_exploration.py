@@ -12,7 +12,7 @@ import marl
 from marl.memory.rollout import Look
 from marl.schedules import Clock, value_at
 from marl.types import ActionSpec
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 CHOICES = ActionSpec("discrete", (4,), (4, 4))
 BOX = ActionSpec("box", (), (2, 2), ((-1.0, -1.0),) * 2, ((1.0, 1.0),) * 2)

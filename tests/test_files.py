@@ -16,7 +16,7 @@ from marl.logs.curves import plot
 from marl.logs.files import Patience, read_json, write_json
 from marl.run import Run, candidates, first_valid
 from marl.types import CheckpointError, ConfigError
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 OURS = b'{"ours": 1}'
 

@@ -13,7 +13,7 @@ from marl_scenarios import tag_league
 import marl
 from marl import graphs
 from marl.learners.base import restore_generator
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

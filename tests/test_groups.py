@@ -13,7 +13,7 @@ from marl.learners.ddpg import DDPGLearner
 from marl.learners.sac import SACLearner
 from marl.learners.td3 import TD3Learner
 from marl.nets.owner import Owner
-from tests.tiny import Acting
+from tests.support.tiny import Acting
 
 GROUPS = {"agent_0": "one", "agent_*": "others"}
 ACTIONS = {

@@ -9,35 +9,12 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 import marl
 from marl.schedules import Clock
-from tests.tiny import Single, Team, spec_of
+from tests.support.equality import assert_equal_trees
+from tests.support.learning import fill
+from tests.support.tiny import Single, Team, spec_of
+from tests.support.watching import StopAt
 
 SEED = np.random.SeedSequence(5)
-
-
-def fill(learner, seed, agents):
-    """Put random but reproducible data into a learner's rollout; ``agents`` picks columns of the full team's data."""
-    memory = learner.memory
-    random = torch.Generator().manual_seed(seed)
-    n = 3
-    time, envs = memory.steps, memory.num_envs
-
-    def draw(*shape):
-        return torch.rand(*shape, generator=random)
-
-    width = memory.obs.shape[-1]
-    memory.obs.copy_(draw(time + 1, envs, n, width)[:, :, agents])
-    memory.acting.copy_((draw(time + 1, envs, n) < 0.9)[:, :, agents])
-    memory.started.copy_(draw(time + 1, envs) < 0.1)
-    ended = (draw(time, envs, n) < 0.05)[:, :, agents]
-    memory.terminated.copy_(ended)
-    if memory.action.is_floating_point():
-        memory.action.copy_(torch.randn(time, envs, n, memory.action.shape[-1], generator=random)[:, :, agents])
-    else:
-        trailing = memory.action.shape[3:]
-        memory.action.copy_((draw(time, envs, n, *trailing) * 2).long()[:, :, agents])
-    memory.log_prob.copy_((-draw(time, envs, n) - 0.5)[:, :, agents])
-    memory.reward.copy_(draw(time, envs, n)[:, :, agents])
-    memory.time = time
 
 
 @pytest.mark.parametrize(
@@ -220,29 +197,3 @@ def test_resume_equals_never_having_stopped(config, network, tmp_path):
     resumed.train(steps=700 - resumed.steps)
     assert_equal_trees(straight.state_dict()["learners"], resumed.state_dict()["learners"])
     assert straight.history["episode_rewards"] == resumed.history["episode_rewards"]
-
-
-class StopAt:
-    def __init__(self, steps):
-        self.steps = steps
-
-    def log(self, metrics):
-        pass
-
-    def tick(self, system):
-        return system.steps >= self.steps
-
-
-def assert_equal_trees(first, second, path=""):
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), path
-        for key in first:
-            assert_equal_trees(first[key], second[key], f"{path}/{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), path
-        for index, (one, other) in enumerate(zip(first, second, strict=True)):
-            assert_equal_trees(one, other, f"{path}/{index}")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), path
-    else:
-        assert np.array_equal(first, second), path

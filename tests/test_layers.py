@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 # Within a level, modules import only what stands further left.
 LEVELS = (
     ("L0", "types"),
-    ("L1", "files parallel compiled ops spaces config schedules graphs nets exploration"),
-    ("L2", "channels sharing scope credit stopping memory adapters shaping influence curriculum"),
+    ("L1", "files parallel compiled ops spaces config teams schedules graphs nets exploration"),
+    ("L2", "channels sharing scope credit stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic mixing learners"),
     ("L4", "algorithms checkpoint playing league scenario received setup environments training logs"),
     ("L5", "system panel studies conformance run"),
@@ -98,6 +98,18 @@ def test_learners_never_import_their_siblings(name):
     siblings = {imported for imported, _ in imports(name) if imported.startswith("marl.learners")}
     shared = {f"marl.learners.{base}" for base in ("base", "gradients", "on_policy", "off_policy", "actor_q")}
     assert siblings <= shared | {name}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_share_what_stands_beside_test_modules_never_in_one(path):
+    tree = ast.parse(path.read_text())
+    froms = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not [name for name in froms if name.startswith("tests.") and ".test_" in name]
 
 
 def test_the_architecture_page_has_the_same_table():

@@ -5,19 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Discrete
 
 import marl
 from marl.actor_critic import weights_of
 from marl.nets.owner import Owner
 from marl.schedules import Clock
-from tests.test_identities import fill
-from tests.tiny import Constant, Team, spec_of
-
-
-def learner_of(config, n=3, envs=4, action=None):
-    spec = spec_of(n, action=action or Discrete(3))
-    return config.build(spec, spec.teams[0], envs, np.random.SeedSequence(11), "cpu")
+from tests.support.learning import fill, learner_of
+from tests.support.tiny import Constant, Team
+from tests.support.watching import Watch
 
 
 def test_ppo_loss_by_hand():
@@ -113,16 +108,12 @@ def test_a_non_finite_loss_changes_no_parameter_and_is_counted(config):
 
 
 def test_training_that_stays_non_finite_ends_with_exit_status_4():
-    class Poison:
-        def log(self, metrics):
-            pass
-
-        def tick(self, system):
-            system.learners[0].memory.reward[0] = float("nan")
+    def poison(system):
+        system.learners[0].memory.reward[0] = float("nan")
 
     system = marl.MultiAgentSystem(marl.PPO(rollout=8, minibatches=2), Team, num_envs=2)
     with pytest.raises(marl.NonFiniteError, match="not finite in the last") as caught:
-        system.train(steps=5_000, watcher=Poison())
+        system.train(steps=5_000, watcher=Watch(poison))
     assert caught.value.exit_code == 4
     assert torch.isfinite(system.learners[0].flat.values).all()
 

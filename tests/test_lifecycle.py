@@ -20,8 +20,8 @@ from marl.studies.play import play
 from marl.studies.tournament import tournament
 from marl.studies.versus import versus
 from marl.types import ConfigError, EnvContractError, ResourceError
-from tests.cli.conftest import marl_command  # noqa: F401
-from tests.ledger import Audit, Pair, Single, Turns
+from tests.support.commands import marl_command  # noqa: F401
+from tests.support.ledger import Audit, Pair, Single, Turns
 
 TINY = {"rollout": 8, "minibatches": 1, "epochs": 1, "network": marl.MLP((4,))}
 BOTH = {"even": marl.ippo(**TINY), "odd": marl.ippo(**TINY)}
@@ -205,7 +205,7 @@ def test_every_command_closes_what_it_opens(ledger, tmp_path, marl_command):  # 
     pytest.importorskip("imageio")
     scenario, run = tmp_path / "pair.py", tmp_path / "run"
     scenario.write_text(
-        "import marl\nfrom tests.ledger import Pair\n"
+        "import marl\nfrom tests.support.ledger import Pair\n"
         "tiny = {'rollout': 8, 'minibatches': 1, 'epochs': 1, 'network': marl.MLP((4,))}\n"
         "agents = {'even': marl.ippo(**tiny), 'odd': marl.ippo(**tiny)}\n"
         f"scenario = marl.Scenario(name='pair', env=Pair, env_kwargs={{'ledger': {ledger!r}}}, agents=agents, "
@@ -257,7 +257,7 @@ def test_a_command_trains_and_evaluates_in_an_environment_that_may_exist_only_on
 ):
     scenario = tmp_path / "single.py"
     scenario.write_text(
-        "import marl\nfrom tests.ledger import Single\n"
+        "import marl\nfrom tests.support.ledger import Single\n"
         f"scenario = marl.Scenario(name='one', env=Single, env_kwargs={{'ledger': {ledger!r}, 'most': 1}}, "
         "agents=marl.ippo(rollout=8), num_envs=1, steps=32)\n"
     )

@@ -11,8 +11,9 @@ from torch import nn
 
 import marl
 from marl.nets.stacked import fitting, parts_with_mode
-from tests.test_identities import StopAt, assert_equal_trees
-from tests.tiny import Team
+from tests.support.equality import assert_equal_trees
+from tests.support.tiny import Team
+from tests.support.watching import StopAt
 
 
 class Still(gymnasium.Env):

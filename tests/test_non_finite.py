@@ -16,8 +16,7 @@ from marl import ops
 from marl.nets.adam import FlatAdam
 from marl.nets.stacked import FlatParameters, backward_through
 from marl.schedules import Clock
-from tests.test_identities import fill
-from tests.test_learners import learner_of
+from tests.support.learning import fill, learner_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:agent .* got a reward")
 

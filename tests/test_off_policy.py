@@ -12,10 +12,10 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 import marl
 from marl.action_critic import own_action_only
 from marl.schedules import Clock
-from tests.tiny import Single, Team, Turns, spec_of
+from tests.support.learning import QUICK, trained
+from tests.support.tiny import Single, Steer, Team, Turns, spec_of
 
 SEED = np.random.SeedSequence(7)
-QUICK = {"batch": 16, "learning_starts": 20, "buffer": 500, "network": marl.MLP((16,), "relu"), "updates_per_step": 0.5}
 
 
 def weights(learner):
@@ -23,26 +23,9 @@ def weights(learner):
     return [value.clone() for module in learner.modules().values() for value in module.state_dict().values()]
 
 
-def trained(config, env, steps=200, **options):
-    system = marl.MultiAgentSystem(config, env, num_envs=2, seed=3, **options)
-    system.train(steps=steps)
-    return system
-
-
 def same(first, second):
     ours, theirs = weights(first.learners[0]), weights(second.learners[0])
     return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-class Steer(Team):
-    """As Team, with boxes: paid for pointing where the first number does."""
-
-    def __init__(self, **options):
-        super().__init__(**options)
-        self._act = {agent: Box(-2, 1, (2,), np.float32) for agent in self.possible_agents}
-
-    def step(self, actions):
-        return super().step({agent: int(action[0] > 0) for agent, action in actions.items()})
 
 
 @pytest.mark.parametrize(
@@ -203,7 +186,7 @@ LEARNERS = {
 @pytest.mark.parametrize("name", LEARNERS)
 def test_resuming_is_never_having_stopped(name, tmp_path):
     config, env = LEARNERS[name]
-    module = "tests.test_off_policy:Steer" if env is Steer else "tests.tiny:Team"
+    module = "tests.support.tiny:Steer" if env is Steer else "tests.support.tiny:Team"
     unbroken = marl.MultiAgentSystem(config, module, num_envs=2, seed=3)
     unbroken.train(steps=90)
     unbroken.save(tmp_path / "saved")

@@ -12,8 +12,8 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import marl
 from marl.schedules import Clock
-from tests.test_off_policy import QUICK, Steer, trained
-from tests.tiny import Team
+from tests.support.learning import QUICK, trained
+from tests.support.tiny import Steer, Team
 
 ENVS = {"choices": lambda: Team(choices=(2, 3, 4), die=(4, None, None)), "box": lambda: Steer(die=(4, None, None))}
 

@@ -12,7 +12,7 @@ from gymnasium.spaces import MultiBinary, MultiDiscrete
 
 import marl
 from marl.schedules import Clock
-from tests.tiny import Team, Turns
+from tests.support.tiny import Team, Turns
 
 QUICK = {"batch": 16, "learning_starts": 40, "buffer": 1_000, "updates_per_step": 0.1}
 SMALL = marl.MLP((16,), "relu")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import marl
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 
 def weights(system):

@@ -10,7 +10,6 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pettingzoo import ParallelEnv
 
 import marl
 from marl.nets.action_head import ActionHead, SquashedHead
@@ -19,9 +18,9 @@ from marl.schedules import Clock
 from marl.shaping import Place
 from marl.spaces import AgentCodec, base_legal, team_spec
 from marl.types import Spec
-from tests.test_identities import fill
+from tests.support.learning import fill
+from tests.support.tiny import LOOK, Wide
 
-LOOK = Box(-1, 1, (3,), np.float32)
 SEED = np.random.SeedSequence(7)
 
 NARROW_AND_WIDE = {
@@ -226,37 +225,6 @@ def test_an_agent_beside_a_wide_one_learns_what_it_would_learn_alone(config, kin
     after = padded.model.state_dict()
     for name, value in before.items():
         torch.testing.assert_close(own_part(after[name], value), value, rtol=1e-4, atol=1e-5, msg=name)
-
-
-class Wide(ParallelEnv):
-    """A narrow and a wide agent; the narrow one is paid for its action, whatever the wide one does."""
-
-    metadata = {"name": "wide_v0", "render_modes": []}
-    possible_agents = ["narrow", "wide"]
-
-    def __init__(self, narrow, wide):
-        self.spaces = {"narrow": narrow, "wide": wide}
-
-    def observation_space(self, agent):
-        return LOOK
-
-    def action_space(self, agent):
-        return self.spaces[agent]
-
-    def look(self):
-        return {agent: np.zeros(3, np.float32) for agent in self.possible_agents}
-
-    def reset(self, seed=None, options=None):
-        self.agents, self.time = list(self.possible_agents), 0
-        return self.look(), {"narrow": {}, "wide": {}}
-
-    def step(self, actions):
-        assert all(self.spaces[agent].contains(action) for agent, action in actions.items())
-        self.time += 1
-        who, over = self.agents, self.time == 5
-        self.agents = [] if over else self.agents
-        pay = {"narrow": float(np.ravel(actions["narrow"])[0]), "wide": 0.0}
-        return self.look(), pay, dict.fromkeys(who, over), dict.fromkeys(who, False), {agent: {} for agent in who}
 
 
 @pytest.mark.parametrize(

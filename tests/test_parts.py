@@ -12,8 +12,8 @@ import torch
 import marl
 from marl.training import Part, loop
 from marl.training.state import migrated
-from tests.test_identities import assert_equal_trees
-from tests.tiny import Team
+from tests.support.equality import assert_equal_trees
+from tests.support.tiny import Team
 
 ON = {"rollout": 8, "minibatches": 2, "network": marl.MLP((16,))}
 

@@ -24,7 +24,7 @@ from marl.adapters.resolve import comes_with_library
 from marl.adapters.spawn import spawn
 from marl.checkpoint import MANIFEST, TENSORS, TREE
 from marl.cli import main
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 ROOT = Path(__file__).parents[1]
 GIFT = "import pathlib\npathlib.Path(__file__).with_name('RAN').touch()\ndef run(*_, **__):\n    raise SystemExit(77)\n"
@@ -135,7 +135,14 @@ REFERENCES = (
     *("gift.run", "turtle:main", "builtins:exec", "builtins:eval", "subprocess:run", "marl.__main__", "marl.cli:main"),
     *("gift:Env-v0", "GymV26Environment-v0", "GymV21Environment-v0", "mpe2.gift_v1", "pettingzoo.classic.gift_v9"),
     *("marl/../gift-v0", "module:", ":attribute", "", "\0", "a" * 5000, "gift-v0\n", "Foraging:gift", "http://x/y.py"),
-    *("marl_scenarios.cartpole:scenario", "tests.tiny:Constant", "marl.conformance:check", "..", "/", "~/gift.py"),
+    *(
+        "marl_scenarios.cartpole:scenario",
+        "tests.support.tiny:Constant",
+        "marl.conformance:check",
+        "..",
+        "/",
+        "~/gift.py",
+    ),
 )
 # --- what a file may name ---------------------------------------------------------------------------------------------
 
@@ -166,8 +173,8 @@ def test_a_checkpoint_names_registered_environments_and_installed_scenarios_and_
 
 
 def test_what_a_checkpoint_names_runs_where_the_user_names_it_again_or_trusts_it(tmp_path):
-    path = saved(tmp_path, env="tests.tiny:Constant")
-    for given in ({"env": "tests.tiny:Constant"}, {"env": Constant}, {"trust": True}):
+    path = saved(tmp_path, env="tests.support.tiny:Constant")
+    for given in ({"env": "tests.support.tiny:Constant"}, {"env": Constant}, {"trust": True}):
         with marl.MultiAgentSystem.load(path, **given) as system:
             assert system.evaluate(1).returns == (8.0,)
     hindsight = marl.Hindsight("tests.memory.test_hindsight:difference")
@@ -213,7 +220,7 @@ def test_neither_the_current_folder_nor_one_that_hides_a_package_is_looked_into(
 
 MINE = """
 import marl
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 scenario = marl.Scenario(
     name="mine",
@@ -245,7 +252,7 @@ def test_a_run_of_a_scenario_in_a_file_is_opened_by_naming_the_file_again_or_by_
     for words in (
         ["evaluate", str(run), "--episodes", "1", "--trust"],
         ["evaluate", str(run), "--episodes", "1", "--env", str(file)],
-        ["evaluate", str(run), "--episodes", "1", "--env", "tests.tiny:Constant"],
+        ["evaluate", str(run), "--episodes", "1", "--env", "tests.support.tiny:Constant"],
         ["train", str(file), "--run-dir", str(run), "--resume", "--no-evaluate", "--steps", "40"],
         ["train", "--run-dir", str(run), "--resume", "--no-evaluate", "--steps", "48", "--trust"],
     ):

@@ -17,7 +17,7 @@ from marl.config import differences
 from marl.logs import read_metrics
 from marl.run import Run, candidates, checkpoints, described, first_valid, read_best
 from marl.types import CheckpointError, ConfigError, ResourceError
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_the_best_is_kept_by_rotation(run, system):
 
 
 def test_with_several_teams_none_is_the_best(tmp_path):
-    from tests.tiny import Turns
+    from tests.support.tiny import Turns
 
     learner = marl.ippo(rollout=4, minibatches=1, network=marl.MLP((4,)))
     with (

@@ -18,9 +18,9 @@ import pytest
 import marl
 from marl import checkpoint
 from marl.adapters import make
-from marl.config import SETTINGS, from_json, to_json
+from marl.config import SETTINGS, from_json, name_of, to_json
 from marl.types import CheckpointError, ConfigError
-from tests.tiny import Constant, Team
+from tests.support.tiny import Constant, Team
 
 
 class Colour(enum.Enum):
@@ -228,8 +228,18 @@ def test_every_settings_class_of_the_public_interface_is_one_that_a_file_may_nam
     public = {name for name in marl.__all__ if dataclasses.is_dataclass(getattr(marl, name))}
     assert public - held - others <= {cls.__name__ for cls in CLASSES}
     for cls in CLASSES:
-        assert SETTINGS[cls.__module__].count(cls.__qualname__) == 1
         assert dataclasses.is_dataclass(cls)
+
+
+def test_a_settings_class_is_written_under_one_name_that_does_not_change_with_the_files_of_its_package():
+    names = [f"{module}:{name}" for module, names in SETTINGS.items() for name in names]
+    assert [name_of(cls) for cls in CLASSES] == names
+    assert to_json(marl.Stages([marl.Stage({"x": 1.0})]))["$class"] == "marl.curriculum:Stages"
+    assert name_of(marl.Function(len)) == "marl.shaping:Function"
+
+
+def test_files_from_before_a_class_moved_are_read():
+    assert from_json({"$class": "marl.influence:SocialInfluence", "width": 8}) == marl.SocialInfluence(width=8)
 
 
 def test_a_channel_that_holds_code_is_asked_for_again(folder):

@@ -13,23 +13,10 @@ from pettingzoo import ParallelEnv
 import marl
 from marl import adapters
 from marl.nets.distributions import Bernoulli, Categorical, MultiCategorical
-from tests.tiny import Constant, Single, Team, Turns
+from tests.support.tiny import Constant, Single, Team, Turns
+from tests.support.watching import Watch
 
 DISCOUNT = 0.9
-
-
-class Watch:
-    """Sees every step of a training run."""
-
-    def __init__(self, see=lambda system: None):
-        self.see = see
-
-    def log(self, metrics):
-        pass
-
-    def tick(self, system):
-        self.see(system)
-        return False
 
 
 def learned_value(env, steps=12_000, **settings):

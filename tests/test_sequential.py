@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import marl
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 
 def trained(config, env, steps=400):

@@ -14,7 +14,7 @@ import marl
 from marl.schedules import Clock, Linear
 from marl.shaping import Place, Shaper
 from marl.types import ConfigError
-from tests.tiny import Constant, Team, Turns, spec_of
+from tests.support.tiny import Constant, Team, Turns, spec_of
 
 PLACE = Place(spec_of(2).teams[0], 3, 0.9, np.random.SeedSequence(0))
 

@@ -9,7 +9,7 @@ import torch
 import marl
 from marl.schedules import Clock
 from marl.shaping import Place, Seen
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 GAMMA = 0.9
 # A corridor of four states; 0 steps left, 1 right; the far right pays 1 and ends, the far left pays 0.8 and ends.

@@ -20,7 +20,8 @@ from marl.playing.experiment import Entries
 from marl.playing.streams import global_streams_kept
 from marl.schedules import Clock
 from marl.setup import Setup
-from marl.shaping import Discounts, Shaper, by_team, team_named
+from marl.shaping import Discounts, Shaper, by_team
+from marl.teams import team_named
 from marl.training.part import Choice, Part, Transition
 from marl.types import BatchEnv, ConfigError, Spec, Step
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+from hypothesis import strategies as st
 from pettingzoo import AECEnv, ParallelEnv
 
 RESET = 100.0  # what observations show at reset, and never as a successor
@@ -179,3 +180,47 @@ class Drifting(Walk):
 def changing(change: Callable[..., None], after: int = 0) -> tuple[Mapping[str, Any], ...]:
     """A script that does nothing for ``after`` steps and then lets ``change`` spoil what step returns."""
     return (*({} for _ in range(after)), {"change": change})
+
+
+def act(batch, value=0):
+    return [np.full((batch.num_envs, team.num_agents), value) for team in batch.spec.teams]
+
+
+MOVES = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "die": st.lists(st.sampled_from("abc"), unique=True, max_size=2),
+            "cut": st.lists(st.sampled_from("abc"), unique=True, max_size=1),
+            "reward": st.dictionaries(st.sampled_from("abc"), st.integers(-3, 3).map(float)),
+        },
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+class Eventful(Turns):
+    """Takes only what is possible of each event, and keeps what each agent was truly paid."""
+
+    def __init__(self, script):
+        super().__init__(script, agents="abc")
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed, options)
+        self.paid, self.ends = dict.fromkeys("abc", 0.0), []
+
+    def step(self, action):
+        if self.terminations[self.agent_selection] or self.truncations[self.agent_selection]:
+            super().step(action)
+            return
+        wish = self.script[min(self.moves, len(self.script) - 1)]
+        here = set(self.agents)
+        entry = {key: [a for a in wish.get(key, ()) if a in here] for key in ("die", "cut")}
+        entry["reward"] = {a: r for a, r in wish.get("reward", {}).items() if a in here}
+        for agent, reward in entry["reward"].items():
+            self.paid[agent] += reward
+        self.ends.append((set(entry["die"]), set(entry["cut"]) - set(entry["die"])))
+        whole, self.script = self.script, [entry] * (self.moves + 1)
+        super().step(action)
+        self.script = whole

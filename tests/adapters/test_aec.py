@@ -6,16 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marl.adapters import make
-from tests.adapters.envs import Scripted, Turns
+from tests.adapters.envs import MOVES, Eventful, Scripted, Turns, act
 
 
 def start(script, max_steps=None, num_envs=1, **kwargs):
     batch = make(lambda: Turns(script, **kwargs), num_envs, max_steps=max_steps)
     return batch, batch.reset(0)
-
-
-def act(batch, value=0):
-    return [np.full((batch.num_envs, team.num_agents), value) for team in batch.spec.teams]
 
 
 def rows(batch, steps):
@@ -209,46 +205,6 @@ def test_tictactoe_pays_winner_and_loser_once_each():
     np.testing.assert_array_equal(total, [1, -1])
     assert step.finished[0].returns == {"player_1": 1.0, "player_2": -1.0}
     assert step.teams[0].terminated.all()
-
-
-MOVES = st.lists(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "die": st.lists(st.sampled_from("abc"), unique=True, max_size=2),
-            "cut": st.lists(st.sampled_from("abc"), unique=True, max_size=1),
-            "reward": st.dictionaries(st.sampled_from("abc"), st.integers(-3, 3).map(float)),
-        },
-    ),
-    min_size=1,
-    max_size=10,
-)
-
-
-class Eventful(Turns):
-    """Takes only what is possible of each event, and keeps what each agent was truly paid."""
-
-    def __init__(self, script):
-        super().__init__(script, agents="abc")
-
-    def reset(self, seed=None, options=None):
-        super().reset(seed, options)
-        self.paid, self.ends = dict.fromkeys("abc", 0.0), []
-
-    def step(self, action):
-        if self.terminations[self.agent_selection] or self.truncations[self.agent_selection]:
-            super().step(action)
-            return
-        wish = self.script[min(self.moves, len(self.script) - 1)]
-        here = set(self.agents)
-        entry = {key: [a for a in wish.get(key, ()) if a in here] for key in ("die", "cut")}
-        entry["reward"] = {a: r for a, r in wish.get("reward", {}).items() if a in here}
-        for agent, reward in entry["reward"].items():
-            self.paid[agent] += reward
-        self.ends.append((set(entry["die"]), set(entry["cut"]) - set(entry["die"])))
-        whole, self.script = self.script, [entry] * (self.moves + 1)
-        super().step(action)
-        self.script = whole
 
 
 @settings(max_examples=150, deadline=None)

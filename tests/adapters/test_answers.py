@@ -8,13 +8,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 import marl
 from marl.adapters import make
 from marl.types import EnvContractError
-from tests.adapters.envs import Scripted, Turns, Walk
+from tests.adapters.envs import Scripted, Turns, Walk, act
 
 FIELDS = ("observations", "rewards", "terminations", "truncations", "infos")
-
-
-def act(batch):
-    return [np.zeros((batch.num_envs, team.num_agents), int) for team in batch.spec.teams]
 
 
 def play(batch, steps):

@@ -11,12 +11,7 @@ from marl import conformance
 from marl.adapters import make
 from marl.studies.versus import versus
 from marl.types import EnvContractError
-from tests.adapters.envs import Scripted, Turns
-from tests.adapters.test_aec import MOVES, Eventful
-
-
-def act(batch):
-    return [np.zeros((batch.num_envs, team.num_agents), int) for team in batch.spec.teams]
+from tests.adapters.envs import MOVES, Eventful, Scripted, Turns, act
 
 
 def rewards(batch, steps):

@@ -9,7 +9,7 @@ import marl
 from marl.adapters import make
 from marl.adapters.rows import MOST_NAMES
 from marl.curriculum import outcome_of
-from tests.adapters.envs import Scripted, Turns
+from tests.adapters.envs import Scripted, Turns, act
 
 
 class Door(gymnasium.Env):
@@ -31,10 +31,6 @@ class Door(gymnasium.Env):
         end = self.time == self.length
         info = self.info(self.episode) if callable(self.info) else self.info
         return np.zeros(1, np.float32), 1.0, end, False, info if end else {"success": -1.0}
-
-
-def act(batch):
-    return [np.zeros((batch.num_envs, team.num_agents), int) for team in batch.spec.teams]
 
 
 def episodes(batch, steps):

@@ -9,7 +9,7 @@ from marl.adapters import make
 from marl.adapters.copies import FULL_CHECKS, LONGEST_GAP, Gaps
 from marl.adapters.rows import CHECKED_STEPS
 from marl.types import EnvContractError
-from tests.adapters.envs import Scripted, Turns
+from tests.adapters.envs import Scripted, Turns, act
 
 
 class Sensor(gymnasium.Env):
@@ -36,10 +36,6 @@ class Sensor(gymnasium.Env):
         bad = due and self.total >= self.first
         seen = self.wrong if bad else np.full(2, 0.5, np.float32)
         return seen, 1.0, False, self.time == self.length, {}
-
-
-def act(batch):
-    return [np.zeros((batch.num_envs, team.num_agents), int) for team in batch.spec.teams]
 
 
 def advance(batch, steps):

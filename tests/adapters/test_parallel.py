@@ -7,16 +7,12 @@ from hypothesis import strategies as st
 
 from marl.adapters import make
 from marl.types import BatchEnv
-from tests.adapters.envs import RESET, Scripted
+from tests.adapters.envs import RESET, Scripted, act
 
 
 def start(script, num_envs=1, patterns=None, max_steps=None, **kwargs):
     batch = make(lambda: Scripted(script, **kwargs), num_envs, patterns, max_steps=max_steps)
     return batch, batch.reset(0)
-
-
-def act(batch, value=0):
-    return [np.full((batch.num_envs, team.num_agents), value) for team in batch.spec.teams]
 
 
 def test_the_contract_is_met():

@@ -10,7 +10,7 @@ from marl.adapters import copies, in_process, make
 from marl.adapters.actionlog import ActionLog
 from marl.types import CheckpointError
 from tests.adapters.envs import Drifting, Scripted, Turns, Walk
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 
 def random_actions(batch, rng):

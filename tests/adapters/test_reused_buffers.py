@@ -9,7 +9,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
 import marl
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 
 class Fresh(Team):

@@ -14,8 +14,8 @@ import marl
 from marl.adapters import make
 from marl.adapters.faults import LEAST_LOST, LOST_IN_A_ROW, RECENT_EPISODES, Ledger
 from marl.types import EnvContractError, ResourceError
-from tests.adapters.envs import Scripted
-from tests.adapters.test_workers import EXIT, actions, toy
+from tests.adapters.envs import Scripted, act
+from tests.adapters.toy import EXIT, actions, toy
 
 
 class Diverging(gymnasium.Env):
@@ -55,10 +55,6 @@ class Flaky(Diverging):
 @pytest.fixture(autouse=True)
 def _none_yet():
     Diverging.crashes = Flaky.crashes = Flaky.episodes = 0
-
-
-def act(batch):
-    return [np.zeros((batch.num_envs, team.num_agents), int) for team in batch.spec.teams]
 
 
 def play(batch, steps):

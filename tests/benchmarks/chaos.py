@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "marl"]
 SCENARIO = """
 import marl
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 scenario = marl.Scenario(
     name="chaos",

@@ -27,8 +27,7 @@ from marl import channels
 from marl.channels import DIAL, CommNet, GraphAttention, IC3Net, Link, TarMAC
 from marl.playing import processes, wire
 from marl.playing.wire import HEADER, Kind, Wire, WireError
-from tests.test_off_policy import Steer
-from tests.tiny import Single, Team, Turns
+from tests.support.tiny import Single, Steer, Team, Turns
 
 ROOT = Path(__file__).parents[2]
 ON = {"rollout": 8, "minibatches": 1, "network": marl.MLP((16,))}
@@ -461,7 +460,7 @@ def test_agent_processes_die_with_a_killed_evaluation(tmp_path):
     program = textwrap.dedent("""
         import time, marl
         from marl.playing import processes
-        from tests.tiny import Team
+        from tests.support.tiny import Team
 
         def look(self, view):
             print(self.pid, flush=True)

@@ -9,8 +9,8 @@ import torch
 import marl
 from marl.channels.overheard import Line, Overheard, Shown, entropy, information
 from marl.types import zeros_step
-from tests.channels.test_talking import Hear, build, play
-from tests.tiny import spec_of
+from tests.support.channels import build, play
+from tests.support.tiny import Hear, spec_of
 
 
 def test_entropy_and_information_by_hand():

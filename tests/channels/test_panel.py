@@ -8,7 +8,7 @@ import pytest
 import marl
 from marl.panel import FAINT, LOW, WORDS, Talk, beside, tone
 from marl.studies.play import play
-from tests.tiny import Team, Turns
+from tests.support.tiny import Team, Turns
 
 pytest.importorskip("pygame")
 

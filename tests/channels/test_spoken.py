@@ -16,7 +16,7 @@ from marl.adapters.spoken import SpokenAEC, SpokenParallel
 from marl.adapters.spoken_batch import SpokenBatch
 from marl.channels import Complete, Graph, Link, Ring, Within
 from marl.conformance import check
-from tests.tiny import Team, Turns
+from tests.support.tiny import Team, Turns
 
 
 class Room(Team):
@@ -329,7 +329,7 @@ def test_any_learner_takes_the_words(recipe):
 def test_workers_instances_and_resuming(tmp_path):
     spoken = marl.Spoken(words=3, link=Link(loss=0.3, delay=1))
     config = marl.ippo(rollout=8, minibatches=1)
-    straight = marl.MultiAgentSystem(config, "tests.tiny:Team", num_envs=2, channel=spoken, seed=2)
+    straight = marl.MultiAgentSystem(config, "tests.support.tiny:Team", num_envs=2, channel=spoken, seed=2)
     straight.train(steps=84)
     straight.save(tmp_path / "saved")
     straight.train(steps=80)
@@ -337,7 +337,9 @@ def test_workers_instances_and_resuming(tmp_path):
     assert resumed.spoken == spoken
     resumed.train(steps=80)
     assert resumed.history["episode_rewards"] == straight.history["episode_rewards"]
-    with marl.MultiAgentSystem(config, "tests.tiny:Team", num_envs=2, workers=2, channel=spoken, seed=2) as apart:
+    with marl.MultiAgentSystem(
+        config, "tests.support.tiny:Team", num_envs=2, workers=2, channel=spoken, seed=2
+    ) as apart:
         apart.train(steps=164)
         assert apart.history["episode_rewards"] == straight.history["episode_rewards"]
     one = marl.MultiAgentSystem(config, Team(), channel=spoken)

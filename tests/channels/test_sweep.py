@@ -10,7 +10,7 @@ import torch
 import marl
 from marl.channels import CommNet, Link
 from marl.studies.sweep import parse_effect, plot, sweep, write_csv
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 
 @pytest.fixture(scope="module")

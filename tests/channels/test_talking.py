@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import marl
-from marl.channels import ChannelNet, policy_net
-from marl.nets.owner import Owner
 from marl.training.loop import advance
-from tests.test_identities import assert_equal_trees
-from tests.tiny import Team, Turns, spec_of
+from tests.support.channels import NETWORKS, build, play
+from tests.support.equality import assert_equal_trees
+from tests.support.tiny import Hear, Team, Turns
 
 SPEECHES = [
     marl.CommNet(),
@@ -27,31 +26,10 @@ SPEECHES = [
     marl.DIAL(size=2),
     marl.DIAL(size=2, rounds=1),
 ]
-NETWORKS = [marl.MLP((8,)), marl.GRU(6)]
 
 
 def name(value):
     return f"{type(value).__name__}{getattr(value, 'rounds', '')}"
-
-
-def build(channel, network=NETWORKS[0], agents=3, width=4, index=None, ids=None, executing=True):
-    spec = spec_of(agents, width)
-    owner = Owner(index or (0,) * agents)
-    generators = [torch.Generator().manual_seed(7 + k) for k in range(owner.num_sets)]
-    net = policy_net(channel, spec, spec.teams[0], network, owner, 5, generators, gain=1.0, ids=ids)
-    assert isinstance(net, ChannelNet)
-    if executing:
-        net.use(channel.link, executing=True)
-    return net
-
-
-def play(net, obs, active=None, start=None, carry=None):
-    """Outputs ``(T, B, N, K)`` for observations ``(T, B, N, O)``."""
-    length, batch, agents = obs.shape[:3]
-    carry = torch.zeros(batch, *net.carry_shape) if carry is None else carry
-    start = torch.zeros(length, batch, dtype=torch.bool) if start is None else start
-    active = torch.ones(length, batch, agents, dtype=torch.bool) if active is None else active
-    return net(obs, carry, start, active)[0]
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=name)
@@ -183,17 +161,6 @@ def test_dial_learns_with_noise_and_executes_with_bits():
 
 
 # --- in systems -------------------------------------------------------------------------------------------------------
-
-
-class Hear(Team):
-    """Every agent is paid for the sign of the *next* agent's number, which it can only be told."""
-
-    def step(self, actions):
-        signs = [self.seen[a][0] > 0 for a in self.possible_agents]
-        obs, rewards, *rest = super().step(actions)
-        for place, agent in enumerate(self.possible_agents):
-            rewards[agent] = float(signs[(place + 1) % len(signs)] == bool(actions[agent]))
-        return obs, rewards, *rest
 
 
 RECIPES = [

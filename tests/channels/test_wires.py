@@ -11,7 +11,7 @@ import marl
 from marl.channels import Link
 from marl.channels.chance import PERIOD, advance, draw_keys, normal, uniform
 from marl.channels.medium import Medium, Wires
-from tests.tiny import spec_of
+from tests.support.tiny import spec_of
 
 
 def team(n, width=4):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.cli.conftest import finish, start
+from tests.support.commands import finish, start
 
 TRAIN = [
     ("--stesp 3", "unknown option '--stesp'; did you mean --steps?"),

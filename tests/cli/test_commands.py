@@ -9,7 +9,8 @@ import sys
 import marl
 import marl.checkpoint
 from marl.logs import read_metrics
-from tests.cli.conftest import DUEL
+from tests.support.commands import DUEL
+from tests.support.equality import assert_equal_trees
 
 
 def test_train_writes_a_run_folder(finished):
@@ -93,7 +94,7 @@ def test_check_passes_a_good_environment_and_fails_a_bad_one(tmp_path, marl_comm
     assert "PPO yes" in said.out
     assert json.loads(marl_command("check", "CartPole-v1", "--steps", 100, "--json").out)["ok"] is True
     (tmp_path / "bad.py").write_text(
-        "import marl\nfrom tests.tiny import Constant\n"
+        "import marl\nfrom tests.support.tiny import Constant\n"
         "class Bad(Constant):\n    def _look(self):\n        return super()._look() * 7\n"
         "scenario = marl.Scenario(name='bad', env=Bad, agents=marl.ippo())\n"
     )
@@ -128,26 +129,7 @@ def test_teams_have_settings_of_their_own(duel, tmp_path, marl_command):
 def test_in_training_evaluation_changes_nothing(scenario, finished, tmp_path, marl_command):
     assert marl_command("train", scenario, "--run-dir", tmp_path / "plain", "--no-evaluate", "--quiet").code == 0
     here, there = (marl.checkpoint.load(run / "checkpoints" / "last")[0] for run in (tmp_path / "plain", finished))
-    assert_equal(here["learners"], there["learners"])
-
-
-def assert_equal(one, other):
-    """Two trees, bit for bit."""
-    import numpy as np
-    import torch
-
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_equal(a, b)
-    elif isinstance(one, torch.Tensor | np.ndarray):
-        assert (np.asarray(one) == np.asarray(other)).all()
-    else:
-        assert one == other
+    assert_equal_trees(here["learners"], there["learners"])
 
 
 def test_help_imports_nothing_heavy():
@@ -162,9 +144,11 @@ def test_help_imports_nothing_heavy():
 def test_modules_beside_a_scenario_and_in_the_current_folder_are_found(tmp_path, monkeypatch, marl_command):
     """In worker processes too, and wherever the run is used later."""
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    (tmp_path / "worlds_of_mine.py").write_text("from tests.tiny import Team\n\n\nclass Mine(Team):\n    pass\n")
+    (tmp_path / "worlds_of_mine.py").write_text(
+        "from tests.support.tiny import Team\n\n\nclass Mine(Team):\n    pass\n"
+    )
     task = tmp_path / "task.py"
-    task.write_text(DUEL.replace("from tests.tiny import Team", "from worlds_of_mine import Mine as Team"))
+    task.write_text(DUEL.replace("from tests.support.tiny import Team", "from worlds_of_mine import Mine as Team"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -173,7 +157,7 @@ def test_modules_beside_a_scenario_and_in_the_current_folder_are_found(tmp_path,
     assert marl_command("evaluate", "run", "--episodes", 1).code == 0
     here = tmp_path / "here"
     here.mkdir()
-    (here / "others_of_mine.py").write_text("from tests.tiny import Team as Yours\n")
+    (here / "others_of_mine.py").write_text("from tests.support.tiny import Team as Yours\n")
     monkeypatch.chdir(here)
     said = marl_command("check", "others_of_mine:Yours")
     assert said.code == 0, said.err

@@ -9,7 +9,7 @@ import pytest
 CHATTER = """
 import marl
 from marl.channels import CommNet
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 scenario = marl.Scenario(
     name="chatter",

@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import MARL, finish
+from tests.support.commands import MARL, finish, gone, wait_until
 
 FILE = """
 import os, signal
@@ -19,7 +18,7 @@ import marl, numba.core.event
 from marl import checkpoint
 from marl.learners.ppo import PPOLearner
 from marl.system import MultiAgentSystem
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 os.environ.setdefault("LEARNER", str(os.getpid()))
 
@@ -67,21 +66,6 @@ scenario = marl.Scenario(
     steps=64,
 )
 """
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return not Path("/proc").exists() or not Path(f"/proc/{pid}").exists()
-
-
-def wait_until(condition) -> None:
-    """Wait as long as it takes; only a hang takes two minutes."""
-    until = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < until, "hangs"
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.cli.conftest import finish, start
-from tests.cli.test_resume import KILLED, same_as
+from tests.support.commands import KILLED, finish, start
+from tests.support.equality import assert_equal_runs
 
 SCENARIO = """
 import marl
@@ -50,7 +50,7 @@ def test_a_killed_league_goes_on_as_if_nothing_had_happened(throws, tmp_path, ma
     said = marl_command(*words(throws, tmp_path / "killed"), "--resume")
     assert said.code == 0
     assert "from step 640" in said.err
-    same_as(tmp_path / "whole", tmp_path / "killed")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.fixture(scope="module")

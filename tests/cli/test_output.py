@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import MARL
+from tests.support.commands import MARL
 
 FILE = """
 import atexit, ctypes, os, sys, threading
 import marl
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 class Loud(Constant):
     def step(self, action):

@@ -11,9 +11,7 @@ import pytest
 from marl import checkpoint
 from marl.run import Run
 from marl.system import MultiAgentSystem
-from tests.cli.conftest import finish, start
-from tests.cli.test_interrupts import gone, wait_until
-from tests.cli.test_resume import at, words
+from tests.support.commands import at, finish, gone, start, wait_until, words
 
 
 @pytest.fixture
@@ -83,7 +81,7 @@ def test_an_exception_in_a_learner_or_in_what_watches_it_leaves_no_worker(
 THREADS = """
 import threading, time
 import marl
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 class Busy(Constant):
     def reset(self, seed=None, options=None):

@@ -14,42 +14,8 @@ import pytest
 from marl import checkpoint
 from marl.logs import read_metrics
 from marl.run import Run
-from tests.cli.conftest import finish, start
-from tests.cli.test_commands import assert_equal
-
-CLOCKS = ("seconds", "steps_per_second")
-
-
-def same_as(finished, run):
-    """Parameters, moments, memories, random streams, environments, counters, metrics: those of the unbroken run."""
-    for which in ("last", "best"):
-        states = [checkpoint.load(folder / "checkpoints" / which)[0] for folder in (finished, run)]
-        for state in states:
-            for clock in CLOCKS:
-                state["history"].pop(clock, None)
-        assert_equal(*states)
-    rows = [
-        [{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(folder)]
-        for folder in (finished, run)
-    ]
-    assert str(rows[0]) == str(rows[1])  # as text, so that NaN equals itself
-
-
-def words(scenario, run, *more):
-    options = ("--evaluate-every", 400, "--evaluate-episodes", 2, "--save-every", 320, "--quiet", "--no-evaluate")
-    return ("train", scenario, "--run-dir", run, *options, *more)
-
-
-def at(monkeypatch, step, action):
-    """Do something when a training has taken ``step`` steps."""
-    tick = Run.tick
-
-    def patched(self, system):
-        if system.steps == step:
-            action()
-        return tick(self, system)
-
-    monkeypatch.setattr(Run, "tick", patched)
+from tests.support.commands import KILLED, at, finish, start, words
+from tests.support.equality import CLOCKS, assert_equal_runs, assert_equal_trees
 
 
 @pytest.mark.parametrize(
@@ -75,21 +41,7 @@ def test_a_signal_ends_the_step_saves_and_resumes_exactly(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["exit_code"]) == (status, step, code)
     assert marl_command("train", "--run-dir", tmp_path / "run", "--resume", *words(scenario, 0)[4:]).code == 0
-    same_as(finished, tmp_path / "run")
-
-
-KILLED = """
-import os, signal, sys
-from marl.run import Run
-tick = Run.tick
-def patched(self, system):
-    if system.steps == 788:
-        {}
-    return tick(self, system)
-Run.tick = patched
-from marl.cli import main
-sys.exit(main())
-"""
+    assert_equal_runs(finished, tmp_path / "run")
 
 
 def test_a_killed_run_resumes_as_if_it_had_never_stopped(scenario, finished, tmp_path, marl_command):
@@ -104,7 +56,7 @@ def test_a_killed_run_resumes_as_if_it_had_never_stopped(scenario, finished, tmp
     assert said.code == 0
     assert "took over the lock of process" in said.err
     assert "resuming" in said.err
-    same_as(finished, run)
+    assert_equal_runs(finished, run)
     assert not list((run / "checkpoints").glob(".*"))
     assert not (run / "run.lock").exists()
 
@@ -259,7 +211,7 @@ def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(scenario, 
     assert f"{newest.name}: tensors.safetensors is damaged" in said.err
     assert "falling back to" in said.err
     assert f"set aside as aside-{newest.name}" in said.err
-    same_as(finished, copy)
+    assert_equal_runs(finished, copy)
 
 
 def test_resume_from_a_damaged_checkpoint_by_name_is_exit_5(scenario, copy, marl_command):
@@ -286,7 +238,7 @@ def test_resume_from_an_older_checkpoint_goes_back_in_time(scenario, finished, c
     older = sorted((copy / "checkpoints").glob("step-*"))[-2]
     said = marl_command(*words(scenario, copy, "--resume", older))
     assert said.code == 0, said.err
-    same_as(finished, copy)
+    assert_equal_runs(finished, copy)
 
 
 def test_a_changed_identity_is_refused_with_its_difference(scenario, copy, marl_command):
@@ -359,7 +311,7 @@ def test_resume_without_anything_saved_starts_anew(scenario, finished, tmp_path,
     said = marl_command(*words(scenario, tmp_path / "run", "--resume"))
     assert said.code == 0
     assert "nothing was saved yet" in said.err
-    same_as(finished, tmp_path / "run")
+    assert_equal_runs(finished, tmp_path / "run")
 
 
 def test_a_full_disk_ends_a_run_only_after_patience(scenario, tmp_path, monkeypatch, marl_command):
@@ -399,7 +351,7 @@ def test_a_run_whose_folder_is_removed_makes_it_again_and_loses_nothing_learnt(
     for state in states:
         for clock in CLOCKS:
             state["history"].pop(clock, None)
-    assert_equal(*states)
+    assert_equal_trees(*states)
     assert json.loads((run / "config.json").read_text())["asked"]["tensorboard"]
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
     assert not (run / "run.lock").exists()
@@ -488,7 +440,7 @@ def test_a_reader_that_leaves_early_is_no_error(finished):
 MINE = """
 import marl
 from dataclasses import dataclass
-from tests.tiny import Constant
+from tests.support.tiny import Constant
 
 @dataclass(frozen=True)
 class Mine:
@@ -519,7 +471,7 @@ def test_learners_with_code_of_their_author_are_brought_back_by_their_scenario(t
     said = marl_command(*fork, "--no-evaluate", "--quiet")
     assert said.code == 0, said.err
     ends = [checkpoint.load(folder / "checkpoints" / "last")[0]["learners"] for folder in (run, tmp_path / "fork")]
-    assert_equal(*ends)
+    assert_equal_trees(*ends)
     path.write_text(MINE.replace("Mine(4)", "Mine(5)"))
     said = marl_command("train", "--run-dir", run, "--resume")
     assert said.code == 2
@@ -537,4 +489,4 @@ def test_teams_and_recurrent_policies_resume_exactly(step, duel, tmp_path, monke
         at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert marl_command("train", duel, "--run-dir", tmp_path / "cut", *options).code == 75
     assert marl_command("train", "--run-dir", tmp_path / "cut", "--resume", "--no-evaluate", "--quiet").code == 0
-    same_as(tmp_path / "whole", tmp_path / "cut")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")

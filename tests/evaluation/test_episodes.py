@@ -8,7 +8,7 @@ import pytest
 import marl
 from marl.studies.play import play
 from marl.types import ConfigError
-from tests.tiny import Constant, Single
+from tests.support.tiny import Constant, Single
 
 
 class Pictured(Constant):

@@ -7,8 +7,8 @@ import torch
 
 import marl
 from marl.playing.team import Frozen
-from tests.test_identities import assert_equal_trees
-from tests.tiny import Team, Turns
+from tests.support.equality import assert_equal_trees
+from tests.support.tiny import Team, Turns
 
 ON = {"rollout": 8, "minibatches": 2, "network": marl.MLP((16,))}
 RECURRENT = {"rollout": 8, "minibatches": 2, "network": marl.GRU(8)}

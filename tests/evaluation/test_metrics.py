@@ -7,7 +7,7 @@ import pytest
 
 import marl
 from marl.playing.report import bootstrap_interval
-from tests.tiny import Team, Turns
+from tests.support.tiny import Team, Turns
 
 
 def test_records_hold_what_was_seen_done_and_paid():

@@ -13,8 +13,8 @@ import marl
 from marl.adapters.describe import render_mode
 from marl.studies.play import picture, play
 from marl.types import ConfigError, EnvContractError
-from tests.league.test_mixtures import mixed
-from tests.tiny import Team, Turns
+from tests.support.leagues import mixed
+from tests.support.tiny import Team, Turns
 
 PICTURES = {"name": "shown_v0", "render_modes": ["rgb_array"], "render_fps": 4}
 ON = {"rollout": 8, "epochs": 1}

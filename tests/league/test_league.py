@@ -10,13 +10,12 @@ import torch
 
 import marl
 from marl.playing.team import OWN
-from tests.cli.test_commands import assert_equal
 from tests.league.mixtures import throws_exploitability
-from tests.tiny import Constant, Team, Turns
+from tests.support.equality import assert_equal_systems
+from tests.support.leagues import PPO, rps
+from tests.support.tiny import Constant, Team, Turns
+from tests.support.watching import Watch
 
-WINS = ((0, -1, 1), (1, 0, -1), (-1, 1, 0))
-RPS = {"payoff": (WINS, tuple(zip(*WINS, strict=True)))}
-PPO = marl.ippo(rollout=8, minibatches=2, network=marl.MLP((16,)))
 DQN = marl.iql(learning_starts=16, batch=8, buffer=400, network=marl.MLP((16,)))
 GRU = marl.ippo(rollout=8, sequence=4, minibatches=2, network=marl.GRU(8))
 LEAGUES = {
@@ -27,14 +26,6 @@ LEAGUES = {
 }
 
 
-def rps(league, learner=PPO, **options):
-    """Rock, paper, scissors, five rounds a game, a team each."""
-    agents = learner if isinstance(learner, dict) else {"agent_0": learner, "agent_1": learner}
-    env_kwargs = RPS | {"rounds": 5}
-    options = {"num_envs": 4, "seed": 1} | options
-    return marl.MultiAgentSystem(agents, "marl/matrix_game-v0", env_kwargs=env_kwargs, league=league, **options)
-
-
 def turns(league, learner=PPO, moves=2, **options):
     """One policy on both sides of a turn-based game."""
     options = {"num_envs": 4, "seed": 1} | options
@@ -43,16 +34,7 @@ def turns(league, learner=PPO, moves=2, **options):
 
 def watch(system, steps, every):
     """Train and call ``every(system)`` after each step."""
-
-    class Watcher:
-        def log(self, metrics):
-            pass
-
-        def tick(self, system):
-            every(system)
-            return False
-
-    system.train(steps=steps, watcher=Watcher())
+    system.train(steps=steps, watcher=Watch(every))
 
 
 # --- who plays, who learns --------------------------------------------------------------------------------------------
@@ -362,14 +344,6 @@ def test_every_best_response_begins_anew_unless_told_otherwise():
 # --- saving and resuming ----------------------------------------------------------------------------------------------
 
 
-def same(one, other):
-    """Bit for bit, but for the clock."""
-    states = [system.state_dict() for system in (one, other)]
-    for state in states:
-        state["history"].pop("steps_per_second")
-    assert_equal(*states)
-
-
 @pytest.mark.parametrize("learner", [PPO, DQN, GRU], ids=["PPO", "DQN", "GRU"])
 @pytest.mark.parametrize("name", LEAGUES)
 def test_resuming_inside_a_league_is_never_having_stopped(name, learner, tmp_path):
@@ -380,7 +354,7 @@ def test_resuming_inside_a_league_is_never_having_stopped(name, learner, tmp_pat
     resumed = marl.MultiAgentSystem.load(tmp_path / "saved")
     resumed.train(steps=200)
     assert resumed.season.recent == unbroken.season.recent
-    same(unbroken, resumed)
+    assert_equal_systems(unbroken, resumed)
 
 
 @pytest.mark.parametrize("learner", [PPO, GRU], ids=["PPO", "GRU"])
@@ -392,7 +366,7 @@ def test_resuming_inside_a_turn_based_league_is_never_having_stopped(learner, tm
     unbroken.train(steps=120)
     resumed = marl.MultiAgentSystem.load(tmp_path / "saved", env=lambda: Turns(3))
     resumed.train(steps=120)
-    same(unbroken, resumed)
+    assert_equal_systems(unbroken, resumed)
 
 
 def test_saving_before_training_goes_on_keeps_the_league(tmp_path):
@@ -405,7 +379,7 @@ def test_saving_before_training_goes_on_keeps_the_league(tmp_path):
     assert again.season.ratings == system.season.ratings
     again.train(steps=40)
     system.train(steps=40)
-    same(system, again)
+    assert_equal_systems(system, again)
 
 
 def test_checkpoints_and_systems_are_opponents(tmp_path):
@@ -430,7 +404,7 @@ def test_checkpoints_and_systems_are_opponents(tmp_path):
     resumed = marl.MultiAgentSystem.load(tmp_path / "mine", trust=True)
     for one in (system, resumed):
         one.train(steps=40)
-    same(system, resumed)
+    assert_equal_systems(system, resumed)
 
 
 def test_a_league_of_ones_own_code_has_to_be_given_again(tmp_path):
@@ -450,7 +424,7 @@ def test_evaluation_changes_nothing_in_a_league():
         if system is looked:
             system.evaluate(4)
         system.train(steps=100)
-    same(plain, looked)
+    assert_equal_systems(plain, looked)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

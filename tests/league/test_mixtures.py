@@ -9,19 +9,11 @@ import marl
 from marl.studies.exploit import exploit
 from marl.studies.tournament import tournament
 from marl.studies.versus import versus
-from tests.league.test_league import PPO, rps, same
-from tests.tiny import Team, Turns
+from tests.support.equality import assert_equal_systems
+from tests.support.leagues import PPO, mixed, rps
+from tests.support.tiny import Team, Turns
 
-THROWS = (marl.Fixed(0), marl.Fixed(1), marl.Fixed(2))
 NOTHING = np.zeros(7, dtype=np.float32)
-
-
-def mixed(first=(0.25, 0.75, 0.0), second=(0.0, 0.0, 1.0), **options):
-    """Rock and paper against scissors, whatever the responses have come to."""
-    system = rps(marl.PSRO(response_steps=1_000, games=4, opponents=THROWS), **options)
-    system.train(steps=8)
-    system.season.mixture = {place: np.append(chances, 0.0) for place, chances in enumerate((first, second))}
-    return system
 
 
 @pytest.mark.parametrize("decentralised", [False, True])
@@ -51,7 +43,7 @@ def test_evaluating_a_mixture_changes_nothing():
             system.evaluate(8, decentralised=True)
             system.agent("agent_0", 1).act(NOTHING)
         system.train(steps=80)
-    same(looked, plain)
+    assert_equal_systems(looked, plain)
 
 
 def test_a_single_agent_draws_at_every_reset():

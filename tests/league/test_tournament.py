@@ -13,8 +13,8 @@ from marl.league.matches import play_matches, scores
 from marl.league.members import Member, sides_of
 from marl.studies.exploit import exploit
 from marl.studies.tournament import Tournament, tournament
-from tests.league.test_league import RPS
-from tests.tiny import Team, Turns
+from tests.support.leagues import RPS
+from tests.support.tiny import Team, Turns
 
 PPO = marl.ippo(rollout=8, minibatches=2, network=marl.MLP((16,)))
 

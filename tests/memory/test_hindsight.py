@@ -15,7 +15,7 @@ from marl.memory.replay import Replay
 from marl.memory.rollout import Decision
 from marl.schedules import Clock
 from marl.scope import Local
-from tests.tiny import Team
+from tests.support.tiny import Team
 
 REWARD = "marl_envs.reach:compute_reward"
 

@@ -14,11 +14,12 @@ from gymnasium.spaces import Dict, MultiBinary
 
 import marl
 from marl import adapters
+from marl.memory.limits import free_memory
 from marl.memory.priorities import Priorities
-from marl.memory.replay import Replay, Sample, free_memory
+from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Decision
 from marl.scope import Joint, Local
-from tests.tiny import Constant, Team, Turns
+from tests.support.tiny import Constant, Team, Turns
 
 
 class Record:

@@ -415,3 +415,12 @@ RECORDS = {name for name in ops.__all__ if isinstance(getattr(ops, name), type)}
 NO_TENSORS = {"sample_start_indices", "constant_policy_targets", "zero_policy_targets"}
 NAMES = sorted(set(ops.__all__) - RECORDS - NO_TENSORS)
 ROWS = {key: row for name in NAMES for key, row in rows_of(name).items()}
+
+
+def leaves(out):
+    """All tensors of a result, however nested."""
+    if isinstance(out, torch.Tensor):
+        return [out]
+    if isinstance(out, dict):
+        out = [out[key] for key in sorted(out)]
+    return [leaf for part in out for leaf in leaves(part)] if isinstance(out, list | tuple) else []

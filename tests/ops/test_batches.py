@@ -4,20 +4,11 @@ import pytest
 import torch
 
 from tests.ops.cases import VARIANTS
-from tests.ops.rows import ROWS, of_case
+from tests.ops.rows import ROWS, leaves, of_case
 
 SEPARATE = {f"{name}-{i}": of_case(name, i) for name, i in VARIANTS} | {
     key: row for key, row in ROWS.items() if not (row.random or row.whole or row.drawn)
 }
-
-
-def leaves(out):
-    """All tensors of a result, however nested."""
-    if isinstance(out, torch.Tensor):
-        return [out]
-    if isinstance(out, dict):
-        out = [out[key] for key in sorted(out)]
-    return [leaf for part in out for leaf in leaves(part)] if isinstance(out, list | tuple) else []
 
 
 def element(row, arguments, place):

@@ -7,8 +7,7 @@ import torch
 from marl import ops
 from tests.ops.cases import SEQ, STEP, draw
 from tests.ops.rows import NAMES as EVERY
-from tests.ops.rows import TABLE, rows_of
-from tests.ops.test_batches import leaves
+from tests.ops.rows import TABLE, leaves, rows_of
 
 
 def tensors(case):

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from marl.nets.distributions import mask_logits
 from marl.schedules import Schedule, value_at
-from marl.shaping import Hook, Moments, Place, Seen, check_number, rows_of
+from marl.shaping.hook import Hook, Place, Seen, check_number
+from marl.shaping.rows import Moments, rows_of
 from marl.types import Array, ConfigError, legal_widths
 
 

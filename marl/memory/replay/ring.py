@@ -10,85 +10,28 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from itertools import islice
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl.compiled.cache import jit
 from marl.credit import Credit, Mixing, Outcome
 from marl.memory.hindsight import Hindsight, Relabel
+from marl.memory.limits import free_memory
 from marl.memory.priorities import Priorities
+from marl.memory.replay.disk import make_folder
+from marl.memory.replay.draw import Cut, Stored
+from marl.memory.replay.ends import Ends, legal_at_successor
+from marl.memory.replay.links import PENDING, settle, take_turns
+from marl.memory.replay.sample import Sample
 from marl.memory.rollout import Decision, Look, refuse_wild_actions
 from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
-from marl.spaces import base_legal
-from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec, TeamStep
+from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
-PENDING = -1  # a link not known yet; links below it name kept successors: -2 is slot 0, -3 slot 1, ...
 SHOWN = ("obs", "acting", "legal", "joint", "others_acting", "others_legal")  # what there is to see at a successor
-
-
-@dataclass(frozen=True)
-class Sample:
-    """``B`` sequences of ``L`` rows drawn from a replay, and the successor of every agent's transition.
-
-    Single transitions are the case ``L = 1``. ``J``: the shape of the joint input; it has an agent axis before it where
-    agents' successors differ (``ragged``).
-    """
-
-    index: Tensor  # (B, N) or (B, 1): place of the first row in the ring, row * E + copy
-    obs: Tensor  # (L, B, N, *O)
-    action: Tensor  # (L, B, N[, A])
-    legal: Tensor | None  # (L, B, N, K)
-    started: Tensor  # (L, B)
-    acting: Tensor  # (L, B, N) chose an action here
-    complete: Tensor  # (L, B, N) what came of it is known
-    successor: Tensor  # (L, B, N) which row of the sequence is its successor; -1: none
-    reward: Tensor  # (L, B, N) sum of discounted rewards up to the successor
-    discount: Tensor  # (L, B, N) what the successor's value is worth: gamma^n, 0 after a termination
-    next_obs: Tensor  # (L, B, N, *O)
-    next_legal: Tensor | None  # (L, B, N, K)
-    next_acting: Tensor  # (L, B, N)
-    carry: Tensor  # (B, N, H) before the first row
-    joint: Tensor | None  # (L, B, *J)
-    next_joint: Tensor | None  # (L, B, *J) or (L, B, N, *J)
-    others: tuple[Tensor, ...]  # (L, B, M[, A]) what the agents of each other team did
-    next_others: tuple[Tensor, ...]
-    acting_others: tuple[Tensor, ...]  # (L, B, M) who of them chose an action here
-    next_acting_others: tuple[Tensor, ...]
-    next_legal_others: tuple[Tensor | None, ...]  # (L, B, M, K)
-    weight: Tensor  # (B, N) or (B, 1): importance of each, 1 where all are equal
-
-    def parts(self) -> list[Tensor | None]:
-        """Everything in it, end to end: see :meth:`of`."""
-        found: list[Tensor | None] = []
-        for value in vars(self).values():
-            found += value if isinstance(value, tuple) else [value]
-        return found
-
-    @staticmethod
-    def of(parts: Sequence[Tensor | None], others: int) -> Sample:
-        """From its :meth:`parts`, if there are ``others`` other teams."""
-        rest, values = iter(parts), dict[str, Any]()
-        for field in fields(Sample):
-            values[field.name] = tuple(islice(rest, others)) if field.name.endswith("others") else next(rest)
-        return Sample(**values)
-
-    def to(self, device: torch.device) -> Sample:
-        """The same on another device."""
-
-        def move(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(move(part) for part in value)
-            return None if value is None else value.to(device)
-
-        return self if device.type == "cpu" else Sample(**{name: move(value) for name, value in vars(self).items()})
 
 
 class Replay:
@@ -152,7 +95,7 @@ class Replay:
             return torch.zeros(*shape, dtype=dtype)
 
         if directory is not None:
-            _make_folder(directory)
+            make_folder(directory)
         self.obs = self._large("obs", (*cells, *team.obs.shape), obs_dtype)
         self.acting = zeros(*cells, dtype=torch.bool)
         self.legal = zeros(*cells, team.action.num_legal, dtype=torch.bool) if team.masked else None
@@ -196,9 +139,8 @@ class Replay:
         self._since: Tensor | None = None  # rows since a row's episode began, for hindsight
         stored = dict(self._tensors())
         self._rows = {name: tensor.numpy() for name, tensor in stored.items()}  # the same memory, quicker to reach
-        self.ends = _Ends({name: ring for name, ring in stored.items() if name.partition(".")[0] in SHOWN})
-        walked = ("reward", "terminated", "truncated", "link", "acting")
-        self._cells = {name: self._rows[name].reshape(-1, agents) for name in walked}
+        self.ends = Ends({name: ring for name, ring in stored.items() if name.partition(".")[0] in SHOWN})
+        self._stored = Stored(self._rows, self.ends)
         # The carry after the action just taken: the row that it belongs to is the oldest until the step is observed.
         self._decided: Tensor | None = None
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
@@ -331,7 +273,7 @@ class Replay:
         else:
             arrays = [self._rows[name] for name in ("reward", "terminated", "truncated", "link")]
             slots = np.full(self.num_envs, -1, dtype=np.int64) if slots is None else slots
-            _settle(self._last, paid, terminated, truncated, kept, slots, *arrays)
+            settle(self._last, paid, terminated, truncated, kept, slots, *arrays)
         self._episode += 1
         if self._relabel is not None and step.started.any():
             self._close(np.nonzero(step.started)[0])
@@ -380,7 +322,7 @@ class Replay:
         team = step.teams[self.place]
         shown = {"obs": team.next_obs[which], "acting": team.truncated[which]}
         if self.legal is not None:
-            shown["legal"] = _next_legal(self.team, team)[which]
+            shown["legal"] = legal_at_successor(self.team, team)[which]
         if self._gathered is not None:
             shown["joint"] = gather(self._gathered, step, successor=True, rows=which)
         for k, place in enumerate(self._others):
@@ -388,7 +330,7 @@ class Replay:
             # Who lives on acts there: in an episode that goes on for them, or but for its being cut.
             shown[f"others_acting.{k}"] = (other.truncated | other.alive & ~step.started[:, None])[which]
             if self.others_legal[k] is not None:
-                shown[f"others_legal.{k}"] = _next_legal(self.spec.teams[place], other)[which]
+                shown[f"others_legal.{k}"] = legal_at_successor(self.spec.teams[place], other)[which]
         slots = np.full(self.num_envs, -1, dtype=np.int64)
         slots[which] = self.ends.add(row, self.link, shown)
         return slots
@@ -418,7 +360,7 @@ class Replay:
             rows["reward"][h] = 0
             rows["terminated"][h] = False
             rows["truncated"][h] = False
-            _take_turns(self._last, turn, h, rows["link"])
+            take_turns(self._last, turn, h, rows["link"])
         else:
             self._last[...] = h
 
@@ -458,7 +400,7 @@ class Replay:
         index = (row + (self.head - self.size)) % self.rows * self.num_envs + copy
         if ragged:
             # Rows in which nobody of the team acted hold nothing to learn: take the first of the others.
-            useful = (self._cells["link"][index] != PENDING) & self._cells["acting"][index]
+            useful = (self._stored.cells["link"][index] != PENDING) & self._stored.cells["acting"][index]
             index = index[np.argsort(~useful.any(-1), kind="stable")[:batch]]
         return torch.from_numpy(index).unsqueeze(1)
 
@@ -476,129 +418,77 @@ class Replay:
         Rewards are summed over ``n_step`` own turns, fewer at ends and at the newest row; ``L = length`` rows follow
         each other.
         """
-        agents, copies, rows = self.team.num_agents, self.num_envs, self._rows
-        places = index.numpy()
-        batch, own = len(places), places.shape[1] > 1
-        if length > 1:
-            row, copy = np.divmod(places[:, 0], copies)
-            where = ((row + np.arange(length)[:, None]) % self.rows * copies + copy).reshape(-1)  # (L * B,)
-        else:
-            where = places if own else places[:, 0]
-        cells = where if own else np.repeat(where, agents).reshape(-1, agents)  # (L * B, N)
-        reward, worth, successor, complete, over = self._outcomes(cells, n_step, discount)
-        each = own or (self.ragged and not self.by_team)  # by team, all agents have one successor
-        after = successor if each else successor[:, 0]  # (L * B, N) or (L * B,)
-        take = self._own if own else self._whole
-        following = self._own if each else self._whole
-
-        def lead(x: Array) -> Tensor:
-            return torch.from_numpy(x.reshape(length, batch, *x.shape[1:]))
-
-        goes_on = complete & (worth > 0)
-        # Other teams have one next row for all agents: where ours have several, that of the first who goes on.
-        onward = done = after
-        if self.others:
-            if own:
-                raise ConfigError("replay: what other teams do needs one place for all agents")
-            if each:
-                onward = np.take_along_axis(after, goes_on.argmax(1)[:, None], 1)[:, 0]
-            # What is not known of the next row, since it is a kept end or the newest one, is as it was.
-            done = np.where((onward >= 0) & (onward // copies != self.head), onward, where)
-
-        def there(name: str, place: Array, over: bool = False) -> tuple[Tensor, ...]:
-            return tuple(lead(self._whole(f"{name}.{k}", place, over)) for k in range(len(self.others)))
-
-        started = rows["started"].reshape(-1).take(where[:, 0] if own else where)
-        carry = self.carry.new_zeros(batch, agents, 0)
-        if self.carry.shape[-1]:
-            first = take("carry", where[:batch])
-            if own:  # every agent's row begins an episode or not: that is settled here
-                first[rows["started"].reshape(-1).take(where)] = 0
-                started = np.zeros_like(started)
-            carry = torch.from_numpy(first)
-        obs, next_obs = take("obs", where), following("obs", after, over)
+        cut = Cut(self._stored, index.numpy(), length, n_step, discount, self.by_team, self.ragged)
+        obs, next_obs = cut.here("obs"), cut.at_successors("obs")
         if self._relabel is not None:
-            self._with_new_goals(cells if each else cells[:, :1], obs, next_obs, reward, generator)
-        seen, next_seen = lead(obs), lead(next_obs)
-        joint = next_joint = None
-        if isinstance(self.scope, Joint):
-            if own:
-                raise ConfigError("replay: a joint input needs one place for all agents")
-            if self.joint is None:  # the same numbers, side by side
-                successors = next_seen
-                if each:  # (K, N, N, O): everybody's team at everybody's successor
-                    team = self._whole("obs", after, over)
-                    if self._relabel is not None:  # everybody's new goal
-                        desired = self._relabel.desired
-                        team[..., desired] = next_obs[:, None, :, desired]
-                    successors = lead(team)
-                joint, next_joint = as_joint(seen), as_joint(successors)
-            else:
-                joint, next_joint = lead(self._whole("joint", where)), lead(self._whole("joint", after, over))
-        # Where each agent has a successor of its own, that is its own turn, if it has one.
-        next_acting = goes_on if each and agents > 1 else self._whole("acting", successor[:, 0], over)
+            self._with_new_goals(cut.cells if cut.each else cut.cells[:, :1], obs, next_obs, cut.reward, generator)
+        seen, next_seen = cut.sequences(obs), cut.sequences(next_obs)
+        joint, next_joint = self._joint_inputs(cut, seen, next_seen, next_obs)
+        started, carry = cut.starts(remembers=self.carry.shape[-1] > 0)
         return Sample(
             index=index,
             obs=seen,
-            action=lead(take("action", where)),
-            legal=None if self.legal is None else lead(take("legal", where)),
-            started=lead(started),
-            acting=lead(take("acting", where)),
-            complete=lead(complete),
-            successor=lead(self._ahead(cells, successor, length)),
-            reward=lead(reward),
-            discount=lead(worth),
+            action=cut.sequences(cut.here("action")),
+            legal=None if self.legal is None else cut.sequences(cut.here("legal")),
+            started=started,
+            acting=cut.sequences(cut.here("acting")),
+            complete=cut.sequences(cut.complete),
+            successor=cut.sequences(cut.ahead()),
+            reward=cut.sequences(cut.reward),
+            discount=cut.sequences(cut.worth),
             next_obs=next_seen,
-            next_legal=None if self.legal is None else lead(following("legal", after, over)),
-            next_acting=lead(next_acting),
+            next_legal=None if self.legal is None else cut.sequences(cut.at_successors("legal")),
+            next_acting=cut.sequences(cut.acting_at_successors()),
             carry=carry,
             joint=joint,
             next_joint=next_joint,
-            others=there("others", where),
-            next_others=there("others", done),
-            acting_others=there("others_acting", where),
-            next_acting_others=there("others_acting", onward, over),
-            next_legal_others=tuple(
-                None if part is None else lead(self._whole(f"others_legal.{k}", onward, over))
-                for k, part in enumerate(self.others_legal)
-            ),
+            **self._of_others(cut),
             weight=torch.ones(index.shape, dtype=torch.float32) if weight is None else weight,
         ).to(self.device)
 
-    def _outcomes(self, cells: Array, n_step: int, discount: float) -> tuple[Array, Array, Array, Array, bool]:
-        """What came of the actions at ``cells (K, N)``: summed rewards, what successors are worth, where they are.
+    def _joint_inputs(
+        self, cut: Cut, seen: Tensor, next_seen: Tensor, next_obs: Array
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What a joint critic or mixer reads, ``(L, B, *J)``, and at successors ``(L, B, *J)`` or ``(L, B, N, *J)``."""
+        if not isinstance(self.scope, Joint):
+            return None, None
+        if cut.own:
+            raise ConfigError("replay: a joint input needs one place for all agents")
+        if self.joint is not None:
+            here = self._stored.whole("joint", cut.where)
+            return cut.sequences(here), cut.sequences(self._stored.whole("joint", cut.after, cut.over))
+        # The same numbers as the observations, side by side.
+        if not cut.each:
+            return as_joint(seen), as_joint(next_seen)
+        team = self._stored.whole("obs", cut.after, cut.over)  # (K, N, N, O): everybody's team at everybody's successor
+        if self._relabel is not None:  # everybody's new goal
+            desired = self._relabel.desired
+            team[..., desired] = next_obs[:, None, :, desired]
+        return as_joint(seen), as_joint(cut.sequences(team))
 
-        Then whether that is known at all, all ``(K, N)``, and whether any successor is a kept end.
-        """
-        stored = self._cells
-        reward, worth = np.empty(cells.shape, dtype=np.float32), np.empty(cells.shape, dtype=np.float32)
-        successor, complete = np.empty(cells.shape, dtype=np.int64), np.empty(cells.shape, dtype=bool)
-        over = _walk(
-            cells,
-            stored["reward"],
-            stored["terminated"],
-            stored["truncated"],
-            stored["link"],
-            stored["acting"],
-            self.by_team,
-            self.num_envs,
-            n_step,
-            discount,
-            reward,
-            worth,
-            successor,
-            complete,
-        )
-        return reward, worth, successor, complete, over
+    def _of_others(self, cut: Cut) -> dict[str, Any]:
+        """What the agents of each other team did, who of them acted, and both at successors: fields of a sample."""
+        if not self.others:
+            none = ("others", "next_others", "acting_others", "next_acting_others", "next_legal_others")
+            return dict.fromkeys(none, ())
+        if cut.own:
+            raise ConfigError("replay: what other teams do needs one place for all agents")
+        onward, acted = cut.for_others(self.head)
 
-    def _ahead(self, cells: Array, successor: Array, length: int) -> Array:
-        """Which row of its sequence of ``length`` rows each successor is, ``(L * B, N)``; -1: none of them."""
-        if length == 1:
-            return np.full(cells.shape, -1)
-        batch = len(cells) // length
-        ahead = (successor // self.num_envs - np.tile(cells[:batch] // self.num_envs, (length, 1))) % self.rows
-        time = np.repeat(np.arange(length), batch)[:, None]
-        return np.where((successor < 0) | (ahead <= time) | (ahead >= length), -1, ahead)
+        def of_each(name: str, place: Array, over: bool = False) -> tuple[Tensor, ...]:
+            found = (self._stored.whole(f"{name}.{k}", place, over) for k in range(len(self.others)))
+            return tuple(map(cut.sequences, found))
+
+        return {
+            "others": of_each("others", cut.where),
+            "next_others": of_each("others", acted),
+            "acting_others": of_each("others_acting", cut.where),
+            "next_acting_others": of_each("others_acting", onward, cut.over),
+            "next_legal_others": tuple(
+                None if part is None else cut.sequences(self._stored.whole(f"others_legal.{k}", onward, cut.over))
+                for k, part in enumerate(self.others_legal)
+            ),
+        }
 
     def _with_new_goals(
         self, index: Array, obs: Array, next_obs: Array, reward: Array, generator: torch.Generator | None
@@ -622,35 +512,16 @@ class Replay:
             since = np.minimum(rows["_since"].reshape(-1)[index], (row - oldest) % self.rows)
             jump = (uniform[0] * (ahead + since + 1).astype(np.float32)).astype(np.int64) - since
         other = np.broadcast_to((row + jump) % self.rows * self.num_envs + copy, (len(index), agents))
-        link = self._own("link", other).astype(np.int64)  # (B, N)
+        link = self._stored.own("link", other).astype(np.int64)  # (B, N)
         known = link != PENDING
         after = np.where(known, np.where(link >= 0, link * self.num_envs + copy, link), other)
         if index.shape[1] > 1:
-            found = self._own("obs", after, over=True)
+            found = self._stored.own("obs", after, over=True)
         else:
-            found = self._whole("obs", after[:, 0], over=True)
-        acted = self._own("acting", np.broadcast_to(index, (len(index), agents)))
+            found = self._stored.whole("obs", after[:, 0], over=True)
+        acted = self._stored.own("acting", np.broadcast_to(index, (len(index), agents)))
         chosen = known & acted & (uniform[1] < choice.share)
         relabel(*map(torch.from_numpy, (obs, next_obs, reward, found[..., relabel.achieved], chosen)))
-
-    def _whole(self, name: str, place: Array, over: bool = False) -> Array:
-        """Rows of a whole team, ``(*, N, ...)``, at places ``(*)``; if some are ``over``, negative ones are of ends."""
-        ring = self._rows[name]
-        flat = ring.reshape(-1, *ring.shape[2:])
-        if not over:
-            return flat.take(place, axis=0)
-        found, gone = flat.take(np.maximum(place, 0), axis=0), place < 0
-        found[gone] = self.ends.arrays[name].numpy()[-2 - place[gone]]
-        return found
-
-    def _own(self, name: str, place: Array, over: bool = False) -> Array:
-        """Each agent's own cell, ``(K, N, ...)``, at places ``(K, N)``; likewise."""
-        ring, agents = self._rows[name], np.arange(self.team.num_agents)
-        found = ring.reshape(-1, *ring.shape[3:]).take(np.maximum(place, 0) * len(agents) + agents, axis=0)
-        if over:
-            row, agent = np.nonzero(place < 0)
-            found[row, agent] = self.ends.arrays[name].numpy()[-2 - place[row, agent], agent]
-        return found
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -697,201 +568,3 @@ class Replay:
         for name in ("others", "others_acting", "others_legal"):
             tensors += [(f"{name}.{k}", part) for k, part in enumerate(getattr(self, name)) if part is not None]
         return tensors
-
-
-class _Ends:
-    """True successors of ended episodes, a queue that grows where it must: oldest rows leave first."""
-
-    def __init__(self, rings: Mapping[str, Tensor]) -> None:
-        """``rings (R, E, ...)``: what is kept of each, by name."""
-        self._rings = rings
-        self.per_row = np.zeros(len(rings["obs"]), dtype=np.int64)  # how many belong to each row of the ring
-        self.first = self.count = 0
-        self._allocate(64)
-
-    def _allocate(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.arrays = {name: ring.new_zeros(capacity, *ring.shape[2:]) for name, ring in self._rings.items()}
-
-    def add(self, row: int, link: Tensor, shown: Mapping[str, Array]) -> Array:
-        """Store some successors of one row, ``(K, ...)`` by name; their slots."""
-        new = len(shown["obs"])
-        while self.count + new > self.capacity:
-            self._grow(link)
-        slots: Array = (self.first + self.count + np.arange(new)) % self.capacity
-        for name, array in self.arrays.items():
-            array.numpy()[slots] = shown[name]
-        self.count += new
-        self.per_row[row] += new
-        return slots
-
-    def release(self, row: int) -> None:
-        """The row is about to be overwritten: so are its successors."""
-        gone = int(self.per_row[row])
-        self.first = (self.first + gone) % self.capacity
-        self.count -= gone
-        self.per_row[row] = 0
-
-    def _grow(self, link: Tensor) -> None:
-        """Twice the room; what had wrapped round moves behind the rest, and the links to it with it."""
-        old, capacity = self.arrays, self.capacity
-        wrapped = max(0, self.first + self.count - capacity)
-        self._allocate(2 * capacity)
-        for name, tensor in self.arrays.items():
-            tensor[:capacity] = old[name]
-            tensor[capacity : capacity + wrapped] = old[name][:wrapped]
-        moved = (link <= -2) & (link > -2 - wrapped)
-        link[moved] -= capacity
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "arrays": self.arrays,
-            "per_row": self.per_row,
-            "first": self.first,
-            "count": self.count,
-            "capacity": self.capacity,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._allocate(int(state["capacity"]))
-        for name, tensor in self.arrays.items():
-            tensor.copy_(state["arrays"][name])
-        self.per_row[...] = state["per_row"]
-        self.first, self.count = int(state["first"]), int(state["count"])
-
-
-def _next_legal(spec: TeamSpec, team: TeamStep) -> Array:
-    """What a team may do at the successor: where that is not known, all that exists."""
-    if team.next_legal is not None:
-        return team.next_legal
-    legal = base_legal(spec.action, spec.action_spaces)
-    return np.broadcast_to(legal, (len(team.alive), *legal.shape))
-
-
-def _make_folder(directory: str) -> None:
-    """Raises ConfigError if it cannot be written to."""
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:
-        raise ConfigError(f"buffer_dir: cannot write to {directory!r} ({error.strerror})") from None
-
-
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that can be had without swapping, of the machine's and of a container's own; None where nobody says."""
-    groups = root / "sys/fs/cgroup"
-    told = [
-        _numbers(root / "proc/meminfo").get("MemAvailable:"),
-        _rest(groups, "memory.max", "memory.current"),
-        _rest(groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ]
-    return min((number for number in told if number is not None), default=None)
-
-
-def _rest(group: Path, limit: str, used: str) -> int | None:
-    """What a control group may still take; files that it has read can be dropped."""
-    try:
-        most, now = int((group / limit).read_text()), int((group / used).read_text())
-    except (OSError, ValueError):
-        return None  # there is no limit
-    return most - now + _numbers(group / "memory.stat").get("inactive_file", 0)
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """Lines ``name number [kB]`` of a file, in bytes; none if it cannot be read."""
-    try:
-        lines = [line.split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {line[0]: int(line[1]) * (1024 if len(line) > 2 else 1) for line in lines if len(line) > 1}
-
-
-@jit(nogil=True)
-def _settle(
-    last: Array,
-    paid: Array,
-    terminated: Array,
-    truncated: Array,
-    kept: Array,
-    slots: Array,
-    reward: Array,
-    is_terminated: Array,
-    is_truncated: Array,
-    link: Array,
-) -> None:
-    """Credit what was earned, and how it ended, to the row of each agent's running turn."""
-    for e in range(last.shape[0]):
-        for n in range(last.shape[1]):
-            row = last[e, n]
-            if row < 0:
-                continue
-            reward[row, e, n] += paid[e, n]
-            if terminated[e, n] or truncated[e, n]:
-                is_terminated[row, e, n] = terminated[e, n]
-                is_truncated[row, e, n] = truncated[e, n]
-                link[row, e, n] = -2 - slots[e] if kept[e, n] else row
-                last[e, n] = -1
-
-
-@jit(nogil=True)
-def _take_turns(last: Array, turn: Array, row: int, link: Array) -> None:
-    """Whoever's turn it is now: that ends the turn before and begins one."""
-    for e in range(last.shape[0]):
-        for n in range(last.shape[1]):
-            if last[e, n] == row:  # waited for as long as the ring is: its turn has been overwritten
-                last[e, n] = -1
-            if turn[e, n]:
-                if last[e, n] >= 0:
-                    link[last[e, n], e, n] = row
-                last[e, n] = row
-
-
-@jit(nogil=True)
-def _walk(
-    cells: Array,
-    reward: Array,
-    terminated: Array,
-    truncated: Array,
-    link: Array,
-    acting: Array,
-    by_team: bool,
-    copies: int,
-    n_step: int,
-    discount: float,
-    total: Array,
-    worth: Array,
-    successor: Array,
-    complete: Array,
-) -> bool:
-    """Follow each agent's links for ``n_step`` turns: summed reward, worth of the successor, where it is.
-
-    Returns whether any of the successors is a kept end.
-    """
-    over = False
-    for b in range(cells.shape[0]):
-        for n in range(cells.shape[1]):
-            place = cells[b, n]
-            known = link[place, n] != -1 and (by_team or acting[place, n])
-            complete[b, n] = known
-            total[b, n], worth[b, n], successor[b, n] = 0.0, 0.0, place
-            if not known:
-                continue
-            factor = 1.0
-            for _ in range(n_step):
-                after = link[place, n]
-                if after == -1:  # the newest row: stop at it, with as many turns as there are
-                    break
-                total[b, n] += factor * reward[place, n]
-                factor *= discount
-                if terminated[place, n]:
-                    factor = 0.0
-                    successor[b, n] = after if after < 0 else place
-                    break
-                if truncated[place, n]:
-                    successor[b, n] = after
-                    break
-                place = after * copies + place % copies
-                successor[b, n] = place
-            worth[b, n] = factor
-            over |= successor[b, n] < 0
-    return over

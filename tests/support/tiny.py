@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import AECEnv, ParallelEnv
 
+from marl.spaces import team_spec
 from marl.types import Spec
 
 
@@ -201,9 +202,64 @@ def spec_of(
     n: int, width: int = 4, action: Any = None, widths: tuple[int, ...] | None = None, masked: bool = False
 ) -> Spec:
     """A one-team spec without an environment."""
-    from marl.spaces import team_spec
 
     widths = widths or (width,) * n
     observations = [Box(-1, 1, (w,), np.float32) for w in widths]
     actions = [action or Discrete(3)] * n
     return Spec("tiny", (team_spec("team", [f"agent_{i}" for i in range(n)], observations, actions, masked),))
+
+
+class Steer(Team):
+    """As Team, with boxes: paid for pointing where the first number does."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._act = {agent: Box(-2, 1, (2,), np.float32) for agent in self.possible_agents}
+
+    def step(self, actions):
+        return super().step({agent: int(action[0] > 0) for agent, action in actions.items()})
+
+
+class Hear(Team):
+    """Every agent is paid for the sign of the *next* agent's number, which it can only be told."""
+
+    def step(self, actions):
+        signs = [self.seen[a][0] > 0 for a in self.possible_agents]
+        obs, rewards, *rest = super().step(actions)
+        for place, agent in enumerate(self.possible_agents):
+            rewards[agent] = float(signs[(place + 1) % len(signs)] == bool(actions[agent]))
+        return obs, rewards, *rest
+
+
+LOOK = Box(-1, 1, (3,), np.float32)
+
+
+class Wide(ParallelEnv):
+    """A narrow and a wide agent; the narrow one is paid for its action, whatever the wide one does."""
+
+    metadata = {"name": "wide_v0", "render_modes": []}
+    possible_agents = ["narrow", "wide"]
+
+    def __init__(self, narrow, wide):
+        self.spaces = {"narrow": narrow, "wide": wide}
+
+    def observation_space(self, agent):
+        return LOOK
+
+    def action_space(self, agent):
+        return self.spaces[agent]
+
+    def look(self):
+        return {agent: np.zeros(3, np.float32) for agent in self.possible_agents}
+
+    def reset(self, seed=None, options=None):
+        self.agents, self.time = list(self.possible_agents), 0
+        return self.look(), {"narrow": {}, "wide": {}}
+
+    def step(self, actions):
+        assert all(self.spaces[agent].contains(action) for agent, action in actions.items())
+        self.time += 1
+        who, over = self.agents, self.time == 5
+        self.agents = [] if over else self.agents
+        pay = {"narrow": float(np.ravel(actions["narrow"])[0]), "wide": 0.0}
+        return self.look(), pay, dict.fromkeys(who, over), dict.fromkeys(who, False), {agent: {} for agent in who}

@@ -1,0 +1,120 @@
+"""``marl evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from marl.cli.options import NUMBER
+from marl.cli.output import note, print_json, quiet
+from marl.cli.runs import chosen_scenario, config_of, open_run, same_reference
+from marl.cli.status import UsageError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes with a run's agents and report their unshaped returns."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or one of its checkpoints."""
+    episodes: Annotated[int, NUMBER] = 100
+    """How many."""
+    decentralised: bool = False
+    """Every agent in a process of its own, told its own observation and inbox alone; batched play beside it."""
+    link: Annotated[str | None, arg(metavar="EFFECT=NUMBER,...")] = None
+    """What messages suffer instead: floats, bits, saturation, budget, delay, loss, noise; loss=0.2,delay=1."""
+    silence: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT")] = ()
+    """An agent whose messages are never sent. Repeatable."""
+    remove: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT")] = ()
+    """An agent in whose seat somebody acts at random among what is legal, and says nothing. Repeatable."""
+    swap: Annotated[str | None, arg(metavar="AGENT,AGENT")] = None
+    """Two agents who play with each other's policy."""
+    shuffle_messages: bool = False
+    """Everybody hears what was said in another episode at the same step."""
+    message_entries: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT[<SPEAKER]:FIRST-LAST")] = ()
+    """Where an observation shows what others said, where messages are actions; the scenario knows it. Repeatable."""
+    sample: bool = False
+    """Sample actions instead of taking the most likely ones."""
+    seed: Annotated[int | None, NUMBER] = None
+    """Of environments and sampling; the run's plus one unless given: not the episodes that chose the checkpoint."""
+    env: str | None = None
+    """Another environment with the same agents and spaces, such as a twin's original; the run's own unless given."""
+    checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
+    """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
+    device: str = "cpu"
+    """cpu, cuda, ... or auto."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """See the class."""
+        return evaluate(self)
+
+
+def _own_env(asked: Evaluate) -> Any:
+    """What --env makes of the run's own environment: it is named again, or stays out where it is not trusted."""
+    from marl import checkpoint, received
+    from marl.run import candidates
+    from marl.training.saved import NOWHERE
+    from marl.types import CheckpointError
+
+    if asked.env is None:
+        return None
+    path = candidates(asked.run_folder, asked.checkpoint)[0]
+    file, config = config_of(path)
+    if config is not None and same_reference(asked.env, config["scenario"]):
+        return chosen_scenario(file, asked.env, config["set"], asked.trust, named=True)
+    try:
+        reference = checkpoint.read_manifest(path)["meta"].get("env") if config is None else config["scenario"]
+        if same_reference(asked.env, reference):
+            return asked.env
+        if not asked.trust and isinstance(reference, str):
+            (received.refuse_env if config is None else received.refuse_scenario)(str(file), reference)
+    except CheckpointError:
+        return NOWHERE
+    return None
+
+
+def evaluate(asked: Evaluate) -> int:
+    """``marl evaluate``."""
+    from marl.config import check_whole
+    from marl.training.saved import NOWHERE
+
+    check_whole("--episodes", asked.episodes, 1)
+    if asked.seed is not None:
+        check_whole("--seed", asked.seed, 0)
+    swap = None if asked.swap is None else tuple(name.strip() for name in asked.swap.split(","))
+    if swap is not None and len(swap) != 2:
+        raise UsageError(f"--swap: expected two agents, AGENT,AGENT, got {asked.swap!r}")
+    own = _own_env(asked)
+    path, system = open_run(asked.run_folder, asked.checkpoint, asked.device, asked.trust, own)
+    seed = asked.seed if asked.seed is not None else system.seed + 1
+    with system, quiet():
+        env = asked.env if own is None or own is NOWHERE else None
+        report = system.evaluate(
+            asked.episodes,
+            decentralised="processes" if asked.decentralised else False,
+            greedy=not asked.sample,
+            seed=seed,
+            env=env,
+            link=asked.link,
+            silence=asked.silence,
+            remove=asked.remove,
+            swap=None if swap is None else (swap[0], swap[1]),
+            shuffle_messages=asked.shuffle_messages,
+            message_entries=asked.message_entries or None,
+        )
+    for line in report.troubles:
+        note(line)
+    if asked.json:
+        print_json({"checkpoint": str(path), "steps": system.steps, "seed": seed, **report.to_dict()})
+    else:
+        how = ", every agent in a process of its own" if asked.decentralised else ""
+        print(f"checkpoint {path} (step {system.steps:,}){how}")
+        print(report)
+    return 0

@@ -1,0 +1,263 @@
+"""What a run comes to: what is asked now, what was asked when it was begun, and the scenario."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from marl.cli.train import Train
+    from marl.scenario import Scenario
+    from marl.system import MultiAgentSystem
+from marl.cli.runs import chosen_scenario, scenario_named
+from marl.cli.status import UsageError, config_error
+
+# What a config.json may ask for.
+LEAST = {"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "evaluate_episodes": 1}
+MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
+
+
+def check_numbers(asked: Train) -> None:
+    """Raise ConfigError or UsageError for numbers that make no sense."""
+    from marl.config import check_whole
+
+    for field in dataclasses.fields(asked):
+        value = getattr(asked, field.name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            check_whole(f"--{field.name.replace('_', '-')}", value, 0 if field.name in ("seed", "workers") else 1)
+    if not asked.save_minutes > 0:
+        raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
+
+
+ONE_COMMAND = ("resume", "force", "trust", "quiet", "json", "given")  # what concerns one command and not the run
+OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
+    "device": (str,),
+    "evaluate_episodes": (int,),
+    "evaluate": (bool,),
+    "episodes": (int,),
+    "save_every": (int, type(None)),
+    "save_minutes": (int, float),
+    "keep": (int,),
+    "tensorboard": (bool,),
+}
+
+
+def as_before(asked: Train, stored: Mapping[str, Any]) -> Train:
+    """What a run was asked for when it was begun, and what is asked for anew."""
+    before = stored.get("asked")
+    kept = {} if not isinstance(before, Mapping) else {k: v for k, v in before.items() if k in OF_A_RUN}
+    for name, value in kept.items():
+        if not isinstance(value, OF_A_RUN[name]) or (isinstance(value, bool) and bool not in OF_A_RUN[name]):
+            raise config_error(f"config.json: asked.{name} makes no sense: {value!r:.80}; was it edited?")
+    again = dataclasses.replace(asked, **{name: value for name, value in kept.items() if name not in asked.given})
+    check_numbers(again)
+    return again
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run comes to, once defaults, the scenario, --set and a run to be resumed have had their say."""
+
+    scenario: Scenario
+    assignments: tuple[str, ...]
+    steps: int
+    seed: int
+    threads: int | None
+    evaluate_every: int | None
+    evaluate_episodes: int
+    save_every: int
+    device: str
+    before: Mapping[str, Any]  # what the commands so far have asked for
+
+    def build(self) -> MultiAgentSystem:
+        """A fresh system; whatever draws from PyTorch's own stream (a dropout of the user's) is seeded too."""
+        import torch
+
+        from marl.system import MultiAgentSystem
+
+        torch.manual_seed(self.seed)
+        return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it goes on with."""
+        from marl.run import described
+
+        scenario = self.scenario
+        return {
+            "name": scenario.name,
+            "env": described(scenario.env),
+            "env_kwargs": described(scenario.env_kwargs),
+            "max_steps": scenario.max_steps,
+            "num_envs": scenario.num_envs,
+            "seed": self.seed,
+            "learner": described(scenario.agents),
+            "shaping": described(scenario.shaping) if scenario.shaping else None,
+            "curriculum": None if scenario.curriculum is None else described(scenario.curriculum),
+            "league": None if scenario.league is None else described(scenario.league),
+            "channel": None if scenario.channel is None else described(scenario.channel),
+        }
+
+    def config(self, asked: Train) -> dict[str, Any]:
+        """Everything, for config.json."""
+        from marl.checkpoint import fingerprint
+        from marl.run import described
+
+        words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked) if field.name != "given"}
+        kept = {k: v for k, v in self.before.items() if k in words and k not in (*ONE_COMMAND, *asked.given)}
+        words |= kept | {"set": self.assignments, "scenario": asked.scenario or kept.get("scenario")}
+        return {
+            "asked": {name: str(value) if isinstance(value, Path) else value for name, value in words.items()},
+            "scenario": self.scenario.reference,
+            "set": list(self.assignments),
+            "settings": self.identity,
+            "tunable": {
+                "steps": self.steps,
+                "workers": self.scenario.workers,
+                "device": self.device,
+                "threads": self.threads,
+                "stop": described(self.scenario.stop),
+                "evaluate_every": self.evaluate_every,
+                "evaluate_episodes": self.evaluate_episodes,
+            },
+            "versions": fingerprint(),
+        }
+
+
+def folder_of(asked: Train) -> Path:
+    """Where the run goes: as asked; next to the checkpoint to resume; the latest of the scenario; or a new folder."""
+    from marl.logs.files import safe_name
+
+    if asked.run_dir is not None:
+        return asked.run_dir.absolute()
+    explicit = explicit_checkpoint(asked)
+    if explicit is not None:
+        if explicit.parent.name == "checkpoints":
+            return explicit.parent.parent
+        raise UsageError(f"--resume {explicit}: is in no run folder; say by --run-dir where to go on")
+    if asked.scenario is None:
+        raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
+    name = safe_name(Path(asked.scenario).stem if asked.scenario.endswith(".py") else asked.scenario.replace(":", "-"))
+    if asked.resume is not None:
+        seed = r"\d+" if asked.seed is None else str(asked.seed)
+        pattern = re.compile(rf"{re.escape(name)}-{seed}-\d{{8}}-\d{{6}}(-\d+)?")
+        files = [file for file in Path("runs").glob("*/config.json") if pattern.fullmatch(file.parent.name)]
+        found = sorted(files, key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UsageError(f"--resume: no run of {asked.scenario} in runs/; say by --run-dir which one to go on with")
+        return found[-1].parent.absolute()
+    stem = Path("runs") / f"{name}-{asked.seed or 0}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, count = stem, 1
+    while folder.exists():
+        count += 1
+        folder = stem.with_name(f"{stem.name}-{count}")
+    return folder.absolute()
+
+
+def explicit_checkpoint(asked: Train) -> Path | None:
+    """The checkpoint that --resume names."""
+    return None if asked.resume in (None, "", "auto") else Path(str(asked.resume)).absolute()
+
+
+def stored_config(asked: Train, folder: Path) -> dict[str, Any] | None:
+    """The config.json of the run to go on with."""
+    from marl.logs.files import read_json
+    from marl.run import CONFIG
+
+    if asked.resume is None:
+        return None
+    explicit = explicit_checkpoint(asked)
+    sources = [folder] if explicit is None else [folder, explicit.parent.parent]
+    for source in sources:
+        if (source / CONFIG).exists():
+            stored = read_json(source / CONFIG)
+            for key, kind in (("scenario", str), ("set", list), ("settings", dict), ("tunable", dict)):
+                if not isinstance(stored.get(key), kind):
+                    raise config_error(f"{source / CONFIG}: {key!r} is missing or no {kind.__name__}; was it edited?")
+            _check_stored(source / CONFIG, stored)
+            return stored
+    return None
+
+
+def _check_stored(file: Path, stored: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what no run has written: people may have edited the file, or sent it."""
+    if not all(isinstance(text, str) for text in stored["set"]):
+        raise config_error(f"{file}: 'set' must be a list of texts KEY=VALUE; was it edited?")
+    said = {**stored["settings"], **stored["tunable"]}
+    for key, least in LEAST.items():
+        value = said.get(key)
+        wrong = type(value) is not int or not least <= value <= MOST.get(key, 2**128)
+        if wrong and (key in said and not (value is None and key in ("threads", "evaluate_every"))):
+            expected = f"a whole number of at least {least}"
+            raise config_error(f"{file}: {key}: expected {expected}, got {value!r:.80}; was it edited?")
+    if not isinstance(said.get("device", "cpu"), str):
+        raise config_error(f"{file}: device: expected a text, got {said['device']!r:.80}; was it edited?")
+
+
+def make_plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
+    """Put together what was asked now, what was asked then, and the scenario."""
+    from marl.overrides import override
+
+    then: Mapping[str, Any] = {} if stored is None else {**stored["settings"], **stored["tunable"]}
+    reference = asked.scenario if asked.scenario is not None else (stored or {}).get("scenario")
+    if reference is None:
+        raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
+    assignments = (*(stored or {}).get("set", ()), *asked.set)
+    if stored is None:
+        scenario = override(scenario_named(reference), assignments)
+    else:
+        named = asked.scenario is not None
+        scenario = chosen_scenario(folder_of(asked), reference, stored["set"], asked.trust, named, asked.set)
+
+    set_now = {text.partition("=")[0].strip() for text in asked.set}
+
+    def pick(name: str, default: Any) -> Any:
+        now = getattr(asked, name)
+        if now is None and name not in set_now:
+            now = then.get(name)
+        return now if now is not None else default
+
+    steps = int(pick("steps", scenario.steps))
+    scenario = dataclasses.replace(
+        scenario,
+        steps=steps,
+        num_envs=pick("num_envs", scenario.num_envs),
+        workers=pick("workers", scenario.workers),
+    )
+    before = (stored or {}).get("asked")
+    plan = Plan(
+        scenario,
+        assignments,
+        steps,
+        pick("seed", 0),
+        pick("threads", None),
+        pick("evaluate_every", None),
+        asked.evaluate_episodes,
+        asked.save_every or max(1, steps // 10),
+        asked.device,
+        before if isinstance(before, Mapping) else {},
+    )
+    if stored is not None:
+        for key, value in (("num_envs", scenario.num_envs), ("workers", scenario.workers)):
+            if value > MOST[key]:
+                raise config_error(f"--resume: {key}: expected at most {MOST[key]:,}, got {value:,}")
+        _refuse_other(stored, plan)
+    return plan
+
+
+def _refuse_other(stored: Mapping[str, Any], plan: Plan) -> None:
+    from marl.config import differences
+
+    found = differences(stored["settings"], json.loads(json.dumps(plan.identity)))
+    if found:
+        more = [f"and {len(found) - 6} more"] if len(found) > 6 else []
+        raise config_error(
+            f"--resume: this is not the run that was begun ({'; '.join(found[:6] + more)}); undo that, or use another "
+            "--run-dir (only steps, workers, device, threads, stop and the evaluation may change)"
+        )

@@ -1,0 +1,312 @@
+"""``marl train``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, Suppress, UseAppendAction, arg
+
+if TYPE_CHECKING:
+    from marl.playing.report import Report
+    from marl.run import Run
+    from marl.system import MultiAgentSystem
+from marl.cli.options import NUMBER
+from marl.cli.output import note, print_json
+from marl.cli.plan import Plan, as_before, check_numbers, explicit_checkpoint, folder_of, make_plan, stored_config
+from marl.cli.runs import is_shipped, load_system
+from marl.cli.status import UsageError, need, status_of
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a scenario's agents, and write a run folder."""
+
+    scenario: Annotated[Positional[str | None], arg(metavar="SCENARIO")] = None
+    """A shipped scenario (marl list), a path to a .py file, or module:attribute; may be left out with --resume."""
+    steps: Annotated[int | None, NUMBER] = None
+    """Environment steps of the whole run, all copies counted; the scenario's unless given. --resume does the rest."""
+    seed: Annotated[int | None, NUMBER] = None
+    """Everything random derives from it; 0 unless given."""
+    num_envs: Annotated[int | None, NUMBER] = None
+    """Copies of the environment that train side by side; the scenario's unless given."""
+    workers: Annotated[int | None, NUMBER] = None
+    """Processes that the copies are spread over; 0: none but this one. Results do not depend on it."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ... or auto."""
+    threads: Annotated[int | None, NUMBER] = None
+    """Threads that PyTorch computes with."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where to write; runs/SCENARIO-SEED-DATE unless given."""
+    resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
+    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT.
+
+    Options that are not given again stay as they were."""
+    force: bool = False
+    """Throw away the run that is in --run-dir."""
+    trust: bool = False
+    """With --resume: run whatever code the run names, such as its .py file, where SCENARIO is left out."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
+    evaluate_every: Annotated[int | None, NUMBER] = None
+    """Evaluate greedily every so many steps, in environments of its own; decides which checkpoint is the best."""
+    evaluate_episodes: Annotated[int, NUMBER] = 20
+    """Episodes of each such evaluation."""
+    evaluate: bool = True
+    """Evaluate at the end, beside a uniformly random baseline."""
+    episodes: Annotated[int, NUMBER] = 100
+    """Episodes of the evaluation at the end."""
+    save_every: Annotated[int | None, NUMBER] = None
+    """Environment steps between checkpoints; a tenth of the run unless given."""
+    save_minutes: Annotated[float, NUMBER] = 10.0
+    """Minutes after which a checkpoint is due in any case."""
+    keep: Annotated[int, NUMBER] = 3
+    """Newest checkpoints to keep, besides the best."""
+    tensorboard: bool = False
+    """Write TensorBoard events as well."""
+    quiet: bool = False
+    """Show no progress."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+    given: Annotated[tuple[str, ...], Suppress] = ()
+    """Which of these the command line names; --resume keeps the rest as it was."""
+
+    def run(self) -> int:
+        """See the class."""
+        return train(self)
+
+
+def train(asked: Train) -> int:
+    """``marl train``."""
+    from marl.run import Run, check_folder
+    from marl.setup import pick_device
+
+    check_numbers(asked)
+    if asked.resume is not None and asked.force:
+        raise UsageError(
+            "--resume and --force exclude each other: the one goes on with a run, the other throws it away"
+        )
+    folder = folder_of(asked)
+    check_folder(folder, resume=asked.resume is not None, force=asked.force)
+    stored = stored_config(asked, folder)
+    if stored is not None:
+        asked = as_before(asked, stored)
+    if pick_device(asked.device).type == "cpu" and asked.device == "auto":
+        note("--device auto: there is no GPU here that PyTorch can use, so the CPU computes")
+    if asked.tensorboard:
+        need("tensorboard", "tensorboard")
+    plan = make_plan(asked, stored)
+    _set_threads(plan.threads)
+    if asked.resume is None:
+        system = plan.build()
+        try:
+            run = Run(
+                folder, force=asked.force, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes
+            )
+        except BaseException:
+            system.close()
+            raise
+    else:
+        run = Run(folder, resume=True, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes)
+        try:
+            system = _resumed(asked, plan, run)
+        except BaseException:
+            run.close()
+            raise
+    with run, system:
+        return _train(asked, plan, run, system)
+
+
+def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
+    """The system as it was saved last, or as the named checkpoint has it; a fresh one if nothing was saved yet."""
+    from marl import checkpoint
+    from marl.types import ConfigError
+
+    explicit = explicit_checkpoint(asked)
+    found: tuple[Path, MultiAgentSystem] | None
+    if explicit is not None:
+        found = explicit, load_system(explicit, plan.device, plan.scenario, asked.trust)
+    else:
+        found = run.newest(lambda path: load_system(path, plan.device, plan.scenario, asked.trust))
+    if found is None:
+        run.note(f"{run.path}: nothing was saved yet, so the run starts from the beginning")
+        return plan.build()
+    path, system = found
+    manifest = checkpoint.read_manifest(path)
+    meta = manifest["meta"]
+    if (meta["seed"], meta["num_envs"]) != (plan.seed, plan.scenario.num_envs):
+        raise ConfigError(
+            f"--resume {path}: was trained with seed {meta['seed']} and {meta['num_envs']} copies, not with seed "
+            f"{plan.seed} and {plan.scenario.num_envs}"
+        )
+    system.workers = plan.scenario.workers
+    different = checkpoint.differences(manifest)
+    if different:
+        run.note(f"not bit-exact: this process differs from the one that saved ({', '.join(different)})")
+    run.note(f"resuming {run.path} from step {system.steps:,} ({path.name})")
+    return system
+
+
+def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
+    from marl.compiled import decisions
+    from marl.logs.progress import Progress
+    from marl.types import ResourceError
+
+    teams = [team.name for team in system.spec.teams]
+    began_at = system.steps
+    run.begin(plan.config(asked) | {"compiled": decisions(system.learners)}, system.steps)
+    if plan.steps > began_at and not asked.quiet:
+        note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
+        progress = Progress(plan.steps, teams, system.steps)
+        run.note = progress.note
+        run.sinks.append(progress)
+    if asked.tensorboard:
+        from marl.logs.tensorboard import TensorBoard
+
+        run.sinks.append(TensorBoard(run.path / "tensorboard", began_at or None, lambda text: run.note(text)))
+    stop = plan.scenario.stop
+    finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
+    summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}
+    try:
+        with run.signals():
+            if not finished:
+                system.train(
+                    steps=plan.steps - began_at,
+                    stop=stop,
+                    evaluate_every=plan.evaluate_every,
+                    evaluate_episodes=plan.evaluate_episodes,
+                    log_every=max(1, plan.steps // 100),
+                    watcher=run,
+                )
+                run.end(system)
+    except BaseException as error:
+        if run.cut_short:
+            return _interrupted(asked, plan, run, system, summary, "before the next step was taken")
+        if isinstance(error, ResourceError) and system.steps > began_at:
+            # Workers that died for good take their episodes with them, and nothing else.
+            with contextlib.suppress(Exception):
+                run.save(system)
+        ended = {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
+        run.summarise(summary | _failure(error) | ended)
+        if system.faults:
+            note(_fault_table(system.faults))
+        raise
+    finally:
+        for sink in run.sinks:
+            sink.close()
+        run.note = note
+    summary["faults"] = system.faults
+    if system.faults:
+        note(_fault_table(system.faults))
+    if run.signal is not None:
+        return _interrupted(asked, plan, run, system, summary, f"at step {system.steps:,} and saved")
+    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": 0, "status": "finished"}
+    if finished:
+        note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
+    if asked.evaluate:
+        run.summarise(summary | {"status": "evaluating"})  # whatever ends us now, the run is not finished
+        try:
+            with run.signals():
+                summary |= _final(asked, plan, run, system)
+        except BaseException as error:
+            if run.cut_short:
+                return _interrupted(
+                    asked, plan, run, system, summary, "in the final evaluation, with all training saved"
+                )
+            run.summarise(summary | _failure(error))
+            raise
+        run.end(system)  # if somebody removed the folder meanwhile; its environments, closed, would then begin anew
+    run.summarise(summary)
+    if asked.json:
+        print_json(summary)
+    else:
+        print(f"run folder: {run.path} (config.json, metrics.jsonl, checkpoints/last, checkpoints/best, summary.json)")
+        trust = " --trust" if _named_again(plan) else ""  # a run folder chooses no code to run
+        print(f"next: marl evaluate {run.path}{trust}    marl play {run.path}{trust}    marl plot {run.path}")
+    return 0
+
+
+def _named_again(plan: Plan) -> str:
+    """The scenario where only the user may name it, and a space."""
+    reference = plan.scenario.reference
+    return "" if is_shipped(reference) else f"{shlex.quote(reference)} "
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """What summary.json says of an error that ended a run."""
+    return {"status": "failed", "error": " ".join(str(error).split()), "exit_code": status_of(error)}
+
+
+def _interrupted(
+    asked: Train, plan: Plan, run: Run, system: MultiAgentSystem, summary: dict[str, Any], where: str
+) -> int:
+    """Say and write that a signal ended the run; returns the exit status."""
+    status = "interrupted" if run.exit_code == 130 else "preempted"
+    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code, "status": status}
+    summary.setdefault("faults", system.faults)
+    run.summarise(summary)
+    note(f"{status} {where}; to go on: marl train {_named_again(plan)}--run-dir {run.path} --resume")
+    if asked.json:
+        print_json(summary)
+    return run.exit_code
+
+
+def _fault_table(faults: Mapping[str, int]) -> str:
+    """What went wrong and was survived."""
+    lines = ["faults of the environment that training survived (the first of each was told as it came):"]
+    return "\n".join([*lines, *(f"  {kind.replace('_', ' '):<24} {count:>9,}" for kind, count in faults.items())])
+
+
+def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict[str, Any]:
+    """The trained agents beside uniformly random ones, in the same environments with the same seeds."""
+    from marl.learners import Random
+    from marl.system import MultiAgentSystem
+
+    seed = plan.seed + 1
+    system.close()  # there may be room for one environment only
+    report = system.evaluate(asked.episodes, seed=seed)
+    agents: Any = plan.scenario.agents
+    agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
+    scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=(), league=None)
+    with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
+        random.close()  # likewise
+        baseline = random.evaluate(asked.episodes, seed=seed)
+    if not asked.json:
+        print(f"trained for {system.steps:,} steps in {run.seconds:,.0f} s; greedy, {asked.episodes} episodes:")
+        print(_table(report, baseline))
+        for line in report.troubles:
+            print(f"  {line}")
+        if plan.scenario.expect:
+            print(f"to be expected after the scenario's full training: {plan.scenario.expect}")
+    return {"evaluation": report.to_dict(), "random": baseline.to_dict()}
+
+
+def _table(report: Report, baseline: Report) -> str:
+    """Two reports side by side."""
+    (low, high), random = report.confidence_interval, baseline.mean_return
+    lines = [
+        f"  return, sum of agents    {report.mean_return:9.2f}  (95 % CI {low:.2f} to {high:.2f})   random {random:.2f}"
+    ]
+    if len(report.teams) > 1:
+        for name, team in report.teams.items():
+            low, high = team.confidence_interval
+            random = baseline.teams[name].mean_return
+            lines.append(
+                f"  team {name:<19} {team.mean_return:10.2f}  (95 % CI {low:.2f} to {high:.2f})   random {random:.2f}"
+            )
+    if len(report.returns_per_agent) > 1:
+        for agent, mean in report.returns_per_agent.items():
+            lines.append(f"    {agent:<22} {mean:10.2f}   random {baseline.returns_per_agent[agent]:.2f}")
+    return "\n".join(lines)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        from marl import parallel
+
+        parallel.set_threads(threads)

@@ -1,0 +1,57 @@
+"""The whole check: the raw environment, the adapter, the learners."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from marl.conformance.adapted import run_adapted
+from marl.conformance.examine import close, examine
+from marl.conformance.learners import judge
+from marl.conformance.report import Findings, Report
+from marl.types import ConfigError
+
+RAW_STEPS = 1000  # an episode longer than this is examined up to here
+
+
+def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] | None = None) -> Report:
+    """Examine an environment: an id, a factory or an instance, whatever `marl.adapters.make` accepts.
+
+    steps: environment steps of random legal play through the adapter, after the raw examination.
+    learners: learner config classes to judge, each with its ``action_kinds``; all of `marl.learners` unless given.
+    Raises ConfigError if there is no such environment; all that is wrong with it is reported, never raised.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1, got {steps}")
+    create, only_one = _creator(env)
+    log = Findings()
+    facts: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        player = examine(create, only_one, min(steps, RAW_STEPS), seed, log, facts)
+        if player is not None and not log.has_errors():
+            run_adapted(env, steps, seed, log, facts, player)
+        if player is not None and only_one:
+            close(log, player.env)
+    told = [w for w in caught if not issubclass(w.category, DeprecationWarning | PendingDeprecationWarning)]
+    for text in sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in told}):
+        log.add("note", "warns", text, f"the environment warns: {text}")
+    table = {} if player is None else judge(player.action_spaces, learners)
+    return Report(_name(env), log.findings(), facts, table)
+
+
+def _creator(env: Any) -> tuple[Callable[[], Any], bool]:
+    """How to make a raw copy, and whether there is only this one."""
+    from marl.adapters.resolve import resolve
+
+    factory, instance = resolve(env)
+    if instance is not None:
+        return lambda: instance, True
+    return factory, False
+
+
+def _name(env: Any) -> str:
+    if isinstance(env, str):
+        return env
+    return str(getattr(env, "__name__", None) or type(env).__name__)

@@ -1,0 +1,50 @@
+"""Curricula: which task each copy of a world meets in its next episode.
+
+A task is a number for some of the parameters that a world declares in its ``task_space``. When a copy's episode ends,
+its result goes to the curriculum, which draws the task of an episode to come. Copies reset themselves in the step that
+ends an episode, so the next one is already chosen then: a result changes the episode after it. Evaluation never sees
+any of this; it plays the ``target``.
+"""
+
+from marl.curriculum.level_replay import PrioritisedLevelReplay
+from marl.curriculum.progress import LearningProgress
+from marl.curriculum.randomization import Annealed, DomainRandomisation
+from marl.curriculum.rules import Outcome, Rating, Rule, Steps, Success, SuccessRate, WinRate, outcome_of
+from marl.curriculum.scheduler import Curriculum, Scheduler
+from marl.curriculum.stages import Stage, Stages, growing
+from marl.curriculum.state import Course, Curricula, checked
+from marl.curriculum.target import Target
+from marl.curriculum.tasks import Among, Between, HasTasks, Range, Space, Task, check_task, draw_task, with_tasks
+
+__all__ = [
+    "Among",
+    "Annealed",
+    "Between",
+    "Course",
+    "Curricula",
+    "Curriculum",
+    "DomainRandomisation",
+    "HasTasks",
+    "LearningProgress",
+    "Outcome",
+    "PrioritisedLevelReplay",
+    "Range",
+    "Rating",
+    "Rule",
+    "Scheduler",
+    "Space",
+    "Stage",
+    "Stages",
+    "Steps",
+    "Success",
+    "SuccessRate",
+    "Target",
+    "Task",
+    "WinRate",
+    "check_task",
+    "checked",
+    "draw_task",
+    "growing",
+    "outcome_of",
+    "with_tasks",
+]

@@ -1,0 +1,68 @@
+"""What learners get of a replay: sequences of rows with the successor of every agent's transition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``B`` sequences of ``L`` rows drawn from a replay, and the successor of every agent's transition.
+
+    Single transitions are the case ``L = 1``. ``J``: the shape of the joint input; it has an agent axis before it where
+    agents' successors differ (``ragged``).
+    """
+
+    index: Tensor  # (B, N) or (B, 1): place of the first row in the ring, row * E + copy
+    obs: Tensor  # (L, B, N, *O)
+    action: Tensor  # (L, B, N[, A])
+    legal: Tensor | None  # (L, B, N, K)
+    started: Tensor  # (L, B)
+    acting: Tensor  # (L, B, N) chose an action here
+    complete: Tensor  # (L, B, N) what came of it is known
+    successor: Tensor  # (L, B, N) which row of the sequence is its successor; -1: none
+    reward: Tensor  # (L, B, N) sum of discounted rewards up to the successor
+    discount: Tensor  # (L, B, N) what the successor's value is worth: gamma^n, 0 after a termination
+    next_obs: Tensor  # (L, B, N, *O)
+    next_legal: Tensor | None  # (L, B, N, K)
+    next_acting: Tensor  # (L, B, N)
+    carry: Tensor  # (B, N, H) before the first row
+    joint: Tensor | None  # (L, B, *J)
+    next_joint: Tensor | None  # (L, B, *J) or (L, B, N, *J)
+    others: tuple[Tensor, ...]  # (L, B, M[, A]) what the agents of each other team did
+    next_others: tuple[Tensor, ...]
+    acting_others: tuple[Tensor, ...]  # (L, B, M) who of them chose an action here
+    next_acting_others: tuple[Tensor, ...]
+    next_legal_others: tuple[Tensor | None, ...]  # (L, B, M, K)
+    weight: Tensor  # (B, N) or (B, 1): importance of each, 1 where all are equal
+
+    def parts(self) -> list[Tensor | None]:
+        """Everything in it, end to end: see :meth:`of`."""
+        found: list[Tensor | None] = []
+        for value in vars(self).values():
+            found += value if isinstance(value, tuple) else [value]
+        return found
+
+    @staticmethod
+    def of(parts: Sequence[Tensor | None], others: int) -> Sample:
+        """From its :meth:`parts`, if there are ``others`` other teams."""
+        rest, values = iter(parts), dict[str, Any]()
+        for field in fields(Sample):
+            values[field.name] = tuple(islice(rest, others)) if field.name.endswith("others") else next(rest)
+        return Sample(**values)
+
+    def to(self, device: torch.device) -> Sample:
+        """The same on another device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(move(part) for part in value)
+            return None if value is None else value.to(device)
+
+        return self if device.type == "cpu" else Sample(**{name: move(value) for name, value in vars(self).items()})

@@ -1,0 +1,104 @@
+"""What a hook is: built for a team, it turns the reward so far into the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from marl.schedules import Clock, Exponential, Linear, Logarithmic
+from marl.types import Array, ConfigError, TeamSpec
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a hook sees of one step of a team. Arrays are only lent: copy what you keep.
+
+    Args:
+        obs: ``(E, N, *O)`` acted on.
+        next_obs: ``(E, N, *O)`` the true successor, never a reset observation.
+        action: ``(E, N)`` or ``(E, N, A)``, as the environment got it.
+        reward: ``(E, N)`` raw.
+        terminated: ``(E, N)`` bool.
+        truncated: ``(E, N)`` bool.
+        acting: ``(E, N)`` bool: who chose ``action``; the dead and those who wait for their turn did not.
+        onward: ``(E, N)`` bool: whose ``next_obs`` has a future: about to act, or cut off.
+        started: ``(E,)`` bool: the copy's episode ended and the next one has begun.
+        state: ``(E, S)`` or None; next_state likewise.
+        next_state: its true successor.
+        before: the clock at ``obs``.
+        now: the clock at ``next_obs``.
+    """
+
+    obs: Array
+    next_obs: Array
+    action: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    acting: Array
+    onward: Array
+    started: Array
+    state: Array | None
+    next_state: Array | None
+    before: Clock
+    now: Clock
+
+
+class Hook(Protocol):
+    """A built hook. One with memory also has ``state_dict`` and ``load_state_dict``."""
+
+    def __call__(self, seen: Seen, reward: Array) -> Array:
+        """From the reward so far ``(E, N)`` to the next."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A hook with memory."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """A tree of arrays, tensors and JSON values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a hook is built: its team, how many copies, what its learner discounts by, and a seed of its own."""
+
+    team: TeamSpec
+    num_envs: int
+    discount: float | None
+    seed: np.random.SeedSequence
+
+
+class Shaping(Protocol):
+    """A frozen dataclass that builds a hook. ``invariant``: whether optimal policies stay what they were."""
+
+    invariant: ClassVar[bool]
+
+    def build(self, place: Place) -> Hook:
+        """Make the hook. Raises ConfigError for what has no meaning there."""
+        ...
+
+
+def shaped_like(name: str, found: Array, expected: Array) -> Array:
+    """``found``, if it has the shape ``(E, N)`` of ``expected``. Raises ConfigError."""
+    if np.shape(found) != expected.shape:
+        raise ConfigError(f"{name}: expected shape {expected.shape} (copies, agents), got {np.shape(found)}")
+    return np.asarray(found)
+
+
+def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise ConfigError unless a number (both ends of a schedule) lies in the range."""
+    ends = [value.start, value.end] if isinstance(value, Linear | Exponential | Logarithmic) else [value]
+    for end in ends:
+        if isinstance(end, bool) or not isinstance(end, int | float) or not low <= end <= high or math.isinf(end):
+            raise ConfigError(f"{name}: expected a number in [{low:g}, {high:g}], got {end!r}")
