@@ -191,7 +191,7 @@ def test_resuming_is_never_having_stopped(name, tmp_path):
     unbroken.train(steps=90)
     unbroken.save(tmp_path / "saved")
     unbroken.train(steps=60)
-    resumed = marl.MultiAgentSystem.load(tmp_path / "saved")
+    resumed = marl.MultiAgentSystem.load(tmp_path / "saved", trust=True)
     resumed.train(steps=60)
     assert same(unbroken, resumed)
     assert unbroken.history["episode_rewards"] == resumed.history["episode_rewards"]

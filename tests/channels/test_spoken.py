@@ -333,7 +333,7 @@ def test_workers_instances_and_resuming(tmp_path):
     straight.train(steps=84)
     straight.save(tmp_path / "saved")
     straight.train(steps=80)
-    resumed = marl.MultiAgentSystem.load(tmp_path / "saved", env="tests.support.tiny:Team")
+    resumed = marl.MultiAgentSystem.load(tmp_path / "saved", trust=True)
     assert resumed.spoken == spoken
     resumed.train(steps=80)
     assert resumed.history["episode_rewards"] == straight.history["episode_rewards"]
