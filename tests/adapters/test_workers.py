@@ -351,7 +351,7 @@ SCRIPT = textwrap.dedent(
     import json, os, signal, sys, time
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children deaf to it
     sys.path.insert(0, {tests!r})
-    from test_workers import actions, toy, HANG, PRINT
+    from toy import actions, toy, HANG, PRINT
     length = 50
     env = toy(length=length)
     env.reset(0)
