@@ -162,7 +162,8 @@ class TrainingState:
             which = ", ".join(map(str, lost[:8])) + (", ..." if lost.size > 8 else "")
             logging.getLogger("marl.training").warning(
                 "not bit-exact: %s does not come back in copies %s, where the same seed and actions lead to another "
-                "observation (it is not deterministic, or has changed); they begin new episodes",
+                "observation (it is not deterministic, or has changed) or the episode was too long to be repeated; "
+                "they begin new episodes",
                 *(self.spec.env, which),
             )
 

@@ -11,6 +11,8 @@ import pytest
 from marl import checkpoint
 from marl.learners.ppo import PPOLearner
 from marl.run import Run
+from marl.training import loop
+from marl.training.history import EpisodeLog
 from tests.support.commands import at, finish, gone, start, wait_until, words
 
 
@@ -57,17 +59,17 @@ def test_workers_that_are_killed_again_and_again_end_a_run_that_is_saved_and_say
     assert marl_command("train", "--run-dir", run, "--resume", "--steps", saved + 64, "--quiet").code == 0
 
 
-@pytest.mark.parametrize("where", [(PPOLearner, "update"), (Run, "log"), (Run, "tick")], ids=["update", "log", "tick"])
+@pytest.mark.parametrize("where", [(PPOLearner, "update"), (EpisodeLog, "record"), (loop, "collect")])
 def test_an_exception_in_a_learner_or_in_what_watches_it_leaves_no_worker(
     where, pids, scenario, tmp_path, monkeypatch, marl_command
 ):
     call, calls = getattr(*where), []
 
-    def fail(self, *args, **kwargs):
-        calls.append(args)
-        if len(calls) == 3:
+    def fail(*args, **kwargs):
+        calls.append(where)
+        if len(calls) > 2:
             raise LookupError("nowhere")
-        return call(self, *args, **kwargs)
+        return call(*args, **kwargs)
 
     monkeypatch.setattr(*where, fail)
     said = marl_command(*words(scenario, tmp_path / "run", "--workers", 2))
