@@ -18,7 +18,7 @@ import torch
 
 import marl
 from marl import checkpoint
-from marl.checkpoint import MANIFEST, TENSORS, TREE
+from marl.checkpoint import MANIFEST, SCHEMA, TENSORS, TREE
 from marl.types import CheckpointError, ConfigError, NonFiniteError
 from tests.support.tiny import Team
 
@@ -125,7 +125,7 @@ def test_an_edited_manifest_is_refused_and_a_newer_one_names_the_versions(saved)
     with pytest.raises(CheckpointError, match="edited"):
         checkpoint.load(saved)
     rehash(saved, schema=checkpoint.SCHEMA + 1)
-    with pytest.raises(CheckpointError, match="schema 3 is newer than this version's 2; upgrade"):
+    with pytest.raises(CheckpointError, match=f"schema {SCHEMA + 1} is newer than this version's {SCHEMA}; upgrade"):
         checkpoint.load(saved)
     for files in ({}, {TREE: "0", TENSORS: "0", "../../evil.py": "0"}):
         rehash(saved, schema=checkpoint.SCHEMA, files=files)

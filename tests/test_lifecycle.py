@@ -500,7 +500,7 @@ def test_an_error_of_the_users_factory_is_one_line_that_names_it(factory, error,
 def test_an_error_of_the_users_factory_in_a_worker_says_where_it_came_from(ledger):
     with pytest.raises(ConfigError, match="environment Single could not be made: OSError: the licence is in") as caught:
         system_of(Single, ledger, 1, num_envs=2, env_kwargs={"most": 1})
-    assert "tests/ledger.py" in str(caught.value.__cause__)
+    assert "tests/support/ledger.py" in str(caught.value.__cause__)
     balanced(ledger, 1)
 
 
