@@ -152,3 +152,10 @@ def test_a_full_disk_under_stderr_ends_no_training(more, tmp_path):
         )
     assert json.loads(said.stdout)["status"] == "finished"
     assert said.returncode == 0
+
+
+def test_python_m_marl_cli_is_the_command_too():
+    for module in ("marl", "marl.cli"):
+        done = subprocess.run([sys.executable, "-m", module, "trian"], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "did you mean train?" in done.stderr
