@@ -196,7 +196,9 @@ def _module_of(path: Path) -> ModuleType:
     before = sys.modules.get(name)
     sys.modules[name] = module  # so that worker processes, pickles and dataclasses find it
     try:
-        exec(compile(source, path, "exec", dont_inherit=True), vars(module))  # not a cached one of the same second
+        # Whoever calls has named the file; what a checkpoint or run folder names never comes here untrusted
+        # (`marl.received`). Compiled here, since the import system may take a cached one of the same second.
+        exec(compile(source, path, "exec", dont_inherit=True), vars(module))
     except BaseException as error:
         if before is None:
             del sys.modules[name]

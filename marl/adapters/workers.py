@@ -312,6 +312,7 @@ class WorkerBatch:
             worker.send(("spec",))
         answers, faults = self._gather(self._workers, time.monotonic() + START_SECONDS)
         answers.update(self._replace(faults, lambda worker: ("spec",)))  # those lost while their fellows still started
+        # What our own children answer, over socket pairs that nobody else holds.
         specs: list[Spec] = [pickle.loads(answers[worker]) for worker in self._workers]
         for worker, spec in zip(self._workers, specs, strict=True):
             if spec != specs[0]:
@@ -479,6 +480,7 @@ class _Channel:
             if not data:
                 raise EOFError
             self._received += data
+        # Only the learner and the children that it has started hold the two ends of a channel.
         message: tuple[Any, ...] = pickle.loads(memoryview(self._received)[self.LENGTH.size : end].tobytes())
         del self._received[:end]
         return message
@@ -826,6 +828,7 @@ class _Host:
 
     def create(self, payload: bytes) -> None:
         """Create the copies."""
+        # The environment of the user who started the learner that sent this.
         build, factory, patterns, options = pickle.loads(payload)
         if build is None:
             from marl.adapters import in_process as build

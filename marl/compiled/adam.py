@@ -19,15 +19,6 @@ from marl.types import Array
 DECAY, SQUARE_DECAY = 0.9, 0.999
 
 
-class Flat(Protocol):
-    """Parameters and gradients ``(P, D)``; ``active (P,)``: which rows move."""
-
-    values: Tensor
-    gradients: Tensor
-    active: Tensor
-    non_finite: Tensor
-
-
 class Optimizer(Protocol):
     """Adam's state: running means ``(P, D)`` and counts of steps ``(P,)``."""
 
