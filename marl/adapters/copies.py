@@ -6,11 +6,12 @@ all three.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from marl.adapters.rows import Breach, Rows
 from marl.spaces import base_legal, vector_bounds
 from marl.types import (
     Array,
+    BatchEnv,
     CheckpointError,
     ConfigError,
     EnvContractError,
@@ -44,7 +46,6 @@ RESEED_STEPS = 1_000  # a copy that has gone this far since its seed is seeded a
 LONGEST_GAP, FULL_CHECKS = 64, 4
 BAD_OBS = ("error", "clip", "cast", "drop")
 CLOSED = "the environments were closed; make them anew"
-BadObs = Literal["error", "clip", "cast", "drop"]
 
 
 class CopyOfEnv(Protocol):
@@ -661,3 +662,26 @@ class Copies:
                 give_back(env, self)
             else:
                 self._close_one(env)
+
+
+def in_process(
+    factory: Callable[..., Any],
+    num_envs: int,
+    patterns: Sequence[str] | None = None,
+    *,
+    first_copy: int = 0,
+    max_steps: int | None = None,
+    on_bad_obs: str = "error",
+    env_kwargs: Mapping[str, Any] | None = None,
+    state: bool = True,
+) -> BatchEnv:
+    """``num_envs`` copies stepped in this process; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
+    return Copies(
+        functools.partial(factory, **env_kwargs) if env_kwargs else factory,
+        num_envs,
+        patterns,
+        first_copy=first_copy,
+        max_steps=max_steps,
+        on_bad_obs=on_bad_obs,
+        state=state,
+    )
