@@ -26,6 +26,7 @@ _HOMES = {
     "marl.nets.networks": "Body Inputs Network",
     "marl.nets.owner": "Owner",
     "marl.nets.stacked": "StackedLinear make_linear",
+    "marl.registry": "register",
     "marl.schedules": "Clock Schedule value_at",
     "marl.shaping": "Hook Place Remembers Seen Shaping",
     "marl.stopping": "Stop",
