@@ -163,8 +163,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def _check(where: str, value: object, hint: Any, limits: Mapping[str, Any]) -> None:
     if not _fits(value, hint):
-        elsewhere = MISPLACED.get(type(value).__name__, "")
-        raise ConfigError(f"{where}: expected {_name(hint)}, got {value!r} ({type(value).__name__}){elsewhere}")
+        elsewhere = MISPLACED.get(type(value).__name__) or _lacks(value, hint)
+        doc = f" ({limits['doc']})" if limits.get("doc") and any(map(_is_protocol, _options(hint))) else ""
+        raise ConfigError(f"{where}: expected {_name(hint)}{doc}, got {value!r} ({type(value).__name__}){elsewhere}")
     if isinstance(value, str) and limits.get("one_of") and value not in limits["one_of"]:
         raise ConfigError(unknown(where, value, limits["one_of"], "value"))
     numbers = [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
@@ -186,8 +187,8 @@ def _check(where: str, value: object, hint: Any, limits: Mapping[str, Any]) -> N
 
 def _fits(value: object, hint: Any) -> bool:
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
+    if len(_options(hint)) > 1:
+        return any(_fits(value, option) for option in _options(hint))
     if origin is typing.Literal:
         return value in typing.get_args(hint)
     if origin is tuple and _is_plain(hint):
@@ -202,14 +203,35 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if getattr(hint, "_is_protocol", False):
-        return hasattr(value, "build") and not isinstance(value, type)
+    if _is_protocol(hint):
+        fits = isinstance(value, hint) if hint._is_runtime_protocol else hasattr(value, "build")
+        return fits and not isinstance(value, type)
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
+def _is_protocol(hint: Any) -> bool:
+    return bool(getattr(hint, "_is_protocol", False))
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of anything else itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _lacks(value: object, hint: Any) -> str:
+    """What keeps an object of a user's own from being a value of an axis."""
+    if isinstance(value, type):
+        return f"; that is the class itself: write {value.__name__}(...)"
+    for option in _options(hint) if dataclasses.is_dataclass(value) else ():
+        if _is_protocol(option):
+            lacking = sorted(name for name in vars(option) if name[0] != "_" and not hasattr(value, name))
+            return f"; it has no {', '.join(lacking)}" if lacking else ""
+    return ""
+
+
 def _name(hint: Any) -> str:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_name(option) for option in typing.get_args(hint))
+    if len(_options(hint)) > 1:
+        return " or ".join(map(_name, _options(hint)))
     if hint is type(None):
         return "None"
     return hint.__name__ if isinstance(hint, type) else str(hint)

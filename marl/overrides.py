@@ -283,6 +283,8 @@ def _word(hint: Any) -> str:
         examples = {
             "Network": "MLP(...), CNN(...) or GRU(...)",
             "Stop": "MeanReturn(...)",
+            "Scope": "Joint(...), Local(...) or another scope",
+            "Credit": "Independent(...), TeamReward(...) or another credit",
             "Exploration": "EpsilonGreedy(...), GaussianNoise(...) or another exploration",
         }
         return examples.get(str(hint.__name__), str(hint.__name__))
