@@ -17,6 +17,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
 
+from marl.registry import registered_class, registered_name
 from marl.types import ConfigError
 
 C = TypeVar("C")
@@ -52,8 +53,8 @@ ELSEWHERE = {  # what other libraries call a setting, and its names here
     "parameter_sharing": ("sharing",),
 }
 LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements of an array in settings
-# The only classes that a file may name, by module or by the package that shows them: every one is a value of an axis
-# and holds no code.
+# The classes of the library that a file may name, by module or by the package that shows them: every one is a value of
+# an axis and holds no code. Beside them a file may name what users registered.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.adapters.spoken": ("Spoken",),
     "marl.channels.link": ("Link",),
@@ -234,7 +235,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def to_json(value: Any, *, code: bool = False) -> Any:
-    """Settings as JSON: dataclasses of :data:`SETTINGS` become ``{"$class": ..., fields}``.
+    """Settings as JSON: dataclasses of :data:`SETTINGS` and registered ones become ``{"$class": ..., fields}``.
 
     Tuples become lists; what JSON has not gets a mark: ``$list``, ``$set``, ``$map``, ``$bytes``, ``$path``,
     ``$array``.
@@ -254,9 +255,10 @@ def to_json(value: Any, *, code: bool = False) -> Any:
     if value is None or kind in (bool, str, float) or (kind is int and value.bit_length() <= LONGEST_WHOLE):
         return value
     write = functools.partial(to_json, code=code)
-    if kind.__qualname__ in SETTINGS.get(_home(kind), ()):
-        fields = {field.name: write(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"$class": name_of(value), **fields}
+    name = _class_name(kind)
+    if name is not None:
+        own = [field.name for field in dataclasses.fields(value) if field.init]
+        return {"$class": name, **{field: write(getattr(value, field)) for field in own}}
     if isinstance(value, Mapping):
         if all(type(key) is str and not key.startswith("$") for key in value):
             return {key: write(item) for key, item in value.items()}
@@ -274,6 +276,13 @@ def to_json(value: Any, *, code: bool = False) -> Any:
     if not code:
         raise ConfigError(f"{value!r:.200} cannot be written as JSON")
     return {"$code": name_of(value)}
+
+
+def _class_name(cls: type) -> str | None:
+    """What a file calls a class of settings; None for what no file may name."""
+    if cls.__qualname__ in SETTINGS.get(_home(cls), ()):
+        return name_of(cls)
+    return registered_name(cls) if dataclasses.is_dataclass(cls) else None
 
 
 def _home(named: Any) -> str:
@@ -302,7 +311,7 @@ def code_in(data: Any, where: str = "") -> dict[str, str]:
 
 
 def from_json(data: Any) -> Any:
-    """The inverse of :func:`to_json`. Raises ConfigError for any other class than those of :data:`SETTINGS`."""
+    """The inverse of :func:`to_json`. Raises ConfigError for classes neither in :data:`SETTINGS` nor registered."""
     if isinstance(data, list):
         return tuple(from_json(item) for item in data)
     if not isinstance(data, dict):
@@ -332,17 +341,35 @@ def from_json(data: Any) -> Any:
     raise ConfigError(f"unknown kind of value {mark!r}; was this written by a newer version?")
 
 
-def _settings_from_json(data: Mapping[str, Any]) -> Any:
-    module, _, name = str(data["$class"]).partition(":")
+def class_named(name: str) -> Any:
+    """The settings class that a file names. Raises ConfigError if files may not name it."""
+    module, _, own = name.partition(":")
     module = MOVED.get(module, module)
-    if name not in SETTINGS.get(module, ()):
-        raise ConfigError(f"unknown settings class {data['$class']!r:.200}; was this written by a newer version?")
-    cls = getattr(importlib.import_module(module), name)
+    if own in SETTINGS.get(module, ()):
+        return getattr(importlib.import_module(module), own)
+    if module.partition(".")[0] == "marl":
+        raise ConfigError(f"unknown settings class {name!r:.200}; was this written by a newer version?")
+    registered = registered_class(name)
+    if registered is None:
+        raise ConfigError(
+            f"settings class {name!r:.100} is not registered here: import it and call marl.extend.register with it "
+            "first, or give what it is in again (agents=, shaping=, ...)"
+        )
+    return registered
+
+
+def _settings_from_json(data: Mapping[str, Any]) -> Any:
+    cls = class_named(str(data["$class"]))
     made = cls(**{key: from_json(item) for key, item in data.items() if key != "$class"})
-    hints = typing.get_type_hints(cls)
+    ours = cls.__module__.startswith("marl.")
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError as error:  # imported for type checkers alone
+        raise ConfigError(f"{cls.__name__}: the types of its fields cannot be looked at here ({error})") from None
     for field in dataclasses.fields(made):
-        if _is_plain(hints[field.name]):
-            _check(f"{name}.{field.name}", getattr(made, field.name), hints[field.name], {})
+        # Classes of the library look at everything else themselves.
+        if not ours or _is_plain(hints[field.name]):
+            _check(f"{cls.__name__}.{field.name}", getattr(made, field.name), hints[field.name], {})
     return made
 
 

@@ -35,10 +35,12 @@ from marl.nets.networks import Network as Network
 from marl.nets.owner import Owner as Owner
 from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear
+from marl.registry import register as register
 from marl.schedules import Clock as Clock
 from marl.schedules import Schedule as Schedule
 from marl.schedules import value_at as value_at
 from marl.shaping import Hook as Hook
+from marl.shaping import Needs as Needs
 from marl.shaping import Place as Place
 from marl.shaping import Remembers as Remembers
 from marl.shaping import Seen as Seen
