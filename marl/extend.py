@@ -28,7 +28,7 @@ _HOMES = {
     "marl.nets.stacked": "StackedLinear make_linear",
     "marl.registry": "register",
     "marl.schedules": "Clock Schedule value_at",
-    "marl.shaping": "Hook Place Remembers Seen Shaping",
+    "marl.shaping": "Hook Needs Place Remembers Seen Shaping",
     "marl.stopping": "Stop",
     "marl.training.part": "Choice Part Transition",
     "marl.types": "ActionSpec BatchEnv ObsSpec Spec Step TeamSpec TeamStep",

@@ -40,6 +40,7 @@ from marl.schedules import Clock as Clock
 from marl.schedules import Schedule as Schedule
 from marl.schedules import value_at as value_at
 from marl.shaping import Hook as Hook
+from marl.shaping import Needs as Needs
 from marl.shaping import Place as Place
 from marl.shaping import Remembers as Remembers
 from marl.shaping import Seen as Seen
