@@ -401,3 +401,19 @@ def _is_plain(hint: Any) -> bool:
         return True
     nested = typing.get_origin(hint) in (tuple, typing.Union, types.UnionType)
     return nested and all(map(_is_plain, typing.get_args(hint)))
+
+
+def described(value: Any) -> Any:
+    """Settings as JSON to be compared and read by people; what only code can make is named."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): described(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [described(item) for item in value]
+    fields = getattr(value, "__dataclass_fields__", None)
+    if fields and not isinstance(value, type):
+        return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
+    return {"$code": name_of(value)}

@@ -27,7 +27,7 @@ from marl.playing.team import Strategy
 from marl.scenario import Scenario
 from marl.setup import Agents, Setup, pick_device, resolve_scenario
 from marl.shaping import Hooks
-from marl.spaces import spec_to_json
+from marl.spec_json import spec_to_json
 from marl.stopping import Stop
 from marl.teams import team_named
 from marl.training import loop

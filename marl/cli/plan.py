@@ -87,7 +87,7 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it goes on with."""
-        from marl.run import described
+        from marl.config import described
 
         scenario = self.scenario
         return {
@@ -107,7 +107,7 @@ class Plan:
     def config(self, asked: Train) -> dict[str, Any]:
         """Everything, for config.json."""
         from marl.checkpoint import fingerprint
-        from marl.run import described
+        from marl.config import described
 
         words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked) if field.name != "given"}
         kept = {k: v for k, v in self.before.items() if k in words and k not in (*ONE_COMMAND, *asked.given)}
