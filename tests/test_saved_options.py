@@ -240,6 +240,9 @@ def test_a_settings_class_is_written_under_one_name_that_does_not_change_with_th
 
 def test_files_from_before_a_class_moved_are_read():
     assert from_json({"$class": "marl.influence:SocialInfluence", "width": 8}) == marl.SocialInfluence(width=8)
+    assert from_json({"$class": "marl.credit:QMix", "embed": 8}) == marl.QMix(embed=8)
+    assert from_json({"$class": "marl.credit:TeamReward"}) == marl.TeamReward()
+    assert from_json({"$class": "marl.scope:Joint", "of": "state"}) == marl.Joint(of="state")
 
 
 def test_a_channel_that_holds_code_is_asked_for_again(folder):
