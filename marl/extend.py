@@ -21,6 +21,7 @@ _HOMES = {
     "marl.learners.ppo": "PPOLearner",
     "marl.learners.sac": "SACLearner",
     "marl.learners.td3": "TD3Learner",
+    "marl.logs": "LoggedRun Logger Sink",
     "marl.memory.replay": "Sample",
     "marl.memory.rollout": "Decision Look",
     "marl.nets.networks": "Body Inputs Network",

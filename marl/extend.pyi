@@ -26,6 +26,9 @@ from marl.learners.on_policy import OnPolicyLearner as OnPolicyLearner
 from marl.learners.ppo import PPOLearner as PPOLearner
 from marl.learners.sac import SACLearner as SACLearner
 from marl.learners.td3 import TD3Learner as TD3Learner
+from marl.logs import LoggedRun as LoggedRun
+from marl.logs import Logger as Logger
+from marl.logs import Sink as Sink
 from marl.memory.replay import Sample as Sample
 from marl.memory.rollout import Decision as Decision
 from marl.memory.rollout import Look as Look
