@@ -50,7 +50,12 @@ ELSEWHERE = {  # what other libraries call a setting, and its names here
     "replay_buffer_class": ("hindsight",),
     "mixer": ("credit",),
     "parameter_sharing": ("sharing",),
+    "adam_eps": ("optimizer.eps",),
+    "optimizer_class": ("optimizer",),
+    "weight_decay": ("optimizer.weight_decay", "optimizer"),
+    "momentum": ("optimizer.momentum", "optimizer"),
 }
+GONE = {"adam_eps": "it is optimizer=marl.optim.Adam(eps=...) now"}  # settings that other ones took the place of
 LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements of an array in settings
 # The only classes that a file may name, by module or by the package that shows them: every one is a value of an axis
 # and holds no code.
@@ -82,6 +87,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.memory.hindsight": ("Hindsight",),
     "marl.nets.networks": ("CNN", "GRU", "MLP"),
     "marl.nets.q_head": ("Atoms", "Quantiles"),
+    "marl.optim": ("SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"),
     "marl.schedules": ("Exponential", "Linear", "Logarithmic"),
     "marl.scope": ("Joint", "Local"),
     "marl.shaping": (
@@ -141,6 +147,7 @@ def unknown(where: str, name: str, known: Iterable[str], what: str) -> str:
     names = list(known)
     near = nearest(name, names)
     hint = "" if near is None else f"; did you mean {near!r}?"
+    hint = f"; {GONE[name]}" if name in GONE else hint
     return f"{where}: unknown {what} {name!r}{hint} (known: {', '.join(names)})"
 
 
@@ -333,12 +340,20 @@ def _settings_from_json(data: Mapping[str, Any]) -> Any:
     if name not in SETTINGS.get(module, ()):
         raise ConfigError(f"unknown settings class {data['$class']!r:.200}; was this written by a newer version?")
     cls = getattr(importlib.import_module(module), name)
-    made = cls(**{key: from_json(item) for key, item in data.items() if key != "$class"})
+    made = cls(**{key: from_json(item) for key, item in _of_today(data).items() if key != "$class"})
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(made):
         if _is_plain(hints[field.name]):
             _check(f"{name}.{field.name}", getattr(made, field.name), hints[field.name], {})
     return made
+
+
+def _of_today(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON that an older version may have written, with today's fields."""
+    fields = dict(data)
+    if "adam_eps" in fields:
+        fields["optimizer"] = {"$class": "marl.optim:Adam", "eps": fields.pop("adam_eps")}
+    return fields
 
 
 def _is_plain(hint: Any) -> bool:
