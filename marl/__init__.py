@@ -18,7 +18,6 @@ _HOMES = {
         "DIAL CommNet Complete Dynamic Graph GraphAttention Grid Groups IC3Net Link Nearest Ring Star TarMAC Where "
         "Within"
     ),
-    "marl.credit": "VDN Counterfactual Independent QMix QPlex TeamReward WeightedQMix",
     "marl.curriculum": (
         "Among Annealed Between DomainRandomisation LearningProgress PrioritisedLevelReplay Rating Stage Stages "
         "Steps SuccessRate WinRate growing"
@@ -28,6 +27,7 @@ _HOMES = {
         "Boltzmann BoltzmannGumbel EpsilonGreedy GaussianNoise Greedy GumbelSample MaxBoltzmann OrnsteinUhlenbeck "
         "Uniform"
     ),
+    "marl.grid": "VDN Counterfactual Independent Joint Local QMix QPlex TeamReward WeightedQMix",
     "marl.league": "PSRO League",
     "marl.learners": "A2C DDPG DQN PPO SAC TD3 Fixed Random Scripted",
     "marl.learners.off_policy": "Prioritised",
@@ -36,7 +36,6 @@ _HOMES = {
     "marl.nets.q_head": "Atoms Quantiles",
     "marl.scenario": "Scenario",
     "marl.schedules": "Exponential Linear Logarithmic",
-    "marl.scope": "Joint Local",
     "marl.shaping": (
         "RND Clip CountBonus DifferenceReward EpisodicNovelty Function PotentialBased RunningNormalize Scale Seen "
         "SocialInfluence StepCost TeamSpirit"

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from marl.grid.scope import Scope, joint_shape, true_inputs
 from marl.memory.replay import Sample
 from marl.nets.agent_net import AgentNet
 from marl.nets.networks import CNN, GRU, MLP, Network, default_network
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
-from marl.scope import Scope, joint_shape, true_inputs
 from marl.types import ConfigError, Spec, TeamSpec
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from marl import ops
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.graphs import Recorded
+from marl.grid.scope import Scope, as_joint, joint_shape, true_inputs
+from marl.grid.sharing import Sharing, owner_index
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.action_head import masked_policy
 from marl.nets.agent_net import AgentNet, JointNet
@@ -23,8 +25,6 @@ from marl.nets.networks import Network, default_network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
-from marl.scope import Scope, as_joint, joint_shape, true_inputs
-from marl.sharing import Sharing, owner_index
 from marl.types import ConfigError, Spec, TeamSpec, legal_widths
 
 CHUNK = 65_536  # values of a rollout are computed in pieces of at most this many vectors,

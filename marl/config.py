@@ -64,7 +64,6 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.channels.link": ("Link",),
     "marl.channels.speech": ("CommNet", "DIAL", "GraphAttention", "IC3Net", "TarMAC"),
     "marl.channels.topology": (*("Complete", "Graph", "Grid", "Groups", "Nearest", "Ring", "Star", "Where", "Within"),),
-    "marl.credit": ("Counterfactual", "Independent", "QMix", "QPlex", "TeamReward", "VDN", "WeightedQMix"),
     "marl.curriculum": (
         *("Among", "Annealed", "Between", "DomainRandomisation", "LearningProgress", "PrioritisedLevelReplay"),
         *("Rating", "Stage", "Stages", "Steps", "SuccessRate", "WinRate"),
@@ -72,6 +71,9 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.exploration": (
         *("Boltzmann", "BoltzmannGumbel", "EpsilonGreedy", "GaussianNoise", "Greedy", "GumbelSample"),
         *("MaxBoltzmann", "OrnsteinUhlenbeck", "Uniform"),
+    ),
+    "marl.grid": (
+        *("Counterfactual", "Independent", "Joint", "Local", "QMix", "QPlex", "TeamReward", "VDN", "WeightedQMix"),
     ),
     "marl.league.psro": ("PSRO",),
     "marl.league.snapshots": ("League",),
@@ -89,14 +91,17 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.nets.q_head": ("Atoms", "Quantiles"),
     "marl.optim": ("SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"),
     "marl.schedules": ("Exponential", "Linear", "Logarithmic"),
-    "marl.scope": ("Joint", "Local"),
     "marl.shaping": (
         *("Clip", "CountBonus", "EpisodicNovelty", "RND", "RunningNormalize", "Scale", "SocialInfluence", "StepCost"),
         "TeamSpirit",
     ),
     "marl.stopping": ("MeanReturn",),
 }
-MOVED = {"marl.influence": "marl.shaping"}  # where classes stood that older files name
+MOVED = {  # where classes stood that older files name
+    "marl.credit": "marl.grid",
+    "marl.influence": "marl.shaping",
+    "marl.scope": "marl.grid",
+}
 MISPLACED = {"Spoken": "; words are the environment's: give MultiAgentSystem or Scenario channel=marl.Spoken(...)"}
 
 

@@ -1,6 +1,6 @@
 """Advantage actor-critic (Mnih et al. 2016, synchronous), for every agent of a team at once.
 
-IA2C is A2C with :class:`~marl.scope.Local` critics, MAA2C is A2C with :class:`~marl.scope.Joint` ones.
+IA2C is A2C with :class:`~marl.grid.scope.Local` critics, MAA2C is A2C with :class:`~marl.grid.scope.Joint` ones.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from marl import ops
 from marl.action_critic import ActionCritic, own_action_only
 from marl.channels import policy_net
 from marl.config import config, setting
+from marl.grid.scope import Joint
 from marl.learners.base import Learner, refuse_noise
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner
 from marl.memory.replay import Sample
@@ -26,7 +27,6 @@ from marl.nets.distributions import Categorical, Distribution
 from marl.nets.networks import GRU, Network
 from marl.nets.stacked import FlatParameters
 from marl.optim import Stepper
-from marl.scope import Joint
 from marl.types import Spec, Step, TeamSpec
 
 

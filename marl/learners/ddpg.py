@@ -1,7 +1,7 @@
 """Deep deterministic policy gradient (Lillicrap et al. 2016), for every agent of a team at once.
 
-IDDPG is DDPG with local critics, MADDPG (Lowe et al. 2017) is DDPG with :class:`~marl.scope.Joint` ones, FACMAC (Peng
-et al. 2021) is DDPG with a mixer.
+IDDPG is DDPG with local critics, MADDPG (Lowe et al. 2017) is DDPG with :class:`~marl.grid.scope.Joint` ones, FACMAC
+(Peng et al. 2021) is DDPG with a mixer.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from marl import ops
 from marl.compiled import gradient_for
 from marl.config import config, setting
-from marl.credit import Mixing, QPlex, WeightedQMix
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
+from marl.grid.mixers import Mixing, QPlex, TeamMixer, WeightedQMix
 from marl.learners.actor_q import ActorQ, ActorQLearner
 from marl.learners.base import ALL_KINDS
 from marl.learners.off_policy import refuse
 from marl.memory.replay import Sample
-from marl.mixing import TeamMixer
 from marl.nets.action_head import ActionHead
 from marl.nets.stacked import backward_through
 from marl.optim import Stepper
@@ -118,7 +117,9 @@ class DDPGLearner(ActorQLearner):
             beside = self.beside(planned, sample, successor=True)
             next_value = self.judge(self.critic.target, sample, beside, successor=True)[..., 0]  # (1, L, B, N)
             if self.mixer is not None:
-                total = self.mixer.later(sample, next_value[0], next_value[0], planned)  # (L, B)
+                total = self.mixer.later(
+                    next_value[0], next_value[0], sample.next_acting, sample.next_joint, planned
+                )  # (L, B)
                 next_value = total[None, ..., None].expand(next_value.shape)
             target = self.multi_step(sample, next_value[0])  # (L, B, N)
         done = self.replayed(sample)
@@ -126,7 +127,7 @@ class DDPGLearner(ActorQLearner):
         if self.mixer is None:
             return self.critic_loss(sample, value, target)
         counts = self.counts(sample)[..., 0]
-        error = target[..., 0] - self.mixer.now(sample, value[0], value[0], done)  # (L, B)
+        error = target[..., 0] - self.mixer.now(value[0], value[0], sample.acting, sample.joint, done)  # (L, B)
         weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
         return (0.5 * error.square() * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
 
@@ -139,7 +140,7 @@ class DDPGLearner(ActorQLearner):
         value = self.judge(self.critic.online, sample, self.beside_for_actor(chosen, sample))[0, ..., 0]  # (L, B, N)
         if self.mixer is None:
             return cost - (value * weight).sum()
-        total = self.mixer.now(sample, value, value, chosen)
+        total = self.mixer.now(value, value, sample.acting, sample.joint, chosen)
         return cost - ops.masked_mean(total, self.counts(sample)[..., 0])
 
     def optimizers(self) -> dict[str, Stepper]:

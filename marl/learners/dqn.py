@@ -17,13 +17,13 @@ from marl import ops
 from marl.channels import policy_net
 from marl.compiled import gradient_for
 from marl.config import config, setting
-from marl.credit import Mixing, WeightedQMix
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
+from marl.grid.mixers import Central, Mixing, TeamMixer, WeightedQMix
+from marl.grid.scope import Joint, Local, Scope
 from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
-from marl.mixing import Central, TeamMixer
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution, mask_logits
 from marl.nets.networks import MLP
@@ -31,7 +31,6 @@ from marl.nets.q_head import Atoms, QHead, Quantiles
 from marl.nets.stacked import FlatParameters
 from marl.optim import Stepper
 from marl.schedules import SCHEDULES, Linear, Schedule, value_at
-from marl.scope import Joint, Local, Scope
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -270,12 +269,12 @@ class DQNLearner(OffPolicyLearner):
         top = mask_logits(values, sample.legal).amax(-1)
         actions = self.team.action.sizes[0]
         done, planned = ops.one_hot(sample.action, actions), ops.one_hot(best, actions)
-        total = mixer.now(sample, chosen, top, done)  # (L, B)
+        total = mixer.now(chosen, top, sample.acting, sample.joint, done)  # (L, B)
         with torch.no_grad():
             later = self.head.values(aims)
             if self.central is None:
                 next_top = mask_logits(later, sample.next_legal).amax(-1)
-                next_total = mixer.later(sample, pick(later, best), next_top, planned)
+                next_total = mixer.later(pick(later, best), next_top, sample.next_acting, sample.next_joint, planned)
             else:
                 next_total = self._central_later(self.central, sample, best, planned)
             spread = next_total.unsqueeze(-1).expand(sample.reward.shape)
@@ -306,13 +305,13 @@ class DQNLearner(OffPolicyLearner):
         carry = self.blank_carry(sample)
         own = self.head.values(central.net.read(seen, carry, sample.started, sample.acting)[0])  # (L, B, N, A)
         mine = pick(own, sample.action)
-        now = central.mixer.now(sample, mine, mine, done)
+        now = central.mixer.now(mine, mine, sample.acting, sample.joint, done)
         if self.settings.credit.weighting == "optimistic":
             return now, total.detach() < target
         with torch.no_grad():
             greedy = mask_logits(values, sample.legal).argmax(-1)
             best = pick(own, greedy)
-            peak = central.mixer.now(sample, best, best, ops.one_hot(greedy, values.shape[-1]))
+            peak = central.mixer.now(best, best, sample.acting, sample.joint, ops.one_hot(greedy, values.shape[-1]))
             same = ((greedy == sample.action) | ~sample.acting).all(-1)
         return now, (target > peak) | same
 
@@ -322,7 +321,7 @@ class DQNLearner(OffPolicyLearner):
         carry = self.blank_carry(sample)
         _, carries = central.target.read(seen, carry, sample.started, sample.acting)
         later = pick(self.head.values(self.onward(central.target, next_seen, carries, sample)), best)
-        return central.mixer.later(sample, later, later, planned)
+        return central.mixer.later(later, later, sample.next_acting, sample.next_joint, planned)
 
     def cost(self, error: Tensor) -> Tensor:
         """Half the squared (or Huber) TD error; negative ones scaled by hysteresis, or forgiven."""

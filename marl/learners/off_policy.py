@@ -18,9 +18,12 @@ from marl import ops
 from marl.actor_critic import weights_of
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
-from marl.credit import Credit, Independent, Mixing
 from marl.exploration import Exploration, Explorer, share
 from marl.graphs import Recorded, recording
+from marl.grid.credit import Credit, Independent
+from marl.grid.mixers import Mixing
+from marl.grid.scope import Joint, Local, Scope
+from marl.grid.sharing import Sharing, owner_index
 from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Priorities, importance_weights
@@ -33,8 +36,6 @@ from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, fitting, holds_own
 from marl.optim import Adam, Optimizer, Stepper
 from marl.schedules import Clock, Schedule, value_at
-from marl.scope import Joint, Local, Scope
-from marl.sharing import Sharing, owner_index
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
 

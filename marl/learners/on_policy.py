@@ -14,8 +14,10 @@ from marl import ops
 from marl.actor_critic import ActorCritic, Batch, check_minibatches
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
-from marl.credit import Advantage, Counterfactual, Independent
 from marl.graphs import Recorded, recording
+from marl.grid.credit import Advantage, Counterfactual, Independent
+from marl.grid.scope import Joint, Local, Scope
+from marl.grid.sharing import Sharing
 from marl.learners.base import ALL_KINDS, check_kind, generator_from, refuse_noise, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.agent_net import AgentNet
@@ -24,8 +26,6 @@ from marl.nets.networks import Network
 from marl.nets.stacked import fitting, holds_own, parts_with_mode
 from marl.optim import Adam, Optimizer, Stepper
 from marl.schedules import Clock, Schedule, value_at
-from marl.scope import Joint, Local, Scope
-from marl.sharing import Sharing
 from marl.types import ActionKind, Spec, TeamSpec
 
 

@@ -1,6 +1,6 @@
 """Proximal policy optimisation (Schulman et al. 2017), for every agent of a team at once.
 
-IPPO is PPO with :class:`~marl.scope.Local` critics, MAPPO is PPO with :class:`~marl.scope.Joint` ones.
+IPPO is PPO with :class:`~marl.grid.scope.Local` critics, MAPPO is PPO with :class:`~marl.grid.scope.Joint` ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Soft actor-critic (Haarnoja et al. 2018; discrete: Christodoulou 2019), for every agent of a team at once.
 
-ISAC is SAC with local critics, MASAC is SAC with :class:`~marl.scope.Joint` ones.
+ISAC is SAC with local critics, MASAC is SAC with :class:`~marl.grid.scope.Joint` ones.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from marl.compiled import gradient_for
 from marl.config import config, setting
-from marl.credit import Mixing
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
+from marl.grid.mixers import Mixing
 from marl.learners.actor_q import ActorQ, ActorQLearner
 from marl.learners.gradients import ActorCriticAutograd, ActorCriticGradient
 from marl.learners.off_policy import refuse

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.credit import Advantage, Outcome
-from marl.scope import Joint, Scope, gather, is_view, joint_shape
+from marl.grid.credit import Advantage, Outcome
+from marl.grid.scope import Joint, Scope, gather, is_view, joint_shape
 from marl.types import Array, Spec, Step, TeamSpec
 
 SEEN = ("obs", "acting", "legal", "started", "joint")  # T + 1 rows of what the environment shows

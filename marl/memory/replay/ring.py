@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.credit import Credit, Mixing, Outcome
+from marl.grid.credit import Credit, Outcome
+from marl.grid.mixers import Mixing
+from marl.grid.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.limits import free_memory
 from marl.memory.priorities import Priorities
@@ -27,7 +29,6 @@ from marl.memory.replay.ends import Ends, legal_at_successor
 from marl.memory.replay.links import PENDING, settle, take_turns
 from marl.memory.replay.sample import Sample
 from marl.memory.rollout import Decision, Look, refuse_wild_actions
-from marl.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
 from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
