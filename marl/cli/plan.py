@@ -35,7 +35,15 @@ def check_numbers(asked: Train) -> None:
         raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
 
 
-ONE_COMMAND = ("resume", "force", "trust", "quiet", "json", "given")  # what concerns one command and not the run
+ONE_COMMAND = (
+    "resume",
+    "force",
+    "trust",
+    "quiet",
+    "json",
+    "logger",
+    "given",
+)  # what concerns one command and not the run
 OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
     "device": (str,),
     "evaluate_episodes": (int,),
