@@ -52,7 +52,7 @@ __all__ = sorted([*_HOME_OF, "ops", "optim"])
 
 def __getattr__(name: str) -> object:
     """Import a public name from its home when it is first used."""
-    if name in ("compiled", "ops", "optim"):
+    if name in ("compiled", "extend", "ops", "optim"):
         return importlib.import_module(f"marl.{name}")
     if name not in _HOME_OF:
         near = importlib.import_module("marl.config").nearest(name, __all__)

@@ -284,6 +284,8 @@ def _word(hint: Any) -> str:
         examples = {
             "Network": "MLP(...), CNN(...) or GRU(...)",
             "Stop": "MeanReturn(...)",
+            "Scope": "Joint(...), Local(...) or another scope",
+            "Credit": "Independent(...), TeamReward(...) or another credit",
             "Optimizer": "Adam(...), SGD(...) or another optimizer",
             "Exploration": "EpsilonGreedy(...), GaussianNoise(...) or another exploration",
         }

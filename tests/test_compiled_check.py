@@ -132,7 +132,7 @@ def test_the_decision_is_said_in_one_line(caplog):
 
 def test_decisions_of_all_teams_go_into_the_folder_of_a_run(tmp_path):
     from marl.cli import main
-    from marl.run import read_json
+    from marl.logs.files import read_json
 
     words = ["train", "tag", "--run-dir", str(tmp_path / "run"), "--quiet", "--no-evaluate", "--steps", "64"]
     assert main(words) == 0

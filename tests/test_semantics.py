@@ -529,7 +529,7 @@ def test_names_from_elsewhere_and_values_of_the_wrong_kind_are_explained(make, w
         ({"clip": -0.1}, "PPO.clip: expected a number above 0"),
         ({"epochs": True}, "PPO.epochs: expected int, got True"),
         ({"epochs": 1.5}, "PPO.epochs: expected int"),
-        ({"critic": "joint"}, "PPO.critic: expected Local or Joint"),
+        ({"critic": "joint"}, "PPO.critic: expected Scope (what the critic sees: Local() or Joint()), got"),
         ({"network": "mlp"}, "PPO.network"),
     ],
 )

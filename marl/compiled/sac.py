@@ -143,10 +143,10 @@ class CompiledSAC:
     @classmethod
     def refuses(cls, learner: Any) -> str | None:
         """Why these are no gradients of a learner of its class."""
-        head, critic = learner.head, learner.settings.critic
+        head = learner.head
         if whole_name(head) != "marl.nets.action_head.SquashedHead" or "reparameterised" in vars(head):
             return "the kernel computes squashed Gaussians (Box actions) alone"
-        if learner.joint and (learner.team.num_agents > 1 or critic.of == "state"):
+        if learner.joint and (learner.team.num_agents > 1 or not learner.settings.critic.is_view(learner.spec)):
             return "the kernel computes critics of one agent's view alone"
         if learner.across:
             return "the kernel computes no critics across teams"

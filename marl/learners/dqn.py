@@ -19,7 +19,7 @@ from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
 from marl.grid.mixers import Central, Mixing, TeamMixer, WeightedQMix
-from marl.grid.scope import Joint, Local, Scope
+from marl.grid.scope import Local, Scope
 from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
@@ -79,9 +79,9 @@ class DQNLearner(OffPolicyLearner):
         super().__init__(settings, spec, team, num_envs, seed, device)
         where = f"DQN on team {team.name!r}"
         refuse(
-            isinstance(settings.critic, Joint),
-            f"{where}: critic=Joint() has no meaning, agents must find their best action from their own observation; "
-            "use credit=VDN() or QMix(), or DDPG with critic=Joint()",
+            self.critic_shape is not None,
+            f"{where}: critic={type(settings.critic).__name__}() has no meaning, agents must find their best action "
+            "from their own observation; use credit=VDN() or QMix(), or DDPG with critic=Joint()",
         )
         refuse(
             self.mixing and settings.distribution is not None,

@@ -22,8 +22,8 @@ from marl.exploration import Exploration, Explorer, share
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Credit, Independent
 from marl.grid.mixers import Mixing
-from marl.grid.scope import Joint, Local, Scope
-from marl.grid.sharing import Sharing, owner_index
+from marl.grid.scope import Local, Scope
+from marl.grid.sharing import SharingLike, owner_index
 from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Priorities, importance_weights
@@ -68,7 +68,7 @@ class OffPolicy:
     action_kinds: ClassVar[frozenset[ActionKind]]
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
-    sharing: Sharing = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
+    sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
     credit: Credit | Mixing = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
     channel: Channel | None = setting(
@@ -99,7 +99,7 @@ class OffPolicy:
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic == Joint(of="state") or getattr(self.credit, "state", None) in ("state", "auto")
+        return self.critic.reads_state or getattr(self.credit, "state", None) in ("state", "auto")
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -128,6 +128,7 @@ class OffPolicyLearner(ABC):
         self._settings, self.spec, self.team, self.num_envs = settings, spec, team, num_envs
         self.device = torch.device(device)
         self.mixing = isinstance(settings.credit, Mixing)
+        self.critic_shape = settings.critic.shape(spec, team)  # of the joint input; None: an agent's own observation
         self.network = settings.network or default_network(team.obs.shape)
         channel = settings.channel
         recurrent = isinstance(self.network, GRU) or (channel is not None and channel.remembers)
@@ -165,7 +166,7 @@ class OffPolicyLearner(ABC):
             f"{where}: hindsight relabels single transitions; use sequence=1 and n_step=1",
         )
         refuse(
-            self.mixing and isinstance(settings.critic, Joint),
+            self.mixing and self.critic_shape is not None,
             f"{where}: a mixer mixes local values; use critic=Local() with credit={type(settings.credit).__name__}()",
         )
         self.owner = Owner(owner_index(settings.sharing, team))
@@ -214,7 +215,7 @@ class OffPolicyLearner(ABC):
     def _own_places(self) -> bool:
         """Whether every agent has priorities of its own: where nothing joins their losses."""
         settings = self._settings
-        apart = not self.mixing and isinstance(settings.critic, Local) and settings.channel is None
+        apart = not self.mixing and self.critic_shape is None and settings.channel is None
         if settings.hindsight is not None and not isinstance(settings.credit, Independent):
             apart = False  # a new goal changes what the whole team earns
         return apart and self.team.num_agents > 1

@@ -16,8 +16,8 @@ from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Advantage, Counterfactual, Independent
-from marl.grid.scope import Joint, Local, Scope
-from marl.grid.sharing import Sharing
+from marl.grid.scope import Local, Scope
+from marl.grid.sharing import SharingLike
 from marl.learners.base import ALL_KINDS, check_kind, generator_from, refuse_noise, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.agent_net import AgentNet
@@ -36,7 +36,7 @@ class OnPolicy:
     action_kinds: ClassVar[frozenset[ActionKind]] = ALL_KINDS
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
-    sharing: Sharing = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
+    sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
     credit: Advantage = setting(
         Independent(), "whose reward an agent learns from: Independent(), TeamReward() or Counterfactual()"
     )
@@ -63,7 +63,7 @@ class OnPolicy:
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic == Joint(of="state")
+        return self.critic.reads_state
 
 
 class OnPolicyLearner:
