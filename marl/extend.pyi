@@ -41,8 +41,8 @@ from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear
 from marl.optim import Optimizer as Optimizer
 from marl.optim import Rule as Rule
-from marl.registry import register as register
 from marl.reduce import Reduce as Reduce
+from marl.registry import register as register
 from marl.schedules import Clock as Clock
 from marl.schedules import Schedule as Schedule
 from marl.schedules import value_at as value_at
