@@ -19,7 +19,7 @@ from torch import Tensor
 
 from marl.grid.credit import Credit, Outcome
 from marl.grid.mixers import Mixing
-from marl.grid.scope import Joint, Scope, as_joint, gather, is_view, joint_shape
+from marl.grid.scope import Scope, as_joint
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.limits import free_memory
 from marl.memory.priorities import Priorities
@@ -76,7 +76,7 @@ class Replay:
         Raises:
             ResourceError: if the arrays do not fit into memory.
         """
-        self.spec, self.team, self.scope = spec, team, scope
+        self.spec, self.team = spec, team
         self.place = spec.teams.index(team)
         self.num_envs, self.device = num_envs, torch.device(device)
         self.rows = math.ceil(capacity / num_envs) + 1
@@ -86,8 +86,9 @@ class Replay:
         cells = (self.rows, num_envs, agents)
         obs_dtype = torch.uint8 if team.obs.dtype == "uint8" else torch.float32
         action_dtype = torch.float32 if team.action.dtype == "float32" else torch.int64
-        shape = joint_shape(scope, spec, team)
-        self._gathered: Joint | None = scope if isinstance(scope, Joint) and not is_view(scope, spec) else None
+        shape = scope.shape(spec, team)
+        self._reads_joint = shape is not None
+        self._gathered = None if shape is None or scope.is_view(spec) else scope
         hears = [other for other in spec.teams if other is not team] if other_actions else []
         self._others = [spec.teams.index(other) for other in hears]
         self._check_memory(cells, carry_width, shape if self._gathered else None, hears)
@@ -197,7 +198,7 @@ class Replay:
         """Relabel draws from now on. Raises ConfigError for teams without goals, or if goals are in a state as well."""
         if self._gathered is not None:
             raise ConfigError(
-                f"hindsight: team {self.team.name!r} reads Joint(of={self._gathered.of!r}), whose goals cannot be "
+                f"hindsight: team {self.team.name!r} reads {self._gathered!r}, whose goals cannot be "
                 "relabelled; use critic=Joint(of='team'), a mixer with state='team', or hindsight=None"
             )
         self._relabel = Relabel(choice, self.team, self.outcome.shared)
@@ -326,7 +327,7 @@ class Replay:
         if self.legal is not None:
             shown["legal"] = legal_at_successor(self.team, team)[which]
         if self._gathered is not None:
-            shown["joint"] = gather(self._gathered, step, successor=True, rows=which)
+            shown["joint"] = self._gathered.gather(step, self.place, successor=True, rows=which)
         for k, place in enumerate(self._others):
             other = step.teams[place]
             # Who lives on acts there: in an episode that goes on for them, or but for its being cut.
@@ -350,7 +351,7 @@ class Replay:
         if self.legal is not None and team.legal is not None:
             rows["legal"][h] = team.legal
         if self.joint is not None and self._gathered is not None:
-            rows["joint"][h] = gather(self._gathered, step, successor=False)
+            rows["joint"][h] = self._gathered.gather(step, self.place, successor=False)
         self._see_others(step)
         turn = team.alive
         if self.by_team:
@@ -452,7 +453,7 @@ class Replay:
         self, cut: Cut, seen: Tensor, next_seen: Tensor, next_obs: Array
     ) -> tuple[Tensor | None, Tensor | None]:
         """What a joint critic or mixer reads, ``(L, B, *J)``, and at successors ``(L, B, *J)`` or ``(L, B, N, *J)``."""
-        if not isinstance(self.scope, Joint):
+        if not self._reads_joint:
             return None, None
         if cut.own:
             raise ConfigError("replay: a joint input needs one place for all agents")
