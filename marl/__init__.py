@@ -18,7 +18,6 @@ _HOMES = {
         "DIAL CommNet Complete Dynamic Graph GraphAttention Grid Groups IC3Net Link Nearest Ring Star TarMAC Where "
         "Within"
     ),
-    "marl.credit": "VDN Counterfactual Independent QMix QPlex TeamReward WeightedQMix",
     "marl.curriculum": (
         "Among Annealed Between DomainRandomisation LearningProgress PrioritisedLevelReplay Rating Stage Stages "
         "Steps SuccessRate WinRate growing"
@@ -28,6 +27,7 @@ _HOMES = {
         "Boltzmann BoltzmannGumbel EpsilonGreedy GaussianNoise Greedy GumbelSample MaxBoltzmann OrnsteinUhlenbeck "
         "Uniform"
     ),
+    "marl.grid": "VDN Counterfactual Independent Joint Local QMix QPlex TeamReward WeightedQMix",
     "marl.league": "PSRO League",
     "marl.learners": "A2C DDPG DQN PPO SAC TD3 Fixed Random Scripted",
     "marl.learners.off_policy": "Prioritised",
@@ -36,7 +36,6 @@ _HOMES = {
     "marl.nets.q_head": "Atoms Quantiles",
     "marl.scenario": "Scenario",
     "marl.schedules": "Exponential Linear Logarithmic",
-    "marl.scope": "Joint Local",
     "marl.shaping": (
         "RND Clip CountBonus DifferenceReward EpisodicNovelty Function PotentialBased RunningNormalize Scale Seen "
         "SocialInfluence StepCost TeamSpirit"
@@ -48,12 +47,12 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = sorted([*_HOME_OF, "ops"])
+__all__ = sorted([*_HOME_OF, "ops", "optim"])
 
 
 def __getattr__(name: str) -> object:
     """Import a public name from its home when it is first used."""
-    if name in ("compiled", "ops"):
+    if name in ("compiled", "extend", "ops", "optim"):
         return importlib.import_module(f"marl.{name}")
     if name not in _HOME_OF:
         near = importlib.import_module("marl.config").nearest(name, __all__)

@@ -1,7 +1,9 @@
 """What type checkers know of the public names; at run time they load when first used."""
 
 from marl import compiled as compiled
+from marl import extend as extend
 from marl import ops as ops
+from marl import optim as optim
 from marl.adapters.spoken import Spoken as Spoken
 from marl.algorithms import coma as coma
 from marl.algorithms import facmac as facmac
@@ -37,13 +39,6 @@ from marl.channels import Star as Star
 from marl.channels import TarMAC as TarMAC
 from marl.channels import Where as Where
 from marl.channels import Within as Within
-from marl.credit import VDN as VDN
-from marl.credit import Counterfactual as Counterfactual
-from marl.credit import Independent as Independent
-from marl.credit import QMix as QMix
-from marl.credit import QPlex as QPlex
-from marl.credit import TeamReward as TeamReward
-from marl.credit import WeightedQMix as WeightedQMix
 from marl.curriculum import Among as Among
 from marl.curriculum import Annealed as Annealed
 from marl.curriculum import Between as Between
@@ -66,6 +61,15 @@ from marl.exploration import GumbelSample as GumbelSample
 from marl.exploration import MaxBoltzmann as MaxBoltzmann
 from marl.exploration import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from marl.exploration import Uniform as Uniform
+from marl.grid import VDN as VDN
+from marl.grid import Counterfactual as Counterfactual
+from marl.grid import Independent as Independent
+from marl.grid import Joint as Joint
+from marl.grid import Local as Local
+from marl.grid import QMix as QMix
+from marl.grid import QPlex as QPlex
+from marl.grid import TeamReward as TeamReward
+from marl.grid import WeightedQMix as WeightedQMix
 from marl.league import PSRO as PSRO
 from marl.league import League as League
 from marl.learners import A2C as A2C
@@ -91,8 +95,6 @@ from marl.scenario import Scenario as Scenario
 from marl.schedules import Exponential as Exponential
 from marl.schedules import Linear as Linear
 from marl.schedules import Logarithmic as Logarithmic
-from marl.scope import Joint as Joint
-from marl.scope import Local as Local
 from marl.shaping import RND as RND
 from marl.shaping import Clip as Clip
 from marl.shaping import CountBonus as CountBonus

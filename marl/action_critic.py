@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from marl.grid.scope import Scope
 from marl.memory.replay import Sample
 from marl.nets.agent_net import AgentNet
 from marl.nets.networks import CNN, GRU, MLP, Network, default_network
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
-from marl.scope import Scope, joint_shape, true_inputs
 from marl.types import ConfigError, Spec, TeamSpec
 
 
@@ -43,7 +43,7 @@ class ActionCritic(nn.Module):
     ) -> None:
         """``beside``: how many numbers of actions are read; ``outputs``: values per critic."""
         super().__init__()
-        shape = joint_shape(scope, spec, team)
+        shape = scope.shape(spec, team)
         self.joint, self.count, self.owner = shape is not None, count, owner
         if isinstance(network, GRU):
             raise ConfigError(
@@ -54,7 +54,7 @@ class ActionCritic(nn.Module):
             widths = [max(team.obs.widths[a] for a in owner.members(p)) for p in range(owner.num_sets)]
             own = None if team.obs.is_image else [torch.arange(width) for width in widths]
         else:
-            places = true_inputs(scope, spec, team)
+            places = scope.true_inputs(spec, team)
             own = None if places is None else [places] * owner.num_sets
         if network is None or (len(shape) != 3 and isinstance(network, CNN)):
             network = default_network(shape)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from marl.credit import VDN, Counterfactual, QMix, QPlex, TeamReward, WeightedQMix
+from marl.grid.credit import Counterfactual, TeamReward
+from marl.grid.mixers import VDN, QMix, QPlex, WeightedQMix
+from marl.grid.scope import Joint, Local
 from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
-from marl.scope import Joint, Local
 
 # What the particle worlds wanted (docs/benchmarks.md); rare updates of large batches are the papers' way too.
 _TUNED_VALUES: dict[str, Any] = {"batch": 512, "updates_per_step": 1 / 16, "tau": 0.01}

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from marl.nets.mixers import DuplexMixer, FreeMixer, MonotonicMixer, SumMixer
+from marl.grid.mixers import DuplexMixer, FreeMixer, MonotonicMixer, SumMixer
 
 N, S, A = 3, 5, 4
 KINDS = [SumMixer, MonotonicMixer, DuplexMixer, FreeMixer]

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
 import marl
-from marl.sharing import owner_index
+from marl.grid.sharing import owner_index
 from marl.spaces import team_spec
 from marl.types import partition
 

@@ -198,7 +198,8 @@ def _read(data: Any) -> Any:
 
 def _example(cls: type) -> Any:
     """One of a class with its defaults, and the plainest of whatever has none."""
-    guesses = (0.5, 1, "a:b", (1, 2), {"x": 1.0}, (marl.Stage({"x": 1.0}),), {"nodes": (0, 1), "edges": ((0, 1, 1.0),)})
+    graph = {"nodes": (0, 1), "edges": ((0, 1, 1.0),)}
+    guesses = (0.5, 1, "a:b", "SGD", (1, 2), {"x": 1.0}, (marl.Stage({"x": 1.0}),), graph)
     fields = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     candidates: list[dict[str, Any]] = [{}]
     for field in fields:
@@ -240,6 +241,9 @@ def test_a_settings_class_is_written_under_one_name_that_does_not_change_with_th
 
 def test_files_from_before_a_class_moved_are_read():
     assert from_json({"$class": "marl.influence:SocialInfluence", "width": 8}) == marl.SocialInfluence(width=8)
+    assert from_json({"$class": "marl.credit:QMix", "embed": 8}) == marl.QMix(embed=8)
+    assert from_json({"$class": "marl.credit:TeamReward"}) == marl.TeamReward()
+    assert from_json({"$class": "marl.scope:Joint", "of": "state"}) == marl.Joint(of="state")
 
 
 def test_a_channel_that_holds_code_is_asked_for_again(folder):

@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from marl.config import config, setting, unknown
-from marl.credit import Credit, Independent, Mixing
+from marl.grid.credit import Credit, Independent
+from marl.grid.mixers import Mixing
 from marl.league.members import Between, sides_of
 from marl.league.ratings import RatingName
 from marl.league.season import Opponents, Season, Venue

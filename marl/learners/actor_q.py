@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
@@ -21,12 +20,11 @@ from marl.learners.off_policy import OffPolicy, OffPolicyLearner
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
 from marl.nets.action_head import ActionHead, SquashedHead
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Categorical, Distribution
 from marl.nets.networks import GRU, Network
 from marl.nets.stacked import FlatParameters
-from marl.scope import Joint
+from marl.optim import Stepper
 from marl.types import Spec, Step, TeamSpec
 
 
@@ -89,8 +87,8 @@ class ActorQLearner(OffPolicyLearner):
         self.actor_flat = FlatParameters([self.actor], self.owner.num_sets)
         self.actor_target_flat = FlatParameters([self.actor_target], self.owner.num_sets)
         scope = settings.critic
-        self.joint = isinstance(scope, Joint)
-        self.across = scope == Joint(of="all") and len(spec.teams) > 1
+        self.joint = self.critic_shape is not None
+        self.across = self.joint and scope.other_teams and len(spec.teams) > 1
         self.codes = [ActionHead(other.action, self.device) for other in spec.teams]
         self.place = spec.teams.index(team)
         others = [place for place in range(len(spec.teams)) if place != self.place] if self.across else []
@@ -116,8 +114,8 @@ class ActorQLearner(OffPolicyLearner):
         self._other_places = others
         self._planners: dict[int, Plans] = {}
         self.values = values
-        self.actor_adam = FlatAdam(self.actor_flat, eps=settings.adam_eps)
-        self.critic_adam = FlatAdam(self.critic.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+        self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
+        self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
 
     def make_head(self) -> ActionHead | SquashedHead | Categorical:
         """What the actor's outputs mean."""
@@ -221,9 +219,8 @@ class ActorQLearner(OffPolicyLearner):
         for which, place in enumerate(self._other_places):
             code = self.codes[place]
             acting = (sample.next_acting_others if successor else sample.acting_others)[which]
-            if successor and place in self._planners and sample.next_joint is not None:
-                joint = sample.next_joint if sample.next_joint.dim() == 4 else sample.next_joint.unsqueeze(2)
-                seen = self._their_obs(joint, place)  # (L, B, 1 or N, M, O)
+            seen = self._their_next_obs(sample, place) if successor and place in self._planners else None
+            if seen is not None:
                 legal = sample.next_legal_others[which]
                 legal = None if legal is None else legal.unsqueeze(2).expand(*seen.shape[:4], -1).flatten(1, 2)
                 features = self._planners[place].planned(seen.flatten(1, 2), legal)
@@ -235,13 +232,13 @@ class ActorQLearner(OffPolicyLearner):
             found.append(flat.expand(*flat.shape[:2], self.team.num_agents, flat.shape[-1]))
         return found
 
-    def _their_obs(self, joint: Tensor, place: int) -> Tensor:
-        """Another team's observations ``(..., M, O)`` out of joint inputs ``(..., J)``."""
-        teams = self.spec.teams
-        sizes = [team.num_agents * math.prod(team.obs.shape) for team in teams]
-        start = sum(sizes[:place])
-        part = joint[..., start : start + sizes[place]]
-        return part.reshape(*joint.shape[:-1], teams[place].num_agents, *teams[place].obs.shape)
+    def _their_next_obs(self, sample: Sample, place: int) -> Tensor | None:
+        """Another team's next observations ``(L, B, 1 or N, M, O)``, if the joint input holds them."""
+        joint = sample.next_joint
+        if joint is None:
+            return None
+        joint = joint if joint.dim() == 4 else joint.unsqueeze(2)
+        return self._actor_settings.critic.obs_of(self.spec, place, joint)
 
     @torch.no_grad()
     def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
@@ -281,12 +278,12 @@ class ActorQLearner(OffPolicyLearner):
     def critic_step(self, loss: Tensor) -> Tensor:
         """One step of the critics; the mean gradient norm."""
         self.critic.flat.backward(loss)
-        return self.critic_adam.step(self._settings.max_grad_norm).mean()
+        return self.critic_optimizer.step(self._settings.max_grad_norm).mean()
 
     def actor_step(self, loss: Tensor) -> Tensor:
         """One step of the actor."""
         self.actor_flat.backward(loss)
-        return self.actor_adam.step(self._settings.max_grad_norm).mean()
+        return self.actor_optimizer.step(self._settings.max_grad_norm).mean()
 
     def critic_loss(self, sample: Sample, value: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """``sum_c (Q_c - y)^2 / 2`` over the rows that count, and the errors ``(B, N)`` or ``(B, 1)``."""
@@ -311,12 +308,12 @@ class ActorQLearner(OffPolicyLearner):
                 mask = sample.acting.reshape(x.shape[0], -1, 1).expand(-1, -1, self.critic.count)
             else:
                 x, mask = torch.cat([x] * self.critic.count, 2), torch.cat([sample.acting] * self.critic.count, 2)
-            norm.update(x, mask)
+            norm.update(x, mask, self.reduce)
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critics, targets."""
         return {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
 
-    def optimisers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
-        return {"actor": self.actor_adam, "critic": self.critic_adam}
+        return {"actor": self.actor_optimizer, "critic": self.critic_optimizer}

@@ -1,7 +1,7 @@
 """Deep deterministic policy gradient (Lillicrap et al. 2016), for every agent of a team at once.
 
-IDDPG is DDPG with local critics, MADDPG (Lowe et al. 2017) is DDPG with :class:`~marl.scope.Joint` ones, FACMAC (Peng
-et al. 2021) is DDPG with a mixer.
+IDDPG is DDPG with local critics, MADDPG (Lowe et al. 2017) is DDPG with :class:`~marl.grid.scope.Joint` ones, FACMAC
+(Peng et al. 2021) is DDPG with a mixer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from marl import ops
 from marl.compiled import gradient_for
 from marl.config import config, setting
-from marl.credit import Mixing, QPlex, WeightedQMix
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
+from marl.grid.mixers import Mixing, QPlex, TeamMixer, WeightedQMix
 from marl.learners.actor_q import ActorQ, ActorQLearner
 from marl.learners.base import ALL_KINDS
 from marl.learners.off_policy import refuse
 from marl.memory.replay import Sample
-from marl.mixing import TeamMixer
 from marl.nets.action_head import ActionHead
-from marl.nets.adam import FlatAdam
 from marl.nets.stacked import backward_through
+from marl.optim import Stepper
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -67,7 +66,7 @@ class DDPGLearner(ActorQLearner):
             "single actions cannot; use credit=QMix() (FACMAC) or VDN()",
         )
         self.mixer: TeamMixer | None = None
-        self.mixer_adam: FlatAdam | None = None
+        self.mixer_optimizer: Stepper | None = None
         self.flats = [self.critic.flat]
         scope = settings.critic
         if isinstance(credit, Mixing):
@@ -76,7 +75,7 @@ class DDPGLearner(ActorQLearner):
             scope = self.mixer.scope
             if self.mixer.flat is not None:
                 self.flats.append(self.mixer.flat)
-                self.mixer_adam = FlatAdam(self.mixer.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+                self.mixer_optimizer = Stepper(settings.optimizer, self.mixer.flat, scale=settings.critic_lr)
         self._begin(self.carry_width, scope, other_actions=self.across)
         gradient_for(self, None)
 
@@ -91,9 +90,9 @@ class DDPGLearner(ActorQLearner):
         with self.fitting(self.critic.online):
             value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
             backward_through(value_loss, self.flats)
-        norm = self.critic_adam.step(self.settings.max_grad_norm).mean()
-        if self.mixer_adam is not None:
-            self.mixer_adam.step(self.settings.max_grad_norm)
+        norm = self.critic_optimizer.step(self.settings.max_grad_norm).mean()
+        if self.mixer_optimizer is not None:
+            self.mixer_optimizer.step(self.settings.max_grad_norm)
         with self.fixed_critic(), self.fitting(self.actor):
             policy_loss = self.compute_actor_loss(sample, seen)
             self.actor_step(policy_loss)
@@ -118,7 +117,9 @@ class DDPGLearner(ActorQLearner):
             beside = self.beside(planned, sample, successor=True)
             next_value = self.judge(self.critic.target, sample, beside, successor=True)[..., 0]  # (1, L, B, N)
             if self.mixer is not None:
-                total = self.mixer.later(sample, next_value[0], next_value[0], planned)  # (L, B)
+                total = self.mixer.later(
+                    next_value[0], next_value[0], sample.next_acting, sample.next_joint, planned
+                )  # (L, B)
                 next_value = total[None, ..., None].expand(next_value.shape)
             target = self.multi_step(sample, next_value[0])  # (L, B, N)
         done = self.replayed(sample)
@@ -126,7 +127,7 @@ class DDPGLearner(ActorQLearner):
         if self.mixer is None:
             return self.critic_loss(sample, value, target)
         counts = self.counts(sample)[..., 0]
-        error = target[..., 0] - self.mixer.now(sample, value[0], value[0], done)  # (L, B)
+        error = target[..., 0] - self.mixer.now(value[0], value[0], sample.acting, sample.joint, done)  # (L, B)
         weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
         return (0.5 * error.square() * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
 
@@ -139,12 +140,12 @@ class DDPGLearner(ActorQLearner):
         value = self.judge(self.critic.online, sample, self.beside_for_actor(chosen, sample))[0, ..., 0]  # (L, B, N)
         if self.mixer is None:
             return cost - (value * weight).sum()
-        total = self.mixer.now(sample, value, value, chosen)
+        total = self.mixer.now(value, value, sample.acting, sample.joint, chosen)
         return cost - ops.masked_mean(total, self.counts(sample)[..., 0])
 
-    def optimisers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
-        return super().optimisers() | ({} if self.mixer_adam is None else {"mixer": self.mixer_adam})
+        return super().optimizers() | ({} if self.mixer_optimizer is None else {"mixer": self.mixer_optimizer})
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critic, mixer, targets."""

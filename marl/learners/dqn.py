@@ -17,21 +17,20 @@ from marl import ops
 from marl.channels import policy_net
 from marl.compiled import gradient_for
 from marl.config import config, setting
-from marl.credit import Mixing, WeightedQMix
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
+from marl.grid.mixers import Central, Mixing, TeamMixer, WeightedQMix
+from marl.grid.scope import Local, Scope
 from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
-from marl.mixing import Central, TeamMixer
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution, mask_logits
 from marl.nets.networks import MLP
 from marl.nets.q_head import Atoms, QHead, Quantiles
 from marl.nets.stacked import FlatParameters
+from marl.optim import Stepper
 from marl.schedules import SCHEDULES, Linear, Schedule, value_at
-from marl.scope import Joint, Local, Scope
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -80,9 +79,9 @@ class DQNLearner(OffPolicyLearner):
         super().__init__(settings, spec, team, num_envs, seed, device)
         where = f"DQN on team {team.name!r}"
         refuse(
-            isinstance(settings.critic, Joint),
-            f"{where}: critic=Joint() has no meaning, agents must find their best action from their own observation; "
-            "use credit=VDN() or QMix(), or DDPG with critic=Joint()",
+            self.critic_shape is not None,
+            f"{where}: critic={type(settings.critic).__name__}() has no meaning, agents must find their best action "
+            "from their own observation; use credit=VDN() or QMix(), or DDPG with critic=Joint()",
         )
         refuse(
             self.mixing and settings.distribution is not None,
@@ -125,7 +124,7 @@ class DQNLearner(OffPolicyLearner):
             if isinstance(credit, WeightedQMix):
                 self.central = Central(credit, spec, team, central_seed, self._net(), self.owner, self.device)
                 self.flats += self.central.flats
-        self.adams = [FlatAdam(flat, eps=settings.adam_eps) for flat in self.flats]
+        self.steppers = [Stepper(settings.optimizer, flat) for flat in self.flats]
         self._begin(self.net.carry_shape[1], scope)
         self._autograd: SampleGradient = SampleAutograd(self)
         gradient_for(self, self._autograd)
@@ -188,14 +187,14 @@ class DQNLearner(OffPolicyLearner):
         return ops.one_hot(self.head.mode(out, legal), self.head.actions)
 
     def learn(self, sample: Sample) -> dict[str, Tensor]:
-        """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one Adam step on the TD errors."""
+        """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one step on the TD errors."""
         settings = self.settings
         if self.noisy:
             self.net.draw_noise(self.generator)
             self.target.draw_noise(self.generator)
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
         loss, error, chosen = gradient_for(self, self._autograd).fill(sample, seen, next_seen)
-        norm, *_ = [adam.step(settings.max_grad_norm) for adam in self.adams]
+        norm, *_ = [stepper.step(settings.max_grad_norm) for stepper in self.steppers]
         if self.target_due():
             self.track(self.flat, self.target_flat)
             for other in (self.mixer, self.central):
@@ -270,12 +269,12 @@ class DQNLearner(OffPolicyLearner):
         top = mask_logits(values, sample.legal).amax(-1)
         actions = self.team.action.sizes[0]
         done, planned = ops.one_hot(sample.action, actions), ops.one_hot(best, actions)
-        total = mixer.now(sample, chosen, top, done)  # (L, B)
+        total = mixer.now(chosen, top, sample.acting, sample.joint, done)  # (L, B)
         with torch.no_grad():
             later = self.head.values(aims)
             if self.central is None:
                 next_top = mask_logits(later, sample.next_legal).amax(-1)
-                next_total = mixer.later(sample, pick(later, best), next_top, planned)
+                next_total = mixer.later(pick(later, best), next_top, sample.next_acting, sample.next_joint, planned)
             else:
                 next_total = self._central_later(self.central, sample, best, planned)
             spread = next_total.unsqueeze(-1).expand(sample.reward.shape)
@@ -306,13 +305,13 @@ class DQNLearner(OffPolicyLearner):
         carry = self.blank_carry(sample)
         own = self.head.values(central.net.read(seen, carry, sample.started, sample.acting)[0])  # (L, B, N, A)
         mine = pick(own, sample.action)
-        now = central.mixer.now(sample, mine, mine, done)
+        now = central.mixer.now(mine, mine, sample.acting, sample.joint, done)
         if self.settings.credit.weighting == "optimistic":
             return now, total.detach() < target
         with torch.no_grad():
             greedy = mask_logits(values, sample.legal).argmax(-1)
             best = pick(own, greedy)
-            peak = central.mixer.now(sample, best, best, ops.one_hot(greedy, values.shape[-1]))
+            peak = central.mixer.now(best, best, sample.acting, sample.joint, ops.one_hot(greedy, values.shape[-1]))
             same = ((greedy == sample.action) | ~sample.acting).all(-1)
         return now, (target > peak) | same
 
@@ -322,7 +321,7 @@ class DQNLearner(OffPolicyLearner):
         carry = self.blank_carry(sample)
         _, carries = central.target.read(seen, carry, sample.started, sample.acting)
         later = pick(self.head.values(self.onward(central.target, next_seen, carries, sample)), best)
-        return central.mixer.later(sample, later, later, planned)
+        return central.mixer.later(later, later, sample.next_acting, sample.next_joint, planned)
 
     def cost(self, error: Tensor) -> Tensor:
         """Half the squared (or Huber) TD error; negative ones scaled by hysteresis, or forgiven."""
@@ -342,9 +341,9 @@ class DQNLearner(OffPolicyLearner):
         named = {"net": self.net, "target": self.target, "mixer": self.mixer, "central": self.central}
         return {name: module for name, module in named.items() if module is not None}
 
-    def optimisers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each matrix of parameters."""
-        return {f"adam.{place}": adam for place, adam in enumerate(self.adams)}
+        return {f"adam.{place}": stepper for place, stepper in enumerate(self.steppers)}
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
         """One agent's own values, or the team's, acted on greedily."""

@@ -18,23 +18,25 @@ from marl import ops
 from marl.actor_critic import weights_of
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
-from marl.credit import Credit, Independent, Mixing
 from marl.exploration import Exploration, Explorer, share
 from marl.graphs import Recorded, recording
+from marl.grid.credit import Credit, Independent
+from marl.grid.mixers import Mixing
+from marl.grid.scope import Local, Scope
+from marl.grid.sharing import SharingLike, owner_index
 from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Priorities, importance_weights
 from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Look
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, fitting, holds_own
+from marl.optim import Adam, Optimizer, Stepper
+from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
-from marl.scope import Joint, Local, Scope
-from marl.sharing import Sharing, owner_index
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
 
@@ -67,7 +69,7 @@ class OffPolicy:
     action_kinds: ClassVar[frozenset[ActionKind]]
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
-    sharing: Sharing = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
+    sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
     credit: Credit | Mixing = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
     channel: Channel | None = setting(
@@ -93,12 +95,12 @@ class OffPolicy:
     tau: float = setting(0.005, "share that targets move towards the networks each time; 1: copies", above=0, most=1)
     max_grad_norm: float = setting(10.0, "largest gradient norm of a parameter set", above=0)
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
-    adam_eps: float = setting(1e-5, "epsilon of Adam", above=0)
+    optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
 
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic == Joint(of="state") or getattr(self.credit, "state", None) in ("state", "auto")
+        return self.critic.reads_state or getattr(self.credit, "state", None) in ("state", "auto")
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -125,8 +127,10 @@ class OffPolicyLearner(ABC):
         name = type(settings).__name__
         check_kind(name, settings.action_kinds, team)
         self._settings, self.spec, self.team, self.num_envs = settings, spec, team, num_envs
+        self.reduce = current()  # with whom it learns as one
         self.device = torch.device(device)
         self.mixing = isinstance(settings.credit, Mixing)
+        self.critic_shape = settings.critic.shape(spec, team)  # of the joint input; None: an agent's own observation
         self.network = settings.network or default_network(team.obs.shape)
         channel = settings.channel
         recurrent = isinstance(self.network, GRU) or (channel is not None and channel.remembers)
@@ -164,7 +168,7 @@ class OffPolicyLearner(ABC):
             f"{where}: hindsight relabels single transitions; use sequence=1 and n_step=1",
         )
         refuse(
-            self.mixing and isinstance(settings.critic, Joint),
+            self.mixing and self.critic_shape is not None,
             f"{where}: a mixer mixes local values; use critic=Local() with credit={type(settings.credit).__name__}()",
         )
         self.owner = Owner(owner_index(settings.sharing, team))
@@ -213,7 +217,7 @@ class OffPolicyLearner(ABC):
     def _own_places(self) -> bool:
         """Whether every agent has priorities of its own: where nothing joins their losses."""
         settings = self._settings
-        apart = not self.mixing and isinstance(settings.critic, Local) and settings.channel is None
+        apart = not self.mixing and self.critic_shape is None and settings.channel is None
         if settings.hindsight is not None and not isinstance(settings.credit, Independent):
             apart = False  # a new goal changes what the whole team earns
         return apart and self.team.num_agents > 1
@@ -245,8 +249,8 @@ class OffPolicyLearner(ABC):
         """Everything with parameters or buffers, by name."""
 
     @abstractmethod
-    def optimisers(self) -> dict[str, FlatAdam]:
-        """All optimisers, by name."""
+    def optimizers(self) -> dict[str, Stepper]:
+        """All optimizers, by name."""
 
     @property
     def talker(self) -> ChannelNet | None:
@@ -314,8 +318,8 @@ class OffPolicyLearner(ABC):
         """All updates that are due; metrics are their means."""
         settings = self._settings
         lr = value_at(settings.lr, clock)
-        for optimiser in self.optimisers().values():
-            optimiser.lr = lr
+        for optimizer in self.optimizers().values():
+            optimizer.lr = lr
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = {}  # actors may be updated less often than critics
         for _ in range(self._due()):
@@ -335,6 +339,9 @@ class OffPolicyLearner(ABC):
 
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
+        if not self.reduce.alone:
+            for optimizer in self.optimizers().values():
+                optimizer.rows = self._rows(sample)
         if not recording(self.device) or not self._recordable:
             return self.learn(sample)
         parts = self._recorded((*self.flags(), self.memory.ragged), *sample.parts())
@@ -348,6 +355,8 @@ class OffPolicyLearner(ABC):
     @cached_property
     def _recordable(self) -> bool:
         """Nobody knows what functions of a user's own do."""
+        if not all(optimizer.recordable for optimizer in self.optimizers().values()):
+            return False
         return not holds_own(self.modules().values()) and (self.talker is None or self.talker.wiring.moving is None)
 
     def flags(self) -> tuple[bool, ...]:
@@ -389,6 +398,11 @@ class OffPolicyLearner(ABC):
     def mean(self, x: Tensor, sample: Sample) -> Tensor:
         """The mean of ``(L, B, N)`` over what is complete."""
         return ops.masked_mean(x, sample.complete) if self.memory.ragged else x.mean()
+
+    def _rows(self, sample: Sample) -> Tensor:
+        """How many rows the losses are means of: of each parameter set ``(P,)``, or ``()`` of a team with a mixer."""
+        counts = self.counts(sample)
+        return counts[..., 0].sum() if self.mixing else self.owner.sum_sets(counts.sum((0, 1)))
 
     def counts(self, sample: Sample) -> Tensor:
         """Which transitions ``(L, B, N)`` are learnt from: complete ones after the burn-in."""
@@ -462,7 +476,6 @@ class OffPolicyLearner(ABC):
         """Whether targets move after this update."""
         return (self.updates + 1) % self._settings.target_every == 0
 
-    @torch.no_grad()
     def track(self, online: FlatParameters, target: FlatParameters) -> None:
         """Move targets towards their networks."""
         target.follow(online, self._settings.tau)
@@ -471,7 +484,7 @@ class OffPolicyLearner(ABC):
         """Let observation statistics see a draw, after it was learnt from."""
         for net in nets:
             if net.norm is not None:
-                net.norm.update(sample.obs, sample.acting)
+                net.norm.update(sample.obs, sample.acting, self.reduce)
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -479,7 +492,7 @@ class OffPolicyLearner(ABC):
         """Parameters, targets, moments, streams, exploration, memory with priorities."""
         return {
             "modules": {name: dict(module.state_dict()) for name, module in self.modules().items()},
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers().items()},
+            "optimisers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
             "generator": self.generator.get_state(),
             "sampler": self.sampler.get_state(),
             "explorer": self.explorer.state_dict(),
@@ -493,8 +506,8 @@ class OffPolicyLearner(ABC):
         """Go back to a saved state."""
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
-        for name, optimiser in self.optimisers().items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        for name, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(state["optimisers"][name])
         restore_generator(self.generator, state["generator"])
         self.sampler.set_state(state["sampler"])
         self.explorer.load_state_dict(state["explorer"])

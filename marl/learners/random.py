@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from marl.config import config
-from marl.credit import Independent
+from marl.grid.credit import Independent
+from marl.grid.scope import Local
 from marl.learners.base import ALL_KINDS, generator_from, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.distributions import Distribution, uniform
 from marl.schedules import Clock
-from marl.scope import Local
 from marl.types import ActionKind, Spec, TeamSpec
 
 

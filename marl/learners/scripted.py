@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marl.credit import Independent
+from marl.grid.credit import Independent
+from marl.grid.scope import Local
 from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
 from marl.nets.distributions import Constant, Distribution, make_distribution
 from marl.schedules import Clock
-from marl.scope import Local
 from marl.types import ActionKind, Array, ConfigError, Spec, TeamSpec
 
 NEVER = -80.0  # the logit of what a strategy does not play unless nothing else is legal: exp(-80) is no chance at all

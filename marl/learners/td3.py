@@ -10,8 +10,8 @@ from torch import Tensor
 
 from marl.compiled import gradient_for
 from marl.config import config, setting
-from marl.credit import Mixing
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
+from marl.grid.mixers import Mixing
 from marl.learners.actor_q import ActorQ, ActorQLearner
 from marl.learners.base import ALL_KINDS
 from marl.learners.off_policy import refuse

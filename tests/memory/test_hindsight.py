@@ -10,11 +10,11 @@ from marl_envs.reach import compute_reward
 
 import marl
 from marl import adapters
+from marl.grid.scope import Local
 from marl.memory.hindsight import Hindsight
 from marl.memory.replay import Replay
 from marl.memory.rollout import Decision
 from marl.schedules import Clock
-from marl.scope import Local
 from tests.support.tiny import Team
 
 REWARD = "marl_envs.reach:compute_reward"

@@ -14,11 +14,11 @@ from gymnasium.spaces import Dict, MultiBinary
 
 import marl
 from marl import adapters
+from marl.grid.scope import Joint, Local
 from marl.memory.limits import free_memory
 from marl.memory.priorities import Priorities
 from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Decision
-from marl.scope import Joint, Local
 from tests.support.tiny import Constant, Team, Turns
 
 
