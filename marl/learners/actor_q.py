@@ -308,7 +308,7 @@ class ActorQLearner(OffPolicyLearner):
                 mask = sample.acting.reshape(x.shape[0], -1, 1).expand(-1, -1, self.critic.count)
             else:
                 x, mask = torch.cat([x] * self.critic.count, 2), torch.cat([sample.acting] * self.critic.count, 2)
-            norm.update(x, mask)
+            norm.update(x, mask, self.reduce)
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critics, targets."""

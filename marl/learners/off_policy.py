@@ -35,6 +35,7 @@ from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, fitting, holds_own
 from marl.optim import Adam, Optimizer, Stepper
+from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -126,6 +127,7 @@ class OffPolicyLearner(ABC):
         name = type(settings).__name__
         check_kind(name, settings.action_kinds, team)
         self._settings, self.spec, self.team, self.num_envs = settings, spec, team, num_envs
+        self.reduce = current()  # with whom it learns as one
         self.device = torch.device(device)
         self.mixing = isinstance(settings.credit, Mixing)
         self.critic_shape = settings.critic.shape(spec, team)  # of the joint input; None: an agent's own observation
@@ -337,6 +339,9 @@ class OffPolicyLearner(ABC):
 
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
+        if not self.reduce.alone:
+            for optimizer in self.optimizers().values():
+                optimizer.rows = self._rows(sample)
         if not recording(self.device) or not self._recordable:
             return self.learn(sample)
         parts = self._recorded((*self.flags(), self.memory.ragged), *sample.parts())
@@ -393,6 +398,11 @@ class OffPolicyLearner(ABC):
     def mean(self, x: Tensor, sample: Sample) -> Tensor:
         """The mean of ``(L, B, N)`` over what is complete."""
         return ops.masked_mean(x, sample.complete) if self.memory.ragged else x.mean()
+
+    def _rows(self, sample: Sample) -> Tensor:
+        """How many rows the losses are means of: of each parameter set ``(P,)``, or ``()`` of a team with a mixer."""
+        counts = self.counts(sample)
+        return counts[..., 0].sum() if self.mixing else self.owner.sum_sets(counts.sum((0, 1)))
 
     def counts(self, sample: Sample) -> Tensor:
         """Which transitions ``(L, B, N)`` are learnt from: complete ones after the burn-in."""
@@ -466,7 +476,6 @@ class OffPolicyLearner(ABC):
         """Whether targets move after this update."""
         return (self.updates + 1) % self._settings.target_every == 0
 
-    @torch.no_grad()
     def track(self, online: FlatParameters, target: FlatParameters) -> None:
         """Move targets towards their networks."""
         target.follow(online, self._settings.tau)
@@ -475,7 +484,7 @@ class OffPolicyLearner(ABC):
         """Let observation statistics see a draw, after it was learnt from."""
         for net in nets:
             if net.norm is not None:
-                net.norm.update(sample.obs, sample.acting)
+                net.norm.update(sample.obs, sample.acting, self.reduce)
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
