@@ -168,6 +168,11 @@ def resolve_scenario(env: Any) -> Scenario | None:
     return None
 
 
+def reference_of(env: Any, scenario: Scenario | None) -> str | None:
+    """What finds an environment again: a scenario's reference, an id; None for an object."""
+    return scenario.reference if scenario is not None else env if isinstance(env, str) else None
+
+
 def importable(folder: Path) -> None:
     """Let modules in a folder be imported, after whatever is installed: worker processes get the same path."""
     entry = str(folder.absolute())

@@ -50,7 +50,7 @@ def play(
         ConfigError: if the environment cannot be rendered to pictures.
     """
     env_seed, act_seed, task_seed = evaluation_seeds(seed)
-    actors = system.alone(act_seed, not explore)
+    actors = system.training.players.apart(1, act_seed, not explore)
     limit = min(max_steps, system.max_steps or max_steps)
     with global_streams_kept(), closing_batch(Film(system, actors, limit)) as film:
         check_same_spec(system.spec, film.spec)

@@ -128,7 +128,7 @@ def sweep(
     plain = point(np.nan, "")
     talking = [
         name
-        for team, channel in zip(system.spec.teams, system.channels, strict=True)
+        for team, channel in zip(system.spec.teams, system.setup.channels, strict=True)
         if channel is not None or system.spoken is not None
         for name in team.agents
     ]
