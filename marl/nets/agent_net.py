@@ -164,6 +164,15 @@ class AgentNet(nn.Module):
     def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:
         """Whatever chance a carry needs, in place: none here."""
 
+    def see(self, x: Tensor, acting: Tensor) -> None:
+        """Let observation statistics take in rows ``(T, B, N, *shape)``, after they were learnt from."""
+        if self.norm is not None:
+            self.norm.update(x, acting)
+
+    def forget(self, carry: Tensor) -> Tensor:
+        """A carry that remembers nothing."""
+        return torch.zeros_like(carry)
+
     def draw_noise(self, generator: torch.Generator | None) -> None:
         """New noise for every noisy layer; None: none."""
         for module in self.modules():
