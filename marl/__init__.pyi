@@ -1,7 +1,9 @@
 """What type checkers know of the public names; at run time they load when first used."""
 
 from marl import compiled as compiled
+from marl import extend as extend
 from marl import ops as ops
+from marl import optim as optim
 from marl.adapters.spoken import Spoken as Spoken
 from marl.algorithms import coma as coma
 from marl.algorithms import facmac as facmac

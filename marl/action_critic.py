@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
-from marl.grid.scope import Joint, Scope, joint_shape, true_inputs
+from marl.grid.scope import Scope
 from marl.memory.sample import Sample
 from marl.nets.action_head import ActionHead
 from marl.nets.agent_net import AgentNet
@@ -39,9 +38,9 @@ class Plans(Protocol):
 class OtherTeams:
     """What a critic across teams reads of the other teams' actions."""
 
-    def __init__(self, spec: Spec, team: TeamSpec, device: torch.device | str) -> None:
-        """All teams of ``spec`` but ``team``."""
-        self.spec, self.num_agents = spec, team.num_agents
+    def __init__(self, spec: Spec, team: TeamSpec, scope: Scope, device: torch.device | str) -> None:
+        """All teams of ``spec`` but ``team``; ``scope``: what the critic reads beside actions."""
+        self.spec, self.scope, self.num_agents = spec, scope, team.num_agents
         self.places = [place for place, other in enumerate(spec.teams) if other is not team]
         self.codes = [ActionHead(spec.teams[place].action, device) for place in self.places]
         self.width = sum(
@@ -61,9 +60,8 @@ class OtherTeams:
         found = []
         for which, (place, code) in enumerate(zip(self.places, self.codes, strict=True)):
             acting = (sample.next_acting_others if successor else sample.acting_others)[which]
-            if successor and place in self._planners and sample.next_joint is not None:
-                joint = sample.next_joint if sample.next_joint.dim() == 4 else sample.next_joint.unsqueeze(2)
-                seen = self._obs(joint, place)  # (L, B, 1 or N, M, O)
+            seen = self._next_obs(sample, place) if successor and place in self._planners else None
+            if seen is not None:
                 legal = sample.next_legal_others[which]
                 legal = None if legal is None else legal.unsqueeze(2).expand(*seen.shape[:4], -1).flatten(1, 2)
                 features = self._planners[place].planned(seen.flatten(1, 2), legal)
@@ -75,13 +73,12 @@ class OtherTeams:
             found.append(flat.expand(*flat.shape[:2], self.num_agents, flat.shape[-1]))
         return found
 
-    def _obs(self, joint: Tensor, place: int) -> Tensor:
-        """A team's observations ``(..., M, O)`` out of joint inputs ``(..., J)``."""
-        teams = self.spec.teams
-        sizes = [team.num_agents * math.prod(team.obs.shape) for team in teams]
-        start = sum(sizes[:place])
-        part = joint[..., start : start + sizes[place]]
-        return part.reshape(*joint.shape[:-1], teams[place].num_agents, *teams[place].obs.shape)
+    def _next_obs(self, sample: Sample, place: int) -> Tensor | None:
+        """A team's next observations ``(L, B, 1 or N, M, O)``, if the joint input holds them."""
+        joint = sample.next_joint
+        if joint is None:
+            return None
+        return self.scope.obs_of(self.spec, place, joint if joint.dim() == 4 else joint.unsqueeze(2))
 
 
 class ActionCritic(nn.Module):
@@ -114,11 +111,11 @@ class ActionCritic(nn.Module):
         ``outputs``: values per critic; one for the action that was taken, or one for each own action.
         """
         super().__init__()
-        shape = joint_shape(scope, spec, team)
+        shape = scope.shape(spec, team)
         self.joint, self.count, self.owner, self.outputs = shape is not None, count, owner, outputs
         self.code = ActionHead(team.action, device)
-        across = scope == Joint(of="all") and len(spec.teams) > 1
-        self.others = OtherTeams(spec, team, device) if across else None
+        across = self.joint and scope.other_teams and len(spec.teams) > 1
+        self.others = OtherTeams(spec, team, scope, device) if across else None
         agents = range(team.num_agents)
         rows = [[other for other in agents if other != agent] for agent in agents]
         self._but_oneself = torch.tensor(rows, dtype=torch.int64, device=device)  # (N, N - 1)
@@ -133,7 +130,7 @@ class ActionCritic(nn.Module):
             widths = [max(team.obs.widths[a] for a in owner.members(p)) for p in range(owner.num_sets)]
             own = None if team.obs.is_image else [torch.arange(width) for width in widths]
         else:
-            places = true_inputs(scope, spec, team)
+            places = scope.true_inputs(spec, team)
             own = None if places is None else [places] * owner.num_sets
         if network is None and not isinstance(policy_network, GRU):
             network = policy_network

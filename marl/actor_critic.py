@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from marl import ops
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.graphs import Recorded
-from marl.grid.scope import Scope, as_joint, joint_shape, true_inputs
-from marl.grid.sharing import Sharing, owner_index
+from marl.grid.scope import Scope, as_joint
+from marl.grid.sharing import SharingLike, owner_index
 from marl.memory.base import Decision, Look
 from marl.memory.rollout import Rollout
 from marl.nets.action_head import masked_policy
@@ -87,7 +87,7 @@ class ActorCritic(nn.Module):
         seed: np.random.SeedSequence,
         *,
         critic: Scope,
-        sharing: Sharing,
+        sharing: SharingLike,
         network: Network | None,
         critic_network: Network | None,
         channel: Channel | None = None,
@@ -104,7 +104,7 @@ class ActorCritic(nn.Module):
         """
         super().__init__()
         self.owner = Owner(owner_index(sharing, team))
-        self.scope, self.num_envs = critic, num_envs
+        self.num_envs = num_envs
         generators = [
             torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1))
             for child in seed.spawn(self.owner.num_sets)
@@ -132,7 +132,7 @@ class ActorCritic(nn.Module):
             normalize=normalize_obs,
             learns_scale=self.distribution.learns_scale,
         )
-        shape = joint_shape(critic, spec, team)
+        shape = critic.shape(spec, team)
         self.critic: AgentNet | JointNet | CounterfactualNet
         if counterfactual and (shape is None or team.action.kind != "discrete"):
             raise ConfigError(
@@ -157,7 +157,7 @@ class ActorCritic(nn.Module):
             )
         else:
             default = network if len(shape) == len(team.obs.shape) else default_network(shape)
-            places = true_inputs(critic, spec, team)
+            places = critic.true_inputs(spec, team)
             if counterfactual:
                 self.critic = CounterfactualNet(
                     critic_network or default,

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
 
+from marl.registry import registered_class, registered_name
 from marl.types import ConfigError
 
 C = TypeVar("C")
@@ -50,10 +51,15 @@ ELSEWHERE = {  # what other libraries call a setting, and its names here
     "replay_buffer_class": ("hindsight",),
     "mixer": ("credit",),
     "parameter_sharing": ("sharing",),
+    "adam_eps": ("optimizer.eps",),
+    "optimizer_class": ("optimizer",),
+    "weight_decay": ("optimizer.weight_decay", "optimizer"),
+    "momentum": ("optimizer.momentum", "optimizer"),
 }
+GONE = {"adam_eps": "it is optimizer=marl.optim.Adam(eps=...) now"}  # settings that other ones took the place of
 LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements of an array in settings
-# The only classes that a file may name, by module or by the package that shows them: every one is a value of an axis
-# and holds no code.
+# The classes of the library that a file may name, by module or by the package that shows them: every one is a value of
+# an axis and holds no code. Beside them a file may name what users registered.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.adapters.spoken": ("Spoken",),
     "marl.channels.link": ("Link",),
@@ -85,6 +91,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.memory.replay": ("ReplayMemory",),
     "marl.nets.networks": ("CNN", "GRU", "MLP"),
     "marl.nets.q_head": ("Atoms", "Quantiles"),
+    "marl.optim": ("SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"),
     "marl.schedules": ("Exponential", "Linear", "Logarithmic"),
     "marl.shaping": (
         *("Clip", "CountBonus", "EpisodicNovelty", "RND", "RunningNormalize", "Scale", "SocialInfluence", "StepCost"),
@@ -148,6 +155,7 @@ def unknown(where: str, name: str, known: Iterable[str], what: str) -> str:
     names = list(known)
     near = nearest(name, names)
     hint = "" if near is None else f"; did you mean {near!r}?"
+    hint = f"; {GONE[name]}" if name in GONE else hint
     return f"{where}: unknown {what} {name!r}{hint} (known: {', '.join(names)})"
 
 
@@ -164,8 +172,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def _check(where: str, value: object, hint: Any, limits: Mapping[str, Any]) -> None:
     if not _fits(value, hint):
-        elsewhere = MISPLACED.get(type(value).__name__, "")
-        raise ConfigError(f"{where}: expected {_name(hint)}, got {value!r} ({type(value).__name__}){elsewhere}")
+        elsewhere = MISPLACED.get(type(value).__name__) or _lacks(value, hint)
+        doc = f" ({limits['doc']})" if limits.get("doc") and any(map(_is_protocol, _options(hint))) else ""
+        raise ConfigError(f"{where}: expected {_name(hint)}{doc}, got {value!r} ({type(value).__name__}){elsewhere}")
     if isinstance(value, str) and limits.get("one_of") and value not in limits["one_of"]:
         raise ConfigError(unknown(where, value, limits["one_of"], "value"))
     numbers = [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
@@ -187,8 +196,8 @@ def _check(where: str, value: object, hint: Any, limits: Mapping[str, Any]) -> N
 
 def _fits(value: object, hint: Any) -> bool:
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
+    if len(_options(hint)) > 1:
+        return any(_fits(value, option) for option in _options(hint))
     if origin is typing.Literal:
         return value in typing.get_args(hint)
     if origin is tuple and _is_plain(hint):
@@ -203,14 +212,35 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if getattr(hint, "_is_protocol", False):
-        return hasattr(value, "build") and not isinstance(value, type)
+    if _is_protocol(hint):
+        fits = isinstance(value, hint) if hint._is_runtime_protocol else hasattr(value, "build")
+        return fits and not isinstance(value, type)
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
+def _is_protocol(hint: Any) -> bool:
+    return bool(getattr(hint, "_is_protocol", False))
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of anything else itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _lacks(value: object, hint: Any) -> str:
+    """What keeps an object of a user's own from being a value of an axis."""
+    if isinstance(value, type):
+        return f"; that is the class itself: write {value.__name__}(...)"
+    for option in _options(hint) if dataclasses.is_dataclass(value) else ():
+        if _is_protocol(option):
+            lacking = sorted(name for name in vars(option) if name[0] != "_" and not hasattr(value, name))
+            return f"; it has no {', '.join(lacking)}" if lacking else ""
+    return ""
+
+
 def _name(hint: Any) -> str:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_name(option) for option in typing.get_args(hint))
+    if len(_options(hint)) > 1:
+        return " or ".join(map(_name, _options(hint)))
     if hint is type(None):
         return "None"
     return hint.__name__ if isinstance(hint, type) else str(hint)
@@ -236,7 +266,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def to_json(value: Any, *, code: bool = False) -> Any:
-    """Settings as JSON: dataclasses of :data:`SETTINGS` become ``{"$class": ..., fields}``.
+    """Settings as JSON: dataclasses of :data:`SETTINGS` and registered ones become ``{"$class": ..., fields}``.
 
     Tuples become lists; what JSON has not gets a mark: ``$list``, ``$set``, ``$map``, ``$bytes``, ``$path``,
     ``$array``.
@@ -256,9 +286,10 @@ def to_json(value: Any, *, code: bool = False) -> Any:
     if value is None or kind in (bool, str, float) or (kind is int and value.bit_length() <= LONGEST_WHOLE):
         return value
     write = functools.partial(to_json, code=code)
-    if kind.__qualname__ in SETTINGS.get(_home(kind), ()):
-        fields = {field.name: write(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"$class": name_of(value), **fields}
+    name = _class_name(kind)
+    if name is not None:
+        own = [field.name for field in dataclasses.fields(value) if field.init]
+        return {"$class": name, **{field: write(getattr(value, field)) for field in own}}
     if isinstance(value, Mapping):
         if all(type(key) is str and not key.startswith("$") for key in value):
             return {key: write(item) for key, item in value.items()}
@@ -276,6 +307,13 @@ def to_json(value: Any, *, code: bool = False) -> Any:
     if not code:
         raise ConfigError(f"{value!r:.200} cannot be written as JSON")
     return {"$code": name_of(value)}
+
+
+def _class_name(cls: type) -> str | None:
+    """What a file calls a class of settings; None for what no file may name."""
+    if cls.__qualname__ in SETTINGS.get(_home(cls), ()):
+        return name_of(cls)
+    return registered_name(cls) if dataclasses.is_dataclass(cls) else None
 
 
 def _home(named: Any) -> str:
@@ -304,7 +342,7 @@ def code_in(data: Any, where: str = "") -> dict[str, str]:
 
 
 def from_json(data: Any) -> Any:
-    """The inverse of :func:`to_json`. Raises ConfigError for any other class than those of :data:`SETTINGS`."""
+    """The inverse of :func:`to_json`. Raises ConfigError for classes neither in :data:`SETTINGS` nor registered."""
     if isinstance(data, list):
         return tuple(from_json(item) for item in data)
     if not isinstance(data, dict):
@@ -334,18 +372,44 @@ def from_json(data: Any) -> Any:
     raise ConfigError(f"unknown kind of value {mark!r}; was this written by a newer version?")
 
 
-def _settings_from_json(data: Mapping[str, Any]) -> Any:
-    module, _, name = str(data["$class"]).partition(":")
+def class_named(name: str) -> Any:
+    """The settings class that a file names. Raises ConfigError if files may not name it."""
+    module, _, own = name.partition(":")
     module = MOVED.get(module, module)
-    if name not in SETTINGS.get(module, ()):
-        raise ConfigError(f"unknown settings class {data['$class']!r:.200}; was this written by a newer version?")
-    cls = getattr(importlib.import_module(module), name)
-    made = cls(**{key: from_json(item) for key, item in data.items() if key != "$class"})
-    hints = typing.get_type_hints(cls)
+    if own in SETTINGS.get(module, ()):
+        return getattr(importlib.import_module(module), own)
+    if module.partition(".")[0] == "marl":
+        raise ConfigError(f"unknown settings class {name!r:.200}; was this written by a newer version?")
+    registered = registered_class(name)
+    if registered is None:
+        raise ConfigError(
+            f"settings class {name!r:.100} is not registered here: import it and call marl.extend.register with it "
+            "first, or give what it is in again (agents=, shaping=, ...)"
+        )
+    return registered
+
+
+def _settings_from_json(data: Mapping[str, Any]) -> Any:
+    cls = class_named(str(data["$class"]))
+    made = cls(**{key: from_json(item) for key, item in _of_today(data).items() if key != "$class"})
+    ours = cls.__module__.startswith("marl.")
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError as error:  # imported for type checkers alone
+        raise ConfigError(f"{cls.__name__}: the types of its fields cannot be looked at here ({error})") from None
     for field in dataclasses.fields(made):
-        if _is_plain(hints[field.name]):
-            _check(f"{name}.{field.name}", getattr(made, field.name), hints[field.name], {})
+        # Classes of the library look at everything else themselves.
+        if not ours or _is_plain(hints[field.name]):
+            _check(f"{cls.__name__}.{field.name}", getattr(made, field.name), hints[field.name], {})
     return made
+
+
+def _of_today(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON that an older version may have written, with today's fields."""
+    fields = dict(data)
+    if "adam_eps" in fields:
+        fields["optimizer"] = {"$class": "marl.optim:Adam", "eps": fields.pop("adam_eps")}
+    return fields
 
 
 def _is_plain(hint: Any) -> bool:
@@ -354,3 +418,19 @@ def _is_plain(hint: Any) -> bool:
         return True
     nested = typing.get_origin(hint) in (tuple, typing.Union, types.UnionType)
     return nested and all(map(_is_plain, typing.get_args(hint)))
+
+
+def described(value: Any) -> Any:
+    """Settings as JSON to be compared and read by people; what only code can make is named."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): described(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [described(item) for item in value]
+    fields = getattr(value, "__dataclass_fields__", None)
+    if fields and not isinstance(value, type):
+        return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
+    return {"$code": name_of(value)}

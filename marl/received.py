@@ -1,12 +1,14 @@
 """What a checkpoint or run folder may say: its types, and what it may name without being trusted.
 
 Whoever loads a folder may have got it from somebody else. So it chooses among what is registered, installed as a
-scenario or in :data:`marl.config.SETTINGS`; whatever else would run, or open what lies elsewhere, its user names again.
+scenario, in :data:`marl.config.SETTINGS`, or registered by its user; whatever else would run, or open what lies
+elsewhere, its user names again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -14,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from marl.adapters.resolve import comes_with_library
-from marl.config import code_in, from_json, to_json
+from marl.channels import Channel
+from marl.config import class_named, code_in, from_json, to_json
 from marl.scenario import Scenario, names
 from marl.types import CheckpointError, ConfigError, MarlError, Spec
 
@@ -137,19 +140,29 @@ def refuse_sizes(where: str, meta: Mapping[str, Any], spec: Spec, learners: Any)
         else:
             sizes = [a * b for a, b in pairwise([width, *numbers])]
         if max(sizes, default=0) > most or sum(sizes) > 16 * most:
-            raise CheckpointError(f"{where}: {name} {numbers!r:.80} is larger than anything that it holds")
+            raise CheckpointError(
+                f"{where}: {name} {numbers!r:.80} is larger than anything that it holds; pass agents= if it is right"
+            )
 
 
 def _numbers(data: Any) -> Iterator[tuple[str, list[int]]]:
     """Sizes in settings as JSON: rollouts, and the numbers of each network or channel in their order."""
     if isinstance(data, dict):
-        module = str(data.get("$class", "")).partition(":")[0]
-        if module.startswith(("marl.nets.", "marl.channels.speech")):
-            yield str(data["$class"]).rpartition(":")[2], list(_whole(data))
+        name = str(data.get("$class", ""))
+        if name.startswith(("marl.nets.", "marl.channels.speech")) or _builds_layers(name):
+            yield name.rpartition(":")[2], list(_whole(data))
         if type(data.get("rollout")) is int:
             yield "rollout", [data["rollout"]]
     for item in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
         yield from _numbers(item)
+
+
+def _builds_layers(name: str) -> bool:
+    """Whether a settings class of a user's builds a network or what a channel says."""
+    if not name or name.startswith("marl."):
+        return False
+    cls = class_named(name)
+    return issubclass(cls, Channel) or "width" in {*dir(cls), *(field.name for field in dataclasses.fields(cls))}
 
 
 def _whole(data: Any) -> Iterator[int]:
@@ -180,8 +193,12 @@ def _env_kwargs(where: str, data: Mapping[str, Any], scenario: Scenario | None) 
 
 def _needed(where: str, part: str, code: Mapping[str, str]) -> CheckpointError:
     what = f" ({', '.join(f'{place}: {name}' for place, name in code.items()):.300})" if code else ""
-    mend = f"pass {part}= as then" + (", or {} if env= brings them" if part == "env_kwargs" else "")
-    return CheckpointError(f"{where}: its {part} hold code of yours{what}, which no checkpoint keeps; {mend}")
+    mend = ", or {} if env= brings them" if part == "env_kwargs" else ""
+    if part not in ("env_kwargs", "channel"):
+        mend = "; classes of settings are kept once they are registered (marl.extend.register)"
+    return CheckpointError(
+        f"{where}: its {part} hold code of yours{what}, which no checkpoint keeps; pass {part}= as then{mend}"
+    )
 
 
 def _read(where: str, data: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import re
@@ -12,9 +11,10 @@ import pytest
 
 import marl
 from marl.learners import LEARNERS, LearnerConfig
+from tests.support.stubs import LAZY, stub
 
 ROOT = Path(__file__).parents[1]
-NAMES = [name for name in marl.__all__ if name != "ops"]
+NAMES = [name for name in marl.__all__ if name not in ("ops", "optim")]
 SETTINGS = [
     value for name in NAMES if dataclasses.is_dataclass(value := getattr(marl, name)) and isinstance(value, type)
 ]
@@ -26,25 +26,31 @@ def test_every_public_name_has_one_home():
     assert len(set(homes)) == len(homes)
 
 
-def test_type_checkers_see_the_same_names_from_the_same_homes():
-    """``import a as a`` is how a stub says that a name is public."""
-    tree = ast.parse((ROOT / "marl" / "__init__.pyi").read_text())
-    imported = [
-        (alias.asname, alias.name, node.module)
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    ]
-    assert all(alias == name for alias, name, _ in imported)
-    homes = {name: home for home, names in marl._HOMES.items() for name in names.split()}
-    assert {name: home for _, name, home in imported} == homes | {"compiled": "marl", "ops": "marl"}
-    assert len(imported) == len(homes) + 2
+@pytest.mark.parametrize("name", LAZY)
+def test_type_checkers_see_the_same_names_from_the_same_homes(name):
+    """If this fails: python -m tests.support.stubs."""
+    assert (ROOT / LAZY[name]).read_text() == stub(name)
+
+
+@pytest.mark.parametrize("name", marl.extend.__all__)
+def test_every_name_for_extensions_is_importable_and_explained(name):
+    value = getattr(marl.extend, name)
+    assert name in dir(marl.extend)
+    if not isinstance(value, type(int | str)):  # a union has no words of its own
+        doc = inspect.getdoc(value)
+        assert doc, f"marl.extend.{name} has no docstring"
+        assert not doc.startswith(f"{name}("), f"marl.extend.{name} has only the docstring that dataclasses make"
+
+
+def test_an_unknown_name_for_extensions_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"'marl\.extend' has no attribute 'Hooks'; did you mean 'Hook'"):
+        marl.extend.Hooks  # noqa: B018
 
 
 def test_every_public_name_is_on_the_api_page():
     page = (ROOT / "docs" / "api.md").read_text()
     documented = set(re.findall(r"^::: marl\.(\w+)$", page, flags=re.MULTILINE))
-    documented -= {"types", "conformance"}  # modules
+    documented -= {"types", "conformance", "optim"}  # modules
     assert documented == set(NAMES)
 
 

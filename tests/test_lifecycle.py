@@ -14,7 +14,7 @@ import pytest
 
 import marl
 from marl import conformance
-from marl.adapters import copies, make, workers
+from marl.adapters import copies, make, worker, workers
 from marl.studies.exploit import exploit
 from marl.studies.play import play
 from marl.studies.tournament import tournament
@@ -578,13 +578,13 @@ def test_a_worker_that_is_killed_while_workers_start_is_replaced_and_counted(mom
 @posix
 def test_workers_that_are_killed_at_every_start_exhaust_the_budget(monkeypatch):
     monkeypatch.setattr(workers, "_back_off", lambda strikes: 0.0)
-    start = workers._Worker.start
+    start = worker.Worker.start
 
     def doomed(worker):
         start(worker)
         os.kill(worker.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(workers._Worker, "start", doomed)
+    monkeypatch.setattr(worker.Worker, "start", doomed)
     with pytest.raises(ResourceError, match=r"worker 0 .* failed 4 times in a row and is not restarted"):
         make(partial(Single, os.devnull), 2, workers=1)
 

@@ -355,7 +355,7 @@ def test_schedules_run_on_environment_steps(num_envs):
     system = marl.MultiAgentSystem(config, Constant, num_envs=num_envs)
     system.train(steps=400)
     assert system.steps == 400
-    assert system.learners[0].optimiser.lr == pytest.approx(5e-4)
+    assert system.learners[0].optimizer.lr == pytest.approx(5e-4)
 
 
 # 8. Evaluation changes nothing.
@@ -529,7 +529,7 @@ def test_names_from_elsewhere_and_values_of_the_wrong_kind_are_explained(make, w
         ({"clip": -0.1}, "PPO.clip: expected a number above 0"),
         ({"epochs": True}, "PPO.epochs: expected int, got True"),
         ({"epochs": 1.5}, "PPO.epochs: expected int"),
-        ({"critic": "joint"}, "PPO.critic: expected Local or Joint"),
+        ({"critic": "joint"}, "PPO.critic: expected Scope (what the critic sees: Local() or Joint()), got"),
         ({"network": "mlp"}, "PPO.network"),
     ],
 )

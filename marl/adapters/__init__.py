@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from marl.adapters.copies import Copies
+from marl.adapters.copies import Copies, in_process
 from marl.adapters.lifecycle import close_env, open_env
 from marl.adapters.resolve import resolve
+from marl.adapters.workers import WorkerBatch
 from marl.types import BatchEnv, ConfigError, SupportsBatch
 
 __all__ = ["in_process", "make"]
@@ -67,8 +68,6 @@ def make(
                 close_env(first)
             raise
     if workers:
-        from marl.adapters.workers import WorkerBatch
-
         close_env(first)  # it has said that it brings no batch: the workers make their own
         return WorkerBatch(
             factory,
@@ -90,27 +89,4 @@ def make(
         first=first,
         instance=instance is not None,
         lent=lent,
-    )
-
-
-def in_process(
-    factory: Callable[..., Any],
-    num_envs: int,
-    patterns: Sequence[str] | None = None,
-    *,
-    first_copy: int = 0,
-    max_steps: int | None = None,
-    on_bad_obs: str = "error",
-    env_kwargs: Mapping[str, Any] | None = None,
-    state: bool = True,
-) -> BatchEnv:
-    """``num_envs`` copies stepped in this process; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
-    return Copies(
-        functools.partial(factory, **env_kwargs) if env_kwargs else factory,
-        num_envs,
-        patterns,
-        first_copy=first_copy,
-        max_steps=max_steps,
-        on_bad_obs=on_bad_obs,
-        state=state,
     )

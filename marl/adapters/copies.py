@@ -6,25 +6,28 @@ all three.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from marl.adapters.actionlog import ActionLog
 from marl.adapters.aec import AECCopy
+from marl.adapters.arrays import StepArrays
+from marl.adapters.checks import Checks, Gaps
 from marl.adapters.describe import describe, interface
 from marl.adapters.faults import CRASHES_IN_A_ROW, Ledger
 from marl.adapters.gymnasium import GymnasiumCopy
 from marl.adapters.lifecycle import NotMade, borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
 from marl.adapters.rows import Breach, Rows
-from marl.spaces import base_legal, vector_bounds
 from marl.types import (
     Array,
+    BatchEnv,
     CheckpointError,
     ConfigError,
     EnvContractError,
@@ -32,19 +35,11 @@ from marl.types import (
     MarlError,
     Spec,
     Step,
-    TeamStep,
-    zeros_step,
 )
 
 RESEED_STEPS = 1_000  # a copy that has gone this far since its seed is seeded again when its next episode starts
-# After a copy's first steps, in which observations are fully checked, the bounds of all copies are looked at now and
-# then: at distances that grow to 64 steps and then vary from 64 to 127, so that no length of episodes hides a step.
-# Every fourth time the next step is fully checked. Of each copy's actions that end somebody's episode, so many are
-# passed over before the successor of one is looked at. All that takes less than 0.5 % of the cheapest step.
-LONGEST_GAP, FULL_CHECKS = 64, 4
 BAD_OBS = ("error", "clip", "cast", "drop")
 CLOSED = "the environments were closed; make them anew"
-BadObs = Literal["error", "clip", "cast", "drop"]
 
 
 class CopyOfEnv(Protocol):
@@ -66,24 +61,6 @@ PLAYERS: dict[str, Callable[[Any, Rows, int | None], CopyOfEnv]] = {
     "aec": AECCopy,
     "gymnasium": GymnasiumCopy,
 }
-
-
-@dataclass
-class Gaps:
-    """How many steps to let pass before the next look: more and more, and then irregularly many."""
-
-    gap: int = 1
-    number: int = 0
-    left: int = 1
-
-    def renew(self) -> None:
-        """A look has been taken."""
-        self.number += 1
-        if self.gap < LONGEST_GAP:
-            self.gap += self.gap // 4 + 1
-            self.left = self.gap
-        else:  # n (2 n + 21) takes every value modulo 64 once in 64
-            self.left = LONGEST_GAP + self.number * (2 * self.number + 21) % LONGEST_GAP
 
 
 @dataclass
@@ -153,7 +130,9 @@ class Copies:
             self._spec, self._ids = describe(envs[0], patterns, state)
             envs += [self._make() for _ in range(1, num_envs)]
             self._ledger = Ledger(self._spec.env)
-            self._allocate()
+            self._arrays = StepArrays(self._spec, self._ids, num_envs)
+            self._step, self._rows = self._arrays.step, self._arrays.rows
+            self._checks = Checks(self._spec, self._arrays, on_bad_obs, self._ledger)
             self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]
         except BaseException as error:
             if isinstance(error, NotMade):
@@ -195,16 +174,14 @@ class Copies:
             raise ConfigError(f"seed: expected a non-negative integer, got {seed!r}")
         self._take()
         self._seed, self._options = int(seed), None if options is None else dict(options)
-        self._wipe()
+        self._arrays.wipe()
         self._astray = [False] * self._num_envs
         for e in range(self._num_envs):
             self._seeding[e] = Seeding()
             self._renew(e)
             self._begin(e, reseed=True)
-        self._mend_bounds()
-        self._refuse_non_finite()
-        self._look()
-        return self._finish(())
+        self._checks.written(self._breached, look=True)
+        return self._arrays.finish(())
 
     def step(self, actions: Sequence[Array]) -> Step:
         """Take one step; ``actions[k]`` belongs to ``spec.teams[k]``: ``(E, N)`` or ``(E, N, A)``."""
@@ -212,7 +189,7 @@ class Copies:
             raise ConfigError(CLOSED if self._closed else "step before reset: call reset(seed) first")
         choices = self._choices(actions)
         self._log.append(actions)
-        self._wipe()
+        self._arrays.wipe()
         finished: list[Episode] = []
         for e, copy in enumerate(self._copies):
             rows = self._rows[e]
@@ -223,15 +200,8 @@ class Copies:
             try:
                 over = copy.step(choices[e])
                 if rows.has_successor:
-                    self._dirty = True
-                    breach = rows.non_finite(successor=True)
-                    ends = self._ends[e]
-                    ends.left -= 1
-                    if breach is None and ends.left <= 0:
-                        ends.renew()
-                        breach = rows.outside(self._bounds, successor=True)
-                    if breach is not None:
-                        raise breach
+                    self._arrays.dirty = True
+                    self._checks.successor(e)
             except Breach as error:
                 self._breached(e, error)
             except MarlError:
@@ -244,18 +214,14 @@ class Copies:
                     finished.append(self._episode(e))
                     self._ledger.end(self._first + e)
                     self._begin(e)
-        self._mend_bounds()
-        self._refuse_non_finite()
-        self._looks.left -= 1
-        if self._looks.left <= 0:
-            self._look()
-        return self._finish(tuple(finished))
+        self._checks.written(self._breached)
+        return self._arrays.finish(tuple(finished))
 
     def _choices(self, actions: Sequence[Array]) -> list[Any]:
         """Per copy, something to index by agent: plain integers for discrete actions, rows of arrays otherwise."""
-        if len(actions) != len(self._action_shapes):
-            raise ConfigError(f"expected actions of {len(self._action_shapes)} teams, got {len(actions)}")
-        for team, array, shape in zip(self._spec.teams, actions, self._action_shapes, strict=True):
+        if len(actions) != len(self._arrays.action_shapes):
+            raise ConfigError(f"expected actions of {len(self._arrays.action_shapes)} teams, got {len(actions)}")
+        for team, array, shape in zip(self._spec.teams, actions, self._arrays.action_shapes, strict=True):
             if array.shape != shape:
                 raise ConfigError(f"actions of team {team.name!r}: expected shape {shape}, got {array.shape}")
         lists: list[Any] = [array.tolist() if array.ndim == 2 else array for array in actions]
@@ -286,7 +252,7 @@ class Copies:
             else:
                 break
         self._step.started[e] = True
-        self._dirty = True
+        self._arrays.dirty = True
 
     def _next_seed(self, e: int) -> int:
         assert self._seed is not None
@@ -300,24 +266,6 @@ class Copies:
         rows = self._rows[e]
         returns = dict(zip(self._spec.agents, rows.returns, strict=True))
         return Episode(self._first + e, returns, rows.length, rows.info())
-
-    def _finish(self, finished: tuple[Episode, ...]) -> Step:
-        """Point ``next_obs`` at the true successors: ``obs`` itself unless somebody's episode ended."""
-        step, spare = self._step, self._spare
-        step.finished = finished
-        if not (self._dirty and any(rows.has_successor for rows in self._rows)):
-            return step
-        for e, rows in enumerate(self._rows):
-            if not rows.has_successor:
-                for now, successor in zip((*rows.obs, *rows.legal), (*rows.next_obs, *rows.next_legal), strict=True):
-                    if successor is not None:
-                        successor[...] = now
-                if step.state is not None and spare.state is not None:
-                    spare.state[e] = step.state[e]
-        for team, other in zip(step.teams, spare.teams, strict=True):
-            team.next_obs, team.next_legal = other.obs, other.legal
-        step.next_state = spare.state
-        return step
 
     # --- faults ------------------------------------------------------------------------------------------------------
 
@@ -383,6 +331,132 @@ class Copies:
             raise EnvContractError(f"{who} {seeding.crashes} times in a row, last {when}: {what}") from error
         return told
 
+    def _discard(self, e: int) -> None:
+        """Show the copy as freshly reset, and nothing of the episode that went wrong."""
+        rows = self._rows[e]
+        rows.reward.fill(0)
+        rows.terminated.fill(False)
+        rows.truncated.fill(False)
+        rows.has_successor = False
+        self._renew(e)
+        self._begin(e, reseed=True)
+        self._step.discarded[e] = True
+
+    # --- going back to a saved state ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seeds and the actions since: replaying them brings copies back, checked by a hash of what they show."""
+        if self._seed is None:
+            raise ConfigError("state_dict before reset: call reset(seed) first")
+        copies = []
+        for e, seeding in enumerate(self._seeding):
+            names = [team.name for team in self._spec.teams]
+            copies.append(
+                {
+                    "seeds": seeding.count,
+                    "crashes": seeding.crashes,
+                    "actions": dict(zip(names, self._log.actions(e), strict=True)),
+                    "forgotten": self._log.forgotten(e),
+                    "hash": self._hash(e),
+                    "returns": [float(value) for value in self._rows[e].returns],
+                    "length": self._rows[e].length,
+                    "astray": self._astray[e],
+                    "ends": list(astuple(self._checks.ends[e])),
+                }
+            )
+        return {
+            "env": self._spec.env,
+            "seed": self._seed,
+            "options": None if self._options is None else dict(self._options),
+            "max_steps": self._max_steps,
+            "first_copy": self._first,
+            "faults": self.faults,
+            "lost": self._ledger.lost,
+            "looks": list(astuple(self._checks.looks)),
+            "copies": copies,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Step:
+        """Seed every copy as it was seeded last, in an environment without a past, and repeat its actions since.
+
+        Copies that then show something else than when they were saved, as those of an environment with a clock or a
+        random stream of its own do, and those whose episode is too long to be repeated, begin a new episode, and the
+        step that comes back marks them ``discarded``; so does the next step, since what was about to be done belongs to
+        an episode that is gone.
+        """
+        mine = {"env": self._spec.env, "max_steps": self._max_steps, "first_copy": self._first}
+        for key, value in mine.items():
+            if state[key] != value:
+                raise CheckpointError(f"environment state: {key} was {state[key]!r} when saved, is {value!r} now")
+        if len(state["copies"]) != self._num_envs:
+            raise CheckpointError(f"environment state holds {len(state['copies'])} copies, expected {self._num_envs}")
+        self._take()
+        self._seed, self._options = int(state["seed"]), state["options"]
+        for e in range(self._num_envs):
+            self._renew(e)
+            self._unused[e] = False
+        self._arrays.wipe()
+        names = [team.name for team in self._spec.teams]
+        logs = [[np.asarray(saved["actions"][name]) for name in names] for saved in state["copies"]]
+        self._log.load(logs)
+        for e, saved in enumerate(state["copies"]):
+            self._seeding[e] = Seeding(int(saved["seeds"]), int(saved["crashes"]))
+            known = not saved.get("forgotten", False)
+            came_back = known and self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
+            self._astray[e] = not came_back or bool(saved.get("astray", False))
+            self._step.started[e] = self._rows[e].length == 0
+            self._step.discarded[e] = False
+            if not came_back:
+                self._remake(e)
+                self._discard(e)
+        self._arrays.flags["reward"].fill(0)
+        self._arrays.wipe_ends()
+        for rows in self._rows:
+            rows.faults = {}
+        self._ledger.counts.clear()
+        self._ledger.counts.update({str(kind): int(count) for kind, count in state["faults"].items()})
+        self._ledger.lost = int(state.get("lost", 0))
+        self._checks.looks = Gaps(*map(int, state.get("looks", ())))
+        self._checks.ends = [Gaps(*map(int, saved.get("ends", ()))) for saved in state["copies"]]
+        self._checks.mend()
+        self._arrays.dirty = True
+        return self._arrays.finish(())
+
+    def _replay(self, e: int, log: Sequence[Array]) -> bool:
+        """Repeat one copy's actions since its last seed; whether the environment took them all."""
+        assert self._seed is not None
+        copy, rows = self._copies[e], self._rows[e]
+        seed = derived_seed(self._seed, self._first + e, self._seeding[e].count - 1)
+        try:
+            copy.begin(seed, self._options)
+            for t in range(len(log[0])):
+                rows.reward.fill(0)
+                rows.terminated.fill(False)
+                rows.truncated.fill(False)
+                rows.has_successor = False
+                choice = [action for team in log for action in (team[t].tolist() if team.ndim == 2 else team[t])]
+                if copy.step(choice):
+                    copy.begin(None, self._options)
+        except (Exception, SystemExit):
+            return False
+        return True
+
+    def _hash(self, e: int) -> str:
+        """A fingerprint of what copy ``e`` shows: observations, who may act and how, state, returns, length."""
+        rows = self._rows[e]
+        digest = hashlib.sha256()
+        parts = [*rows.obs, rows.alive, *(row for row in rows.agent_legal if row is not None), rows.state]
+        for part in parts:
+            if part is not None:
+                digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update(np.array([*rows.returns, rows.length], dtype=np.float64).tobytes())
+        return digest.hexdigest()
+
+    # --- environments ------------------------------------------------------------------------------------------------
+
+    def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
+        return PLAYERS[self._interface](env, rows, self._max_steps)
+
     def _make(self) -> Any:
         """One environment more, which is ours to step and, unless it is lent, to close."""
         env = open_env(self._factory)
@@ -426,227 +500,6 @@ class Copies:
         if not self._unused[e]:
             self._remake(e)
 
-    def _discard(self, e: int) -> None:
-        """Show the copy as freshly reset, and nothing of the episode that went wrong."""
-        rows = self._rows[e]
-        rows.reward.fill(0)
-        rows.terminated.fill(False)
-        rows.truncated.fill(False)
-        rows.has_successor = False
-        self._renew(e)
-        self._begin(e, reseed=True)
-        self._step.discarded[e] = True
-
-    def _refuse_non_finite(self) -> None:
-        """Find NaN and infinity in what was written: a product with zeros is zero unless there is one."""
-        with np.errstate(invalid="ignore"):
-            if all(array.dot(zeros) == 0.0 for array, zeros in self._finite_checks):
-                return
-        for e, rows in enumerate(self._rows):
-            breach = rows.non_finite(successor=False)
-            while breach is not None:  # what replaces a dropped episode may be no better
-                self._breached(e, breach)
-                breach = rows.non_finite(successor=False)
-
-    def _mend_bounds(self) -> None:
-        """With ``on_bad_obs="clip"``, bring observations and successors back into their spaces."""
-        for array, low, high in self._clips:
-            if ((array < low) | (array > high)).any():
-                self._ledger.note("clip", f"{self._spec.env}: observations outside their bounds are clipped to them")
-                np.clip(array, low, high, out=array)
-
-    def _look(self) -> None:
-        """Find observations outside their bounds, and now and then have the next step fully checked."""
-        self._looks.renew()
-        if self._looks.number % FULL_CHECKS == 0:
-            for rows in self._rows:
-                rows.check_next()
-        if not any(
-            ((team.obs < both[0]) | (team.obs > both[1])).any()
-            for team, both in zip(self._step.teams, self._bounds, strict=True)
-            if both is not None
-        ):
-            return
-        for e, rows in enumerate(self._rows):
-            breach = rows.outside(self._bounds, successor=False)
-            while breach is not None:
-                self._breached(e, breach)
-                breach = rows.non_finite(successor=False) or rows.outside(self._bounds, successor=False)
-
-    # --- going back to a saved state ---------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Seeds and the actions since: replaying them brings copies back, checked by a hash of what they show."""
-        if self._seed is None:
-            raise ConfigError("state_dict before reset: call reset(seed) first")
-        copies = []
-        for e, seeding in enumerate(self._seeding):
-            names = [team.name for team in self._spec.teams]
-            copies.append(
-                {
-                    "seeds": seeding.count,
-                    "crashes": seeding.crashes,
-                    "actions": dict(zip(names, self._log.actions(e), strict=True)),
-                    "forgotten": self._log.forgotten(e),
-                    "hash": self._hash(e),
-                    "returns": [float(value) for value in self._rows[e].returns],
-                    "length": self._rows[e].length,
-                    "astray": self._astray[e],
-                    "ends": list(astuple(self._ends[e])),
-                }
-            )
-        return {
-            "env": self._spec.env,
-            "seed": self._seed,
-            "options": None if self._options is None else dict(self._options),
-            "max_steps": self._max_steps,
-            "first_copy": self._first,
-            "faults": self.faults,
-            "lost": self._ledger.lost,
-            "looks": list(astuple(self._looks)),
-            "copies": copies,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> Step:
-        """Seed every copy as it was seeded last, in an environment without a past, and repeat its actions since.
-
-        Copies that then show something else than when they were saved, as those of an environment with a clock or a
-        random stream of its own do, and those whose episode is too long to be repeated, begin a new episode, and the
-        step that comes back marks them ``discarded``; so does the next step, since what was about to be done belongs to
-        an episode that is gone.
-        """
-        mine = {"env": self._spec.env, "max_steps": self._max_steps, "first_copy": self._first}
-        for key, value in mine.items():
-            if state[key] != value:
-                raise CheckpointError(f"environment state: {key} was {state[key]!r} when saved, is {value!r} now")
-        if len(state["copies"]) != self._num_envs:
-            raise CheckpointError(f"environment state holds {len(state['copies'])} copies, expected {self._num_envs}")
-        self._take()
-        self._seed, self._options = int(state["seed"]), state["options"]
-        for e in range(self._num_envs):
-            self._renew(e)
-            self._unused[e] = False
-        self._wipe()
-        names = [team.name for team in self._spec.teams]
-        logs = [[np.asarray(saved["actions"][name]) for name in names] for saved in state["copies"]]
-        self._log.load(logs)
-        for e, saved in enumerate(state["copies"]):
-            self._seeding[e] = Seeding(int(saved["seeds"]), int(saved["crashes"]))
-            known = not saved.get("forgotten", False)
-            came_back = known and self._replay(e, logs[e]) and self._hash(e) == saved["hash"]
-            self._astray[e] = not came_back or bool(saved.get("astray", False))
-            self._step.started[e] = self._rows[e].length == 0
-            self._step.discarded[e] = False
-            if not came_back:
-                self._remake(e)
-                self._discard(e)
-        self._flags["reward"].fill(0)
-        self._wipe_ends()
-        for rows in self._rows:
-            rows.faults = {}
-        self._ledger.counts.clear()
-        self._ledger.counts.update({str(kind): int(count) for kind, count in state["faults"].items()})
-        self._ledger.lost = int(state.get("lost", 0))
-        self._looks = Gaps(*map(int, state.get("looks", ())))
-        self._ends = [Gaps(*map(int, saved.get("ends", ()))) for saved in state["copies"]]
-        self._mend_bounds()
-        self._dirty = True
-        return self._finish(())
-
-    def _replay(self, e: int, log: Sequence[Array]) -> bool:
-        """Repeat one copy's actions since its last seed; whether the environment took them all."""
-        assert self._seed is not None
-        copy, rows = self._copies[e], self._rows[e]
-        seed = derived_seed(self._seed, self._first + e, self._seeding[e].count - 1)
-        try:
-            copy.begin(seed, self._options)
-            for t in range(len(log[0])):
-                rows.reward.fill(0)
-                rows.terminated.fill(False)
-                rows.truncated.fill(False)
-                rows.has_successor = False
-                choice = [action for team in log for action in (team[t].tolist() if team.ndim == 2 else team[t])]
-                if copy.step(choice):
-                    copy.begin(None, self._options)
-        except (Exception, SystemExit):
-            return False
-        return True
-
-    def _hash(self, e: int) -> str:
-        """A fingerprint of what copy ``e`` shows: observations, who may act and how, state, returns, length."""
-        rows = self._rows[e]
-        digest = hashlib.sha256()
-        parts = [*rows.obs, rows.alive, *(row for row in rows.agent_legal if row is not None), rows.state]
-        for part in parts:
-            if part is not None:
-                digest.update(np.ascontiguousarray(part).tobytes())
-        digest.update(np.array([*rows.returns, rows.length], dtype=np.float64).tobytes())
-        return digest.hexdigest()
-
-    # --- arrays ------------------------------------------------------------------------------------------------------
-
-    def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
-        return PLAYERS[self._interface](env, rows, self._max_steps)
-
-    def _allocate(self) -> None:
-        """Every array of every step. Flags of all teams lie side by side; each team sees its columns."""
-        spec, size = self._spec, self._num_envs
-        self._step, self._spare = zeros_step(spec, size), zeros_step(spec, size)
-        columns = (size, len(spec.agents))
-        self._flags = {name: np.zeros(columns, dtype=bool) for name in ("terminated", "truncated", "alive")}
-        self._flags["reward"] = np.zeros(columns, dtype=np.float32)
-        teams, first = [], 0
-        for team, arrays in zip(spec.teams, self._step.teams, strict=True):
-            mine = slice(first, first + team.num_agents)
-            first += team.num_agents
-            legal = None
-            if arrays.legal is not None:
-                legal = np.broadcast_to(base_legal(team.action, team.action_spaces), arrays.legal.shape).copy()
-            flags = {name: flag[:, mine] for name, flag in self._flags.items()}
-            teams.append(TeamStep(obs=arrays.obs, next_obs=arrays.obs, legal=legal, next_legal=legal, **flags))
-        self._step.teams = tuple(teams)
-        self._rows = [Rows(spec, self._ids, e, self._step, self._flags, self._spare) for e in range(size)]
-        names: dict[str, None] = {}
-        for rows in self._rows:
-            rows.mends = {"cast": ("cast",), "clip": ("cast", "clip")}.get(self._on_bad_obs, ())
-            rows.tell, rows.names = self._ledger.first, names
-        self._action_shapes = [(size, team.num_agents, *team.action.shape) for team in spec.teams]
-        floats = [team.obs for team in self._step.teams if team.obs.dtype == np.float32]
-        floats += [] if self._step.state is None else [self._step.state]
-        self._finite_checks = [(array.reshape(-1), np.zeros(array.size, dtype=np.float32)) for array in floats]
-        bounds = [None if team.obs.is_image else vector_bounds(team) for team in spec.teams]
-        bounds = [both if both is not None and np.isfinite(both).any() else None for both in bounds]
-        self._clips: list[tuple[Array, Array, Array]] = []
-        if self._on_bad_obs == "clip":  # then there is nothing left to be found
-            for k, both in enumerate(bounds):
-                if both is not None:
-                    self._clips += [(arrays.teams[k].obs, *both) for arrays in (self._step, self._spare)]
-            bounds = [None] * len(bounds)
-        self._bounds = bounds
-        self._looks, self._ends = Gaps(), [Gaps() for _ in range(size)]
-        self._dirty = False
-
-    def _wipe(self) -> None:
-        """Last step's rewards and flags."""
-        self._flags["reward"].fill(0)
-        if self._dirty:
-            self._wipe_ends()
-            self._step.started.fill(False)
-            self._step.discarded.fill(False)
-            self._dirty = False
-
-    def _wipe_ends(self) -> None:
-        """Nobody's episode ends here: ``next_obs`` is ``obs`` again."""
-        for team in self._step.teams:
-            team.next_obs, team.next_legal = team.obs, team.legal
-        self._step.next_state = self._step.state
-        self._flags["terminated"].fill(False)
-        self._flags["truncated"].fill(False)
-        for rows in self._rows:
-            rows.has_successor = False
-
-    # --- ending ------------------------------------------------------------------------------------------------------
-
     def _close_one(self, env: Any) -> None:
         """Close an environment of ours, once."""
         if any(env is one for one in self._open):
@@ -661,3 +514,26 @@ class Copies:
                 give_back(env, self)
             else:
                 self._close_one(env)
+
+
+def in_process(
+    factory: Callable[..., Any],
+    num_envs: int,
+    patterns: Sequence[str] | None = None,
+    *,
+    first_copy: int = 0,
+    max_steps: int | None = None,
+    on_bad_obs: str = "error",
+    env_kwargs: Mapping[str, Any] | None = None,
+    state: bool = True,
+) -> BatchEnv:
+    """``num_envs`` copies stepped in this process; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
+    return Copies(
+        functools.partial(factory, **env_kwargs) if env_kwargs else factory,
+        num_envs,
+        patterns,
+        first_copy=first_copy,
+        max_steps=max_steps,
+        on_bad_obs=on_bad_obs,
+        state=state,
+    )

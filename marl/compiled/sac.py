@@ -109,7 +109,7 @@ _STATES, _ACTOR_SPACE, _ACTOR_REST = spans(Net, Critics, Draws, States, Space)[3
         *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # critics of one agent's view
         *("exploration", "random_start", "learning_starts", "updates_per_step", "overlap"),
         *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
-        *("lr", "critic_lr", "adam_eps", "max_grad_norm", "target_every", "tau"),
+        *("lr", "critic_lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("temperature", "first_temperature", "target_entropy", "entropy_share"),
     ),
 )
@@ -143,12 +143,12 @@ class CompiledSAC:
     @classmethod
     def refuses(cls, learner: Any) -> str | None:
         """Why these are no gradients of a learner of its class."""
-        head, critic = learner.head, learner.settings.critic
+        head = learner.head
         if whole_name(head) != "marl.nets.action_head.SquashedHead" or "reparameterised" in vars(head):
             return "the kernel computes squashed Gaussians (Box actions) alone"
         if whole_name(learner.critic) != "marl.action_critic.ActionCritic":
             return "the kernel computes the library's own critics alone"
-        if learner.critic.joint and (learner.team.num_agents > 1 or critic.of == "state"):
+        if learner.critic.joint and (learner.team.num_agents > 1 or not learner.settings.critic.is_view(learner.spec)):
             return "the kernel computes critics of one agent's view alone"
         if learner.cross_team is not None:
             return "the kernel computes no critics across teams"

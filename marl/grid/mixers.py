@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from marl import ops
-from marl.grid.scope import Joint, joint_shape
+from marl.grid.scope import Joint
 from marl.nets.agent_net import AgentNet
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
@@ -281,10 +281,7 @@ class TeamMixer(nn.Module):
         """``free``: an unrestricted network instead (the central value of weighted QMIX)."""
         super().__init__()
         self.scope = mixer_scope(credit, spec)
-        shape = joint_shape(self.scope, spec, team)
-        if shape is None:
-            raise ConfigError(f"{type(credit).__name__}: there is no state to read")
-        width = int(np.prod(shape))
+        width = int(np.prod(self.scope.shape(spec, team)))
         actions = action_width if action_width is not None else sum(team.action.sizes)
         generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         mixer: Mixer

@@ -24,11 +24,11 @@ from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors,
 from marl.memory.base import Look
 from marl.memory.sample import Sample, td_target
 from marl.nets.action_head import ActionHead
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
 from marl.nets.stacked import FlatParameters, backward_through
+from marl.optim import Stepper
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -87,8 +87,8 @@ class DDPGLearner(OffPolicyLearner):
             device=self.device,
         )
         self.cross_team = self.critic.others
-        self.actor_optimizer = FlatAdam(self.actor_flat, eps=settings.adam_eps)
-        self.critic_optimizer = FlatAdam(self.critic.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+        self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
+        self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
         credit = settings.credit
         refuse(
             isinstance(credit, QPlex | WeightedQMix),
@@ -96,7 +96,7 @@ class DDPGLearner(OffPolicyLearner):
             "cannot; use credit=QMix() (FACMAC) or VDN()",
         )
         self.mixer: TeamMixer | None = None
-        self.mixer_optimizer: FlatAdam | None = None
+        self.mixer_optimizer: Stepper | None = None
         self.flats = [self.critic.flat]
         scope = settings.critic
         if isinstance(credit, Mixing):
@@ -105,7 +105,7 @@ class DDPGLearner(OffPolicyLearner):
             scope = self.mixer.scope
             if self.mixer.flat is not None:
                 self.flats.append(self.mixer.flat)
-                self.mixer_optimizer = FlatAdam(self.mixer.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+                self.mixer_optimizer = Stepper(settings.optimizer, self.mixer.flat, scale=settings.critic_lr)
         self.remember(scope, other_actions=self.cross_team is not None)
         gradient_for(self, None)
 
@@ -220,7 +220,7 @@ class DDPGLearner(OffPolicyLearner):
         named = {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic, "mixer": self.mixer}
         return {name: module for name, module in named.items() if module is not None}
 
-    def optimizers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
         named = {"actor": self.actor_optimizer, "critic": self.critic_optimizer, "mixer": self.mixer_optimizer}
         return {name: optimizer for name, optimizer in named.items() if optimizer is not None}

@@ -18,17 +18,17 @@ from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
 from marl.grid.mixers import Central, Mixing, TeamMixer, WeightedQMix
-from marl.grid.scope import Joint, Local, Scope
+from marl.grid.scope import Local, Scope
 from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, one_step_on, refuse, without_memory
 from marl.memory.base import Decision, Look
 from marl.memory.sample import Sample, td_target
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution, mask_logits
 from marl.nets.networks import MLP
 from marl.nets.q_head import Atoms, QHead, Quantiles
 from marl.nets.stacked import FlatParameters
+from marl.optim import Stepper
 from marl.schedules import SCHEDULES, Linear, Schedule, value_at
 from marl.types import ActionKind, Spec, TeamSpec
 
@@ -80,9 +80,9 @@ class DQNLearner(OffPolicyLearner):
         super().__init__(settings, spec, team, num_envs, seed, device)
         where = self.where
         refuse(
-            isinstance(settings.critic, Joint),
-            f"{where}: critic=Joint() has no meaning, agents must find their best action from their own observation; "
-            "use credit=VDN() or QMix(), or DDPG with critic=Joint()",
+            self.critic_shape is not None,
+            f"{where}: critic={type(settings.critic).__name__}() has no meaning, agents must find their best action "
+            "from their own observation; use credit=VDN() or QMix(), or DDPG with critic=Joint()",
         )
         refuse(
             self.mixing and settings.distribution is not None,
@@ -126,7 +126,7 @@ class DQNLearner(OffPolicyLearner):
                 net = self.make_net(self.head.size, self.generators(), gain=1.0)
                 self.central = Central(credit, spec, team, central_seed, net, self.owner, self.device)
                 self.flats += self.central.flats
-        self.adams = [FlatAdam(flat, eps=settings.adam_eps) for flat in self.flats]
+        self.steppers = [Stepper(settings.optimizer, flat) for flat in self.flats]
         self.remember(scope)
         self._autograd: SampleGradient = SampleAutograd(self)
         gradient_for(self, self._autograd)
@@ -250,14 +250,14 @@ class DQNLearner(OffPolicyLearner):
         return cost
 
     def learn(self, sample: Sample) -> dict[str, Tensor]:
-        """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one Adam step on the TD errors."""
+        """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one step on the TD errors."""
         settings = self.settings
         if self.noisy:
             self.net.draw_noise(self.generator)
             self.target.draw_noise(self.generator)
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
         loss, error, value = gradient_for(self, self._autograd).fill(sample, seen, next_seen)
-        norm, *_ = [adam.step(settings.max_grad_norm) for adam in self.adams]
+        norm, *_ = [stepper.step(settings.max_grad_norm) for stepper in self.steppers]
         if self.target_due():
             self.target_flat.follow(self.flat, settings.tau)
             for other in (self.mixer, self.central):
@@ -331,9 +331,9 @@ class DQNLearner(OffPolicyLearner):
         named = {"net": self.net, "target": self.target, "mixer": self.mixer, "central": self.central}
         return {name: module for name, module in named.items() if module is not None}
 
-    def optimizers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each matrix of parameters."""
-        return {f"adam.{place}": adam for place, adam in enumerate(self.adams)}
+        return {f"adam.{place}": stepper for place, stepper in enumerate(self.steppers)}
 
 
 def pick(values: Tensor, action: Tensor) -> Tensor:

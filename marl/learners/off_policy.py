@@ -21,20 +21,20 @@ from marl.exploration import Exploration, Explorer
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Credit, Independent
 from marl.grid.mixers import Mixing
-from marl.grid.scope import Joint, Local, Scope
-from marl.grid.sharing import Sharing, owner_index
+from marl.grid.scope import Local, Scope
+from marl.grid.sharing import SharingLike, owner_index
 from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.base import Decision, DrawSpec, Look, Memory, MemoryChoice, MemoryContext, RecordsOthers
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Prioritised
 from marl.memory.replay import ReplayMemory
 from marl.memory.sample import Sample
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner, weights_of
 from marl.nets.stacked import fitting, holds_own
+from marl.optim import Adam, Optimizer, Stepper
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -46,7 +46,7 @@ class OffPolicy:
     action_kinds: ClassVar[frozenset[ActionKind]]
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
-    sharing: Sharing = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
+    sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
     credit: Credit | Mixing = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
     channel: Channel | None = setting(
@@ -75,12 +75,12 @@ class OffPolicy:
     tau: float = setting(0.005, "share that targets move towards the networks each time; 1: copies", above=0, most=1)
     max_grad_norm: float = setting(10.0, "largest gradient norm of a parameter set", above=0)
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
-    adam_eps: float = setting(1e-5, "epsilon of Adam", above=0)
+    optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
 
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic == Joint(of="state") or getattr(self.credit, "state", None) in ("state", "auto")
+        return self.critic.reads_state or getattr(self.credit, "state", None) in ("state", "auto")
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -225,6 +225,7 @@ class OffPolicyLearner(ABC):
         check_kind(name, settings.action_kinds, team)
         self.settings, self.spec, self.team, self.num_envs = settings, spec, team, num_envs
         self.device = torch.device(device)
+        self.critic_shape = settings.critic.shape(spec, team)  # of the joint input; None: an agent's own observation
         self.mixing = isinstance(settings.credit, Mixing)
         self.network = settings.network or default_network(team.obs.shape)
         channel = settings.channel
@@ -241,7 +242,7 @@ class OffPolicyLearner(ABC):
             "on-policy learner with channel=, or channel=None",
         )
         refuse(
-            self.mixing and isinstance(settings.critic, Joint),
+            self.mixing and self.critic_shape is not None,
             f"{self.where}: a mixer mixes local values; use critic=Local() with credit="
             f"{type(settings.credit).__name__}()",
         )
@@ -288,7 +289,7 @@ class OffPolicyLearner(ABC):
             module.eval()
         # Sequences sum rewards along their own rows.
         wanted = DrawSpec(settings.batch, length, settings.n_step if length == 1 else 1, settings.discount)
-        apart = not self.mixing and isinstance(settings.critic, Local) and settings.channel is None
+        apart = not self.mixing and self.critic_shape is None and settings.channel is None
         memory = self._memory_choice().build(
             MemoryContext(
                 self.where,
@@ -351,7 +352,7 @@ class OffPolicyLearner(ABC):
         """Everything with parameters or buffers, by name."""
 
     @abstractmethod
-    def optimizers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """All optimizers, by name."""
 
     @abstractmethod
@@ -454,6 +455,8 @@ class OffPolicyLearner(ABC):
     @cached_property
     def _recordable(self) -> bool:
         """Nobody knows what functions of a user's own do."""
+        if not all(optimizer.recordable for optimizer in self.optimizers().values()):
+            return False
         net = self.policy_net
         return not holds_own(self.modules().values()) and (not isinstance(net, ChannelNet) or net.wiring.moving is None)
 

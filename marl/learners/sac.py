@@ -25,11 +25,11 @@ from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors,
 from marl.memory.base import Look
 from marl.memory.sample import Sample, td_target
 from marl.nets.action_head import ActionHead, SquashedHead, masked_policy
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Categorical, Distribution
 from marl.nets.networks import Network
 from marl.nets.stacked import FlatParameters
+from marl.optim import Stepper
 from marl.types import ActionKind, ActionSpec, Spec, TeamSpec
 
 
@@ -110,13 +110,13 @@ class SACLearner(OffPolicyLearner):
             device=self.device,
         )
         self.cross_team = self.critic.others
-        self.actor_optimizer = FlatAdam(self.actor_flat, eps=settings.adam_eps)
-        self.critic_optimizer = FlatAdam(self.critic.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+        self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
+        self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
         start = settings.first_temperature if settings.temperature is None else max(settings.temperature, 1e-8)
         log = torch.full((self.owner.num_sets,), math.log(start), device=self.device, dtype=torch.float32)
         kept = nn.ParameterList([nn.Parameter(log.unsqueeze(1))])
         self.log_temperature = FlatParameters([kept], self.owner.num_sets)  # (P, 1)
-        self.temperature_optimizer = FlatAdam(self.log_temperature, eps=settings.adam_eps)
+        self.temperature_optimizer = Stepper(settings.optimizer, self.log_temperature)
         widths = torch.tensor(team.action.widths, dtype=torch.float32, device=self.device)
         default = settings.entropy_share * widths.log() if self.choices else -widths
         self.goal = default if settings.target_entropy is None else torch.full_like(widths, settings.target_entropy)
@@ -252,7 +252,7 @@ class SACLearner(OffPolicyLearner):
         """Actor, critics, targets."""
         return {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
 
-    def optimizers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
         return {
             "actor": self.actor_optimizer,

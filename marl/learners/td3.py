@@ -19,11 +19,11 @@ from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors,
 from marl.memory.base import Look
 from marl.memory.sample import Sample, td_target
 from marl.nets.action_head import ActionHead
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
 from marl.nets.stacked import FlatParameters
+from marl.optim import Stepper
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -90,8 +90,8 @@ class TD3Learner(OffPolicyLearner):
             device=self.device,
         )
         self.cross_team = self.critic.others
-        self.actor_optimizer = FlatAdam(self.actor_flat, eps=settings.adam_eps)
-        self.critic_optimizer = FlatAdam(self.critic.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+        self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
+        self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
         self.remember(settings.critic, other_actions=self.cross_team is not None)
         gradient_for(self, None)
 
@@ -198,6 +198,6 @@ class TD3Learner(OffPolicyLearner):
         """Actor, critics, targets."""
         return {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
 
-    def optimizers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
         return {"actor": self.actor_optimizer, "critic": self.critic_optimizer}

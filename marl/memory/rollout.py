@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from marl.grid.credit import Advantage, Outcome
-from marl.grid.scope import Joint, Scope, gather, is_view, joint_shape
+from marl.grid.scope import Scope
 from marl.memory.base import Decision, Look, refuse_wild_actions
 from marl.types import Array, Spec, Step, TeamSpec
 
@@ -38,7 +38,7 @@ class Rollout:
         device: torch.device | str = "cpu",
     ) -> None:
         """``steps`` is ``T``; ``carry_width`` the actor's ``H``."""
-        self.spec, self.team, self.scope = spec, team, scope
+        self.spec, self.team = spec, team
         self.place = spec.teams.index(team)
         self.steps, self.num_envs = steps, num_envs
         self.device = torch.device(device)
@@ -59,8 +59,8 @@ class Rollout:
         self.reward = zeros(steps, *rows)
         self.terminated = zeros(steps, *rows, dtype=torch.bool)
         self.truncated = zeros(steps, *rows, dtype=torch.bool)
-        shape = joint_shape(scope, spec, team)
-        self._gathered: Joint | None = scope if isinstance(scope, Joint) and not is_view(scope, spec) else None
+        shape = scope.shape(spec, team)
+        self._gathered = None if shape is None or scope.is_view(spec) else scope
         self.joint = None if shape is None or self._gathered is None else zeros(steps + 1, num_envs, *shape)
         self.outcome = Outcome(credit, num_envs, team.num_agents)
         self.final_rows: list[tuple[int, Array]] = []  # (t, copies) of which final_obs and final_joint hold successors
@@ -79,6 +79,9 @@ class Rollout:
         }
         # The same memory as arrays: numpy writes a small row in a third of the time that torch takes.
         self._rows = {name: tensor.numpy() for name, tensor in self._host.items()}
+        self._answers: dict[str, Array] = {}
+        if self.device.type == "cpu":
+            self._answers = {"action": self.action.numpy(), "log_prob": self.log_prob.numpy()}
         self._looks: list[Look | None] = [None] * (steps + 1)
         self._now = None if self.device.type == "cpu" else self._first_look()
 
@@ -120,8 +123,12 @@ class Rollout:
     def decide(self, decision: Decision) -> None:
         """Keep what was chosen."""
         t = self.time
-        self.action[t].copy_(decision.action)
-        self.log_prob[t].copy_(decision.log_prob)
+        if self._now is None:
+            self._answers["action"][t] = decision.action.numpy()
+            self._answers["log_prob"][t] = decision.log_prob.numpy()
+        else:
+            self.action[t].copy_(decision.action)
+            self.log_prob[t].copy_(decision.log_prob)
         if self.carry.shape[-1]:
             self.carry[t + 1].copy_(decision.carry)
 
@@ -133,16 +140,16 @@ class Rollout:
         self._put("reward", t, paid)
         self._put("terminated", t, terminated)
         self._put("truncated", t, truncated)
-        if truncated.any():
+        if np.count_nonzero(truncated):
             copies = np.nonzero(truncated.any(axis=1))[0]
             self.final_rows.append((t, copies))
             self.final_obs.append(torch.from_numpy(team.next_obs[copies]).to(self.device))
             if self._gathered is not None:
-                successor = gather(self._gathered, step, successor=True, rows=copies)
+                successor = self._gathered.gather(step, self.place, successor=True, rows=copies)
                 self.final_joint.append(torch.from_numpy(successor).to(self.device))
             if team.next_legal is not None:
                 self.final_legal.append(torch.from_numpy(team.next_legal[copies]).to(self.device))
-        if step.discarded.any():
+        if np.count_nonzero(step.discarded):
             self._forget(np.nonzero(step.discarded)[0])
         self.time = t + 1
         self._see(step)
@@ -183,7 +190,7 @@ class Rollout:
         if self.legal is not None and team.legal is not None:
             self._put("legal", t, team.legal)
         if self.joint is not None and self._gathered is not None:
-            self._put("joint", t, gather(self._gathered, step, successor=False))
+            self._put("joint", t, self._gathered.gather(step, self.place, successor=False))
 
     def _forget(self, copies: Array) -> None:
         """Nothing of the running episode of these copies may be learnt from."""

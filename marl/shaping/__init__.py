@@ -4,7 +4,7 @@ A list of hooks turns a team's raw rewards ``(E, N)`` into those its learner see
 episodes and evaluations know nothing of it; the shaped return is logged beside the raw one.
 """
 
-from marl.shaping.hook import Hook, Place, Remembers, Seen, Shaping
+from marl.shaping.hook import Hook, Needs, Place, Remembers, Seen, Shaping
 from marl.shaping.influence import SocialInfluence
 from marl.shaping.normalize import RunningNormalize
 from marl.shaping.novelty import RND, CountBonus, EpisodicNovelty
@@ -22,6 +22,7 @@ __all__ = [
     "Function",
     "Hook",
     "Hooks",
+    "Needs",
     "Place",
     "PotentialBased",
     "Remembers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -31,6 +31,9 @@ class Seen:
         next_state: its true successor.
         before: the clock at ``obs``.
         now: the clock at ``next_obs``.
+        actions: of all teams in the order of the spec, as ``action``; None unless a hook of the team needs them.
+        infos: what the environment reported of episodes that ended in this step, ``(E,)`` by name and NaN in all other
+            copies; None unless a hook of the team needs them.
     """
 
     obs: Array
@@ -46,6 +49,8 @@ class Seen:
     next_state: Array | None
     before: Clock
     now: Clock
+    actions: tuple[Array, ...] | None = None
+    infos: Mapping[str, Array] | None = None
 
 
 class Hook(Protocol):
@@ -80,13 +85,42 @@ class Place:
 
 
 class Shaping(Protocol):
-    """A frozen dataclass that builds a hook. ``invariant``: whether optimal policies stay what they were."""
+    """A frozen dataclass that builds a hook. ``invariant``: whether optimal policies stay what they were.
+
+    One that :class:`Needs` more than every hook is shown says so.
+    """
 
     invariant: ClassVar[bool]
 
     def build(self, place: Place) -> Hook:
         """Make the hook. Raises ConfigError for what has no meaning there."""
         ...
+
+
+NEEDS = frozenset(("state", "actions", "infos"))
+
+
+@runtime_checkable
+class Needs(Protocol):
+    """Shaping that needs more of a step: ``"state"``, ``"actions"`` of all teams, ``"infos"`` of the environment."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of :class:`Seen` that must not be None."""
+        ...
+
+
+def needs_of(shaping: Iterable[Shaping]) -> frozenset[str]:
+    """What any of these hooks needs."""
+    return frozenset().union(*(hook.needs for hook in shaping if isinstance(hook, Needs)))
+
+
+def check_needs(name: str, needs: Iterable[str]) -> frozenset[str]:
+    """``needs`` as a set. Raises ConfigError for what no hook is shown."""
+    found = frozenset((needs,) if isinstance(needs, str) else needs)
+    if not found <= NEEDS:
+        raise ConfigError(f"{name}.needs: expected some of {', '.join(sorted(NEEDS))}, got {sorted(map(str, found))}")
+    return found
 
 
 def shaped_like(name: str, found: Array, expected: Array) -> Array:

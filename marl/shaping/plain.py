@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from marl.schedules import Schedule, value_at
-from marl.shaping.hook import Hook, Place, Seen, check_number, shaped_like
+from marl.shaping.hook import Hook, Place, Seen, check_needs, check_number, shaped_like
 from marl.types import Array, ConfigError
 
 
@@ -20,11 +20,17 @@ class Function:
     Args:
         function: from :class:`Seen` to ``(E, N)``; only those who acted are paid.
         weight: a number or schedule.
+        needs: what else it must be shown: ``"state"``, ``"actions"``, ``"infos"``.
     """
 
     function: Callable[[Seen], Array]
     weight: Schedule = 1.0
+    needs: frozenset[str] = frozenset()
     invariant: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Keep a set."""
+        object.__setattr__(self, "needs", check_needs("Function", self.needs))
 
     def build(self, place: Place) -> Hook:
         """Itself."""
@@ -145,10 +151,16 @@ class DifferenceReward:
 
     Args:
         counterfactual: from :class:`Seen` to ``(E, N)``: the team's sum had agent ``i`` done its default instead.
+        needs: what else it must be shown: ``"state"``, ``"actions"``, ``"infos"``.
     """
 
     counterfactual: Callable[[Seen], Array]
+    needs: frozenset[str] = frozenset()
     invariant: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Keep a set."""
+        object.__setattr__(self, "needs", check_needs("DifferenceReward", self.needs))
 
     def build(self, place: Place) -> Hook:
         """Itself."""

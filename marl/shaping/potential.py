@@ -42,6 +42,11 @@ class PotentialBased:
             )
         check_number("PotentialBased.weight", self.weight)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The state, where that is what ``phi`` is of."""
+        return frozenset(("state",) if self.of == "state" else ())
+
     def build(self, place: Place) -> Hook:
         """Settle the discount."""
         gamma = place.discount if self.discount is None else self.discount
@@ -61,7 +66,6 @@ class PotentialBased:
     def _potential(self, obs: Array, state: Array | None, like: Array) -> Array:
         if self.of == "obs":
             return shaped_like("PotentialBased.phi", self.phi(obs), like)
-        if state is None:
-            raise ConfigError("PotentialBased(of='state'): the environment has no state; use of='obs'")
+        assert state is not None
         values = shaped_like("PotentialBased.phi", self.phi(state), like[:, 0])
         return np.repeat(values[:, None], like.shape[1], axis=1)

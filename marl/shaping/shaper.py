@@ -10,8 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from marl.schedules import Clock
-from marl.shaping.hook import Hook, Place, Remembers, Seen, Shaping, shaped_like
-from marl.shaping.potential import PotentialBased
+from marl.shaping.hook import Hook, Needs, Place, Remembers, Seen, Shaping, check_needs, needs_of, shaped_like
 from marl.teams import team_named
 from marl.types import Array, ConfigError, Spec, Step
 
@@ -41,6 +40,8 @@ def checked(shaping: Hooks) -> Hooks:
         for hook in hooks:
             if isinstance(hook, type) or not (hasattr(hook, "build") and hasattr(hook, "invariant")):
                 raise ConfigError(f"{where}: expected hooks such as marl.StepCost(0.01), got {hook!r}")
+            if isinstance(hook, Needs):
+                check_needs(type(hook).__name__, hook.needs)
     if isinstance(shaping, Mapping):
         return {team: tuple(hooks) for team, hooks in shaping.items()}
     return tuple(shaping)
@@ -57,9 +58,18 @@ def by_team(shaping: Hooks, spec: Spec, patterns: Sequence[str] | None) -> dict[
 
 
 def reads_state(shaping: Hooks) -> bool:
-    """Whether a hook needs the environment's ``state()``; functions of one's own are shown it only if another does."""
+    """Whether a hook needs the environment's ``state()``."""
     lists = shaping.values() if isinstance(shaping, Mapping) else (shaping,)
-    return any(isinstance(hook, PotentialBased) and hook.of == "state" for hooks in lists for hook in hooks)
+    return any("state" in needs_of(hooks) for hooks in lists)
+
+
+def infos_of(step: Step) -> dict[str, Array]:
+    """What the environment reported of episodes that ended in this step: ``(E,)`` by name, NaN in all other copies."""
+    found: dict[str, Array] = {}
+    for episode in step.finished:
+        for name, value in episode.info.items():
+            found.setdefault(name, np.full(len(step.started), np.nan))[episode.copy] = value
+    return found
 
 
 class Shaper:
@@ -76,8 +86,13 @@ class Shaper:
         """``shaping`` and ``discounts`` by team name."""
         self.spec, self.configs = spec, dict(shaping)
         self.hooks: dict[str, list[Hook]] = {}
+        self.needs: dict[str, frozenset[str]] = {}
         for team, own in zip(spec.teams, seed.spawn(len(spec.teams)), strict=True):
             configs = shaping.get(team.name, ())
+            self.needs[team.name] = needs_of(configs)
+            if "state" in self.needs[team.name] and spec.state_shape is None:
+                (name, *_) = (type(hook).__name__ for hook in configs if "state" in needs_of([hook]))
+                raise ConfigError(f"shaping of {team.name!r}: {name} needs a state(), and {spec.env} has none")
             places = [Place(team, num_envs, discounts[team.name], child) for child in own.spawn(len(configs))]
             if configs:
                 self.hooks[team.name] = [hook.build(place) for hook, place in zip(configs, places, strict=True)]
@@ -116,9 +131,11 @@ class Shaper:
             obs, acting = self._before[team.name]
             # Alive in a copy that has just started again means alive in the next episode.
             onward = (own.alive & ~own.terminated & ~step.started[:, None]) | own.truncated
+            needs = self.needs[team.name]
             seen = Seen(
                 obs, own.next_obs, action, own.reward, own.terminated, own.truncated, acting, onward, step.started,
-                self._state, step.next_state, before, now,
+                self._state, step.next_state, before, now, actions=tuple(actions) if "actions" in needs else None,
+                infos=infos_of(step) if "infos" in needs else None,
             )  # fmt: skip
             reward: Array = own.reward
             for hook in self.hooks[team.name]:

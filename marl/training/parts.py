@@ -288,6 +288,10 @@ class MessagesPart(Part):
         nets = {place: talker_of(learner) for place, learner in enumerate(learners)}
         self.heard = {place: Overheard(net) for place, net in nets.items() if net is not None}
 
+    def uses(self, hook: str) -> bool:
+        """Where nobody talks there is nothing to note."""
+        return hook != "acted" or bool(self.heard or self.shown.lines)
+
     def acted(self, choice: Choice) -> None:
         """Note what was said and done."""
         for place, heard in self.heard.items():
@@ -333,6 +337,10 @@ class CrossTeamPart(Part):
                 learner.cross_team.meet(learners)
                 if isinstance(learner.memory, RecordsOthers):
                     self.memories.append(learner.memory)
+
+    def uses(self, hook: str) -> bool:
+        """Where no critic reads other teams' actions there is nothing to hand out."""
+        return hook != "acted" or bool(self.memories)
 
     def acted(self, choice: Choice) -> None:
         """Hand out the joint action."""

@@ -6,7 +6,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from marl.adapters import make
-from marl.adapters.copies import FULL_CHECKS, LONGEST_GAP, Gaps
+from marl.adapters.checks import FULL_CHECKS, LONGEST_GAP, Gaps
 from marl.adapters.rows import CHECKED_STEPS
 from marl.types import EnvContractError
 from tests.adapters.envs import Scripted, Turns, act

@@ -208,7 +208,7 @@ def test_a_hung_worker_is_replaced_after_its_deadline(how, monkeypatch):
     if how == "stopped":
         os.kill(old, signal.SIGSTOP)
     env.step_async(actions(value=HANG if how == "stuck" else 0, copy=2))
-    wait_until(lambda: select.select([env._workers[0]._channel._sock], [], [], 0)[0])  # the other one has answered
+    wait_until(lambda: select.select([env._workers[0]._pipe._sock], [], [], 0)[0])  # the other one has answered
     now = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: now() + 1e6)  # and the deadline has passed
     step = env.step_wait()

@@ -1,0 +1,142 @@
+"""A worker process: it makes its copies of the environment, steps them when told, and writes into shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import mmap
+import os
+import pickle
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from marl.adapters.copies import in_process
+from marl.adapters.faults import Ledger, Tell
+from marl.adapters.pipe import Pipe
+from marl.adapters.sendable import dumps
+from marl.adapters.shared import Arena, lay_out, rows_of
+from marl.adapters.spawn import die_with
+from marl.types import BatchEnv, EnvContractError, Episode, MarlError, Step, legal_widths
+
+Counted = tuple[dict[str, int], list[tuple[int, str, str]]]  # faults by kind, and whose episodes were lost and why
+Published = tuple[bool, tuple[Episode, ...], Counted | None]  # successors differ, finished, what went wrong
+
+
+def serve(sock: int, memory: int, trace: int, parent: int, from_main: int) -> None:
+    """A worker's life: create the copies, answer until told to close or the learner is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
+    faulthandler.enable(file=trace)
+    faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
+    die_with(parent, bool(from_main))
+    pipe = Pipe(socket.socket(fileno=sock))
+    with contextlib.suppress(EOFError, ConnectionError):
+        payload, first, count, num_envs = pipe.receive()
+        host = Host(memory, first, count, num_envs, lambda kind, text: pipe.send(("told", (kind, text))))
+        answer = _attempt(lambda: host.create(payload))
+        pipe.send(answer)
+        while answer[0] != "raised" and (message := pipe.receive())[0] != "close":
+            answer = _attempt(lambda: host.handle(*message))
+            pipe.send(answer)
+    host.close()
+
+
+def _attempt(action: Callable[[], object]) -> tuple[str, object]:
+    """What came of it: ``("done", value)``, ``("breach", (class, text, traceback))`` or ``("raised", traceback)``."""
+    try:
+        return "done", action()
+    except MarlError as error:
+        return "breach", (type(error), str(error), "".join(traceback.format_exception(error)).strip())
+    except BaseException as error:  # sys.exit and KeyboardInterrupt inside an environment are its failures too
+        return "raised", "".join(traceback.format_exception(error)).strip()
+
+
+class Host:
+    """A worker's batch and its rows of the shared block."""
+
+    def __init__(self, memory: int, first: int, count: int, num_envs: int, tell: Tell) -> None:
+        """Rows ``first`` to ``first + count`` of ``num_envs`` are this worker's; nothing is made yet."""
+        self._memory = memory
+        self._tell = tell
+        self._ledger: Ledger | None = None  # that of the copies, if they keep one
+        self._rows = slice(first, first + count)
+        self._num_envs = num_envs
+        self._env: BatchEnv | None = None
+
+    def create(self, payload: bytes) -> None:
+        """Create the copies."""
+        # The environment of the user who started the learner that sent this.
+        build, factory, patterns, options = pickle.loads(payload)
+        first, stop = self._rows.start, self._rows.stop
+        self._env = (build or in_process)(factory, stop - first, patterns, first_copy=first, **options)
+        self._ledger = getattr(self._env, "ledger", None)
+        if self._ledger is not None:
+            self._ledger.forward(self._tell)
+
+    def handle(self, command: str, *arguments: Any) -> object:
+        """Do what the learner asks."""
+        assert self._env is not None
+        if command == "step":
+            return self._publish(self._env.step(self._actions))
+        if command == "reset":
+            self._map()
+            return self._publish(self._env.reset(*arguments))
+        if command == "load":
+            self._map()
+            return self._publish(self._env.load_state_dict(*arguments))
+        if command == "state":
+            return self._env.state_dict()
+        assert command == "spec"
+        return dumps(self._env.spec)
+
+    def close(self) -> None:
+        """Close the environment."""
+        if self._env is not None:
+            self._env.close()
+
+    def _map(self) -> None:
+        """Find this worker's rows; the learner has sized the block by now."""
+        assert self._env is not None
+        size = os.fstat(self._memory).st_size
+        sizer = Arena(None)
+        lay_out(self._env.spec, self._num_envs, sizer)
+        if sizer.size != size:
+            raise EnvContractError(
+                "a replaced worker's environment has other agents or spaces than the first; "
+                "the factory must make the same environment every time"
+            )
+        step, actions = lay_out(self._env.spec, self._num_envs, Arena(mmap.mmap(self._memory, size)))
+        self._actions = [array[self._rows] for array in actions]
+        self._mine = rows_of(step, self._rows)
+
+    def _publish(self, step: Step) -> Published:
+        """Copy the step into the shared block; says whether successors differ from ``obs``, and what ended."""
+        mine = self._mine
+        changed = step.next_state is not step.state or any(team.next_obs is not team.obs for team in step.teams)
+        assert self._env is not None
+        for ours, theirs, team in zip(mine.teams, step.teams, self._env.spec.teams, strict=True):
+            ours.obs[...] = theirs.obs
+            ours.reward[...] = theirs.reward
+            ours.terminated[...] = theirs.terminated
+            ours.truncated[...] = theirs.truncated
+            ours.alive[...] = theirs.alive
+            if ours.legal is not None:
+                ours.legal[...] = theirs.legal
+            if changed:
+                ours.next_obs[...] = theirs.next_obs
+                if ours.next_legal is not None:
+                    known = theirs.next_legal is not None
+                    ours.next_legal[...] = theirs.next_legal if known else legal_widths(team.action)
+        if mine.state is not None and mine.next_state is not None:
+            mine.state[...] = step.state
+            if changed:
+                mine.next_state[...] = step.next_state
+        mine.started[...] = step.started
+        mine.discarded[...] = step.discarded
+        counted: Counted | None = None
+        if step.finished or step.discarded.any():
+            losses = [] if self._ledger is None else self._ledger.taken()
+            counted = getattr(self._env, "faults", {}), losses
+        return changed, tuple(step.finished), counted

@@ -1,0 +1,42 @@
+"""Names for writing your own value of an axis: the protocols of all axes, and what the library's own values use."""
+
+from __future__ import annotations
+
+from marl.lazy import attach, homes
+
+# Where each public name lives. Names are imported when first used. Type checkers read ``extend.pyi``.
+_HOMES = {
+    "marl.action_critic": "ActionCritic",
+    "marl.actor_critic": "Batch",
+    "marl.channels.medium": "Inbox",
+    "marl.channels.speech": "Channel Speech",
+    "marl.channels.topology": "Topology Wiring",
+    "marl.config": "config setting",
+    "marl.curriculum": "Curriculum Outcome Range Scheduler",
+    "marl.exploration": "Exploration Explorer Who",
+    "marl.learners.a2c": "A2CLearner",
+    "marl.learners.base": "Learner LearnerConfig",
+    "marl.learners.ddpg": "DDPGLearner",
+    "marl.learners.dqn": "DQNLearner",
+    "marl.learners.off_policy": "OffPolicy OffPolicyLearner at_successors",
+    "marl.learners.on_policy": "OnPolicy OnPolicyLearner",
+    "marl.learners.ppo": "PPOLearner",
+    "marl.learners.sac": "SACLearner",
+    "marl.learners.td3": "TD3Learner",
+    "marl.logs": "LoggedRun Logger Sink",
+    "marl.memory.base": "Collector Decision DrawSpec Look Memory MemoryChoice MemoryContext RecordsOthers Source",
+    "marl.memory.replay": "Replay ReplayMemory",
+    "marl.memory.sample": "Sample td_target",
+    "marl.nets.networks": "Body Inputs Network",
+    "marl.nets.owner": "Owner weights_of",
+    "marl.nets.stacked": "FlatParameters StackedLinear make_linear",
+    "marl.optim": "Optimizer Rule",
+    "marl.registry": "register",
+    "marl.schedules": "Clock Schedule value_at",
+    "marl.shaping": "Hook Needs Place Remembers Seen Shaping",
+    "marl.stopping": "Stop",
+    "marl.training.part": "Choice Part Transition",
+    "marl.types": "ActionSpec BatchEnv ObsSpec Spec Step TeamSpec TeamStep",
+}
+
+__getattr__, __dir__, __all__ = attach(__name__, homes(_HOMES), globals())
