@@ -18,6 +18,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.networks import CNN, GRU, MLP, Network, default_network
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
+from marl.reduce import ALONE, Reduce
 from marl.types import ConfigError, Spec, TeamSpec
 
 
@@ -248,7 +249,7 @@ class ActionCritic(nn.Module):
         """Move the targets by a share ``tau`` of the way."""
         self.target_flat.follow(self.flat, tau)
 
-    def see(self, sample: Sample) -> None:
+    def see(self, sample: Sample, reduce: Reduce = ALONE) -> None:
         """Let input statistics see a draw, after it was learnt from."""
         norm = self.online.norm
         if norm is None:
@@ -259,7 +260,7 @@ class ActionCritic(nn.Module):
             mask = sample.acting.reshape(x.shape[0], -1, 1).expand(-1, -1, self.count)
         else:
             x, mask = torch.cat([x] * self.count, 2), torch.cat([sample.acting] * self.count, 2)
-        norm.update(x, mask)
+        norm.update(x, mask, reduce)
 
 
 def goes_on(sample: Sample) -> Tensor:

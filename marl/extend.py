@@ -31,6 +31,7 @@ _HOMES = {
     "marl.nets.owner": "Owner weights_of",
     "marl.nets.stacked": "FlatParameters StackedLinear make_linear",
     "marl.optim": "Optimizer Rule",
+    "marl.reduce": "Reduce",
     "marl.registry": "register",
     "marl.schedules": "Clock Schedule value_at",
     "marl.shaping": "Hook Needs Place Remembers Seen Shaping",

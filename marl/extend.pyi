@@ -55,6 +55,7 @@ from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear
 from marl.optim import Optimizer as Optimizer
 from marl.optim import Rule as Rule
+from marl.reduce import Reduce as Reduce
 from marl.registry import register as register
 from marl.schedules import Clock as Clock
 from marl.schedules import Schedule as Schedule

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import marl
+from marl import adapters
 from tests.support.tiny import Team
 
 
@@ -86,14 +87,15 @@ class Awaited(gymnasium.Env):
 
 
 def wait_for(path):
-    until = time.monotonic() + 50  # a deadlock; the worker's own deadline is a minute
+    until = time.monotonic() + 600  # a deadlock; the worker's own deadline is later
     while not path.exists():
         assert time.monotonic() < until, f"{path.name} does not come"
         time.sleep(0.002)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_stepping_and_learning_take_place_at_once_where_they_may(overlap, tmp_path):
+def test_stepping_and_learning_take_place_at_once_where_they_may(overlap, tmp_path, monkeypatch):
+    monkeypatch.setitem(adapters.make.__kwdefaults__, "deadline", 1200.0)
     config = marl.DQN(overlap=overlap, learning_starts=4, batch=4, updates_per_step=1)
     options = {"env_kwargs": {"folder": str(tmp_path)}, "max_steps": 50, "seed": 0}
     with marl.MultiAgentSystem(config, Awaited, num_envs=1, workers=1, **options) as system:

@@ -169,8 +169,8 @@ class DDPGLearner(OffPolicyLearner):
             self.critic.track(settings.tau)
             if self.mixer is not None:
                 self.mixer.track(settings.tau)
-        self.actor.see(sample.obs, sample.acting)
-        self.critic.see(sample)
+        self.actor.see(sample.obs, sample.acting, self.reduce)
+        self.critic.see(sample, self.reduce)
         return {
             "value_loss": value_loss.detach() / sets,
             "policy_loss": policy_loss.detach() / sets,

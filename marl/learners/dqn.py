@@ -263,7 +263,7 @@ class DQNLearner(OffPolicyLearner):
             for other in (self.mixer, self.central):
                 if other is not None:
                     other.track(settings.tau)
-        self.net.see(sample.obs, sample.acting)
+        self.net.see(sample.obs, sample.acting, self.reduce)
         return {
             "loss": loss / self.owner.num_sets,
             "value": self.experience.mean(value.view(sample.complete.shape), sample),

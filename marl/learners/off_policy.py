@@ -35,6 +35,7 @@ from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner, weights_of
 from marl.nets.stacked import fitting, holds_own
 from marl.optim import Adam, Optimizer, Stepper
+from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -224,6 +225,7 @@ class OffPolicyLearner(ABC):
         name = type(settings).__name__
         check_kind(name, settings.action_kinds, team)
         self.settings, self.spec, self.team, self.num_envs = settings, spec, team, num_envs
+        self.reduce = current()  # with whom it learns as one
         self.device = torch.device(device)
         self.critic_shape = settings.critic.shape(spec, team)  # of the joint input; None: an agent's own observation
         self.mixing = isinstance(settings.credit, Mixing)
@@ -440,10 +442,18 @@ class OffPolicyLearner(ABC):
 
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
+        if not self.reduce.alone:
+            for optimizer in self.optimizers().values():
+                optimizer.rows = self._rows(sample)
         if not recording(self.device) or not self._recordable:
             return self.learn(sample)
         parts = self._recorded((*self.flags(), self.memory.ragged), *sample.parts())
         return {name: part.clone() for name, part in parts.items()}
+
+    def _rows(self, sample: Sample) -> Tensor:
+        """How many rows the losses are means of: of each parameter set ``(P,)``, or ``()`` of a team with a mixer."""
+        counts = self.experience.counts(sample)
+        return counts[..., 0].sum() if self.mixing else self.owner.sum_sets(counts.sum((0, 1)))
 
     @cached_property
     def _recorded(self) -> Recorded[dict[str, Tensor]]:

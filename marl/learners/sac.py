@@ -195,8 +195,8 @@ class SACLearner(OffPolicyLearner):
         if self.target_due():
             self.actor_target_flat.follow(self.actor_flat, settings.tau)
             self.critic.track(settings.tau)
-        self.actor.see(sample.obs, sample.acting)
-        self.critic.see(sample)
+        self.actor.see(sample.obs, sample.acting, self.reduce)
+        self.critic.see(sample, self.reduce)
         return {
             "value_loss": value_loss / sets,
             "policy_loss": policy_loss / sets,

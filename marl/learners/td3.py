@@ -146,8 +146,8 @@ class TD3Learner(OffPolicyLearner):
                 self.actor_target_flat.follow(self.actor_flat, settings.tau)
                 self.critic.track(settings.tau)
             parts["policy_loss"] = policy_loss.detach() / sets
-        self.actor.see(sample.obs, sample.acting)
-        self.critic.see(sample)
+        self.actor.see(sample.obs, sample.acting, self.reduce)
+        self.critic.see(sample, self.reduce)
         parts["non_finite"] = torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite)
         return parts
 
