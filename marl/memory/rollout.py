@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,43 +11,11 @@ from torch import Tensor
 
 from marl.grid.credit import Advantage, Outcome
 from marl.grid.scope import Scope
+from marl.memory.base import Decision, Look, refuse_wild_actions
 from marl.types import Array, Spec, Step, TeamSpec
 
 SEEN = ("obs", "acting", "legal", "started", "joint")  # T + 1 rows of what the environment shows
 DECIDED = ("carry", "action", "log_prob")  # what the learner answers
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a team sees before it acts: tensors ``(E, N, ...)`` of the step to act on."""
-
-    obs: Tensor  # (E, N, *O)
-    carry: Tensor  # (E, N, H)
-    started: Tensor  # (E,)
-    alive: Tensor  # (E, N)
-    legal: Tensor | None  # (E, N, L)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a learner answers.
-
-    action ``(E, N[, A])`` is stored; env_action is what the environment gets; log_prob ``(E, N)``; carry after the
-    step.
-    """
-
-    action: Tensor
-    env_action: Tensor
-    log_prob: Tensor
-    carry: Tensor
-
-
-def refuse_wild_actions(actions: Tensor, team: TeamSpec) -> None:
-    """Raise ValueError for choices ``(..., N[, A])`` that do not exist: compiled code reads them without a look."""
-    if team.action.kind != "box" and actions.numel():
-        sizes = torch.tensor(team.action.sizes, device=actions.device)  # (1,) or (A,)
-        if bool(((actions < 0) | (actions >= sizes)).any()):
-            raise ValueError(f"memory of team {team.name!r}: actions that do not exist")
 
 
 class Rollout:
@@ -112,6 +79,9 @@ class Rollout:
         }
         # The same memory as arrays: numpy writes a small row in a third of the time that torch takes.
         self._rows = {name: tensor.numpy() for name, tensor in self._host.items()}
+        self._answers: dict[str, Array] = {}
+        if self.device.type == "cpu":
+            self._answers = {"action": self.action.numpy(), "log_prob": self.log_prob.numpy()}
         self._looks: list[Look | None] = [None] * (steps + 1)
         self._now = None if self.device.type == "cpu" else self._first_look()
 
@@ -153,8 +123,12 @@ class Rollout:
     def decide(self, decision: Decision) -> None:
         """Keep what was chosen."""
         t = self.time
-        self.action[t].copy_(decision.action)
-        self.log_prob[t].copy_(decision.log_prob)
+        if self._now is None:
+            self._answers["action"][t] = decision.action.numpy()
+            self._answers["log_prob"][t] = decision.log_prob.numpy()
+        else:
+            self.action[t].copy_(decision.action)
+            self.log_prob[t].copy_(decision.log_prob)
         if self.carry.shape[-1]:
             self.carry[t + 1].copy_(decision.carry)
 
@@ -166,7 +140,7 @@ class Rollout:
         self._put("reward", t, paid)
         self._put("terminated", t, terminated)
         self._put("truncated", t, truncated)
-        if truncated.any():
+        if np.count_nonzero(truncated):
             copies = np.nonzero(truncated.any(axis=1))[0]
             self.final_rows.append((t, copies))
             self.final_obs.append(torch.from_numpy(team.next_obs[copies]).to(self.device))
@@ -175,7 +149,7 @@ class Rollout:
                 self.final_joint.append(torch.from_numpy(successor).to(self.device))
             if team.next_legal is not None:
                 self.final_legal.append(torch.from_numpy(team.next_legal[copies]).to(self.device))
-        if step.discarded.any():
+        if np.count_nonzero(step.discarded):
             self._forget(np.nonzero(step.discarded)[0])
         self.time = t + 1
         self._see(step)
