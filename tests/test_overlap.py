@@ -39,7 +39,9 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS, ids=["vdn", "masac", "prioritised", "gru"])
 def test_results_do_not_depend_on_where_the_environment_steps(config):
     (here, one), (_, other) = trained(config, 0), trained(config, 2)
-    assert here.learners[0].updates == (160 - 4 - 20) // 4  # the last step is not seen yet when updates are made
+    assert (
+        here.learners[0].experience.updates == (160 - 4 - 20) // 4
+    )  # the last step is not seen yet when updates are made
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
