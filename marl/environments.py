@@ -12,7 +12,7 @@ from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.playing.evaluate import check_same_spec
 from marl.setup import Setup, resolve_scenario
-from marl.shaping import reads_state
+from marl.shaping.shaper import reads_state
 from marl.types import BatchEnv, ConfigError, Spec
 
 MISSING = "this system was loaded without its environment: pass env= to MultiAgentSystem.load"

@@ -13,7 +13,8 @@ from marl.adapters.faults import faults_of
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel, Link, Tamper
 from marl.config import check_whole
-from marl.curriculum import Curricula, Task
+from marl.curriculum.state import Curricula
+from marl.curriculum.tasks import Task
 from marl.environments import Environments
 from marl.league import PSRO, Leagues, Season
 from marl.learners import Learner
@@ -27,7 +28,7 @@ from marl.playing.single import Agent
 from marl.playing.team import Strategy
 from marl.scenario import Scenario
 from marl.setup import Agents, Setup, pick_device, resolve_scenario
-from marl.shaping import Hooks
+from marl.shaping.shaper import Hooks
 from marl.spec_json import spec_to_json
 from marl.stopping import Stop
 from marl.teams import team_named

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from marl import ops
 from marl.actor_critic import weights_of
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
-from marl.exploration import Exploration, Explorer, share
+from marl.exploration import Exploration, Explorer
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Credit, Independent
 from marl.grid.mixers import Mixing
@@ -26,7 +25,7 @@ from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike, owner_index
 from marl.learners.base import check_kind, generator_from, restore_generator
 from marl.memory.hindsight import Hindsight
-from marl.memory.priorities import Priorities, importance_weights
+from marl.memory.priorities import Priorities, Prioritised, importance_weights
 from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Look
 from marl.nets.adam import FlatAdam
@@ -37,28 +36,6 @@ from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, fitting, holds_own
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
-
-
-@dataclass(frozen=True)
-class Prioritised:
-    """Draw transitions in proportion to ``(|TD error| + epsilon) ** alpha`` (Schaul et al. 2016).
-
-    Args:
-        alpha: 0 draws uniformly, 1 in full proportion; a number or a schedule, which holds for priorities set from then
-            on.
-        beta: how far importance weights undo it, a number or a schedule; 1 undoes it wholly.
-        epsilon: keeps everything drawable.
-    """
-
-    alpha: Schedule = 0.6
-    beta: Schedule = 0.4
-    epsilon: float = 1e-6
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        share("Prioritised", alpha=self.alpha, beta=self.beta)
-        if not self.epsilon > 0:
-            raise ConfigError(f"Prioritised.epsilon: expected a number above 0, got {self.epsilon!r}")
 
 
 @config

@@ -60,7 +60,7 @@ PAIRS = {
     "masac-commnet": (marl.masac(channel=CommNet(rounds=1), **OFF), Team),
     "isac-box": (marl.isac(**OFF), Steer),
     "noisy-c51": (
-        marl.iql(**OFF | {"network": marl.MLP((16,), noisy=0.5)}, dueling=True, distribution=marl.Atoms()),
+        marl.iql(**OFF | {"network": marl.MLP((16,), noisy=0.5)}, dueling=True, distribution=marl.nets.Atoms()),
         Team,
     ),
     "ippo-squash": (marl.ippo(squash=True, **ON), Steer),
@@ -496,7 +496,7 @@ def test_an_agent_that_cannot_be_loaded_ends_the_evaluation(threads, monkeypatch
 
     system = marl.MultiAgentSystem(marl.ippo(**ON), Team, num_envs=2)
     monkeypatch.setattr(marl.Agent, "load", broken)
-    with pytest.raises(marl.ResourceError, match=r"agent_0.*did not start.*makes no sense here"):
+    with pytest.raises(marl.types.ResourceError, match=r"agent_0.*did not start.*makes no sense here"):
         system.evaluate(1, decentralised="processes")
 
 

@@ -44,7 +44,7 @@ class LoudestSpeech(Speech):
 
 
 def make():
-    channel = Loudest(size=3, rounds=1, topology=marl.Ring())
+    channel = Loudest(size=3, rounds=1, topology=marl.topology.Ring())
     return {"agents": marl.ippo(rollout=8, minibatches=1, channel=channel), "env": Hear, "num_envs": 2}
 '''
 
