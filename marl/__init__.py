@@ -30,20 +30,8 @@ _HOMES = {
 }
 # Modules with the names of one idea each, in their ``__all__``.
 _NAMESPACES = (
-    *(
-        "compiled",
-        "conformance",
-        "curriculum",
-        "exploration",
-        "extend",
-        "logs",
-        "memory",
-        "nets",
-        "ops",
-        "playing",
-        "schedules",
-    ),
-    *("shaping", "stopping", "studies", "topology", "training", "types"),
+    *("compiled", "conformance", "curriculum", "exploration", "extend", "logs", "memory", "nets", "ops", "optim"),
+    *("playing", "schedules", "shaping", "stopping", "studies", "topology", "training", "types"),
 )
 
 __getattr__, __dir__, __all__ = attach(__name__, homes(_HOMES), globals(), _NAMESPACES, ROOT)

@@ -6,8 +6,10 @@ from marl import curriculum as curriculum
 from marl import exploration as exploration
 from marl import extend as extend
 from marl import logs as logs
+from marl import memory as memory
 from marl import nets as nets
 from marl import ops as ops
+from marl import optim as optim
 from marl import playing as playing
 from marl import schedules as schedules
 from marl import shaping as shaping
@@ -61,8 +63,6 @@ from marl.learners import TD3 as TD3
 from marl.learners import Fixed as Fixed
 from marl.learners import Random as Random
 from marl.learners import Scripted as Scripted
-from marl.learners.off_policy import Prioritised as Prioritised
-from marl.memory.hindsight import Hindsight as Hindsight
 from marl.nets import CNN as CNN
 from marl.nets import GRU as GRU
 from marl.nets import MLP as MLP

@@ -34,8 +34,11 @@ from marl.nets.networks import Body as Body
 from marl.nets.networks import Inputs as Inputs
 from marl.nets.networks import Network as Network
 from marl.nets.owner import Owner as Owner
+from marl.nets.stacked import FlatParameters as FlatParameters
 from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear
+from marl.optim import Optimizer as Optimizer
+from marl.optim import Rule as Rule
 from marl.registry import register as register
 from marl.schedules import Clock as Clock
 from marl.schedules import Schedule as Schedule

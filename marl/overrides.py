@@ -18,6 +18,8 @@ FIXED = (
     *("name", "env", "agents", "shaping", "curriculum", "league", "channel", "message_entries"),
     *("extra", "about", "expect", "reference"),
 )
+# Where settings are found by their names alone.
+NAMESPACES = ("curriculum", "exploration", "memory", "nets", "optim", "schedules", "shaping", "stopping", "topology")
 NESTED = ("league", "curriculum", "channel")  # whose fields can be set where a scenario has them
 
 
@@ -253,7 +255,8 @@ def _made(node: ast.expr) -> Any:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     import marl
 
-    cls = getattr(marl, name, None) if name in marl.__all__ else None
+    namespaces = (marl, *(getattr(marl, namespace) for namespace in NAMESPACES))
+    cls = next((getattr(home, name) for home in namespaces if name in home.__all__), None)
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         return None
     try:
@@ -285,6 +288,7 @@ def _word(hint: Any) -> str:
             "Stop": "MeanReturn(...)",
             "Scope": "Joint(...), Local(...) or another scope",
             "Credit": "Independent(...), TeamReward(...) or another credit",
+            "Optimizer": "Adam(...), SGD(...) or another optimizer",
             "Exploration": "EpsilonGreedy(...), GaussianNoise(...) or another exploration",
         }
         return examples.get(str(hint.__name__), str(hint.__name__))

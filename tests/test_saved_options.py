@@ -20,6 +20,7 @@ from marl import checkpoint
 from marl.adapters import make
 from marl.config import SETTINGS, from_json, name_of, to_json
 from marl.curriculum import Among, Stage
+from marl.overrides import NAMESPACES
 from marl.types import CheckpointError, ConfigError
 from tests.support.tiny import Constant, Team
 
@@ -206,15 +207,8 @@ def _read(data: Any) -> Any:
 
 def _example(cls: type) -> Any:
     """One of a class with its defaults, and the plainest of whatever has none."""
-    guesses = (
-        0.5,
-        1,
-        "a:b",
-        (1, 2),
-        {"x": 1.0},
-        (Stage({"x": 1.0}),),
-        {"nodes": (0, 1), "edges": ((0, 1, 1.0),)},
-    )
+    graph = {"nodes": (0, 1), "edges": ((0, 1, 1.0),)}
+    guesses = (0.5, 1, "a:b", "SGD", (1, 2), {"x": 1.0}, (Stage({"x": 1.0}),), graph)
     fields = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     candidates: list[dict[str, Any]] = [{}]
     for field in fields:
@@ -240,8 +234,9 @@ def same_settings(one: Any, other: Any) -> bool:
 
 def test_every_settings_class_of_the_public_interface_is_one_that_a_file_may_name_or_holds_code():
     held = {"Custom", "DifferenceReward", "Dynamic", "Function", "PotentialBased", "Scripted"}
-    others = {"Report", "Scenario", "Seen"}
-    public = {name for name in marl.__all__ if dataclasses.is_dataclass(getattr(marl, name))}
+    others = {"Experiment", "Report", "Scenario", "Seen"}
+    homes = [marl, *(getattr(marl, namespace) for namespace in NAMESPACES)]
+    public = {name for home in homes for name in home.__all__ if dataclasses.is_dataclass(getattr(home, name))}
     assert public - held - others <= {cls.__name__ for cls in CLASSES}
     for cls in CLASSES:
         assert dataclasses.is_dataclass(cls)
@@ -259,13 +254,15 @@ def test_files_from_before_a_class_moved_are_read():
     assert from_json({"$class": "marl.credit:QMix", "embed": 8}) == marl.QMix(embed=8)
     assert from_json({"$class": "marl.credit:TeamReward"}) == marl.TeamReward()
     assert from_json({"$class": "marl.scope:Joint", "of": "state"}) == marl.Joint(of="state")
+    assert from_json({"$class": "marl.channels.topology:Ring", "hops": 2}) == marl.topology.Ring(hops=2)
+    assert from_json({"$class": "marl.learners.off_policy:Prioritised"}) == marl.memory.Prioritised()
 
 
 def test_a_channel_that_holds_code_is_asked_for_again(folder):
     edges = marl.topology.Dynamic(lambda seen: seen.new_ones(seen.shape[0], 3, 3))
     spoken = marl.Spoken(words=2, topology=edges)
     path = marl.MultiAgentSystem(marl.Random(), Team, num_envs=1, channel=spoken).save(folder / "it")
-    with pytest.raises(CheckpointError, match=r"channel hold code of yours \(channel\.topology: marl\.channels"):
+    with pytest.raises(CheckpointError, match=r"channel hold code of yours \(channel\.topology: marl\.topology"):
         marl.MultiAgentSystem.load(path, env=Team)
     loaded = marl.MultiAgentSystem.load(path, env=Team, channel=spoken)
     assert loaded.spoken is spoken

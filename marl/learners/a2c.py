@@ -74,7 +74,7 @@ class A2CLearner(OnPolicyLearner):
         assert self._batch is not None
         loss, parts = self.compute_loss(self._batch, entropy_weight)
         self.flat.backward(loss)
-        norm = self.optimiser.step(self.settings.max_grad_norm).mean()
+        norm = self.optimizer.step(self.settings.max_grad_norm).mean()
         return torch.stack([*(parts[name] for name in PARTS[:-1]), norm])
 
     def compute_loss(self, batch: Batch, entropy_weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -22,8 +22,8 @@ from marl.learners.base import ALL_KINDS
 from marl.learners.off_policy import refuse
 from marl.memory.replay import Sample
 from marl.nets.action_head import ActionHead
-from marl.nets.adam import FlatAdam
 from marl.nets.stacked import backward_through
+from marl.optim import Stepper
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -66,7 +66,7 @@ class DDPGLearner(ActorQLearner):
             "single actions cannot; use credit=QMix() (FACMAC) or VDN()",
         )
         self.mixer: TeamMixer | None = None
-        self.mixer_adam: FlatAdam | None = None
+        self.mixer_optimizer: Stepper | None = None
         self.flats = [self.critic.flat]
         scope = settings.critic
         if isinstance(credit, Mixing):
@@ -75,7 +75,7 @@ class DDPGLearner(ActorQLearner):
             scope = self.mixer.scope
             if self.mixer.flat is not None:
                 self.flats.append(self.mixer.flat)
-                self.mixer_adam = FlatAdam(self.mixer.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+                self.mixer_optimizer = Stepper(settings.optimizer, self.mixer.flat, scale=settings.critic_lr)
         self._begin(self.carry_width, scope, other_actions=self.across)
         gradient_for(self, None)
 
@@ -90,9 +90,9 @@ class DDPGLearner(ActorQLearner):
         with self.fitting(self.critic.online):
             value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
             backward_through(value_loss, self.flats)
-        norm = self.critic_adam.step(self.settings.max_grad_norm).mean()
-        if self.mixer_adam is not None:
-            self.mixer_adam.step(self.settings.max_grad_norm)
+        norm = self.critic_optimizer.step(self.settings.max_grad_norm).mean()
+        if self.mixer_optimizer is not None:
+            self.mixer_optimizer.step(self.settings.max_grad_norm)
         with self.fixed_critic(), self.fitting(self.actor):
             policy_loss = self.compute_actor_loss(sample, seen)
             self.actor_step(policy_loss)
@@ -143,9 +143,9 @@ class DDPGLearner(ActorQLearner):
         total = self.mixer.now(value, value, sample.acting, sample.joint, chosen)
         return cost - ops.masked_mean(total, self.counts(sample)[..., 0])
 
-    def optimisers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
-        return super().optimisers() | ({} if self.mixer_adam is None else {"mixer": self.mixer_adam})
+        return super().optimizers() | ({} if self.mixer_optimizer is None else {"mixer": self.mixer_optimizer})
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critic, mixer, targets."""

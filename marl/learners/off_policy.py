@@ -28,12 +28,12 @@ from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Priorities, Prioritised, importance_weights
 from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Look
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, fitting, holds_own
+from marl.optim import Adam, Optimizer, Stepper
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -71,7 +71,7 @@ class OffPolicy:
     tau: float = setting(0.005, "share that targets move towards the networks each time; 1: copies", above=0, most=1)
     max_grad_norm: float = setting(10.0, "largest gradient norm of a parameter set", above=0)
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
-    adam_eps: float = setting(1e-5, "epsilon of Adam", above=0)
+    optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
 
     @property
     def reads_state(self) -> bool:
@@ -224,8 +224,8 @@ class OffPolicyLearner(ABC):
         """Everything with parameters or buffers, by name."""
 
     @abstractmethod
-    def optimisers(self) -> dict[str, FlatAdam]:
-        """All optimisers, by name."""
+    def optimizers(self) -> dict[str, Stepper]:
+        """All optimizers, by name."""
 
     @property
     def talker(self) -> ChannelNet | None:
@@ -293,8 +293,8 @@ class OffPolicyLearner(ABC):
         """All updates that are due; metrics are their means."""
         settings = self._settings
         lr = value_at(settings.lr, clock)
-        for optimiser in self.optimisers().values():
-            optimiser.lr = lr
+        for optimizer in self.optimizers().values():
+            optimizer.lr = lr
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = {}  # actors may be updated less often than critics
         for _ in range(self._due()):
@@ -327,6 +327,8 @@ class OffPolicyLearner(ABC):
     @cached_property
     def _recordable(self) -> bool:
         """Nobody knows what functions of a user's own do."""
+        if not all(optimizer.recordable for optimizer in self.optimizers().values()):
+            return False
         return not holds_own(self.modules().values()) and (self.talker is None or self.talker.wiring.moving is None)
 
     def flags(self) -> tuple[bool, ...]:
@@ -458,7 +460,7 @@ class OffPolicyLearner(ABC):
         """Parameters, targets, moments, streams, exploration, memory with priorities."""
         return {
             "modules": {name: dict(module.state_dict()) for name, module in self.modules().items()},
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers().items()},
+            "optimisers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
             "generator": self.generator.get_state(),
             "sampler": self.sampler.get_state(),
             "explorer": self.explorer.state_dict(),
@@ -472,8 +474,8 @@ class OffPolicyLearner(ABC):
         """Go back to a saved state."""
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
-        for name, optimiser in self.optimisers().items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        for name, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(state["optimisers"][name])
         restore_generator(self.generator, state["generator"])
         self.sampler.set_state(state["sampler"])
         self.explorer.load_state_dict(state["explorer"])

@@ -150,7 +150,7 @@ class PPOLearner(OnPolicyLearner):
     def _one_step(self, index: Tensor, clip: Any, entropy_weight: Any) -> tuple[Tensor, Tensor]:
         """One step on some sequences of the batch; the loss's parts ``(P, 5)`` and the gradient's norms ``(P,)``."""
         parts = self._gradient.fill(index, clip, entropy_weight)
-        return parts, self.optimiser.step(self.settings.max_grad_norm)
+        return parts, self.optimizer.step(self.settings.max_grad_norm)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -32,7 +32,13 @@ PICTURES = "rgb_array"
 
 @dataclass
 class Played:
-    """An episode: its frames ``(H, W, 3)`` uint8, the return of every agent, and its length in steps."""
+    """An episode that was played for its pictures.
+
+    Args:
+        frames: ``(H, W, 3)`` uint8.
+        returns: the return of every agent.
+        length: steps.
+    """
 
     frames: list[Array] = field(default_factory=list)
     returns: dict[str, float] = field(default_factory=dict)

@@ -215,7 +215,8 @@ def collect(state: TrainingState, env: BatchEnv, rate: Rate) -> dict[str, float]
         if name.endswith("non_finite") and in_a_row >= PATIENCE:
             raise NonFiniteError(
                 f"training: the loss was not finite in the last {in_a_row:.0f} updates (step {state.steps}); its "
-                "gradients were skipped, so parameters are finite still. Lower lr, raise adam_eps, or scale rewards"
+                "gradients were skipped, so parameters are finite still. Lower lr, raise the optimizer's eps, or scale "
+                "rewards"
             )
     state.pending.clear()
     state.logged_at = state.steps

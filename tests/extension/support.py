@@ -20,7 +20,13 @@ from tests.support.equality import assert_equal_trees
 
 NAME = "foreign"  # what the module is called in both processes
 CLOCKS = ("steps_per_second",)
-PUBLIC = ("marl", "marl.extend", "marl.ops", "marl.types")  # of the library; of everybody else anything goes
+PUBLIC = (
+    "marl",
+    "marl.extend",
+    "marl.ops",
+    "marl.optim",
+    "marl.types",
+)  # of the library; of everybody else anything goes
 RESUME = """
 import importlib.util, json, sys
 
