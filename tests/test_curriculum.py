@@ -9,10 +9,10 @@ import pytest
 from marl_envs.world import Parameter
 
 import marl
-from marl import curriculum
 from marl.curriculum import (
     Among,
     Annealed,
+    Between,
     DomainRandomisation,
     LearningProgress,
     PrioritisedLevelReplay,
@@ -22,6 +22,7 @@ from marl.curriculum import (
     growing,
 )
 from marl.curriculum.rules import Outcome
+from marl.curriculum.tasks import draw_task
 from marl.schedules import Clock, Linear
 from marl.types import ConfigError
 from tests.support.equality import assert_equal_trees
@@ -149,11 +150,11 @@ def test_growing_is_a_stage_for_each_number():
 def test_tasks_are_drawn_as_they_are_described():
     random = np.random.default_rng(0)
     task = {
-        "size": marl.curriculum.Between(4, 6),
-        "density": marl.curriculum.Between(0.2, 0.4),
+        "size": Between(4, 6),
+        "density": Between(0.2, 0.4),
         "level": Among((7, 9)),
     }
-    drawn = curriculum.draw_task(task, SPACE, 6_000, Clock(0), random)
+    drawn = draw_task(task, SPACE, 6_000, Clock(0), random)
     for value in (4, 5, 6):
         assert (drawn["size"] == value).mean() == pytest.approx(1 / 3, abs=0.03)
     assert 0.2 <= drawn["density"].min() < 0.205
@@ -163,18 +164,18 @@ def test_tasks_are_drawn_as_they_are_described():
 
 
 def test_schedules_follow_the_clock_and_end_at_the_target():
-    found = Annealed({"size": Linear(2, 12, 100), "density": marl.curriculum.Between(0.0, Linear(0.0, 1.0, 100))})
+    found = Annealed({"size": Linear(2, 12, 100), "density": Between(0.0, Linear(0.0, 1.0, 100))})
     scheduler = found.build(SPACE, SEED)
     assert scheduler.draw(1, Clock(50))[1]["size"].tolist() == [7]
     assert scheduler.draw(500, Clock(50))[1]["density"].max() <= 0.5
-    assert found.target == {"size": 12, "density": marl.curriculum.Between(0.0, 1.0)}
+    assert found.target == {"size": 12, "density": Between(0.0, 1.0)}
 
 
 # --- adaptive ---------------------------------------------------------------------------------------------------------
 
 
 def test_learning_progress_goes_where_results_change():
-    scheduler = LearningProgress({"size": marl.curriculum.Between(1, 20)}, bins=4, explore=0.2).build(SPACE, SEED)
+    scheduler = LearningProgress({"size": Between(1, 20)}, bins=4, explore=0.2).build(SPACE, SEED)
     assert scheduler.low["size"].tolist() == [1, 6, 11, 16]
     assert scheduler.high["size"].tolist() == [5, 10, 15, 20]
     assert scheduler.chances == pytest.approx(np.full(4, 0.25))
@@ -190,7 +191,7 @@ def test_learning_progress_goes_where_results_change():
 
 
 def test_bins_of_whole_numbers_cover_each_once():
-    scheduler = LearningProgress({"size": marl.curriculum.Between(2, 8)}, bins=3).build(SPACE, SEED)
+    scheduler = LearningProgress({"size": Between(2, 8)}, bins=3).build(SPACE, SEED)
     covered = [
         n for a, b in zip(scheduler.low["size"], scheduler.high["size"], strict=True) for n in np.arange(a, b + 1)
     ]
@@ -199,7 +200,7 @@ def test_bins_of_whole_numbers_cover_each_once():
 
 def test_levels_are_replayed_by_rank_and_age():
     config = PrioritisedLevelReplay(
-        {"level": marl.curriculum.Between(1, 1000)},
+        {"level": Between(1, 1000)},
         capacity=3,
         replay=1.0,
         temperature=1.0,
@@ -219,7 +220,7 @@ def test_levels_are_replayed_by_rank_and_age():
 
 
 def test_a_level_not_seen_for_long_comes_back():
-    config = PrioritisedLevelReplay({"level": marl.curriculum.Between(1, 1000)}, capacity=2, replay=1.0, staleness=1.0)
+    config = PrioritisedLevelReplay({"level": Between(1, 1000)}, capacity=2, replay=1.0, staleness=1.0)
     scheduler = config.build(SPACE, SEED)
     for number in scheduler.draw(2, Clock(0))[0]:
         scheduler.learn([Outcome(int(number), {"success": 1.0})], Clock(0))
@@ -228,9 +229,7 @@ def test_a_level_not_seen_for_long_comes_back():
 
 
 def test_the_least_interesting_level_makes_room():
-    scheduler = PrioritisedLevelReplay({"level": marl.curriculum.Between(1, 1000)}, capacity=2, replay=0.0).build(
-        SPACE, SEED
-    )
+    scheduler = PrioritisedLevelReplay({"level": Between(1, 1000)}, capacity=2, replay=0.0).build(SPACE, SEED)
     numbers = scheduler.draw(3, Clock(0))[0]
     for number, result in zip(numbers, (1.0, 0.0, 1.0), strict=True):
         scheduler.learn([Outcome(int(number), {"success": result})], Clock(0))
@@ -241,7 +240,7 @@ def test_the_least_interesting_level_makes_room():
 
 
 def test_every_copy_plays_what_the_curriculum_says_and_is_told_so():
-    task = {"width": marl.curriculum.Between(2, 6), "height": Among((3, 5))}
+    task = {"width": Between(2, 6), "height": Among((3, 5))}
     seen = []
     with marl.MultiAgentSystem(
         small(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=DomainRandomisation(task)
@@ -313,16 +312,14 @@ CURRICULA = {
     "stages": marl.curriculum.Stages(
         [
             marl.curriculum.Stage({"width": 3, "density": 0.0}, SuccessRate(at_least=0.1, over=5)),
-            marl.curriculum.Stage({"width": marl.curriculum.Between(4, 6), "density": 0.2}),
+            marl.curriculum.Stage({"width": Between(4, 6), "density": 0.2}),
         ],
         rehearse=0.3,
     ),
     "annealed": Annealed({"width": Linear(2, 6, 600)}),
-    "random": DomainRandomisation({"density": marl.curriculum.Between(0.0, 0.4)}),
-    "progress": LearningProgress(
-        {"width": marl.curriculum.Between(2, 6), "height": marl.curriculum.Between(2, 6)}, bins=2
-    ),
-    "levels": PrioritisedLevelReplay({"level": marl.curriculum.Between(1, 10**6)}, capacity=8, replay=0.5),
+    "random": DomainRandomisation({"density": Between(0.0, 0.4)}),
+    "progress": LearningProgress({"width": Between(2, 6), "height": Between(2, 6)}, bins=2),
+    "levels": PrioritisedLevelReplay({"level": Between(1, 10**6)}, capacity=8, replay=0.5),
 }
 
 
@@ -373,7 +370,7 @@ def test_teams_have_curricula_of_their_own():
         "agent_0": marl.curriculum.Stages(
             [marl.curriculum.Stage({"width": 3}, rule), marl.curriculum.Stage({"width": 6})]
         ),
-        "agent_1": DomainRandomisation({"height": marl.curriculum.Between(2, 6)}),
+        "agent_1": DomainRandomisation({"height": Between(2, 6)}),
     }
     learners = {"agent_0": marl.Random(), "agent_1": marl.Random()}
     kwargs = {**MAZE, "num_agents": 2}
@@ -455,7 +452,7 @@ def test_starts_and_goals_are_as_far_apart_as_asked():
         ),
         (lambda: SuccessRate(at_least=1.5), "at most 1"),
         (
-            lambda: LearningProgress({"width": marl.curriculum.Between(2, 3)}, measure="luck"),
+            lambda: LearningProgress({"width": Between(2, 3)}, measure="luck"),
             "'success' or 'return'",
         ),
         (lambda: PrioritisedLevelReplay({"level": 1}, score="regrets"), "did you mean 'regret'"),
@@ -474,7 +471,7 @@ def test_what_makes_no_sense_is_refused_at_once(make, text):
         (DomainRandomisation({"widht": 3}), "unknown task parameter 'widht'; did you mean 'width'"),
         (DomainRandomisation({"width": 30}), r"width: expected a number in \[2, 6\], got 30"),
         (DomainRandomisation({"width": 2.5}), "expected a whole number, got 2.5"),
-        (DomainRandomisation({"width": marl.curriculum.Between(5, 3)}), "low at most high"),
+        (DomainRandomisation({"width": Between(5, 3)}), "low at most high"),
         (DomainRandomisation({"width": "wide"}), "expected a number, Between"),
         (Annealed({"width": Linear(2, 60)}), "got 60"),
         (
@@ -496,7 +493,7 @@ def test_environments_without_tasks_are_refused():
 
 
 def test_a_success_that_nobody_reports_is_refused():
-    course = LearningProgress({"prey_speed": marl.curriculum.Between(0.5, 1.0)})
+    course = LearningProgress({"prey_speed": Between(0.5, 1.0)})
     learners = {"adversary_*": marl.Random(), "agent_*": marl.Random()}
     with (
         marl.MultiAgentSystem(learners, "marl/tag-v0", num_envs=2, curriculum=course) as system,
@@ -525,7 +522,7 @@ def test_a_stage_that_begins_after_the_end_is_refused():
 
 
 def test_level_replay_does_not_wait_for_results_that_never_come(monkeypatch):
-    scheduler = PrioritisedLevelReplay({"level": curriculum.Between(1, 1000)}).build(SPACE, SEED)
+    scheduler = PrioritisedLevelReplay({"level": Between(1, 1000)}).build(SPACE, SEED)
     monkeypatch.setattr(type(scheduler), "UNBORN", 50)
     numbers = scheduler.draw(120, Clock(0))[0]
     assert len(scheduler.unborn) == 50

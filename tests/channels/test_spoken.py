@@ -14,9 +14,9 @@ import marl
 from marl import adapters
 from marl.adapters.spoken_batch import SpokenBatch
 from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
-from marl.channels import Complete, Graph, Link, Ring, Within
+from marl.channels import Link
 from marl.conformance import check
-from marl.topology import Star
+from marl.topology import Complete, Graph, Ring, Star, Within
 from tests.support.tiny import Team, Turns
 
 
