@@ -254,7 +254,7 @@ def test_files_from_before_a_class_moved_are_read():
     assert from_json({"$class": "marl.credit:QMix", "embed": 8}) == marl.QMix(embed=8)
     assert from_json({"$class": "marl.credit:TeamReward"}) == marl.TeamReward()
     assert from_json({"$class": "marl.scope:Joint", "of": "state"}) == marl.Joint(of="state")
-    assert from_json({"$class": "marl.channels.topology:Ring", "hops": 2}) == marl.topology.Ring(hops=2)
+    assert from_json({"$class": "marl.topology:Ring", "hops": 2}) == marl.topology.Ring(hops=2)
     assert from_json({"$class": "marl.learners.off_policy:Prioritised"}) == marl.memory.Prioritised()
 
 
