@@ -87,6 +87,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.learners.td3": ("TD3",),
     "marl.memory.hindsight": ("Hindsight",),
     "marl.memory.priorities": ("Prioritised",),
+    "marl.memory.replay": ("ReplayMemory",),
     "marl.nets.networks": ("CNN", "GRU", "MLP"),
     "marl.nets.q_head": ("Atoms", "Quantiles"),
     "marl.optim": ("SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"),

@@ -17,6 +17,7 @@ from torch import Tensor
 from marl.compiled import adam, backend
 from marl.config import config, setting
 from marl.nets.stacked import FlatParameters
+from marl.reduce import current, weighted_mean
 from marl.types import CheckpointError, ConfigError
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"]
@@ -63,6 +64,8 @@ class Stepper:
         self.optimizer, self.flat, self.scale = optimizer, flat, scale
         self.rule = optimizer.build(flat)
         self._lr, self._rate = lr, torch.full((), lr * scale, device=flat.values.device, dtype=torch.float32)
+        self.reduce = current()
+        self.rows: Tensor | None = None  # (P,) or () how many rows the gradients are means of; None: as many everywhere
         self.refusal = adam.refuses(self)  # why there is no compiled pass; empty: there is one
 
     @property
@@ -79,16 +82,28 @@ class Stepper:
     @property
     def recordable(self) -> bool:
         """Whether a step may be recorded as a CUDA graph."""
-        return self.rule.recordable
+        return self.rule.recordable and self.reduce.alone
 
     def step(self, max_norm: float | None = None) -> Tensor:
         """Move the parameters along their gradients, of norm ``max_norm`` at most; returns the norms before, ``(P,)``.
 
         Without ``max_norm`` gradients are taken as they are, or as :meth:`FlatParameters.clip` left them.
         """
+        if not self.reduce.alone:
+            self._add_up()
         if not self.refusal and backend.enabled:
             return adam.step(self, max_norm)
         return self.step_of_torch(max_norm)
+
+    @torch.no_grad()
+    def _add_up(self) -> None:
+        """Make the gradients those of the rows of all learners; a loss that is not finite is so for all of them."""
+        flat = self.flat
+        rows = flat.gradients.new_ones(()) if self.rows is None else self.rows
+        loss = torch.as_tensor(flat.loss, dtype=torch.float32, device=flat.gradients.device).clone()
+        weighted_mean(self.reduce, rows, flat.gradients)
+        self.reduce.sum(loss)
+        flat.loss = loss
 
     @torch.no_grad()
     def step_of_torch(self, max_norm: float | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from marl.exploration import (
     OrnsteinUhlenbeck,
     Uniform,
 )
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 from marl.schedules import Clock, value_at
 from marl.types import ActionSpec
 from tests.support.tiny import Team

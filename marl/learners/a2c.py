@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.actor_critic import Batch, explained_variance, weights_of
+from marl.actor_critic import Batch, explained_variance
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.graphs import Recorded
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
+from marl.nets.owner import weights_of
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import Spec, TeamSpec
 
@@ -59,13 +60,14 @@ class A2CLearner(OnPolicyLearner):
         """One gradient step on the whole rollout, then start the next one."""
         batch = self.begin_update(clock)
         self._batch = self.hold(batch)
+        self.optimizer.rows = None if self.reduce.alone else self.rows(batch.complete)
         with self.fitting():
             row = self._step(value_at(self.settings.entropy, clock))
         parts = dict(zip(PARTS, row.clone().unbind(), strict=True))
         self._batch = None
         self.end_update()
         return parts | {
-            "explained_variance": explained_variance(batch),
+            "explained_variance": explained_variance(batch, self.reduce),
             "non_finite": self.flat.non_finite.clone(),
         }
 

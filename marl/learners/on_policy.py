@@ -19,12 +19,14 @@ from marl.grid.credit import Advantage, Counterfactual, Independent
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike
 from marl.learners.base import ALL_KINDS, check_kind, generator_from, refuse_noise, restore_generator
-from marl.memory.rollout import Decision, Look, Rollout
+from marl.memory.base import Decision, Look
+from marl.memory.rollout import Rollout
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
 from marl.nets.stacked import fitting, holds_own, parts_with_mode
 from marl.optim import Adam, Optimizer, Stepper
+from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, Spec, TeamSpec
 
@@ -85,6 +87,7 @@ class OnPolicyLearner:
         check_kind(type(settings).__name__, settings.action_kinds, team)
         refuse_noise(type(settings).__name__, team, settings.network, settings.critic_network)
         self._settings, self.team = settings, team
+        self.reduce = current()  # with whom it learns as one
         init, play = seed.spawn(2)
         self.model = ActorCritic(
             spec,
@@ -117,7 +120,8 @@ class OnPolicyLearner:
         )
         # What a team says is looked at while it acts.
         self.recordable = self.optimizer.recordable and not holds_own([self.model])
-        self._records_acting = self.recordable and self.talker is None and recording(self.memory.device)
+        talks = isinstance(self.model.actor, ChannelNet)
+        self._records_acting = self.recordable and not talks and recording(self.memory.device)
         self._acting = Recorded(self._act, device, [self.generator], stay=True)
         self._held: Batch | None = None
 
@@ -131,9 +135,9 @@ class OnPolicyLearner:
         return self.model.carry_width
 
     @property
-    def talker(self) -> ChannelNet | None:
-        """The network whose agents talk, if they do."""
-        return self.model.actor if isinstance(self.model.actor, ChannelNet) else None
+    def policy_net(self) -> AgentNet:
+        """The network that acts."""
+        return self.model.actor
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Sample, or take the most likely action."""
@@ -169,13 +173,19 @@ class OnPolicyLearner:
         settings = self._settings
         self.optimizer.lr = value_at(settings.lr, clock)
         batch = self.model.prepare(
-            self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator
+            self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator, self.reduce
         )
         if settings.normalize_advantages:
             owner = self.model.owner
             index = owner.on(batch.advantage.device)
-            batch.advantage.copy_(ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets))
+            batch.advantage.copy_(
+                ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets, reduce=self.reduce)
+            )
         return batch
+
+    def rows(self, complete: Tensor) -> Tensor:
+        """How many rows of ``complete (L, C, N)`` each parameter set has, ``(P,)``."""
+        return self.model.owner.sum_sets(complete.sum((0, 1)))
 
     def fitting(self) -> AbstractContextManager[None]:
         """Within it dropout drops and batch norm looks at the batch: around gradient steps and nothing else."""
@@ -193,7 +203,7 @@ class OnPolicyLearner:
 
     def end_update(self) -> None:
         """Let the normalisers see the rollout, and begin the next one."""
-        self.model.update_normalizers(self.memory)
+        self.model.update_normalizers(self.memory, self.reduce)
         self.memory.restart()
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:

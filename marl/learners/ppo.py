@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from marl import ops
-from marl.actor_critic import Batch, explained_variance, minibatches, weights_of
+from marl.actor_critic import Batch, explained_variance, minibatches
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.graphs import Recorded, recording
 from marl.learners.gradients import RolloutAutograd, RolloutGradient
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
+from marl.nets.owner import weights_of
+from marl.reduce import weighted_mean
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
 
@@ -85,7 +87,7 @@ class PPOLearner(OnPolicyLearner):
             steps = self._epochs(batch, set(range(self.model.owner.num_sets)), clip, entropy_weight, totals)
         self.end_update()
         return {name: total / steps for name, total in totals.items()} | {
-            "explained_variance": explained_variance(batch),
+            "explained_variance": explained_variance(batch, self.reduce),
             "non_finite": self.flat.non_finite.clone(),
         }
 
@@ -119,6 +121,8 @@ class PPOLearner(OnPolicyLearner):
         self._gradient.begin(batch)
         for epoch in range(settings.epochs):
             kl_sum, parts = self._pass(batch, clip, entropy_weight)
+            if settings.target_kl is not None and not self.reduce.alone:
+                weighted_mean(self.reduce, self.rows(batch.complete), kl_sum)
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
             if settings.target_kl is not None and epoch + 1 < settings.epochs:
@@ -137,6 +141,7 @@ class PPOLearner(OnPolicyLearner):
         step = self._recorded if self.recordable and recording(batch.seen.device) else self._one_step
         with self.fitting():
             for index in minibatches(batch, self.settings.minibatches, self.generator):
+                self.optimizer.rows = None if self.reduce.alone else self.rows(batch.complete[:, index])
                 parts, norm = step(index, clip, entropy_weight)
                 # A recorded step writes where it wrote before.
                 sums = parts.clone() if sums is None else sums.add_(parts)
@@ -167,7 +172,7 @@ class PPOLearner(OnPolicyLearner):
         """Loss (mean over rows, sum over parameter sets), approximate KL of each set ``(P,)``, and its parts.
 
         ``L = -min(r A, clip(r, 1 - c, 1 + c) A) + w_v (V - target)^2 / 2 - w_e H``, ``r = pi(a) / pi_old(a)``.
-        ``weight (L, C, N)`` makes sums the means of each set: see :func:`~marl.actor_critic.weights_of`.
+        ``weight (L, C, N)`` makes sums the means of each set: see :func:`~marl.nets.owner.weights_of`.
         """
         settings, owner = self.settings, self.model.owner
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)

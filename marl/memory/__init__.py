@@ -2,5 +2,6 @@
 
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Prioritised
+from marl.memory.replay import ReplayMemory
 
-__all__ = ["Hindsight", "Prioritised"]
+__all__ = ["Hindsight", "Prioritised", "ReplayMemory"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 import marl
-from marl.extend import FlatParameters, Rule
+from marl.extend import FlatParameters, Rule, register
 from tests.support.tiny import Team
 
 
@@ -36,6 +36,7 @@ class LionRule:
         self.mean.copy_(state["mean"])
 
 
+@register
 @dataclass(frozen=True)
 class Lion:
     """Steps of one size, along the sign of a mean of gradients."""
@@ -85,7 +86,7 @@ def make():
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_an_optimizer_of_ones_own(learner, tmp_path):
-    came = trains_saves_loads_resumes(tmp_path, LION.replace("LEARNER", LEARNERS[learner]), again=("env", "agents"))
+    came = trains_saves_loads_resumes(tmp_path, LION.replace("LEARNER", LEARNERS[learner]))
     learners = came.system.learners
     assert all(type(stepper.rule).__name__ == "LionRule" for stepper in learners[0].optimizers().values())
     flat = next(iter(learners[0].optimizers().values())).flat
