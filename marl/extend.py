@@ -7,6 +7,7 @@ from marl.lazy import attach, homes
 # Where each public name lives. Names are imported when first used. Type checkers read ``extend.pyi``.
 _HOMES = {
     "marl.actor_critic": "Batch weights_of",
+    "marl.auxiliary": "Auxiliary AuxiliaryLoss Rows",
     "marl.channels.medium": "Inbox",
     "marl.channels.speech": "Channel Speech",
     "marl.channels.topology": "Topology Wiring",

@@ -2,6 +2,9 @@
 
 from marl.actor_critic import Batch as Batch
 from marl.actor_critic import weights_of as weights_of
+from marl.auxiliary import Auxiliary as Auxiliary
+from marl.auxiliary import AuxiliaryLoss as AuxiliaryLoss
+from marl.auxiliary import Rows as Rows
 from marl.channels.medium import Inbox as Inbox
 from marl.channels.speech import Channel as Channel
 from marl.channels.speech import Speech as Speech
@@ -41,8 +44,8 @@ from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear
 from marl.optim import Optimizer as Optimizer
 from marl.optim import Rule as Rule
-from marl.registry import register as register
 from marl.reduce import Reduce as Reduce
+from marl.registry import register as register
 from marl.schedules import Clock as Clock
 from marl.schedules import Schedule as Schedule
 from marl.schedules import value_at as value_at
