@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from types import FunctionType, TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -276,9 +277,10 @@ class Chosen:
         """Looks at the learner as it is."""
         self._learner, self._word, self._hooks = learner, word, RemovableHandle.next_id
         self.gradient, self.compiled, self.left = autograd, False, 0
-        self._functions: list[tuple[str, Any]] = []
+        self._look: Callable[[Any], Any] = type  # at all the equations at once
         self._kernel: Kernel | None = None
         self.reason = self._refusal()
+        self._seen = self._look(learner)
         if not self.reason:
             found = _registered[whole_name(learner)]
             self.compiled = True
@@ -299,9 +301,9 @@ class Chosen:
                 if f"{base.__module__}.{base.__qualname__}" in _registered:
                     return f"{type(learner).__name__} may compute something else than {base.__name__}"
             return f"there is no compiled one for {type(learner).__name__}"
-        self._functions = [(name, _function(learner, name)) for name in found.equations]
-        for name, function in self._functions:
-            if not _is_own(type(learner), name, function):
+        self._look = attrgetter(*found.equations)
+        for name in found.equations:
+            if not _is_own(type(learner), name, _function(learner, name)):
                 return f"{name} was replaced by another function"
         if whole_name(learner.settings) != found.settings_class:
             return f"{type(learner.settings).__name__} may mean something else than {found.settings_class}"
@@ -315,10 +317,10 @@ class Chosen:
     @property
     def stale(self) -> bool:
         """Whether anything that was looked at may have changed; looks at what costs next to nothing."""
-        learner, kernel = self._learner, self._kernel
+        kernel = self._kernel
         if word is not self._word or RemovableHandle.next_id != self._hooks or (kernel is not None and kernel.stale):
             return True
-        return any(_function(learner, name) is not function for name, function in self._functions)
+        return bool(self._look(self._learner) != self._seen)  # methods of one object are equal if their functions are
 
     def __reduce__(self) -> Any:
         """A copy of a learner decides for itself."""

@@ -18,7 +18,21 @@ from torch import Tensor, nn
 from marl.compiled.acting import ILLEGAL
 from marl.compiled.backend import covers
 from marl.compiled.mlp import CompiledMLP
-from marl.compiled.tiles import Net, Room, Scratch, backward, exactly, forward, gather, padded, spans, split, spread
+from marl.compiled.tiles import (
+    Net,
+    Room,
+    Scratch,
+    backward,
+    exactly,
+    forward,
+    gather,
+    number,
+    only_row,
+    padded,
+    spans,
+    split,
+    spread,
+)  # fmt: skip
 from marl.types import Array
 
 _ZERO = np.float32(0)
@@ -114,15 +128,15 @@ class CompiledDQN:
         gradients.zero_()
         loss = _td_gradient(
             *self.net.net,
-            seen[0].contiguous().numpy(), next_seen[0].contiguous().numpy(), sample.action[0].contiguous().numpy(),
-            _NO_MASK if sample.next_legal is None else sample.next_legal[0].numpy(),
-            sample.reward[0].numpy(), sample.discount[0].numpy(), learner.weigh(sample)[0].contiguous().numpy(),
-            sample.complete[0].numpy(), error, chosen, *self.costs, *self.scratch.room, self.target.net.flat,
+            only_row(seen), only_row(next_seen), only_row(sample.action),
+            _NO_MASK if sample.next_legal is None else only_row(sample.next_legal), only_row(sample.reward),
+            only_row(sample.discount), only_row(learner.weigh(sample)), only_row(sample.complete), error, chosen,
+            *self.costs, *self.scratch.room, self.target.net.flat,
             gradients.numpy(),
         )  # fmt: skip
         self.flat.loss = loss
-        priorities = learner.priority_errors(sample, torch.from_numpy(error).abs())
-        return torch.tensor(loss, dtype=torch.float32), priorities, torch.from_numpy(chosen)
+        priorities = learner.priority_errors(sample, torch.from_numpy(np.abs(error)))
+        return number(loss), priorities, torch.from_numpy(chosen)
 
 
 @exactly

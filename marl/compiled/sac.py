@@ -27,6 +27,8 @@ from marl.compiled.tiles import (
     exp,
     forward,
     gather,
+    number,
+    only_row,
     padded,
     spans,
     split,
@@ -133,6 +135,9 @@ class CompiledSAC:
             )
             for one in scratch
         ]  # fmt: skip
+        # Multiplications of a row by one set's work alone, so that an agent of many learns, to the last bit, what it
+        # learns alone.
+        self.work = int(actor.sizes.max()) * int((online.layers[:, 0] * online.layers[:, 1]).sum())
         self.seconds = torch.zeros_like(critic.flat.gradients), torch.zeros_like(flat.gradients)  # the other half's
 
     @classmethod
@@ -189,10 +194,8 @@ class CompiledSAC:
         """Fill the critics' gradients; the loss, and what priorities are made of, ``(B, N)`` or ``(B, 1)``."""
         error = np.zeros(seen.shape[1:3], dtype=np.float32)
         data = (
-            seen[0].contiguous().numpy(), next_seen[0].contiguous().numpy(), sample.action[0].contiguous().numpy(),
-            sample.acting[0].contiguous().numpy(), sample.complete[0].contiguous().numpy(),
-            sample.reward[0].contiguous().numpy(), sample.discount[0].contiguous().numpy(),
-            weight[0].contiguous().numpy(), error,
+            only_row(seen), only_row(next_seen), only_row(sample.action), only_row(sample.acting),
+            only_row(sample.complete), only_row(sample.reward), only_row(sample.discount), only_row(weight), error,
         )  # fmt: skip
         (actor, critics), draws = self.nets, self._draws(alpha, seen)
 
@@ -206,10 +209,7 @@ class CompiledSAC:
     def fill_actor(self, sample: Any, seen: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the actor's gradients; the loss and the policy's entropy ``(1, B, N)``."""
         entropy = np.zeros((1, *seen.shape[1:3]), dtype=np.float32)
-        data = (
-            seen[0].contiguous().numpy(), sample.acting[0].contiguous().numpy(), weight[0].contiguous().numpy(),
-            entropy[0],
-        )  # fmt: skip
+        data = only_row(seen), only_row(sample.acting), only_row(weight), entropy[0]
         (actor, critics), draws = self.nets, self._draws(alpha, seen)
 
         def half(which: int, start: int, stop: int, gradient: Array) -> float:
@@ -224,16 +224,14 @@ class CompiledSAC:
     ) -> Tensor:
         """All rows, the second half of them on the other thread; the sum of what they return."""
         gradients.zero_()
-        # By one set's work alone, so that an agent of many learns, to the last bit, what it learns alone.
-        work = rows * int(self.actor.sizes.max()) * int((self.online.layers[:, 0] * self.online.layers[:, 1]).sum())
-        if threads() == 1 or work < WORTH:
-            return torch.tensor(half(0, 0, rows, gradients.numpy()), dtype=torch.float32)
+        if threads() == 1 or rows * self.work < WORTH:
+            return number(half(0, 0, rows, gradients.numpy()))
         second.zero_()
         losses = both(
             lambda: half(0, 0, rows // 2, gradients.numpy()), lambda: half(1, rows // 2, rows, second.numpy())
         )
         gradients.add_(second)
-        return torch.tensor(sum(losses), dtype=torch.float32)
+        return number(sum(losses))
 
 
 @compiled

@@ -476,7 +476,6 @@ class OffPolicyLearner(ABC):
         """Whether targets move after this update."""
         return (self.updates + 1) % self._settings.target_every == 0
 
-    @torch.no_grad()
     def track(self, online: FlatParameters, target: FlatParameters) -> None:
         """Move targets towards their networks."""
         target.follow(online, self._settings.tau)

@@ -123,13 +123,17 @@ class SquashedHead:
 
     def reparameterised(self, parameters: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """A unit action ``(..., N, A)`` and its log-probability ``(..., N)``, both with gradients."""
-        mean, log_std = self._split(parameters)
-        # In the order of rows, however a network laid out its outputs.
-        noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
-        raw = mean + log_std.exp() * noise
+        raw, log_std, noise = self._drawn(parameters, generator)
         log_normal = -0.5 * noise.square() - log_std - 0.9189385332046727
         log_slope = 2 * (0.6931471805599453 - raw - torch.nn.functional.softplus(-2 * raw))
         return torch.tanh(raw) * self.box.real, ((log_normal - log_slope) * self.box.real).sum(-1)
+
+    def _drawn(self, parameters: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """A draw before squashing, the log standard deviation and the noise, all ``(..., N, A)``."""
+        mean, log_std = self._split(parameters)
+        # In the order of rows, however a network laid out its outputs.
+        noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
+        return mean + log_std.exp() * noise, log_std, noise
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """``tanh`` of the mean."""
@@ -137,7 +141,7 @@ class SquashedHead:
 
     def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """A draw, in unit coordinates."""
-        return self.reparameterised(parameters, generator)[0]
+        return torch.tanh(self._drawn(parameters, generator)[0]) * self.box.real
 
     def draw(
         self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None

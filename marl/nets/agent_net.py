@@ -48,6 +48,7 @@ class AgentNet(nn.Module):
         self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
         self.learns_scale = learns_scale
         self.register_buffer("ids", torch.zeros(owner.num_agents, 0, dtype=torch.float32) if ids is None else ids)
+        self._shows_ids = self.ids.shape[1] > 0 and len(shape) == 1
         extra = self.ids.shape[1] + beside
         if true_inputs is not None:
             width = shape[0]
@@ -68,7 +69,7 @@ class AgentNet(nn.Module):
 
     def once(self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
-        net = None if recorded() else self._decision().network
+        net = None if recorded() else self.compiled()
         if net is not None and obs.dtype == torch.float32 and obs.numel():
             return self._with_scale(net(self.encode(obs.unsqueeze(0))))[0], carry
         out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), alive.unsqueeze(0))
@@ -78,7 +79,7 @@ class AgentNet(nn.Module):
         """Observations as :meth:`read` takes them: normalised, ids beside vectors. Worth doing once for many reads."""
         if self.norm is not None:
             x = self.norm(x)
-        if self.ids.shape[1] and len(self.shape) == 1:
+        if self._shows_ids:
             x = torch.cat((x, self.ids.expand(*x.shape[:3], -1)), dim=-1)
         return x
 
@@ -140,7 +141,8 @@ class AgentNet(nn.Module):
 
     def compiled(self) -> Compiled | None:
         """The compiled network, if :func:`~marl.compiled.network_for` says that there is one."""
-        return self._decision().network
+        chosen = self._chosen
+        return chosen.network if chosen is not None and not chosen.stale else self._decision().network
 
     def dense(self) -> Dense | None:
         """What compiled code needs to know of this network; None unless it is plain layers over vectors."""
