@@ -138,6 +138,11 @@ class Auxiliaries:
             total = total + loss.weight * (cost * weight).sum()
         return total
 
+    def step(self, max_norm: float) -> None:
+        """Move the losses' own parameters along their gradients, of norm ``max_norm`` at most."""
+        for stepper in self.optimizers.values():
+            stepper.step(max_norm)
+
     def state_dict(self) -> dict[str, Any]:
         """Parameters and moments."""
         moments = {name: stepper.state_dict() for name, stepper in self.optimizers.items()}

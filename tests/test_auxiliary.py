@@ -183,10 +183,55 @@ def test_actions_of_team_mates_are_predicted_by_their_negative_log_probability(s
     torch.testing.assert_close(cost, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", [PPO, A2C], ids=["ppo", "a2c"])
+REPLAY = {"network": MLP((8,)), "optimizer": SGD(), "max_grad_norm": 1e9, "lr": 0.1, "batch": 16, "learning_starts": 16}
+OFF = {
+    "dqn": marl.DQN(**REPLAY),
+    "qmix": marl.DQN(**REPLAY, credit=marl.QMix()),
+    "dqn-gru": marl.DQN(**REPLAY | {"network": GRU(8), "sequence": 4}),
+    "ddpg": marl.DDPG(**REPLAY),
+    "td3": marl.TD3(**REPLAY, delay=1),
+    "sac": marl.SAC(**REPLAY),
+}
+
+
+@pytest.mark.parametrize("name", OFF)
+def test_the_gradient_of_a_draw_is_that_of_the_sum_of_both_losses(name):
+    config = dataclasses.replace(OFF[name], sharing="none", updates_per_step=1e-3)
+    moved = []
+    for losses in ((), (Large(0.5), Recall(0.0))):
+        with marl.MultiAgentSystem(dataclasses.replace(config, auxiliary=losses), Team, num_envs=2, seed=3) as system:
+            system.train(steps=64)
+            learner = system.learners[0]
+            sample = learner.experience.draw(Clock(64, None))
+            net = learner.policy_net
+            seen = net.encode(sample.obs)
+            flat = learner.actor_flat if hasattr(learner, "actor_flat") else learner.flat
+            before = flat.values.clone()
+            for optimizer in learner.optimizers().values():
+                optimizer.lr = 0.1
+            features = net.features(seen, sample.carry, sample.started, sample.acting)
+            cost = 0.25 * (features.square().sum(-1) * learner.experience.weigh(sample)).sum()
+            flat.put(flat.gradient(cost))
+            expected = flat.gradients.clone()
+            told = learner.learn(sample)
+            moved.append(flat.values - before)
+            if losses:
+                torch.testing.assert_close(told["auxiliary_loss"], cost.detach() / 3)
+            else:
+                assert "auxiliary_loss" not in told
+    assert float(expected.abs().max()) > 1e-3
+    torch.testing.assert_close(moved[0] - moved[1], 0.1 * expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [PPO, A2C, *OFF.values()], ids=["ppo", "a2c", *OFF])
 def test_a_learner_with_auxiliary_losses_saves_and_resumes_bit_for_bit(config, tmp_path):
     config = dataclasses.replace(
-        config, auxiliary=(PredictActions(0.5),), optimizer=marl.optim.RMSprop(momentum=0.5), sharing="none"
+        config,
+        auxiliary=(PredictActions(0.5),),
+        optimizer=marl.optim.RMSprop(momentum=0.5),
+        sharing="none",
+        lr=1e-3,
+        max_grad_norm=1.0,
     )
 
     def system() -> marl.MultiAgentSystem:

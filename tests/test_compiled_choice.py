@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 import marl
+from marl.auxiliary import PredictActions
 from marl.compiled import backend
 from marl.config import config as settings_of
 from marl.config import setting
@@ -22,6 +23,7 @@ from marl.learners.dqn import DQNLearner
 from marl.learners.ppo import PPOLearner
 from marl.learners.sac import SACLearner
 from marl.learners.td3 import TD3Learner
+from marl.memory.replay import ReplayMemory
 from marl.nets import agent_net
 from marl.nets.agent_net import AgentNet
 from marl.nets.networks import Body, Inputs, MLPBody
@@ -218,6 +220,7 @@ OTHERWISE: dict[str, Any] = {
     "max_grad_norm": 0.01,
     "normalize_obs": True,
     "optimizer": marl.optim.RMSprop(momentum=0.5),
+    "auxiliary": (PredictActions(),),
     # on-policy
     "rollout": 12,
     "gae_lambda": 0.5,
@@ -234,6 +237,7 @@ OTHERWISE: dict[str, Any] = {
     "sequential": {"sequential": True, "sharing": "none"},
     # off-policy
     "exploration": None,  # another for each kind of action
+    "memory": ReplayMemory(buffer=50),
     "buffer": 40,
     "buffer_dir": FOLDER,
     "batch": 12,

@@ -6,6 +6,7 @@ it is called, so whatever stands there is what is learnt by.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from marl.action_critic import ActionCritic
 from marl.actor_critic import Batch
 from marl.auxiliary import Auxiliaries
-from marl.memory.replay import Sample
+from marl.memory.sample import Sample
 from marl.nets.agent_net import AgentNet
-from marl.nets.stacked import FlatParameters, backward_through, gradients_of
+from marl.nets.stacked import FlatParameters, HasMode, backward_through, gradients_of
 from marl.parallel import both, worth_splitting
 
 
@@ -149,6 +150,10 @@ class SampleLearner(Protocol):
         """The loss, what priorities are made of, and the values of the actions taken."""
         ...
 
+    def backward(self, loss: Tensor, flats: Sequence[FlatParameters], sample: Sample, seen: Tensor) -> None:
+        """Fill the gradients of it and of the auxiliary losses."""
+        ...
+
 
 class SampleAutograd:
     """The gradient of ``compute_loss``."""
@@ -160,7 +165,7 @@ class SampleAutograd:
     def fill(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fill the gradients; the loss, what priorities are made of, and the values of the actions taken."""
         loss, error, chosen = self.learner.compute_loss(sample, seen, next_seen)
-        backward_through(loss, self.learner.flats)
+        self.learner.backward(loss, self.learner.flats, sample, seen)
         return loss.detach(), error, chosen
 
 
@@ -181,12 +186,12 @@ class ActorCriticLearner(Protocol):
         """The actor's loss, and the policy's entropy."""
         ...
 
-    def fitting(self, *nets: AgentNet) -> AbstractContextManager[None]:
-        """Within it dropout drops, in ``nets`` alone."""
+    def backward(self, loss: Tensor, flats: Sequence[FlatParameters], sample: Sample, seen: Tensor) -> None:
+        """Fill the gradients of it and of the auxiliary losses."""
         ...
 
-    def fixed_critic(self) -> AbstractContextManager[None]:
-        """Within it the critic only passes gradients on."""
+    def fitting(self, *nets: HasMode) -> AbstractContextManager[None]:
+        """Within it dropout drops, in ``nets`` alone."""
         ...
 
 
@@ -210,7 +215,7 @@ class ActorCriticAutograd:
     def fill_actor(self, sample: Sample, seen: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the actor's gradients; the loss, and the policy's entropy ``(L, B, N)``."""
         learner = self.learner
-        with learner.fixed_critic(), learner.fitting(learner.actor):
+        with learner.critic.fixed(), learner.fitting(learner.actor):
             loss, entropy = learner.compute_actor_loss(sample, seen, alpha)
-            learner.actor_flat.backward(loss)
+            learner.backward(loss, [learner.actor_flat], sample, seen)
         return loss.detach(), entropy

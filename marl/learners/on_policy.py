@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from marl import ops
-from marl.actor_critic import ActorCritic, Batch, check_minibatches, weights_of
+from marl.actor_critic import ActorCritic, Batch, check_minibatches
 from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
@@ -20,10 +20,12 @@ from marl.grid.credit import Advantage, Counterfactual, Independent
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike
 from marl.learners.base import ALL_KINDS, check_kind, generator_from, make_auxiliaries, refuse_noise, restore_generator
-from marl.memory.rollout import Decision, Look, Rollout
+from marl.memory.base import Decision, Look
+from marl.memory.rollout import Rollout
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
+from marl.nets.owner import weights_of
 from marl.nets.stacked import backward_through, fitting, holds_own, parts_with_mode
 from marl.optim import Adam, Optimizer, Stepper
 from marl.reduce import current
@@ -112,7 +114,9 @@ class OnPolicyLearner:
         check_minibatches(name, settings.rollout, num_envs, minibatches, settings.sequence, recurrent)
         self.flat = self.model.parameters_flat
         self.model.eval()
-        self.auxiliary = make_auxiliaries(name, settings, self.model.actor, team, seed, device)
+        self.auxiliary = make_auxiliaries(
+            f"{name} on team {team.name!r}", settings, self.model.actor, team, seed, device
+        )
         self.flats = [self.flat, *self.auxiliary.flats]
         self.parts_with_mode = [*parts_with_mode(self.model), *self.auxiliary.parts_with_mode]
         self.optimizer = Stepper(settings.optimizer, self.flat)
@@ -123,7 +127,8 @@ class OnPolicyLearner:
         )
         # What a team says is looked at while it acts.
         self.recordable = self.optimizer.recordable and not holds_own([self.model, self.auxiliary.modules])
-        self._records_acting = self.recordable and self.talker is None and recording(self.memory.device)
+        talks = isinstance(self.model.actor, ChannelNet)
+        self._records_acting = self.recordable and not talks and recording(self.memory.device)
         self._acting = Recorded(self._act, device, [self.generator], stay=True)
         self._held: Batch | None = None
 
@@ -142,9 +147,9 @@ class OnPolicyLearner:
         return self.model.carry_width
 
     @property
-    def talker(self) -> ChannelNet | None:
-        """The network whose agents talk, if they do."""
-        return self.model.actor if isinstance(self.model.actor, ChannelNet) else None
+    def policy_net(self) -> AgentNet:
+        """The network that acts."""
+        return self.model.actor
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Sample, or take the most likely action."""
@@ -207,8 +212,7 @@ class OnPolicyLearner:
         """Move all parameters along their gradients; the norms of those of policy and critic, ``(P,)``."""
         most = self._settings.max_grad_norm
         norm = self.optimizer.step(most)
-        for optimizer in self.auxiliary.optimizers.values():
-            optimizer.step(most)
+        self.auxiliary.step(most)
         return norm
 
     def tell_rows(self, complete: Tensor) -> None:

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from marl.compiled.cache import jit
-from marl.types import Array
+from marl.exploration import share
+from marl.schedules import Schedule
+from marl.types import Array, ConfigError
+
+
+@dataclass(frozen=True)
+class Prioritised:
+    """Draw transitions in proportion to ``(|TD error| + epsilon) ** alpha`` (Schaul et al. 2016).
+
+    Args:
+        alpha: 0 draws uniformly, 1 in full proportion; a number or a schedule, which holds for priorities set from then
+            on.
+        beta: how far importance weights undo it, a number or a schedule; 1 undoes it wholly.
+        epsilon: keeps everything drawable.
+    """
+
+    alpha: Schedule = 0.6
+    beta: Schedule = 0.4
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        share("Prioritised", alpha=self.alpha, beta=self.beta)
+        if not self.epsilon > 0:
+            raise ConfigError(f"Prioritised.epsilon: expected a number above 0, got {self.epsilon!r}")
 
 
 class Priorities:

@@ -14,6 +14,7 @@ from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear, parts_with_mode
+from marl.reduce import ALONE, Reduce
 
 
 class AgentNet(nn.Module):
@@ -169,6 +170,15 @@ class AgentNet(nn.Module):
 
     def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:
         """Whatever chance a carry needs, in place: none here."""
+
+    def see(self, x: Tensor, acting: Tensor, reduce: Reduce = ALONE) -> None:
+        """Let observation statistics take in rows ``(T, B, N, *shape)``, after they were learnt from."""
+        if self.norm is not None:
+            self.norm.update(x, acting, reduce)
+
+    def forget(self, carry: Tensor) -> Tensor:
+        """A carry that remembers nothing."""
+        return torch.zeros_like(carry)
 
     def draw_noise(self, generator: torch.Generator | None) -> None:
         """New noise for every noisy layer; None: none."""

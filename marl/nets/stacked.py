@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -285,6 +286,12 @@ def parts_with_mode(module: nn.Module) -> list[nn.Module]:
     if _has_mode(module):
         return [module]
     return [part for child in module.children() for part in parts_with_mode(child)]
+
+
+class HasMode(Protocol):
+    """What has parts whose mode matters."""
+
+    parts_with_mode: list[nn.Module]
 
 
 @contextmanager

@@ -309,7 +309,7 @@ def test_in_turns_what_was_said_last_stays_in_the_air():
         system.train(steps=100)
         batched, alone = system.evaluate(4), system.evaluate(4, decentralised=True)
         assert batched.returns_per_agent == alone.returns_per_agent
-        net = system.learners[0].talker
+        net = system.learners[0].policy_net
         assert net is not None
         obs = torch.randn(4, 1, 2, 2)
         active = torch.tensor([[[True, False]], [[False, True]], [[False, True]], [[False, True]]])
