@@ -23,6 +23,8 @@ from marl.nets.stacked import FlatParameters, StackedLinear, parts_with_mode
 from marl.optim import Optimizer, Stepper
 from marl.types import ConfigError, TeamSpec
 
+__all__ = ["PredictActions"]
+
 
 class Rows(Protocol):
     """Rows of a rollout or of a draw from a replay: tensors ``(L, B, N, ...)``, ``B`` sequences of ``L`` rows."""

@@ -253,7 +253,7 @@ def _made(node: ast.expr) -> Any:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     import marl
 
-    home = marl if name in marl.__all__ else marl.optim
+    home = next((home for home in (marl, marl.optim, marl.auxiliary) if name in home.__all__), None)
     cls = getattr(home, name, None)
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         return None

@@ -286,3 +286,12 @@ def test_a_cost_of_another_shape_is_refused():
 
     with pytest.raises(ConfigError, match=r"expected a cost for every row \(1, 32, 3\), got \(\)"):
         updated(dataclasses.replace(PPO, auxiliary=(Wrong(),)))
+
+
+def test_the_command_line_names_auxiliary_losses():
+    from marl.overrides import override
+
+    scenario = marl.Scenario(name="it", env=Team, agents=marl.ippo())
+    changed = override(scenario, ["learner.auxiliary=PredictActions(weight=0.2)"])
+    assert changed.agents.auxiliary == (PredictActions(0.2),)
+    assert override(changed, ["learner.auxiliary.0.weight=0.3"]).agents.auxiliary == (PredictActions(0.3),)
