@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name lives. Names are imported when first used, so that worker processes never import torch.
 # Type checkers read ``__init__.pyi``.

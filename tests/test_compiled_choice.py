@@ -237,7 +237,7 @@ OTHERWISE: dict[str, Any] = {
     "sequential": {"sequential": True, "sharing": "none"},
     # off-policy
     "exploration": None,  # another for each kind of action
-    "memory": ReplayMemory(buffer=50),
+    "memory": {"memory": ReplayMemory(buffer=50), "buffer": marl.DQN().buffer},
     "buffer": 40,
     "buffer_dir": FOLDER,
     "batch": 12,

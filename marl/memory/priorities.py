@@ -94,11 +94,17 @@ class Priorities:
         return {"nodes": self.nodes, "largest": self.largest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Go back to a saved state. Inner nodes are made anew: wrong ones would lead a draw out of the ring."""
         self.nodes[...] = state["nodes"]
         self.largest[...] = state["largest"]
-        if self.nodes[:, self.leaves + self.capacity :].any() or not np.isfinite(self.nodes).all():
+        leaves = self.nodes[:, self.leaves :]
+        if leaves[:, self.capacity :].any() or not (np.isfinite(leaves) & (leaves >= 0)).all():
             raise ValueError("priorities: of entries that there are none")
+        first = self.leaves  # of a level
+        while first > 1:
+            level = self.nodes[:, first : 2 * first]
+            self.nodes[:, first // 2 : first] = level[:, ::2] + level[:, 1::2]
+            first //= 2
 
 
 def importance_weights(probability: Array, size: int, beta: float) -> Array:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import marl
+from marl.schedules import Clock
 from marl.training.loop import advance
 from tests.support.channels import NETWORKS, build, play
 from tests.support.equality import assert_equal_trees
@@ -265,8 +266,7 @@ def test_sequences_from_nothing_have_noise_of_their_own(recipe):
     with marl.MultiAgentSystem(config, lambda: Team(length=6), num_envs=4, seed=1) as system:
         system.train(steps=80)
         learner = system.learners[0]
-        sample = learner.memory.sample(torch.arange(8).view(8, 1), 5, 1, 0.99)
-        carry = learner.start_carry(sample)
+        carry = learner.experience.draw(Clock(80)).carry
     assert len(carry[..., -1].unique()) == carry[..., -1].numel() > 1
     assert not carry[..., :-1].any()
 
