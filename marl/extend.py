@@ -8,6 +8,7 @@ from marl.lazy import attach, homes
 _HOMES = {
     "marl.action_critic": "ActionCritic",
     "marl.actor_critic": "Batch",
+    "marl.auxiliary": "Auxiliary AuxiliaryLoss Rows",
     "marl.channels.medium": "Inbox",
     "marl.channels.speech": "Channel Speech",
     "marl.config": "config setting",

@@ -2,6 +2,9 @@
 
 from marl.action_critic import ActionCritic as ActionCritic
 from marl.actor_critic import Batch as Batch
+from marl.auxiliary import Auxiliary as Auxiliary
+from marl.auxiliary import AuxiliaryLoss as AuxiliaryLoss
+from marl.auxiliary import Rows as Rows
 from marl.channels.medium import Inbox as Inbox
 from marl.channels.speech import Channel as Channel
 from marl.channels.speech import Speech as Speech

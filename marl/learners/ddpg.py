@@ -162,8 +162,9 @@ class DDPGLearner(OffPolicyLearner):
             self.mixer_optimizer.step(settings.max_grad_norm)
         with self.critic.fixed(), self.fitting(self.actor):
             policy_loss = self.compute_actor_loss(sample, seen)
-            self.actor_flat.backward(policy_loss)
+            self.backward(policy_loss, [self.actor_flat], sample, seen)
         self.actor_optimizer.step(settings.max_grad_norm)
+        self.auxiliary.step(settings.max_grad_norm)
         if self.target_due():
             self.actor_target_flat.follow(self.actor_flat, settings.tau)
             self.critic.track(settings.tau)
@@ -174,6 +175,7 @@ class DDPGLearner(OffPolicyLearner):
         return {
             "value_loss": value_loss.detach() / sets,
             "policy_loss": policy_loss.detach() / sets,
+            **self.auxiliary_parts(),
             "gradient_norm": norm,
             "td_error": error,
             "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),

@@ -258,6 +258,7 @@ class DQNLearner(OffPolicyLearner):
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
         loss, error, value = gradient_for(self, self._autograd).fill(sample, seen, next_seen)
         norm, *_ = [stepper.step(settings.max_grad_norm) for stepper in self.steppers]
+        self.auxiliary.step(settings.max_grad_norm)
         if self.target_due():
             self.target_flat.follow(self.flat, settings.tau)
             for other in (self.mixer, self.central):
@@ -266,6 +267,7 @@ class DQNLearner(OffPolicyLearner):
         self.net.see(sample.obs, sample.acting, self.reduce)
         return {
             "loss": loss / self.owner.num_sets,
+            **self.auxiliary_parts(),
             "value": self.experience.mean(value.view(sample.complete.shape), sample),
             "gradient_norm": norm.mean(),
             "td_error": error,
