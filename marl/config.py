@@ -64,7 +64,6 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.adapters.spoken": ("Spoken",),
     "marl.channels.link": ("Link",),
     "marl.channels.speech": ("CommNet", "DIAL", "GraphAttention", "IC3Net", "TarMAC"),
-    "marl.channels.topology": (*("Complete", "Graph", "Grid", "Groups", "Nearest", "Ring", "Star", "Where", "Within"),),
     "marl.curriculum": (
         *("Among", "Annealed", "Between", "DomainRandomisation", "LearningProgress", "PrioritisedLevelReplay"),
         *("Rating", "Stage", "Stages", "Steps", "SuccessRate", "WinRate"),
@@ -98,8 +97,10 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
         "TeamSpirit",
     ),
     "marl.stopping": ("MeanReturn",),
+    "marl.topology": (*("Complete", "Graph", "Grid", "Groups", "Nearest", "Ring", "Star", "Where", "Within"),),
 }
 MOVED = {  # where classes stood that older files name
+    "marl.channels.topology": "marl.topology",
     "marl.credit": "marl.grid",
     "marl.influence": "marl.shaping",
     "marl.learners.off_policy": "marl.memory.priorities",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from marl import adapters
 from marl.adapters import lifecycle
 from marl.adapters.describe import render_mode
+from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.playing.evaluate import check_same_spec
 from marl.scenario import resolve_scenario
 from marl.setup import Setup
-from marl.shaping import reads_state
+from marl.shaping.shaper import reads_state
 from marl.types import BatchEnv, ConfigError, Spec
 
+Lent = AbstractContextManager[BatchEnv]
 MISSING = "this system was loaded without its environment: pass env= to MultiAgentSystem.load"
 
 
@@ -28,8 +32,9 @@ class Environments:
     training: the copies that train, once they are open.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        """Opens nothing yet."""
+    def __init__(self, setup: Setup, known_entries: Sequence[str] = ()) -> None:
+        """Opens nothing yet; ``known_entries``: where observations show what others said, as the scenario says."""
+        self.known_entries = known_entries
         self.world, self.spoken, self.options = setup.env, setup.channel, setup.options
         self.source = self.world if self.spoken is None or self.world is None else self.spoken.source(self.world)
         self.patterns = setup.patterns
@@ -54,6 +59,16 @@ class Environments:
             self.training, self.name = made, made.spec.env
         return self.training
 
+    @contextmanager
+    def opening(self, num_envs: int, workers: int) -> Iterator[BatchEnv]:
+        """The copies that train, given back if what is begun with them fails. Raises ConfigError."""
+        opened = self.open(num_envs, workers)
+        try:
+            yield opened
+        except BaseException:
+            self.give_back()
+            raise
+
     def give_back(self) -> None:
         """Close the copies that train, but leave an instance to its user."""
         if self.training is not None and self.is_instance:
@@ -74,6 +89,11 @@ class Environments:
         """Whether this system trains in one environment of the user's, of which it cannot make more."""
         return is_instance(self.source)
 
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong in the copies that train and was survived, by kind, and ``lost_episodes``."""
+        return {} if self.training is None else faults_of(self.training)
+
     def refuse_single(self, what: str) -> None:
         """Raise ConfigError if there is one instance alone and ``what`` plays in environments of its own."""
         if self.is_instance and another_like(self.world) is None:
@@ -92,6 +112,23 @@ class Environments:
                 f"this system has one environment instance, and more are needed here: {lifecycle.PASS_A_FUNCTION}"
             )
         return maker if self.spoken is None else self.spoken.source(maker)
+
+    def lender(self, source: Any, num_envs: int | None) -> Callable[[int, Spoken | None], Lent]:
+        """What opens copies beside those that train and closes them again; see :meth:`another`.
+
+        ``num_envs``: if it is given, there must be exactly as many as are asked for.
+        """
+
+        def lend(wish: int, spoken: Spoken | None) -> Lent:
+            return lifecycle.closing_batch(self.another(wish, source, spoken, exactly=num_envs is not None))
+
+        return lend
+
+    def message_entries(self, batch: BatchEnv) -> Sequence[str]:
+        """Where observations show what others said, as the environment or the scenario knows it."""
+        world = batch if hasattr(batch, "message_entries") else next(iter(getattr(batch, "envs", ())), None)
+        known: Sequence[str] = getattr(world, "message_entries", ())
+        return known or self.known_entries
 
     def another(
         self, num_envs: int, source: Any = None, spoken: Spoken | None = None, *, exactly: bool = False

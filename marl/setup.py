@@ -13,14 +13,17 @@ from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel
 from marl.config import check_whole, described, to_json
-from marl.curriculum import Curricula, Task
-from marl.curriculum import checked as checked_curricula
+from marl.curriculum.state import Curricula
+from marl.curriculum.state import checked as checked_curricula
+from marl.curriculum.tasks import Task
 from marl.league import PSRO, Leagues
 from marl.league import checked as checked_league
 from marl.learners import LearnerConfig
-from marl.shaping import Hooks
-from marl.shaping import checked as checked_hooks
-from marl.types import ConfigError
+from marl.learners.base import channel_of
+from marl.shaping.shaper import Hooks
+from marl.shaping.shaper import checked as checked_hooks
+from marl.teams import team_named
+from marl.types import ConfigError, Spec
 
 DEFAULT_COPIES = 8
 Agents = LearnerConfig | Mapping[str, LearnerConfig]
@@ -183,6 +186,16 @@ class Setup(Features):
     def patterns(self) -> list[str] | None:
         """The patterns that make the teams."""
         return list(self.agents) if isinstance(self.agents, Mapping) else None
+
+    @property
+    def channels(self) -> list[Channel | None]:
+        """The channel of each team; None where nobody talks."""
+        return [channel_of(config) for config in self.configs]
+
+    def place_of(self, team: str, spec: Spec, what: str) -> int:
+        """The place of the team that a name or a pattern means. Raises ConfigError, in which ``what`` names it."""
+        name = team_named(team, spec, self.patterns, what)
+        return [one.name for one in spec.teams].index(name)
 
     @property
     def options(self) -> dict[str, Any]:

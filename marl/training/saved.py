@@ -13,6 +13,7 @@ from marl.config import differences, to_json
 from marl.scenario import Scenario, resolve_scenario
 from marl.setup import NUMBER, Setup, saved_as
 from marl.spec_json import spec_from_json
+from marl.training.state import TrainingState
 from marl.types import CheckpointError, ResourceError, Spec
 
 NOWHERE = object()  # in place of an environment: policies are wanted and nothing else
@@ -45,15 +46,15 @@ class Saved:
             except ResourceError as error:
                 raise CheckpointError(f"{self.where}: {error}") from error
 
-    @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Likewise as they take up the saved state."""
+    def restore(self, training: TrainingState) -> None:
+        """Go on from the saved state. Whatever goes wrong there is the checkpoint's. Raises CheckpointError."""
         try:
-            yield
+            training.load_state_dict(self.state)
         except Exception as error:
             other = differences(self.meta["agents"], to_json(self.setup.agents, code=True))
             reason = f"trained -> given: {'; '.join(other[:4])}" if other else " ".join(str(error).split())
             raise CheckpointError(f"{self.where} does not fit its settings: {reason:.600}") from error
+        training.lost = training.lost or self.lost
 
 
 def read(path: str | Path, given: Setup, trust: bool) -> Saved:

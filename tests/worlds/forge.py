@@ -15,7 +15,7 @@ import numpy as np
 from marl_envs.world import World
 
 from marl.types import CheckpointError
-from tests.worlds.test_contract import WORLDS, random_actions
+from tests.worlds.every import WORLDS, random_actions
 
 STEPS = 6
 

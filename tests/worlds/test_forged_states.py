@@ -18,7 +18,7 @@ from marl_envs.switch_riddle import SwitchRiddle
 import marl
 from marl import checkpoint
 from marl.types import CheckpointError
-from tests.worlds.test_contract import WORLDS
+from tests.worlds.every import WORLDS
 
 ROOT = Path(__file__).parents[2]
 
