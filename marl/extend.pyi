@@ -46,6 +46,9 @@ from marl.memory.replay import Replay as Replay
 from marl.memory.replay import ReplayMemory as ReplayMemory
 from marl.memory.sample import Sample as Sample
 from marl.memory.sample import td_target as td_target
+from marl.nets.distributions import Categorical as Categorical
+from marl.nets.distributions import Distribution as Distribution
+from marl.nets.distributions import mask_logits as mask_logits
 from marl.nets.networks import Body as Body
 from marl.nets.networks import Inputs as Inputs
 from marl.nets.networks import Network as Network
@@ -56,6 +59,7 @@ from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear
 from marl.optim import Optimizer as Optimizer
 from marl.optim import Rule as Rule
+from marl.optim import Stepper as Stepper
 from marl.reduce import Reduce as Reduce
 from marl.registry import register as register
 from marl.schedules import Clock as Clock
