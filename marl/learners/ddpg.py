@@ -16,7 +16,7 @@ from marl import ops
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
-from marl.grid.mixers import Mixing, QPlex, TeamMixer, WeightedQMix
+from marl.grid.mixers import MixerContext, Mixing, TeamMixer, TeamValues, team_mixer
 from marl.learners.actor_q import ActorQ, ActorQLearner
 from marl.learners.base import ALL_KINDS
 from marl.learners.off_policy import refuse
@@ -61,21 +61,19 @@ class DDPGLearner(ActorQLearner):
         super().__init__(settings, spec, team, num_envs, seed, device, critics=1)
         credit = settings.credit
         refuse(
-            isinstance(credit, QPlex | WeightedQMix),
+            isinstance(credit, Mixing) and credit.compares_actions,
             f"DDPG on team {team.name!r}: {type(credit).__name__} compares an agent's actions, which critics of "
             "single actions cannot; use credit=QMix() (FACMAC) or VDN()",
         )
         self.mixer: TeamMixer | None = None
-        self.mixer_adam: FlatAdam | None = None
         self.flats = [self.critic.flat]
         scope = settings.critic
         if isinstance(credit, Mixing):
-            seed_of_mixer = self._init_seed.spawn(1)[0]
-            self.mixer = TeamMixer(credit, spec, team, seed_of_mixer, self.device, action_width=self.code.size)
-            scope = self.mixer.scope
-            if self.mixer.flat is not None:
-                self.flats.append(self.mixer.flat)
-                self.mixer_adam = FlatAdam(self.mixer.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+            scope = credit.scope(spec)
+            context = MixerContext(spec, team, scope, self.owner, self.code.size, self._init_seed, self.device)
+            self.mixer = team_mixer(credit, context)
+            self.flats += self.mixer.flats
+        self.mixer_adams = [FlatAdam(flat, eps=settings.adam_eps, scale=settings.critic_lr) for flat in self.flats[1:]]
         self._begin(self.carry_width, scope, other_actions=self.across)
         gradient_for(self, None)
 
@@ -91,8 +89,8 @@ class DDPGLearner(ActorQLearner):
             value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
             backward_through(value_loss, self.flats)
         norm = self.critic_adam.step(self.settings.max_grad_norm).mean()
-        if self.mixer_adam is not None:
-            self.mixer_adam.step(self.settings.max_grad_norm)
+        for adam in self.mixer_adams:
+            adam.step(self.settings.max_grad_norm)
         with self.fixed_critic(), self.fitting(self.actor):
             policy_loss = self.compute_actor_loss(sample, seen)
             self.actor_step(policy_loss)
@@ -117,19 +115,21 @@ class DDPGLearner(ActorQLearner):
             beside = self.beside(planned, sample, successor=True)
             next_value = self.judge(self.critic.target, sample, beside, successor=True)[..., 0]  # (1, L, B, N)
             if self.mixer is not None:
-                total = self.mixer.later(
-                    next_value[0], next_value[0], sample.next_acting, sample.next_joint, planned
-                )  # (L, B)
+                team = TeamValues(next_value[0], next_value[0], sample.next_acting, sample.next_joint, planned)
+                total = self.mixer.later(team)  # (L, B)
                 next_value = total[None, ..., None].expand(next_value.shape)
             target = self.multi_step(sample, next_value[0])  # (L, B, N)
-        done = self.replayed(sample)
-        value = self.judge(self.critic.online, sample, self.beside(done, sample, successor=False))[..., 0]
+        taken = self.replayed(sample)
+        value = self.judge(self.critic.online, sample, self.beside(taken, sample, successor=False))[..., 0]
         if self.mixer is None:
             return self.critic_loss(sample, value, target)
         counts = self.counts(sample)[..., 0]
-        error = target[..., 0] - self.mixer.now(value[0], value[0], sample.acting, sample.joint, done)  # (L, B)
         weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
-        return (0.5 * error.square() * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
+        team = TeamValues(value[0], value[0], sample.acting, sample.joint, taken)
+        total = self.mixer.now(team)  # (L, B): Q_tot(s, a)
+        error = target[..., 0] - total
+        cost = self.mixer.loss(0.5 * error.square(), team, total, target[..., 0])
+        return (cost * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
 
     def compute_actor_loss(self, sample: Sample, seen: Tensor) -> Tensor:
         """``-Q(x, mu(o))``, mean over rows, sum over parameter sets; with a mixer ``-Q_tot`` of everybody's actions."""
@@ -140,13 +140,14 @@ class DDPGLearner(ActorQLearner):
         value = self.judge(self.critic.online, sample, self.beside_for_actor(chosen, sample))[0, ..., 0]  # (L, B, N)
         if self.mixer is None:
             return cost - (value * weight).sum()
-        total = self.mixer.now(value, value, sample.acting, sample.joint, chosen)
+        total = self.mixer.now(TeamValues(value, value, sample.acting, sample.joint, chosen))
         return cost - ops.masked_mean(total, self.counts(sample)[..., 0])
 
     def optimisers(self) -> dict[str, FlatAdam]:
         """One for each."""
-        return super().optimisers() | ({} if self.mixer_adam is None else {"mixer": self.mixer_adam})
+        own = {"mixer" if place == 0 else f"mixer.{place}": adam for place, adam in enumerate(self.mixer_adams)}
+        return super().optimisers() | own
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critic, mixer, targets."""
-        return super().modules() | ({} if self.mixer is None else {"mixer": self.mixer})
+        return super().modules() | ({} if self.mixer is None else self.mixer.parts())

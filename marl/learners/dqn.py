@@ -18,7 +18,7 @@ from marl.channels import policy_net
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
-from marl.grid.mixers import Central, Mixing, TeamMixer, WeightedQMix
+from marl.grid.mixers import Choices, MixerContext, Mixing, TeamMixer, team_mixer, team_values
 from marl.grid.scope import Local, Scope
 from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
@@ -113,17 +113,17 @@ class DQNLearner(OffPolicyLearner):
         self.flats = [self.flat]
         self.noisy = isinstance(self.network, MLP) and self.network.noisy > 0
         self.mixer: TeamMixer | None = None
-        self.central: Central | None = None
         scope: Scope = Local()
         credit = settings.credit
         if isinstance(credit, Mixing):
-            mix_seed, central_seed = self._init_seed.spawn(2)
-            self.mixer = TeamMixer(credit, spec, team, mix_seed, self.device)
-            self.flats += [] if self.mixer.flat is None else [self.mixer.flat]
-            scope = self.mixer.scope
-            if isinstance(credit, WeightedQMix):
-                self.central = Central(credit, spec, team, central_seed, self._net(), self.owner, self.device)
-                self.flats += self.central.flats
+            scope = credit.scope(spec)
+            self.mixer = team_mixer(
+                credit,
+                MixerContext(
+                    spec, team, scope, self.owner, self.head.actions, self._init_seed, self.device, net=self._net
+                ),
+            )
+            self.flats += self.mixer.flats
         self.adams = [FlatAdam(flat, eps=settings.adam_eps) for flat in self.flats]
         self._begin(self.net.carry_shape[1], scope)
         self._autograd: SampleGradient = SampleAutograd(self)
@@ -197,9 +197,8 @@ class DQNLearner(OffPolicyLearner):
         norm, *_ = [adam.step(settings.max_grad_norm) for adam in self.adams]
         if self.target_due():
             self.track(self.flat, self.target_flat)
-            for other in (self.mixer, self.central):
-                if other is not None:
-                    other.track(settings.tau)
+            if self.mixer is not None:
+                self.mixer.track(settings.tau)
         self.see_norms(self.net, sample=sample)
         return {
             "loss": loss / self.owner.num_sets,
@@ -229,9 +228,12 @@ class DQNLearner(OffPolicyLearner):
             aims = self.unroll(self.target, seen, next_seen, sample)
             chooser = self.unroll(self.net, seen, next_seen, sample) if self.settings.double else aims
             best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
-        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
+        with self.fitting(self.net, *([] if self.mixer is None else [self.mixer])):
             out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
-            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
+            if self.mixer is None:
+                loss, error = self.separate_loss(sample, out, aims, best)
+            else:
+                loss, error = self.mixed_loss(self.mixer, sample, seen, next_seen, out, aims, best)
         with torch.no_grad():
             chosen = pick(self.head.values(out), sample.action)
         return loss, error, chosen
@@ -260,68 +262,38 @@ class DQNLearner(OffPolicyLearner):
         own = torch.where(sample.complete, error.detach(), 0.0).abs().mean(0)  # (B, N)
         return (cost * weight).sum(), self.priority_errors(sample, own)
 
-    def mixed_loss(self, sample: Sample, out: Tensor, aims: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        """The team's loss: ``(Q_tot(s, a) - y)^2`` with ``y = r + gamma Q_tot'(s', a*)``."""
-        settings, mixer = self.settings, self.mixer
-        assert mixer is not None
-        values = self.head.values(out)  # (L, B, N, A)
-        chosen = pick(values, sample.action)
-        top = mask_logits(values, sample.legal).amax(-1)
-        actions = self.team.action.sizes[0]
-        done, planned = ops.one_hot(sample.action, actions), ops.one_hot(best, actions)
-        total = mixer.now(chosen, top, sample.acting, sample.joint, done)  # (L, B)
+    def mixed_loss(
+        self,
+        mixer: TeamMixer,
+        sample: Sample,
+        seen: Tensor,
+        next_seen: Tensor,
+        out: Tensor,
+        aims: Tensor,
+        best: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The team's loss: ``(Q_tot(s, a) - y)^2`` with ``y = r + gamma Q_tot'(s', a*)``, and the errors ``(B, 1)``."""
+
+        def here(net: AgentNet) -> Tensor:
+            return self.head.values(net.read(seen, self.blank_carry(sample), sample.started, sample.acting)[0])
+
+        def there(net: AgentNet) -> Tensor:
+            _, carries = net.read(seen, self.blank_carry(sample), sample.started, sample.acting)
+            return self.head.values(self.onward(net, next_seen, carries, sample))
+
+        choices = Choices(self.head.values(out), sample.action, sample.legal, here)
+        team = team_values(choices, sample.acting, sample.joint)
+        total = mixer.now(team)  # (L, B): Q_tot(s, a)
         with torch.no_grad():
-            later = self.head.values(aims)
-            if self.central is None:
-                next_top = mask_logits(later, sample.next_legal).amax(-1)
-                next_total = mixer.later(pick(later, best), next_top, sample.next_acting, sample.next_joint, planned)
-            else:
-                next_total = self._central_later(self.central, sample, best, planned)
+            choices = Choices(self.head.values(aims), best, sample.next_legal, there)
+            next_total = mixer.later(team_values(choices, sample.next_acting, sample.next_joint))  # (L, B)
             spread = next_total.unsqueeze(-1).expand(sample.reward.shape)
-            target = self.multi_step(sample, spread, settings.td_lambda)[..., 0]  # (L, B)
+            target = self.multi_step(sample, spread, self.settings.td_lambda)[..., 0]  # (L, B)
         counts = self.counts(sample)[..., 0]
         weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
         error = target - total
-        cost = self.cost(error)
-        if self.central is not None:
-            central, favoured = self._central_now(self.central, sample, top, values, done, target, total)
-            assert isinstance(settings.credit, WeightedQMix)
-            cost = torch.where(favoured, cost, settings.credit.alpha * cost) + (target - central).square()
+        cost = mixer.loss(self.cost(error), team, total, target)  # (L, B)
         return (cost * weight).sum(), torch.where(counts, error.detach(), 0.0).abs().mean(0).unsqueeze(-1)
-
-    def _central_now(
-        self,
-        central: Central,
-        sample: Sample,
-        top: Tensor,
-        values: Tensor,
-        done: Tensor,
-        target: Tensor,
-        total: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """``Q*(s, a)`` with gradient, and where weighted QMIX trusts the target fully, both ``(L, B)``."""
-        assert isinstance(self.settings.credit, WeightedQMix)
-        seen = self.net.encode(sample.obs)
-        carry = self.blank_carry(sample)
-        own = self.head.values(central.net.read(seen, carry, sample.started, sample.acting)[0])  # (L, B, N, A)
-        mine = pick(own, sample.action)
-        now = central.mixer.now(mine, mine, sample.acting, sample.joint, done)
-        if self.settings.credit.weighting == "optimistic":
-            return now, total.detach() < target
-        with torch.no_grad():
-            greedy = mask_logits(values, sample.legal).argmax(-1)
-            best = pick(own, greedy)
-            peak = central.mixer.now(best, best, sample.acting, sample.joint, ops.one_hot(greedy, values.shape[-1]))
-            same = ((greedy == sample.action) | ~sample.acting).all(-1)
-        return now, (target > peak) | same
-
-    def _central_later(self, central: Central, sample: Sample, best: Tensor, planned: Tensor) -> Tensor:
-        """The target of ``Q*`` at the next greedy joint action, ``(L, B)``."""
-        seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
-        carry = self.blank_carry(sample)
-        _, carries = central.target.read(seen, carry, sample.started, sample.acting)
-        later = pick(self.head.values(self.onward(central.target, next_seen, carries, sample)), best)
-        return central.mixer.later(later, later, sample.next_acting, sample.next_joint, planned)
 
     def cost(self, error: Tensor) -> Tensor:
         """Half the squared (or Huber) TD error; negative ones scaled by hysteresis, or forgiven."""
@@ -338,8 +310,7 @@ class DQNLearner(OffPolicyLearner):
 
     def modules(self) -> dict[str, nn.Module]:
         """The network, the mixer, and their targets."""
-        named = {"net": self.net, "target": self.target, "mixer": self.mixer, "central": self.central}
-        return {name: module for name, module in named.items() if module is not None}
+        return {"net": self.net, "target": self.target} | ({} if self.mixer is None else self.mixer.parts())
 
     def optimisers(self) -> dict[str, FlatAdam]:
         """One for each matrix of parameters."""

@@ -21,7 +21,8 @@ from marl.config import config, setting
 from marl.exploration import Exploration, Explorer, share
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Credit, Independent
-from marl.grid.mixers import Mixing
+from marl.grid.critics import Estimating
+from marl.grid.mixers import Mixing, TeamMixer
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike, owner_index
 from marl.learners.base import check_kind, generator_from, restore_generator
@@ -69,7 +70,7 @@ class OffPolicy:
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
     sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
-    credit: Credit | Mixing = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
+    credit: Credit = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
     channel: Channel | None = setting(
         None, "what the team's policies tell each other: CommNet(), DIAL(), ...; None: nothing"
@@ -99,7 +100,7 @@ class OffPolicy:
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic.reads_state or getattr(self.credit, "state", None) in ("state", "auto")
+        return self.critic.reads_state or self.credit.reads_state
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -166,6 +167,11 @@ class OffPolicyLearner(ABC):
             f"{where}: hindsight relabels single transitions; use sequence=1 and n_step=1",
         )
         refuse(
+            isinstance(settings.credit, Estimating),
+            f"{where}: {type(settings.credit).__name__}() brings a critic for on-policy learners; use A2C or PPO, or "
+            "credit=TeamReward()",
+        )
+        refuse(
             self.mixing and self.critic_shape is not None,
             f"{where}: a mixer mixes local values; use critic=Local() with credit={type(settings.credit).__name__}()",
         )
@@ -216,7 +222,7 @@ class OffPolicyLearner(ABC):
         """Whether every agent has priorities of its own: where nothing joins their losses."""
         settings = self._settings
         apart = not self.mixing and self.critic_shape is None and settings.channel is None
-        if settings.hindsight is not None and not isinstance(settings.credit, Independent):
+        if settings.hindsight is not None and settings.credit.shared:
             apart = False  # a new goal changes what the whole team earns
         return apart and self.team.num_agents > 1
 
@@ -456,7 +462,7 @@ class OffPolicyLearner(ABC):
     def _moving(self, length: int, batch: int) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=self.device).expand(length, batch, self.team.num_agents)
 
-    def fitting(self, *nets: AgentNet) -> AbstractContextManager[None]:
+    def fitting(self, *nets: AgentNet | TeamMixer) -> AbstractContextManager[None]:
         """Within it dropout drops and batch norm looks at the batch, in ``nets`` alone: those that a loss is to fit."""
         return fitting([part for net in nets for part in net.parts_with_mode], self.generator)
 

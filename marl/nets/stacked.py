@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -274,6 +275,14 @@ def parts_with_mode(module: nn.Module) -> list[nn.Module]:
     if _has_mode(module):
         return [module]
     return [part for child in module.children() for part in parts_with_mode(child)]
+
+
+@contextmanager
+def seeded(seed: np.random.SeedSequence) -> Iterator[None]:
+    """Within it PyTorch's own random stream, from which modules of users are initialised, is a function of ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        yield
 
 
 @contextmanager
