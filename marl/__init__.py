@@ -47,12 +47,12 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = sorted([*_HOME_OF, "ops"])
+__all__ = sorted([*_HOME_OF, "ops", "optim"])
 
 
 def __getattr__(name: str) -> object:
     """Import a public name from its home when it is first used."""
-    if name in ("compiled", "extend", "ops"):
+    if name in ("compiled", "extend", "ops", "optim"):
         return importlib.import_module(f"marl.{name}")
     if name not in _HOME_OF:
         near = importlib.import_module("marl.config").nearest(name, __all__)

@@ -3,6 +3,7 @@
 from marl import compiled as compiled
 from marl import extend as extend
 from marl import ops as ops
+from marl import optim as optim
 from marl.adapters.spoken import Spoken as Spoken
 from marl.algorithms import coma as coma
 from marl.algorithms import facmac as facmac

@@ -25,6 +25,7 @@ from marl.nets.networks import Network, default_network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, seeded
+from marl.reduce import ALONE, Reduce
 from marl.types import ConfigError, Spec, TeamSpec, legal_widths
 
 CHUNK = 65_536  # values of a rollout are computed in pieces of at most this many vectors,
@@ -203,6 +204,7 @@ class ActorCritic(nn.Module):
         lambda_: float,
         sequence: int | None,
         generator: torch.Generator | None = None,
+        reduce: Reduce = ALONE,
     ) -> Batch:
         """Values, advantages and targets of a full rollout, arranged in sequences of ``sequence`` rows.
 
@@ -245,7 +247,7 @@ class ActorCritic(nn.Module):
         if made is not advantage:
             advantage = torch.where(complete, made, 0.0)
         if self.value_norm is not None:
-            self.value_norm.update(target.unsqueeze(-1), complete)
+            self.value_norm.update(target.unsqueeze(-1), complete, reduce)
             mean, std = self.value_norm.scale()
             old, target = (old - mean.squeeze(-1)) / std.squeeze(-1), (target - mean.squeeze(-1)) / std.squeeze(-1)
         self.critic_carry.copy_(carries[-1])
@@ -338,10 +340,10 @@ class ActorCritic(nn.Module):
         mean, std = self.value_norm.scale()
         return value * std + mean if each else value * std.squeeze(-1) + mean.squeeze(-1)
 
-    def update_normalizers(self, rollout: Rollout) -> None:
+    def update_normalizers(self, rollout: Rollout, reduce: Reduce = ALONE) -> None:
         """Let the observation statistics see a rollout, after it was learnt from with those it was played with."""
         if self.actor.norm is not None:
-            self.actor.norm.update(rollout.obs[:-1], rollout.acting[:-1])
+            self.actor.norm.update(rollout.obs[:-1], rollout.acting[:-1], reduce)
         if self.critic.norm is not None:
             inputs = self.joint_input(rollout.obs[:-1], None if rollout.joint is None else rollout.joint[:-1])
             acting = rollout.acting[:-1]
@@ -349,7 +351,7 @@ class ActorCritic(nn.Module):
                 columns = self.critic.carry_shape[0]
                 inputs = inputs.unsqueeze(2).expand(*inputs.shape[:2], columns, *inputs.shape[2:])
                 acting = acting.any(-1, keepdim=True).expand(*acting.shape[:2], columns)
-            self.critic.norm.update(inputs, acting)
+            self.critic.norm.update(inputs, acting, reduce)
 
     def restrict(self, agent: int | None, team: TeamSpec, squash: bool) -> tuple[AgentNet, Distribution]:
         """One agent's own policy network and its action distribution; None: the whole team's."""
@@ -393,13 +395,19 @@ def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterato
     return iter(torch.split(index, size // count))
 
 
-def explained_variance(batch: Batch) -> Tensor:
+def explained_variance(batch: Batch, reduce: Reduce = ALONE) -> Tensor:
     """``1 - Var(target - value) / Var(target)`` over the rows that count; 0 where targets do not vary."""
-    weight = batch.complete.float() / batch.complete.sum().clamp(min=1)
+    count = batch.complete.sum()
+    reduce.sum(count)
+    weight = batch.complete.float() / count.clamp(min=1)
     error = batch.target - batch.value
 
     def variance(x: Tensor) -> Tensor:
-        return ((x - (x * weight).sum()).square() * weight).sum()
+        mean = (x * weight).sum()
+        reduce.sum(mean)
+        squares = ((x - mean).square() * weight).sum()
+        reduce.sum(squares)
+        return squares
 
     spread = variance(batch.target)
     return torch.where(spread > 1e-12, 1 - variance(error) / spread.clamp(min=1e-12), 0.0)

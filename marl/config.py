@@ -51,7 +51,12 @@ ELSEWHERE = {  # what other libraries call a setting, and its names here
     "replay_buffer_class": ("hindsight",),
     "mixer": ("credit",),
     "parameter_sharing": ("sharing",),
+    "adam_eps": ("optimizer.eps",),
+    "optimizer_class": ("optimizer",),
+    "weight_decay": ("optimizer.weight_decay", "optimizer"),
+    "momentum": ("optimizer.momentum", "optimizer"),
 }
+GONE = {"adam_eps": "it is optimizer=marl.optim.Adam(eps=...) now"}  # settings that other ones took the place of
 LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements of an array in settings
 # The classes of the library that a file may name, by module or by the package that shows them: every one is a value of
 # an axis and holds no code. Beside them a file may name what users registered.
@@ -85,6 +90,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.memory.hindsight": ("Hindsight",),
     "marl.nets.networks": ("CNN", "GRU", "MLP"),
     "marl.nets.q_head": ("Atoms", "Quantiles"),
+    "marl.optim": ("SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"),
     "marl.schedules": ("Exponential", "Linear", "Logarithmic"),
     "marl.shaping": (
         *("Clip", "CountBonus", "EpisodicNovelty", "RND", "RunningNormalize", "Scale", "SocialInfluence", "StepCost"),
@@ -147,6 +153,7 @@ def unknown(where: str, name: str, known: Iterable[str], what: str) -> str:
     names = list(known)
     near = nearest(name, names)
     hint = "" if near is None else f"; did you mean {near!r}?"
+    hint = f"; {GONE[name]}" if name in GONE else hint
     return f"{where}: unknown {what} {name!r}{hint} (known: {', '.join(names)})"
 
 
@@ -382,7 +389,7 @@ def class_named(name: str) -> Any:
 
 def _settings_from_json(data: Mapping[str, Any]) -> Any:
     cls = class_named(str(data["$class"]))
-    made = cls(**{key: from_json(item) for key, item in data.items() if key != "$class"})
+    made = cls(**{key: from_json(item) for key, item in _of_today(data).items() if key != "$class"})
     ours = cls.__module__.startswith("marl.")
     try:
         hints = typing.get_type_hints(cls)
@@ -395,9 +402,33 @@ def _settings_from_json(data: Mapping[str, Any]) -> Any:
     return made
 
 
+def _of_today(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON that an older version may have written, with today's fields."""
+    fields = dict(data)
+    if "adam_eps" in fields:
+        fields["optimizer"] = {"$class": "marl.optim:Adam", "eps": fields.pop("adam_eps")}
+    return fields
+
+
 def _is_plain(hint: Any) -> bool:
     """Whether values of a type are made of numbers, texts and truth values alone."""
     if typing.get_origin(hint) is typing.Literal or hint in (bool, float, int, str, type(None), Ellipsis):
         return True
     nested = typing.get_origin(hint) in (tuple, typing.Union, types.UnionType)
     return nested and all(map(_is_plain, typing.get_args(hint)))
+
+
+def described(value: Any) -> Any:
+    """Settings as JSON to be compared and read by people; what only code can make is named."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): described(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [described(item) for item in value]
+    fields = getattr(value, "__dataclass_fields__", None)
+    if fields and not isinstance(value, type):
+        return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
+    return {"$code": name_of(value)}

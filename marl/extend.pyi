@@ -26,6 +26,9 @@ from marl.learners.on_policy import OnPolicyLearner as OnPolicyLearner
 from marl.learners.ppo import PPOLearner as PPOLearner
 from marl.learners.sac import SACLearner as SACLearner
 from marl.learners.td3 import TD3Learner as TD3Learner
+from marl.logs import LoggedRun as LoggedRun
+from marl.logs import Logger as Logger
+from marl.logs import Sink as Sink
 from marl.memory.replay import Sample as Sample
 from marl.memory.rollout import Decision as Decision
 from marl.memory.rollout import Look as Look
@@ -33,8 +36,12 @@ from marl.nets.networks import Body as Body
 from marl.nets.networks import Inputs as Inputs
 from marl.nets.networks import Network as Network
 from marl.nets.owner import Owner as Owner
+from marl.nets.stacked import FlatParameters as FlatParameters
 from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear
+from marl.optim import Optimizer as Optimizer
+from marl.optim import Rule as Rule
+from marl.reduce import Reduce as Reduce
 from marl.registry import register as register
 from marl.schedules import Clock as Clock
 from marl.schedules import Schedule as Schedule

@@ -253,7 +253,8 @@ def _made(node: ast.expr) -> Any:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     import marl
 
-    cls = getattr(marl, name, None) if name in marl.__all__ else None
+    home = marl if name in marl.__all__ else marl.optim
+    cls = getattr(home, name, None)
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         return None
     try:
@@ -285,6 +286,7 @@ def _word(hint: Any) -> str:
             "Stop": "MeanReturn(...)",
             "Scope": "Joint(...), Local(...) or another scope",
             "Credit": "Independent(...), TeamReward(...) or another credit",
+            "Optimizer": "Adam(...), SGD(...) or another optimizer",
             "Exploration": "EpsilonGreedy(...), GaussianNoise(...) or another exploration",
         }
         return examples.get(str(hint.__name__), str(hint.__name__))

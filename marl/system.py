@@ -18,6 +18,7 @@ from marl.environments import Environments
 from marl.league import PSRO, Leagues, Season
 from marl.learners import Learner
 from marl.learners.base import channel_of
+from marl.logs import LoggedRun, Logger, looking_on
 from marl.playing.alone import DecentralizedActor
 from marl.playing.evaluate import Decentralized, Metrics, Plan, Players, evaluate
 from marl.playing.experiment import Experiment
@@ -27,7 +28,7 @@ from marl.playing.team import Strategy
 from marl.scenario import Scenario
 from marl.setup import Agents, Setup, pick_device, resolve_scenario
 from marl.shaping import Hooks
-from marl.spaces import spec_to_json
+from marl.spec_json import spec_to_json
 from marl.stopping import Stop
 from marl.teams import team_named
 from marl.training import loop
@@ -137,6 +138,7 @@ class MultiAgentSystem:
         evaluate_episodes: int = 20,
         log_every: int | None = None,
         watcher: Watcher | None = None,
+        loggers: Sequence[Logger] = (),
     ) -> History:
         """Train for so many environment steps (all copies counted) or episodes more, and return the history.
 
@@ -150,14 +152,16 @@ class MultiAgentSystem:
             evaluate_episodes: episodes of each such evaluation.
             log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
             watcher: a run folder or progress display.
+            loggers: where each row of metrics goes as well, such as ``marl.logs.TensorBoard("events")``.
 
         Raises:
             NonFiniteError: if losses or gradients stay NaN or infinite.
         """
         asked = loop.request(self.training, self.scenario, steps, episodes, stop, callback, evaluate_every, log_every)
         evaluation = None if evaluate_every is None else lambda: self.evaluate(evaluate_episodes).mean_return
-        log, tick = (None, None) if watcher is None else (watcher.log, lambda: watcher.tick(self))
-        return loop.train(self.training, asked, evaluation, log, tick)
+        run = LoggedRun(self.spec.env, resumed_at=self.steps or None)
+        with looking_on(run, loggers, watcher, self) as (log, tick):
+            return loop.train(self.training, asked, evaluation, log, tick)
 
     @property
     def learners(self) -> list[Learner]:

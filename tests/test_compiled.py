@@ -16,11 +16,11 @@ import marl
 from marl import parallel
 from marl.compiled import backend, tiles
 from marl.memory.rollout import Look
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import mask_logits
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
+from marl.optim import Adam, Stepper
 from marl.schedules import Clock
 from tests.support.learning import fill
 from tests.support.tiny import Team, spec_of
@@ -127,7 +127,7 @@ def test_flat_adam_is_torchs_adam_of_clipped_gradients(where):
     torch.manual_seed(0)
     flat = FlatParameters([nn.ParameterList([nn.Parameter(torch.randn(3, 40))])], 3)
     rows = [nn.Parameter(row.clone()) for row in flat.values]
-    adam, wanted = FlatAdam(flat, lr=0.01, eps=1e-5), torch.optim.Adam(rows, lr=0.01, eps=1e-5)
+    adam, wanted = Stepper(Adam(eps=1e-5), flat, lr=0.01), torch.optim.Adam(rows, lr=0.01, eps=1e-5)
     flat.freeze(1)
     for step in range(30):
         flat.gradients.copy_(torch.randn(3, 40) * (10 if step % 2 else 0.01))
@@ -146,7 +146,7 @@ def test_flat_adam_is_torchs_adam_of_clipped_gradients(where):
 
 def test_a_row_without_a_finite_gradient_stays_where_it_is():
     flat = FlatParameters([nn.ParameterList([nn.Parameter(torch.ones(2, 8))])], 2)
-    adam = FlatAdam(flat, lr=0.1)
+    adam = Stepper(Adam(), flat, lr=0.1)
     for times in (1, 2):
         flat.gradients.copy_(torch.ones(2, 8))
         flat.gradients[1, 3] = np.nan

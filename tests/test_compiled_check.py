@@ -132,15 +132,15 @@ def test_the_decision_is_said_in_one_line(caplog):
 
 def test_decisions_of_all_teams_go_into_the_folder_of_a_run(tmp_path):
     from marl.cli import main
-    from marl.run import read_json
+    from marl.logs.files import read_json
 
     words = ["train", "tag", "--run-dir", str(tmp_path / "run"), "--quiet", "--no-evaluate", "--steps", "64"]
     assert main(words) == 0
     found = read_json(tmp_path / "run" / "config.json")["compiled"]
-    assert found == {"adversary": {"gradient": "compiled"}, "agent": {"gradient": "compiled"}}
+    assert found == {team: {"gradient": "compiled", "optimizer": "compiled"} for team in ("adversary", "agent")}
     recurrent = learner_of(marl.PPO(**ON | {"network": marl.GRU(8)}))
     reason = "the kernel computes networks of plain tanh or relu layers over vectors, on a CPU, alone"
-    assert decisions([recurrent]) == {"team": {"gradient": "autograd", "reason": reason}}
+    assert decisions([recurrent]) == {"team": {"gradient": "autograd", "reason": reason, "optimizer": "compiled"}}
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ OTHERWISE: dict[str, Any] = {
     "discount": 0.5,
     "max_grad_norm": 0.01,
     "normalize_obs": True,
-    "adam_eps": 1e-2,
+    "optimizer": marl.optim.RMSprop(momentum=0.5),
     # on-policy
     "rollout": 12,
     "gae_lambda": 0.5,

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[1]
 # Within a level, modules import only what stands further left.
 LEVELS = (
     ("L0", "types lazy"),
-    ("L1", "files parallel compiled ops spaces registry config teams schedules graphs nets exploration"),
+    ("L1", "files parallel reduce compiled ops spaces registry config teams schedules graphs nets optim exploration"),
     ("L2", "channels grid stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic learners"),
-    ("L4", "algorithms checkpoint playing league scenario received setup environments training logs"),
+    ("L4", "algorithms checkpoint spec_json playing league scenario received setup environments training logs"),
     ("L5", "system panel studies conformance run extend"),
     ("L6", "overrides cli __main__"),
 )

@@ -78,13 +78,13 @@ def test_kl_stop_freezes_one_parameter_set_alone():
         memory.log_prob.copy_(learner.model.distribution.evaluate(parameters, None, memory.action)[0])
     memory.acting[:, :, 2] = False
     steps = []
-    step = learner.optimiser.step
+    step = learner.optimizer.step
 
     def counted(max_norm):
         steps.append(learner.flat.active.tolist())
         return step(max_norm)
 
-    learner.optimiser.step = counted
+    learner.optimizer.step = counted
     learner.update(Clock(0, 1))
     assert steps[0] == [True, True, True]
     assert len(steps) == 5

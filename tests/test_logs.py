@@ -137,9 +137,9 @@ def test_names_become_file_names():
 
 
 def test_tensorboard_events_come_back(tmp_path):
-    from marl.logs.tensorboard import TensorBoard
+    from marl.logs.tensorboard import Events
 
-    board = TensorBoard(tmp_path)
+    board = Events(tmp_path)
     board.log({"steps": 5, "mean_return": 1.5, "bad": math.nan})
     board.close()
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -150,9 +150,9 @@ def test_tensorboard_events_come_back(tmp_path):
 
 
 def test_tensorboard_events_are_written_again_if_their_folder_was_removed(tmp_path):
-    from marl.logs.tensorboard import TensorBoard
+    from marl.logs.tensorboard import Events
 
-    board = TensorBoard(tmp_path / "events")
+    board = Events(tmp_path / "events")
     for step in (1, 2, 3):
         if step == 3:
             (tmp_path / "events").rename(tmp_path / "away")
@@ -165,17 +165,17 @@ def test_tensorboard_events_are_written_again_if_their_folder_was_removed(tmp_pa
 
 
 def test_a_full_disk_keeps_tensorboard_events_waiting_and_nobody_else(tmp_path, monkeypatch, said):
-    from marl.logs.tensorboard import TensorBoard
+    from marl.logs.tensorboard import Events
 
-    board = TensorBoard(tmp_path, note=said.append)
-    write, full = TensorBoard._write, [False, True, True, False]
+    board = Events(tmp_path, note=said.append)
+    write, full = Events._write, [False, True, True, False]
 
     def refuse(self, metrics):
         if full.pop(0):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, metrics)
 
-    monkeypatch.setattr(TensorBoard, "_write", refuse)
+    monkeypatch.setattr(Events, "_write", refuse)
     board.log({"steps": 1, "mean_return": 1.0})
     board.log({"steps": 2, "mean_return": 2.0})
     board.log({"steps": 3, "mean_return": 3.0})

@@ -13,8 +13,8 @@ from torch import nn
 
 import marl
 from marl import ops
-from marl.nets.adam import FlatAdam
 from marl.nets.stacked import FlatParameters, backward_through
+from marl.optim import Adam, Stepper
 from marl.schedules import Clock
 from tests.support.learning import fill, learner_of
 
@@ -120,7 +120,7 @@ def test_an_ordinary_training_is_told_nothing(caplog):
 @pytest.mark.parametrize("loss", [np.inf, -np.inf, np.nan])
 def test_a_loss_that_is_not_finite_moves_neither_parameters_nor_moments(where, loss):
     flat = FlatParameters([nn.ParameterList([nn.Parameter(torch.ones(2, 8))])], 2)
-    adam = FlatAdam(flat, lr=0.1)
+    adam = Stepper(Adam(), flat, lr=0.1)
 
     def step(loss):
         flat.gradients.fill_(1.0)
@@ -131,11 +131,11 @@ def test_a_loss_that_is_not_finite_moves_neither_parameters_nor_moments(where, l
             adam.step_of_torch(1.0)
 
     step(3.0)
-    before = [x.clone() for x in (flat.values, adam.mean, adam.square, adam.steps)]
+    before = [x.clone() for x in (flat.values, *adam.state_dict().values())]
     for times in (1, 2):
         step(loss)
         assert int(flat.non_finite) == times
-        for old, new in zip(before, (flat.values, adam.mean, adam.square, adam.steps), strict=True):
+        for old, new in zip(before, (flat.values, *adam.state_dict().values()), strict=True):
             assert torch.equal(old, new)
     step(3.0)
     assert int(flat.non_finite) == 0
@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_moves_neither_parameters_nor_moments(where, l
 @pytest.mark.parametrize("where", ["compiled", "torch"])
 def test_a_row_without_a_finite_gradient_is_not_carried_on_by_its_moments(where):
     flat = FlatParameters([nn.ParameterList([nn.Parameter(torch.ones(2, 8))])], 2)
-    adam = FlatAdam(flat, lr=0.1)
+    adam = Stepper(Adam(), flat, lr=0.1)
     for bad in (0.0, np.nan):
         before = flat.values.clone()
         flat.gradients.fill_(1.0)

@@ -13,9 +13,9 @@ import pytest
 
 import marl
 from marl import checkpoint
-from marl.config import differences
+from marl.config import described, differences
 from marl.logs import read_metrics
-from marl.run import Run, candidates, checkpoints, described, first_valid, read_best
+from marl.run import Run, candidates, checkpoints, first_valid, read_best
 from marl.types import CheckpointError, ConfigError, ResourceError
 from tests.support.tiny import Constant
 
@@ -238,7 +238,7 @@ def test_one_writer_at_a_time(run, tmp_path, notes):
 
 
 def test_without_file_locks_the_process_id_decides(tmp_path, monkeypatch, notes):
-    monkeypatch.setattr("marl.run._flock", lambda file: None)
+    monkeypatch.setattr("marl.run.lock._flock", lambda file: None)
     lock = tmp_path / "run.lock"
     for owner, free in (
         ({"pid": os.getppid(), "host": socket.gethostname()}, False),

@@ -198,7 +198,8 @@ def _read(data: Any) -> Any:
 
 def _example(cls: type) -> Any:
     """One of a class with its defaults, and the plainest of whatever has none."""
-    guesses = (0.5, 1, "a:b", (1, 2), {"x": 1.0}, (marl.Stage({"x": 1.0}),), {"nodes": (0, 1), "edges": ((0, 1, 1.0),)})
+    graph = {"nodes": (0, 1), "edges": ((0, 1, 1.0),)}
+    guesses = (0.5, 1, "a:b", "SGD", (1, 2), {"x": 1.0}, (marl.Stage({"x": 1.0}),), graph)
     fields = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     candidates: list[dict[str, Any]] = [{}]
     for field in fields:

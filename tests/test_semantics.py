@@ -355,7 +355,7 @@ def test_schedules_run_on_environment_steps(num_envs):
     system = marl.MultiAgentSystem(config, Constant, num_envs=num_envs)
     system.train(steps=400)
     assert system.steps == 400
-    assert system.learners[0].optimiser.lr == pytest.approx(5e-4)
+    assert system.learners[0].optimizer.lr == pytest.approx(5e-4)
 
 
 # 8. Evaluation changes nothing.

@@ -25,13 +25,13 @@ def test_with_one_agent_happo_is_mappo_bit_for_bit():
 def test_an_update_moves_one_set_at_a_time():
     learner = trained(marl.happo(rollout=8), Team, steps=8)
     seen = []
-    step = learner.optimiser.step
+    step = learner.optimizer.step
 
     def watched(max_norm):
         seen.append(learner.flat.active.tolist())
         return step(max_norm)
 
-    learner.optimiser.step = watched
+    learner.optimizer.step = watched
     system = marl.MultiAgentSystem(marl.happo(rollout=8), Team, num_envs=2, seed=3)
     system.learners[0] = learner
     system.training.step = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -110,6 +111,11 @@ class Acrobot(World, name="acrobot_v0", render_fps=15):
     def allocate(self, num_envs: int) -> State:
         """Arrays of all copies."""
         return State(np.zeros((num_envs, 4)), np.zeros((4, 4)), np.zeros(4))
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Angles, which are wrapped in a loop, and velocities."""
+        most = np.array([np.pi, np.pi, MAX_SPEED_1, MAX_SPEED_2])
+        return {"x": (-most, most)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """The line, two links, two joints."""

@@ -147,17 +147,15 @@ class Copies:
         """Everything that changes, copied."""
         own = {"task", "pending", "rng", "clock", "returns", "alive", "started"}
         state: dict[str, Any] = {name: getattr(self, name).copy() for name in sorted(own)}
-        state["s"] = {name: value.copy() for name, value in self.s._asdict().items() if isinstance(value, np.ndarray)}
+        state["s"] = {name: value.copy() for name, value in self._changing().items()}
         state["chosen"] = list(self.chosen)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved state, after checking that it is one of ours."""
-        pairs = [(name, getattr(self, name), state.get(name)) for name in
-                 ("task", "pending", "rng", "clock", "returns", "alive", "started")]  # fmt: skip
-        saved = state.get("s", {})
-        mine = {name: value for name, value in self.s._asdict().items() if isinstance(value, np.ndarray)}
-        pairs += [(f"s.{name}", value, saved.get(name)) for name, value in mine.items()]
+        """Take over a saved state, after checking that it is one of ours: kernels index by it without a look."""
+        own = ("task", "pending", "rng", "clock", "returns", "alive", "started")
+        pairs = [(name, getattr(self, name), state.get(name)) for name in own]
+        pairs += [(f"s.{name}", value, state.get("s", {}).get(name)) for name, value in self._changing().items()]
         for name, array, value in pairs:
             if value is None or np.shape(value) != array.shape or np.asarray(value).dtype != array.dtype:
                 found = "nothing" if value is None else f"{np.asarray(value).dtype} {np.shape(value)}"
@@ -165,9 +163,40 @@ class Copies:
                     f"state of {type(self.world).__name__}, {name}: expected {array.dtype} {array.shape}, "
                     f"found {found}; load it into a batch with the same parameters and number of copies"
                 )
-        for _, array, value in pairs:
-            array[...] = value
-        self.chosen = tuple(state.get("chosen", ()))
+        chosen = tuple(state.get("chosen", ()))
+        self._refuse_wild({name: np.asarray(value) for name, _, value in pairs}, chosen)
+        for _, array, value in pairs:  # a truth value is one byte, which a file may give any value
+            array[...] = np.asarray(value).view(np.uint8) != 0 if array.dtype == bool else value
+        self.chosen = chosen
+
+    def _changing(self) -> dict[str, Array]:
+        """The arrays of the world's state that its kernels write."""
+        fields = self.s._asdict().items()
+        return {
+            name: value for name, value in fields if isinstance(value, np.ndarray) and name not in self.world.shared
+        }
+
+    def _refuse_wild(self, saved: Mapping[str, Array], chosen: Sequence[str]) -> None:
+        """Raise CheckpointError for numbers that no run of this world has come to."""
+        where, ranges = f"state of {type(self.world).__name__}", self.world.ranges()
+        try:
+            for k, name in enumerate(self.task_names):
+                self.world.task_space[name].check(name, saved["task"][:, k])
+                self.world.task_space[name].check(name, saved["pending"][:, k])
+        except ConfigError as error:
+            raise CheckpointError(f"{where}: {error}") from None
+        if not set(chosen) <= set(self.task_names) or (saved["clock"] < 0).any():
+            raise CheckpointError(f"{where}: unknown tasks, or a clock before its start")
+        for field in self._changing():
+            array = saved[f"s.{field}"]
+            if field not in ranges and array.dtype.kind in "iu":
+                raise CheckpointError(
+                    f"{where}: {field} holds whole numbers, and {type(self.world).__name__}.ranges() does not say from "
+                    "where to where, so what was saved cannot be checked; let it say"
+                )
+            low, high = ranges.get(field, (None, None))
+            if low is not None and not ((array >= low) & (array <= high)).all():
+                raise CheckpointError(f"{where}, {field}: expected numbers from {low} to {high}, got others")
 
 
 def team_specs(world: World, patterns: Sequence[str] | None) -> tuple[TeamSpec, ...]:

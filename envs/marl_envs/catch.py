@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -74,6 +75,11 @@ class Catch(World, name="catch_v0", render_fps=5):
         """Arrays of all copies."""
         ball, paddle = np.zeros((num_envs, 2), dtype=np.int64), np.zeros(num_envs, dtype=np.int64)
         return State(ball, paddle, self.rows, self.columns)
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """A ball in the last row has ended its episode."""
+        rows, columns = self.rows, self.columns
+        return {"ball": (0, [rows - 2, columns - 1]), "paddle": (0, columns - 1)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Ball and paddle."""

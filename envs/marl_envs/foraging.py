@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -172,7 +173,7 @@ def observe(s: State, e: int, task: Array, obs: Array) -> None:
         k = 0
         for row in range(top, min(y + s.sight + 1, size)):
             for column in range(left, min(x + s.sight + 1, size)):
-                if s.food[e, row, column] > 0:
+                if s.food[e, row, column] > 0 and k < 3 * s.pieces:  # a file may say that there are more
                     obs[e, i, k] = row - top
                     obs[e, i, k + 1] = column - left
                     obs[e, i, k + 2] = s.food[e, row, column]
@@ -261,6 +262,17 @@ class Foraging(World, name="foraging_v0", render_fps=5):
             self.force_coop,
             float(self.penalty),
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Cells, and levels of agents and food."""
+        edge, heaviest = self.size - 1, self.max_level * min(len(self.possible_agents), 3)
+        return {
+            "place": (0, edge),
+            "level": (1, self.max_level),
+            "food": (0, heaviest),
+            "spawned": (0, heaviest * self.num_food),
+            "wish": (0, edge),
+        }
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Food green, agents red, the larger the higher their level."""

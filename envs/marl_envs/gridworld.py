@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -269,6 +270,11 @@ class GridWorld(World, name="gridworld_v0"):
             step_cost=float(self.step_cost),
             bump_cost=float(self.bump_cost),
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Cells."""
+        cell = [self.width - 1, self.height - 1]
+        return {"agent": (0, cell), "goal": (0, cell), "queue": (0, self.width * self.height - 1)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Walls, goals, agents."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -109,6 +110,11 @@ class Lever(World, name="lever_v0", render_fps=2):
         """Arrays of all copies."""
         rows = (num_envs, len(self.possible_agents))
         return State(np.zeros(rows, dtype=np.int64), np.full(rows, -1))
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Identities and levers."""
+        pool = int(self.observation_spaces[self.possible_agents[0]].shape[0])
+        return {"identity": (0, pool - 1), "pulled": (-1, len(self.possible_agents) - 1)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Levers in a row, and who pulled which."""

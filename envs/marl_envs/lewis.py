@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -132,6 +133,10 @@ class Lewis(World, name="lewis_v0", render_fps=2):
         return State(
             np.zeros(rows, dtype=np.int64), np.full(rows, NONE), np.full(rows, NONE), self.states, self.signals
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """States and signals, or NONE."""
+        return {"fact": (0, self.states - 1), "signal": (NONE, self.signals - 1), "act": (NONE, self.states - 1)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """State, signal and act of each pair."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -73,6 +73,7 @@ class MatrixGame(World, name="matrix_game_v0"):
     """
 
     kernels = Kernels(reset, step, observe)
+    shared = ("payoff", "sizes")
 
     def __init__(
         self,
@@ -112,6 +113,10 @@ class MatrixGame(World, name="matrix_game_v0"):
             np.array(self.payoff.shape[1:], dtype=np.int64),
             self.rounds,
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Actions and rounds."""
+        return {"last": (-1, np.array(self.payoff.shape[1:]) - 1), "played": (0, self.rounds)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """What was played last."""

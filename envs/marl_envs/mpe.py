@@ -292,6 +292,7 @@ def proportion(name: str, value: float) -> float:
 class ParticleWorld(World):
     """What the MPE tasks have in common: bodies, spaces, allocation, mpe2's keyword arguments, and pictures."""
 
+    shared = ("size", "pairs", "mover", "talker", "groups", "near")
     landmark_color: ClassVar[tuple[int, int, int]] = (64, 64, 64)
 
     def __init__(
@@ -365,6 +366,11 @@ class ParticleWorld(World):
             groups=np.array(self._groups, dtype=np.int64),
             near=np.array(self._near, dtype=np.int64),
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Landmarks and entities, by their numbers."""
+        landmarks = len(self._bodies) - self._num_agents
+        return {"goal": (0, max(landmarks - 1, 0)), "order": (0, len(self._bodies) - 1)}
 
     def shown(self, s: Particles, e: int) -> Sequence[int]:
         """The entities in pictures."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -188,6 +189,10 @@ class PredatorPrey(World, name="predator_prey_v0", render_fps=4):
             self.size,
             self.vision,
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Cells."""
+        return {"place": (0, self.size - 1)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """The prey green, predators red with what they see, darker once they have reached it."""

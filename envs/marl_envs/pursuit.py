@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -179,6 +180,10 @@ class Pursuit(World, name="pursuit_v0"):
             self.view,
             float(self.step_cost),
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Cells."""
+        return {"place": (0, self.size - 1)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Pursuers red, evaders green."""

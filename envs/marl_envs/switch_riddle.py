@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -149,6 +151,10 @@ class SwitchRiddle(World, name="switch_riddle_v0", render_fps=2):
             bool(self.switch),
             bool(self.clock),
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Prisoners and days."""
+        return {"room": (0, len(self.possible_agents) - 1), "day": (0, sys.maxsize)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Prisoners in a row, green once they have been in the room; above them the room with today's visitor."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -149,7 +151,7 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
             s.braked[e, n] = action[e, n] == BRAKE
             if not s.braked[e, n]:
                 s.progress[e, n] += 1
-            if s.progress[e, n] == s.length[s.route[e, n]]:
+            if s.progress[e, n] >= s.length[s.route[e, n]]:
                 s.route[e, n] = ABSENT
                 s.passed[e] += 1
         free += 1 if s.route[e, n] == ABSENT else 0
@@ -229,6 +231,7 @@ class TrafficJunction(World, name="traffic_junction_v0", render_fps=4):
 
     kernels = Kernels(reset, step, observe, legal=legal, info=info)
     info_names = ("success", "collisions", "passed")
+    shared = ("cells", "length", "number")
 
     def __init__(
         self,
@@ -290,6 +293,12 @@ class TrafficJunction(World, name="traffic_junction_v0", render_fps=4):
             num_cells=len(self.roads),
             greatest_vision=self.vision,
         )
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """Routes, places on them, and what is counted."""
+        longest = max(map(len, self.routes))
+        counts = dict.fromkeys(("waited", "collisions", "passed"), (0, sys.maxsize))
+        return {"route": (ABSENT, len(self.routes) - 1), "progress": (0, longest - 1), **counts}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Roads, cars blue, braking ones yellow, colliding ones red."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -77,6 +78,10 @@ class TwoStep(World, name="two_step_v0"):
     def allocate(self, num_envs: int) -> State:
         """Arrays of all copies."""
         return State(np.zeros(num_envs, dtype=np.int64))
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """The three states."""
+        return {"place": (START, RISKY)}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """The state's name."""

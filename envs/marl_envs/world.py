@@ -53,6 +53,7 @@ class World(ParallelEnv[str, Any, Any]):
 
     kernels: ClassVar[Kernels]
     info_names: ClassVar[tuple[str, ...]] = ()  # numbers reported when an episode ends, written by ``kernels.info``
+    shared: ClassVar[tuple[str, ...]] = ()  # fields of the state that no kernel writes: they follow from the parameters
     message_entries: tuple[str, ...] = ()  # where observations show what others said: "listener_0<speaker_0:8-10"
 
     def __init_subclass__(cls, *, name: str | None = None, render_fps: int = 10, **kwargs: Any) -> None:
@@ -114,6 +115,14 @@ class World(ParallelEnv[str, Any, Any]):
     def allocate(self, num_envs: int) -> Any:
         """The state of ``num_envs`` copies: a NamedTuple of arrays (first axis the copy) and of shared constants."""
         raise NotImplementedError
+
+    def ranges(self) -> Mapping[str, tuple[Any, Any]]:
+        """The least and the greatest value, both included, of fields of the state: of all that hold whole numbers.
+
+        A bound is one number, or one for each place of the field's last axes. Kernels index and loop by these numbers
+        without a look, so a saved state with others is refused.
+        """
+        return {}
 
     def draw(self, canvas: Canvas, s: Any, e: int) -> None:
         """Paint copy ``e``; by default nothing but the background."""

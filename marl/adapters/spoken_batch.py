@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from marl.adapters.exchange import Exchange
 from marl.channels.medium import Wires
 from marl.spaces import action_spec, obs_spec
 from marl.types import Array, BatchEnv, EnvContractError, Spec, Step, TeamSpec, TeamStep, legal_widths
-
-if TYPE_CHECKING:
-    from marl.adapters.spoken import Exchange
 
 CHANCE = 0x5A1D  # what links do to messages is drawn from (seed, copy, CHANCE)
 

@@ -35,7 +35,15 @@ def check_numbers(asked: Train) -> None:
         raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
 
 
-ONE_COMMAND = ("resume", "force", "trust", "quiet", "json", "given")  # what concerns one command and not the run
+ONE_COMMAND = (
+    "resume",
+    "force",
+    "trust",
+    "quiet",
+    "json",
+    "logger",
+    "given",
+)  # what concerns one command and not the run
 OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
     "device": (str,),
     "evaluate_episodes": (int,),
@@ -87,7 +95,7 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it goes on with."""
-        from marl.run import described
+        from marl.config import described
 
         scenario = self.scenario
         return {
@@ -107,7 +115,7 @@ class Plan:
     def config(self, asked: Train) -> dict[str, Any]:
         """Everything, for config.json."""
         from marl.checkpoint import fingerprint
-        from marl.run import described
+        from marl.config import described
 
         words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked) if field.name != "given"}
         kept = {k: v for k, v in self.before.items() if k in words and k not in (*ONE_COMMAND, *asked.given)}

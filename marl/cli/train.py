@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
 if TYPE_CHECKING:
+    from marl.logs import Logger
     from marl.playing.report import Report
     from marl.run import Run
     from marl.system import MultiAgentSystem
@@ -69,6 +70,10 @@ class Train:
     """Newest checkpoints to keep, besides the best."""
     tensorboard: bool = False
     """Write TensorBoard events as well."""
+    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
+    """Log to another logger too: one of an installed package (entry point marl.loggers), or tensorboard. Repeatable.
+
+    With --resume it is named again."""
     quiet: bool = False
     """Show no progress."""
     json: bool = False
@@ -83,6 +88,7 @@ class Train:
 
 def train(asked: Train) -> int:
     """``marl train``."""
+    from marl.logs import logger_named
     from marl.run import Run, check_folder
     from marl.setup import pick_device
 
@@ -98,8 +104,10 @@ def train(asked: Train) -> int:
         asked = as_before(asked, stored)
     if pick_device(asked.device).type == "cpu" and asked.device == "auto":
         note("--device auto: there is no GPU here that PyTorch can use, so the CPU computes")
-    if asked.tensorboard:
+    if asked.tensorboard or "tensorboard" in asked.logger:
+        asked = dataclasses.replace(asked, tensorboard=True)
         need("tensorboard", "tensorboard")
+    loggers = [logger_named(name) for name in dict.fromkeys((*asked.logger, *["tensorboard"] * asked.tensorboard))]
     plan = make_plan(asked, stored)
     _set_threads(plan.threads)
     if asked.resume is None:
@@ -119,7 +127,7 @@ def train(asked: Train) -> int:
             run.close()
             raise
     with run, system:
-        return _train(asked, plan, run, system)
+        return _train(asked, plan, run, system, loggers)
 
 
 def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
@@ -152,23 +160,23 @@ def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
     return system
 
 
-def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> int:
+def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem, loggers: Sequence[Logger]) -> int:
     from marl.compiled import decisions
+    from marl.logs import LoggedRun
     from marl.logs.progress import Progress
     from marl.types import ResourceError
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
-    run.begin(plan.config(asked) | {"compiled": decisions(system.learners)}, system.steps)
+    config = plan.config(asked) | {"compiled": decisions(system.learners)}
+    run.begin(config, system.steps)
     if plan.steps > began_at and not asked.quiet:
         note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
         run.note = progress.note
         run.sinks.append(progress)
-    if asked.tensorboard:
-        from marl.logs.tensorboard import TensorBoard
-
-        run.sinks.append(TensorBoard(run.path / "tensorboard", began_at or None, lambda text: run.note(text)))
+    logged = LoggedRun(plan.scenario.name, run.path, began_at or None, config, lambda text: run.note(text))
+    run.sinks.extend(logger.build(logged) for logger in loggers)
     stop = plan.scenario.stop
     finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
     summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}

@@ -36,17 +36,18 @@ class Acting(CompiledMLP):
 
     def draw(self, obs: Tensor, legal: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """The same from uniform numbers ``(E, N)``, by inverting the distribution function."""
-        action, log_prob = torch.empty(obs.shape[:2], dtype=torch.int64), torch.empty_like(uniform)
+        # numpy makes a small array in a tenth of the time that torch takes.
+        action, log_prob = np.empty(uniform.shape, dtype=np.int64), np.empty(uniform.shape, dtype=np.float32)
         try:
             room = self._free.pop()  # two threads may ask at once
         except IndexError:
             room = Scratch(self.layers).room
         _choose(
-            *self.net, obs.numpy(), self.ids, _NO_MASK if legal is None else legal.numpy(), uniform.numpy(),
-            action.numpy(), log_prob.numpy(), *room,
+            *self.net, obs.numpy(), self.ids, _NO_MASK if legal is None else legal.numpy(), uniform.numpy(), action,
+            log_prob, *room,
         )  # fmt: skip
         self._free.append(room)
-        return action, log_prob
+        return torch.from_numpy(action), torch.from_numpy(log_prob)
 
 
 class CheckedActing:

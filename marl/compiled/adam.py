@@ -19,15 +19,12 @@ from marl.types import Array
 DECAY, SQUARE_DECAY = 0.9, 0.999
 
 
-class Optimizer(Protocol):
-    """Adam's state: running means ``(P, D)`` and counts of steps ``(P,)``."""
+class Stepper(Protocol):
+    """An optimizer on one matrix of parameters."""
 
     flat: Any
-    eps: float
+    rule: Any  # eps, running means (P, D) and counts of steps (P,)
     scale: float
-    steps: Tensor
-    mean: Tensor
-    square: Tensor
 
     @property
     def lr(self) -> float:
@@ -39,15 +36,25 @@ class Optimizer(Protocol):
         ...
 
 
-def step(adam: Optimizer, max_norm: float | None) -> Tensor:
+def refuses(stepper: Stepper) -> str:
+    """Why the compiled pass is not the step of an optimizer; empty: it is."""
+    rule = stepper.rule
+    if backend.whole_name(rule) != "marl.optim.AdamRule":
+        return f"there is no compiled pass for {type(rule).__name__}"
+    if rule.betas != (DECAY, SQUARE_DECAY) or rule.weight_decay:
+        return f"the compiled pass is Adam with betas {(DECAY, SQUARE_DECAY)} and without weight decay"
+    return "" if stepper.flat.values.device.type == "cpu" else "the compiled pass is for a CPU"
+
+
+def step(stepper: Stepper, max_norm: float | None) -> Tensor:
     """Move the parameters along their gradients, of norm ``max_norm`` at most; returns the norms before, ``(P,)``."""
     if backend.checking:
-        return _checked(adam, max_norm)
-    return _step(adam, max_norm)
+        return _checked(stepper, max_norm)
+    return _step(stepper, max_norm)
 
 
-def _step(adam: Optimizer, max_norm: float | None) -> Tensor:
-    flat = adam.flat
+def _step(stepper: Stepper, max_norm: float | None) -> Tensor:
+    flat, rule = stepper.flat, stepper.rule
     norms, moving, bad = np.zeros(len(flat.values), dtype=np.float32), flat.active, False
     gradients = flat.gradients.numpy()
     if max_norm is None:
@@ -61,25 +68,25 @@ def _step(adam: Optimizer, max_norm: float | None) -> Tensor:
     elif max_norm is not None:
         flat.non_finite.zero_()
     if not lost:
-        arrays = flat.values.detach().numpy(), gradients, norms, adam.mean.numpy(), adam.square.numpy()
-        _adam(*arrays, adam.steps.numpy(), moving.numpy(), adam.lr * adam.scale, adam.eps)
+        arrays = flat.values.detach().numpy(), gradients, norms, rule.mean.numpy(), rule.square.numpy()
+        _adam(*arrays, rule.steps.numpy(), moving.numpy(), stepper.lr * stepper.scale, rule.eps)
     flat.loss = 0.0
     return torch.from_numpy(norms)
 
 
 @torch.no_grad()
-def _checked(adam: Optimizer, max_norm: float | None) -> Tensor:
+def _checked(stepper: Stepper, max_norm: float | None) -> Tensor:
     """The same after torch's step, from the same state."""
-    flat = adam.flat
-    state = flat.values, flat.gradients, adam.mean, adam.square, adam.steps, flat.non_finite, flat.sound
+    flat, rule = stepper.flat, stepper.rule
+    state = flat.values, flat.gradients, rule.mean, rule.square, rule.steps, flat.non_finite, flat.sound
     before, loss = [x.clone() for x in state], flat.loss
     lost, flat.loss = not math.isfinite(loss), torch.as_tensor(loss)
-    norms = adam.step_of_torch(max_norm)
+    norms = stepper.step_of_torch(max_norm)
     wanted = [x.clone() for x in state]
     for x, old in zip(state, before, strict=True):
         x.copy_(old)
     flat.loss = loss
-    found = _step(adam, max_norm)
+    found = _step(stepper, max_norm)
     if max_norm is not None:
         backend.require_equal("Adam: norms of gradients", (found, norms))
     names = "parameters", "clipped gradients", "mean", "square", "steps", "updates that are not finite", "sound rows"

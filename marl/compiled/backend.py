@@ -28,6 +28,7 @@ K = TypeVar("K", bound="type[Kernel]")
 
 WORDS = ("auto", "off", "check")
 VARIABLE = "MARL_COMPILED"
+SWITCHED_OFF = f"compiled code is switched off (marl.compiled.use or {VARIABLE})"
 KERNELS = ("marl.compiled.ppo", "marl.compiled.dqn", "marl.compiled.sac")  # what registers gradients
 PARTS = 3  # inputs of a compiled network that may come side by side
 CHECKED = 10  # updates of each learner that "check" computes both ways
@@ -289,7 +290,7 @@ class Chosen:
         """Why there is no compiled gradient; empty if there is one."""
         learner = self._learner
         if not enabled:
-            return f"compiled code is switched off (marl.compiled.use or {VARIABLE})"
+            return SWITCHED_OFF
         for name in KERNELS:
             importlib.import_module(name)
         found = _registered.get(whole_name(learner))
@@ -352,7 +353,11 @@ def decisions(learners: Iterable[Any]) -> dict[str, dict[str, str]]:
         chosen: Chosen | None = getattr(learner, "chosen", None)
         if chosen is not None:
             words = {"gradient": "compiled" if chosen.compiled else "autograd"}
-            found[learner.team.name] = words | ({"reason": chosen.reason} if chosen.reason else {})
+            words |= {"reason": chosen.reason} if chosen.reason else {}
+            for stepper in getattr(learner, "optimizers", dict)().values():  # all are of one setting
+                reason = stepper.refusal if enabled else SWITCHED_OFF
+                words |= {"optimizer": f"torch, because {reason}" if reason else "compiled"}
+            found[learner.team.name] = words
     return found
 
 

@@ -59,7 +59,7 @@ _NET, _TRANSITIONS, _COSTS, _ROOM, _REST = spans(Net, Transitions, Costs, Room)
         *("sharing", "credit", "network", "agent_id", "normalize_obs"),
         *("exploration", "learning_starts", "updates_per_step", "overlap"),
         *("buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
-        *("lr", "adam_eps", "max_grad_norm", "target_every", "tau"),
+        *("lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("double", "huber", "hysteresis"),
     ),
 )

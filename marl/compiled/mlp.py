@@ -62,7 +62,7 @@ class CompiledMLP:
         self.widest = int(self.layers[:, 1].max())
         self.work = int((self.layers[:, 0] * self.layers[:, 1]).sum()) * self.agents
         self._kept: dict[tuple[int, ...], list[Array]] = {}
-        self._tables: dict[tuple[int, bool], tuple[Array, int]] = {}
+        self._tables: dict[tuple[int, bool], tuple[Array, int, bool]] = {}
 
     @classmethod
     def maybe(cls, dense: Dense | None) -> Self | None:
@@ -91,16 +91,18 @@ class CompiledMLP:
 
     def forward(self, parts: Sequence[Tensor], keep: bool) -> tuple[Tensor, Array | None]:
         """Outputs, and the outputs of all layers ``(tiles, depth, widest, columns)`` if they are to be kept."""
-        time, batch = parts[0].shape[:2]
-        assert all(part.shape[:3] == (time, batch, self.agents) for part in parts)
+        time, batch, agents, _ = parts[0].shape
+        for part in parts:
+            assert part.shape[:3] == (time, batch, agents)
+        assert agents == self.agents
         inputs = _lines(parts)
         table, most, two = self._plan(time * batch)
-        out = torch.empty(time, batch, self.agents, self.outputs, dtype=torch.float32)
-        rows = out.view(-1, self.outputs).numpy()
+        out = torch.empty(time, batch, agents, self.outputs, dtype=torch.float32)
+        rows = out.numpy().reshape(-1, self.outputs)
         shape = len(self.layers), self.widest, most
         hidden = self._borrow(len(table), *shape) if keep else None
 
-        def part(start: int, stop: int) -> None:
+        def some(start: int, stop: int) -> None:
             room = self._borrow(self.inputs, most)
             own = self._borrow(1, *shape) if hidden is None else hidden
             _forward(*self.net, *inputs, table, own, rows, room, start, stop)
@@ -108,7 +110,7 @@ class CompiledMLP:
             if hidden is None:
                 self._give_back(own)
 
-        _in_halves(part, len(table), two)
+        _in_halves(some, len(table), two)
         return out, hidden
 
     def backward(
@@ -148,8 +150,9 @@ class CompiledMLP:
 
     def _plan(self, rows: int) -> tuple[Array, int, bool]:
         """The tiles ``(set, first row, rows)``, their columns, and whether two threads share them."""
-        two = threads() > 1 and self.work * rows > WORTH
-        if (rows, two) not in self._tables:
+        two = self.work * rows > WORTH and threads() > 1
+        plan = self._tables.get((rows, two))
+        if plan is None:
             if len(self._tables) > 64:  # numbers of rows that come and go must not pile up
                 self._tables.clear()
             counts = [rows * int(size) for size in self.sizes]
@@ -162,8 +165,8 @@ class CompiledMLP:
                 for which, count in enumerate(counts)
                 for first in range(0, count, most)
             ]
-            self._tables[rows, two] = np.array(places, dtype=np.int64), most
-        return *self._tables[rows, two], two
+            plan = self._tables[rows, two] = np.array(places, dtype=np.int64), most, two
+        return plan
 
     def _borrow(self, *shape: int) -> Array:
         """An array with anything in it."""
@@ -176,7 +179,9 @@ class CompiledMLP:
         """Let the next one have it."""
         if len(self._kept) > 32:  # shapes that come and go (last pieces, evaluation) must not pile up
             self._kept.clear()
-        kept = self._kept.setdefault(array.shape, [])
+        kept = self._kept.get(array.shape)
+        if kept is None:
+            kept = self._kept.setdefault(array.shape, [])
         if len(kept) < self.KEPT:
             kept.append(array)
 
@@ -208,15 +213,19 @@ def _lines(parts: Sequence[Tensor]) -> Lines:
     """Nothing is copied unless a last axis is strewn."""
     layout, lines = np.zeros((PARTS, 4), dtype=np.int64), [_NOTHING] * PARTS
     for which, part in enumerate(parts):
-        x = part.detach()
-        if not x.shape[3]:
+        x = part.detach() if part.requires_grad else part
+        time, batch, agents, width = x.shape
+        if not width:
             continue
-        if x.stride(3) != 1 and x.shape[3] > 1:
+        if width > 1 and x.stride(3) != 1:
             x = x.contiguous()
-        (time, batch, agents, width), strides = x.shape, x.stride()
+        strides = x.stride()
         layout[which] = strides[0], strides[1], strides[2], width
-        length = width + (time - 1) * strides[0] + (batch - 1) * strides[1] + (agents - 1) * strides[2]
-        lines[which] = torch.as_strided(x, (length,), (1,)).numpy()
+        if x.is_contiguous():
+            lines[which] = x.numpy().reshape(-1)
+        else:
+            length = width + (time - 1) * strides[0] + (batch - 1) * strides[1] + (agents - 1) * strides[2]
+            lines[which] = torch.as_strided(x, (length,), (1,)).numpy()
     return Lines(layout, lines[0], lines[1], lines[2], parts[0].shape[0], parts[0].shape[1])
 
 

@@ -73,7 +73,7 @@ _VALUE, _VALUE_ROOM, _VALUE_REST = spans(Net, Rows, ValueData, Room)[2:]
         *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # as far as :meth:`refuses`
         *("rollout", "sequence", "discount", "gae_lambda"),
         *("normalize_advantages", "normalize_values", "normalize_obs"),
-        *("lr", "adam_eps", "max_grad_norm", "epochs", "minibatches", "target_kl", "sequential"),
+        *("lr", "optimizer", "max_grad_norm", "epochs", "minibatches", "target_kl", "sequential"),
         *("clip", "value_clip", "value_weight", "entropy"),
     ),
 )

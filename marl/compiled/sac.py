@@ -109,7 +109,7 @@ _STATES, _ACTOR_SPACE, _ACTOR_REST = spans(Net, Critics, Draws, States, Space)[3
         *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # critics of one agent's view
         *("exploration", "random_start", "learning_starts", "updates_per_step", "overlap"),
         *("buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
-        *("lr", "critic_lr", "adam_eps", "max_grad_norm", "target_every", "tau"),
+        *("lr", "critic_lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("temperature", "first_temperature", "target_entropy", "entropy_share"),
     ),
 )

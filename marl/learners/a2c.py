@@ -59,13 +59,14 @@ class A2CLearner(OnPolicyLearner):
         """One gradient step on the whole rollout, then start the next one."""
         batch = self.begin_update(clock)
         self._batch = self.hold(batch)
+        self.optimizer.rows = None if self.reduce.alone else self.rows(batch.complete)
         with self.fitting():
             row = self._step(value_at(self.settings.entropy, clock))
         parts = dict(zip(PARTS, row.clone().unbind(), strict=True))
         self._batch = None
         self.end_update()
         return parts | {
-            "explained_variance": explained_variance(batch),
+            "explained_variance": explained_variance(batch, self.reduce),
             "non_finite": self.flat.non_finite.clone(),
         }
 
@@ -74,7 +75,7 @@ class A2CLearner(OnPolicyLearner):
         assert self._batch is not None
         loss, parts = self.compute_loss(self._batch, entropy_weight)
         self.flat.backward(loss)
-        norm = self.optimiser.step(self.settings.max_grad_norm).mean()
+        norm = self.optimizer.step(self.settings.max_grad_norm).mean()
         return torch.stack([*(parts[name] for name in PARTS[:-1]), norm])
 
     def compute_loss(self, batch: Batch, entropy_weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:

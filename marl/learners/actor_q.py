@@ -20,11 +20,11 @@ from marl.learners.off_policy import OffPolicy, OffPolicyLearner
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
 from marl.nets.action_head import ActionHead, SquashedHead
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Categorical, Distribution
 from marl.nets.networks import GRU, Network
 from marl.nets.stacked import FlatParameters
+from marl.optim import Stepper
 from marl.types import Spec, Step, TeamSpec
 
 
@@ -114,8 +114,8 @@ class ActorQLearner(OffPolicyLearner):
         self._other_places = others
         self._planners: dict[int, Plans] = {}
         self.values = values
-        self.actor_adam = FlatAdam(self.actor_flat, eps=settings.adam_eps)
-        self.critic_adam = FlatAdam(self.critic.flat, eps=settings.adam_eps, scale=settings.critic_lr)
+        self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
+        self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
 
     def make_head(self) -> ActionHead | SquashedHead | Categorical:
         """What the actor's outputs mean."""
@@ -278,12 +278,12 @@ class ActorQLearner(OffPolicyLearner):
     def critic_step(self, loss: Tensor) -> Tensor:
         """One step of the critics; the mean gradient norm."""
         self.critic.flat.backward(loss)
-        return self.critic_adam.step(self._settings.max_grad_norm).mean()
+        return self.critic_optimizer.step(self._settings.max_grad_norm).mean()
 
     def actor_step(self, loss: Tensor) -> Tensor:
         """One step of the actor."""
         self.actor_flat.backward(loss)
-        return self.actor_adam.step(self._settings.max_grad_norm).mean()
+        return self.actor_optimizer.step(self._settings.max_grad_norm).mean()
 
     def critic_loss(self, sample: Sample, value: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """``sum_c (Q_c - y)^2 / 2`` over the rows that count, and the errors ``(B, N)`` or ``(B, 1)``."""
@@ -308,12 +308,12 @@ class ActorQLearner(OffPolicyLearner):
                 mask = sample.acting.reshape(x.shape[0], -1, 1).expand(-1, -1, self.critic.count)
             else:
                 x, mask = torch.cat([x] * self.critic.count, 2), torch.cat([sample.acting] * self.critic.count, 2)
-            norm.update(x, mask)
+            norm.update(x, mask, self.reduce)
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critics, targets."""
         return {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
 
-    def optimisers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
-        return {"actor": self.actor_adam, "critic": self.critic_adam}
+        return {"actor": self.actor_optimizer, "critic": self.critic_optimizer}

@@ -22,8 +22,8 @@ from marl.learners.base import ALL_KINDS
 from marl.learners.off_policy import refuse
 from marl.memory.replay import Sample
 from marl.nets.action_head import ActionHead
-from marl.nets.adam import FlatAdam
 from marl.nets.stacked import backward_through
+from marl.optim import Stepper
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -73,7 +73,7 @@ class DDPGLearner(ActorQLearner):
             context = MixerContext(spec, team, scope, self.owner, self.code.size, self._init_seed, self.device)
             self.mixer = team_mixer(credit, context)
             self.flats += self.mixer.flats
-        self.mixer_adams = [FlatAdam(flat, eps=settings.adam_eps, scale=settings.critic_lr) for flat in self.flats[1:]]
+        self.mixer_optimizers = [Stepper(settings.optimizer, flat, scale=settings.critic_lr) for flat in self.flats[1:]]
         self._begin(self.carry_width, scope, other_actions=self.across)
         gradient_for(self, None)
 
@@ -88,9 +88,9 @@ class DDPGLearner(ActorQLearner):
         with self.fitting(self.critic.online):
             value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
             backward_through(value_loss, self.flats)
-        norm = self.critic_adam.step(self.settings.max_grad_norm).mean()
-        for adam in self.mixer_adams:
-            adam.step(self.settings.max_grad_norm)
+        norm = self.critic_optimizer.step(self.settings.max_grad_norm).mean()
+        for optimizer in self.mixer_optimizers:
+            optimizer.step(self.settings.max_grad_norm)
         with self.fixed_critic(), self.fitting(self.actor):
             policy_loss = self.compute_actor_loss(sample, seen)
             self.actor_step(policy_loss)
@@ -143,10 +143,10 @@ class DDPGLearner(ActorQLearner):
         total = self.mixer.now(TeamValues(value, value, sample.acting, sample.joint, chosen))
         return cost - ops.masked_mean(total, self.counts(sample)[..., 0])
 
-    def optimisers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
-        own = {"mixer" if place == 0 else f"mixer.{place}": adam for place, adam in enumerate(self.mixer_adams)}
-        return super().optimisers() | own
+        own = {"mixer" if k == 0 else f"mixer.{k}": optimizer for k, optimizer in enumerate(self.mixer_optimizers)}
+        return super().optimizers() | own
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critic, mixer, targets."""

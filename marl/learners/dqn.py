@@ -24,12 +24,12 @@ from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Decision, Look
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution, mask_logits
 from marl.nets.networks import MLP
 from marl.nets.q_head import Atoms, QHead, Quantiles
 from marl.nets.stacked import FlatParameters
+from marl.optim import Stepper
 from marl.schedules import SCHEDULES, Linear, Schedule, value_at
 from marl.types import ActionKind, Spec, TeamSpec
 
@@ -124,7 +124,7 @@ class DQNLearner(OffPolicyLearner):
                 ),
             )
             self.flats += self.mixer.flats
-        self.adams = [FlatAdam(flat, eps=settings.adam_eps) for flat in self.flats]
+        self.steppers = [Stepper(settings.optimizer, flat) for flat in self.flats]
         self._begin(self.net.carry_shape[1], scope)
         self._autograd: SampleGradient = SampleAutograd(self)
         gradient_for(self, self._autograd)
@@ -187,14 +187,14 @@ class DQNLearner(OffPolicyLearner):
         return ops.one_hot(self.head.mode(out, legal), self.head.actions)
 
     def learn(self, sample: Sample) -> dict[str, Tensor]:
-        """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one Adam step on the TD errors."""
+        """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one step on the TD errors."""
         settings = self.settings
         if self.noisy:
             self.net.draw_noise(self.generator)
             self.target.draw_noise(self.generator)
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
         loss, error, chosen = gradient_for(self, self._autograd).fill(sample, seen, next_seen)
-        norm, *_ = [adam.step(settings.max_grad_norm) for adam in self.adams]
+        norm, *_ = [stepper.step(settings.max_grad_norm) for stepper in self.steppers]
         if self.target_due():
             self.track(self.flat, self.target_flat)
             if self.mixer is not None:
@@ -312,9 +312,9 @@ class DQNLearner(OffPolicyLearner):
         """The network, the mixer, and their targets."""
         return {"net": self.net, "target": self.target} | ({} if self.mixer is None else self.mixer.parts())
 
-    def optimisers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each matrix of parameters."""
-        return {f"adam.{place}": adam for place, adam in enumerate(self.adams)}
+        return {f"adam.{place}": stepper for place, stepper in enumerate(self.steppers)}
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
         """One agent's own values, or the team's, acted on greedily."""

@@ -30,12 +30,13 @@ from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Priorities, importance_weights
 from marl.memory.replay import Replay, Sample
 from marl.memory.rollout import Look
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, fitting, holds_own
+from marl.optim import Adam, Optimizer, Stepper
+from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -95,7 +96,7 @@ class OffPolicy:
     tau: float = setting(0.005, "share that targets move towards the networks each time; 1: copies", above=0, most=1)
     max_grad_norm: float = setting(10.0, "largest gradient norm of a parameter set", above=0)
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
-    adam_eps: float = setting(1e-5, "epsilon of Adam", above=0)
+    optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
 
     @property
     def reads_state(self) -> bool:
@@ -127,6 +128,7 @@ class OffPolicyLearner(ABC):
         name = type(settings).__name__
         check_kind(name, settings.action_kinds, team)
         self._settings, self.spec, self.team, self.num_envs = settings, spec, team, num_envs
+        self.reduce = current()  # with whom it learns as one
         self.device = torch.device(device)
         self.mixing = isinstance(settings.credit, Mixing)
         self.critic_shape = settings.critic.shape(spec, team)  # of the joint input; None: an agent's own observation
@@ -253,8 +255,8 @@ class OffPolicyLearner(ABC):
         """Everything with parameters or buffers, by name."""
 
     @abstractmethod
-    def optimisers(self) -> dict[str, FlatAdam]:
-        """All optimisers, by name."""
+    def optimizers(self) -> dict[str, Stepper]:
+        """All optimizers, by name."""
 
     @property
     def talker(self) -> ChannelNet | None:
@@ -322,8 +324,8 @@ class OffPolicyLearner(ABC):
         """All updates that are due; metrics are their means."""
         settings = self._settings
         lr = value_at(settings.lr, clock)
-        for optimiser in self.optimisers().values():
-            optimiser.lr = lr
+        for optimizer in self.optimizers().values():
+            optimizer.lr = lr
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = {}  # actors may be updated less often than critics
         for _ in range(self._due()):
@@ -343,6 +345,9 @@ class OffPolicyLearner(ABC):
 
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
+        if not self.reduce.alone:
+            for optimizer in self.optimizers().values():
+                optimizer.rows = self._rows(sample)
         if not recording(self.device) or not self._recordable:
             return self.learn(sample)
         parts = self._recorded((*self.flags(), self.memory.ragged), *sample.parts())
@@ -356,6 +361,8 @@ class OffPolicyLearner(ABC):
     @cached_property
     def _recordable(self) -> bool:
         """Nobody knows what functions of a user's own do."""
+        if not all(optimizer.recordable for optimizer in self.optimizers().values()):
+            return False
         return not holds_own(self.modules().values()) and (self.talker is None or self.talker.wiring.moving is None)
 
     def flags(self) -> tuple[bool, ...]:
@@ -397,6 +404,11 @@ class OffPolicyLearner(ABC):
     def mean(self, x: Tensor, sample: Sample) -> Tensor:
         """The mean of ``(L, B, N)`` over what is complete."""
         return ops.masked_mean(x, sample.complete) if self.memory.ragged else x.mean()
+
+    def _rows(self, sample: Sample) -> Tensor:
+        """How many rows the losses are means of: of each parameter set ``(P,)``, or ``()`` of a team with a mixer."""
+        counts = self.counts(sample)
+        return counts[..., 0].sum() if self.mixing else self.owner.sum_sets(counts.sum((0, 1)))
 
     def counts(self, sample: Sample) -> Tensor:
         """Which transitions ``(L, B, N)`` are learnt from: complete ones after the burn-in."""
@@ -479,7 +491,7 @@ class OffPolicyLearner(ABC):
         """Let observation statistics see a draw, after it was learnt from."""
         for net in nets:
             if net.norm is not None:
-                net.norm.update(sample.obs, sample.acting)
+                net.norm.update(sample.obs, sample.acting, self.reduce)
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -487,7 +499,7 @@ class OffPolicyLearner(ABC):
         """Parameters, targets, moments, streams, exploration, memory with priorities."""
         return {
             "modules": {name: dict(module.state_dict()) for name, module in self.modules().items()},
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers().items()},
+            "optimisers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
             "generator": self.generator.get_state(),
             "sampler": self.sampler.get_state(),
             "explorer": self.explorer.state_dict(),
@@ -501,8 +513,8 @@ class OffPolicyLearner(ABC):
         """Go back to a saved state."""
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
-        for name, optimiser in self.optimisers().items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        for name, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(state["optimisers"][name])
         restore_generator(self.generator, state["generator"])
         self.sampler.set_state(state["sampler"])
         self.explorer.load_state_dict(state["explorer"])

@@ -22,11 +22,12 @@ from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike
 from marl.learners.base import ALL_KINDS, check_kind, generator_from, refuse_noise, restore_generator
 from marl.memory.rollout import Decision, Look, Rollout
-from marl.nets.adam import FlatAdam
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
 from marl.nets.stacked import fitting, holds_own, parts_with_mode
+from marl.optim import Adam, Optimizer, Stepper
+from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -60,7 +61,7 @@ class OnPolicy:
     normalize_values: bool = setting(False, "train the critic on targets normalised by their running statistics")
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
     squash: bool = setting(False, "tanh-squashed instead of clipped Gaussian actions")
-    adam_eps: float = setting(1e-5, "epsilon of Adam", above=0)
+    optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
 
     @property
     def reads_state(self) -> bool:
@@ -92,6 +93,7 @@ class OnPolicyLearner:
             raise ConfigError(
                 f"{where}: {type(credit).__name__}() mixes values of actions; use DQN or DDPG, or credit=TeamReward()"
             )
+        self.reduce = current()  # with whom it learns as one
         init, play = seed.spawn(2)
         self.model = ActorCritic(
             spec,
@@ -117,16 +119,20 @@ class OnPolicyLearner:
         self.model.eval()
         self.parts_with_mode = parts_with_mode(self.model)
         lr = value_at(settings.lr, Clock(0, 1))
-        self.optimiser = FlatAdam(self.flat, lr, settings.adam_eps)
+        self.optimizer = Stepper(settings.optimizer, self.flat, lr)
         self.generator = generator_from(play, device)
         self.memory = Rollout(
             spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
         )
         # What a team says is looked at while it acts.
-        self.recordable = not holds_own([self.model])
+        self.recordable = self.optimizer.recordable and not holds_own([self.model])
         self._records_acting = self.recordable and self.talker is None and recording(self.memory.device)
         self._acting = Recorded(self._act, device, [self.generator], stay=True)
         self._held: Batch | None = None
+
+    def optimizers(self) -> dict[str, Stepper]:
+        """The one optimizer, of all parameters."""
+        return {"all": self.optimizer}
 
     @property
     def carry_width(self) -> int:
@@ -170,15 +176,21 @@ class OnPolicyLearner:
     def begin_update(self, clock: Clock) -> Batch:
         """Set the learning rate; values, advantages and targets of the rollout."""
         settings = self._settings
-        self.optimiser.lr = value_at(settings.lr, clock)
+        self.optimizer.lr = value_at(settings.lr, clock)
         batch = self.model.prepare(
-            self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator
+            self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator, self.reduce
         )
         if settings.normalize_advantages:
             owner = self.model.owner
             index = owner.on(batch.advantage.device)
-            batch.advantage.copy_(ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets))
+            batch.advantage.copy_(
+                ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets, reduce=self.reduce)
+            )
         return batch
+
+    def rows(self, complete: Tensor) -> Tensor:
+        """How many rows of ``complete (L, C, N)`` each parameter set has, ``(P,)``."""
+        return self.model.owner.sum_sets(complete.sum((0, 1)))
 
     def fitting(self) -> AbstractContextManager[None]:
         """Within it dropout drops and batch norm looks at the batch: around gradient steps and nothing else."""
@@ -196,7 +208,7 @@ class OnPolicyLearner:
 
     def end_update(self) -> None:
         """Let the normalisers see the rollout, and begin the next one."""
-        self.model.update_normalizers(self.memory)
+        self.model.update_normalizers(self.memory, self.reduce)
         self.memory.restart()
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
@@ -207,7 +219,7 @@ class OnPolicyLearner:
         """Parameters, moments, normalisers, random stream, rollout."""
         return {
             "model": dict(self.model.state_dict()),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "memory": self.memory.state_dict(),
         }
@@ -215,6 +227,6 @@ class OnPolicyLearner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
         restore_generator(self.generator, state["generator"])
         self.memory.load_state_dict(state["memory"])

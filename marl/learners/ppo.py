@@ -19,6 +19,7 @@ from marl.config import config, setting
 from marl.graphs import Recorded, recording
 from marl.learners.gradients import RolloutAutograd, RolloutGradient
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
+from marl.reduce import weighted_mean
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
 
@@ -85,7 +86,7 @@ class PPOLearner(OnPolicyLearner):
             steps = self._epochs(batch, set(range(self.model.owner.num_sets)), clip, entropy_weight, totals)
         self.end_update()
         return {name: total / steps for name, total in totals.items()} | {
-            "explained_variance": explained_variance(batch),
+            "explained_variance": explained_variance(batch, self.reduce),
             "non_finite": self.flat.non_finite.clone(),
         }
 
@@ -119,6 +120,8 @@ class PPOLearner(OnPolicyLearner):
         self._gradient.begin(batch)
         for epoch in range(settings.epochs):
             kl_sum, parts = self._pass(batch, clip, entropy_weight)
+            if settings.target_kl is not None and not self.reduce.alone:
+                weighted_mean(self.reduce, self.rows(batch.complete), kl_sum)
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
             if settings.target_kl is not None and epoch + 1 < settings.epochs:
@@ -137,6 +140,7 @@ class PPOLearner(OnPolicyLearner):
         step = self._recorded if self.recordable and recording(batch.seen.device) else self._one_step
         with self.fitting():
             for index in minibatches(batch, self.settings.minibatches, self.generator):
+                self.optimizer.rows = None if self.reduce.alone else self.rows(batch.complete[:, index])
                 parts, norm = step(index, clip, entropy_weight)
                 # A recorded step writes where it wrote before.
                 sums = parts.clone() if sums is None else sums.add_(parts)
@@ -150,7 +154,7 @@ class PPOLearner(OnPolicyLearner):
     def _one_step(self, index: Tensor, clip: Any, entropy_weight: Any) -> tuple[Tensor, Tensor]:
         """One step on some sequences of the batch; the loss's parts ``(P, 5)`` and the gradient's norms ``(P,)``."""
         parts = self._gradient.fill(index, clip, entropy_weight)
-        return parts, self.optimiser.step(self.settings.max_grad_norm)
+        return parts, self.optimizer.step(self.settings.max_grad_norm)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -22,9 +22,9 @@ from marl.learners.off_policy import refuse
 from marl.memory.replay import Sample
 from marl.memory.rollout import Look
 from marl.nets.action_head import SquashedHead, masked_policy
-from marl.nets.adam import FlatAdam
 from marl.nets.distributions import Categorical
 from marl.nets.stacked import FlatParameters
+from marl.optim import Stepper
 from marl.types import ActionKind, Spec, TeamSpec
 
 
@@ -78,7 +78,7 @@ class SACLearner(ActorQLearner):
         log = torch.full((self.owner.num_sets,), math.log(start), device=self.device, dtype=torch.float32)
         kept = nn.ParameterList([nn.Parameter(log.unsqueeze(1))])
         self.log_temperature = FlatParameters([kept], self.owner.num_sets)  # (P, 1)
-        self.temperature_adam = FlatAdam(self.log_temperature, eps=settings.adam_eps)
+        self.temperature_optimizer = Stepper(settings.optimizer, self.log_temperature)
         widths = torch.tensor(team.action.widths, dtype=torch.float32, device=self.device)
         default = settings.entropy_share * widths.log() if self.choices else -widths
         self.goal = default if settings.target_entropy is None else torch.full_like(widths, settings.target_entropy)
@@ -125,15 +125,15 @@ class SACLearner(ActorQLearner):
         alpha, weight = self.temperature(), self.weigh(sample)
         gradient, most = gradient_for(self, self._autograd), self._settings.max_grad_norm
         value_loss, error = gradient.fill_critic(sample, seen, next_seen, weight, alpha)
-        norm = self.critic_adam.step(most).mean()
+        norm = self.critic_optimizer.step(most).mean()
         policy_loss, entropy = gradient.fill_actor(sample, seen, weight, alpha)
-        self.actor_adam.step(most)
+        self.actor_optimizer.step(most)
         if self.settings.temperature is None:
             # alpha falls while the entropy is above its goal: d/d log(alpha) of alpha (H - goal).
             excess = self.owner.sum_sets(((entropy - self.goal) * weight).sum((0, 1)))  # (P,)
             self.log_temperature.gradients.copy_(excess.unsqueeze(1))
             self.log_temperature.loss = policy_loss.detach()
-            self.temperature_adam.step()
+            self.temperature_optimizer.step()
         if self.target_due():
             self.move_targets()
         self.see(sample)
@@ -207,9 +207,9 @@ class SACLearner(ActorQLearner):
         beside = torch.cat((everybody, *self._theirs(sample, successor)), dim=-1)
         return self.judge(net, sample, beside, successor)
 
-    def optimisers(self) -> dict[str, FlatAdam]:
+    def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
-        return super().optimisers() | {"temperature": self.temperature_adam}
+        return super().optimizers() | {"temperature": self.temperature_optimizer}
 
     def state_dict(self) -> dict[str, Any]:
         """With the temperatures."""

@@ -10,15 +10,35 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from marl.logs.logger import LoggedRun, Sink
 from marl.types import ConfigError
 
 COUNT = itertools.count()  # two files of one process in one second have two names
 
 
+@dataclass(frozen=True)
 class TensorBoard:
+    """TensorBoard events, a scalar for each metric (extra ``tensorboard``).
+
+    Args:
+        folder: where to write them; None: ``tensorboard`` in the run's folder.
+    """
+
+    folder: str | Path | None = None
+
+    def build(self, run: LoggedRun) -> Sink:
+        """Open a file of events. Raises ConfigError where TensorBoard is not installed, or there is no folder."""
+        folder = Path(self.folder) if self.folder is not None else run.folder and run.folder / "tensorboard"
+        if folder is None:
+            raise ConfigError("TensorBoard.folder: this run has no folder; say where to write: TensorBoard('events')")
+        return Events(folder, run.resumed_at, run.note)
+
+
+class Events:
     """Writes each metric as a scalar over environment steps.
 
     It writes its file itself: PyTorch's writer does so in a thread, where a full disk or a removed folder ends in a

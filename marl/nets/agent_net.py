@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,6 @@ from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear, parts_with_mode
-
-
-class Inputted(Protocol):
-    """What :class:`AgentNet` and :class:`JointNet` have in common: one output row per agent, one carry per net row."""
-
-    carry_shape: tuple[int, int]
-    norm: RunningNorm | None
-
-    def __call__(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs ``(T, B, N, out)`` and the carry after each row ``(T, B, *carry_shape)``."""
-        ...
 
 
 class AgentNet(nn.Module):

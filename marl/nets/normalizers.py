@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.nets.owner import Owner
+from marl.reduce import ALONE, Reduce
 
 
 class RunningNorm(nn.Module):
@@ -28,22 +29,25 @@ class RunningNorm(nn.Module):
         self.register_buffer("count", torch.zeros(owner.num_sets, 1, dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, x: Tensor, mask: Tensor) -> None:
-        """Take in ``x (..., N, W)`` where ``mask (..., N)`` is True and all of it is finite."""
+    def update(self, x: Tensor, mask: Tensor, reduce: Reduce = ALONE) -> None:
+        """Take in ``x (..., N, W)`` where ``mask (..., N)`` is True and all of it is finite, from all learners."""
         mask = mask & x.isfinite().all(-1)
         x = torch.where(mask.unsqueeze(-1), x, 0)
         rows, weight = x.flatten(0, -3).double(), mask.flatten(0, -2).double().unsqueeze(-1)  # (R, N, W), (R, N, 1)
         count = self._per_set(weight.sum(0))
-        mean = self._per_set((rows * weight).sum(0)) / count.clamp(min=1)
+        total = self._per_set((rows * weight).sum(0))
+        reduce.sum(count, total)
+        mean = total / count.clamp(min=1)
         deviation = rows - self.owner.to_agents(mean)
         squares = self._per_set((deviation.square() * weight).sum(0))
-        total = (self.count + count).clamp(min=1)
+        reduce.sum(squares)
+        both = (self.count + count).clamp(min=1)
         shift = mean - self.mean
         before = self.variance * self.count
         # A set that saw nothing keeps what it had, also the initial variance of one.
-        merged = (before + squares + shift.square() * self.count * count / total) / total
+        merged = (before + squares + shift.square() * self.count * count / both) / both
         self.variance.copy_(torch.where(count > 0, merged, self.variance))
-        self.mean.add_(shift * count / total)
+        self.mean.add_(shift * count / both)
         self.count.add_(count)
 
     def _per_set(self, per_agent: Tensor) -> Tensor:

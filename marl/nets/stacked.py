@@ -195,6 +195,10 @@ class FlatParameters:
         """Hide one set from the optimiser: its values and moments stay as they are until :meth:`thaw`."""
         self.active[which : which + 1].fill_(False)
 
+    def loss_is_finite(self) -> Tensor | bool:
+        """Whether the loss that the gradients are of is a finite number."""
+        return torch.isfinite(self.loss) if isinstance(self.loss, Tensor) else math.isfinite(self.loss)
+
     def clip(self, max_norm: float) -> Tensor:
         """Scale each set's gradient to at most ``max_norm``; returns the norms before, ``(P,)``.
 
@@ -202,7 +206,7 @@ class FlatParameters:
         overflow while its gradient is finite still.
         """
         norm: Tensor = torch.linalg.vector_norm(self.gradients, dim=1)
-        finite = torch.isfinite(norm) & (torch.isfinite(self.loss) if isinstance(self.loss, Tensor) else True)
+        finite = torch.isfinite(norm) & self.loss_is_finite()
         self.loss = 0.0
         scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
         self.gradients.mul_(scale.unsqueeze(1)).masked_fill_(~finite.unsqueeze(1), 0.0)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from marl.ops.checks import check
 from marl.ops.recursion import backward_recursion
+from marl.reduce import ALONE, Reduce
 
 __all__ = ["idle_generalized_advantage_estimation", "masked_mean", "masked_normalize"]
 
@@ -122,7 +123,9 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = Non
     return total / mask.sum(axes).clamp(min=1).to(x.dtype)
 
 
-def masked_normalize(x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsilon: float = 1e-8) -> Tensor:
+def masked_normalize(
+    x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsilon: float = 1e-8, reduce: Reduce = ALONE
+) -> Tensor:
     """Normalise to zero mean and unit standard deviation within each parameter set, over the valid entries only.
 
     For every set p, over all valid entries i of all agents that own p,
@@ -139,9 +142,10 @@ def masked_normalize(x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsi
         owner: (N,) integer, the parameter set of each agent, in [0, num_sets).
         num_sets: number of parameter sets P.
         epsilon: added to the standard deviation.
+        reduce: adds up moments over learners that normalize together, each its own entries.
 
     Returns:
-        (*, N), differentiable in x.
+        (*, N), differentiable in x, unless moments are added up over learners.
 
     Raises:
         ValueError: a shape or dtype differs from the above.
@@ -157,19 +161,27 @@ def masked_normalize(x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsi
         return column.new_zeros(num_sets).index_add(0, owner, column)  # (N,) -> (P,)
 
     count = per_set(flat_mask.sum(0)).to(x.dtype)
+    total = per_set(flat.sum(0))
+    reduce.sum(count, total)
     share = count.clamp(min=1)
-    mean = per_set(flat.sum(0)) / share
+    mean = total / share
     # A rounded mean leaves equal entries with a tiny variance, so equality is asked of the entries themselves.
     with torch.no_grad():
         highest = torch.where(flat_mask, flat, -torch.inf).amax(0)
         lowest = torch.where(flat_mask, flat, torch.inf).amin(0)
         top = highest.new_full((num_sets,), -torch.inf).scatter_reduce(0, owner, highest, "amax")
         bottom = lowest.new_full((num_sets,), torch.inf).scatter_reduce(0, owner, lowest, "amin")
+        if not reduce.alone:
+            bottom = -bottom
+            reduce.max(top, bottom)
+            bottom = -bottom
         spread = top > bottom  # (P,)
         # Squares of large numbers overflow. A power of two changes no digit.
         unit = torch.where(top - bottom > 1e15, 2.0**-100, 1.0).to(x.dtype)  # (P,)
     centred = torch.where(flat_mask, (flat - mean[owner]) * unit[owner], x.new_zeros(()))
-    variance = per_set(centred.square().sum(0)) / share
+    squares = per_set(centred.square().sum(0))
+    reduce.sum(squares)
+    variance = squares / share
     deviation = torch.where(spread, variance, torch.ones_like(variance)).sqrt()
     scale = torch.where(spread, 1 / (deviation + epsilon * unit), torch.zeros_like(deviation))
     return (centred * scale[owner]).reshape(x.shape)

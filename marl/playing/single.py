@@ -21,7 +21,8 @@ from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json
 from marl.nets.owner import Owner
 from marl.playing.team import Strategy
-from marl.spaces import AgentCodec, BadValue, team_from_json, team_to_json
+from marl.spaces import AgentCodec, BadValue
+from marl.spec_json import team_from_json, team_to_json
 from marl.types import Array, CheckpointError, ConfigError, TeamSpec
 
 Turn = Generator[tuple[Tensor, Tensor], Inbox, Array]

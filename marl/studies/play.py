@@ -14,7 +14,7 @@ from marl.adapters.copies import Copies, CopyOfEnv
 from marl.adapters.describe import layers, metadata_entry, render_mode
 from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
-from marl.adapters.spoken import SpokenAEC, SpokenParallel
+from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
 from marl.curriculum import HasTasks, Target
 from marl.logs.files import replace_file
 from marl.panel import Talk, beside

@@ -134,30 +134,37 @@ def train(
 
 def advance(state: TrainingState, env: BatchEnv) -> bool:
     """One environment step of all copies; whether a learner updated meanwhile."""
-    hooks = state.hooks
     if state.restarts:
         state.restart()
+    hooks, learners = state.hooks, state.learners
     assert state.step is not None
     assert state.seen is not None
     looks, decisions, actions = [], [], []
-    for learner in state.learners:
-        look = learner.memory.look()
+    for learner in learners:
+        memory = learner.memory
+        look = memory.look()
         decision = learner.act(look, explore=True)
-        learner.memory.decide(decision)
+        memory.decide(decision)
         looks.append(look)
         decisions.append(decision)
         actions.append(decision.env_action.cpu().numpy())
-    choice = Choice(state.step, state.seen, looks, decisions, actions)
-    for acted in hooks.acted:
-        acted(choice)
-    actions, before, now = choice.actions, state.clock, Clock(state.steps + state.num_envs, state.total)
-    updated, step = _step(state, env, actions)
-    transition = Transition(env, actions, step, step, [None] * len(actions), before, now)
-    for stepped in hooks.stepped:
-        stepped(transition)
-    for learner, reward in zip(state.learners, transition.rewards, strict=True):
-        learner.memory.observe(transition.seen, reward)
-    state.step, state.seen = step, transition.seen
+    if hooks.acted:
+        choice = Choice(state.step, state.seen, looks, decisions, actions)
+        for acted in hooks.acted:
+            acted(choice)
+        actions = choice.actions
+    updated, step = _step(state, env, actions) if state.overlapping else (False, env.step(actions))
+    seen: Step = step
+    rewards: list[Array | None] = [None] * len(learners)
+    if hooks.stepped:
+        now = Clock(state.steps + state.num_envs, state.total)
+        transition = Transition(env, actions, step, step, rewards, state.clock, now)
+        for stepped in hooks.stepped:
+            stepped(transition)
+        seen, rewards = transition.seen, transition.rewards
+    for learner, reward in zip(learners, rewards, strict=True):
+        learner.memory.observe(seen, reward)
+    state.step, state.seen = step, seen
     state.steps += state.num_envs
     state.finished = len(step.finished) > 0
     if state.finished:
@@ -167,8 +174,6 @@ def advance(state: TrainingState, env: BatchEnv) -> bool:
 
 def _step(state: TrainingState, env: BatchEnv, actions: list[Array]) -> tuple[bool, Step]:
     """Step the environment while learners that can do so update: in the same order wherever it steps."""
-    if not any(state.overlaps):
-        return False, env.step(actions)
     if isinstance(env, StepsElsewhere):
         env.step_async(actions)
         return update(state, meanwhile=True), env.step_wait()
@@ -184,7 +189,7 @@ def update(state: TrainingState, meanwhile: bool) -> bool:
     for place, (learner, team) in enumerate(zip(state.learners, state.spec.teams, strict=True)):
         if state.overlaps[place] != meanwhile or not learner.ready(clock):
             continue
-        if not all(learns(place) for learns in hooks.learns):
+        if hooks.learns and not all(learns(place) for learns in hooks.learns):
             learner.rest()
             continue
         prefix = f"{team.name}/" if len(state.learners) > 1 else ""
@@ -215,7 +220,8 @@ def collect(state: TrainingState, env: BatchEnv, rate: Rate) -> dict[str, float]
         if name.endswith("non_finite") and in_a_row >= PATIENCE:
             raise NonFiniteError(
                 f"training: the loss was not finite in the last {in_a_row:.0f} updates (step {state.steps}); its "
-                "gradients were skipped, so parameters are finite still. Lower lr, raise adam_eps, or scale rewards"
+                "gradients were skipped, so parameters are finite still. Lower lr, raise the optimizer's eps, or scale "
+                "rewards"
             )
     state.pending.clear()
     state.logged_at = state.steps

@@ -58,6 +58,10 @@ class Part:
 
     name: ClassVar[str]
 
+    def uses(self, hook: str) -> bool:
+        """Whether an overridden method has anything to do in this run: False spares the loop its call in every step."""
+        return True
+
     def connect(self, learners: Sequence[Learner]) -> None:
         """Take note of the learners: once at first, and again when some of them were restarted."""
 
@@ -102,7 +106,7 @@ class Part:
 
 
 class Hooks:
-    """The methods that parts override, bound once, in the order of the parts."""
+    """The methods that parts override and use, bound once, in the order of the parts."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         """What nobody overrides is an empty list."""
@@ -119,4 +123,5 @@ class Hooks:
 
     def _of(self, name: str) -> list[Callable[..., Any]]:
         plain = getattr(Part, name)
-        return [getattr(part, name) for part in self.parts if getattr(type(part), name) is not plain]
+        parts = [part for part in self.parts if getattr(type(part), name) is not plain]
+        return [getattr(part, name) for part in parts if part.uses(name)]

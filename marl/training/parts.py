@@ -287,6 +287,10 @@ class MessagesPart(Part):
         nets = {place: talker_of(learner) for place, learner in enumerate(learners)}
         self.heard = {place: Overheard(net) for place, net in nets.items() if net is not None}
 
+    def uses(self, hook: str) -> bool:
+        """Where nobody talks there is nothing to note."""
+        return hook != "acted" or bool(self.heard or self.shown.lines)
+
     def acted(self, choice: Choice) -> None:
         """Note what was said and done."""
         for place, heard in self.heard.items():
@@ -329,6 +333,10 @@ class CrossTeamPart(Part):
         self.listeners = [one for one in learners if isinstance(one, HearsOthers) and one.hears]
         for listener in self.listeners:
             listener.meet(list(learners))
+
+    def uses(self, hook: str) -> bool:
+        """Where no critic reads other teams' actions there is nothing to hand out."""
+        return hook != "acted" or bool(self.listeners)
 
     def acted(self, choice: Choice) -> None:
         """Hand out the joint action."""

@@ -12,7 +12,7 @@ from marl import checkpoint, received
 from marl.config import differences, to_json
 from marl.scenario import Scenario
 from marl.setup import Setup, resolve_scenario
-from marl.spaces import spec_from_json
+from marl.spec_json import spec_from_json
 from marl.types import CheckpointError, ResourceError, Spec
 
 NOWHERE = object()  # in place of an environment: policies are wanted and nothing else

@@ -51,7 +51,6 @@ class TrainingState:
         self.lost: str | None = None  # a part that the checkpoint had, and that nobody can make again
         self.told_of_losses = False
         self._recipes: dict[str, Recipe] = {}
-        self.hooks = Hooks(())
         self.connect()
 
     @property
@@ -97,8 +96,10 @@ class TrainingState:
     def connect(self) -> None:
         """Let everybody know the learners."""
         self.overlaps = [isinstance(learner, LearnsMeanwhile) and learner.meanwhile for learner in self.learners]
+        self.overlapping = any(self.overlaps)
         for part in self.parts.values():
             part.connect(self.learners)
+        self.hooks = Hooks(list(self.parts.values()))  # who has something to do depends on the learners
 
     def refuse_lost(self) -> None:
         """Raise CheckpointError if the checkpoint had a part that is not here."""

@@ -19,10 +19,9 @@ from marl.spaces import (
     flat_width,
     obs_spec,
     observation_writer,
-    space_from_json,
-    space_to_json,
     team_spec,
 )
+from marl.spec_json import space_from_json, space_to_json
 from marl.types import ConfigError
 
 LEAVES = st.one_of(

@@ -26,7 +26,7 @@ def test_rates_ratios_and_profile(tmp_path):
     assert "rates E=4 independent / ippo" in found["ratios"]
     (profile,) = found["profile"]
     # Every part is found: otherwise the profile's list of methods is behind the code.
-    assert {"stepping", "acting", "storing", "advantages", "forward", "backward", "optimiser"} <= set(profile["parts"])
+    assert {"stepping", "acting", "storing", "advantages", "forward", "backward", "optimizer"} <= set(profile["parts"])
     assert abs(sum(profile["parts"].values()) * profile["rate"] - 1) < 0.2
     assert any("share of the matrix limit" in line for line in lines)
 

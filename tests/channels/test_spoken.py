@@ -12,8 +12,8 @@ from pettingzoo.utils.conversions import parallel_to_aec
 
 import marl
 from marl import adapters
-from marl.adapters.spoken import SpokenAEC, SpokenParallel
 from marl.adapters.spoken_batch import SpokenBatch
+from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
 from marl.channels import Complete, Graph, Link, Ring, Within
 from marl.conformance import check
 from tests.support.tiny import Team, Turns
@@ -434,9 +434,14 @@ WORLDS = {
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_batch_says_and_hears_what_one_world_does(name):
     make, spoken = WORLDS[name]
-    face, batch = SpokenParallel(make(), spoken), adapters.make(spoken.source(make), 2)
+
+    def one() -> SpokenParallel:
+        env = make()
+        return SpokenParallel(env, spoken.wrap(env).exchange)
+
+    face, batch = one(), adapters.make(spoken.source(make), 2)
     assert isinstance(batch, SpokenBatch)
-    plain = adapters.make(lambda: SpokenParallel(make(), spoken), 2)
+    plain = adapters.make(one, 2)
     assert batch.spec == plain.spec
     rng, team = np.random.default_rng(0), batch.spec.teams[0]
     observations, infos = face.reset(seed=5)

@@ -20,7 +20,13 @@ from tests.support.equality import assert_equal_trees
 
 NAME = "foreign"  # what the module is called in both processes
 CLOCKS = ("steps_per_second",)
-PUBLIC = ("marl", "marl.extend", "marl.ops", "marl.types")  # of the library; of everybody else anything goes
+PUBLIC = (
+    "marl",
+    "marl.extend",
+    "marl.ops",
+    "marl.optim",
+    "marl.types",
+)  # of the library; of everybody else anything goes
 RESUME = """
 import importlib.util, json, sys
 
@@ -31,8 +37,9 @@ spec = importlib.util.spec_from_file_location("foreign", file)
 foreign = sys.modules["foreign"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(foreign)
 made = foreign.make()
+vars(foreign).setdefault("train", dict)
 with marl.MultiAgentSystem.load(saved, **{name: made[name] for name in again}) as system:
-    system.train(steps=steps, log_every=log_every)
+    system.train(steps=steps, log_every=log_every, **foreign.train())
     system.save(resumed)
     print(json.dumps(system.evaluate(episodes).returns))
 """
@@ -61,7 +68,8 @@ def trains_saves_loads_resumes(
     Args:
         folder: an empty one, such as ``tmp_path``.
         source: of a module that imports public names alone. Its ``make()`` returns the keywords of
-            ``MultiAgentSystem``; what it registers is registered in the new process too.
+            ``MultiAgentSystem``, and ``train()``, if it has one, further keywords of each call of ``train``; what it
+            registers is registered in the new process too.
         again: which of these keywords are given again to ``MultiAgentSystem.load``.
         steps: environment steps before the save, and again after it.
         log_every: environment steps between rows of metrics.
@@ -71,13 +79,14 @@ def trains_saves_loads_resumes(
     file = folder / f"{NAME}.py"
     file.write_text(source)
     module = _load(file)
+    train = getattr(module, "train", dict)
     try:
         with marl.MultiAgentSystem(**module.make()) as system:
             before = _numbers(system.learners)
-            system.train(steps=steps, log_every=log_every)
+            system.train(steps=steps, log_every=log_every, **train())
             assert before != _numbers(system.learners) or not before, "nothing was learnt"
             system.save(folder / "saved")
-            system.train(steps=steps, log_every=log_every)
+            system.train(steps=steps, log_every=log_every, **train())
             system.save(folder / "straight")
             returns = system.evaluate(episodes).returns
         asked = [str(file), str(folder / "saved"), str(folder / "resumed"), steps, log_every, episodes, list(again)]

@@ -29,7 +29,7 @@ OUTER = {
 INNER = {
     "advantages": ("model.prepare",),
     "backward": ("gradient.fill",),  # with the forward and the loss: see `profile`
-    "optimiser": ("optimiser.step",),
+    "optimizer": ("optimizer.step",),
 }
 GAMES = 100  # greedy episodes of an evaluation
 CHECK = 16_384  # environment steps between two evaluations
@@ -71,7 +71,7 @@ class Stopwatch:
             "memory": learner.memory,
             "model": learner.model,
             "flat": learner.flat,
-            "optimiser": learner.optimiser,
+            "optimizer": learner.optimizer,
             "gradient": learner.chosen.gradient,
         }
         lost = []

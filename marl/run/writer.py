@@ -1,56 +1,48 @@
-"""A run's folder: what was asked, every metric, checkpoints that survive crashes, and how it ended.
-
-    RUN/config.json      what was asked and what it came to, versions, seed
-    RUN/metrics.jsonl    one row of metrics a line
-    RUN/checkpoints/     ``step-N`` directories; ``last`` and ``best`` point at two of them, ``best.json`` says why
-    RUN/summary.json     how it ended
-    RUN/run.lock         who is writing here now
-
-A :class:`Run` is a watcher of :meth:`marl.MultiAgentSystem.train`: it logs, saves, and ends the training on a signal.
-"""
+"""The one writer of a run folder: logs, saves, keeps the best checkpoint, and ends the training on a signal."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import math
 import os
-import re
 import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
-from marl import checkpoint, files
+from marl import checkpoint
 from marl.logs import MetricsFile, Sink, read_metrics
 from marl.logs.files import Patience, read_json, sync_folder, write_json
 from marl.logs.metrics import keep_until
-from marl.types import CheckpointError, ConfigError, ResourceError
+from marl.run.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    LOCK,
+    METRICS,
+    SUMMARY,
+    check_folder,
+    checkpoints,
+    clear,
+    explained,
+    first_valid,
+    read_best,
+    step_of,
+)
+from marl.run.lock import Lock
+from marl.types import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from marl.system import MultiAgentSystem
 
-try:
-    import fcntl
-except ImportError:  # Windows: the lock then rests on the process id alone
-    fcntl = None  # type: ignore[assignment]
-
 T = TypeVar("T")
-CONFIG, METRICS, CHECKPOINTS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "checkpoints", "summary.json", "run.lock"
-CONTENTS = (CONFIG, METRICS, CHECKPOINTS, SUMMARY, "tensorboard")
-STEP = re.compile(r"step-([0-9]{1,20})")
 GRACE = 20.0  # seconds to save in after a signal; schedulers kill after 30
 ECHO = 0.2  # a signal that comes twice within this time was sent once, to the process and to its group
 FIRST_EPISODES = 100  # a mean return over fewer episodes names no best checkpoint
-NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def warn(text: str) -> None:
@@ -97,14 +89,14 @@ class Run:
         self.signal: signal.Signals | None = None
         self.sinks: list[Sink] = []
         check_folder(self.path, resume=resume, force=force)
-        with _explained(self.path):
+        with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.path / LOCK, self.note)
         try:
             check_folder(self.path, resume=resume, force=force)  # again, now that nobody else can write
-            with _explained(self.path):
+            with explained(self.path):
                 if force and not resume:
-                    _clear(self.path)
+                    clear(self.path)
                 self.checkpoints.mkdir(exist_ok=True)
                 checkpoint.sweep_folder(self.checkpoints)
         except BaseException:
@@ -139,7 +131,7 @@ class Run:
     def begin(self, config: Mapping[str, Any], steps: int = 0) -> None:
         """Write what was asked, and make the folder agree with a system at ``steps``."""
         self._config = dict(config)
-        with _explained(self.path):
+        with explained(self.path):
             write_json(self.path / CONFIG, self._config)
             self._set_aside(steps)
             dropped = keep_until(self.path / METRICS, steps)
@@ -408,240 +400,3 @@ def _say(text: str) -> None:
     """To stderr, from inside a signal handler: no buffers, no locks."""
     with contextlib.suppress(OSError):
         os.write(2, text.encode())
-
-
-class Lock:
-    """A file that says which process writes here. The system's own file lock decides; its words are for people."""
-
-    def __init__(self, path: Path, note: Callable[[str], None]) -> None:
-        """Take it. Raises ConfigError if a living process has it."""
-        self.path, self._note = path, note
-        self._take()
-
-    def _take(self) -> None:
-        path, note = self.path, self._note
-        while True:
-            self._file = files.opened(path, os.O_RDWR | os.O_CREAT)
-            taken = _flock(self._file)
-            owner = _owner(self._file)
-            if taken is False or (taken is None and _alive(owner)):
-                os.close(self._file)
-                self._file = -1
-                who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
-                raise ConfigError(
-                    f"{path.parent}: {who} is writing to this run folder; wait, stop it, or choose another --run-dir"
-                )
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(self._file).st_ino == os.stat(path).st_ino:
-                    break
-            os.close(self._file)  # its owner has just removed it: take the new one
-        if owner:
-            note(f"took over the lock of process {owner.get('pid')} on {owner.get('host')}, which is gone")
-        mine = {"pid": os.getpid(), "host": socket.gethostname()}
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(mine).encode(), 0)
-
-    @property
-    def lost(self) -> bool:
-        """Whether the file was removed or replaced, so that it keeps nobody out."""
-        try:
-            return self._file >= 0 and not os.path.samestat(os.stat(self.path), os.fstat(self._file))
-        except OSError:
-            return True
-
-    def renew(self) -> None:
-        """Take it again if it is lost. Raises ConfigError if another process has it now."""
-        if self.lost:
-            os.close(self._file)
-            self._file = -1
-            self._take()
-
-    def release(self) -> None:
-        """Give it back."""
-        if self._file >= 0:
-            if not self.lost:
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
-            os.close(self._file)
-            self._file = -1
-
-
-def _flock(file: int) -> bool | None:
-    """Whether the lock was free; None if this file system has none."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _owner(file: int) -> dict[str, Any]:
-    try:
-        owner = json.loads(os.pread(file, 4096, 0))
-    except (ValueError, OSError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
-
-
-def _alive(owner: Mapping[str, Any]) -> bool:
-    """Whether the process may still be there; one on another machine may."""
-    pid = owner.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    if owner.get("host") != socket.gethostname():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return pid != os.getpid()
-
-
-# --- reading a run folder ---------------------------------------------------------------------------------------------
-
-
-def holds_run(path: Path) -> bool:
-    """Whether there is a run in this folder already."""
-    return any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY)) or bool(checkpoints(path))
-
-
-def check_folder(path: Path, *, resume: bool = False, force: bool = False) -> None:
-    """Whether a run can be written there, without writing anything. Raises ConfigError."""
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"--run-dir {path}: is a file; choose another folder")
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not there.is_dir():
-        raise ConfigError(f"--run-dir {path}: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"--run-dir {path}: {there} is not writable")
-    if holds_run(path) and not (resume or force):
-        raise ConfigError(f"--run-dir {path}: holds a run already; go on with it by --resume, or replace it by --force")
-    link = next((name for name in (*CONTENTS, LOCK) if (path / name).is_symlink()), None)
-    if link is not None and not (force and link in CONTENTS):
-        raise ConfigError(f"--run-dir {path}: {link} is a link, and a run is never written through one; remove it")
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """An OSError as what it means for the user."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in NOT_OURS:
-            raise ConfigError(f"--run-dir {path}: cannot be written ({reason})") from None
-        raise ResourceError(f"--run-dir {path}: cannot be written ({reason})") from None
-
-
-def _clear(path: Path) -> None:
-    """Remove a run's own files, and nothing else that may be there."""
-    for name in CONTENTS:
-        target = path / name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
-
-
-def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
-    match = STEP.fullmatch(path.name)
-    return int(match[1]) if match else -1
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """A run's checkpoints, the newest first, whether they are whole or not."""
-    folder = run / CHECKPOINTS
-    found = [path for path in folder.iterdir() if STEP.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=step_of, reverse=True)
-
-
-def read_best(run: Path) -> dict[str, Any] | None:
-    """Which checkpoint is the best, by what."""
-    try:
-        best = read_json(run / CHECKPOINTS / "best.json")
-    except ConfigError:
-        return None
-    fits = isinstance(best.get("checkpoint"), str) and STEP.fullmatch(best["checkpoint"])
-    return best if fits and isinstance(best.get("metric"), str) and isinstance(best.get("value"), int | float) else None
-
-
-def candidates(reference: str | Path, which: str = "best") -> list[Path]:
-    """Checkpoints to try for a run folder (or the one that a path is), in order.
-
-    which: ``best`` or ``last``; or a checkpoint's path or name, then that one alone.
-
-    Raises:
-        ConfigError: if there is no such run or it has no checkpoint yet.
-    """
-    path = Path(reference)
-    if (path / checkpoint.MANIFEST).exists():
-        return [path]
-    if not path.is_dir() or not (path / CHECKPOINTS).is_dir():
-        what = "is no run folder" if path.exists() else "does not exist"
-        raise ConfigError(f"run {path} {what}: expected the folder that marl train wrote, or one of its checkpoints")
-    found = checkpoints(path)
-    if which not in ("best", "last"):
-        return [path / CHECKPOINTS / which if (path / CHECKPOINTS / which).exists() else Path(which)]
-    if not found:
-        raise ConfigError(f"run {path} has no checkpoint yet")
-    best = read_best(path)
-    if which == "best" and best is not None:
-        chosen = path / CHECKPOINTS / best["checkpoint"]
-        return [chosen, *(other for other in found if other != chosen)]
-    return found
-
-
-def first_valid(paths: Sequence[Path], load: Callable[[Path], T], note: Callable[[str], None]) -> tuple[Path, T] | None:
-    """The first of these checkpoints that loads, saying which did not; None for no paths.
-
-    Raises:
-        CheckpointError: if there are some and none loads.
-    """
-    failure: CheckpointError | None = None
-    for path in paths:
-        try:
-            loaded = load(path)
-        except CheckpointError as error:
-            failure = CheckpointError(_short(str(error)))
-            note(str(failure))
-            continue
-        if failure is not None:
-            note(f"falling back to checkpoint {path}")
-        return path, loaded
-    if failure is not None:
-        raise CheckpointError(f"none of the {len(paths)} checkpoints can be used; the last one tried: {failure}")
-    return None
-
-
-def _short(text: str, limit: int = 240) -> str:
-    """One line, not too long."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 3]}..."
-
-
-# --- settings as JSON -------------------------------------------------------------------------------------------------
-
-
-def described(value: Any) -> Any:
-    """Settings as JSON to be compared and read by people; what only code can make is named."""
-    from marl.config import name_of
-
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): described(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [described(item) for item in value]
-    fields = getattr(value, "__dataclass_fields__", None)
-    if fields and not isinstance(value, type):
-        return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
-    return {"$code": name_of(value)}
