@@ -25,7 +25,7 @@ class Counterfactual(Estimating):
     baseline does not depend on the agent's action, so it changes the gradient's variance and not its mean.
     """
 
-    def share(self, reward: Array) -> Array:
+    def share_rewards(self, reward: Array) -> Array:
         """The mean of the team's rewards."""
         return team_mean(reward)
 

@@ -11,7 +11,7 @@ import numpy as np
 from marl.types import Array, TeamStep
 
 
-class Outcome(Protocol):
+class StepOutcome(Protocol):
     """Turns a team's step into the reward and ends that its learner sees."""
 
     def __call__(self, step: TeamStep, started: Array, reward: Array | None = None) -> tuple[Array, Array, Array]:
@@ -52,13 +52,16 @@ class Credit(Protocol):
         """Whether the environment's ``state()`` is needed."""
         return False
 
-    def share(self, reward: Array) -> Array:
-        """What agents learn from, ``(..., N)``, of the rewards ``(..., N)`` of their team, NumPy arrays both."""
+    def share_rewards(self, reward: Array) -> Array:
+        """What agents learn from, ``(..., N)``, of the rewards ``(..., N)`` of their team, NumPy arrays both.
+
+        ``(..., 1)`` will do where it is the same for each and the credit is :attr:`shared`.
+        """
         ...
 
-    def outcome(self, num_envs: int, num_agents: int) -> Outcome:
+    def outcome(self, num_envs: int, num_agents: int) -> StepOutcome:
         """What a memory of ``(E, N)`` asks for rewards and ends."""
-        return TeamOutcome(self.share, num_envs, num_agents) if self.shared else OwnOutcome(self.share)
+        return TeamOutcome(self.share_rewards, num_envs, num_agents) if self.shared else OwnOutcome(self.share_rewards)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Independent(Credit):
         """No."""
         return False
 
-    def share(self, reward: Array) -> Array:
+    def share_rewards(self, reward: Array) -> Array:
         """Each agent's own."""
         return reward
 
@@ -83,7 +86,7 @@ class TeamReward(Credit):
     terminates if every member terminated, and is truncated otherwise.
     """
 
-    def share(self, reward: Array) -> Array:
+    def share_rewards(self, reward: Array) -> Array:
         """The mean, for each agent."""
         return team_mean(reward)
 
@@ -98,11 +101,11 @@ class OwnOutcome:
     """Every agent has its own end."""
 
     def __init__(self, share: Callable[[Array], Array]) -> None:
-        """``share`` is :meth:`Credit.share`."""
+        """``share`` is :meth:`Credit.share_rewards`."""
         self.share = share
 
     def __call__(self, step: TeamStep, started: Array, reward: Array | None = None) -> tuple[Array, Array, Array]:
-        """See :class:`Outcome`."""
+        """See :class:`StepOutcome`."""
         return self.share(step.reward if reward is None else reward), step.terminated, step.truncated
 
     def state_dict(self) -> dict[str, Array]:
@@ -117,7 +120,7 @@ class TeamOutcome:
     """The team ends when its last member does: it keeps who has ended in the running episode of each copy."""
 
     def __init__(self, share: Callable[[Array], Array], num_envs: int, num_agents: int) -> None:
-        """``share`` is :meth:`Credit.share`; everything is written in place."""
+        """``share`` is :meth:`Credit.share_rewards`; everything is written in place."""
         shape = (num_envs, num_agents)
         self.share = share
         self.over = np.zeros(shape, dtype=bool)
@@ -127,7 +130,7 @@ class TeamOutcome:
         self._truncated = np.zeros(shape, dtype=bool)
 
     def __call__(self, step: TeamStep, started: Array, reward: Array | None = None) -> tuple[Array, Array, Array]:
-        """See :class:`Outcome`."""
+        """See :class:`StepOutcome`."""
         self._reward[:] = self.share(step.reward if reward is None else reward)
         self.cut |= step.truncated
         self.over |= step.terminated | step.truncated

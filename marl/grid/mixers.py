@@ -165,7 +165,7 @@ class Mixing(Credit, Protocol):
         """Whether it needs the value of each action (DQN), and not of the action taken alone (DDPG)."""
         return False
 
-    def share(self, reward: Array) -> Array:
+    def share_rewards(self, reward: Array) -> Array:
         """The mean of the team's rewards."""
         return team_mean(reward)
 

@@ -83,7 +83,7 @@ class Relabel:
         paid = np.asarray(self.reward(next_obs[chosen][:, self.achieved].numpy(), goal.numpy(), None))
         earned = torch.zeros_like(reward)
         earned[chosen] = torch.from_numpy(paid.astype(np.float32))
-        earned = torch.from_numpy(self.credit.share(earned.numpy())).to(reward).expand(reward.shape)
+        earned = torch.from_numpy(self.credit.share_rewards(earned.numpy())).to(reward).expand(reward.shape)
         if self.credit.shared:
             chosen = chosen.any(-1, keepdim=True).expand(reward.shape)
         torch.where(chosen, earned, reward, out=reward)
