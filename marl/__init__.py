@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name lives. Names are imported when first used, so that worker processes never import torch.
 # Type checkers read ``__init__.pyi``.
@@ -30,8 +30,7 @@ _HOMES = {
     "marl.grid": "VDN Counterfactual Independent Joint Local QMix QPlex TeamReward WeightedQMix",
     "marl.league": "PSRO League",
     "marl.learners": "A2C DDPG DQN PPO SAC TD3 Fixed Random Scripted",
-    "marl.learners.off_policy": "Prioritised",
-    "marl.memory.hindsight": "Hindsight",
+    "marl.memory": "Hindsight Prioritised",
     "marl.nets": "CNN GRU MLP Custom",
     "marl.nets.q_head": "Atoms Quantiles",
     "marl.scenario": "Scenario",

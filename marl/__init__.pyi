@@ -81,8 +81,8 @@ from marl.learners import TD3 as TD3
 from marl.learners import Fixed as Fixed
 from marl.learners import Random as Random
 from marl.learners import Scripted as Scripted
-from marl.learners.off_policy import Prioritised as Prioritised
-from marl.memory.hindsight import Hindsight as Hindsight
+from marl.memory import Hindsight as Hindsight
+from marl.memory import Prioritised as Prioritised
 from marl.nets import CNN as CNN
 from marl.nets import GRU as GRU
 from marl.nets import MLP as MLP

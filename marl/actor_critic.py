@@ -17,7 +17,8 @@ from marl.graphs import Recorded
 from marl.grid.critics import CriticContext, CriticNet, Estimator, ValueEstimator, critic_input
 from marl.grid.scope import Scope
 from marl.grid.sharing import SharingLike, owner_index
-from marl.memory.rollout import Decision, Look, Rollout
+from marl.memory.base import Decision, Look
+from marl.memory.rollout import Rollout
 from marl.nets.action_head import masked_policy
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Categorical, Distribution, make_distribution
@@ -362,12 +363,6 @@ class ActorCritic(nn.Module):
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Copy in place, so that parameters stay views of the flat matrix."""
         return super().load_state_dict(state, strict=strict, assign=False)
-
-
-def weights_of(complete: Tensor, owner: Owner) -> Tensor:
-    """Weights ``(L, C, N)`` under which a sum is, for every parameter set, the mean over its own rows that count."""
-    count = owner.to_agents(owner.sum_sets(complete.sum((0, 1)).to(torch.float32)).clamp(min=1))
-    return complete / count
 
 
 def check_minibatches(

@@ -81,13 +81,14 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.learners.a2c": ("A2C",),
     "marl.learners.ddpg": ("DDPG",),
     "marl.learners.dqn": ("DQN",),
-    "marl.learners.off_policy": ("Prioritised",),
     "marl.learners.ppo": ("PPO",),
     "marl.learners.random": ("Random",),
     "marl.learners.sac": ("SAC",),
     "marl.learners.scripted": ("Fixed",),
     "marl.learners.td3": ("TD3",),
     "marl.memory.hindsight": ("Hindsight",),
+    "marl.memory.priorities": ("Prioritised",),
+    "marl.memory.replay": ("ReplayMemory",),
     "marl.nets.networks": ("CNN", "GRU", "MLP"),
     "marl.nets.q_head": ("Atoms", "Quantiles"),
     "marl.optim": ("SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"),
@@ -101,6 +102,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 MOVED = {  # where classes stood that older files name
     "marl.credit": "marl.grid",
     "marl.influence": "marl.shaping",
+    "marl.learners.off_policy": "marl.memory.priorities",
     "marl.scope": "marl.grid",
 }
 MISPLACED = {"Spoken": "; words are the environment's: give MultiAgentSystem or Scenario channel=marl.Spoken(...)"}

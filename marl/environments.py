@@ -11,7 +11,8 @@ from marl.adapters.describe import render_mode
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.playing.evaluate import check_same_spec
-from marl.setup import Setup, resolve_scenario
+from marl.scenario import resolve_scenario
+from marl.setup import Setup
 from marl.shaping import reads_state
 from marl.types import BatchEnv, ConfigError, Spec
 

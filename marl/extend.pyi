@@ -1,7 +1,7 @@
 """What type checkers know of the names for extensions; at run time they load when first used."""
 
+from marl.action_critic import ActionCritic as ActionCritic
 from marl.actor_critic import Batch as Batch
-from marl.actor_critic import weights_of as weights_of
 from marl.channels.medium import Inbox as Inbox
 from marl.channels.speech import Channel as Channel
 from marl.channels.speech import Speech as Speech
@@ -41,6 +41,9 @@ from marl.learners.base import Learner as Learner
 from marl.learners.base import LearnerConfig as LearnerConfig
 from marl.learners.ddpg import DDPGLearner as DDPGLearner
 from marl.learners.dqn import DQNLearner as DQNLearner
+from marl.learners.off_policy import OffPolicy as OffPolicy
+from marl.learners.off_policy import OffPolicyLearner as OffPolicyLearner
+from marl.learners.off_policy import at_successors as at_successors
 from marl.learners.on_policy import OnPolicy as OnPolicy
 from marl.learners.on_policy import OnPolicyLearner as OnPolicyLearner
 from marl.learners.ppo import PPOLearner as PPOLearner
@@ -49,15 +52,26 @@ from marl.learners.td3 import TD3Learner as TD3Learner
 from marl.logs import LoggedRun as LoggedRun
 from marl.logs import Logger as Logger
 from marl.logs import Sink as Sink
-from marl.memory.replay import Sample as Sample
-from marl.memory.rollout import Decision as Decision
-from marl.memory.rollout import Look as Look
+from marl.memory.base import Collector as Collector
+from marl.memory.base import Decision as Decision
+from marl.memory.base import DrawSpec as DrawSpec
+from marl.memory.base import Look as Look
+from marl.memory.base import Memory as Memory
+from marl.memory.base import MemoryChoice as MemoryChoice
+from marl.memory.base import MemoryContext as MemoryContext
+from marl.memory.base import RecordsOthers as RecordsOthers
+from marl.memory.base import Source as Source
+from marl.memory.replay import Replay as Replay
+from marl.memory.replay import ReplayMemory as ReplayMemory
+from marl.memory.sample import Sample as Sample
+from marl.memory.sample import td_target as td_target
 from marl.nets.agent_net import AgentNet as AgentNet
 from marl.nets.agent_net import JointNet as JointNet
 from marl.nets.networks import Body as Body
 from marl.nets.networks import Inputs as Inputs
 from marl.nets.networks import Network as Network
 from marl.nets.owner import Owner as Owner
+from marl.nets.owner import weights_of as weights_of
 from marl.nets.stacked import FlatParameters as FlatParameters
 from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear

@@ -25,8 +25,8 @@ from marl.playing.experiment import Experiment
 from marl.playing.report import Report
 from marl.playing.single import Agent
 from marl.playing.team import Strategy
-from marl.scenario import Scenario
-from marl.setup import Agents, Setup, pick_device, resolve_scenario
+from marl.scenario import Scenario, resolve_scenario
+from marl.setup import Agents, Setup, pick_device
 from marl.shaping import Hooks
 from marl.spec_json import spec_to_json
 from marl.stopping import Stop

@@ -262,7 +262,7 @@ print(json.dumps(outcomes))
 
 def test_a_kill_at_any_point_of_a_save_leaves_the_old_or_the_new_checkpoint(tmp_path):
     said = subprocess.run(
-        [sys.executable, "-c", KILL, str(tmp_path / "it")], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", KILL, str(tmp_path / "it")], capture_output=True, text=True, check=False, timeout=600
     )
     assert said.returncode == 0, said.stderr
     outcomes = json.loads(said.stdout)

@@ -15,7 +15,7 @@ from torch import nn
 import marl
 from marl import parallel
 from marl.compiled import backend, tiles
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import mask_logits
 from marl.nets.owner import Owner
@@ -240,7 +240,7 @@ def test_dqn_without_autograd_learns_the_same(config, dies):
         learners.append(system.learners[0])
     assert learners[0].chosen.compiled
     assert not learners[1].chosen.compiled
-    assert learners[0].updates == learners[1].updates > 30
+    assert learners[0].experience.updates == learners[1].experience.updates > 30
     assert torch.allclose(learners[0].flat.values, learners[1].flat.values, atol=1e-5)
     assert torch.allclose(learners[0].flat.gradients, learners[1].flat.gradients, atol=1e-5)
 
@@ -398,7 +398,7 @@ def test_sac_without_autograd_learns_the_same(config, dies, threads):
         parallel.set_threads(before)
     assert learners[0].chosen.compiled
     assert not learners[1].chosen.compiled
-    assert learners[0].updates == learners[1].updates > 20
+    assert learners[0].experience.updates == learners[1].experience.updates > 20
     for name in ("actor_flat", "log_temperature"):
         ours, plain = (getattr(learner, name) for learner in learners)
         assert torch.allclose(ours.values, plain.values, atol=1e-4), name

@@ -22,6 +22,7 @@ from marl.learners.dqn import DQNLearner
 from marl.learners.ppo import PPOLearner
 from marl.learners.sac import SACLearner
 from marl.learners.td3 import TD3Learner
+from marl.memory.replay import ReplayMemory
 from marl.nets import agent_net
 from marl.nets.agent_net import AgentNet
 from marl.nets.networks import Body, Inputs, MLPBody
@@ -234,6 +235,7 @@ OTHERWISE: dict[str, Any] = {
     "sequential": {"sequential": True, "sharing": "none"},
     # off-policy
     "exploration": None,  # another for each kind of action
+    "memory": {"memory": ReplayMemory(buffer=50), "buffer": marl.DQN().buffer},
     "buffer": 40,
     "buffer_dir": FOLDER,
     "batch": 12,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import marl
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 from marl.schedules import Clock, value_at
 from marl.types import ActionSpec
 from tests.support.tiny import Team

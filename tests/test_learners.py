@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import marl
-from marl.actor_critic import weights_of
-from marl.nets.owner import Owner
+from marl.nets.owner import Owner, weights_of
 from marl.schedules import Clock
 from tests.support.learning import fill, learner_of
 from tests.support.tiny import Constant, Team

@@ -97,10 +97,10 @@ def test_stacked_parameters_equal_separate_learners(config, action):
         copy_columns(stacked, learner, agent)
         alone.append(learner)
     for update in range(20):
-        before = stacked.sampler.get_state()
+        before = stacked.experience.sampler.get_state()
         for which, learner in enumerate((stacked, *alone)):
             fill(learner, update, [0, 1, 2] if which == 0 else [which - 1])
-            learner.sampler.set_state(before)
+            learner.experience.sampler.set_state(before)
             assert learner.ready(Clock(64 * (update + 1), 10_000))
             learner.update(Clock(64 * (update + 1), 10_000))
     for agent, learner in enumerate(alone):
@@ -143,11 +143,11 @@ def test_an_agents_actor_loss_reaches_only_its_own_action():
 def test_what_an_agents_critic_says_moves_no_other_agents_actor(recipe, env):
     """The whole loss with only agent 1's rows counted: the others' own parameters get no gradient at all."""
     learner = trained(recipe(**QUICK), env, steps=60).learners[0]
-    sample = learner._draw(Clock(60))
+    sample = learner.experience.draw(Clock(60))
     one = torch.tensor([False, True, False])
     sample = dataclasses.replace(sample, complete=sample.complete & one)
     learner.memory.ragged = True  # so that weights look at who counts
-    seen, _ = learner.rows_of(sample)
+    seen = learner.actor.encode(sample.obs)
     extra = (learner.temperature(),) if recipe is marl.masac else ()
     loss = learner.compute_actor_loss(sample, seen, *extra)
     learner.actor_flat.backward(loss[0] if isinstance(loss, tuple) else loss)
@@ -212,7 +212,7 @@ def test_decentralised_evaluation_equals_batched(name):
 def test_turns_deaths_and_unequal_agents(env, recipe):
     system = trained(recipe(**QUICK), env, steps=150)
     assert all(torch.isfinite(value).all() for value in weights(system.learners[0]) if value.is_floating_point())
-    assert system.learners[0].updates > 10
+    assert system.learners[0].experience.updates > 10
     assert np.isfinite(system.evaluate(2).mean_return)
 
 
@@ -227,15 +227,15 @@ def test_composite_choices_train(action, recipe):
             assert all(action.contains(chosen) for chosen in actions.values())
             return super().step({agent: int(chosen[0]) for agent, chosen in actions.items()})
 
-    assert trained(recipe(**QUICK), Composite, steps=80).learners[0].updates > 5
+    assert trained(recipe(**QUICK), Composite, steps=80).learners[0].experience.updates > 5
 
 
 def test_teams_with_critics_across_them_train_in_one_run():
     agents = {"agent_0": marl.maddpg(critic=marl.Joint(of="all"), **QUICK), "agent_[12]": marl.iddpg(**QUICK)}
     system = trained(agents, Team, steps=100)
-    assert [learner.updates > 5 for learner in system.learners] == [True, True]
+    assert [learner.experience.updates > 5 for learner in system.learners] == [True, True]
     agents = {"agent_0": marl.masac(critic=marl.Joint(of="all"), **QUICK), "agent_[12]": marl.ippo(rollout=8)}
-    assert trained(agents, Steer, steps=100).learners[0].updates > 5
+    assert trained(agents, Steer, steps=100).learners[0].experience.updates > 5
 
 
 @pytest.mark.parametrize(
@@ -252,8 +252,8 @@ def test_a_critic_across_teams_knows_what_the_others_did_and_will_do(other, die)
     if not isinstance(other, marl.PPO):
         flat = theirs.target_flat if isinstance(other, marl.DQN) else theirs.actor_target_flat
         flat.values[:, -1] += 10  # the last choice, which agent_2 does not have
-    sample = ours._draw(Clock(120))
-    now, later = (ours._theirs(sample, successor)[0] for successor in (False, True))  # (1, B, 2, 2 * 4)
+    sample = ours.experience.draw(Clock(120))
+    now, later = (ours.cross_team.features(sample, successor)[0] for successor in (False, True))  # (1, B, 2, 2 * 4)
     checked = 0
     for b, place in enumerate(sample.index[:, 0].tolist()):
         row, copy = divmod(place, 2)
@@ -299,7 +299,7 @@ def test_metrics_are_means_over_the_updates_that_gave_them(monkeypatch):
 
 def test_a_central_value_sees_what_the_others_see():
     learner = trained(marl.wqmix(normalize_obs=True, **QUICK), Team, steps=60).learners[0]
-    sample = learner._draw(Clock(60))
+    sample = learner.experience.draw(Clock(60))
     learner.mixer.central.net.norm = None  # it has no use for one of its own
     assert torch.isfinite(learner.learn(sample)["loss"])
 
@@ -318,17 +318,18 @@ def test_opponents_are_not_mixed():
 
 def test_a_rows_priority_is_the_mean_over_those_who_acted():
     learner = trained(marl.maddpg(prioritised=marl.Prioritised(), **QUICK), Turns, steps=60).learners[0]
-    sample = learner._draw(Clock(60))
+    sample = learner.experience.draw(Clock(60))
     assert (sample.complete[0].sum(-1) == 1).all()  # one player has the turn, and what is not known is never drawn
-    error = torch.where(sample.complete[0], 3.0, 0.0)
-    assert learner.priority_errors(sample, error).tolist() == [[3.0]] * 16
+    trees, index = learner.memory.priorities, sample.index[:, 0].numpy()
+    learner.memory.update_priorities(sample, torch.where(sample.complete[0], 3.0, 0.0))
+    assert trees.nodes[0, trees.leaves + index] == pytest.approx((3.0 + trees.epsilon) ** trees.alpha)
 
 
 def test_the_update_ratio_does_not_change_with_the_number_of_copies():
     for copies in (1, 3, 10):
         system = marl.MultiAgentSystem(marl.iql(**QUICK), Team, num_envs=copies, seed=0)
         system.train(steps=120)
-        assert system.learners[0].updates == 50
+        assert system.learners[0].experience.updates == 50
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ WILD = (
     ("memory", "arrays", "_final", 10**6),
     ("memory", "arrays", "action", 10**6),
     ("memory", "arrays", "action", -1),
-    ("priorities", "nodes", math.inf),
+    ("memory", "priorities", "nodes", math.inf),
 )
 
 

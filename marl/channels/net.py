@@ -106,7 +106,7 @@ class ChannelNet(AgentNet):
 
     def forget(self, carry: Tensor) -> Tensor:
         """A carry that remembers nothing, with the same chance."""
-        blank = torch.zeros_like(carry)
+        blank = super().forget(carry)
         if self.medium.keyed:
             blank[..., -1] = carry[..., -1]
         return blank

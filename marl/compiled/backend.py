@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from types import FunctionType, TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -244,7 +245,7 @@ def covers(learner: str, settings_class: str, *, equations: Sequence[str], setti
     Args:
         learner: the whole name of the class; subclasses are not meant.
         settings_class: that of its settings.
-        equations: the learner's functions that are computed in its place.
+        equations: the learner's functions that are computed in its place; ``part.function`` is one of a part's.
         settings: those that the kernel, or what surrounds it, implements whatever their value; every other one must be
             at its default. So a setting that is added later leaves the learner to autograd until somebody lists it.
     """
@@ -276,9 +277,10 @@ class Chosen:
         """Looks at the learner as it is."""
         self._learner, self._word, self._hooks = learner, word, RemovableHandle.next_id
         self.gradient, self.compiled, self.left = autograd, False, 0
-        self._functions: list[tuple[str, Any]] = []
+        self._look: Callable[[Any], Any] = type  # at all the equations at once
         self._kernel: Kernel | None = None
         self.reason = self._refusal()
+        self._seen = self._look(learner)
         if not self.reason:
             found = _registered[whole_name(learner)]
             self.compiled = True
@@ -299,9 +301,9 @@ class Chosen:
                 if f"{base.__module__}.{base.__qualname__}" in _registered:
                     return f"{type(learner).__name__} may compute something else than {base.__name__}"
             return f"there is no compiled one for {type(learner).__name__}"
-        self._functions = [(name, _function(learner, name)) for name in found.equations]
-        for name, function in self._functions:
-            if not _is_own(type(learner), name, function):
+        self._look = attrgetter(*found.equations)
+        for name in found.equations:
+            if not _is_own(learner, name, _function(learner, name)):
                 return f"{name} was replaced by another function"
         if whole_name(learner.settings) != found.settings_class:
             return f"{type(learner.settings).__name__} may mean something else than {found.settings_class}"
@@ -315,10 +317,10 @@ class Chosen:
     @property
     def stale(self) -> bool:
         """Whether anything that was looked at may have changed; looks at what costs next to nothing."""
-        learner, kernel = self._learner, self._kernel
+        kernel = self._kernel
         if word is not self._word or RemovableHandle.next_id != self._hooks or (kernel is not None and kernel.stale):
             return True
-        return any(_function(learner, name) is not function for name, function in self._functions)
+        return bool(self._look(self._learner) != self._seen)  # methods of one object are equal if their functions are
 
     def __reduce__(self) -> Any:
         """A copy of a learner decides for itself."""
@@ -366,19 +368,27 @@ def changed(settings: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(settings) if getattr(settings, field.name) != field.default]
 
 
+def _owner(learner: Any, name: str) -> tuple[Any, str]:
+    """What has the method of a dotted name, the learner or a part of it, and the method's own name."""
+    path, _, method = name.rpartition(".")
+    return (attrgetter(path)(learner) if path else learner), method
+
+
 def _function(learner: Any, name: str) -> Any:
-    """The function behind a learner's method, whether it stands in the class or was put into the learner."""
-    method = getattr(learner, name)
-    return getattr(method, "__func__", method)
+    """The function behind a method, whether it stands in the class or was put into the instance."""
+    owner, method = _owner(learner, name)
+    found = getattr(owner, method)
+    return getattr(found, "__func__", found)
 
 
-def _is_own(kind: type, name: str, function: Any) -> bool:
+def _is_own(learner: Any, name: str, function: Any) -> bool:
     """Whether a method is the one that its class was written with."""
     if not isinstance(function, FunctionType):
         return False
+    owner, method = _owner(learner, name)
     return any(
-        function.__code__.co_qualname == f"{base.__qualname__}.{name}" and function.__module__ == base.__module__
-        for base in kind.__mro__
+        function.__code__.co_qualname == f"{base.__qualname__}.{method}" and function.__module__ == base.__module__
+        for base in type(owner).__mro__
     )
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.actor_critic import Batch, explained_variance, weights_of
+from marl.actor_critic import Batch, explained_variance
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.graphs import Recorded
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
+from marl.nets.owner import weights_of
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import Spec, TeamSpec
 

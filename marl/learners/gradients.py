@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marl.action_critic import ActionCritic
 from marl.actor_critic import Batch
-from marl.memory.replay import Sample
+from marl.memory.sample import Sample
 from marl.nets.agent_net import AgentNet
 from marl.nets.stacked import FlatParameters, backward_through
 from marl.parallel import both, worth_splitting
@@ -170,10 +170,6 @@ class ActorCriticLearner(Protocol):
         """Within it dropout drops, in ``nets`` alone."""
         ...
 
-    def fixed_critic(self) -> AbstractContextManager[None]:
-        """Within it the critic only passes gradients on."""
-        ...
-
 
 class ActorCriticAutograd:
     """The gradients of ``compute_critic_loss`` and ``compute_actor_loss``."""
@@ -195,7 +191,7 @@ class ActorCriticAutograd:
     def fill_actor(self, sample: Sample, seen: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the actor's gradients; the loss, and the policy's entropy ``(L, B, N)``."""
         learner = self.learner
-        with learner.fixed_critic(), learner.fitting(learner.actor):
+        with learner.critic.fixed(), learner.fitting(learner.actor):
             loss, entropy = learner.compute_actor_loss(sample, seen, alpha)
             learner.actor_flat.backward(loss)
         return loss.detach(), entropy

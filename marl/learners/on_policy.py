@@ -21,7 +21,8 @@ from marl.grid.mixers import Mixing
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike
 from marl.learners.base import ALL_KINDS, check_kind, generator_from, refuse_noise, restore_generator
-from marl.memory.rollout import Decision, Look, Rollout
+from marl.memory.base import Decision, Look
+from marl.memory.rollout import Rollout
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
@@ -126,7 +127,8 @@ class OnPolicyLearner:
         )
         # What a team says is looked at while it acts.
         self.recordable = self.optimizer.recordable and not holds_own([self.model])
-        self._records_acting = self.recordable and self.talker is None and recording(self.memory.device)
+        talks = isinstance(self.model.actor, ChannelNet)
+        self._records_acting = self.recordable and not talks and recording(self.memory.device)
         self._acting = Recorded(self._act, device, [self.generator], stay=True)
         self._held: Batch | None = None
 
@@ -140,9 +142,9 @@ class OnPolicyLearner:
         return self.model.carry_width
 
     @property
-    def talker(self) -> ChannelNet | None:
-        """The network whose agents talk, if they do."""
-        return self.model.actor if isinstance(self.model.actor, ChannelNet) else None
+    def policy_net(self) -> AgentNet:
+        """The network that acts."""
+        return self.model.actor
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Sample, or take the most likely action."""

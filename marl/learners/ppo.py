@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from marl import ops
-from marl.actor_critic import Batch, explained_variance, minibatches, weights_of
+from marl.actor_critic import Batch, explained_variance, minibatches
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.graphs import Recorded, recording
 from marl.learners.gradients import RolloutAutograd, RolloutGradient
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
+from marl.nets.owner import weights_of
 from marl.reduce import weighted_mean
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
@@ -171,7 +172,7 @@ class PPOLearner(OnPolicyLearner):
         """Loss (mean over rows, sum over parameter sets), approximate KL of each set ``(P,)``, and its parts.
 
         ``L = -min(r A, clip(r, 1 - c, 1 + c) A) + w_v (V - target)^2 / 2 - w_e H``, ``r = pi(a) / pi_old(a)``.
-        ``weight (L, C, N)`` makes sums the means of each set: see :func:`~marl.actor_critic.weights_of`.
+        ``weight (L, C, N)`` makes sums the means of each set: see :func:`~marl.nets.owner.weights_of`.
         """
         settings, owner = self.settings, self.model.owner
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)

@@ -38,6 +38,21 @@ class ActionHead:
         """The action as it is stored: unit coordinates or choices."""
         return self.own(torch.tanh(parameters)) if self.choice is None else self.choice.mode(parameters, legal)
 
+    def scores(self, parameters: Tensor) -> Tensor:
+        """Where exploration begins: unit coordinates without noise, or the logits of choices."""
+        return torch.tanh(parameters) if self.choice is None else parameters
+
+    def uniform(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:
+        """A uniformly random action, of the shape that :meth:`mode` gives for these parameters."""
+        if self.choice is not None:
+            return self.choice.sample(torch.zeros_like(parameters), legal, generator)
+        shape = (*parameters.shape[:-1], self.size)
+        return self.own(parameters.new_empty(shape).uniform_(-1, 1, generator=generator))
+
+    def own_action(self, action: Tensor) -> Tensor:
+        """The same stored action, 0 in components of a box that an agent has not."""
+        return action if self.box is None else self.box.own(action)
+
     def own(self, features: Tensor) -> Tensor:
         """The same features, 0 where an agent has no such component; ``(..., N, F)``."""
         return features * self._own if self._padded else features
@@ -123,13 +138,17 @@ class SquashedHead:
 
     def reparameterised(self, parameters: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """A unit action ``(..., N, A)`` and its log-probability ``(..., N)``, both with gradients."""
-        mean, log_std = self._split(parameters)
-        # In the order of rows, however a network laid out its outputs.
-        noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
-        raw = mean + log_std.exp() * noise
+        raw, log_std, noise = self._drawn(parameters, generator)
         log_normal = -0.5 * noise.square() - log_std - 0.9189385332046727
         log_slope = 2 * (0.6931471805599453 - raw - torch.nn.functional.softplus(-2 * raw))
         return torch.tanh(raw) * self.box.real, ((log_normal - log_slope) * self.box.real).sum(-1)
+
+    def _drawn(self, parameters: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """A draw before squashing, the log standard deviation and the noise, all ``(..., N, A)``."""
+        mean, log_std = self._split(parameters)
+        # In the order of rows, however a network laid out its outputs.
+        noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
+        return mean + log_std.exp() * noise, log_std, noise
 
     def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
         """``tanh`` of the mean."""
@@ -137,7 +156,7 @@ class SquashedHead:
 
     def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """A draw, in unit coordinates."""
-        return self.reparameterised(parameters, generator)[0]
+        return torch.tanh(self._drawn(parameters, generator)[0]) * self.box.real
 
     def draw(
         self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None

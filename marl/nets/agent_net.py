@@ -14,6 +14,7 @@ from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear, parts_with_mode
+from marl.reduce import ALONE, Reduce
 
 
 class AgentNet(nn.Module):
@@ -48,6 +49,7 @@ class AgentNet(nn.Module):
         self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
         self.learns_scale = learns_scale
         self.register_buffer("ids", torch.zeros(owner.num_agents, 0, dtype=torch.float32) if ids is None else ids)
+        self._shows_ids = self.ids.shape[1] > 0 and len(shape) == 1
         extra = self.ids.shape[1] + beside
         if true_inputs is not None:
             width = shape[0]
@@ -68,7 +70,7 @@ class AgentNet(nn.Module):
 
     def once(self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
-        net = None if recorded() else self._decision().network
+        net = None if recorded() else self.compiled()
         if net is not None and obs.dtype == torch.float32 and obs.numel():
             return self._with_scale(net(self.encode(obs.unsqueeze(0))))[0], carry
         out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), alive.unsqueeze(0))
@@ -78,7 +80,7 @@ class AgentNet(nn.Module):
         """Observations as :meth:`read` takes them: normalised, ids beside vectors. Worth doing once for many reads."""
         if self.norm is not None:
             x = self.norm(x)
-        if self.ids.shape[1] and len(self.shape) == 1:
+        if self._shows_ids:
             x = torch.cat((x, self.ids.expand(*x.shape[:3], -1)), dim=-1)
         return x
 
@@ -125,7 +127,8 @@ class AgentNet(nn.Module):
 
     def compiled(self) -> Compiled | None:
         """The compiled network, if :func:`~marl.compiled.network_for` says that there is one."""
-        return self._decision().network
+        chosen = self._chosen
+        return chosen.network if chosen is not None and not chosen.stale else self._decision().network
 
     def dense(self) -> Dense | None:
         """What compiled code needs to know of this network; None unless it is plain layers over vectors."""
@@ -152,6 +155,15 @@ class AgentNet(nn.Module):
 
     def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:
         """Whatever chance a carry needs, in place: none here."""
+
+    def see(self, x: Tensor, acting: Tensor, reduce: Reduce = ALONE) -> None:
+        """Let observation statistics take in rows ``(T, B, N, *shape)``, after they were learnt from."""
+        if self.norm is not None:
+            self.norm.update(x, acting, reduce)
+
+    def forget(self, carry: Tensor) -> Tensor:
+        """A carry that remembers nothing."""
+        return torch.zeros_like(carry)
 
     def draw_noise(self, generator: torch.Generator | None) -> None:
         """New noise for every noisy layer; None: none."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from marl import checkpoint
 from marl.channels import ChannelNet, Complete, Inbox
 from marl.config import from_json, to_json, unknown
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json

@@ -15,7 +15,8 @@ from marl.curriculum import Course, Curriculum, Task
 from marl.league import Season, Venue
 from marl.league.season import Trained
 from marl.learners import Learner
-from marl.learners.base import HearsOthers, talker_of
+from marl.learners.base import ReadsOthers, talker_of
+from marl.memory.base import RecordsOthers
 from marl.playing.experiment import Entries
 from marl.playing.streams import global_streams_kept
 from marl.schedules import Clock
@@ -325,20 +326,23 @@ class CrossTeamPart(Part):
     name = "cross_team"
 
     def __init__(self) -> None:
-        """Nobody listens before :meth:`connect`."""
-        self.listeners: list[HearsOthers] = []
+        """No critic reads another team before :meth:`connect`."""
+        self.memories: list[RecordsOthers] = []
 
     def connect(self, learners: Sequence[Learner]) -> None:
         """Tell learners with cross-team critics who controls the other teams."""
-        self.listeners = [one for one in learners if isinstance(one, HearsOthers) and one.hears]
-        for listener in self.listeners:
-            listener.meet(list(learners))
+        self.memories = []
+        for learner in learners:
+            if isinstance(learner, ReadsOthers) and learner.cross_team is not None:
+                learner.cross_team.meet(learners)
+                if isinstance(learner.memory, RecordsOthers):
+                    self.memories.append(learner.memory)
 
     def uses(self, hook: str) -> bool:
         """Where no critic reads other teams' actions there is nothing to hand out."""
-        return hook != "acted" or bool(self.listeners)
+        return hook != "acted" or bool(self.memories)
 
     def acted(self, choice: Choice) -> None:
         """Hand out the joint action."""
-        for listener in self.listeners:
-            listener.overhear([torch.from_numpy(action) for action in choice.actions], choice.step)
+        for memory in self.memories:
+            memory.overhear([torch.from_numpy(action) for action in choice.actions], choice.step)

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from pettingzoo.utils.conversions import parallel_to_aec
 
 import marl
 from marl.adapters import make
@@ -16,6 +17,7 @@ from marl.adapters.faults import LEAST_LOST, LOST_IN_A_ROW, RECENT_EPISODES, Led
 from marl.types import EnvContractError, ResourceError
 from tests.adapters.envs import Scripted, act
 from tests.adapters.toy import EXIT, actions, toy
+from tests.support.tiny import Team
 
 
 class Diverging(gymnasium.Env):
@@ -79,14 +81,93 @@ def test_so_it_is_in_a_worker(at):
         play(make(Diverging, 2, workers=1, env_kwargs={"at": at}), 3 * at)
 
 
-@pytest.mark.parametrize("at", [1, 1001])
-def test_train_and_evaluate_end_with_it(at):
-    with marl.MultiAgentSystem(marl.Random(), Diverging, num_envs=1, env_kwargs={"at": at}) as system:
+class Timed(Diverging):
+    """The options of a reset say which step raises (0: none) and how long the episode is."""
+
+    def reset(self, *, seed=None, options=None):
+        self.at, self.length = (options or {}).get("at", 0), (options or {}).get("length", 10_000)
+        return super().reset(seed=seed)
+
+
+class TimedTeam(Team):
+    """The same of several agents."""
+
+    def reset(self, seed=None, options=None):
+        self.at, self.length = (options or {}).get("at", 0), (options or {}).get("length", 10_000)
+        return super().reset(seed, options)
+
+    def step(self, actions):
+        if self.time + 1 == self.at:
+            raise FloatingPointError("the simulator diverged")
+        return super().step(actions)
+
+
+def in_turns():
+    return parallel_to_aec(TimedTeam(widths=(3,), choices=(2,)))  # one agent: a turn is a step
+
+
+# Every step while observations are fully checked and looks are frequent; then both sides of each time a copy could be
+# seeded anew, and some steps between.
+STEPS = (*range(1, 131), *(k + d for k in (1000, 2000, 3000, 4000) for d in (-1, 0, 1, 2)), 1531, 2718, 4999, 5000)
+ALL_STEPS = range(1, 5001)
+# Beyond the copies nothing knows how long an episode is: the wire, training and evaluation carry the same steps.
+SOME_STEPS = sorted({*STEPS, *range(50, 5001, 50)})
+
+
+def assert_given_up(batch, steps):
+    """Whichever of these steps of every episode raises, the third time ends the run."""
+    for at in steps:
+        batch.reset(0, {"length": 1})
+        action = act(batch)
+        while not batch.step(action).finished:  # an episode that ends: what was lost before is forgiven
+            pass
+        batch.reset(0, {"at": at})
+        for _ in range(3 * at - 1):
+            batch.step(action)
+        with pytest.raises(EnvContractError, match=rf"raised 3 times in a row, last at step {at - 1}: .* diverged"):
+            batch.step(action)
+    batch.close()
+
+
+@pytest.mark.parametrize(
+    ("factory", "workers", "steps"),
+    [
+        (Timed, 0, STEPS),
+        (TimedTeam, 0, (*range(1, 100), 1000, 1001)),
+        (in_turns, 0, (*range(1, 50), 1001)),
+        (Timed, 1, (*range(1, 50), 1001)),
+    ],
+)
+def test_whichever_step_raises_the_third_time_ends_the_run(factory, workers, steps):
+    assert_given_up(make(factory, workers=workers), steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "steps"), [(0, ALL_STEPS), (1, SOME_STEPS)])
+def test_each_of_the_first_5000_steps_may_raise(workers, steps):
+    assert_given_up(make(Timed, workers=workers), steps)
+
+
+def assert_train_and_evaluate_end(at, workers=0):
+    with marl.MultiAgentSystem(marl.Random(), Diverging, num_envs=1, workers=workers, env_kwargs={"at": at}) as system:
         for work in (lambda: system.train(steps=4 * at), lambda: system.evaluate(episodes=1)):
             Diverging.crashes = 0
             with pytest.raises(EnvContractError, match="3 times in a row"):
                 work()
-            assert Diverging.crashes == 3
+            assert workers or Diverging.crashes == 3
+
+
+@pytest.mark.parametrize(("at", "workers"), [*((at, 0) for at in (*range(1, 23), 64, 1001)), (2, 1), (1001, 1)])
+def test_train_and_evaluate_end_with_it(at, workers):
+    assert_train_and_evaluate_end(at, workers)
+
+
+@pytest.mark.slow
+def test_train_and_evaluate_end_with_a_fault_in_any_step():
+    for at in SOME_STEPS:
+        assert_train_and_evaluate_end(at)
+    for at in (*range(1, 131, 10), 999, 1000, 1001, 2500, 5000):
+        assert_train_and_evaluate_end(at, workers=1)
 
 
 class OneBad(Diverging):

@@ -389,7 +389,7 @@ def test_workers_die_with_a_killed_learner_and_leave_nothing(tmp_path, then):
     process.kill()
     process.communicate()
     wait_gone(pids)
-    assert shared_memory() <= before
+    wait_until(lambda: shared_memory() <= before)  # others share the machine, and their files come and go
 
 
 def test_workers_of_a_thread_die_with_a_killed_learner(tmp_path):

@@ -347,7 +347,7 @@ def test_twins_share_parameters_and_nothing_else():
 def ends():
     one, other = socket.socketpair()
     for sock in (one, other):
-        sock.settimeout(5)
+        sock.settimeout(120)  # only a hang takes that long
     with one, other:
         yield Wire(one, 3), Wire(other, 3)
 
@@ -422,11 +422,8 @@ def children() -> set[int]:
     return {int(word) for word in found.stdout.split()}
 
 
-def agent_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("marl-agents-*"))
-
-
-def test_an_agent_process_that_dies_is_reported_and_the_others_play_on(monkeypatch):
+def test_an_agent_process_that_dies_is_reported_and_the_others_play_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where no other test's agents come and go
     system = marl.MultiAgentSystem(
         marl.ippo(channel=CommNet(), **ON), lambda: Team(widths=(3, 3), choices=(2, 2)), num_envs=2, seed=2
     )
@@ -442,7 +439,6 @@ def test_an_agent_process_that_dies_is_reported_and_the_others_play_on(monkeypat
         look(self, view)
 
     monkeypatch.setattr(processes.ProcessPlayer, "look", kill_in_step_12)
-    folders = agent_folders()
     report = system.evaluate(6, decentralised="processes", num_envs=2)
     assert report.faults == {"agent_1": f"process {pids['agent_1']} was ended by SIGKILL"}
     assert "agent_1" in str(report)
@@ -453,7 +449,7 @@ def test_an_agent_process_that_dies_is_reported_and_the_others_play_on(monkeypat
     first = report.agreement.first
     assert first is None or int(first.split()[-1]) >= 11
     assert not children() & set(pids.values())
-    assert agent_folders() <= folders
+    assert not list(tmp_path.iterdir())
 
 
 def test_agent_processes_die_with_a_killed_evaluation(tmp_path):

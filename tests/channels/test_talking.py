@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import marl
+from marl.schedules import Clock
 from marl.training.loop import advance
 from tests.support.channels import NETWORKS, build, play
 from tests.support.equality import assert_equal_trees
@@ -265,8 +266,7 @@ def test_sequences_from_nothing_have_noise_of_their_own(recipe):
     with marl.MultiAgentSystem(config, lambda: Team(length=6), num_envs=4, seed=1) as system:
         system.train(steps=80)
         learner = system.learners[0]
-        sample = learner.memory.sample(torch.arange(8).view(8, 1), 5, 1, 0.99)
-        carry = learner.start_carry(sample)
+        carry = learner.experience.draw(Clock(80)).carry
     assert len(carry[..., -1].unique()) == carry[..., -1].numel() > 1
     assert not carry[..., :-1].any()
 
@@ -309,7 +309,7 @@ def test_in_turns_what_was_said_last_stays_in_the_air():
         system.train(steps=100)
         batched, alone = system.evaluate(4), system.evaluate(4, decentralised=True)
         assert batched.returns_per_agent == alone.returns_per_agent
-        net = system.learners[0].talker
+        net = system.learners[0].policy_net
         assert net is not None
         obs = torch.randn(4, 1, 2, 2)
         active = torch.tensor([[[True, False]], [[False, True]], [[False, True]], [[False, True]]])

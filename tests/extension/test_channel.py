@@ -51,7 +51,7 @@ def make():
 
 def test_a_channel_of_ones_own(tmp_path):
     came = trains_saves_loads_resumes(tmp_path, SOURCE)
-    speech = came.system.learners[0].talker.speech
+    speech = came.system.learners[0].policy_net.speech
     assert type(speech) is came.module.LoudestSpeech
     assert came.system.agents.channel == came.module.Loudest(size=3, rounds=1, topology=came.module.marl.Ring())
     with came.system as system:

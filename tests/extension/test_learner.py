@@ -33,7 +33,7 @@ class ReinforceLearner(OnPolicyLearner):
         value_loss = 0.5 * ((value - batch.target).square() * weight).sum()
         self.flat.backward(policy_loss + value_loss)
         self.flat.clip(0.5)
-        self.optimiser.step()
+        self.optimizer.step()
         self.end_update()
         return {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
 

@@ -209,7 +209,9 @@ def test_an_idle_learner_owes_no_updates_when_its_turn_comes():
     system.train(steps=8)
     ratio = system.learners[0].settings.updates_per_step
     assert system.learners[1].memory.seen_steps == 408
-    assert system.learners[1].updates == pytest.approx((408 - 16) * ratio, abs=1)  # counted as done, never done
+    assert system.learners[1].experience.updates == pytest.approx(
+        (408 - 16) * ratio, abs=1
+    )  # counted as done, never done
 
 
 def test_a_rollout_in_which_nobody_acted_is_forgotten():

@@ -85,7 +85,7 @@ def test_matches_are_the_same_for_the_same_seed_and_keep_recurrent_states_apart(
 def test_members_act_as_single_agents_do():
     system = marl.MultiAgentSystem(PPO, lambda: Turns(3), num_envs=2, seed=3)
     member = Member(0, 0, "it", system.learners[0].policy(None), (), greedy=True)
-    from marl.memory.rollout import Look
+    from marl.memory.base import Look
 
     obs = np.random.default_rng(0).uniform(0, 5, (6, 2, 2)).astype(np.float32)
     yes = torch.ones(6, 2, dtype=torch.bool)

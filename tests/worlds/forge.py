@@ -60,7 +60,7 @@ def play(make: type[World]) -> None:
     for name, fill, state in forged(saved):
         array = kinds[name]
         says = {"world": make.__name__, "field": name, "fill": fill, "kind": array.dtype.kind, "refused": False}
-        print(json.dumps(says), end="\r", flush=True)  # the last one is known even if the process does not survive it
+        print(says, file=sys.stderr, flush=True)  # the last one is known even if the process does not survive it
         other = make().batch_env(3)
         try:
             other.load_state_dict(state)
