@@ -21,6 +21,7 @@ from marl.config import config, setting
 from marl.exploration import Exploration, Explorer
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Credit, Independent
+from marl.grid.critics import Estimating
 from marl.grid.mixers import Mixing
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike, owner_index
@@ -49,7 +50,7 @@ class OffPolicy:
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
     sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
-    credit: Credit | Mixing = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
+    credit: Credit = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
     channel: Channel | None = setting(
         None, "what the team's policies tell each other: CommNet(), DIAL(), ...; None: nothing"
@@ -83,7 +84,7 @@ class OffPolicy:
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic.reads_state or getattr(self.credit, "state", None) in ("state", "auto")
+        return self.critic.reads_state or self.credit.reads_state
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -244,6 +245,11 @@ class OffPolicyLearner(ABC):
             channel is not None and spec.turn_based,
             f"{self.where}: a replay's transitions run from turn to turn and lose the messages in between; use an "
             "on-policy learner with channel=, or channel=None",
+        )
+        refuse(
+            isinstance(settings.credit, Estimating),
+            f"{self.where}: {type(settings.credit).__name__}() brings a critic for on-policy learners; use A2C or PPO, "
+            "or credit=TeamReward()",
         )
         refuse(
             self.mixing and self.critic_shape is not None,

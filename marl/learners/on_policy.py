@@ -16,7 +16,9 @@ from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.graphs import Recorded, recording
-from marl.grid.credit import Advantage, Counterfactual, Independent
+from marl.grid.credit import Credit, Independent
+from marl.grid.critics import Estimating, ValueEstimator
+from marl.grid.mixers import Mixing
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike
 from marl.learners.base import ALL_KINDS, check_kind, generator_from, make_auxiliaries, refuse_noise, restore_generator
@@ -30,7 +32,7 @@ from marl.nets.stacked import backward_through, fitting, holds_own, parts_with_m
 from marl.optim import Adam, Optimizer, Stepper
 from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
-from marl.types import ActionKind, Spec, TeamSpec
+from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
 
 @config
@@ -41,7 +43,7 @@ class OnPolicy:
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
     sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
-    credit: Advantage = setting(
+    credit: Credit = setting(
         Independent(), "whose reward an agent learns from: Independent(), TeamReward() or Counterfactual()"
     )
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
@@ -68,7 +70,7 @@ class OnPolicy:
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic.reads_state
+        return self.critic.reads_state or self.credit.reads_state
 
 
 class OnPolicyLearner:
@@ -90,6 +92,11 @@ class OnPolicyLearner:
         check_kind(type(settings).__name__, settings.action_kinds, team)
         refuse_noise(type(settings).__name__, team, settings.network, settings.critic_network)
         self._settings, self.team = settings, team
+        credit, where = settings.credit, f"{type(settings).__name__} on team {team.name!r}"
+        if isinstance(credit, Mixing):
+            raise ConfigError(
+                f"{where}: {type(credit).__name__}() mixes values of actions; use DQN or DDPG, or credit=TeamReward()"
+            )
         self.reduce = current()  # with whom it learns as one
         init, play = seed.spawn(2)
         self.model = ActorCritic(
@@ -106,7 +113,7 @@ class OnPolicyLearner:
             normalize_obs=settings.normalize_obs,
             normalize_values=settings.normalize_values,
             squash=settings.squash,
-            counterfactual=isinstance(settings.credit, Counterfactual),
+            estimator=credit.estimator if isinstance(credit, Estimating) else ValueEstimator,
             device=device,
         )
         recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0

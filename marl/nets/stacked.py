@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -291,7 +292,18 @@ def parts_with_mode(module: nn.Module) -> list[nn.Module]:
 class HasMode(Protocol):
     """What has parts whose mode matters."""
 
-    parts_with_mode: list[nn.Module]
+    @property
+    def parts_with_mode(self) -> Sequence[nn.Module]:
+        """The parts."""
+        ...
+
+
+@contextmanager
+def seeded(seed: np.random.SeedSequence) -> Iterator[None]:
+    """Within it PyTorch's own random stream, from which modules of users are initialised, is a function of ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        yield
 
 
 @contextmanager
