@@ -62,9 +62,9 @@ LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements o
 # an axis and holds no code. Beside them a file may name what users registered.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.adapters.spoken": ("Spoken",),
+    "marl.auxiliary": ("PredictActions",),
     "marl.channels.link": ("Link",),
     "marl.channels.speech": ("CommNet", "DIAL", "GraphAttention", "IC3Net", "TarMAC"),
-    "marl.channels.topology": (*("Complete", "Graph", "Grid", "Groups", "Nearest", "Ring", "Star", "Where", "Within"),),
     "marl.curriculum": (
         *("Among", "Annealed", "Between", "DomainRandomisation", "LearningProgress", "PrioritisedLevelReplay"),
         *("Rating", "Stage", "Stages", "Steps", "SuccessRate", "WinRate"),
@@ -98,8 +98,10 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
         "TeamSpirit",
     ),
     "marl.stopping": ("MeanReturn",),
+    "marl.topology": (*("Complete", "Graph", "Grid", "Groups", "Nearest", "Ring", "Star", "Where", "Within"),),
 }
 MOVED = {  # where classes stood that older files name
+    "marl.channels.topology": "marl.topology",
     "marl.credit": "marl.grid",
     "marl.influence": "marl.shaping",
     "marl.learners.off_policy": "marl.memory.priorities",

@@ -16,7 +16,7 @@ from marl.adapters.spoken import Spoken
 from marl.playing.evaluate import check_same_spec
 from marl.scenario import resolve_scenario
 from marl.setup import Setup
-from marl.shaping import reads_state
+from marl.shaping.shaper import reads_state
 from marl.types import BatchEnv, ConfigError, Spec
 
 Lent = AbstractContextManager[BatchEnv]

@@ -14,6 +14,20 @@ from marl.scenario import Scenario
 from marl.setup import FILE, INSIDE, WHOLE
 from marl.types import ConfigError
 
+# Where settings are found by their names alone.
+NAMESPACES = (
+    "auxiliary",
+    "curriculum",
+    "exploration",
+    "memory",
+    "nets",
+    "optim",
+    "schedules",
+    "shaping",
+    "stopping",
+    "topology",
+)
+
 
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
     """A scenario with some settings changed.
@@ -255,8 +269,8 @@ def _made(node: ast.expr) -> Any:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     import marl
 
-    home = marl if name in marl.__all__ else marl.optim
-    cls = getattr(home, name, None)
+    namespaces = (marl, *(getattr(marl, namespace) for namespace in NAMESPACES))
+    cls = next((getattr(home, name) for home in namespaces if name in home.__all__), None)
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         return None
     try:

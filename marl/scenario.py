@@ -19,12 +19,12 @@ import numpy as np
 
 from marl.adapters.resolve import is_instance
 from marl.config import unknown
-from marl.curriculum import checked as checked_curricula
+from marl.curriculum.state import checked as checked_curricula
 from marl.league import checked as checked_league
 from marl.learners import LearnerConfig
 from marl.setup import DEFAULT_COPIES, FILE, Features, says
-from marl.shaping import Hooks
-from marl.shaping import checked as checked_hooks
+from marl.shaping.shaper import Hooks
+from marl.shaping.shaper import checked as checked_hooks
 from marl.stopping import Stop
 from marl.types import ConfigError
 

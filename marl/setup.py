@@ -13,14 +13,15 @@ from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel
 from marl.config import check_whole, described, to_json
-from marl.curriculum import Curricula, Task
-from marl.curriculum import checked as checked_curricula
+from marl.curriculum.state import Curricula
+from marl.curriculum.state import checked as checked_curricula
+from marl.curriculum.tasks import Task
 from marl.league import PSRO, Leagues
 from marl.league import checked as checked_league
 from marl.learners import LearnerConfig
 from marl.learners.base import channel_of
-from marl.shaping import Hooks
-from marl.shaping import checked as checked_hooks
+from marl.shaping.shaper import Hooks
+from marl.shaping.shaper import checked as checked_hooks
 from marl.teams import team_named
 from marl.types import ConfigError, Spec
 

@@ -222,7 +222,9 @@ def test_compiled_forward_looks_at_the_parameters_as_they_are():
     [
         marl.iql(),
         marl.iql(double=False, sharing="none", huber=0.3, n_step=3),
-        marl.iql(hysteresis=0.4, sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.Prioritised()),
+        marl.iql(
+            hysteresis=0.4, sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.memory.Prioritised()
+        ),
         marl.iql(credit=marl.TeamReward(), network=marl.MLP((24,), "relu"), normalize_obs=True),
     ],
     ids=["double", "none-huber", "groups-hysteretic", "team"],
@@ -377,7 +379,7 @@ class Steered(Team):
     [
         (marl.isac(network=marl.MLP((200, 200), "relu"), max_grad_norm=10.0), None),
         (marl.isac(sharing="none", n_step=3, temperature=0.1), 4),
-        (marl.isac(sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.Prioritised()), 4),
+        (marl.isac(sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.memory.Prioritised()), 4),
         (marl.isac(credit=marl.TeamReward(), critic_network=marl.MLP((24,)), discount=0.9), None),
     ],
     ids=["shared", "none-n-step", "groups-prioritised", "team"],

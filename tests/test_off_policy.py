@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 import marl
 from marl.action_critic import own_action_only
+from marl.exploration import OrnsteinUhlenbeck
 from marl.schedules import Clock
 from tests.support.learning import QUICK, trained
 from tests.support.tiny import Single, Steer, Team, Turns, spec_of
@@ -79,7 +80,7 @@ def fill(learner, seed, agents):
     ("config", "action"),
     [
         (marl.DQN(sharing="none", double=True, dueling=True, normalize_obs=True), Discrete(3)),
-        (marl.DQN(sharing="none", distribution=marl.Quantiles(8)), Discrete(3)),
+        (marl.DQN(sharing="none", distribution=marl.nets.Quantiles(8)), Discrete(3)),
         (marl.DDPG(sharing="none"), Box(-1, 1, (2,), np.float32)),
         (marl.TD3(sharing="none", smoothing=0.0), Box(-1, 1, (2,), np.float32)),
         (marl.SAC(sharing="none"), Discrete(3)),
@@ -157,9 +158,9 @@ def test_what_an_agents_critic_says_moves_no_other_agents_actor(recipe, env):
 
 
 LEARNERS = {
-    "dqn": (marl.iql(n_step=3, prioritised=marl.Prioritised(), **QUICK), Team),
+    "dqn": (marl.iql(n_step=3, prioritised=marl.memory.Prioritised(), **QUICK), Team),
     "c51-noisy": (
-        marl.iql(**QUICK | {"network": marl.MLP((16,), "relu", noisy=0.5)}, distribution=marl.Atoms(-5, 5, 11)),
+        marl.iql(**QUICK | {"network": marl.MLP((16,), "relu", noisy=0.5)}, distribution=marl.nets.Atoms(-5, 5, 11)),
         Team,
     ),
     "qmix-gru": (marl.qmix(**QUICK | {"network": marl.GRU(8)}, sequence=4, burn_in=1, td_lambda=0.8), Team),
@@ -167,16 +168,18 @@ LEARNERS = {
     "wqmix": (marl.wqmix(**QUICK), Team),
     "maddpg": (marl.maddpg(**QUICK), Team),
     "maddpg-state": (marl.maddpg(critic=marl.Joint(of="state"), sharing="all", **QUICK), Team),
-    "iddpg-box": (marl.iddpg(exploration=marl.OrnsteinUhlenbeck(), normalize_obs=True, **QUICK), Steer),
+    "iddpg-box": (marl.iddpg(exploration=OrnsteinUhlenbeck(), normalize_obs=True, **QUICK), Steer),
     "matd3": (
-        marl.matd3(prioritised=marl.Prioritised(marl.Linear(0.7, 0.3, 200), marl.Linear(0.4, 1.0, 150)), **QUICK),
+        marl.matd3(
+            prioritised=marl.memory.Prioritised(marl.Linear(0.7, 0.3, 200), marl.Linear(0.4, 1.0, 150)), **QUICK
+        ),
         Steer,
     ),
     "masac": (marl.masac(**QUICK), Team),
     "isac-box": (marl.isac(sharing="all", **QUICK), Steer),
     "facmac": (marl.facmac(**QUICK), Steer),
     "iddpg-gru-ou": (
-        marl.iddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4, exploration=marl.OrnsteinUhlenbeck()),
+        marl.iddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4, exploration=OrnsteinUhlenbeck()),
         Steer,
     ),
     "maddpg-gru": (marl.maddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4), Team),
@@ -300,7 +303,7 @@ def test_metrics_are_means_over_the_updates_that_gave_them(monkeypatch):
 def test_a_central_value_sees_what_the_others_see():
     learner = trained(marl.wqmix(normalize_obs=True, **QUICK), Team, steps=60).learners[0]
     sample = learner.experience.draw(Clock(60))
-    learner.central.net.norm = None  # it has no use for one of its own
+    learner.mixer.central.net.norm = None  # it has no use for one of its own
     assert torch.isfinite(learner.learn(sample)["loss"])
 
 
@@ -317,7 +320,7 @@ def test_opponents_are_not_mixed():
 
 
 def test_a_rows_priority_is_the_mean_over_those_who_acted():
-    learner = trained(marl.maddpg(prioritised=marl.Prioritised(), **QUICK), Turns, steps=60).learners[0]
+    learner = trained(marl.maddpg(prioritised=marl.memory.Prioritised(), **QUICK), Turns, steps=60).learners[0]
     sample = learner.experience.draw(Clock(60))
     assert (sample.complete[0].sum(-1) == 1).all()  # one player has the turn, and what is not known is never drawn
     trees, index = learner.memory.priorities, sample.index[:, 0].numpy()
@@ -345,22 +348,26 @@ def test_the_update_ratio_does_not_change_with_the_number_of_copies():
         (marl.TD3(credit=marl.QMix()), Team, "mixers go with single critics"),
         (marl.SAC(credit=marl.QMix()), Team, "mixers go with DQN and DDPG"),
         (marl.qmix(credit=marl.QMix(state="state")), Turns, "has no state()"),
-        (marl.iql(prioritised=marl.Prioritised(), network=marl.GRU(8)), Team, "prioritised draws are of single"),
-        (marl.iql(hindsight=marl.Hindsight("marl_envs.reach:compute_reward")), Team, "has no goals"),
-        (marl.iql(exploration=marl.GaussianNoise()), Team, "GaussianNoise explores box actions"),
+        (marl.iql(prioritised=marl.memory.Prioritised(), network=marl.GRU(8)), Team, "prioritised draws are of single"),
+        (marl.iql(hindsight=marl.memory.Hindsight("marl_envs.reach:compute_reward")), Team, "has no goals"),
+        (marl.iql(exploration=marl.exploration.GaussianNoise()), Team, "GaussianNoise explores box actions"),
         (marl.iql(td_lambda=0.5), Team, "td_lambda needs sequences"),
         (marl.iql(sequence=4, burn_in=4), Team, "leaves no row"),
         (marl.qmix(sequence=4, td_lambda=0.5, n_step=3), Team, "td_lambda=0.5 and n_step=3 are two answers"),
-        (marl.iql(distribution=marl.Atoms(), hysteresis=0.1), Team, "hysteresis would change errors"),
-        (marl.iql(distribution=marl.Quantiles(), huber=1.0, leniency=0.5), Team, "huber and leniency would change"),
-        (marl.iql(distribution=marl.Atoms(), network=marl.GRU(8), n_step=3), Team, "n_step would change errors"),
+        (marl.iql(distribution=marl.nets.Atoms(), hysteresis=0.1), Team, "hysteresis would change errors"),
+        (
+            marl.iql(distribution=marl.nets.Quantiles(), huber=1.0, leniency=0.5),
+            Team,
+            "huber and leniency would change",
+        ),
+        (marl.iql(distribution=marl.nets.Atoms(), network=marl.GRU(8), n_step=3), Team, "n_step would change errors"),
         (marl.iddpg(network=marl.MLP((8,), noisy=0.5)), Team, "noisy layers explore for DQN"),
         (marl.ippo(network=marl.MLP((8,), noisy=0.5)), Team, "noisy layers explore for DQN"),
         (marl.maddpg(critic_network=marl.GRU(8)), Team, "feed-forward"),
     ],
 )
 def test_what_has_no_meaning_is_refused_before_anything_starts(config, env, message):
-    with pytest.raises((marl.ConfigError, marl.ResourceError)) as caught:
+    with pytest.raises((marl.ConfigError, marl.types.ResourceError)) as caught:
         marl.MultiAgentSystem(config, env, num_envs=2)
     assert "\n" not in str(caught.value)
     assert message in str(caught.value)

@@ -241,7 +241,9 @@ def test_errors_cost_what_hysteresis_leniency_and_huber_say():
     assert (learner.cost(-many) == 0.5).all()
 
 
-@pytest.mark.parametrize("distribution", [marl.Atoms(-3, 3, 7), marl.Quantiles(5, huber=0.7)], ids=["c51", "qr"])
+@pytest.mark.parametrize(
+    "distribution", [marl.nets.Atoms(-3, 3, 7), marl.nets.Quantiles(5, huber=0.7)], ids=["c51", "qr"]
+)
 def test_distributions_of_returns_by_hand(distribution):
     learner, sample = drawn(marl.iql(distribution=distribution, n_step=2, **QUICK), ENVS["choices"])
     seen, next_seen = learner.net.encode(sample.obs), learner.net.encode(sample.next_obs)
@@ -261,7 +263,7 @@ def test_distributions_of_returns_by_hand(distribution):
             own = output(learner.net, agent, sample.obs[0, b, agent]).view(-1, bins)[sample.action[0, b, agent]]
             aim = rows[best[0, b, agent]]
             cost = 0.0
-            if isinstance(distribution, marl.Atoms):
+            if isinstance(distribution, marl.nets.Atoms):
                 places, mass = np.linspace(-3, 3, 7), np.zeros(7)
                 for z, p in zip(places, aim.softmax(-1).tolist(), strict=True):
                     at = (min(max(reward + worth * z, -3), 3) + 3) / 1.0
@@ -294,16 +296,16 @@ def test_weighted_qmix_weighs_as_its_paper_says(weighting):
 
     now, later = sample.obs[0], sample.next_obs[0]
     state, next_state = now.flatten(1), later.flatten(1)
-    central, loss = learner.central, 0.0
+    central, mixer, loss = learner.mixer.central, learner.mixer.mixer, 0.0
     for b in range(16):
         with torch.no_grad():
             best = torch.stack([output(learner.net, n, later[b, n]).argmax() for n in range(2)])
             onward = values(central.target, central.mixer.target, b, later, best, next_state)
             y = float(sample.reward[0, b, 0]) + float(sample.discount[0, b, 0]) * onward
             action = sample.action[0, b]
-            total = values(learner.net, learner.mixer.online, b, now, action, state)
+            total = values(learner.net, mixer.online, b, now, action, state)
             free = values(central.net, central.mixer.online, b, now, action, state)
-            peak = max(every, key=lambda pair: values(learner.net, learner.mixer.online, b, now, pair, state))
+            peak = max(every, key=lambda pair: values(learner.net, mixer.online, b, now, pair, state))
             trusted = y > total
             if weighting == "central":
                 top = values(central.net, central.mixer.online, b, now, peak, state)
@@ -395,7 +397,7 @@ def test_facmac_mixes_everybodys_planned_actions(env):
 
 
 def test_importance_weights_reach_the_loss():
-    config = marl.iql(prioritised=marl.Prioritised(alpha=0.8, beta=marl.Linear(0.0, 1.0, 160)), **QUICK)
+    config = marl.iql(prioritised=marl.memory.Prioritised(alpha=0.8, beta=marl.Linear(0.0, 1.0, 160)), **QUICK)
     learner, sample = drawn(config, Team)  # after 80 steps beta is a half
     trees, index = learner.memory.priorities, sample.index  # (B, N): every agent's own places
     for agent in range(3):

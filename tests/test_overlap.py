@@ -31,7 +31,7 @@ def trained(config, workers, steps=160, **kwargs):
 CONFIGS = [
     marl.vdn(overlap=True, learning_starts=20, batch=8, updates_per_step=0.25),
     marl.masac(overlap=True, learning_starts=20, batch=8, updates_per_step=0.25),
-    marl.iql(overlap=True, learning_starts=20, batch=8, updates_per_step=0.25, prioritised=marl.Prioritised()),
+    marl.iql(overlap=True, learning_starts=20, batch=8, updates_per_step=0.25, prioritised=marl.memory.Prioritised()),
     marl.iql(overlap=True, learning_starts=20, batch=4, updates_per_step=0.25, network=marl.GRU(6), sequence=5),
 ]
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from marl.channels.link import Link
 from marl.channels.medium import Inbox
-from marl.channels.topology import Complete, Topology
 from marl.config import config, setting
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
+from marl.topology import Complete, Topology
 
 
 class Speech(nn.Module):

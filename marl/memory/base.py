@@ -50,7 +50,7 @@ class Collector(Protocol):
     """A memory as the training loop sees it. All arrays of a step are lent: copy what is to be kept."""
 
     def start(self, step: Step) -> None:
-        """Begin with the first step of a training run, or go on from a step after loading."""
+        """Begin with the first step of a training run; not called after :meth:`load_state_dict`."""
         ...
 
     def look(self) -> Look:
@@ -66,7 +66,7 @@ class Collector(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact resume needs: a tree of tensors, arrays and JSON values."""
+        """Everything that an exact resume needs, the step to act on included: tensors, arrays and JSON values."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from marl.curriculum import Target
+from marl.curriculum.target import Target
 from marl.playing.actor import Actor
 from marl.types import Array, BatchEnv, ConfigError, Episode, Spec, Step
 

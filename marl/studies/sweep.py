@@ -39,7 +39,11 @@ class Point:
 class Sweep:
     """Returns (sum over agents) against what a link does, everything else as the team was trained.
 
-    plain: under the channel's own link; silent: while nobody says a word; curves: by effect.
+    Args:
+        episodes: of each point.
+        plain: under the channel's own link.
+        silent: while nobody says a word.
+        curves: the points of each effect of a link.
     """
 
     episodes: int

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from marl.channels import Line, Overheard, Shown
-from marl.curriculum import Course, Curriculum, Task
+from marl.curriculum.scheduler import Curriculum
+from marl.curriculum.state import Course
+from marl.curriculum.tasks import Task
 from marl.league import Season, Venue
 from marl.league.season import Trained
 from marl.learners import Learner
@@ -22,7 +24,7 @@ from marl.playing.experiment import Entries
 from marl.playing.streams import global_streams_kept
 from marl.schedules import Clock
 from marl.setup import Setup
-from marl.shaping import Discounts, Shaper, by_team
+from marl.shaping.shaper import Discounts, Shaper, by_team
 from marl.teams import team_named
 from marl.training.part import Choice, Part, Transition
 from marl.types import BatchEnv, ConfigError, Spec, Step

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.curriculum import Task
+from marl.curriculum.tasks import Task
 from marl.environments import Environments
 from marl.league import PSRO, Season
 from marl.league.season import Trained

@@ -137,7 +137,7 @@ def test_a_best_response_finds_what_a_fixed_policy_gives_away():
 
 def test_games_are_played_on_the_target_of_a_curriculum():
     """In an episode of one round instead of five a strategy wins one point."""
-    tasks = marl.DomainRandomisation({"max_cycles": 5}, target={"max_cycles": 1})
+    tasks = marl.curriculum.DomainRandomisation({"max_cycles": 5}, target={"max_cycles": 1})
     agents = {"agent_0": marl.Fixed(0), "agent_1": marl.Fixed(0)}
     env_kwargs = RPS | {"rounds": 5}
     make = {"num_envs": 4, "env_kwargs": env_kwargs, "curriculum": tasks}

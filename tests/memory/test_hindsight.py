@@ -102,11 +102,11 @@ def test_the_share_is_kept():
 
 TEAMS = {
     "alone": marl.iddpg,
-    "each by priority": lambda **settings: marl.iddpg(prioritised=marl.Prioritised(), **settings),
+    "each by priority": lambda **settings: marl.iddpg(prioritised=marl.memory.Prioritised(), **settings),
     "joint critics": marl.maddpg,
     "team reward": lambda **settings: marl.maddpg(credit=marl.TeamReward(), **settings),
     "team reward by priority": lambda **settings: marl.iql(
-        credit=marl.TeamReward(), prioritised=marl.Prioritised(), **settings
+        credit=marl.TeamReward(), prioritised=marl.memory.Prioritised(), **settings
     ),
     "mixer": lambda **settings: marl.qmix(credit=marl.QMix(state="team"), **settings),
 }

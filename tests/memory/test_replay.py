@@ -397,7 +397,7 @@ def test_files_hold_what_memory_would(tmp_path, monkeypatch):
     with pytest.raises(marl.ConfigError, match="buffer_dir: cannot write to"):
         play(lambda: Team(length=4), 20, directory=str(tmp_path / "file"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
-    with pytest.raises(marl.ResourceError, match="are free in"):
+    with pytest.raises(marl.types.ResourceError, match="are free in"):
         play(lambda: Team(length=4), 20, directory=str(tmp_path))
 
 
