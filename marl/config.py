@@ -374,6 +374,12 @@ def from_json(data: Any) -> Any:
     raise ConfigError(f"unknown kind of value {mark!r}; was this written by a newer version?")
 
 
+def settings_class(name: str) -> Any:
+    """The settings class of this library that has this name; None if there is none."""
+    module = next((module for module, names in SETTINGS.items() if name in names), None)
+    return None if module is None else getattr(importlib.import_module(module), name)
+
+
 def class_named(name: str) -> Any:
     """The settings class that a file names. Raises ConfigError if files may not name it."""
     module, _, own = name.partition(":")

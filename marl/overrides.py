@@ -9,24 +9,10 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from marl.config import nearest
+from marl.config import nearest, settings_class
 from marl.scenario import Scenario
 from marl.setup import FILE, INSIDE, WHOLE
 from marl.types import ConfigError
-
-# Where settings are found by their names alone.
-NAMESPACES = (
-    "auxiliary",
-    "curriculum",
-    "exploration",
-    "memory",
-    "nets",
-    "optim",
-    "schedules",
-    "shaping",
-    "stopping",
-    "topology",
-)
 
 
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
@@ -267,11 +253,8 @@ def _made(node: ast.expr) -> Any:
     if not isinstance(node, ast.Call):
         return ast.literal_eval(node)
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    import marl
-
-    namespaces = (marl, *(getattr(marl, namespace) for namespace in NAMESPACES))
-    cls = next((getattr(home, name) for home in namespaces if name in home.__all__), None)
-    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+    cls = settings_class(name)
+    if cls is None:
         return None
     try:
         arguments = [_made(argument) for argument in node.args]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from marl.cli.train import Train
+    from marl.cli.asked import Asked
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
 from marl.cli.runs import chosen_scenario, scenario_named
@@ -23,7 +23,7 @@ LEAST = {"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1, "eval
 MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
 
 
-def check_numbers(asked: Train) -> None:
+def check_numbers(asked: Asked) -> None:
     """Raise ConfigError or UsageError for numbers that make no sense."""
     from marl.config import check_whole
 
@@ -56,7 +56,7 @@ OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and sta
 }
 
 
-def as_before(asked: Train, stored: Mapping[str, Any]) -> Train:
+def as_before(asked: Asked, stored: Mapping[str, Any]) -> Asked:
     """What a run was asked for when it was begun, and what is asked for anew."""
     before = stored.get("asked")
     kept = {} if not isinstance(before, Mapping) else {k: v for k, v in before.items() if k in OF_A_RUN}
@@ -99,7 +99,7 @@ class Plan:
 
         return {"name": self.scenario.name, **Setup(seed=self.seed).over(self.scenario).identity()}
 
-    def config(self, asked: Train) -> dict[str, Any]:
+    def config(self, asked: Asked) -> dict[str, Any]:
         """Everything, for config.json."""
         from marl.checkpoint import fingerprint
         from marl.config import described
@@ -125,7 +125,7 @@ class Plan:
         }
 
 
-def folder_of(asked: Train) -> Path:
+def folder_of(asked: Asked) -> Path:
     """Where the run goes: as asked; next to the checkpoint to resume; the latest of the scenario; or a new folder."""
     from marl.logs.files import safe_name
 
@@ -155,12 +155,12 @@ def folder_of(asked: Train) -> Path:
     return folder.absolute()
 
 
-def explicit_checkpoint(asked: Train) -> Path | None:
+def explicit_checkpoint(asked: Asked) -> Path | None:
     """The checkpoint that --resume names."""
     return None if asked.resume in (None, "", "auto") else Path(str(asked.resume)).absolute()
 
 
-def stored_config(asked: Train, folder: Path) -> dict[str, Any] | None:
+def stored_config(asked: Asked, folder: Path) -> dict[str, Any] | None:
     """The config.json of the run to go on with."""
     from marl.logs.files import read_json
     from marl.run import CONFIG
@@ -195,7 +195,7 @@ def _check_stored(file: Path, stored: Mapping[str, Any]) -> None:
         raise config_error(f"{file}: device: expected a text, got {said['device']!r:.80}; was it edited?")
 
 
-def make_plan(asked: Train, stored: Mapping[str, Any] | None) -> Plan:
+def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
     """Put together what was asked now, what was asked then, and the scenario."""
     from marl.overrides import override
 

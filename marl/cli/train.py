@@ -8,16 +8,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from tyro.conf import Positional, Suppress, UseAppendAction, arg
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.logs import Logger
     from marl.playing.report import Report
     from marl.run import Run
     from marl.system import MultiAgentSystem
-from marl.cli.options import NUMBER
+from marl.cli.asked import Asked
 from marl.cli.output import note, print_json
 from marl.cli.plan import Plan, as_before, check_numbers, explicit_checkpoint, folder_of, make_plan, stored_config
 from marl.cli.runs import is_shipped, load_system
@@ -25,68 +23,15 @@ from marl.cli.status import UsageError, need, status_of
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Asked):
     """Train a scenario's agents, and write a run folder."""
-
-    scenario: Annotated[Positional[str | None], arg(metavar="SCENARIO")] = None
-    """A shipped scenario (marl list), a path to a .py file, or module:attribute; may be left out with --resume."""
-    steps: Annotated[int | None, NUMBER] = None
-    """Environment steps of the whole run, all copies counted; the scenario's unless given. --resume does the rest."""
-    seed: Annotated[int | None, NUMBER] = None
-    """Everything random derives from it; 0 unless given."""
-    num_envs: Annotated[int | None, NUMBER] = None
-    """Copies of the environment that train side by side; the scenario's unless given."""
-    workers: Annotated[int | None, NUMBER] = None
-    """Processes that the copies are spread over; 0: none but this one. Results do not depend on it."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ... or auto."""
-    threads: Annotated[int | None, NUMBER] = None
-    """Threads that PyTorch computes with."""
-    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Where to write; runs/SCENARIO-SEED-DATE unless given."""
-    resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
-    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT.
-
-    Options that are not given again stay as they were."""
-    force: bool = False
-    """Throw away the run that is in --run-dir."""
-    trust: bool = False
-    """With --resume: run whatever code the run names, such as its .py file, where SCENARIO is left out."""
-    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
-    evaluate_every: Annotated[int | None, NUMBER] = None
-    """Evaluate greedily every so many steps, in environments of its own; decides which checkpoint is the best."""
-    evaluate_episodes: Annotated[int, NUMBER] = 20
-    """Episodes of each such evaluation."""
-    evaluate: bool = True
-    """Evaluate at the end, beside a uniformly random baseline."""
-    episodes: Annotated[int, NUMBER] = 100
-    """Episodes of the evaluation at the end."""
-    save_every: Annotated[int | None, NUMBER] = None
-    """Environment steps between checkpoints; a tenth of the run unless given."""
-    save_minutes: Annotated[float, NUMBER] = 10.0
-    """Minutes after which a checkpoint is due in any case."""
-    keep: Annotated[int, NUMBER] = 3
-    """Newest checkpoints to keep, besides the best."""
-    tensorboard: bool = False
-    """Write TensorBoard events as well."""
-    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
-    """Log to another logger too: one of an installed package (entry point marl.loggers), or tensorboard. Repeatable.
-
-    With --resume it is named again."""
-    quiet: bool = False
-    """Show no progress."""
-    json: bool = False
-    """Print one JSON object on stdout and nothing else."""
-    given: Annotated[tuple[str, ...], Suppress] = ()
-    """Which of these the command line names; --resume keeps the rest as it was."""
 
     def run(self) -> int:
         """See the class."""
         return train(self)
 
 
-def train(asked: Train) -> int:
+def train(asked: Asked) -> int:
     """``marl train``."""
     from marl.logs import logger_named
     from marl.run import Run, check_folder
@@ -130,7 +75,7 @@ def train(asked: Train) -> int:
         return _train(asked, plan, run, system, loggers)
 
 
-def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
+def _resumed(asked: Asked, plan: Plan, run: Run) -> MultiAgentSystem:
     """The system as it was saved last, or as the named checkpoint has it; a fresh one if nothing was saved yet."""
     from marl import checkpoint
     from marl.types import ConfigError
@@ -160,7 +105,7 @@ def _resumed(asked: Train, plan: Plan, run: Run) -> MultiAgentSystem:
     return system
 
 
-def _train(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem, loggers: Sequence[Logger]) -> int:
+def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers: Sequence[Logger]) -> int:
     from marl.compiled import decisions
     from marl.logs import LoggedRun
     from marl.logs.progress import Progress
@@ -251,7 +196,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 
 def _interrupted(
-    asked: Train, plan: Plan, run: Run, system: MultiAgentSystem, summary: dict[str, Any], where: str
+    asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, summary: dict[str, Any], where: str
 ) -> int:
     """Say and write that a signal ended the run; returns the exit status."""
     status = "interrupted" if run.exit_code == 130 else "preempted"
@@ -270,7 +215,7 @@ def _fault_table(faults: Mapping[str, int]) -> str:
     return "\n".join([*lines, *(f"  {kind.replace('_', ' '):<24} {count:>9,}" for kind, count in faults.items())])
 
 
-def _final(asked: Train, plan: Plan, run: Run, system: MultiAgentSystem) -> dict[str, Any]:
+def _final(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem) -> dict[str, Any]:
     """The trained agents beside uniformly random ones, in the same environments with the same seeds."""
     from marl.learners import Random
     from marl.system import MultiAgentSystem

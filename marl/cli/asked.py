@@ -1,0 +1,69 @@
+"""The options of ``marl train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, Suppress, UseAppendAction, arg
+
+from marl.cli.options import NUMBER
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What ``marl train`` is asked for."""
+
+    scenario: Annotated[Positional[str | None], arg(metavar="SCENARIO")] = None
+    """A shipped scenario (marl list), a path to a .py file, or module:attribute; may be left out with --resume."""
+    steps: Annotated[int | None, NUMBER] = None
+    """Environment steps of the whole run, all copies counted; the scenario's unless given. --resume does the rest."""
+    seed: Annotated[int | None, NUMBER] = None
+    """Everything random derives from it; 0 unless given."""
+    num_envs: Annotated[int | None, NUMBER] = None
+    """Copies of the environment that train side by side; the scenario's unless given."""
+    workers: Annotated[int | None, NUMBER] = None
+    """Processes that the copies are spread over; 0: none but this one. Results do not depend on it."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ... or auto."""
+    threads: Annotated[int | None, NUMBER] = None
+    """Threads that PyTorch computes with."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where to write; runs/SCENARIO-SEED-DATE unless given."""
+    resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
+    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT.
+
+    Options that are not given again stay as they were."""
+    force: bool = False
+    """Throw away the run that is in --run-dir."""
+    trust: bool = False
+    """With --resume: run whatever code the run names, such as its .py file, where SCENARIO is left out."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
+    evaluate_every: Annotated[int | None, NUMBER] = None
+    """Evaluate greedily every so many steps, in environments of its own; decides which checkpoint is the best."""
+    evaluate_episodes: Annotated[int, NUMBER] = 20
+    """Episodes of each such evaluation."""
+    evaluate: bool = True
+    """Evaluate at the end, beside a uniformly random baseline."""
+    episodes: Annotated[int, NUMBER] = 100
+    """Episodes of the evaluation at the end."""
+    save_every: Annotated[int | None, NUMBER] = None
+    """Environment steps between checkpoints; a tenth of the run unless given."""
+    save_minutes: Annotated[float, NUMBER] = 10.0
+    """Minutes after which a checkpoint is due in any case."""
+    keep: Annotated[int, NUMBER] = 3
+    """Newest checkpoints to keep, besides the best."""
+    tensorboard: bool = False
+    """Write TensorBoard events as well."""
+    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
+    """Log to another logger too: one of an installed package (entry point marl.loggers), or tensorboard. Repeatable.
+
+    With --resume it is named again."""
+    quiet: bool = False
+    """Show no progress."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+    given: Annotated[tuple[str, ...], Suppress] = ()
+    """Which of these the command line names; --resume keeps the rest as it was."""
