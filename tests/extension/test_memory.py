@@ -187,7 +187,7 @@ def test_the_replay_is_a_memory_as_any_other():
             r"^DQN on team 'team': buffer would be ignored, since memory=ReplayMemory\(\.\.\.\) is another",
         ),
         (
-            {"prioritised": marl.Prioritised(), "buffer": 9},
+            {"prioritised": marl.memory.Prioritised(), "buffer": 9},
             "^DQN on team 'team': buffer and prioritised would be ignored",
         ),
     ],
