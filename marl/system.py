@@ -16,11 +16,8 @@ from marl.environments import Environments
 from marl.league import Leagues, Season
 from marl.learners import Learner
 from marl.logs import LoggedRun, Logger, looking_on
+from marl.playing import Agent, Experiment, Report, Strategy
 from marl.playing.evaluate import Decentralized, Metrics, Plan, evaluate
-from marl.playing.experiment import Experiment
-from marl.playing.report import Report
-from marl.playing.single import Agent
-from marl.playing.team import Strategy
 from marl.scenario import Scenario, reference_of, resolve_scenario
 from marl.setup import Agents, Setup, pick_device
 from marl.shaping.shaper import Hooks
