@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from marl.grid.credit import Credit
-from marl.grid.mixers import Mixing
 from marl.grid.scope import Scope
 from marl.memory.sample import Sample
 from marl.schedules import Clock
@@ -136,7 +135,7 @@ class MemoryContext:
     num_envs: ``E``, copies of the environment.
     device: where samples go.
     scope: what the critic or mixer reads beside the agents' own observations.
-    credit: whose reward is learnt from; with a mixer turns are the team's.
+    credit: whose reward is learnt from, and until when; with a mixer (``by_team``) turns are the team's.
     carry_width: width of the recurrent state of one agent; 0 for feed-forward networks.
     wanted: what a draw is made of.
     other_actions: whether the critic reads what other teams do: the memory is then one that :class:`RecordsOthers`.
@@ -149,7 +148,7 @@ class MemoryContext:
     num_envs: int
     device: torch.device
     scope: Scope
-    credit: Credit | Mixing
+    credit: Credit
     carry_width: int
     wanted: DrawSpec
     other_actions: bool = False

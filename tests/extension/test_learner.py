@@ -107,7 +107,7 @@ class SoftQLearner(OffPolicyLearner):
         self.optimizer = Stepper(settings.optimizer, self.flat)
         self.remember(settings.critic)
 
-    default_exploration = marl.Greedy()  # the policy draws its own choices
+    default_exploration = marl.exploration.Greedy()  # the policy draws its own choices
 
     @property
     def policy_net(self):
@@ -151,7 +151,7 @@ class SoftQLearner(OffPolicyLearner):
 
 def make():
     learner = SoftQ(
-        batch=16, learning_starts=20, updates_per_step=0.5, prioritised=marl.Prioritised(), sharing="none",
+        batch=16, learning_starts=20, updates_per_step=0.5, prioritised=marl.memory.Prioritised(), sharing="none",
         network=marl.MLP((8,)),
     )
     return {"agents": learner, "env": Team, "num_envs": 2}
@@ -176,7 +176,7 @@ def test_an_off_policy_learner_of_ones_own(tmp_path):
 
 
 def test_it_learns_from_sequences_as_well(tmp_path):
-    recurrent = OFF_POLICY.replace("prioritised=marl.Prioritised(), ", "sequence=4, n_step=2, ")
+    recurrent = OFF_POLICY.replace("prioritised=marl.memory.Prioritised(), ", "sequence=4, n_step=2, ")
     came = trains_saves_loads_resumes(tmp_path, recurrent.replace("marl.MLP((8,))", "marl.GRU(8)"))
     assert came.system.learners[0].carry_width == 8
 

@@ -32,6 +32,8 @@ class Reservoir:
         wanted = context.wanted
         if wanted.length > 1 or wanted.n_step > 1 or context.carry_width or context.spec.turn_based:
             raise ConfigError(f"{context.learner}: Reservoir keeps single transitions; use n_step=1 and MLP()")
+        if context.credit.by_team:
+            raise ConfigError(f"{context.learner}: Reservoir keeps no team's turns; use credit=TeamReward()")
         if context.scope.shape(context.spec, context.team) is not None:
             raise ConfigError(f"{context.learner}: Reservoir keeps no joint inputs; use critic=Local()")
         return ReservoirMemory(self.capacity, context)
@@ -44,6 +46,7 @@ class ReservoirMemory:
         self.capacity, self.discount = capacity, context.wanted.discount
         self.place = context.spec.teams.index(context.team)
         self.blank = torch.zeros(context.num_envs, context.team.num_agents, 0)
+        self.outcome = context.credit.outcome(context.num_envs, context.team.num_agents)  # whose reward, until when
         self.seen_steps, self.size = 0, 0
         self.chance = torch.Generator().manual_seed(7)  # which transitions stay
         self.rows, self.now = {}, {}
@@ -60,10 +63,11 @@ class ReservoirMemory:
         self.now["action"] = decision.action.clone()
 
     def observe(self, step, reward=None):
-        team, made = step.teams[self.place], self.now
-        made = made | {
-            "reward": torch.tensor(team.reward if reward is None else reward),
-            "discount": self.discount * (1 - torch.tensor(team.terminated).float()),
+        team = step.teams[self.place]
+        earned, terminated, _ = self.outcome(team, step.started, reward)
+        made = self.now | {
+            "reward": torch.tensor(earned),
+            "discount": self.discount * (1 - torch.tensor(terminated).float()),
             "next_obs": torch.tensor(team.next_obs),
             "next_acting": torch.tensor(~team.terminated & (team.alive | team.truncated)),
         }
@@ -131,6 +135,7 @@ class ReservoirMemory:
         return {
             "rows": self.rows,
             "now": self.now,
+            "outcome": self.outcome.state_dict(),
             "size": self.size,
             "seen_steps": self.seen_steps,
             "chance": self.chance.get_state(),
@@ -140,6 +145,7 @@ class ReservoirMemory:
         self.rows = {name: x.clone() for name, x in state["rows"].items()}
         self.now = {name: x.clone() for name, x in state["now"].items()}
         self.size, self.seen_steps = int(state["size"]), int(state["seen_steps"])
+        self.outcome.load_state_dict(state["outcome"])
         self.chance.set_state(state["chance"])
 
 
@@ -187,7 +193,7 @@ def test_the_replay_is_a_memory_as_any_other():
             r"^DQN on team 'team': buffer would be ignored, since memory=ReplayMemory\(\.\.\.\) is another",
         ),
         (
-            {"prioritised": marl.Prioritised(), "buffer": 9},
+            {"prioritised": marl.memory.Prioritised(), "buffer": 9},
             "^DQN on team 'team': buffer and prioritised would be ignored",
         ),
     ],
