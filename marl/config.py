@@ -62,9 +62,9 @@ LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements o
 # an axis and holds no code. Beside them a file may name what users registered.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.adapters.spoken": ("Spoken",),
+    "marl.auxiliary": ("PredictActions",),
     "marl.channels.link": ("Link",),
     "marl.channels.speech": ("CommNet", "DIAL", "GraphAttention", "IC3Net", "TarMAC"),
-    "marl.channels.topology": (*("Complete", "Graph", "Grid", "Groups", "Nearest", "Ring", "Star", "Where", "Within"),),
     "marl.curriculum": (
         *("Among", "Annealed", "Between", "DomainRandomisation", "LearningProgress", "PrioritisedLevelReplay"),
         *("Rating", "Stage", "Stages", "Steps", "SuccessRate", "WinRate"),
@@ -81,13 +81,14 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.learners.a2c": ("A2C",),
     "marl.learners.ddpg": ("DDPG",),
     "marl.learners.dqn": ("DQN",),
-    "marl.learners.off_policy": ("Prioritised",),
     "marl.learners.ppo": ("PPO",),
     "marl.learners.random": ("Random",),
     "marl.learners.sac": ("SAC",),
     "marl.learners.scripted": ("Fixed",),
     "marl.learners.td3": ("TD3",),
     "marl.memory.hindsight": ("Hindsight",),
+    "marl.memory.priorities": ("Prioritised",),
+    "marl.memory.replay": ("ReplayMemory",),
     "marl.nets.networks": ("CNN", "GRU", "MLP"),
     "marl.nets.q_head": ("Atoms", "Quantiles"),
     "marl.optim": ("SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"),
@@ -97,10 +98,13 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
         "TeamSpirit",
     ),
     "marl.stopping": ("MeanReturn",),
+    "marl.topology": (*("Complete", "Graph", "Grid", "Groups", "Nearest", "Ring", "Star", "Where", "Within"),),
 }
 MOVED = {  # where classes stood that older files name
+    "marl.channels.topology": "marl.topology",
     "marl.credit": "marl.grid",
     "marl.influence": "marl.shaping",
+    "marl.learners.off_policy": "marl.memory.priorities",
     "marl.scope": "marl.grid",
 }
 MISPLACED = {"Spoken": "; words are the environment's: give MultiAgentSystem or Scenario channel=marl.Spoken(...)"}

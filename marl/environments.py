@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from marl import adapters
 from marl.adapters import lifecycle
 from marl.adapters.describe import render_mode
+from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
 from marl.playing.evaluate import check_same_spec
-from marl.setup import Setup, resolve_scenario
-from marl.shaping import reads_state
+from marl.scenario import resolve_scenario
+from marl.setup import Setup
+from marl.shaping.shaper import reads_state
 from marl.types import BatchEnv, ConfigError, Spec
 
+Lent = AbstractContextManager[BatchEnv]
 MISSING = "this system was loaded without its environment: pass env= to MultiAgentSystem.load"
 
 
@@ -27,8 +32,9 @@ class Environments:
     training: the copies that train, once they are open.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        """Opens nothing yet."""
+    def __init__(self, setup: Setup, known_entries: Sequence[str] = ()) -> None:
+        """Opens nothing yet; ``known_entries``: where observations show what others said, as the scenario says."""
+        self.known_entries = known_entries
         self.world, self.spoken, self.options = setup.env, setup.channel, setup.options
         self.source = self.world if self.spoken is None or self.world is None else self.spoken.source(self.world)
         self.patterns = setup.patterns
@@ -53,6 +59,16 @@ class Environments:
             self.training, self.name = made, made.spec.env
         return self.training
 
+    @contextmanager
+    def opening(self, num_envs: int, workers: int) -> Iterator[BatchEnv]:
+        """The copies that train, given back if what is begun with them fails. Raises ConfigError."""
+        opened = self.open(num_envs, workers)
+        try:
+            yield opened
+        except BaseException:
+            self.give_back()
+            raise
+
     def give_back(self) -> None:
         """Close the copies that train, but leave an instance to its user."""
         if self.training is not None and self.is_instance:
@@ -73,6 +89,11 @@ class Environments:
         """Whether this system trains in one environment of the user's, of which it cannot make more."""
         return is_instance(self.source)
 
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong in the copies that train and was survived, by kind, and ``lost_episodes``."""
+        return {} if self.training is None else faults_of(self.training)
+
     def refuse_single(self, what: str) -> None:
         """Raise ConfigError if there is one instance alone and ``what`` plays in environments of its own."""
         if self.is_instance and another_like(self.world) is None:
@@ -92,11 +113,32 @@ class Environments:
             )
         return maker if self.spoken is None else self.spoken.source(maker)
 
+    def lender(self, source: Any, exactly: bool, recorded: bool) -> Callable[[int, Spoken | None], Lent]:
+        """What opens copies beside those that train and closes them again; see :meth:`another`."""
+
+        def lend(wish: int, spoken: Spoken | None) -> Lent:
+            return lifecycle.closing_batch(self.another(wish, source, spoken, exactly=exactly, recorded=recorded))
+
+        return lend
+
+    def message_entries(self, batch: BatchEnv) -> Sequence[str]:
+        """Where observations show what others said, as the environment or the scenario knows it."""
+        world = batch if hasattr(batch, "message_entries") else next(iter(getattr(batch, "envs", ())), None)
+        known: Sequence[str] = getattr(world, "message_entries", ())
+        return known or self.known_entries
+
     def another(
-        self, num_envs: int, source: Any = None, spoken: Spoken | None = None, *, exactly: bool = False
+        self,
+        num_envs: int,
+        source: Any = None,
+        spoken: Spoken | None = None,
+        *,
+        exactly: bool = False,
+        recorded: bool = False,
     ) -> BatchEnv:
         """Copies beside those that train: one where no more can be made, unless it must be ``exactly`` so many.
 
+        ``recorded``: steps have the state and all infos, whoever reads them.
         An instance is lent as long as no training goes on in it. Raises ConfigError if it does and there is no other.
         """
         if source is None and self.is_instance and (lifecycle.is_played(self.world) or lifecycle.is_closed(self.world)):
@@ -111,11 +153,11 @@ class Environments:
             num_envs = 1
         try:
             try:
-                return self.make(num_envs, 0, source, spoken, lent)
+                return self.make(num_envs, 0, source, spoken, lent, recorded)
             except lifecycle.NotMade as error:
                 if exactly or not error.made:
                     raise
-                found = self.make(1, 0, source, spoken, lent)
+                found = self.make(1, 0, source, spoken, lent, recorded)
                 logging.getLogger("marl.environments").warning("one copy plays instead of %s: %s", num_envs, error)
                 return found
         except lifecycle.NotMade as error:
@@ -128,25 +170,32 @@ class Environments:
         return ConfigError(f"{error}; training holds an open one: if no more can exist, call system.close() first")
 
     def make(
-        self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None, lent: bool = False
+        self,
+        num_envs: int,
+        workers: int,
+        source: Any = None,
+        spoken: Spoken | None = None,
+        lent: bool = False,
+        recorded: bool = False,
     ) -> BatchEnv:
         """Copies of the environment, or of another; ``spoken``: over other links than in training.
 
-        ``lent``: an instance among them is not closed with the copies.
+        ``lent``: an instance among them is not closed with the copies; ``recorded``: see :meth:`another`.
         """
-        state, patterns = self.reads_state, self.patterns
+        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded}
+        options["state"] = recorded or self.reads_state
         if source is not None:
             other = resolve_scenario(source)
             source = other.env if other is not None else source
             if self.spoken is not None:
                 source = (spoken or self.spoken).source(source)
             limit = other.max_steps if other else self.options["max_steps"]
-            options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
-            return adapters.make(source, num_envs, patterns, workers=workers, state=state, lent=lent, **options)
+            options |= {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
+            return adapters.make(source, num_envs, self.patterns, **options)
         if self.source is None:
             raise ConfigError(MISSING)
         world = self.source if spoken is None else spoken.source(self.world)
-        return adapters.make(world, num_envs, patterns, workers=workers, state=state, lent=lent, **self.options)
+        return adapters.make(world, num_envs, self.patterns, **options, **self.options)
 
     def single(self, **env_kwargs: Any) -> Any:
         """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.

@@ -14,6 +14,18 @@ from marl.nets.distributions import gumbel_argmax, mask_logits
 from marl.schedules import SCHEDULES, Clock, Linear, Schedule, value_at
 from marl.types import ActionSpec, ConfigError
 
+__all__ = [
+    "Boltzmann",
+    "BoltzmannGumbel",
+    "EpsilonGreedy",
+    "GaussianNoise",
+    "Greedy",
+    "GumbelSample",
+    "MaxBoltzmann",
+    "OrnsteinUhlenbeck",
+    "Uniform",
+]
+
 FALLING = Linear(1.0, 0.05, 10_000)
 CHOICES, BOX, BOTH = frozenset({"discrete"}), frozenset({"box"}), frozenset({"discrete", "box"})
 

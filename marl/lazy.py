@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -13,7 +13,11 @@ def homes(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def attach(
-    package: str, home_of: Mapping[str, str], namespace: dict[str, Any]
+    package: str,
+    home_of: Mapping[str, str],
+    namespace: dict[str, Any],
+    modules: Sequence[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a module whose names live in other modules.
 
@@ -21,17 +25,23 @@ def attach(
         package: the module's name.
         home_of: the module that each public name is imported from.
         namespace: the module's own; what was imported once is kept there.
+        modules: submodules that are found in the same way, not part of ``__all__``.
+        renamed: the new names of old ones, which an error tells.
     """
-    public = sorted(home_of)
+    public, old = sorted(home_of), renamed or {}
 
     def __getattr__(name: str) -> object:
-        if name not in home_of:
-            import difflib  # which takes a while, for an error
+        if name in modules:
+            return importlib.import_module(f"{package}.{name}")
+        if name in home_of:
+            value = namespace[name] = getattr(importlib.import_module(home_of[name]), name)
+            return value
+        if name in old:
+            raise AttributeError(f"{package}.{name} is now {package}.{old[name]}")
+        import difflib  # which takes a while, for an error
 
-            near = difflib.get_close_matches(name, public, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
-        value = namespace[name] = getattr(importlib.import_module(home_of[name]), name)
-        return value
+        near = difflib.get_close_matches(name, [*public, *modules, *old], n=1, cutoff=0.5)
+        hint = f"; did you mean {old.get(near[0], near[0])!r}?" if near else ""
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
 
-    return __getattr__, lambda: public, public
+    return __getattr__, lambda: sorted([*public, *modules]), public

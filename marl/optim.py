@@ -20,6 +20,8 @@ from marl.nets.stacked import FlatParameters
 from marl.reduce import current, weighted_mean
 from marl.types import CheckpointError, ConfigError
 
+__all__ = ["SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"]
+
 
 class Rule(Protocol):
     """An optimizer at work on one matrix of parameters: its formula and its moments."""

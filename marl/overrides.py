@@ -11,14 +11,22 @@ from typing import Any
 
 from marl.config import nearest
 from marl.scenario import Scenario
+from marl.setup import FILE, INSIDE, WHOLE
 from marl.types import ConfigError
 
-# What only a scenario file can say.
-FIXED = (
-    *("name", "env", "agents", "shaping", "curriculum", "league", "channel", "message_entries"),
-    *("extra", "about", "expect", "reference"),
+# Where settings are found by their names alone.
+NAMESPACES = (
+    "auxiliary",
+    "curriculum",
+    "exploration",
+    "memory",
+    "nets",
+    "optim",
+    "schedules",
+    "shaping",
+    "stopping",
+    "topology",
 )
-NESTED = ("league", "curriculum", "channel")  # whose fields can be set where a scenario has them
 
 
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
@@ -42,9 +50,10 @@ def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
 
 def keys(scenario: Scenario) -> list[str]:
     """Every key that can be set."""
-    own = [field.name for field in dataclasses.fields(scenario) if field.name not in FIXED]
-    found = [*own, *(f"env_kwargs.{name}" for name in scenario.env_kwargs)]
-    for head in ("stop", *NESTED):
+    told = _told(scenario)
+    found = [name for name, how in told.items() if how == WHOLE]
+    found += [f"env_kwargs.{name}" for name in scenario.env_kwargs]
+    for head in (name for name, how in told.items() if how != FILE and name != "env_kwargs"):
         found += [f"{head}.{name}" for name in _inner(getattr(scenario, head))]
     if isinstance(scenario.agents, Mapping):
         for name, learner in _teams(scenario).items():
@@ -52,6 +61,11 @@ def keys(scenario: Scenario) -> list[str]:
         first = next(iter(scenario.agents.values()))
         return found + [f"learner.{field}" for field in _inner(first)]
     return found + [f"learner.{field}" for field in _inner(scenario.agents)]
+
+
+def _told(scenario: Scenario) -> dict[str, str]:
+    """What may be said of each field; of the others only a scenario file can say something."""
+    return {field.name: field.metadata.get("told", WHOLE) for field in dataclasses.fields(scenario)}
 
 
 def _inner(value: Any) -> Iterator[str]:
@@ -101,7 +115,9 @@ def _set(scenario: Scenario, key: str, text: str) -> Scenario:
                     return dataclasses.replace(scenario, agents={**scenario.agents, **changed})
     if head == "env_kwargs" and rest:
         return dataclasses.replace(scenario, env_kwargs={**scenario.env_kwargs, rest: _literal(text)})
-    if (head in FIXED and not (rest and head in NESTED and getattr(scenario, head) is not None)) or head == "learner":
+    told = _told(scenario).get(head, WHOLE)
+    inside = bool(rest) and told == INSIDE and getattr(scenario, head) is not None
+    if (told != WHOLE and not inside) or head == "learner":
         raise ConfigError(
             f"--set {key}: only a scenario file can say this; settable: {', '.join(keys(scenario)[:8])}, ..."
         )
@@ -253,8 +269,8 @@ def _made(node: ast.expr) -> Any:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     import marl
 
-    home = marl if name in marl.__all__ else marl.optim
-    cls = getattr(home, name, None)
+    namespaces = (marl, *(getattr(marl, namespace) for namespace in NAMESPACES))
+    cls = next((getattr(home, name) for home in namespaces if name in home.__all__), None)
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         return None
     try:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
+from types import NoneType
 from typing import Any
 
 from torch import Tensor
@@ -19,25 +20,17 @@ from marl.adapters.resolve import comes_with_library
 from marl.channels import Channel
 from marl.config import class_named, code_in, from_json, to_json
 from marl.scenario import Scenario, names
+from marl.setup import SETTINGS, Setup, saved_as
 from marl.types import CheckpointError, ConfigError, MarlError, Spec
 
 WHOLE = {"num_envs": (1, 2**20), "workers": (0, 2**10), "seed": (0, 2**128), "steps": (0, 2**62)}
-KINDS: Mapping[str, tuple[type, ...]] = {
-    "env": (str, type(None)),
-    "options": (dict, type(None)),
-    "spec": (dict,),
-    "agents": (dict, type(None)),
-    "shaping": (dict, list, type(None)),
-    "curriculum": (dict, type(None)),
-    "league": (dict, type(None)),
-    "channel": (dict, type(None)),
-}
+KINDS: dict[str, tuple[type, ...]] = {"env": (str, NoneType), "options": (dict, NoneType), "spec": (dict,)}
 SMALL = 2**20  # elements of a layer, or of a rollout's column, that may be allocated for whoever asks
-LATER = ("shaping", "curriculum", "league", "channel")  # what the first checkpoints did not have
 
 
-def checked(where: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+def checked(where: str, meta: Mapping[str, Any], cls: type[Setup] = Setup) -> dict[str, Any]:
     """What a manifest says of a system, each value of its type and in its range. Raises CheckpointError."""
+    settings = {one.name: one.metadata["kinds"] for one in saved_as(cls, SETTINGS)}
     said: dict[str, Any] = {}
     for name, (least, most) in WHOLE.items():
         value = said[name] = meta.get(name)
@@ -45,8 +38,8 @@ def checked(where: str, meta: Mapping[str, Any]) -> dict[str, Any]:
             raise CheckpointError(
                 f"{where}: {name}: expected a whole number from {least:,} to {most:,}, got {value!r:.80}"
             )
-    for name, kinds in KINDS.items():
-        if name not in meta and name not in LATER:
+    for name, kinds in (KINDS | settings).items():
+        if name not in meta and (name in KINDS or name == "agents"):  # the first checkpoints had no other settings
             raise CheckpointError(f"{where}: {name} is missing, so it holds no system")
         value = said[name] = meta.get(name)
         if type(value) not in kinds:
@@ -72,14 +65,14 @@ def explained(where: str) -> Iterator[None]:
 
 
 def settings(
-    where: str, meta: Mapping[str, Any], given: Mapping[str, Any], scenario: Scenario | None, trust: bool
+    where: str, meta: Mapping[str, Any], given: Setup, scenario: Scenario | None, trust: bool
 ) -> tuple[dict[str, Any], str | None]:
-    """Each part of a system's settings as given, else as saved, else as the scenario has it.
+    """Each part of a system's settings and ``env_kwargs`` as given, else as saved, else as the scenario has it.
 
     Args:
         where: what is loaded, in words.
         meta: see :func:`checked`; with ``env_kwargs`` if they are wanted.
-        given: the parts, None for those that were not given.
+        given: None for the parts that were not given.
         scenario: what the user, or the checkpoint, named.
         trust: whether the checkpoint may name whatever it likes.
 
@@ -90,8 +83,10 @@ def settings(
         CheckpointError: if nobody can say what learners, channel or environment were, or they are not trusted.
     """
     allowed = () if scenario is None else deeds_of(scenario)
-    found, lost = dict(given), None
-    for part in (name for name, own in given.items() if own is None):
+    plays = {one.name for one in saved_as(type(given), SETTINGS) if one.metadata["plays"]}
+    names = [one.name for one in saved_as(type(given), SETTINGS)] + ["env_kwargs"]
+    found, lost = {name: getattr(given, name) for name in names}, None
+    for part in [name for name, own in found.items() if own is None]:
         data = meta[part]
         if not trust:
             refuse_deeds(where, deeds(data, part), allowed)
@@ -101,9 +96,9 @@ def settings(
         code = code_in(data, part)
         value = None if code else _read(where, data)
         if value is None and scenario is not None:  # what only code can say
-            value = getattr(scenario, part)
+            value = getattr(scenario, part, None)
         if not value and (code or part == "agents"):
-            if part in ("agents", "channel"):
+            if part in plays:
                 raise _needed(where, part, code)
             lost = lost or part
         found[part] = value
@@ -243,7 +238,7 @@ def refuse_deeds(where: str, wanted: Iterable[str], allowed: Iterable[str] = ())
 
 def deeds_of(scenario: Scenario) -> list[str]:
     """What a scenario does, in the words of :func:`deeds`."""
-    parts = ("agents", "shaping", "curriculum", "league", "channel", "env_kwargs")
+    parts = [*(one.name for one in saved_as(Setup, SETTINGS)), "env_kwargs"]
     return [deed for part in parts for deed in deeds(to_json(getattr(scenario, part), code=True), part)]
 
 

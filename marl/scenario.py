@@ -8,6 +8,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,15 +18,13 @@ from typing import Any
 import numpy as np
 
 from marl.adapters.resolve import is_instance
-from marl.adapters.spoken import Spoken
 from marl.config import unknown
-from marl.curriculum import Curricula
-from marl.curriculum import checked as checked_curricula
-from marl.league import Leagues
+from marl.curriculum.state import checked as checked_curricula
 from marl.league import checked as checked_league
 from marl.learners import LearnerConfig
-from marl.shaping import Hooks
-from marl.shaping import checked as checked_hooks
+from marl.setup import DEFAULT_COPIES, FILE, Features, says
+from marl.shaping.shaper import Hooks
+from marl.shaping.shaper import checked as checked_hooks
 from marl.stopping import Stop
 from marl.types import ConfigError
 
@@ -33,7 +32,7 @@ GROUP = "marl.scenarios"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario:
+class Scenario(Features):
     """An environment, who learns in it and how, and for how long.
 
     Args:
@@ -58,24 +57,20 @@ class Scenario:
         reference: what finds it again (a name, a path, ``module:attribute``); set by :func:`find`, else the name.
     """
 
-    name: str
-    env: Any
-    agents: LearnerConfig | Mapping[str, LearnerConfig]
-    num_envs: int = 8
+    name: str = field(metadata=says(told=FILE))
+    env: Any = field(metadata=says(told=FILE))
+    agents: LearnerConfig | Mapping[str, LearnerConfig] = field(metadata=says(told=FILE))
+    num_envs: int = DEFAULT_COPIES
     steps: int = 100_000
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    max_steps: int | None = None
     workers: int = 0
     stop: Stop | None = None
-    shaping: Hooks = ()
-    curriculum: Curricula | None = None
-    league: Leagues | None = None
-    channel: Spoken | None = None
-    message_entries: tuple[str, ...] = ()
-    expect: str = ""
-    extra: str | None = None
-    about: str = ""
-    reference: str = ""
+    shaping: Hooks = field(default=(), metadata=says(told=FILE))
+    message_entries: tuple[str, ...] = field(default=(), metadata=says(told=FILE))
+    expect: str = field(default="", metadata=says(told=FILE))
+    extra: str | None = field(default=None, metadata=says(told=FILE))
+    about: str = field(default="", metadata=says(told=FILE))
+    reference: str = field(default="", metadata=says(told=FILE))
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -155,6 +150,27 @@ def find(reference: str) -> Scenario:
         raise ConfigError(unknown("scenario", reference, sorted(installed), "scenario"))
     point = installed[reference]
     return _checked(reference, getattr(importlib.import_module(point.module), point.attr, None))
+
+
+def resolve_scenario(env: Any) -> Scenario | None:
+    """The scenario that ``env`` is or names; None if it is an environment. Raises ConfigError for a name of neither."""
+    if isinstance(env, Scenario):
+        return env
+    if isinstance(env, str) and (env in names() or env.endswith(".py")):
+        return find(env)
+    if isinstance(env, str) and env.isidentifier() and importlib.util.find_spec(env) is None:
+        return find(env)
+    if isinstance(env, str) and ":" in env:
+        module_name, _, attribute = env.partition(":")
+        with suppress(ImportError):  # who makes the environment says what is missing
+            if isinstance(getattr(importlib.import_module(module_name), attribute, None), Scenario):
+                return find(env)
+    return None
+
+
+def reference_of(env: Any, scenario: Scenario | None) -> str | None:
+    """What finds an environment again: a scenario's reference, an id; None for an object."""
+    return scenario.reference if scenario is not None else env if isinstance(env, str) else None
 
 
 def importable(folder: Path) -> None:

@@ -8,6 +8,12 @@ from numbers import Real
 
 from marl.types import ConfigError
 
+__all__ = [
+    "Exponential",
+    "Linear",
+    "Logarithmic",
+]
+
 
 @dataclass(frozen=True)
 class Clock:

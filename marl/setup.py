@@ -2,37 +2,82 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
+from types import NoneType
 from typing import Any
 
 import torch
 
-from marl import received
 from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel
-from marl.config import check_whole, to_json
-from marl.curriculum import Curricula
-from marl.curriculum import checked as checked_curricula
+from marl.config import check_whole, described, to_json
+from marl.curriculum.state import Curricula
+from marl.curriculum.state import checked as checked_curricula
+from marl.curriculum.tasks import Task
 from marl.league import PSRO, Leagues
 from marl.league import checked as checked_league
 from marl.learners import LearnerConfig
-from marl.scenario import Scenario, find, names
-from marl.shaping import Hooks
-from marl.shaping import checked as checked_hooks
-from marl.types import ConfigError
+from marl.learners.base import channel_of
+from marl.shaping.shaper import Hooks
+from marl.shaping.shaper import checked as checked_hooks
+from marl.teams import team_named
+from marl.types import ConfigError, Spec
 
 DEFAULT_COPIES = 8
 Agents = LearnerConfig | Mapping[str, LearnerConfig]
 SETTINGS, OPTION, NUMBER = "settings", "option", "number"  # how a field is written into a checkpoint
+OWN, BASE, BOTH = "own", "base", "both"  # what counts over a scenario: what was given, the scenario's, both mappings
+WHOLE, INSIDE, FILE = "whole", "inside", "file"  # what --set may say: all of a field, fields of it, nothing
+
+
+def says(
+    *,
+    saved: str | None = SETTINGS,
+    kinds: tuple[type, ...] = (dict, NoneType),
+    merge: str = OWN,
+    told: str = INSIDE,
+    same: bool = True,
+    plays: bool = False,
+    called: str = "",
+) -> dict[str, Any]:
+    """All that anything else needs to know of a field of a setup; an optional feature says nothing.
+
+    Args:
+        saved: how it is written into a checkpoint: SETTINGS, an environment's OPTION, a NUMBER, or not at all.
+        kinds: what SETTINGS may be as JSON.
+        merge: what counts over a scenario: OWN, BASE or BOTH.
+        told: what the command line's ``--set`` may say of it: WHOLE, INSIDE or nothing (FILE).
+        same: whether it is the same run only where this is equal.
+        plays: whether nothing can even be played without it.
+        called: its name in a run's config.json; empty: the field's.
+    """
+    return {
+        "saved": saved, "kinds": kinds, "merge": merge, "told": told, "same": same, "plays": plays, "called": called,
+    }  # fmt: skip
+
+
+def saved_as(cls: type[Setup], how: str) -> list[Field[Any]]:
+    """The fields that are written into a checkpoint in this way."""
+    return [one for one in fields(cls) if one.metadata.get("saved") == how]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Features:
+    """What setups and scenarios may have beside an environment and learners. A new feature is a field here.
+
+    Its value is a settings class; if it acts in the training loop, it is a :class:`marl.training.parts.MakesPart`.
+    """
+
+    max_steps: int | None = field(default=None, metadata=says(saved=OPTION, told=WHOLE))
+    curriculum: Curricula | None = field(default=None, metadata=says())
+    league: Leagues | None = field(default=None, metadata=says())
+    channel: Spoken | None = field(default=None, metadata=says(plays=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(Features):
     """What :class:`~marl.MultiAgentSystem` is given. None: the scenario's, else the default.
 
     Args:
@@ -51,35 +96,31 @@ class Setup:
         parts: further parts of the training loop, :class:`marl.training.Part`.
     """
 
-    agents: Agents | None = field(default=None, metadata={"saved": SETTINGS})
-    env: Any = field(default=None, metadata={"merge": "base"})
-    env_kwargs: Mapping[str, Any] | None = field(default=None, metadata={"saved": OPTION, "merge": "both"})
-    num_envs: int | None = field(default=None, metadata={"saved": NUMBER})
-    workers: int | None = field(default=None, metadata={"saved": NUMBER})
-    max_steps: int | None = field(default=None, metadata={"saved": OPTION})
-    seed: int = field(default=0, metadata={"saved": NUMBER})
-    device: str = "cpu"
-    shaping: Hooks | None = field(default=None, metadata={"saved": SETTINGS})
-    curriculum: Curricula | None = field(default=None, metadata={"saved": SETTINGS})
-    league: Leagues | None = field(default=None, metadata={"saved": SETTINGS})
-    channel: Spoken | None = field(default=None, metadata={"saved": SETTINGS})
-    parts: Sequence[Any] = ()
+    agents: Agents | None = field(default=None, metadata=says(told=FILE, plays=True, called="learner"))
+    env: Any = field(default=None, metadata=says(saved=None, merge=BASE, told=FILE))
+    env_kwargs: Mapping[str, Any] | None = field(default=None, metadata=says(saved=OPTION, merge=BOTH, told=WHOLE))
+    num_envs: int | None = field(default=None, metadata=says(saved=NUMBER, told=WHOLE))
+    workers: int | None = field(default=None, metadata=says(saved=NUMBER, told=WHOLE, same=False))
+    seed: int = field(default=0, metadata=says(saved=NUMBER, told=WHOLE))
+    device: str = field(default="cpu", metadata=says(saved=None, told=WHOLE, same=False))
+    shaping: Hooks | None = field(default=None, metadata=says(kinds=(dict, list, NoneType), told=FILE))
+    parts: Sequence[Any] = field(default=(), metadata=says(saved=None, told=FILE, same=False))
 
-    def over(self, base: Scenario | Setup | None) -> Setup:
+    def over(self, base: Features | None) -> Setup:
         """The same, where nothing is given that of ``base``; the environment is its, and its keywords stay."""
         if base is None:
             return self
         merged: dict[str, Any] = {}
         for one in fields(self):
             own, other = getattr(self, one.name), getattr(base, one.name, None)
-            match one.metadata.get("merge"):
+            match one.metadata["merge"]:
                 case "base":
                     merged[one.name] = other
                 case "both":
                     merged[one.name] = {**(other or {}), **(own or {})}
                 case _:
                     merged[one.name] = other if own is None else own
-        return Setup(**merged)
+        return replace(self, **merged)
 
     def checked(self) -> Setup:
         """The same, complete and each value in its normal form. Raises ConfigError for what has no meaning."""
@@ -106,36 +147,22 @@ class Setup:
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint; what only its author can make again is marked as code."""
-        saved: dict[str, Any] = {"options": {}}
+        saved: dict[str, Any] = {"options": self.options_json()}
+        saved |= {one.name: to_json(getattr(self, one.name), code=True) for one in saved_as(type(self), SETTINGS)}
+        return saved | {one.name: getattr(self, one.name) for one in saved_as(type(self), NUMBER)}
+
+    def options_json(self) -> dict[str, Any]:
+        """What the environment is made with, likewise."""
+        return {name: to_json(value, code=True) for name, value in self.options.items()}
+
+    def identity(self) -> dict[str, Any]:
+        """What a run folder must hold the same of to be the same run, as JSON that people can read."""
+        said = {}
         for one in fields(self):
-            value, how = getattr(self, one.name), one.metadata.get("saved")
-            if how == SETTINGS:
-                saved[one.name] = to_json(value, code=True)
-            elif how == OPTION:
-                saved["options"][one.name] = to_json(value, code=True)
-            elif how == NUMBER:
-                saved[one.name] = value
-        return saved
-
-    @classmethod
-    def from_json(
-        cls, where: str, meta: Mapping[str, Any], given: Setup, scenario: Scenario | None, trust: bool
-    ) -> tuple[Setup, str | None]:
-        """A setup as it was saved, but for what is given, and the name of a part that holds code and was not given.
-
-        Raises:
-            CheckpointError: if what it needs cannot be read from a file, or is not trusted.
-        """
-        options = received.options(where, meta, scenario)
-        asked = {
-            one.name: getattr(given, one.name)
-            for one in fields(cls)
-            if one.metadata.get("saved") == SETTINGS or one.name == "env_kwargs"
-        }
-        said, lost = received.settings(where, dict(meta) | options, asked, scenario, trust)
-        numbers = {one.name: meta[one.name] for one in fields(cls) if one.metadata.get("saved") == NUMBER}
-        known = {**said, **numbers, "max_steps": options["max_steps"]}
-        return replace(given, **known).checked(), lost
+            if one.metadata["same"]:
+                value = getattr(self, one.name)
+                said[one.metadata["called"] or one.name] = None if value == () else described(value)
+        return said
 
     def check_training(self, steps: int | None, stops: bool) -> None:
         """Refuse a training until so many steps, or with a rule that ``stops`` it. Raises ConfigError."""
@@ -161,25 +188,25 @@ class Setup:
         return list(self.agents) if isinstance(self.agents, Mapping) else None
 
     @property
+    def channels(self) -> list[Channel | None]:
+        """The channel of each team; None where nobody talks."""
+        return [channel_of(config) for config in self.configs]
+
+    def place_of(self, team: str, spec: Spec, what: str) -> int:
+        """The place of the team that a name or a pattern means. Raises ConfigError, in which ``what`` names it."""
+        name = team_named(team, spec, self.patterns, what)
+        return [one.name for one in spec.teams].index(name)
+
+    @property
     def options(self) -> dict[str, Any]:
         """What the environment is made with."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get("saved") == OPTION}
+        return {one.name: getattr(self, one.name) for one in saved_as(type(self), OPTION)}
 
-
-def resolve_scenario(env: Any) -> Scenario | None:
-    """The scenario that ``env`` is or names; None if it is an environment. Raises ConfigError for a name of neither."""
-    if isinstance(env, Scenario):
-        return env
-    if isinstance(env, str) and (env in names() or env.endswith(".py")):
-        return find(env)
-    if isinstance(env, str) and env.isidentifier() and importlib.util.find_spec(env) is None:
-        return find(env)
-    if isinstance(env, str) and ":" in env:
-        module_name, _, attribute = env.partition(":")
-        with suppress(ImportError):  # who makes the environment says what is missing
-            if isinstance(getattr(importlib.import_module(module_name), attribute, None), Scenario):
-                return find(env)
-    return None
+    @property
+    def target(self) -> Task:
+        """The tasks that evaluation plays: those of the curriculum's target. Empty: the world's defaults."""
+        curricula = self.curriculum.values() if isinstance(self.curriculum, Mapping) else [self.curriculum]
+        return {name: value for one in curricula if one is not None for name, value in one.target.items()}
 
 
 def checked_spoken(channel: Any) -> Spoken | None:

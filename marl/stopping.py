@@ -7,6 +7,10 @@ from typing import ClassVar, Protocol
 
 from marl.config import config, setting
 
+__all__ = [
+    "MeanReturn",
+]
+
 
 class Stop(Protocol):
     """Decides after each step in which an episode ended."""

@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from marl import checkpoint
-from marl.adapters import lifecycle
-from marl.adapters.faults import faults_of
 from marl.adapters.spoken import Spoken
-from marl.channels import Channel, Link, Tamper
-from marl.config import check_whole
-from marl.curriculum import Curricula, Task
+from marl.channels import Link, Tamper
+from marl.curriculum.state import Curricula
+from marl.curriculum.tasks import Task
 from marl.environments import Environments
-from marl.league import PSRO, Leagues, Season
+from marl.league import Leagues, Season
 from marl.learners import Learner
-from marl.learners.base import channel_of
 from marl.logs import LoggedRun, Logger, looking_on
-from marl.playing.alone import DecentralizedActor
-from marl.playing.evaluate import Decentralized, Metrics, Plan, Players, evaluate
+from marl.playing.evaluate import Decentralized, Metrics, Plan, evaluate
 from marl.playing.experiment import Experiment
 from marl.playing.report import Report
 from marl.playing.single import Agent
 from marl.playing.team import Strategy
-from marl.scenario import Scenario
-from marl.setup import Agents, Setup, pick_device, resolve_scenario
-from marl.shaping import Hooks
+from marl.scenario import Scenario, reference_of, resolve_scenario
+from marl.setup import Agents, Setup, pick_device
+from marl.shaping.shaper import Hooks
 from marl.spec_json import spec_to_json
 from marl.stopping import Stop
-from marl.teams import team_named
-from marl.training import loop
-from marl.training.history import History, Watcher
-from marl.training.part import Part
-from marl.training.parts import Context, LeaguePart
+from marl.training import History, Part, Watcher, loop
 from marl.training.saved import NOWHERE, read
 from marl.training.state import TrainingState
-from marl.types import BatchEnv, ConfigError, Spec
+from marl.types import BatchEnv, Spec
 
 
 class MultiAgentSystem:
     """Learners on the teams of an environment.
 
     Args:
-        agents: one learner for all agents, or a mapping from agent id patterns to learners (one team each); None takes
-            the scenario's.
+        agents: one learner, or a mapping from agent id patterns to learners (one team each); None: the scenario's.
         env: a scenario (its name, or a ``Scenario``), a Gymnasium or PettingZoo id, a factory, or an instance.
         num_envs: copies that train side by side; None takes the scenario's, else 8 (1 for an instance).
         seed: everything random derives from it.
@@ -56,8 +47,7 @@ class MultiAgentSystem:
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
-        channel: messages as actions, a :class:`~marl.Spoken`; learned messages are a learner's, such as
-            ``marl.ippo(channel=marl.CommNet())``.
+        channel: messages as actions, a ``marl.Spoken``; learned ones are a learner's ``channel=``.
         parts: further features of the training loop, instances of :class:`marl.training.Part`.
 
     Raises:
@@ -65,81 +55,46 @@ class MultiAgentSystem:
     """
 
     def __init__(
-        self,
-        agents: Agents | None,
-        env: Any,
-        *,
-        num_envs: int | None = None,
-        seed: int = 0,
-        device: str = "cpu",
-        workers: int | None = None,
-        env_kwargs: Mapping[str, Any] | None = None,
-        max_steps: int | None = None,
-        shaping: Hooks | None = None,
-        curriculum: Curricula | None = None,
-        league: Leagues | None = None,
-        channel: Spoken | None = None,
-        parts: Sequence[Part] = (),
-    ) -> None:
+        self, agents: Agents | None, env: Any, *, num_envs: int | None = None, seed: int = 0, device: str = "cpu",
+        workers: int | None = None, env_kwargs: Mapping[str, Any] | None = None, max_steps: int | None = None,
+        shaping: Hooks | None = None, curriculum: Curricula | None = None, league: Leagues | None = None,
+        channel: Spoken | None = None, parts: Sequence[Part] = (),
+    ) -> None:  # fmt: skip
         """See the class."""
-        scenario = resolve_scenario(env)
         given = Setup(
             agents=agents, env=env, env_kwargs=env_kwargs, num_envs=num_envs, workers=workers, max_steps=max_steps,
-            seed=check_whole("seed", seed, 0), device=device, shaping=shaping, curriculum=curriculum, league=league,
-            channel=channel, parts=parts,
+            seed=seed, device=device, shaping=shaping, curriculum=curriculum, league=league, channel=channel,
+            parts=parts,
         )  # fmt: skip
-        reference = scenario.reference if scenario is not None else (env if isinstance(env, str) else None)
-        self._adopt(given.over(scenario).checked(), scenario, reference)
-        opened = self.environments.open(self.num_envs, self.workers)
-        try:
+        scenario = resolve_scenario(env)
+        self._adopt(given.over(scenario).checked(), scenario, reference_of(env, scenario))
+        with self.environments.opening(self.num_envs, self.setup.workers or 0) as opened:
             self._begin(opened.spec)
             self.training.build(opened)
-        except BaseException:
-            self.environments.give_back()
-            raise
 
     def _adopt(self, setup: Setup, scenario: Scenario | None, reference: str | None, trust: bool = False) -> None:
         """Take up a setup; ``reference`` is what finds its environment again."""
         assert setup.agents is not None
         self.setup, self.scenario, self._reference, self._trust = setup, scenario, reference, trust
         self.agents, self.shaping, self.curriculum = setup.agents, setup.shaping or (), setup.curriculum
-        self.league, self.spoken, self.seed = setup.league, setup.channel, setup.seed
+        self.league, self.spoken, self.seed, self.max_steps = setup.league, setup.channel, setup.seed, setup.max_steps
         self.num_envs, self.device = setup.num_envs or 1, pick_device(setup.device)
-        self.environments = Environments(setup)
+        self.environments = Environments(setup, () if scenario is None else scenario.message_entries)
 
     def _begin(self, spec: Spec) -> None:
         """Build the learners and whatever else changes in training."""
         self.spec, self.environments.name = spec, spec.env
         self.training = TrainingState(self.setup, spec, self.device, self.environments)
-        load = MultiAgentSystem.load
-        self.training.join(
-            Context(
-                self.setup,
-                spec,
-                self.device,
-                self.training.learners,
-                make_env=self.environments.another,
-                load=lambda path: load(path, env=NOWHERE, device=str(self.device), trust=self._trust),
-                target=lambda: {} if self.training.lost == "curriculum" else self.target,
-                entries_of=self._message_entries,
-            )
-        )
+        self.learners: list[Learner] = self.training.learners  # one for each team
+        self.training.join(partial(MultiAgentSystem.load, env=NOWHERE, device=str(self.device), trust=self._trust))
 
     # --- training -----------------------------------------------------------------------------------------------------
 
     def train(
-        self,
-        steps: int | None = None,
-        episodes: int | None = None,
-        callback: loop.Callback | None = None,
-        *,
-        stop: Stop | None = None,
-        evaluate_every: int | None = None,
-        evaluate_episodes: int = 20,
-        log_every: int | None = None,
-        watcher: Watcher | None = None,
-        loggers: Sequence[Logger] = (),
-    ) -> History:
+        self, steps: int | None = None, episodes: int | None = None, callback: loop.Callback | None = None, *,
+        stop: Stop | None = None, evaluate_every: int | None = None, evaluate_episodes: int = 20,
+        log_every: int | None = None, watcher: Watcher | None = None, loggers: Sequence[Logger] = (),
+    ) -> History:  # fmt: skip
         """Train for so many environment steps (all copies counted) or episodes more, and return the history.
 
         Args:
@@ -147,8 +102,7 @@ class MultiAgentSystem:
             episodes: episodes to add.
             callback: called with each row of metrics; True stops.
             stop: a rule on episode returns, such as ``marl.MeanReturn(at_least=475)``; None takes the scenario's.
-            evaluate_every: evaluate greedily every so many steps, in environments of its own, and log it as
-                ``evaluation_return``.
+            evaluate_every: evaluate greedily every so many steps and log it as ``evaluation_return``.
             evaluate_episodes: episodes of each such evaluation.
             log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
             watcher: a run folder or progress display.
@@ -159,14 +113,8 @@ class MultiAgentSystem:
         """
         asked = loop.request(self.training, self.scenario, steps, episodes, stop, callback, evaluate_every, log_every)
         evaluation = None if evaluate_every is None else lambda: self.evaluate(evaluate_episodes).mean_return
-        run = LoggedRun(self.spec.env, resumed_at=self.steps or None)
-        with looking_on(run, loggers, watcher, self) as (log, tick):
+        with looking_on(LoggedRun(self.spec.env, resumed_at=self.steps or None), loggers, watcher, self) as (log, tick):
             return loop.train(self.training, asked, evaluation, log, tick)
-
-    @property
-    def learners(self) -> list[Learner]:
-        """One for each team."""
-        return self.training.learners
 
     @property
     def history(self) -> History:
@@ -186,7 +134,7 @@ class MultiAgentSystem:
     @property
     def workers(self) -> int:
         """Processes that the copies are spread over; may be set while the environment is closed."""
-        return self.training.workers if hasattr(self, "training") else self.setup.workers or 0
+        return self.training.workers
 
     @workers.setter
     def workers(self, workers: int) -> None:
@@ -195,51 +143,32 @@ class MultiAgentSystem:
     @property
     def faults(self) -> dict[str, int]:
         """What went wrong in the training environment's copies and was survived, by kind, and ``lost_episodes``."""
-        return {} if self.environments.training is None else faults_of(self.environments.training)
+        return self.environments.faults
 
     @property
     def season(self) -> Season:
         """The league as it runs: its pools, ratings, payoff tables. Raises ConfigError if there is none."""
-        if self.league is None:
-            raise ConfigError("this system has no league: give league=marl.League() or marl.PSRO()")
-        part = self.training.part("league")
-        assert isinstance(part, LeaguePart)
-        return part.season
+        return self.training.season
 
     # --- playing ------------------------------------------------------------------------------------------------------
 
     def evaluate(
-        self,
-        episodes: int = 100,
-        *,
-        decentralized: Decentralized = False,
-        greedy: bool = True,
-        seed: int | None = None,
-        env: Any = None,
-        num_envs: int | None = None,
-        task: Task | None = None,
-        experiment: Experiment | None = None,
-        metrics: Metrics | None = None,
-        decentralised: Decentralized | None = None,
-        link: Link | str | None = None,
-        tamper: Tamper | None = None,
-        silence: str | Sequence[str] = (),
-        remove: str | Sequence[str] = (),
-        swap: tuple[str, str] | None = None,
-        shuffle_messages: bool = False,
-        message_entries: str | Sequence[str] | None = None,
-    ) -> Report:
+        self, episodes: int = 100, *, decentralized: Decentralized = False, greedy: bool = True,
+        seed: int | None = None, env: Any = None, num_envs: int | None = None, task: Task | None = None,
+        experiment: Experiment | None = None, metrics: Metrics | None = None,
+        decentralised: Decentralized | None = None, link: Link | str | None = None, tamper: Tamper | None = None,
+        silence: str | Sequence[str] = (), remove: str | Sequence[str] = (), swap: tuple[str, str] | None = None,
+        shuffle_messages: bool = False, message_entries: str | Sequence[str] | None = None,
+    ) -> Report:  # fmt: skip
         """Play whole episodes in environments of their own and report raw returns. Changes nothing in the system.
 
-        Frozen copies of the policies play. A PSRO run plays its mixtures: for every side and episode one policy is
-        drawn.
+        Frozen copies of the policies play; a PSRO run draws a policy of its mixture for every side and episode.
 
         Args:
             episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
-            decentralized: every agent acts through its own :class:`~marl.playing.single.Agent`, from its own
-                observation and inbox alone; ``"processes"`` gives each an operating system process of its own, and asks
-                the batched policy in every step what it would do on the same observations (``report.agreement``). The
-                same episodes are then played batched as well (``report.batched``).
+            decentralized: every agent acts through its own :class:`~marl.Agent`, from its own observation and inbox
+                alone; ``"processes"`` gives each a process of its own, and asks the batch in every step what it would
+                do on the same observations (``report.agreement``); then the batch plays too (``report.batched``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
             env: another environment with the same agents and spaces; None: the training environment's kind.
@@ -249,13 +178,8 @@ class MultiAgentSystem:
             metrics: functions of an episode's :class:`~marl.playing.EpisodeRecord` that return a number, by name:
                 ``report.metrics["collisions"]`` has the mean and its interval.
             decentralised: the same as ``decentralized``.
-            link: the experiment's ``link``, in short; the following likewise.
-            tamper: the experiment's ``tamper``.
-            silence: the experiment's ``silence``.
-            remove: the experiment's ``remove``.
-            swap: the experiment's ``swap``.
-            shuffle_messages: the experiment's ``shuffle``.
-            message_entries: the experiment's ``entries``.
+            link: the experiment's ``link``, in short; likewise ``tamper``, ``silence``, ``remove``, ``swap``,
+                ``shuffle_messages`` (its ``shuffle``) and ``message_entries`` (its ``entries``).
 
         Raises:
             ConfigError: for what has no meaning here, saying why.
@@ -269,28 +193,8 @@ class MultiAgentSystem:
             decentralized if decentralised is None else decentralised, greedy, num_envs,
             task if task is not None else self.target, task is not None or env is None, experiment, metrics,
         ).checked("decentralized" if decentralised is None else "decentralised")  # fmt: skip
-
-        def open_copies(wish: int, spoken: Spoken | None) -> AbstractContextManager[BatchEnv]:
-            return lifecycle.closing_batch(self.environments.another(wish, env, spoken, exactly=num_envs is not None))
-
-        return evaluate(self.players, plan, open_copies, self._message_entries)
-
-    @property
-    def players(self) -> Players:
-        """What plays where this system does: frozen copies are made of it."""
-        state = self.training
-        if state.lost == "league" and "mixture" in state.saved.get("league", {}):
-            state.refuse_lost()
-        mixes = isinstance(self.league, PSRO)
-        mixtures = [self.season.strategy(team.name) if mixes else () for team in self.spec.teams]
-        return Players(
-            self.spec, self.device, self.learners, self.channels, self.season.sides if mixes else (), mixtures,
-            self.seed, self.spoken,
-        )  # fmt: skip
-
-    def alone(self, seed: int, greedy: bool = True) -> DecentralizedActor:
-        """Every agent by itself in one copy of the environment, and what carries messages between them."""
-        return self.players.apart(1, seed, greedy)
+        lender = self.environments.lender(env, num_envs is not None, bool(metrics))
+        return evaluate(self.training.players, plan, lender, self.environments.message_entries)
 
     def agent(self, name: str, seed: int | None = None, *, side_seed: int | None = None) -> Agent:
         """One agent's own policy, as it is now: a copy of its parameters, working from its own observations alone.
@@ -304,37 +208,19 @@ class MultiAgentSystem:
         Raises:
             ConfigError: if there is no such agent.
         """
-        return self.players.agent(name, seed, side_seed=side_seed)
+        return self.training.players.agent(name, seed, side_seed=side_seed)
 
     def strategy(self, team: str) -> Strategy:
         """What a team plays: policies and their chances, one of which is drawn for each episode.
 
-        It is one policy, what its learner has come to, but for a PSRO run, whose result is a mixture.
-
-        Raises:
-            ConfigError: if there is no such team.
+        It is its learner's, but for a PSRO run, whose result is a mixture. Raises ConfigError without such a team.
         """
-        name = team_named(team, self.spec, self.setup.patterns, "strategy")
-        return self.players.strategy([one.name for one in self.spec.teams].index(name))
-
-    @property
-    def channels(self) -> list[Channel | None]:
-        """The channel of each team; None where nobody talks."""
-        return [channel_of(config) for config in self.setup.configs]
+        return self.training.players.strategy(self.setup.place_of(team, self.spec, "strategy"))
 
     @property
     def target(self) -> Task:
         """The tasks that evaluation plays: those of the curriculum's target. Empty: the world's defaults."""
-        if self.training.lost == "curriculum":
-            self.training.refuse_lost()
-        curricula = self.curriculum.values() if isinstance(self.curriculum, Mapping) else [self.curriculum]
-        return {name: value for one in curricula if one is not None for name, value in one.target.items()}
-
-    def _message_entries(self, batch: BatchEnv) -> Sequence[str]:
-        """Where observations show what others said, as the environment or the scenario knows it."""
-        world = batch if hasattr(batch, "message_entries") else next(iter(getattr(batch, "envs", ())), None)
-        known: Sequence[str] = getattr(world, "message_entries", ())
-        return known or (() if self.scenario is None else self.scenario.message_entries)
+        return self.training.target
 
     # --- saving and loading -------------------------------------------------------------------------------------------
 
@@ -353,20 +239,11 @@ class MultiAgentSystem:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        env: Any = None,
-        agents: Agents | None = None,
-        device: str = "cpu",
-        *,
-        env_kwargs: Mapping[str, Any] | None = None,
-        shaping: Hooks | None = None,
-        curriculum: Curricula | None = None,
-        league: Leagues | None = None,
-        channel: Spoken | None = None,
-        parts: Sequence[Part] = (),
-        trust: bool = False,
-    ) -> MultiAgentSystem:
+        cls, path: str | Path, env: Any = None, agents: Agents | None = None, device: str = "cpu", *,
+        env_kwargs: Mapping[str, Any] | None = None, shaping: Hooks | None = None,
+        curriculum: Curricula | None = None, league: Leagues | None = None, channel: Spoken | None = None,
+        parts: Sequence[Part] = (), trust: bool = False,
+    ) -> MultiAgentSystem:  # fmt: skip
         """A system as it was when saved.
 
         A checkpoint chooses no code to run: it may name registered environments, installed scenarios and settings of
@@ -378,16 +255,12 @@ class MultiAgentSystem:
             agents: the learners; needed if they hold your own code (a ``Custom`` network, ``Hindsight``).
             device: where to compute.
             env_kwargs: keywords for the environment instead of those then; needed if these hold code, or paths.
-            shaping: the hooks, to train on; needed if they hold your own code.
-            curriculum: likewise.
-            league: likewise.
-            channel: likewise, to play or train at all.
-            parts: further parts of the training loop, to train on; needed if there were any.
+            shaping: the hooks, to train on; needed if they hold your own code. Likewise ``curriculum``, ``league``,
+                ``parts`` if there were any, and ``channel``, to play as well.
             trust: do whatever the checkpoint says: import and run what it names, open and write to paths in it.
 
         Raises:
-            CheckpointError: if the checkpoint is damaged, names what is not trusted, or does not fit ``env`` or
-                ``agents``.
+            CheckpointError: if the checkpoint is damaged, names what is not trusted, or does not fit what is given.
         """
         given = Setup(
             agents=agents, env=env, env_kwargs=env_kwargs, device=device, shaping=shaping, curriculum=curriculum,
@@ -398,42 +271,22 @@ class MultiAgentSystem:
         system._adopt(saved.setup, saved.scenario, saved.reference, trust)
         with saved.building():
             system._begin(saved.spec)
-        with saved.restoring():
-            system.load_state_dict(saved.state)
-        system.training.lost = system.training.lost or saved.lost
+        saved.restore(system.training)
         return system
 
     def __repr__(self) -> str:
         """Who learns what, and how far they are."""
-        teams = [
-            f"{team.name}: {type(config).__name__} of {team.num_agents}"
-            for team, config in zip(self.spec.teams, self.setup.configs, strict=True)
-        ]
-        return (
-            f"<MultiAgentSystem on {self.spec.env}, {self.num_envs} copies; {', '.join(teams)}; {self.steps:,} steps>"
-        )
-
-    # --- environments -------------------------------------------------------------------------------------------------
+        learners = zip(self.spec.teams, self.setup.configs, strict=True)
+        teams = ", ".join(f"{team.name}: {type(one).__name__} of {team.num_agents}" for team, one in learners)
+        return f"<MultiAgentSystem on {self.spec.env}, {self.num_envs} copies; {teams}; {self.steps:,} steps>"
 
     @property
     def env(self) -> BatchEnv:
         """The training environment, made when first needed."""
         return self.environments.open(self.num_envs, self.workers, self.spec)
 
-    @property
-    def max_steps(self) -> int | None:
-        """Steps after which episodes are truncated; None leaves that to the environment."""
-        return self.setup.max_steps
-
     def make_env(self, **env_kwargs: Any) -> Any:
-        """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.
-
-        Whoever asks for it closes it. A factory need not take ``render_mode`` if what it makes has that mode already.
-
-        Raises:
-            TypeError: if it takes no such keywords.
-            ConfigError: if it cannot be made, or not with that ``render_mode``.
-        """
+        """One more environment as its author made it; see :meth:`marl.environments.Environments.single`."""
         return self.environments.single(**env_kwargs)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from pettingzoo import ParallelEnv
 
 import marl
 from marl.playing.single import Agent, MixedAgent
+from marl.topology import Nearest, Where, Within
 
 PLAIN = Box(-1, 1, (3,))
 ACTIONS = {
@@ -101,8 +102,8 @@ TALK = [
     None,
     marl.CommNet(),
     marl.TarMAC(rounds=1),
-    marl.DIAL(topology=marl.Within(1.0, (0, 1), among=marl.Where(speak=2))),
-    marl.CommNet(topology=marl.Nearest(1, (0,))),
+    marl.DIAL(topology=Within(1.0, (0, 1), among=Where(speak=2))),
+    marl.CommNet(topology=Nearest(1, (0,))),
 ]
 WAYS = [pickled, copied, loaded]
 
@@ -155,7 +156,7 @@ def test_a_copy_acts_alike_for_every_kind_of_observation(kind, way, tmp_path):
         (marl.SAC(), Box(-1, 1, (2,))),
         (marl.SAC(), Discrete(3)),
         (marl.DQN(network=marl.MLP((8,), noisy=0.5), dueling=True), Discrete(3)),
-        (marl.DQN(distribution=marl.Quantiles(5)), Discrete(3)),
+        (marl.DQN(distribution=marl.nets.Quantiles(5)), Discrete(3)),
         (marl.Random(), Box(-1, 1, (2,))),
         (marl.Fixed((0.2, 0.3, 0.5)), Discrete(3)),
     ],

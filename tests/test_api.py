@@ -5,24 +5,31 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import types
 from pathlib import Path
 
 import pytest
 
 import marl
 from marl.learners import LEARNERS, LearnerConfig
+from marl.renamed import ROOT as ROOT_NAMES
 from tests.support.stubs import LAZY, stub
 
 ROOT = Path(__file__).parents[1]
-NAMES = [name for name in marl.__all__ if name not in ("ops", "optim")]
+NAMES = list(marl.__all__)
+WHOLE = ("auxiliary", "compiled", "conformance", "optim", "ops", "types")  # modules that the pages describe as such
+HOMES = {"": marl} | {f"{name}.": getattr(marl, name) for name in marl._NAMESPACES if name not in WHOLE}
+PUBLIC = {prefix + name: getattr(home, name) for prefix, home in HOMES.items() for name in home.__all__}
 SETTINGS = [
-    value for name in NAMES if dataclasses.is_dataclass(value := getattr(marl, name)) and isinstance(value, type)
+    value
+    for name, value in PUBLIC.items()
+    if dataclasses.is_dataclass(value) and isinstance(value, type) and not name.startswith("extend.")
 ]
 
 
 def test_every_public_name_has_one_home():
     homes = [name for names in marl._HOMES.values() for name in names.split()]
-    assert sorted(homes) == sorted(NAMES)
+    assert sorted(homes) == NAMES
     assert len(set(homes)) == len(homes)
 
 
@@ -32,39 +39,47 @@ def test_type_checkers_see_the_same_names_from_the_same_homes(name):
     assert (ROOT / LAZY[name]).read_text() == stub(name)
 
 
-@pytest.mark.parametrize("name", marl.extend.__all__)
-def test_every_name_for_extensions_is_importable_and_explained(name):
-    value = getattr(marl.extend, name)
-    assert name in dir(marl.extend)
-    if not isinstance(value, type(int | str)):  # a union has no words of its own
-        doc = inspect.getdoc(value)
-        assert doc, f"marl.extend.{name} has no docstring"
-        assert not doc.startswith(f"{name}("), f"marl.extend.{name} has only the docstring that dataclasses make"
-
-
 def test_an_unknown_name_for_extensions_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"'marl\.extend' has no attribute 'Hooks'; did you mean 'Hook'"):
         marl.extend.Hooks  # noqa: B018
 
 
+def test_the_root_holds_what_is_typed_every_day():
+    assert len(marl.__all__) <= 60
+    assert not set(marl.__all__) & set(marl._NAMESPACES)
+    assert set(dir(marl)) == {*marl.__all__, *marl._NAMESPACES}
+
+
 def test_every_public_name_is_on_the_api_page():
     page = (ROOT / "docs" / "api.md").read_text()
-    documented = set(re.findall(r"^::: marl\.(\w+)$", page, flags=re.MULTILINE))
-    documented -= {"types", "conformance", "optim"}  # modules
-    assert documented == set(NAMES)
+    documented = re.findall(r"^::: marl\.([\w.]+)$", page, flags=re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    of_modules = {name for name in documented if name.partition(".")[0] in WHOLE}
+    elsewhere = {name for name in PUBLIC if name.rpartition(".")[2] in NAMES and "." in name}
+    assert set(documented) - of_modules == PUBLIC.keys() - elsewhere
+    assert {name for name in WHOLE if name != "ops"} <= of_modules  # which have a page of their own
 
 
-@pytest.mark.parametrize("name", marl.__all__)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_importable_and_explained(name):
-    value = getattr(marl, name)
-    assert name in dir(marl)
+    value = PUBLIC[name]
+    if isinstance(value, types.UnionType):  # which has no words of its own
+        return
     doc = inspect.getdoc(value)
     assert doc, f"marl.{name} has no docstring"
-    assert not doc.startswith(f"{name}("), f"marl.{name} has only the docstring that dataclasses make"
+    assert not doc.startswith(f"{value.__name__}("), f"marl.{name} has only the docstring that dataclasses make"
     if inspect.isclass(value):
         for member, function in vars(value).items():
             if inspect.isfunction(function) and not member.startswith("_"):
                 assert inspect.getdoc(function), f"marl.{name}.{member} has no docstring"
+
+
+@pytest.mark.parametrize("name", ROOT_NAMES)
+def test_old_names_answer_with_the_new_ones(name):
+    with pytest.raises(AttributeError, match=rf"^marl\.{name} is now marl\.{re.escape(ROOT_NAMES[name])}$"):
+        getattr(marl, name)
+    namespace, _, new = ROOT_NAMES[name].rpartition(".")
+    assert hasattr(getattr(marl, namespace), new)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda cls: cls.__name__)

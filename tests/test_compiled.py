@@ -15,7 +15,7 @@ from torch import nn
 import marl
 from marl import parallel
 from marl.compiled import backend, tiles
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import mask_logits
 from marl.nets.owner import Owner
@@ -222,7 +222,9 @@ def test_compiled_forward_looks_at_the_parameters_as_they_are():
     [
         marl.iql(),
         marl.iql(double=False, sharing="none", huber=0.3, n_step=3),
-        marl.iql(hysteresis=0.4, sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.Prioritised()),
+        marl.iql(
+            hysteresis=0.4, sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.memory.Prioritised()
+        ),
         marl.iql(credit=marl.TeamReward(), network=marl.MLP((24,), "relu"), normalize_obs=True),
     ],
     ids=["double", "none-huber", "groups-hysteretic", "team"],
@@ -240,7 +242,7 @@ def test_dqn_without_autograd_learns_the_same(config, dies):
         learners.append(system.learners[0])
     assert learners[0].chosen.compiled
     assert not learners[1].chosen.compiled
-    assert learners[0].updates == learners[1].updates > 30
+    assert learners[0].experience.updates == learners[1].experience.updates > 30
     assert torch.allclose(learners[0].flat.values, learners[1].flat.values, atol=1e-5)
     assert torch.allclose(learners[0].flat.gradients, learners[1].flat.gradients, atol=1e-5)
 
@@ -377,7 +379,7 @@ class Steered(Team):
     [
         (marl.isac(network=marl.MLP((200, 200), "relu"), max_grad_norm=10.0), None),
         (marl.isac(sharing="none", n_step=3, temperature=0.1), 4),
-        (marl.isac(sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.Prioritised()), 4),
+        (marl.isac(sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.memory.Prioritised()), 4),
         (marl.isac(credit=marl.TeamReward(), critic_network=marl.MLP((24,)), discount=0.9), None),
     ],
     ids=["shared", "none-n-step", "groups-prioritised", "team"],
@@ -398,7 +400,7 @@ def test_sac_without_autograd_learns_the_same(config, dies, threads):
         parallel.set_threads(before)
     assert learners[0].chosen.compiled
     assert not learners[1].chosen.compiled
-    assert learners[0].updates == learners[1].updates > 20
+    assert learners[0].experience.updates == learners[1].experience.updates > 20
     for name in ("actor_flat", "log_temperature"):
         ours, plain = (getattr(learner, name) for learner in learners)
         assert torch.allclose(ours.values, plain.values, atol=1e-4), name

@@ -146,7 +146,7 @@ def test_decisions_of_all_teams_go_into_the_folder_of_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "method"),
     [("ppo", "compute_loss"), ("dqn", "cost"), ("dqn", "compute_loss"), ("sac", "compute_actor_loss"),
-     ("sac", "judge")],
+     ("sac", "critic.next_value"), ("sac", "critic.value_of_own"), ("sac", "critic.judge")],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["instance", "class"])
 def test_a_function_put_in_the_place_of_an_equation_is_called(name, method, where, monkeypatch):
@@ -154,7 +154,9 @@ def test_a_function_put_in_the_place_of_an_equation_is_called(name, method, wher
     system = marl.MultiAgentSystem(settings, lambda: Acting(space), num_envs=2, seed=1)
     learner, calls = system.learners[0], []
     assert learner.chosen.compiled
-    old = getattr(type(learner), method)
+    *path, name = method.split(".")
+    owner = functools.reduce(getattr, path, learner)
+    old = getattr(type(owner), name)
 
     @functools.wraps(old)
     def own(self, *inputs, **named):
@@ -162,9 +164,9 @@ def test_a_function_put_in_the_place_of_an_equation_is_called(name, method, wher
         return old(self, *inputs, **named)
 
     if where == "class":
-        monkeypatch.setattr(type(learner), method, own)
+        monkeypatch.setattr(type(owner), name, own)
     else:
-        setattr(learner, method, functools.partial(own, learner))
+        setattr(owner, name, functools.partial(own, owner))
     system.train(steps=48)
     assert calls
     assert not learner.chosen.compiled
@@ -414,7 +416,7 @@ def test_a_value_on_the_border_of_its_clip(old, target, passes):
 @pytest.mark.parametrize("error", [0.5, -0.5, 0.25, -0.25, 2.0])
 def test_an_error_on_the_border_of_huber_has_the_slope_of_either_side(error):
     learner = trained_dqn(0.5)
-    sample = learner._draw(Clock(0, 1))
+    sample = learner.experience.draw(Clock(0, 1))
     learner.flat.values.zero_()
     learner.target_flat.values.zero_()
     sample.reward.fill_(error)

@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 import marl
+from marl.auxiliary import PredictActions
 from marl.compiled import backend
 from marl.config import config as settings_of
 from marl.config import setting
@@ -22,6 +23,7 @@ from marl.learners.dqn import DQNLearner
 from marl.learners.ppo import PPOLearner
 from marl.learners.sac import SACLearner
 from marl.learners.td3 import TD3Learner
+from marl.memory.replay import ReplayMemory
 from marl.nets import agent_net
 from marl.nets.agent_net import AgentNet
 from marl.nets.networks import Body, Inputs, MLPBody
@@ -199,7 +201,7 @@ def test_a_policy_of_changed_layers_is_not_trained_by_compiled_gradients():
 
 # --- whatever a setting is, both ways agree ---
 
-GOALS = marl.Hindsight("marl_envs.reach:compute_reward", share=0.5)
+GOALS = marl.memory.Hindsight("marl_envs.reach:compute_reward", share=0.5)
 FOLDER = object()  # a new one
 
 # Another value of each setting; a dictionary brings along what it needs. A setting that is not here fails a test:
@@ -218,6 +220,7 @@ OTHERWISE: dict[str, Any] = {
     "max_grad_norm": 0.01,
     "normalize_obs": True,
     "optimizer": marl.optim.RMSprop(momentum=0.5),
+    "auxiliary": (PredictActions(),),
     # on-policy
     "rollout": 12,
     "gae_lambda": 0.5,
@@ -234,6 +237,7 @@ OTHERWISE: dict[str, Any] = {
     "sequential": {"sequential": True, "sharing": "none"},
     # off-policy
     "exploration": None,  # another for each kind of action
+    "memory": {"memory": ReplayMemory(buffer=50), "buffer": marl.DQN().buffer},
     "buffer": 40,
     "buffer_dir": FOLDER,
     "batch": 12,
@@ -241,7 +245,7 @@ OTHERWISE: dict[str, Any] = {
     "updates_per_step": 1.0,
     "overlap": True,
     "n_step": 3,
-    "prioritised": marl.Prioritised(),
+    "prioritised": marl.memory.Prioritised(),
     "hindsight": GOALS,
     "burn_in": {"burn_in": 2, "sequence": 4},
     "stored_carry": False,
@@ -249,7 +253,7 @@ OTHERWISE: dict[str, Any] = {
     "tau": 0.5,
     "double": False,
     "dueling": True,
-    "distribution": marl.Atoms(-1.0, 5.0, 11),
+    "distribution": marl.nets.Atoms(-1.0, 5.0, 11),
     "huber": 0.1,
     "hysteresis": 0.3,
     "leniency": 0.5,
@@ -275,7 +279,7 @@ def otherwise(kind, name, folder):
     if name == "normalize_advantages":
         other = not getattr(kind(), name)
     elif name == "exploration":
-        other = marl.EpsilonGreedy(0.4) if kind is marl.DQN else marl.GaussianNoise(0.4)
+        other = marl.exploration.EpsilonGreedy(0.4) if kind is marl.DQN else marl.exploration.GaussianNoise(0.4)
     elif other is FOLDER:
         other = str(folder)
     return kind(**values | (other if isinstance(other, dict) else {name: other}))

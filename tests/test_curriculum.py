@@ -9,8 +9,20 @@ import pytest
 from marl_envs.world import Parameter
 
 import marl
-from marl import curriculum
-from marl.curriculum import Outcome
+from marl.curriculum import (
+    Among,
+    Annealed,
+    Between,
+    DomainRandomisation,
+    LearningProgress,
+    PrioritisedLevelReplay,
+    Steps,
+    SuccessRate,
+    WinRate,
+    growing,
+)
+from marl.curriculum.rules import Outcome
+from marl.curriculum.tasks import draw_task
 from marl.schedules import Clock, Linear
 from marl.types import ConfigError
 from tests.support.equality import assert_equal_trees
@@ -33,8 +45,10 @@ def play(scheduler, results, steps=0, choice=None):
 
 
 def stages(**options):
-    rule = marl.SuccessRate(at_least=0.75, over=4)
-    return marl.Stages([marl.Stage({"size": n}, rule if n < 9 else None) for n in (3, 6, 9)], **options)
+    rule = SuccessRate(at_least=0.75, over=4)
+    return marl.curriculum.Stages(
+        [marl.curriculum.Stage({"size": n}, rule if n < 9 else None) for n in (3, 6, 9)], **options
+    )
 
 
 def small(**options):
@@ -76,7 +90,9 @@ def test_patience_asks_for_the_rule_to_hold_several_times_in_a_row():
 def test_rollback_from_a_negative_threshold_asks_for_less_than_it():
     """A stage that wants -50 is given up below -75, not below -25."""
     rule = marl.MeanReturn(at_least=-50.0, over=2)
-    curriculum = marl.Stages([marl.Stage({"size": n}, rule if n < 9 else None) for n in (3, 6, 9)], rollback=0.5)
+    curriculum = marl.curriculum.Stages(
+        [marl.curriculum.Stage({"size": n}, rule if n < 9 else None) for n in (3, 6, 9)], rollback=0.5
+    )
     scheduler = curriculum.build(SPACE, SEED)
     play(scheduler, [-40, -40])
     assert scheduler.metrics() == {"stage": 1.0}
@@ -98,9 +114,9 @@ def test_rollback_goes_back_and_hysteresis_then_asks_for_more():
 
 
 def test_steps_and_returns_advance_too():
-    rules = (marl.Steps(at_least=100), marl.MeanReturn(at_least=-2.0, over=2))
-    two = [marl.Stage({"size": n}, rule) for n, rule in zip((2, 4, 6), (*rules, None), strict=True)]
-    scheduler = marl.Stages(two).build(SPACE, SEED)
+    rules = (Steps(at_least=100), marl.MeanReturn(at_least=-2.0, over=2))
+    two = [marl.curriculum.Stage({"size": n}, rule) for n, rule in zip((2, 4, 6), (*rules, None), strict=True)]
+    scheduler = marl.curriculum.Stages(two).build(SPACE, SEED)
     play(scheduler, [0], steps=99)
     assert scheduler.metrics() == {"stage": 0.0}
     play(scheduler, [0], steps=100)
@@ -123,7 +139,7 @@ def test_rehearsal_plays_earlier_stages_so_often():
 
 
 def test_growing_is_a_stage_for_each_number():
-    found = marl.growing("agents", 2, 5, marl.SuccessRate(at_least=0.5))
+    found = growing("agents", 2, 5, SuccessRate(at_least=0.5))
     assert [stage.task["agents"] for stage in found.stages] == [2, 3, 4, 5]
     assert found.target == {"agents": 5}
 
@@ -133,8 +149,12 @@ def test_growing_is_a_stage_for_each_number():
 
 def test_tasks_are_drawn_as_they_are_described():
     random = np.random.default_rng(0)
-    task = {"size": marl.Between(4, 6), "density": marl.Between(0.2, 0.4), "level": marl.Among((7, 9))}
-    drawn = curriculum.draw_task(task, SPACE, 6_000, Clock(0), random)
+    task = {
+        "size": Between(4, 6),
+        "density": Between(0.2, 0.4),
+        "level": Among((7, 9)),
+    }
+    drawn = draw_task(task, SPACE, 6_000, Clock(0), random)
     for value in (4, 5, 6):
         assert (drawn["size"] == value).mean() == pytest.approx(1 / 3, abs=0.03)
     assert 0.2 <= drawn["density"].min() < 0.205
@@ -144,18 +164,18 @@ def test_tasks_are_drawn_as_they_are_described():
 
 
 def test_schedules_follow_the_clock_and_end_at_the_target():
-    found = marl.Annealed({"size": Linear(2, 12, 100), "density": marl.Between(0.0, Linear(0.0, 1.0, 100))})
+    found = Annealed({"size": Linear(2, 12, 100), "density": Between(0.0, Linear(0.0, 1.0, 100))})
     scheduler = found.build(SPACE, SEED)
     assert scheduler.draw(1, Clock(50))[1]["size"].tolist() == [7]
     assert scheduler.draw(500, Clock(50))[1]["density"].max() <= 0.5
-    assert found.target == {"size": 12, "density": marl.Between(0.0, 1.0)}
+    assert found.target == {"size": 12, "density": Between(0.0, 1.0)}
 
 
 # --- adaptive ---------------------------------------------------------------------------------------------------------
 
 
 def test_learning_progress_goes_where_results_change():
-    scheduler = marl.LearningProgress({"size": marl.Between(1, 20)}, bins=4, explore=0.2).build(SPACE, SEED)
+    scheduler = LearningProgress({"size": Between(1, 20)}, bins=4, explore=0.2).build(SPACE, SEED)
     assert scheduler.low["size"].tolist() == [1, 6, 11, 16]
     assert scheduler.high["size"].tolist() == [5, 10, 15, 20]
     assert scheduler.chances == pytest.approx(np.full(4, 0.25))
@@ -171,7 +191,7 @@ def test_learning_progress_goes_where_results_change():
 
 
 def test_bins_of_whole_numbers_cover_each_once():
-    scheduler = marl.LearningProgress({"size": marl.Between(2, 8)}, bins=3).build(SPACE, SEED)
+    scheduler = LearningProgress({"size": Between(2, 8)}, bins=3).build(SPACE, SEED)
     covered = [
         n for a, b in zip(scheduler.low["size"], scheduler.high["size"], strict=True) for n in np.arange(a, b + 1)
     ]
@@ -179,8 +199,13 @@ def test_bins_of_whole_numbers_cover_each_once():
 
 
 def test_levels_are_replayed_by_rank_and_age():
-    config = marl.PrioritisedLevelReplay(
-        {"level": marl.Between(1, 1000)}, capacity=3, replay=1.0, temperature=1.0, staleness=0.0, score="regret"
+    config = PrioritisedLevelReplay(
+        {"level": Between(1, 1000)},
+        capacity=3,
+        replay=1.0,
+        temperature=1.0,
+        staleness=0.0,
+        score="regret",
     )
     scheduler = config.build(SPACE, SEED)
     (first, second, third), tasks = scheduler.draw(3, Clock(0))
@@ -195,7 +220,7 @@ def test_levels_are_replayed_by_rank_and_age():
 
 
 def test_a_level_not_seen_for_long_comes_back():
-    config = marl.PrioritisedLevelReplay({"level": marl.Between(1, 1000)}, capacity=2, replay=1.0, staleness=1.0)
+    config = PrioritisedLevelReplay({"level": Between(1, 1000)}, capacity=2, replay=1.0, staleness=1.0)
     scheduler = config.build(SPACE, SEED)
     for number in scheduler.draw(2, Clock(0))[0]:
         scheduler.learn([Outcome(int(number), {"success": 1.0})], Clock(0))
@@ -204,7 +229,7 @@ def test_a_level_not_seen_for_long_comes_back():
 
 
 def test_the_least_interesting_level_makes_room():
-    scheduler = marl.PrioritisedLevelReplay({"level": marl.Between(1, 1000)}, capacity=2, replay=0.0).build(SPACE, SEED)
+    scheduler = PrioritisedLevelReplay({"level": Between(1, 1000)}, capacity=2, replay=0.0).build(SPACE, SEED)
     numbers = scheduler.draw(3, Clock(0))[0]
     for number, result in zip(numbers, (1.0, 0.0, 1.0), strict=True):
         scheduler.learn([Outcome(int(number), {"success": result})], Clock(0))
@@ -215,10 +240,10 @@ def test_the_least_interesting_level_makes_room():
 
 
 def test_every_copy_plays_what_the_curriculum_says_and_is_told_so():
-    task = {"width": marl.Between(2, 6), "height": marl.Among((3, 5))}
+    task = {"width": Between(2, 6), "height": Among((3, 5))}
     seen = []
     with marl.MultiAgentSystem(
-        small(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=marl.DomainRandomisation(task)
+        small(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=DomainRandomisation(task)
     ) as system:
         log = system.training.log
         record = log.record
@@ -236,7 +261,9 @@ def test_every_copy_plays_what_the_curriculum_says_and_is_told_so():
 
 
 def test_an_advance_reaches_every_episode_that_has_not_begun():
-    curriculum = marl.Stages([marl.Stage({"width": 2}, marl.Steps(at_least=48)), marl.Stage({"width": 6})])
+    curriculum = marl.curriculum.Stages(
+        [marl.curriculum.Stage({"width": 2}, Steps(at_least=48)), marl.curriculum.Stage({"width": 6})]
+    )
     with marl.MultiAgentSystem(
         marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=curriculum
     ) as system:
@@ -247,9 +274,9 @@ def test_an_advance_reaches_every_episode_that_has_not_begun():
 
 
 def test_evaluation_plays_the_target_and_never_the_stage():
-    target = {"width": 6, "height": marl.Among((4, 6))}
-    first = marl.Stage({"width": 2, "height": 2}, marl.SuccessRate(at_least=1.0))
-    course = marl.Stages([first, marl.Stage({"width": 3, "height": 3})], target=target)
+    target = {"width": 6, "height": Among((4, 6))}
+    first = marl.curriculum.Stage({"width": 2, "height": 2}, SuccessRate(at_least=1.0))
+    course = marl.curriculum.Stages([first, marl.curriculum.Stage({"width": 3, "height": 3})], target=target)
     played = []
     with marl.MultiAgentSystem(
         marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=course
@@ -282,17 +309,17 @@ def test_evaluation_plays_the_target_and_never_the_stage():
 
 
 CURRICULA = {
-    "stages": marl.Stages(
+    "stages": marl.curriculum.Stages(
         [
-            marl.Stage({"width": 3, "density": 0.0}, marl.SuccessRate(at_least=0.1, over=5)),
-            marl.Stage({"width": marl.Between(4, 6), "density": 0.2}),
+            marl.curriculum.Stage({"width": 3, "density": 0.0}, SuccessRate(at_least=0.1, over=5)),
+            marl.curriculum.Stage({"width": Between(4, 6), "density": 0.2}),
         ],
         rehearse=0.3,
     ),
-    "annealed": marl.Annealed({"width": Linear(2, 6, 600)}),
-    "random": marl.DomainRandomisation({"density": marl.Between(0.0, 0.4)}),
-    "progress": marl.LearningProgress({"width": marl.Between(2, 6), "height": marl.Between(2, 6)}, bins=2),
-    "levels": marl.PrioritisedLevelReplay({"level": marl.Between(1, 10**6)}, capacity=8, replay=0.5),
+    "annealed": Annealed({"width": Linear(2, 6, 600)}),
+    "random": DomainRandomisation({"density": Between(0.0, 0.4)}),
+    "progress": LearningProgress({"width": Between(2, 6), "height": Between(2, 6)}, bins=2),
+    "levels": PrioritisedLevelReplay({"level": Between(1, 10**6)}, capacity=8, replay=0.5),
 }
 
 
@@ -320,9 +347,10 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(name, tmp_path):
 
 
 def test_a_curriculum_of_one_s_own_code_has_to_be_brought_along(tmp_path):
-    rule = marl.SuccessRate(at_least=0.5, over=5)
-    course = marl.Stages(
-        [marl.Stage({"width": 3}, rule), marl.Stage({"width": 6})], success=lambda episode: episode.length < 4
+    rule = SuccessRate(at_least=0.5, over=5)
+    course = marl.curriculum.Stages(
+        [marl.curriculum.Stage({"width": 3}, rule), marl.curriculum.Stage({"width": 6})],
+        success=lambda episode: episode.length < 4,
     )
     options = {"env_kwargs": MAZE, "num_envs": 4}
     with marl.MultiAgentSystem(small(), "marl/gridworld-v0", curriculum=course, **options) as system:
@@ -337,10 +365,12 @@ def test_a_curriculum_of_one_s_own_code_has_to_be_brought_along(tmp_path):
 
 
 def test_teams_have_curricula_of_their_own():
-    rule = marl.WinRate(at_least=0.5, over=3)
+    rule = WinRate(at_least=0.5, over=3)
     curricula = {
-        "agent_0": marl.Stages([marl.Stage({"width": 3}, rule), marl.Stage({"width": 6})]),
-        "agent_1": marl.DomainRandomisation({"height": marl.Between(2, 6)}),
+        "agent_0": marl.curriculum.Stages(
+            [marl.curriculum.Stage({"width": 3}, rule), marl.curriculum.Stage({"width": 6})]
+        ),
+        "agent_1": DomainRandomisation({"height": Between(2, 6)}),
     }
     learners = {"agent_0": marl.Random(), "agent_1": marl.Random()}
     kwargs = {**MAZE, "num_agents": 2}
@@ -351,13 +381,13 @@ def test_teams_have_curricula_of_their_own():
         names = [team.name for team in system.spec.teams]
         assert f"{names[0]}/curriculum/stage" in history
         assert set(system.target) == {"width", "height"}
-    both = {name: marl.DomainRandomisation({"width": 3}) for name in curricula}
+    both = {name: DomainRandomisation({"width": 3}) for name in curricula}
     with pytest.raises(ConfigError, match="chosen by 'agent_0' and by 'agent_1'"):
         marl.MultiAgentSystem(learners, "marl/gridworld-v0", env_kwargs=kwargs, curriculum=both)
 
 
 def test_a_population_grows_in_the_world():
-    course = marl.growing("agents", 1, 3, marl.Steps(at_least=40), target={"agents": 4})
+    course = growing("agents", 1, 3, Steps(at_least=40), target={"agents": 4})
     learner = small(agent_id=False)
     kwargs = {**MAZE, "num_agents": 4}
     with marl.MultiAgentSystem(
@@ -395,28 +425,39 @@ def test_starts_and_goals_are_as_far_apart_as_asked():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: marl.Stages([]), "at least one Stage"),
+        (lambda: marl.curriculum.Stages([]), "at least one Stage"),
         (
-            lambda: marl.Stages([marl.Stage({"width": 3}), marl.Stage({"width": 4})]),
+            lambda: marl.curriculum.Stages([marl.curriculum.Stage({"width": 3}), marl.curriculum.Stage({"width": 4})]),
             "stage 1 can never be reached: stage 0 has no advance rule",
         ),
         (
-            lambda: marl.Stages(
-                [marl.Stage({"width": 3}, marl.SuccessRate(at_least=0.9)), marl.Stage({"width": 4})],
+            lambda: marl.curriculum.Stages(
+                [
+                    marl.curriculum.Stage({"width": 3}, SuccessRate(at_least=0.9)),
+                    marl.curriculum.Stage({"width": 4}),
+                ],
                 rollback=0.5,
                 hysteresis=0.2,
             ),
             "stage 1 can never be reached: stage 0 asks for 1.1 of success",
         ),
         (
-            lambda: marl.Stages([marl.Stage({"width": 3}, marl.Steps(at_least=9)), marl.Stage({"height": 4})]),
+            lambda: marl.curriculum.Stages(
+                [
+                    marl.curriculum.Stage({"width": 3}, Steps(at_least=9)),
+                    marl.curriculum.Stage({"height": 4}),
+                ]
+            ),
             "every stage sets the same parameters",
         ),
-        (lambda: marl.SuccessRate(at_least=1.5), "at most 1"),
-        (lambda: marl.LearningProgress({"width": marl.Between(2, 3)}, measure="luck"), "'success' or 'return'"),
-        (lambda: marl.PrioritisedLevelReplay({"level": 1}, score="regrets"), "did you mean 'regret'"),
-        (lambda: marl.DomainRandomisation({}), "at least one parameter"),
-        (lambda: marl.Among(()), "at least one value"),
+        (lambda: SuccessRate(at_least=1.5), "at most 1"),
+        (
+            lambda: LearningProgress({"width": Between(2, 3)}, measure="luck"),
+            "'success' or 'return'",
+        ),
+        (lambda: PrioritisedLevelReplay({"level": 1}, score="regrets"), "did you mean 'regret'"),
+        (lambda: DomainRandomisation({}), "at least one parameter"),
+        (lambda: Among(()), "at least one value"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(make, text):
@@ -427,15 +468,18 @@ def test_what_makes_no_sense_is_refused_at_once(make, text):
 @pytest.mark.parametrize(
     ("course", "text"),
     [
-        (marl.DomainRandomisation({"widht": 3}), "unknown task parameter 'widht'; did you mean 'width'"),
-        (marl.DomainRandomisation({"width": 30}), r"width: expected a number in \[2, 6\], got 30"),
-        (marl.DomainRandomisation({"width": 2.5}), "expected a whole number, got 2.5"),
-        (marl.DomainRandomisation({"width": marl.Between(5, 3)}), "low at most high"),
-        (marl.DomainRandomisation({"width": "wide"}), "expected a number, Between"),
-        (marl.Annealed({"width": Linear(2, 60)}), "got 60"),
-        (marl.DomainRandomisation({"width": 3}, target={"depth": 1}), "target: unknown task parameter 'depth'"),
-        (marl.LearningProgress({"width": 3}), "expected Between"),
-        (0.5, "expected one such as marl.Stages"),
+        (DomainRandomisation({"widht": 3}), "unknown task parameter 'widht'; did you mean 'width'"),
+        (DomainRandomisation({"width": 30}), r"width: expected a number in \[2, 6\], got 30"),
+        (DomainRandomisation({"width": 2.5}), "expected a whole number, got 2.5"),
+        (DomainRandomisation({"width": Between(5, 3)}), "low at most high"),
+        (DomainRandomisation({"width": "wide"}), "expected a number, Between"),
+        (Annealed({"width": Linear(2, 60)}), "got 60"),
+        (
+            DomainRandomisation({"width": 3}, target={"depth": 1}),
+            "target: unknown task parameter 'depth'",
+        ),
+        (LearningProgress({"width": 3}), "expected Between"),
+        (0.5, "expected one such as marl.curriculum.Stages"),
     ],
 )
 def test_tasks_that_the_world_does_not_have_are_refused(course, text):
@@ -445,11 +489,11 @@ def test_tasks_that_the_world_does_not_have_are_refused(course, text):
 
 def test_environments_without_tasks_are_refused():
     with pytest.raises(ConfigError, match="team_v0 declares no tasks"):
-        marl.MultiAgentSystem(marl.Random(), Team, curriculum=marl.DomainRandomisation({"width": 3}))
+        marl.MultiAgentSystem(marl.Random(), Team, curriculum=DomainRandomisation({"width": 3}))
 
 
 def test_a_success_that_nobody_reports_is_refused():
-    course = marl.LearningProgress({"prey_speed": marl.Between(0.5, 1.0)})
+    course = LearningProgress({"prey_speed": Between(0.5, 1.0)})
     learners = {"adversary_*": marl.Random(), "agent_*": marl.Random()}
     with (
         marl.MultiAgentSystem(learners, "marl/tag-v0", num_envs=2, curriculum=course) as system,
@@ -459,7 +503,9 @@ def test_a_success_that_nobody_reports_is_refused():
 
 
 def test_a_stage_that_begins_after_the_end_is_refused():
-    course = marl.Stages([marl.Stage({"width": 3}, marl.Steps(at_least=500)), marl.Stage({"width": 4})])
+    course = marl.curriculum.Stages(
+        [marl.curriculum.Stage({"width": 3}, Steps(at_least=500)), marl.curriculum.Stage({"width": 4})]
+    )
     with pytest.raises(
         ConfigError, match="'maze': Stages: stage 1 can never be reached: the stages before it take 500"
     ):
@@ -476,7 +522,7 @@ def test_a_stage_that_begins_after_the_end_is_refused():
 
 
 def test_level_replay_does_not_wait_for_results_that_never_come(monkeypatch):
-    scheduler = marl.PrioritisedLevelReplay({"level": curriculum.Between(1, 1000)}).build(SPACE, SEED)
+    scheduler = PrioritisedLevelReplay({"level": Between(1, 1000)}).build(SPACE, SEED)
     monkeypatch.setattr(type(scheduler), "UNBORN", 50)
     numbers = scheduler.draw(120, Clock(0))[0]
     assert len(scheduler.unborn) == 50

@@ -9,6 +9,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 
 import marl
+from marl.exploration import BoltzmannGumbel, EpsilonGreedy, OrnsteinUhlenbeck
+from marl.shaping import RND, CountBonus, EpisodicNovelty, SocialInfluence
 from tests.support.tiny import Acting
 
 CONTINUOUS = Box(-1, 1, (2,), np.float32)
@@ -16,7 +18,7 @@ NET = {"network": marl.MLP((8, 8))}
 ON = {"rollout": 8} | NET
 PPO = ON | {"minibatches": 2, "epochs": 2}
 OFF = {"learning_starts": 16, "batch": 8, "buffer": 64, "updates_per_step": 0.25} | NET
-DQN = marl.EpsilonGreedy(0.4, spread=3.0)
+DQN = EpsilonGreedy(0.4, spread=3.0)
 COMBINATIONS = {
     "ppo": (marl.PPO(**PPO), Discrete(3)),
     "ppo-none": (marl.PPO(**PPO, sharing="none", normalize_obs=True, normalize_values=True), Discrete(3)),
@@ -35,22 +37,22 @@ COMBINATIONS = {
     "dial": (marl.DQN(**OFF, channel=marl.DIAL(size=2), sequence=4), Discrete(3)),
     "dqn": (marl.DQN(**OFF, exploration=DQN), Discrete(3)),
     "dqn-noisy": (marl.DQN(**OFF | {"network": marl.MLP((8,), noisy=0.5)}), Discrete(3)),
-    "dqn-lenient": (marl.DQN(**OFF, leniency=0.5, hysteresis=0.4, prioritised=marl.Prioritised()), Discrete(3)),
-    "c51": (marl.DQN(**OFF, distribution=marl.Atoms(-1.0, 5.0, 11), dueling=True), Discrete(3)),
-    "qr": (marl.DQN(**OFF, distribution=marl.Quantiles(5), n_step=3), Discrete(3)),
+    "dqn-lenient": (marl.DQN(**OFF, leniency=0.5, hysteresis=0.4, prioritised=marl.memory.Prioritised()), Discrete(3)),
+    "c51": (marl.DQN(**OFF, distribution=marl.nets.Atoms(-1.0, 5.0, 11), dueling=True), Discrete(3)),
+    "qr": (marl.DQN(**OFF, distribution=marl.nets.Quantiles(5), n_step=3), Discrete(3)),
     "lambda": (marl.DQN(**OFF | {"network": marl.GRU(8)}, sequence=4, td_lambda=0.7), Discrete(3)),
     "vdn": (marl.vdn(**OFF), Discrete(3)),
     "qmix": (marl.qmix(**OFF), Discrete(3)),
     "qplex": (marl.qplex(**OFF), Discrete(3)),
     "wqmix": (marl.wqmix(**OFF), Discrete(3)),
-    "ddpg": (marl.DDPG(**OFF, exploration=marl.OrnsteinUhlenbeck()), CONTINUOUS),
+    "ddpg": (marl.DDPG(**OFF, exploration=OrnsteinUhlenbeck()), CONTINUOUS),
     "maddpg": (marl.maddpg(**OFF), MultiDiscrete([3, 2])),
     "facmac": (marl.facmac(**OFF), CONTINUOUS),
     "td3": (marl.TD3(**OFF, sharing="none"), CONTINUOUS),
     "sac": (marl.SAC(**OFF), CONTINUOUS),
     "masac": (marl.masac(**OFF), CONTINUOUS),
-    "sac-discrete": (marl.SAC(**OFF, exploration=marl.BoltzmannGumbel()), Discrete(3)),
-    "hindsight": (marl.DDPG(**OFF, hindsight=marl.Hindsight("marl_envs.reach:compute_reward")), CONTINUOUS),
+    "sac-discrete": (marl.SAC(**OFF, exploration=BoltzmannGumbel()), Discrete(3)),
+    "hindsight": (marl.DDPG(**OFF, hindsight=marl.memory.Hindsight("marl_envs.reach:compute_reward")), CONTINUOUS),
     "random": (marl.Random(), CONTINUOUS),
 }
 
@@ -95,9 +97,9 @@ def test_training_computes_the_same_numbers_under_another_default_dtype(name, do
 @pytest.mark.parametrize(
     "options",
     [
-        {"shaping": [marl.RND()]},
-        {"shaping": [marl.EpisodicNovelty()]},
-        {"shaping": [marl.SocialInfluence(), marl.CountBonus()]},
+        {"shaping": [RND()]},
+        {"shaping": [EpisodicNovelty()]},
+        {"shaping": [SocialInfluence(), CountBonus()]},
         {"channel": marl.Spoken(words=3)},
     ],
     ids=["rnd", "novelty", "influence", "spoken"],

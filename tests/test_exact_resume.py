@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import marl
+from marl.curriculum import Stage, Stages, Steps
 from tests.support.equality import assert_equal_trees
 from tests.support.tiny import Hear, Team, Turns
 
@@ -15,7 +16,7 @@ CLOCKS = ("steps_per_second",)
 STEPS, LOG_EVERY = 256, 32
 PPO = marl.ippo(rollout=8, minibatches=1, network=marl.MLP((8,)))
 SIDE = {"width": 3, "height": 3, "distance": 1}
-LADDER = marl.Stages([marl.Stage(SIDE, marl.Steps(at_least=90)), marl.Stage(SIDE | {"distance": 2})])
+LADDER = Stages([Stage(SIDE, Steps(at_least=90)), Stage(SIDE | {"distance": 2})])
 
 
 def talking(channel, **options):

@@ -9,7 +9,18 @@ import pytest
 import torch
 
 import marl
-from marl.memory.rollout import Look
+from marl.exploration import (
+    Boltzmann,
+    BoltzmannGumbel,
+    EpsilonGreedy,
+    GaussianNoise,
+    Greedy,
+    GumbelSample,
+    MaxBoltzmann,
+    OrnsteinUhlenbeck,
+    Uniform,
+)
+from marl.memory.base import Look
 from marl.schedules import Clock, value_at
 from marl.types import ActionSpec
 from tests.support.tiny import Team
@@ -21,15 +32,20 @@ COPIES = 4_000
 NOW = Clock(0, 100)
 
 ON_CHOICES = [
-    marl.Greedy(),
-    marl.Uniform(),
-    marl.EpsilonGreedy(0.5),
-    marl.Boltzmann(0.7),
-    marl.MaxBoltzmann(0.5, 2.0),
-    marl.BoltzmannGumbel(),
-    marl.GumbelSample(),
+    Greedy(),
+    Uniform(),
+    EpsilonGreedy(0.5),
+    Boltzmann(0.7),
+    MaxBoltzmann(0.5, 2.0),
+    BoltzmannGumbel(),
+    GumbelSample(),
 ]
-ON_BOXES = [marl.Greedy(), marl.Uniform(), marl.GaussianNoise(0.5), marl.OrnsteinUhlenbeck()]
+ON_BOXES = [
+    Greedy(),
+    Uniform(),
+    GaussianNoise(0.5),
+    OrnsteinUhlenbeck(),
+]
 IDS = {"ids": lambda choice: type(choice).__name__}
 
 
@@ -48,7 +64,7 @@ def shares(action, of=4):
 
 
 def test_epsilon_greedy_strays_as_often_as_it_says():
-    explorer = marl.EpsilonGreedy(marl.Linear(1.0, 0.2, 100)).build(CHOICES, COPIES, "cpu")
+    explorer = EpsilonGreedy(marl.Linear(1.0, 0.2, 100)).build(CHOICES, COPIES, "cpu")
     scores = torch.tensor([0.0, 3.0, 1.0, 2.0]).expand(COPIES, 2, 4)
     for steps, epsilon in ((0, 1.0), (50, 0.6), (100, 0.2), (900, 0.2)):
         wanted = torch.full((4,), epsilon / 4)
@@ -57,7 +73,7 @@ def test_epsilon_greedy_strays_as_often_as_it_says():
 
 
 def test_epsilon_may_differ_between_copies():
-    explorer = marl.EpsilonGreedy(0.5, spread=3.0).build(CHOICES, COPIES, "cpu")
+    explorer = EpsilonGreedy(0.5, spread=3.0).build(CHOICES, COPIES, "cpu")
     scores = torch.tensor([0.0, 3.0, 1.0, 2.0]).expand(COPIES, 2, 4)
     stray = (act(explorer, scores) != 1).float()
     assert stray[:400].mean() == pytest.approx(0.75 * 0.5**1.15, abs=0.04)
@@ -66,16 +82,16 @@ def test_epsilon_may_differ_between_copies():
 
 def test_boltzmann_draws_from_the_softmax():
     scores = torch.tensor([0.0, 1.0, -1.0, 5.0]).expand(COPIES, 2, 4)
-    action = act(marl.Boltzmann(2.0).build(CHOICES, COPIES, "cpu"), scores)
+    action = act(Boltzmann(2.0).build(CHOICES, COPIES, "cpu"), scores)
     assert torch.allclose(shares(action), (scores[0, 0] / 2).softmax(-1), atol=0.03)
-    clipped = act(marl.Boltzmann(1.0, clip=0.5).build(CHOICES, COPIES, "cpu"), scores)
+    clipped = act(Boltzmann(1.0, clip=0.5).build(CHOICES, COPIES, "cpu"), scores)
     assert torch.allclose(shares(clipped), scores[0, 0].clamp(-0.5, 0.5).softmax(-1), atol=0.03)
-    drawn = act(marl.GumbelSample().build(CHOICES, COPIES, "cpu"), scores)
+    drawn = act(GumbelSample().build(CHOICES, COPIES, "cpu"), scores)
     assert torch.allclose(shares(drawn), scores[0, 0].softmax(-1), atol=0.03)
 
 
 def test_boltzmann_gumbel_calms_down_with_visits():
-    explorer = marl.BoltzmannGumbel(1.0).build(CHOICES, 50, "cpu")
+    explorer = BoltzmannGumbel(1.0).build(CHOICES, 50, "cpu")
     scores = torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(50, 2, 4)
     first = (act(explorer, scores, seed=1) == 1).float().mean()
     for seed in range(40):
@@ -86,7 +102,7 @@ def test_boltzmann_gumbel_calms_down_with_visits():
 
 def test_what_the_dead_would_do_is_no_visit():
     for spec, width in ((CHOICES, 4), (PARTS, sum(PARTS.sizes))):
-        explorer = marl.BoltzmannGumbel(1.0).build(spec, 50, "cpu")
+        explorer = BoltzmannGumbel(1.0).build(spec, 50, "cpu")
         before = [visits.clone() for visits in explorer.visits]
         scores = torch.zeros(50, 2, width)
         alive = torch.ones(50, 2, dtype=torch.bool)
@@ -121,13 +137,13 @@ def test_noise_stays_in_the_box(choice):
 
 
 def test_gaussian_noise_has_the_scale_of_the_schedule():
-    explorer = marl.GaussianNoise(marl.Exponential(0.4, 0.0, 100)).build(BOX, COPIES, "cpu")
+    explorer = GaussianNoise(marl.schedules.Exponential(0.4, 0.0, 100)).build(BOX, COPIES, "cpu")
     assert act(explorer, torch.zeros(COPIES, 2, 2)).std() == pytest.approx(0.4, rel=0.05)
     assert act(explorer, torch.zeros(COPIES, 2, 2), clock=Clock(200)).std() == pytest.approx(0.1, rel=0.05)
 
 
 def test_ornstein_uhlenbeck_remembers_and_starts_anew_with_each_copys_episode():
-    explorer = marl.OrnsteinUhlenbeck(theta=0.2, scale=0.1).build(BOX, COPIES, "cpu")
+    explorer = OrnsteinUhlenbeck(theta=0.2, scale=0.1).build(BOX, COPIES, "cpu")
     generator, still = torch.Generator().manual_seed(0), torch.zeros(COPIES, dtype=torch.bool)
     zeros = torch.zeros(COPIES, 2, 2)
     for _ in range(60):
@@ -155,33 +171,35 @@ def test_a_restored_explorer_goes_on_the_same(choice, spec):
 
 
 def test_exponential_halves_the_rest_of_the_way():
-    schedule = marl.Exponential(1.0, 0.2, 1_000)
+    schedule = marl.schedules.Exponential(1.0, 0.2, 1_000)
     assert [value_at(schedule, Clock(steps)) for steps in (0, 1_000, 2_000)] == pytest.approx([1.0, 0.6, 0.4])
 
 
 def test_logarithmic_falls_a_tenth_of_the_way_to_ten_times_the_steps():
-    schedule = marl.Logarithmic(1.0, 0.1, 100)
+    schedule = marl.schedules.Logarithmic(1.0, 0.1, 100)
     assert [value_at(schedule, Clock(steps)) for steps in (0, 99, 999, 5_000)] == pytest.approx([1.0, 1.0, 0.1, 0.1])
     rule = [1 - math.log10((steps + 1) / 25) for steps in (30, 100, 200)]
-    assert [value_at(marl.Logarithmic(1, 0, 25), Clock(steps)) for steps in (30, 100, 200)] == pytest.approx(rule)
+    assert [value_at(marl.schedules.Logarithmic(1, 0, 25), Clock(steps)) for steps in (30, 100, 200)] == pytest.approx(
+        rule
+    )
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: marl.EpsilonGreedy(1.5),
-        lambda: marl.Boltzmann(0.0),
-        lambda: marl.OrnsteinUhlenbeck(theta=-1),
-        lambda: marl.Exponential(1, 0, 0),
-        lambda: marl.Logarithmic(1, 0, 0),
-        lambda: marl.GaussianNoise(-0.1),
-        lambda: marl.GaussianNoise(marl.Linear(0.5, -0.5)),
-        lambda: marl.OrnsteinUhlenbeck(scale=-1),
-        lambda: marl.EpsilonGreedy(0.1, spread=-1),
-        lambda: marl.EpsilonGreedy("often"),
-        lambda: marl.Prioritised(alpha=marl.Linear(0.6, 1.2)),
-        lambda: marl.Prioritised(beta=2.0),
-        lambda: marl.Prioritised(beta=True),
+        lambda: EpsilonGreedy(1.5),
+        lambda: Boltzmann(0.0),
+        lambda: OrnsteinUhlenbeck(theta=-1),
+        lambda: marl.schedules.Exponential(1, 0, 0),
+        lambda: marl.schedules.Logarithmic(1, 0, 0),
+        lambda: GaussianNoise(-0.1),
+        lambda: GaussianNoise(marl.Linear(0.5, -0.5)),
+        lambda: OrnsteinUhlenbeck(scale=-1),
+        lambda: EpsilonGreedy(0.1, spread=-1),
+        lambda: EpsilonGreedy("often"),
+        lambda: marl.memory.Prioritised(alpha=marl.Linear(0.6, 1.2)),
+        lambda: marl.memory.Prioritised(beta=2.0),
+        lambda: marl.memory.Prioritised(beta=True),
     ],
 )
 def test_numbers_without_meaning_are_refused(wrong):
@@ -196,7 +214,7 @@ def test_sac_explores_with_noise_on_top_of_its_own_draws():
             system.train(steps=400)
             return system.learners[0].memory.action[:200].clone()
 
-    own, pushed = actions(None), actions(marl.OrnsteinUhlenbeck(theta=0.01, scale=0.3))
+    own, pushed = actions(None), actions(OrnsteinUhlenbeck(theta=0.01, scale=0.3))
     assert (pushed.abs() <= 1).all()
 
     def memory(x):  # correlation of one step's action with the next one's
@@ -209,8 +227,12 @@ def test_sac_explores_with_noise_on_top_of_its_own_draws():
 @pytest.mark.parametrize(
     ("config", "env", "kept"),
     [
-        (marl.iql(exploration=marl.BoltzmannGumbel(5.0)), Team, lambda explorer: explorer.visits[0]),
-        (marl.iddpg(exploration=marl.OrnsteinUhlenbeck(scale=0.5)), "Pendulum-v1", lambda explorer: explorer.noise),
+        (marl.iql(exploration=BoltzmannGumbel(5.0)), Team, lambda explorer: explorer.visits[0]),
+        (
+            marl.iddpg(exploration=OrnsteinUhlenbeck(scale=0.5)),
+            "Pendulum-v1",
+            lambda explorer: explorer.noise,
+        ),
     ],
     ids=["visits", "noise"],
 )

@@ -31,8 +31,10 @@ CASES = {
     "ia2c": marl.ia2c(),
     "coma": marl.coma(rollout=10),
     "iql": marl.iql(**OFF),
-    "prioritised": marl.iql(prioritised=marl.Prioritised(), n_step=3, distribution=marl.Quantiles(8), **OFF),
-    "atoms": marl.iql(distribution=marl.Atoms(-1, 12), network=marl.MLP(noisy=0.5), **OFF),
+    "prioritised": marl.iql(
+        prioritised=marl.memory.Prioritised(), n_step=3, distribution=marl.nets.Quantiles(8), **OFF
+    ),
+    "atoms": marl.iql(distribution=marl.nets.Atoms(-1, 12), network=marl.MLP(noisy=0.5), **OFF),
     "drqn": marl.iql(network=marl.GRU(16), sequence=5, **OFF),
     "dial": marl.iql(channel=marl.DIAL(), network=marl.GRU(16), sequence=5, **OFF),
     "vdn": marl.vdn(**OFF),
@@ -51,7 +53,7 @@ BOXES = {
     "maddpg": marl.maddpg(**OFF),
     "matd3": marl.matd3(**OFF),
     "masac": marl.masac(**OFF),
-    "ou": marl.iddpg(exploration=marl.OrnsteinUhlenbeck(), **OFF),
+    "ou": marl.iddpg(exploration=marl.exploration.OrnsteinUhlenbeck(), **OFF),
 }
 
 

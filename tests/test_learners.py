@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import marl
-from marl.actor_critic import weights_of
-from marl.nets.owner import Owner
+from marl.nets.owner import Owner, weights_of
 from marl.schedules import Clock
 from tests.support.learning import fill, learner_of
 from tests.support.tiny import Constant, Team
@@ -112,7 +111,7 @@ def test_training_that_stays_non_finite_ends_with_exit_status_4():
         system.learners[0].memory.reward[0] = float("nan")
 
     system = marl.MultiAgentSystem(marl.PPO(rollout=8, minibatches=2), Team, num_envs=2)
-    with pytest.raises(marl.NonFiniteError, match="not finite in the last") as caught:
+    with pytest.raises(marl.types.NonFiniteError, match="not finite in the last") as caught:
         system.train(steps=5_000, watcher=Watch(poison))
     assert caught.value.exit_code == 4
     assert torch.isfinite(system.learners[0].flat.values).all()

@@ -123,7 +123,7 @@ def crashes_in_evaluation(kind, ledger, workers):
 
 def cannot_be_set_up(kind, ledger, workers):
     with pytest.raises(ConfigError):
-        system_of(kind, ledger, workers, curriculum=marl.DomainRandomisation({"width": 3}))
+        system_of(kind, ledger, workers, curriculum=marl.curriculum.DomainRandomisation({"width": 3}))
     return 2
 
 

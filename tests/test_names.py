@@ -67,13 +67,13 @@ def test_sharing_finds_names_with_brackets():
 
 
 def test_groups_of_a_channel_find_names_with_brackets():
-    wiring = marl.Groups(("drone[0]", "drone*")).build(drones())
+    wiring = marl.topology.Groups(("drone[0]", "drone*")).build(drones())
     np.testing.assert_array_equal(wiring.weight.numpy(), [[0, 0, 0], [0, 0, 1], [0, 1, 0]])
 
 
 def test_teams_shaping_and_experiments_find_names_with_brackets():
     agents = {"drone[0]": marl.ippo(rollout=4), "drone*": marl.ippo(rollout=4, minibatches=1, channel=marl.CommNet())}
-    hooks = {"drone[0]": [marl.StepCost(0.1)]}
+    hooks = {"drone[0]": [marl.shaping.StepCost(0.1)]}
     system = marl.MultiAgentSystem(agents, Drones, num_envs=2, seed=0, shaping=hooks)
     assert [team.agents for team in system.spec.teams] == [("drone[0]",), ("drone[1]", "drone0")]
     system.train(steps=16)

@@ -55,7 +55,7 @@ OVERFLOWING = {
     "a2c": marl.A2C(),
     "dqn, compiled": marl.DQN(**OFF),
     "dqn, autograd": marl.DQN(dueling=True, **OFF),
-    "dqn, prioritised": marl.DQN(prioritised=marl.Prioritised(), **OFF),
+    "dqn, prioritised": marl.DQN(prioritised=marl.memory.Prioritised(), **OFF),
     "vdn": marl.DQN(credit=marl.VDN(), **OFF),
     "qmix": marl.DQN(credit=marl.QMix(), **OFF),
     "weighted qmix": marl.DQN(credit=marl.WeightedQMix(), **OFF),
@@ -80,7 +80,7 @@ OVERFLOWING_BOXES = {
 )
 def test_rewards_whose_squares_overflow_end_the_training(config, space):
     """A squared error of 1e60 is no float32, though its gradient, of 1e30, is one and clips to something ordinary."""
-    with pytest.raises(marl.NonFiniteError, match="not finite in the last 1"):
+    with pytest.raises(marl.types.NonFiniteError, match="not finite in the last 1"):
         train(config, space)
 
 
@@ -89,8 +89,8 @@ def test_rewards_whose_squares_overflow_end_the_training(config, space):
     [
         marl.PPO(rollout=8, normalize_values=True),
         marl.DQN(huber=1.0, **OFF),
-        marl.DQN(distribution=marl.Atoms(), **OFF),
-        marl.DQN(distribution=marl.Quantiles(5), **OFF),
+        marl.DQN(distribution=marl.nets.Atoms(), **OFF),
+        marl.DQN(distribution=marl.nets.Quantiles(5), **OFF),
     ],
     ids=["normalised values", "huber", "atoms", "quantiles"],
 )

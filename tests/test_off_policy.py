@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 import marl
 from marl.action_critic import own_action_only
+from marl.exploration import OrnsteinUhlenbeck
 from marl.schedules import Clock
 from tests.support.learning import QUICK, trained
 from tests.support.tiny import Single, Steer, Team, Turns, spec_of
@@ -79,7 +80,7 @@ def fill(learner, seed, agents):
     ("config", "action"),
     [
         (marl.DQN(sharing="none", double=True, dueling=True, normalize_obs=True), Discrete(3)),
-        (marl.DQN(sharing="none", distribution=marl.Quantiles(8)), Discrete(3)),
+        (marl.DQN(sharing="none", distribution=marl.nets.Quantiles(8)), Discrete(3)),
         (marl.DDPG(sharing="none"), Box(-1, 1, (2,), np.float32)),
         (marl.TD3(sharing="none", smoothing=0.0), Box(-1, 1, (2,), np.float32)),
         (marl.SAC(sharing="none"), Discrete(3)),
@@ -97,10 +98,10 @@ def test_stacked_parameters_equal_separate_learners(config, action):
         copy_columns(stacked, learner, agent)
         alone.append(learner)
     for update in range(20):
-        before = stacked.sampler.get_state()
+        before = stacked.experience.sampler.get_state()
         for which, learner in enumerate((stacked, *alone)):
             fill(learner, update, [0, 1, 2] if which == 0 else [which - 1])
-            learner.sampler.set_state(before)
+            learner.experience.sampler.set_state(before)
             assert learner.ready(Clock(64 * (update + 1), 10_000))
             learner.update(Clock(64 * (update + 1), 10_000))
     for agent, learner in enumerate(alone):
@@ -143,11 +144,11 @@ def test_an_agents_actor_loss_reaches_only_its_own_action():
 def test_what_an_agents_critic_says_moves_no_other_agents_actor(recipe, env):
     """The whole loss with only agent 1's rows counted: the others' own parameters get no gradient at all."""
     learner = trained(recipe(**QUICK), env, steps=60).learners[0]
-    sample = learner._draw(Clock(60))
+    sample = learner.experience.draw(Clock(60))
     one = torch.tensor([False, True, False])
     sample = dataclasses.replace(sample, complete=sample.complete & one)
     learner.memory.ragged = True  # so that weights look at who counts
-    seen, _ = learner.rows_of(sample)
+    seen = learner.actor.encode(sample.obs)
     extra = (learner.temperature(),) if recipe is marl.masac else ()
     loss = learner.compute_actor_loss(sample, seen, *extra)
     learner.actor_flat.backward(loss[0] if isinstance(loss, tuple) else loss)
@@ -157,9 +158,9 @@ def test_what_an_agents_critic_says_moves_no_other_agents_actor(recipe, env):
 
 
 LEARNERS = {
-    "dqn": (marl.iql(n_step=3, prioritised=marl.Prioritised(), **QUICK), Team),
+    "dqn": (marl.iql(n_step=3, prioritised=marl.memory.Prioritised(), **QUICK), Team),
     "c51-noisy": (
-        marl.iql(**QUICK | {"network": marl.MLP((16,), "relu", noisy=0.5)}, distribution=marl.Atoms(-5, 5, 11)),
+        marl.iql(**QUICK | {"network": marl.MLP((16,), "relu", noisy=0.5)}, distribution=marl.nets.Atoms(-5, 5, 11)),
         Team,
     ),
     "qmix-gru": (marl.qmix(**QUICK | {"network": marl.GRU(8)}, sequence=4, burn_in=1, td_lambda=0.8), Team),
@@ -167,16 +168,18 @@ LEARNERS = {
     "wqmix": (marl.wqmix(**QUICK), Team),
     "maddpg": (marl.maddpg(**QUICK), Team),
     "maddpg-state": (marl.maddpg(critic=marl.Joint(of="state"), sharing="all", **QUICK), Team),
-    "iddpg-box": (marl.iddpg(exploration=marl.OrnsteinUhlenbeck(), normalize_obs=True, **QUICK), Steer),
+    "iddpg-box": (marl.iddpg(exploration=OrnsteinUhlenbeck(), normalize_obs=True, **QUICK), Steer),
     "matd3": (
-        marl.matd3(prioritised=marl.Prioritised(marl.Linear(0.7, 0.3, 200), marl.Linear(0.4, 1.0, 150)), **QUICK),
+        marl.matd3(
+            prioritised=marl.memory.Prioritised(marl.Linear(0.7, 0.3, 200), marl.Linear(0.4, 1.0, 150)), **QUICK
+        ),
         Steer,
     ),
     "masac": (marl.masac(**QUICK), Team),
     "isac-box": (marl.isac(sharing="all", **QUICK), Steer),
     "facmac": (marl.facmac(**QUICK), Steer),
     "iddpg-gru-ou": (
-        marl.iddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4, exploration=marl.OrnsteinUhlenbeck()),
+        marl.iddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4, exploration=OrnsteinUhlenbeck()),
         Steer,
     ),
     "maddpg-gru": (marl.maddpg(**QUICK | {"network": marl.GRU(8)}, sequence=4), Team),
@@ -212,7 +215,7 @@ def test_decentralised_evaluation_equals_batched(name):
 def test_turns_deaths_and_unequal_agents(env, recipe):
     system = trained(recipe(**QUICK), env, steps=150)
     assert all(torch.isfinite(value).all() for value in weights(system.learners[0]) if value.is_floating_point())
-    assert system.learners[0].updates > 10
+    assert system.learners[0].experience.updates > 10
     assert np.isfinite(system.evaluate(2).mean_return)
 
 
@@ -227,15 +230,15 @@ def test_composite_choices_train(action, recipe):
             assert all(action.contains(chosen) for chosen in actions.values())
             return super().step({agent: int(chosen[0]) for agent, chosen in actions.items()})
 
-    assert trained(recipe(**QUICK), Composite, steps=80).learners[0].updates > 5
+    assert trained(recipe(**QUICK), Composite, steps=80).learners[0].experience.updates > 5
 
 
 def test_teams_with_critics_across_them_train_in_one_run():
     agents = {"agent_0": marl.maddpg(critic=marl.Joint(of="all"), **QUICK), "agent_[12]": marl.iddpg(**QUICK)}
     system = trained(agents, Team, steps=100)
-    assert [learner.updates > 5 for learner in system.learners] == [True, True]
+    assert [learner.experience.updates > 5 for learner in system.learners] == [True, True]
     agents = {"agent_0": marl.masac(critic=marl.Joint(of="all"), **QUICK), "agent_[12]": marl.ippo(rollout=8)}
-    assert trained(agents, Steer, steps=100).learners[0].updates > 5
+    assert trained(agents, Steer, steps=100).learners[0].experience.updates > 5
 
 
 @pytest.mark.parametrize(
@@ -252,8 +255,8 @@ def test_a_critic_across_teams_knows_what_the_others_did_and_will_do(other, die)
     if not isinstance(other, marl.PPO):
         flat = theirs.target_flat if isinstance(other, marl.DQN) else theirs.actor_target_flat
         flat.values[:, -1] += 10  # the last choice, which agent_2 does not have
-    sample = ours._draw(Clock(120))
-    now, later = (ours._theirs(sample, successor)[0] for successor in (False, True))  # (1, B, 2, 2 * 4)
+    sample = ours.experience.draw(Clock(120))
+    now, later = (ours.cross_team.features(sample, successor)[0] for successor in (False, True))  # (1, B, 2, 2 * 4)
     checked = 0
     for b, place in enumerate(sample.index[:, 0].tolist()):
         row, copy = divmod(place, 2)
@@ -299,8 +302,8 @@ def test_metrics_are_means_over_the_updates_that_gave_them(monkeypatch):
 
 def test_a_central_value_sees_what_the_others_see():
     learner = trained(marl.wqmix(normalize_obs=True, **QUICK), Team, steps=60).learners[0]
-    sample = learner._draw(Clock(60))
-    learner.central.net.norm = None  # it has no use for one of its own
+    sample = learner.experience.draw(Clock(60))
+    learner.mixer.central.net.norm = None  # it has no use for one of its own
     assert torch.isfinite(learner.learn(sample)["loss"])
 
 
@@ -317,18 +320,19 @@ def test_opponents_are_not_mixed():
 
 
 def test_a_rows_priority_is_the_mean_over_those_who_acted():
-    learner = trained(marl.maddpg(prioritised=marl.Prioritised(), **QUICK), Turns, steps=60).learners[0]
-    sample = learner._draw(Clock(60))
+    learner = trained(marl.maddpg(prioritised=marl.memory.Prioritised(), **QUICK), Turns, steps=60).learners[0]
+    sample = learner.experience.draw(Clock(60))
     assert (sample.complete[0].sum(-1) == 1).all()  # one player has the turn, and what is not known is never drawn
-    error = torch.where(sample.complete[0], 3.0, 0.0)
-    assert learner.priority_errors(sample, error).tolist() == [[3.0]] * 16
+    trees, index = learner.memory.priorities, sample.index[:, 0].numpy()
+    learner.memory.update_priorities(sample, torch.where(sample.complete[0], 3.0, 0.0))
+    assert trees.nodes[0, trees.leaves + index] == pytest.approx((3.0 + trees.epsilon) ** trees.alpha)
 
 
 def test_the_update_ratio_does_not_change_with_the_number_of_copies():
     for copies in (1, 3, 10):
         system = marl.MultiAgentSystem(marl.iql(**QUICK), Team, num_envs=copies, seed=0)
         system.train(steps=120)
-        assert system.learners[0].updates == 50
+        assert system.learners[0].experience.updates == 50
 
 
 @pytest.mark.parametrize(
@@ -344,22 +348,26 @@ def test_the_update_ratio_does_not_change_with_the_number_of_copies():
         (marl.TD3(credit=marl.QMix()), Team, "mixers go with single critics"),
         (marl.SAC(credit=marl.QMix()), Team, "mixers go with DQN and DDPG"),
         (marl.qmix(credit=marl.QMix(state="state")), Turns, "has no state()"),
-        (marl.iql(prioritised=marl.Prioritised(), network=marl.GRU(8)), Team, "prioritised draws are of single"),
-        (marl.iql(hindsight=marl.Hindsight("marl_envs.reach:compute_reward")), Team, "has no goals"),
-        (marl.iql(exploration=marl.GaussianNoise()), Team, "GaussianNoise explores box actions"),
+        (marl.iql(prioritised=marl.memory.Prioritised(), network=marl.GRU(8)), Team, "prioritised draws are of single"),
+        (marl.iql(hindsight=marl.memory.Hindsight("marl_envs.reach:compute_reward")), Team, "has no goals"),
+        (marl.iql(exploration=marl.exploration.GaussianNoise()), Team, "GaussianNoise explores box actions"),
         (marl.iql(td_lambda=0.5), Team, "td_lambda needs sequences"),
         (marl.iql(sequence=4, burn_in=4), Team, "leaves no row"),
         (marl.qmix(sequence=4, td_lambda=0.5, n_step=3), Team, "td_lambda=0.5 and n_step=3 are two answers"),
-        (marl.iql(distribution=marl.Atoms(), hysteresis=0.1), Team, "hysteresis would change errors"),
-        (marl.iql(distribution=marl.Quantiles(), huber=1.0, leniency=0.5), Team, "huber and leniency would change"),
-        (marl.iql(distribution=marl.Atoms(), network=marl.GRU(8), n_step=3), Team, "n_step would change errors"),
+        (marl.iql(distribution=marl.nets.Atoms(), hysteresis=0.1), Team, "hysteresis would change errors"),
+        (
+            marl.iql(distribution=marl.nets.Quantiles(), huber=1.0, leniency=0.5),
+            Team,
+            "huber and leniency would change",
+        ),
+        (marl.iql(distribution=marl.nets.Atoms(), network=marl.GRU(8), n_step=3), Team, "n_step would change errors"),
         (marl.iddpg(network=marl.MLP((8,), noisy=0.5)), Team, "noisy layers explore for DQN"),
         (marl.ippo(network=marl.MLP((8,), noisy=0.5)), Team, "noisy layers explore for DQN"),
         (marl.maddpg(critic_network=marl.GRU(8)), Team, "feed-forward"),
     ],
 )
 def test_what_has_no_meaning_is_refused_before_anything_starts(config, env, message):
-    with pytest.raises((marl.ConfigError, marl.ResourceError)) as caught:
+    with pytest.raises((marl.ConfigError, marl.types.ResourceError)) as caught:
         marl.MultiAgentSystem(config, env, num_envs=2)
     assert "\n" not in str(caught.value)
     assert message in str(caught.value)

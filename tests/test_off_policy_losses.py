@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import marl
+from marl.action_critic import goes_on
+from marl.learners import dqn
+from marl.learners.off_policy import at_successors
+from marl.memory.sample import td_target
 from marl.schedules import Clock
 from tests.support.learning import QUICK, trained
 from tests.support.tiny import Steer, Team
@@ -21,7 +26,7 @@ ENVS = {"choices": lambda: Team(choices=(2, 3, 4), die=(4, None, None)), "box": 
 def drawn(config, env, steps=80):
     """A learner that has learnt a little, and a draw."""
     learner = trained(config, env, steps=steps).learners[0]
-    return learner, learner._draw(Clock(steps))
+    return learner, learner.experience.draw(Clock(steps))
 
 
 def output(net, agent, obs):
@@ -43,9 +48,9 @@ def shown(learner, action):
 def judged(learner, net, sample, b, agent, features, successor):
     """Every critic's values of one row for one agent; ``features``: what each agent does, in order."""
     obs = (sample.next_obs if successor else sample.obs)[0, b]  # (N, O)
-    read = torch.cat(features) if learner.joint else features[agent]
+    read = torch.cat(features) if learner.critic.joint else features[agent]
     x = obs[agent]
-    if learner.joint:
+    if learner.critic.joint:
         x = (sample.next_joint if successor else sample.joint)[0, b]
         x = x if x.dim() == 1 else x[agent]  # the state that follows this agent's turn
     agents = len(obs)
@@ -54,16 +59,21 @@ def judged(learner, net, sample, b, agent, features, successor):
     return values[:, 0, 0, agent]  # (critics, outputs)
 
 
+def encoded(learner, sample):
+    """Rows and their successors as actors read them."""
+    return learner.actor.encode(sample.obs), learner.actor.encode(sample.next_obs)
+
+
 def targets(learner, sample, monkeypatch):
     """What ``learn`` regresses critics towards ``(B, N)``, and the values it compares."""
     caught = {}
 
-    def note(_, value, target):
+    def note(value, target, weight, complete):
         caught["value"], caught["target"] = value[:, 0], target[0]
         raise StopIteration
 
-    monkeypatch.setattr(learner, "critic_loss", note)
-    seen, next_seen = learner.rows_of(sample)
+    monkeypatch.setattr(sys.modules[type(learner).__module__], "td_loss", note)
+    seen, next_seen = encoded(learner, sample)
     extra = (learner.temperature(),) if isinstance(learner.settings, marl.SAC) else ()
     with pytest.raises(StopIteration):
         learner.compute_critic_loss(sample, seen, next_seen, *extra)
@@ -106,13 +116,13 @@ def test_ddpg_and_td3_aim_at_the_target_policies_value(recipe, env, monkeypatch)
 
 def test_td3_smooths_within_its_clip_and_its_actor_climbs_the_first_critic(monkeypatch):
     learner, sample = drawn(marl.itd3(smoothing=0.2, smoothing_clip=0.1, action_cost=0.0, **QUICK), Steer)
-    seen, next_seen = learner.rows_of(sample)
-    plain = torch.tanh(learner.unroll(learner.actor_target, seen, next_seen, sample))
+    seen, next_seen = encoded(learner, sample)
+    plain = torch.tanh(at_successors(learner.actor_target, sample, seen, next_seen))
     caught = []
-    original = learner.beside
-    monkeypatch.setattr(learner, "beside", lambda f, s, successor: caught.append(f) or original(f, s, successor))
+    original = learner.critic.next_value
+    monkeypatch.setattr(learner.critic, "next_value", lambda s, actions: caught.append(actions) or original(s, actions))
     learner.compute_critic_loss(sample, seen, next_seen)
-    noise = (caught[0] - plain)[learner.stay(sample).expand(plain.shape)]
+    noise = (caught[0] - plain)[goes_on(sample).expand(plain.shape)]
     assert caught[0].abs().max() <= 1
     assert noise.abs().max() <= 0.1 + 1e-6
     assert (noise.abs() > 0.09).float().mean() > 0.4  # P(|n| > .1 / .2) = .62 are clipped
@@ -127,9 +137,9 @@ def test_td3_smooths_within_its_clip_and_its_actor_climbs_the_first_critic(monke
 
 def test_sac_on_boxes_adds_the_entropy_of_what_it_draws(monkeypatch):
     learner, sample = drawn(marl.isac(**QUICK), ENVS["box"])
-    seen, next_seen = learner.rows_of(sample)
+    seen, next_seen = encoded(learner, sample)
     before = learner.generator.get_state()
-    out = learner.unroll(learner.actor, seen, next_seen, sample)
+    out = at_successors(learner.actor, sample, seen, next_seen)
     action, _ = learner.head.reparameterised(out, learner.generator)
     learner.generator.set_state(before)
     _, target = targets(learner, sample, monkeypatch)
@@ -152,9 +162,9 @@ def test_sac_on_choices_takes_exact_expectations_over_legal_ones(monkeypatch):
     learner, sample = drawn(marl.isac(**QUICK), ENVS["choices"])
     value, target = targets(learner, sample, monkeypatch)
     alpha = learner.temperature().detach()
-    seen, _ = learner.rows_of(sample)
+    seen, _ = encoded(learner, sample)
     cost, entropy = learner.compute_actor_loss(sample, seen, alpha)
-    weight, total = learner.weigh(sample)[0], 0.0
+    weight, total = learner.experience.weigh(sample)[0], 0.0
 
     def policy(obs, legal, agent):
         out = output(learner.actor, agent, obs)
@@ -202,11 +212,14 @@ def test_each_agents_temperature_moves_towards_the_wanted_entropy(env, wanted, s
 def test_dqn_lets_one_network_choose_and_the_other_judge(double, monkeypatch):
     learner, sample = drawn(marl.iql(double=double, dueling=True, **QUICK), ENVS["choices"])
     caught = {}
-    original = learner.multi_step
-    monkeypatch.setattr(
-        learner, "multi_step", lambda s, value, lam=None: caught.update(value=value) or original(s, value, lam)
-    )
-    learner.learn(dataclasses.replace(sample))
+
+    def noted(sample, next_value, n_step, td_lambda):
+        caught["value"] = next_value
+        return td_target(sample, next_value, n_step, td_lambda)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dqn, "td_target", noted)
+        learner.learn(dataclasses.replace(sample))
     learner, sample = drawn(marl.iql(double=double, dueling=True, **QUICK), ENVS["choices"])  # the same, not moved on
     for b in range(8):
         for agent in range(3):
@@ -228,16 +241,18 @@ def test_errors_cost_what_hysteresis_leniency_and_huber_say():
     assert (learner.cost(-many) == 0.5).all()
 
 
-@pytest.mark.parametrize("distribution", [marl.Atoms(-3, 3, 7), marl.Quantiles(5, huber=0.7)], ids=["c51", "qr"])
+@pytest.mark.parametrize(
+    "distribution", [marl.nets.Atoms(-3, 3, 7), marl.nets.Quantiles(5, huber=0.7)], ids=["c51", "qr"]
+)
 def test_distributions_of_returns_by_hand(distribution):
     learner, sample = drawn(marl.iql(distribution=distribution, n_step=2, **QUICK), ENVS["choices"])
     seen, next_seen = learner.net.encode(sample.obs), learner.net.encode(sample.next_obs)
     with torch.no_grad():
-        aims = learner.unroll(learner.target, seen, next_seen, sample)
+        aims = at_successors(learner.target, sample, seen, next_seen)
         best = learner.head.values(aims).argmax(-1)
         out, _ = learner.net.read(seen, sample.carry, sample.started, sample.acting)
         loss, error = learner.separate_loss(sample, out, aims, best)
-    weight, total = learner.weigh(sample)[0], 0.0
+    weight, total = learner.experience.weigh(sample)[0], 0.0
     bins = distribution.count
     for b in range(16):
         for agent in range(3):
@@ -248,7 +263,7 @@ def test_distributions_of_returns_by_hand(distribution):
             own = output(learner.net, agent, sample.obs[0, b, agent]).view(-1, bins)[sample.action[0, b, agent]]
             aim = rows[best[0, b, agent]]
             cost = 0.0
-            if isinstance(distribution, marl.Atoms):
+            if isinstance(distribution, marl.nets.Atoms):
                 places, mass = np.linspace(-3, 3, 7), np.zeros(7)
                 for z, p in zip(places, aim.softmax(-1).tolist(), strict=True):
                     at = (min(max(reward + worth * z, -3), 3) + 3) / 1.0
@@ -281,16 +296,16 @@ def test_weighted_qmix_weighs_as_its_paper_says(weighting):
 
     now, later = sample.obs[0], sample.next_obs[0]
     state, next_state = now.flatten(1), later.flatten(1)
-    central, loss = learner.central, 0.0
+    central, mixer, loss = learner.mixer.central, learner.mixer.mixer, 0.0
     for b in range(16):
         with torch.no_grad():
             best = torch.stack([output(learner.net, n, later[b, n]).argmax() for n in range(2)])
             onward = values(central.target, central.mixer.target, b, later, best, next_state)
             y = float(sample.reward[0, b, 0]) + float(sample.discount[0, b, 0]) * onward
             action = sample.action[0, b]
-            total = values(learner.net, learner.mixer.online, b, now, action, state)
+            total = values(learner.net, mixer.online, b, now, action, state)
             free = values(central.net, central.mixer.online, b, now, action, state)
-            peak = max(every, key=lambda pair: values(learner.net, learner.mixer.online, b, now, pair, state))
+            peak = max(every, key=lambda pair: values(learner.net, mixer.online, b, now, pair, state))
             trusted = y > total
             if weighting == "central":
                 top = values(central.net, central.mixer.online, b, now, peak, state)
@@ -301,10 +316,10 @@ def test_weighted_qmix_weighs_as_its_paper_says(weighting):
 
 def test_targets_are_copied_or_follow():
     learner, sample = drawn(marl.iql(tau=1.0, target_every=3, **QUICK), Team)
-    learner.updates = 0
+    learner.experience.updates = 0
     for update in range(1, 7):
         learner.learn(sample)
-        learner.updates += 1
+        learner.experience.updates += 1
         assert torch.equal(learner.flat.values, learner.target_flat.values) == (update % 3 == 0)
     learner, sample = drawn(marl.maddpg(tau=0.1, **QUICK), Team)
     before = learner.critic.target_flat.values.clone(), learner.actor_target_flat.values.clone()
@@ -322,13 +337,12 @@ def test_a_burn_in_warms_up_and_carries_may_start_from_nothing():
     config = {**QUICK, "network": marl.GRU(8), "sequence": 5, "burn_in": 2}
     learner, sample = drawn(marl.iql(**config), Team)
     assert sample.complete.all()
-    assert learner.weigh(sample)[:2].sum() == 0
-    assert learner.weigh(sample).sum() == pytest.approx(1)  # one set, whose mean it is
+    assert learner.experience.weigh(sample)[:2].sum() == 0
+    assert learner.experience.weigh(sample).sum() == pytest.approx(1)  # one set, whose mean it is
     assert sample.carry.any()
-    assert torch.equal(learner.start_carry(sample), sample.carry)
     learner, sample = drawn(marl.iql(stored_carry=False, **config), Team)
-    assert sample.carry.any()
-    assert not learner.start_carry(sample).any()
+    assert learner.memory.sample(sample.index, 5, 1, 0.9).carry.any()
+    assert not sample.carry.any()
 
 
 def test_an_actors_outputs_cost_what_they_say():
@@ -340,7 +354,7 @@ def test_an_actors_outputs_cost_what_they_say():
             ),
             Steer,
         )
-        losses.append(float(learner.compute_actor_loss(sample, learner.rows_of(sample)[0]).detach()))
+        losses.append(float(learner.compute_actor_loss(sample, encoded(learner, sample)[0]).detach()))
     squares = sum(
         float(output(learner.actor, n, sample.obs[0, b, n]).square().mean()) for b in range(16) for n in range(3)
     )
@@ -351,7 +365,7 @@ def test_an_actors_outputs_cost_what_they_say():
 def test_facmac_mixes_everybodys_planned_actions(env):
     config = marl.facmac(action_cost=0.0, credit=marl.QMix(state="team"), **QUICK)
     learner, sample = drawn(config, ENVS[env])
-    seen, next_seen = learner.rows_of(sample)
+    seen, next_seen = encoded(learner, sample)
     loss, _ = learner.compute_critic_loss(sample, seen, next_seen)
     state, next_state = sample.joint[0], sample.next_joint[0]
     wanted = 0.0
@@ -369,7 +383,7 @@ def test_facmac_mixes_everybodys_planned_actions(env):
             onward.append(judged(learner, learner.critic.target, sample, b, n, later, True)[0, 0])
         with torch.no_grad():
             q, next_q = torch.stack(now), torch.stack(onward)
-            nothing = torch.zeros(3, learner.code.size)
+            nothing = torch.zeros(3, learner.head.size)
             total = learner.mixer.online(q, q, sample.acting[0, b], state[b], nothing)
             following = learner.mixer.target(next_q, next_q, sample.next_acting[0, b], next_state[b], nothing)
         y = sample.reward[0, b, 0] + sample.discount[0, b, 0] * following
@@ -383,13 +397,13 @@ def test_facmac_mixes_everybodys_planned_actions(env):
 
 
 def test_importance_weights_reach_the_loss():
-    config = marl.iql(prioritised=marl.Prioritised(alpha=0.8, beta=marl.Linear(0.0, 1.0, 160)), **QUICK)
+    config = marl.iql(prioritised=marl.memory.Prioritised(alpha=0.8, beta=marl.Linear(0.0, 1.0, 160)), **QUICK)
     learner, sample = drawn(config, Team)  # after 80 steps beta is a half
-    trees, index = learner.priorities, sample.index  # (B, N): every agent's own places
+    trees, index = learner.memory.priorities, sample.index  # (B, N): every agent's own places
     for agent in range(3):
         chance = trees.nodes[agent, trees.leaves + index[:, agent].numpy()] / trees.total[agent]
         wanted = (chance / chance.min()) ** -0.5
         assert sample.weight[:, agent].numpy() == pytest.approx(wanted, rel=1e-5)
         assert wanted.min() < 0.95
     even = dataclasses.replace(sample, weight=torch.ones_like(sample.weight))
-    assert torch.allclose(learner.weigh(sample), learner.weigh(even) * sample.weight)
+    assert torch.allclose(learner.experience.weigh(sample), learner.experience.weigh(even) * sample.weight)

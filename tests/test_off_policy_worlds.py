@@ -11,6 +11,7 @@ import torch
 from gymnasium.spaces import MultiBinary, MultiDiscrete
 
 import marl
+from marl.memory.sample import td_target
 from marl.schedules import Clock
 from tests.support.tiny import Team, Turns
 
@@ -31,8 +32,8 @@ def test_the_dead_of_knights_archers_zombies_count_for_nothing(recipe):
         acted = memory.acting[: memory.size]
         assert 0 < (~acted).sum() < acted.numel() / 2  # somebody died, the others played on
 
-        index = memory.draw(200, 1, learner.sampler)
-        sample = memory.sample(index, 1, 1, 0.99, generator=learner.sampler)
+        index = memory.places(200, 1, learner.experience.sampler)
+        sample = memory.sample(index, 1, 1, 0.99, generator=learner.experience.sampler)
         dead = ~sample.acting
         assert dead.any()
         assert dead[sample.complete.any(-1, keepdim=True).expand(dead.shape)].any()
@@ -69,7 +70,7 @@ def test_pixels_are_kept_as_bytes_and_learnt_from(config):
         system.train(steps=100)
         learner = system.learners[0]
         assert learner.memory.obs.dtype == torch.uint8
-        assert learner.updates > 3
+        assert learner.experience.updates > 3
         assert all(torch.isfinite(module).all() for module in weights(learner) if module.is_floating_point())
         assert np.isfinite(system.evaluate(2).mean_return)
 
@@ -108,10 +109,10 @@ def test_returns_along_sequences_are_of_own_turns(config, env):
     with marl.MultiAgentSystem(config, env, num_envs=2, seed=0) as system:
         system.train(steps=120)
         learner = system.learners[0]
-        memory, sample = learner.memory, learner._draw(Clock(120))
+        memory, sample = learner.memory, learner.experience.draw(Clock(120))
         lambda_ = getattr(config, "td_lambda", None)
         value = torch.randn(sample.reward.shape, generator=torch.Generator().manual_seed(0))
-        given = learner.multi_step(sample, value, lambda_)
+        given = td_target(sample, value, learner.settings.n_step, lambda_)
         turn = sample.acting.any(-1, keepdim=True).expand(sample.acting.shape) if memory.by_team else sample.acting
 
         def goal(t, b, n, turns):

@@ -24,14 +24,16 @@ def test_a_curriculum_is_set_down_to_a_stage_s_task():
     assert curriculum.rehearse == 0.1
     assert [stage.advance.at_least for stage in curriculum.stages[:2]] == [0.5, 0.9]
     assert curriculum.stages[1].task["width"] == 6
-    by_team = dataclasses.replace(find("tag"), curriculum={"agent_*": marl.DomainRandomisation({"prey_speed": 1.0})})
+    by_team = dataclasses.replace(
+        find("tag"), curriculum={"agent_*": marl.curriculum.DomainRandomisation({"prey_speed": 1.0})}
+    )
     assert override(by_team, ["curriculum.agent_*.task.prey_speed=1.3"]).curriculum["agent_*"].task["prey_speed"] == 1.3
 
 
 def test_settings_objects_are_said_as_in_python_one_within_another():
     words = ["learner.exploration=EpsilonGreedy(marl.Linear(1.0, 0.05, steps=500), spread=2.0)", "learner.n_step=3"]
     learner = override(find("cartpole_dqn"), words).agents
-    assert learner.exploration == marl.EpsilonGreedy(marl.Linear(1.0, 0.05, steps=500), spread=2.0)
+    assert learner.exploration == marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.05, steps=500), spread=2.0)
     assert learner.n_step == 3
 
 

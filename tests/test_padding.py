@@ -15,7 +15,7 @@ import marl
 from marl.nets.action_head import ActionHead, SquashedHead
 from marl.nets.distributions import make_distribution
 from marl.schedules import Clock
-from marl.shaping import Place
+from marl.shaping.hook import Place
 from marl.spaces import AgentCodec, base_legal, team_spec
 from marl.types import Spec
 from tests.support.learning import fill
@@ -270,7 +270,7 @@ def test_a_greedy_agent_beside_a_wide_one_acts_alike_alone_and_together():
 def test_an_agent_without_alternatives_has_no_influence():
     """Its team mate has five actions; that makes no alternatives for an agent that has one."""
     team = team_of(Discrete(1), Discrete(5))
-    hook = marl.SocialInfluence().build(Place(team, 2, 0.99, SEED.spawn(1)[0]))
+    hook = marl.shaping.SocialInfluence().build(Place(team, 2, 0.99, SEED.spawn(1)[0]))
     x = torch.randn(2, 2, 3)
     yes = torch.ones(2, 2, dtype=torch.bool)
     influence = hook.influence(x, torch.tensor([[0, 3], [0, 1]]), yes, yes)

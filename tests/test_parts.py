@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import marl
+from marl.shaping import StepCost
 from marl.training import Part, loop
 from marl.training.state import migrated
 from tests.support.equality import assert_equal_trees
@@ -67,7 +68,7 @@ def test_a_part_sees_actions_changes_rewards_and_is_logged():
 
 
 def test_a_part_is_saved_and_resumed_bit_for_bit(tmp_path):
-    with make(parts=[EveryThird()], shaping=[marl.StepCost(0.1)]) as straight:
+    with make(parts=[EveryThird()], shaping=[StepCost(0.1)]) as straight:
         straight.train(steps=200)
         straight.save(tmp_path / "saved")
         straight.train(steps=200)
@@ -102,7 +103,7 @@ def test_names_of_parts_are_their_own():
 
 def test_the_order_of_parts_is_that_of_one_list():
     league = marl.League(between="agents", latest=1.0, matchmaking="latest", snapshot_every=None)
-    with make(parts=[EveryThird()], shaping=[marl.StepCost(0.1)], league=league) as system:
+    with make(parts=[EveryThird()], shaping=[StepCost(0.1)], league=league) as system:
         assert list(system.training.parts) == ["shaping", "league", "every_third", "messages", "cross_team"]
 
 
@@ -155,7 +156,7 @@ def test_a_checkpoint_of_the_first_schema_goes_on(tmp_path):
     agents = {"agent_0": marl.ippo(**ON), "agent_[12]": marl.ippo(**ON)}
 
     def one():
-        return marl.MultiAgentSystem(agents, Team, num_envs=4, seed=2, league=league, shaping=[marl.StepCost(0.1)])
+        return marl.MultiAgentSystem(agents, Team, num_envs=4, seed=2, league=league, shaping=[StepCost(0.1)])
 
     with one() as straight, one() as resumed:
         straight.train(steps=64)  # the learners are about to restart

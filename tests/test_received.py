@@ -177,7 +177,7 @@ def test_what_a_checkpoint_names_runs_where_the_user_names_it_again_or_trusts_it
     for given in ({"env": "tests.support.tiny:Constant"}, {"env": Constant}, {"trust": True}):
         with marl.MultiAgentSystem.load(path, **given) as system:
             assert system.evaluate(1).returns == (8.0,)
-    hindsight = marl.Hindsight("tests.memory.test_hindsight:difference")
+    hindsight = marl.memory.Hindsight("tests.memory.test_hindsight:difference")
     for agents, word in (
         (marl.iddpg(hindsight=hindsight), r"import and call 'tests\.memory\.test_hindsight:difference'"),
         (marl.iddpg(buffer_dir=str(tmp_path / "replay")), "write its replay to"),
@@ -285,13 +285,15 @@ WILD = (
     ("memory", "arrays", "_final", 10**6),
     ("memory", "arrays", "action", 10**6),
     ("memory", "arrays", "action", -1),
-    ("priorities", "nodes", math.inf),
+    ("memory", "priorities", "nodes", math.inf),
 )
 
 
 @pytest.mark.parametrize("wild", WILD, ids=str)
 def test_places_and_actions_in_a_memory_are_looked_at_before_compiled_code_goes_there(wild, tmp_path):
-    replay = marl.iql(learning_starts=8, batch=4, buffer=64, prioritised=marl.Prioritised(), network=marl.MLP((4,)))
+    replay = marl.iql(
+        learning_starts=8, batch=4, buffer=64, prioritised=marl.memory.Prioritised(), network=marl.MLP((4,))
+    )
     rollout = marl.ippo(rollout=16, minibatches=1, network=marl.MLP((4,)))
     *path, value = wild
     for learner in (replay, rollout):
@@ -353,7 +355,7 @@ VALUES: tuple[Any, ...] = (
     settings_of("marl.learners.ppo:PPO", rollout=True, lr="fast", clip=None),
     settings_of("marl.learners.ppo:PPO", network=settings_of("os:system")),
     settings_of("marl.learners.ppo:PPO", unknown=1),
-    settings_of("marl.channels.topology:Graph", graph={"nodes": 1, "edges": [["a"]]}),
+    settings_of("marl.topology:Graph", graph={"nodes": 1, "edges": [["a"]]}),
     settings_of("marl.curriculum:Stages", stages=[]),
     settings_of("marl.adapters.spoken:Spoken", words=10**12),
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import marl
 from marl import ops, reduce
-from marl.memory.replay import Sample
+from marl.memory.sample import Sample
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters

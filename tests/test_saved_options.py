@@ -19,6 +19,8 @@ import marl
 from marl import checkpoint
 from marl.adapters import make
 from marl.config import SETTINGS, from_json, name_of, to_json
+from marl.curriculum import Among, Stage
+from marl.overrides import NAMESPACES
 from marl.types import CheckpointError, ConfigError
 from tests.support.tiny import Constant, Team
 
@@ -159,8 +161,15 @@ EXAMPLES: tuple[Any, ...] = (
     *(None, True, 0, 1, 7, 0.25, 1e-3, "all", "none", "relu", "uniform", (64, 64), (1,), (0.5, 0.5), [8, 8]),
     *(np.int64(3), np.float32(0.5), np.True_, np.float64(0.125), np.str_("all"), math.nan, -1, Colour.RED, len),
     *(Path("x"), {"a_*": "x"}, marl.Linear(1e-3, 0.0), marl.MLP((8,)), marl.GRU(4), marl.Joint(), marl.TeamReward()),
-    *(marl.QMix(), marl.CommNet(), marl.Link(loss=0.1), marl.Ring(), marl.Prioritised(), marl.Among((1, 2))),
-    *(marl.EpsilonGreedy(marl.Linear(1.0, 0.0, 10)), {"$class": "x"}, b"x", frozenset((1,))),
+    *(
+        marl.QMix(),
+        marl.CommNet(),
+        marl.Link(loss=0.1),
+        marl.topology.Ring(),
+        marl.memory.Prioritised(),
+        Among((1, 2)),
+    ),
+    *(marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.0, 10)), {"$class": "x"}, b"x", frozenset((1,))),
 )
 CLASSES = [getattr(importlib.import_module(module), name) for module, names in SETTINGS.items() for name in names]
 
@@ -199,7 +208,7 @@ def _read(data: Any) -> Any:
 def _example(cls: type) -> Any:
     """One of a class with its defaults, and the plainest of whatever has none."""
     graph = {"nodes": (0, 1), "edges": ((0, 1, 1.0),)}
-    guesses = (0.5, 1, "a:b", "SGD", (1, 2), {"x": 1.0}, (marl.Stage({"x": 1.0}),), graph)
+    guesses = (0.5, 1, "a:b", "SGD", (1, 2), {"x": 1.0}, (Stage({"x": 1.0}),), graph)
     fields = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     candidates: list[dict[str, Any]] = [{}]
     for field in fields:
@@ -225,8 +234,9 @@ def same_settings(one: Any, other: Any) -> bool:
 
 def test_every_settings_class_of_the_public_interface_is_one_that_a_file_may_name_or_holds_code():
     held = {"Custom", "DifferenceReward", "Dynamic", "Function", "PotentialBased", "Scripted"}
-    others = {"Report", "Scenario", "Seen"}
-    public = {name for name in marl.__all__ if dataclasses.is_dataclass(getattr(marl, name))}
+    others = {"Experiment", "Report", "Scenario", "Seen"}
+    homes = [marl, *(getattr(marl, namespace) for namespace in NAMESPACES)]
+    public = {name for home in homes for name in home.__all__ if dataclasses.is_dataclass(getattr(home, name))}
     assert public - held - others <= {cls.__name__ for cls in CLASSES}
     for cls in CLASSES:
         assert dataclasses.is_dataclass(cls)
@@ -235,22 +245,24 @@ def test_every_settings_class_of_the_public_interface_is_one_that_a_file_may_nam
 def test_a_settings_class_is_written_under_one_name_that_does_not_change_with_the_files_of_its_package():
     names = [f"{module}:{name}" for module, names in SETTINGS.items() for name in names]
     assert [name_of(cls) for cls in CLASSES] == names
-    assert to_json(marl.Stages([marl.Stage({"x": 1.0})]))["$class"] == "marl.curriculum:Stages"
-    assert name_of(marl.Function(len)) == "marl.shaping:Function"
+    assert to_json(marl.curriculum.Stages([Stage({"x": 1.0})]))["$class"] == "marl.curriculum:Stages"
+    assert name_of(marl.shaping.Function(len)) == "marl.shaping:Function"
 
 
 def test_files_from_before_a_class_moved_are_read():
-    assert from_json({"$class": "marl.influence:SocialInfluence", "width": 8}) == marl.SocialInfluence(width=8)
+    assert from_json({"$class": "marl.influence:SocialInfluence", "width": 8}) == marl.shaping.SocialInfluence(width=8)
     assert from_json({"$class": "marl.credit:QMix", "embed": 8}) == marl.QMix(embed=8)
     assert from_json({"$class": "marl.credit:TeamReward"}) == marl.TeamReward()
     assert from_json({"$class": "marl.scope:Joint", "of": "state"}) == marl.Joint(of="state")
+    assert from_json({"$class": "marl.topology:Ring", "hops": 2}) == marl.topology.Ring(hops=2)
+    assert from_json({"$class": "marl.learners.off_policy:Prioritised"}) == marl.memory.Prioritised()
 
 
 def test_a_channel_that_holds_code_is_asked_for_again(folder):
-    edges = marl.Dynamic(lambda seen: seen.new_ones(seen.shape[0], 3, 3))
+    edges = marl.topology.Dynamic(lambda seen: seen.new_ones(seen.shape[0], 3, 3))
     spoken = marl.Spoken(words=2, topology=edges)
     path = marl.MultiAgentSystem(marl.Random(), Team, num_envs=1, channel=spoken).save(folder / "it")
-    with pytest.raises(CheckpointError, match=r"channel hold code of yours \(channel\.topology: marl\.channels"):
+    with pytest.raises(CheckpointError, match=r"channel hold code of yours \(channel\.topology: marl\.topology"):
         marl.MultiAgentSystem.load(path, env=Team)
     loaded = marl.MultiAgentSystem.load(path, env=Team, channel=spoken)
     assert loaded.spoken is spoken

@@ -12,7 +12,9 @@ from gymnasium.spaces import Box, Discrete
 
 import marl
 from marl.schedules import Clock, Linear
-from marl.shaping import Place, Shaper
+from marl.shaping import RND, Clip, DifferenceReward, PotentialBased, RunningNormalize, Seen
+from marl.shaping.hook import Place
+from marl.shaping.shaper import Shaper
 from marl.types import ConfigError
 from tests.support.tiny import Constant, Team, Turns, spec_of
 
@@ -27,7 +29,7 @@ def seen(obs, next_obs, reward, *, terminated=None, truncated=None, acting=None,
     acting = ~none if acting is None else np.asarray(acting)
     started = (terminated | truncated).all(axis=1)
     onward = (~none & ~started[:, None] & ~terminated) | truncated
-    return marl.Seen(
+    return Seen(
         np.asarray(obs, np.float32), np.asarray(next_obs, np.float32), none.astype(np.int64),
         np.asarray(reward, np.float32), terminated, truncated, acting, onward, started, None, None,
         Clock(steps, 100), Clock(steps + 1, 100),
@@ -49,7 +51,7 @@ def first(obs):
 
 
 def test_a_potential_is_zero_at_the_end_and_counts_where_the_episode_was_cut_off():
-    hook = marl.PotentialBased(first).build(PLACE)
+    hook = PotentialBased(first).build(PLACE)
     obs, following, raw = grid(2, 3), grid(5, 7), [[1, 1]]
     assert hook(seen(obs, following, raw), np.float64(raw)) == pytest.approx(
         np.array([[1 + 0.9 * 5 - 2, 1 + 0.9 * 7 - 3]])
@@ -59,23 +61,23 @@ def test_a_potential_is_zero_at_the_end_and_counts_where_the_episode_was_cut_off
 
 
 def test_a_dead_agent_gets_no_potential():
-    hook = marl.PotentialBased(first).build(PLACE)
+    hook = PotentialBased(first).build(PLACE)
     step = seen(grid(2, 3), grid(5, 7), [[0, 0]], acting=[[True, False]])
     step.onward[0, 1] = False
     assert hook(step, np.zeros((1, 2))) == pytest.approx(np.array([[2.5, 0]]))
 
 
 def test_a_weight_that_changes_belongs_to_the_potential():
-    hook = marl.PotentialBased(first, weight=Linear(0.0, 100.0)).build(PLACE)
+    hook = PotentialBased(first, weight=Linear(0.0, 100.0)).build(PLACE)
     step = seen(grid(2, 2), grid(4, 4), [[0, 0]], steps=10)
     assert hook(step, np.zeros((1, 2)))[0, 0] == pytest.approx(0.9 * 11 * 4 - 10 * 2)
 
 
 def test_only_the_learner_s_own_discount_is_taken():
     with pytest.raises(ConfigError, match=r"expected the learner's own \(0.9\)"):
-        marl.PotentialBased(first, discount=0.5).build(PLACE)
+        PotentialBased(first, discount=0.5).build(PLACE)
     with pytest.raises(ConfigError, match="learner's own"):
-        marl.MultiAgentSystem(marl.Random(), Team, shaping=[marl.PotentialBased(first)])
+        marl.MultiAgentSystem(marl.Random(), Team, shaping=[PotentialBased(first)])
 
 
 class Fork(gymnasium.Env):
@@ -129,18 +131,18 @@ def policy_after_training(shaping, seed=0):
 
 def test_a_learner_finds_the_optimum_under_potentials_and_is_led_astray_by_a_plain_bonus():
     potentials = np.array([0.3, -1.0, 2.0, 3.0])
-    assert policy_after_training([marl.PotentialBased(lambda obs: obs @ potentials)]) == 2.0
+    assert policy_after_training([PotentialBased(lambda obs: obs @ potentials)]) == 2.0
 
     def bonus(step):
         return np.where(step.next_obs[..., 1] > 0, np.where(step.terminated, 0.0, -2.0), 0.0)
 
-    assert policy_after_training([marl.Function(bonus)]) == 1.0
+    assert policy_after_training([marl.shaping.Function(bonus)]) == 1.0
 
 
 def test_in_a_game_of_turns_potentials_run_from_turn_to_turn():
     paid = []
-    keep = marl.Function(lambda step: paid.append((step.onward.copy(), step.acting.copy())) or np.zeros((1, 2)))
-    phi = marl.PotentialBased(lambda obs: obs[..., 0] + 1)
+    keep = marl.shaping.Function(lambda step: paid.append((step.onward.copy(), step.acting.copy())) or np.zeros((1, 2)))
+    phi = PotentialBased(lambda obs: obs[..., 0] + 1)
     learner = marl.ippo(rollout=8, minibatches=1, discount=1.0)
     with marl.MultiAgentSystem(learner, Turns, num_envs=1, shaping=[phi, keep]) as system:
         system.train(steps=5)
@@ -159,20 +161,20 @@ def test_simple_hooks_by_hand():
     raw = np.array([[1.0, 3.0]])
     step = seen(grid(0, 0), grid(0, 0), raw, acting=[[True, False]], steps=49)
     cases = {
-        marl.TeamSpirit(1.0): [[2, 2]],
-        marl.TeamSpirit(Linear(0.0, 1.0)): [[1.5, 2.5]],
-        marl.StepCost(0.25): [[0.75, 3]],
-        marl.Scale(2.0): [[2, 6]],
-        marl.Clip(-1, 2): [[1, 2]],
-        marl.Function(lambda s: np.full((1, 2), 10.0), weight=0.5): [[6, 3]],
-        marl.DifferenceReward(lambda s: np.array([[3.5, 0.0]])): [[0.5, 0]],
+        marl.shaping.TeamSpirit(1.0): [[2, 2]],
+        marl.shaping.TeamSpirit(Linear(0.0, 1.0)): [[1.5, 2.5]],
+        marl.shaping.StepCost(0.25): [[0.75, 3]],
+        marl.shaping.Scale(2.0): [[2, 6]],
+        Clip(-1, 2): [[1, 2]],
+        marl.shaping.Function(lambda s: np.full((1, 2), 10.0), weight=0.5): [[6, 3]],
+        DifferenceReward(lambda s: np.array([[3.5, 0.0]])): [[0.5, 0]],
     }
     for hook, expected in cases.items():
         assert hook.build(PLACE)(step, raw) == pytest.approx(np.array(expected, float)), hook
 
 
 def test_hooks_apply_one_after_the_other():
-    hooks = {"team": (marl.StepCost(1.0), marl.Scale(2.0))}
+    hooks = {"team": (marl.shaping.StepCost(1.0), marl.shaping.Scale(2.0))}
     shaper = Shaper(hooks, spec_of(2), 1, np.random.SeedSequence(0), {"team": 0.9})
     with marl.MultiAgentSystem(marl.Random(), lambda: Team((3, 3), (2, 2)), num_envs=1) as system:
         env = system.env
@@ -184,7 +186,7 @@ def test_hooks_apply_one_after_the_other():
 
 
 def test_running_normalisation_divides_by_the_deviation_of_returns():
-    hook = marl.RunningNormalize(discount=0.5, clip=100).build(PLACE)
+    hook = RunningNormalize(discount=0.5, clip=100).build(PLACE)
     rewards = np.array([[4.0, 0.0], [2.0, 2.0], [0.0, 6.0]])
     step = seen(np.zeros((3, 2, 4)), np.zeros((3, 2, 4)), rewards)
     hook(step, rewards)
@@ -195,7 +197,7 @@ def test_running_normalisation_divides_by_the_deviation_of_returns():
 
 def test_counts_pay_one_over_the_root_of_visits():
     for cell in (None, 0.5):
-        hook = marl.CountBonus(weight=1.0, cell=cell).build(PLACE)
+        hook = marl.shaping.CountBonus(weight=1.0, cell=cell).build(PLACE)
         step = seen(grid(0, 0), grid(1, -1), [[0, 0]])
         zero = np.zeros((1, 2))
         assert hook(step, zero) == pytest.approx(np.ones((1, 2)))
@@ -207,7 +209,7 @@ def test_counts_pay_one_over_the_root_of_visits():
 
 
 def test_random_network_distillation_tires_of_what_it_knows():
-    hook = marl.RND(weight=1.0).build(PLACE)
+    hook = RND(weight=1.0).build(PLACE)
     random = np.random.default_rng(0)
     known, new = random.normal(size=(8, 3, 2, 4)), random.normal(size=(3, 2, 4)) * 3
     zero = np.zeros((3, 2))
@@ -218,7 +220,7 @@ def test_random_network_distillation_tires_of_what_it_knows():
 
 
 def test_episodic_novelty_pays_for_the_unlike_and_forgets_at_the_end():
-    hook = marl.EpisodicNovelty(weight=1.0, neighbours=3).build(PLACE)
+    hook = marl.shaping.EpisodicNovelty(weight=1.0, neighbours=3).build(PLACE)
     random = np.random.default_rng(0)
     zero, places = np.zeros((3, 2)), random.normal(size=(20, 3, 2, 4)) * 5
     same = np.ones((3, 2, 4))
@@ -242,7 +244,7 @@ def place_of(env):
 def influence_by_hand(own):
     """Agent 0 believes that agent 1 plays 0 three times of four after a 0, else as a coin falls; ``own``: its logit."""
     two = Place(spec_of(2, action=Discrete(2)).teams[0], 1, 0.9, np.random.SeedSequence(0))
-    hook = marl.SocialInfluence(width=1).build(two)
+    hook = marl.shaping.SocialInfluence(width=1).build(two)
     with torch.no_grad():
         for weight in hook.weights:
             weight.zero_()
@@ -266,7 +268,7 @@ def test_influence_is_what_an_action_changes_for_the_others():
 
 def test_who_is_followed_has_influence_and_who_follows_has_none():
     """Agent 1 does what agent 0 did a step ago: log 2 nats of agent 0's, nothing of its own."""
-    hook = marl.SocialInfluence(weight=1.0, lr=1e-2, width=16).build(PLACE)
+    hook = marl.shaping.SocialInfluence(weight=1.0, lr=1e-2, width=16).build(PLACE)
     random, before = np.random.default_rng(0), np.zeros(3, dtype=np.int64)
     zero, obs = np.zeros((3, 2)), np.zeros((3, 2, 4))
     paid = []
@@ -281,7 +283,7 @@ def test_who_is_followed_has_influence_and_who_follows_has_none():
 
 
 def test_nobody_is_paid_for_influence_on_those_who_are_gone():
-    hook = marl.SocialInfluence(weight=1.0).build(PLACE)
+    hook = marl.shaping.SocialInfluence(weight=1.0).build(PLACE)
     zero, obs = np.zeros((1, 2)), np.zeros((1, 2, 4))
     for _ in range(3):
         assert (hook(seen(obs, obs, zero), zero) > 0).all()
@@ -296,14 +298,14 @@ def test_nobody_is_paid_for_influence_on_those_who_are_gone():
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 EVERYTHING = (
-    marl.PotentialBased(first),
-    marl.CountBonus(),
-    marl.RND(width=8),
-    marl.SocialInfluence(width=8),
-    marl.EpisodicNovelty(neighbours=2, memory=8, width=4),
-    marl.TeamSpirit(Linear(0.0, 1.0, steps=500)),
-    marl.RunningNormalize(),
-    marl.Clip(-5, 5),
+    PotentialBased(first),
+    marl.shaping.CountBonus(),
+    RND(width=8),
+    marl.shaping.SocialInfluence(width=8),
+    marl.shaping.EpisodicNovelty(neighbours=2, memory=8, width=4),
+    marl.shaping.TeamSpirit(Linear(0.0, 1.0, steps=500)),
+    RunningNormalize(),
+    Clip(-5, 5),
 )
 
 
@@ -312,7 +314,7 @@ def small():
 
 
 def test_shaping_never_reaches_history_episodes_or_evaluation():
-    ten = [marl.Function(lambda step: np.full(step.reward.shape, 10.0))]
+    ten = [marl.shaping.Function(lambda step: np.full(step.reward.shape, 10.0))]
     with marl.MultiAgentSystem(marl.Random(), Constant, num_envs=2, shaping=ten) as system:
         history = system.train(steps=64)
         assert set(history["episode_rewards"]) == {8.0}
@@ -330,7 +332,7 @@ def test_shaping_never_reaches_history_episodes_or_evaluation():
 def test_what_may_change_the_optimum_is_said_once(caplog):
     with caplog.at_level(logging.WARNING, "marl.shaping"):
         with marl.MultiAgentSystem(
-            small(), Team, num_envs=1, shaping=[marl.PotentialBased(first), marl.StepCost(0.1)]
+            small(), Team, num_envs=1, shaping=[PotentialBased(first), marl.shaping.StepCost(0.1)]
         ) as system:
             system.train(steps=16)
             system.train(steps=16)
@@ -338,21 +340,21 @@ def test_what_may_change_the_optimum_is_said_once(caplog):
             "shaping of team: StepCost may change what is optimal; raw returns are what is reported"
         ]
         caplog.clear()
-        with marl.MultiAgentSystem(small(), Team, num_envs=1, shaping=[marl.PotentialBased(first)]) as system:
+        with marl.MultiAgentSystem(small(), Team, num_envs=1, shaping=[PotentialBased(first)]) as system:
             system.train(steps=16)
         assert not caplog.records
 
 
 def test_teams_are_shaped_on_their_own():
     learners = {"agent_0": marl.Random(), "agent_[12]": marl.Random()}
-    hooks = {"agent_[12]": [marl.StepCost(1.0)]}
+    hooks = {"agent_[12]": [marl.shaping.StepCost(1.0)]}
     with marl.MultiAgentSystem(learners, Team, num_envs=1, shaping=hooks) as system:
         history = system.train(steps=20)
         names = [team.name for team in system.spec.teams]
         assert history[f"{names[1]}/shaped_return"][-1] == history[f"{names[1]}/mean_return"][-1] - 2 * 10
         assert f"{names[0]}/shaped_return" not in history
     with pytest.raises(ConfigError, match="unknown team 'nobody'"):
-        marl.MultiAgentSystem(learners, Team, shaping={"nobody": [marl.StepCost(1.0)]})
+        marl.MultiAgentSystem(learners, Team, shaping={"nobody": [marl.shaping.StepCost(1.0)]})
 
 
 def numbers(system):
@@ -378,7 +380,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(tmp_path):
 
 
 def test_hooks_without_code_come_back_with_the_checkpoint(tmp_path):
-    hooks = (marl.StepCost(Linear(0.1, 0.0, steps=100)), marl.RND())
+    hooks = (marl.shaping.StepCost(Linear(0.1, 0.0, steps=100)), RND())
     with marl.MultiAgentSystem(small(), Team, num_envs=1, shaping=hooks) as system:
         system.train(steps=16)
         system.save(tmp_path / "it")
@@ -389,9 +391,9 @@ def test_hooks_without_code_come_back_with_the_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("shaping", "text"),
     [
-        (marl.StepCost(0.1), "expected a list of hooks"),
+        (marl.shaping.StepCost(0.1), "expected a list of hooks"),
         ([0.5], "expected hooks such as"),
-        ([marl.StepCost], "expected hooks such as"),
+        ([marl.shaping.StepCost], "expected hooks such as"),
     ],
 )
 def test_what_is_no_hook_is_refused(shaping, text):
@@ -402,16 +404,16 @@ def test_what_is_no_hook_is_refused(shaping, text):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: marl.TeamSpirit(2.0), r"TeamSpirit.weight: expected a number in \[0, 1\], got 2.0"),
-        (lambda: marl.TeamSpirit(Linear(0, 3)), "got 3"),
-        (lambda: marl.Scale(-1.0), "Scale.factor"),
-        (lambda: marl.Clip(1, -1), "expected low below high"),
-        (lambda: marl.CountBonus(bits=60), "CountBonus.bits"),
-        (lambda: marl.PotentialBased(first, of="pixels"), "of='obs' or 'state'"),
-        (lambda: marl.EpisodicNovelty(memory=2), "EpisodicNovelty.memory"),
-        (lambda: marl.SocialInfluence(lr=0.0), "SocialInfluence.lr"),
-        (lambda: marl.SocialInfluence().build(place_of(Constant)), "one agent has no others to influence"),
-        (lambda: marl.SocialInfluence().build(place_of("Pendulum-v1")), "expected discrete actions, got box"),
+        (lambda: marl.shaping.TeamSpirit(2.0), r"TeamSpirit.weight: expected a number in \[0, 1\], got 2.0"),
+        (lambda: marl.shaping.TeamSpirit(Linear(0, 3)), "got 3"),
+        (lambda: marl.shaping.Scale(-1.0), "Scale.factor"),
+        (lambda: Clip(1, -1), "expected low below high"),
+        (lambda: marl.shaping.CountBonus(bits=60), "CountBonus.bits"),
+        (lambda: PotentialBased(first, of="pixels"), "of='obs' or 'state'"),
+        (lambda: marl.shaping.EpisodicNovelty(memory=2), "EpisodicNovelty.memory"),
+        (lambda: marl.shaping.SocialInfluence(lr=0.0), "SocialInfluence.lr"),
+        (lambda: marl.shaping.SocialInfluence().build(place_of(Constant)), "one agent has no others to influence"),
+        (lambda: marl.shaping.SocialInfluence().build(place_of("Pendulum-v1")), "expected discrete actions, got box"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(make, text):
@@ -420,7 +422,7 @@ def test_bad_settings_are_refused_in_one_line(make, text):
 
 
 def test_a_function_of_the_wrong_shape_is_named():
-    wrong = [marl.Function(lambda step: np.zeros(3))]
+    wrong = [marl.shaping.Function(lambda step: np.zeros(3))]
     with (
         marl.MultiAgentSystem(marl.Random(), Team, num_envs=2, shaping=wrong) as system,
         pytest.raises(ConfigError, match=r"Function.function: expected shape \(2, 3\) \(copies, agents\), got \(3,\)"),

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import marl
+from marl.curriculum import Between, DomainRandomisation, LearningProgress, Stage, Stages, Steps
 from marl.schedules import Clock
-from marl.shaping import Place, Seen
+from marl.shaping import Function, PotentialBased, Seen
+from marl.shaping.hook import Place
 from tests.support.tiny import Team
 
 GAMMA = 0.9
@@ -61,12 +63,12 @@ def test_a_potential_leaves_the_best_policy_as_it_is_and_a_plain_bonus_does_not(
     plain = best_actions(lambda seen, reward: reward)
     assert plain == [0, 1, 1, 1]
     for height in (-5.0, 5.0):
-        assert best_actions(hook(marl.PotentialBased(lambda obs, k=height: k * obs[..., 0]))) == plain
-    assert best_actions(hook(marl.Function(lambda seen: -seen.next_obs[..., 0]))) != plain
+        assert best_actions(hook(PotentialBased(lambda obs, k=height: k * obs[..., 0]))) == plain
+    assert best_actions(hook(Function(lambda seen: -seen.next_obs[..., 0]))) != plain
 
 
 def test_shaping_never_reaches_evaluation_or_history():
-    bonus = [marl.Function(lambda seen: np.full(seen.reward.shape, 100.0))]
+    bonus = [Function(lambda seen: np.full(seen.reward.shape, 100.0))]
     shaped = marl.MultiAgentSystem(marl.Random(), Team, num_envs=2, seed=1, shaping=bonus)
     plain = marl.MultiAgentSystem(marl.Random(), Team, num_envs=2, seed=1)
     for system in (shaped, plain):
@@ -78,7 +80,7 @@ def test_shaping_never_reaches_evaluation_or_history():
 
 @pytest.mark.parametrize("config", [marl.ippo(rollout=8), marl.iql(learning_starts=16, batch=8, buffer=500)])
 def test_every_learner_learns_from_the_shaped_reward(config):
-    bonus = [marl.Function(lambda seen: np.full(seen.reward.shape, 100.0))]
+    bonus = [Function(lambda seen: np.full(seen.reward.shape, 100.0))]
     system = marl.MultiAgentSystem(config, Team, num_envs=2, seed=1, shaping=bonus)
     system.train(steps=30)
     reward = system.learners[0].memory.reward
@@ -95,9 +97,9 @@ def grid(curriculum, agents=None, seed=0, **options):
 
 SMALL, LARGE = {"width": 3, "height": 3}, {"width": 8, "height": 8}
 CURRICULA = {
-    "stages": marl.Stages([marl.Stage(SMALL, marl.Steps(at_least=100)), marl.Stage(LARGE)]),
-    "random": marl.DomainRandomisation({"width": marl.Between(3, 8), "height": marl.Between(3, 8)}),
-    "progress": marl.LearningProgress({"width": marl.Between(3, 8), "height": marl.Between(3, 8)}),
+    "stages": Stages([Stage(SMALL, Steps(at_least=100)), Stage(LARGE)]),
+    "random": DomainRandomisation({"width": Between(3, 8), "height": Between(3, 8)}),
+    "progress": LearningProgress({"width": Between(3, 8), "height": Between(3, 8)}),
 }
 
 
@@ -126,10 +128,13 @@ def test_a_stage_is_left_when_its_rule_holds_and_evaluation_plays_the_target():
 @pytest.mark.parametrize(
     ("curriculum", "message"),
     [
-        (lambda: marl.Stages([marl.Stage({"widht": 3})]), "width"),
-        (lambda: marl.Stages([marl.Stage({"width": 10_000})]), "width"),
-        (lambda: marl.Stages([marl.Stage(SMALL), marl.Stage(LARGE)]), "can never be reached"),
-        (lambda: marl.Stages([]), "at least one"),
+        (lambda: Stages([Stage({"widht": 3})]), "width"),
+        (lambda: Stages([Stage({"width": 10_000})]), "width"),
+        (
+            lambda: Stages([Stage(SMALL), Stage(LARGE)]),
+            "can never be reached",
+        ),
+        (lambda: Stages([]), "at least one"),
     ],
 )
 def test_curricula_without_meaning_are_refused_in_one_line(curriculum, message):

@@ -274,7 +274,7 @@ class TrafficJunction(World, name="traffic_junction_v0", render_fps=4):
         """Arrays of all copies."""
         rows = (num_envs, len(self.possible_agents))
         length = np.array([len(route) for route in self.routes])
-        cells = np.zeros((len(self.routes), int(length.max()), 2), dtype=np.int64)
+        cells = np.zeros((len(self.routes), int(length.max()) + 1, 2), dtype=np.int64)  # and where a car has left
         for r, route in enumerate(self.routes):
             cells[r, : len(route)] = route
         number = np.full((self.level.size, self.level.size), -1)
@@ -298,7 +298,7 @@ class TrafficJunction(World, name="traffic_junction_v0", render_fps=4):
         """Routes, places on them, and what is counted."""
         longest = max(map(len, self.routes))
         counts = dict.fromkeys(("waited", "collisions", "passed"), (0, sys.maxsize))
-        return {"route": (ABSENT, len(self.routes) - 1), "progress": (0, longest - 1), **counts}
+        return {"route": (ABSENT, len(self.routes) - 1), "progress": (0, longest), **counts}
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Roads, cars blue, braking ones yellow, colliding ones red."""

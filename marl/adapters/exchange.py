@@ -13,8 +13,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from marl.adapters.describe import env_name, interface, known_agents
 from marl.channels.link import Link
 from marl.channels.medium import Medium, Wires
-from marl.channels.topology import Topology
 from marl.spaces import MASK, flat_width, has_mask, image_axes, leaf_bounds, obs_spec, observation_writer, without_mask
+from marl.topology import Topology
 from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec
 
 

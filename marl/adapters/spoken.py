@@ -18,8 +18,8 @@ from marl.adapters.lifecycle import close_env
 from marl.adapters.resolve import resolve
 from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel, SpokenWorld
 from marl.channels.link import Link
-from marl.channels.topology import Complete, Topology
 from marl.config import config, setting
+from marl.topology import Complete, Topology
 from marl.types import ConfigError, SupportsBatch
 
 

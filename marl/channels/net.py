@@ -11,10 +11,10 @@ from torch import Tensor
 from marl.channels.link import Link
 from marl.channels.medium import Inbox, Medium, Tamper, Wires
 from marl.channels.speech import Channel
-from marl.channels.topology import Wiring
 from marl.nets.agent_net import AgentNet
 from marl.nets.networks import Network
 from marl.nets.owner import Owner
+from marl.topology import Wiring
 from marl.types import ConfigError, Spec, TeamSpec
 
 Said = tuple[Tensor, Tensor]  # messages (B, N, M) and how loud they are (B, N)
@@ -106,7 +106,7 @@ class ChannelNet(AgentNet):
 
     def forget(self, carry: Tensor) -> Tensor:
         """A carry that remembers nothing, with the same chance."""
-        blank = torch.zeros_like(carry)
+        blank = super().forget(carry)
         if self.medium.keyed:
             blank[..., -1] = carry[..., -1]
         return blank

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from marl.channels.link import Link
 from marl.channels.medium import Inbox
-from marl.channels.topology import Complete, Topology
 from marl.config import config, setting
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
+from marl.topology import Complete, Topology
 
 
 class Speech(nn.Module):
@@ -50,8 +50,19 @@ class Speech(nn.Module):
         raise NotImplementedError
 
     def update(self, turn: int, h: Tensor, c: Tensor) -> Tensor:
-        """Features after a round within the step, from those before it and the summary ``(S, T, M, summary)``."""
-        raise NotImplementedError
+        """Features after a round within the step, from those before it and the summary ``(S, T, M, summary)``.
+
+        Here ``tanh(H h + C c)`` with the weights that :meth:`make_rounds` made.
+        """
+        y: Tensor = self.own[turn](h) + self.others[turn](c)
+        return torch.tanh(y)
+
+    def make_rounds(self, owner: Owner, width: int, rounds: int, generators: Sequence[torch.Generator]) -> None:
+        """Make ``H`` and ``C`` of each round, once ``summary`` is known."""
+        self.own = nn.ModuleList(StackedLinear(owner, width, width, generators, gain=1.0) for _ in range(rounds))
+        self.others = nn.ModuleList(
+            StackedLinear(owner, self.summary, width, generators, gain=1.0) for _ in range(rounds)
+        )
 
 
 @config
@@ -102,7 +113,7 @@ class IC3Net(Channel):
 
     def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
         """Make the stacked module."""
-        return _Gated(owner, width, self.size, self.rounds, generators)
+        return _Mean(owner, width, self.size, self.rounds, generators, gated=True)
 
 
 @config
@@ -151,32 +162,31 @@ class DIAL(Channel):
         return _Discretised(owner, width, self.size, self.noise, self.rounds, generators)
 
 
-class _Rounds(Speech):
-    """What the choices have in common: within a step ``h' = tanh(H h + C c)``, with weights of every round's own."""
-
-    def _join(self, owner: Owner, width: int, rounds: int, generators: Sequence[torch.Generator]) -> None:
-        self.own = nn.ModuleList(StackedLinear(owner, width, width, generators, gain=1.0) for _ in range(rounds))
-        self.others = nn.ModuleList(
-            StackedLinear(owner, self.summary, width, generators, gain=1.0) for _ in range(rounds)
-        )
-
-    def update(self, turn: int, h: Tensor, c: Tensor) -> Tensor:
-        """``tanh(H h + C c)``."""
-        y: Tensor = self.own[turn](h) + self.others[turn](c)
-        return torch.tanh(y)
-
-
-class _Mean(_Rounds):
+class _Mean(Speech):
     def __init__(
-        self, owner: Owner, width: int, size: int | None, rounds: int, generators: Sequence[torch.Generator]
+        self,
+        owner: Owner,
+        width: int,
+        size: int | None,
+        rounds: int,
+        generators: Sequence[torch.Generator],
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.size = self.summary = size or width
         self.say = None if size is None else StackedLinear(owner, width, size, generators, gain=1.0)
-        self._join(owner, width, rounds, generators)
+        self.make_rounds(owner, width, rounds, generators)
+        self.gate = StackedLinear(owner, width, 1, generators, gain=1.0) if gated else None
+        if self.gate is not None:
+            with torch.no_grad():
+                self.gate.bias.fill_(1.0)  # mouths are open until there is a reason to close them
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        return (h if self.say is None else self.say(h)), None
+        message = h if self.say is None else self.say(h)
+        if self.gate is None:
+            return message, None
+        chance: Tensor = torch.sigmoid(self.gate(h)).squeeze(-1)
+        return message, (chance > 0.5).to(chance.dtype) + (chance - chance.detach())
 
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         total = inbox.weight.sum(-1, keepdim=True).detach()
@@ -184,22 +194,7 @@ class _Mean(_Rounds):
         return _mix(inbox.weight / torch.where(total > 0, total, 1.0), inbox.message)
 
 
-class _Gated(_Mean):
-    def __init__(
-        self, owner: Owner, width: int, size: int | None, rounds: int, generators: Sequence[torch.Generator]
-    ) -> None:
-        super().__init__(owner, width, size, rounds, generators)
-        self.gate = StackedLinear(owner, width, 1, generators, gain=1.0)
-        with torch.no_grad():
-            self.gate.bias.fill_(1.0)  # mouths are open until there is a reason to close them
-
-    def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        message, _ = super().speak(turn, h)
-        chance: Tensor = torch.sigmoid(self.gate(h)).squeeze(-1)
-        return message, (chance > 0.5).to(chance.dtype) + (chance - chance.detach())
-
-
-class _Targeted(_Rounds):
+class _Targeted(Speech):
     def __init__(
         self,
         owner: Owner,
@@ -213,7 +208,7 @@ class _Targeted(_Rounds):
         self.size, self.summary, self.private = signature + value, value, signature
         self.say = StackedLinear(owner, width, signature + value, generators, gain=1.0)
         self.query = StackedLinear(owner, width, signature, generators, gain=1.0)
-        self._join(owner, width, rounds, generators)
+        self.make_rounds(owner, width, rounds, generators)
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.say(h), None
@@ -228,7 +223,7 @@ class _Targeted(_Rounds):
         return _mix(_attention(score, inbox.weight), values)
 
 
-class _Attentive(_Rounds):
+class _Attentive(Speech):
     def __init__(
         self, owner: Owner, width: int, heads: int, size: int, rounds: int, generators: Sequence[torch.Generator]
     ) -> None:
@@ -238,7 +233,7 @@ class _Attentive(_Rounds):
         self.size = heads * size + heads
         self.say = StackedLinear(owner, width, self.size, generators, gain=1.0)
         self.query = StackedLinear(owner, width, heads, generators, gain=1.0)
-        self._join(owner, width, rounds, generators)
+        self.make_rounds(owner, width, rounds, generators)
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.say(h), None
@@ -255,7 +250,7 @@ class _Attentive(_Rounds):
         return summed.flatten(-3)
 
 
-class _Discretised(_Rounds):
+class _Discretised(Speech):
     noisy = True
 
     def __init__(
@@ -265,7 +260,7 @@ class _Discretised(_Rounds):
         self.size = self.summary = size
         self.noise = noise
         self.say = StackedLinear(owner, width, size, generators, gain=1.0)
-        self._join(owner, width, rounds, generators)
+        self.make_rounds(owner, width, rounds, generators)
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.say(h), None

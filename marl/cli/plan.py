@@ -95,22 +95,9 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it goes on with."""
-        from marl.config import described
+        from marl.setup import Setup
 
-        scenario = self.scenario
-        return {
-            "name": scenario.name,
-            "env": described(scenario.env),
-            "env_kwargs": described(scenario.env_kwargs),
-            "max_steps": scenario.max_steps,
-            "num_envs": scenario.num_envs,
-            "seed": self.seed,
-            "learner": described(scenario.agents),
-            "shaping": described(scenario.shaping) if scenario.shaping else None,
-            "curriculum": None if scenario.curriculum is None else described(scenario.curriculum),
-            "league": None if scenario.league is None else described(scenario.league),
-            "channel": None if scenario.channel is None else described(scenario.channel),
-        }
+        return {"name": self.scenario.name, **Setup(seed=self.seed).over(self.scenario).identity()}
 
     def config(self, asked: Train) -> dict[str, Any]:
         """Everything, for config.json."""

@@ -245,7 +245,7 @@ def covers(learner: str, settings_class: str, *, equations: Sequence[str], setti
     Args:
         learner: the whole name of the class; subclasses are not meant.
         settings_class: that of its settings.
-        equations: the learner's functions that are computed in its place.
+        equations: the learner's functions that are computed in its place; ``part.function`` is one of a part's.
         settings: those that the kernel, or what surrounds it, implements whatever their value; every other one must be
             at its default. So a setting that is added later leaves the learner to autograd until somebody lists it.
     """
@@ -303,7 +303,7 @@ class Chosen:
             return f"there is no compiled one for {type(learner).__name__}"
         self._look = attrgetter(*found.equations)
         for name in found.equations:
-            if not _is_own(type(learner), name, _function(learner, name)):
+            if not _is_own(learner, name, _function(learner, name)):
                 return f"{name} was replaced by another function"
         if whole_name(learner.settings) != found.settings_class:
             return f"{type(learner.settings).__name__} may mean something else than {found.settings_class}"
@@ -368,19 +368,27 @@ def changed(settings: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(settings) if getattr(settings, field.name) != field.default]
 
 
+def _owner(learner: Any, name: str) -> tuple[Any, str]:
+    """What has the method of a dotted name, the learner or a part of it, and the method's own name."""
+    path, _, method = name.rpartition(".")
+    return (attrgetter(path)(learner) if path else learner), method
+
+
 def _function(learner: Any, name: str) -> Any:
-    """The function behind a learner's method, whether it stands in the class or was put into the learner."""
-    method = getattr(learner, name)
-    return getattr(method, "__func__", method)
+    """The function behind a method, whether it stands in the class or was put into the instance."""
+    owner, method = _owner(learner, name)
+    found = getattr(owner, method)
+    return getattr(found, "__func__", found)
 
 
-def _is_own(kind: type, name: str, function: Any) -> bool:
+def _is_own(learner: Any, name: str, function: Any) -> bool:
     """Whether a method is the one that its class was written with."""
     if not isinstance(function, FunctionType):
         return False
+    owner, method = _owner(learner, name)
     return any(
-        function.__code__.co_qualname == f"{base.__qualname__}.{name}" and function.__module__ == base.__module__
-        for base in kind.__mro__
+        function.__code__.co_qualname == f"{base.__qualname__}.{method}" and function.__module__ == base.__module__
+        for base in type(owner).__mro__
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.compiled.acting import ILLEGAL
-from marl.compiled.backend import covers
+from marl.compiled.backend import covers, whole_name
 from marl.compiled.mlp import CompiledMLP
 from marl.compiled.tiles import (
     Net,
@@ -68,11 +68,11 @@ _NET, _TRANSITIONS, _COSTS, _ROOM, _REST = spans(Net, Transitions, Costs, Room)
 @covers(
     "marl.learners.dqn.DQNLearner",
     "marl.learners.dqn.DQN",
-    equations=("compute_loss", "separate_loss", "cost", "multi_step", "unroll", "onward"),
+    equations=("compute_loss", "separate_loss", "cost"),
     settings=(
         *("sharing", "credit", "network", "agent_id", "normalize_obs"),
         *("exploration", "learning_starts", "updates_per_step", "overlap"),
-        *("buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
+        *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
         *("lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("double", "huber", "hysteresis"),
     ),
@@ -100,6 +100,8 @@ class CompiledDQN:
             return "the kernel computes no mixers"
         if learner.length > 1:
             return "the kernel computes no sequences"
+        if whole_name(learner.memory) != "marl.memory.replay.ring.Replay":
+            return "the kernel computes draws of the library's own replay alone"
         if None in cls._networks(learner):
             return "the kernel computes networks of plain tanh or relu layers over vectors, on a CPU, alone"
         return None
@@ -123,20 +125,19 @@ class CompiledDQN:
 
     def fill(self, sample: Any, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fill the flat gradients; the loss, what priorities are made of, and ``Q(s, a)``, ``(B, N)``."""
-        learner, gradients = self.learner, self.flat.gradients
+        gradients = self.flat.gradients
         error, chosen = np.zeros((2, sample.index.shape[0], self.net.agents), dtype=np.float32)
         gradients.zero_()
         loss = _td_gradient(
             *self.net.net,
             only_row(seen), only_row(next_seen), only_row(sample.action),
             _NO_MASK if sample.next_legal is None else only_row(sample.next_legal), only_row(sample.reward),
-            only_row(sample.discount), only_row(learner.weigh(sample)), only_row(sample.complete), error, chosen,
-            *self.costs, *self.scratch.room, self.target.net.flat,
+            only_row(sample.discount), only_row(self.learner.experience.weigh(sample)), only_row(sample.complete),
+            error, chosen, *self.costs, *self.scratch.room, self.target.net.flat,
             gradients.numpy(),
         )  # fmt: skip
         self.flat.loss = loss
-        priorities = learner.priority_errors(sample, torch.from_numpy(np.abs(error)))
-        return number(loss), priorities, torch.from_numpy(chosen)
+        return number(loss), torch.from_numpy(np.abs(error)), torch.from_numpy(chosen)
 
 
 @exactly

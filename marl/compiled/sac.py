@@ -104,13 +104,13 @@ _STATES, _ACTOR_SPACE, _ACTOR_REST = spans(Net, Critics, Draws, States, Space)[3
     "marl.learners.sac.SACLearner",
     "marl.learners.sac.SAC",
     equations=(
-        *("compute_critic_loss", "compute_actor_loss", "critic_loss", "multi_step", "unroll", "onward"),
-        *("judge", "beside", "beside_for_actor", "outputs", "replayed", "stay"),
+        *("compute_critic_loss", "compute_actor_loss"),
+        *("critic.taken", "critic.value", "critic.next_value", "critic.value_of_own", "critic.judge"),
     ),
     settings=(
         *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # critics of one agent's view
         *("exploration", "random_start", "learning_starts", "updates_per_step", "overlap"),
-        *("buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
+        *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
         *("lr", "critic_lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("temperature", "first_temperature", "target_entropy", "entropy_share"),
     ),
@@ -151,12 +151,16 @@ class CompiledSAC:
         head = learner.head
         if whole_name(head) != "marl.nets.action_head.SquashedHead" or "reparameterised" in vars(head):
             return "the kernel computes squashed Gaussians (Box actions) alone"
-        if learner.joint and (learner.team.num_agents > 1 or not learner.settings.critic.is_view(learner.spec)):
+        if whole_name(learner.critic) != "marl.action_critic.ActionCritic":
+            return "the kernel computes the library's own critics alone"
+        if learner.critic.joint and (learner.team.num_agents > 1 or not learner.settings.critic.is_view(learner.spec)):
             return "the kernel computes critics of one agent's view alone"
-        if learner.across:
+        if learner.cross_team is not None:
             return "the kernel computes no critics across teams"
         if learner.length > 1:
             return "the kernel computes no sequences"
+        if whole_name(learner.memory) != "marl.memory.replay.ring.Replay":
+            return "the kernel computes draws of the library's own replay alone"
         if learner.actor.norm is not None or None in cls._networks(learner):
             return "the kernel computes networks of plain tanh or relu layers over vectors, on a CPU, alone"
         return None
@@ -191,7 +195,7 @@ class CompiledSAC:
     def fill_critic(
         self, sample: Any, seen: Tensor, next_seen: Tensor, weight: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Fill the critics' gradients; the loss, and what priorities are made of, ``(B, N)`` or ``(B, 1)``."""
+        """Fill the critics' gradients; the loss, and what priorities are made of, ``(B, N)``."""
         error = np.zeros(seen.shape[1:3], dtype=np.float32)
         data = (
             only_row(seen), only_row(next_seen), only_row(sample.action), only_row(sample.acting),
@@ -204,7 +208,7 @@ class CompiledSAC:
 
         loss = self._in_halves(half, len(error), self.critic_flat.gradients, self.seconds[0])
         self.critic_flat.loss = loss
-        return loss, self.learner.priority_errors(sample, torch.from_numpy(error))
+        return loss, torch.from_numpy(error)
 
     def fill_actor(self, sample: Any, seen: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the actor's gradients; the loss and the policy's entropy ``(1, B, N)``."""

@@ -9,42 +9,22 @@ any of this; it plays the ``target``.
 from marl.curriculum.level_replay import PrioritisedLevelReplay
 from marl.curriculum.progress import LearningProgress
 from marl.curriculum.randomization import Annealed, DomainRandomisation
-from marl.curriculum.rules import Outcome, Rating, Rule, Steps, Success, SuccessRate, WinRate, outcome_of
-from marl.curriculum.scheduler import Curriculum, Scheduler
+from marl.curriculum.rules import Rating, Steps, SuccessRate, WinRate
 from marl.curriculum.stages import Stage, Stages, growing
-from marl.curriculum.state import Course, Curricula, checked
-from marl.curriculum.target import Target
-from marl.curriculum.tasks import Among, Between, HasTasks, Range, Space, Task, check_task, draw_task, with_tasks
+from marl.curriculum.tasks import Among, Between
 
 __all__ = [
     "Among",
     "Annealed",
     "Between",
-    "Course",
-    "Curricula",
-    "Curriculum",
     "DomainRandomisation",
-    "HasTasks",
     "LearningProgress",
-    "Outcome",
     "PrioritisedLevelReplay",
-    "Range",
     "Rating",
-    "Rule",
-    "Scheduler",
-    "Space",
     "Stage",
     "Stages",
     "Steps",
-    "Success",
     "SuccessRate",
-    "Target",
-    "Task",
     "WinRate",
-    "check_task",
-    "checked",
-    "draw_task",
     "growing",
-    "outcome_of",
-    "with_tasks",
 ]

@@ -20,7 +20,7 @@ def checked(curriculum: Curricula, steps: int | None) -> Curricula:
     """The same. Raises ConfigError for what is no curriculum, or cannot be done in so many steps."""
     for one in curriculum.values() if isinstance(curriculum, Mapping) else (curriculum,):
         if isinstance(one, type) or not (hasattr(one, "build") and hasattr(one, "target") and hasattr(one, "check")):
-            raise ConfigError(f"curriculum: expected one such as marl.Stages([...]), got {one!r}")
+            raise ConfigError(f"curriculum: expected one such as marl.curriculum.Stages([...]), got {one!r}")
         one.check(steps)
     return curriculum
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from marl.curriculum import Target, Task
+from marl.curriculum.target import Target
+from marl.curriculum.tasks import Task
 from marl.playing.episodes import play_episodes
 from marl.playing.team import Side, Strategy, TeamActor
 from marl.types import Array, BatchEnv

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from marl.config import unknown
-from marl.curriculum import Task
+from marl.curriculum.tasks import Task
 from marl.league.matches import side_returns
 from marl.league.members import Between, Member, Parts, sides_of
 from marl.league.ratings import RatingName, RatingSystem, rating_system

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.actor_critic import Batch, explained_variance, weights_of
+from marl.actor_critic import Batch, explained_variance
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.graphs import Recorded
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
+from marl.nets.owner import weights_of
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import Spec, TeamSpec
 
@@ -59,10 +60,10 @@ class A2CLearner(OnPolicyLearner):
         """One gradient step on the whole rollout, then start the next one."""
         batch = self.begin_update(clock)
         self._batch = self.hold(batch)
-        self.optimizer.rows = None if self.reduce.alone else self.rows(batch.complete)
+        self.tell_rows(batch.complete)
         with self.fitting():
             row = self._step(value_at(self.settings.entropy, clock))
-        parts = dict(zip(PARTS, row.clone().unbind(), strict=True))
+        parts = dict(zip(self.parts, row.clone().unbind(), strict=True))
         self._batch = None
         self.end_update()
         return parts | {
@@ -70,13 +71,18 @@ class A2CLearner(OnPolicyLearner):
             "non_finite": self.flat.non_finite.clone(),
         }
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What a step reports, in this order."""
+        return (*PARTS, "auxiliary_loss") if self.auxiliary else PARTS
+
     def _one_step(self, entropy_weight: float | Tensor) -> Tensor:
         """The gradient step; the loss's parts and the gradient's norm."""
         assert self._batch is not None
         loss, parts = self.compute_loss(self._batch, entropy_weight)
-        self.flat.backward(loss)
-        norm = self.optimizer.step(self.settings.max_grad_norm).mean()
-        return torch.stack([*(parts[name] for name in PARTS[:-1]), norm])
+        parts["auxiliary_loss"] = self.backward(loss, self._batch) / self.model.owner.num_sets
+        parts["gradient_norm"] = self.step().mean()
+        return torch.stack([parts[name] for name in self.parts])
 
     def compute_loss(self, batch: Batch, entropy_weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets) and its parts.

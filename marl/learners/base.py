@@ -10,50 +10,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.auxiliary import Auxiliaries, AuxiliaryLoss
 from marl.channels import Channel, ChannelNet
-from marl.memory.rollout import Decision, Look
+from marl.memory.base import Collector, Decision, Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import MLP, Network
+from marl.optim import Optimizer
 from marl.schedules import Clock
-from marl.types import ActionKind, Array, ConfigError, Spec, Step, TeamSpec
+from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
 
-class Memory(Protocol):
-    """Where a learner keeps what happens."""
+class CrossTeam(Protocol):
+    """What a critic reads of the other teams."""
 
-    def start(self, step: Step) -> None:
-        """Begin with the first step of a training run, or go on from a step after loading."""
-        ...
-
-    def look(self) -> Look:
-        """What to act on."""
-        ...
-
-    def decide(self, decision: Decision) -> None:
-        """Keep what was chosen."""
-        ...
-
-    def observe(self, step: Step, reward: Array | None = None) -> None:
-        """Keep what came of it, and see the next step. ``reward`` replaces the raw one where it is shaped."""
+    def meet(self, learners: Sequence[object]) -> None:
+        """Learn who controls the other teams; ``learners`` are those of all teams."""
         ...
 
 
 @runtime_checkable
-class HearsOthers(Protocol):
-    """A learner whose critic reads what other teams do."""
+class ReadsOthers(Protocol):
+    """A learner whose critic may read what other teams do; its memory then is one that :class:`RecordsOthers`."""
 
     @property
-    def hears(self) -> bool:
-        """Whether it does."""
-        ...
-
-    def meet(self, learners: Sequence[Learner]) -> None:
-        """Learn who controls the other teams."""
-        ...
-
-    def overhear(self, actions: list[Tensor], step: Step) -> None:
-        """Keep what the environment is about to get from every team in this step."""
+    def cross_team(self) -> CrossTeam | None:
+        """What it reads; None: nothing."""
         ...
 
 
@@ -71,8 +53,8 @@ class Learner(Protocol):
     """Chooses actions for a team and improves from its memory."""
 
     @property
-    def memory(self) -> Memory:
-        """What it learns from."""
+    def memory(self) -> Collector:
+        """Where it keeps what happens."""
         ...
 
     def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
@@ -139,25 +121,26 @@ class LearnerConfig(Protocol):
 
 
 @runtime_checkable
-class Talks(Protocol):
-    """A learner whose agents may talk."""
+class HasPolicyNet(Protocol):
+    """A learner that acts through a network."""
 
     @property
-    def talker(self) -> ChannelNet | None:
-        """The network that they talk through; None if they do not."""
+    def policy_net(self) -> AgentNet:
+        """That network."""
         ...
 
 
 @runtime_checkable
 class HasChannel(Protocol):
-    """Settings of such a learner."""
+    """Settings of a learner whose agents may talk."""
 
     channel: Channel | None
 
 
 def talker_of(learner: Learner) -> ChannelNet | None:
     """The network that a learner's agents talk through, if they do."""
-    return learner.talker if isinstance(learner, Talks) else None
+    net = learner.policy_net if isinstance(learner, HasPolicyNet) else None
+    return net if isinstance(net, ChannelNet) else None
 
 
 def channel_of(settings: LearnerConfig) -> Channel | None:
@@ -185,6 +168,42 @@ def refuse_noise(name: str, team: TeamSpec, *networks: Network | None) -> None:
             f"{name} on team {team.name!r}: noisy layers explore for DQN; policies explore by themselves or by "
             "exploration=, so use MLP(noisy=0)"
         )
+
+
+class HasAuxiliary(Protocol):
+    """Settings of a learner that takes auxiliary losses."""
+
+    @property
+    def auxiliary(self) -> tuple[AuxiliaryLoss, ...]:
+        """Which."""
+        ...
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """How their parameters move."""
+        ...
+
+    @property
+    def channel(self) -> Channel | None:
+        """What policies tell each other."""
+        ...
+
+
+def make_auxiliaries(
+    where: str,
+    settings: HasAuxiliary,
+    net: AgentNet,
+    team: TeamSpec,
+    seed: np.random.SeedSequence,
+    device: torch.device | str,
+) -> Auxiliaries:
+    """The auxiliary losses of a policy's network. Raises ConfigError beside a channel. ``where``: whose, in words."""
+    if settings.auxiliary and settings.channel is not None:
+        raise ConfigError(
+            f"{where}: auxiliary losses read one agent's features, which a channel mixes; use "
+            "auxiliary=() or channel=None"
+        )
+    return Auxiliaries(settings.auxiliary, net, team, seed, device, settings.optimizer)
 
 
 def restore_generator(generator: torch.Generator, state: torch.Tensor) -> None:

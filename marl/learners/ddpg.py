@@ -6,6 +6,7 @@ IDDPG is DDPG with local critics, MADDPG (Lowe et al. 2017) is DDPG with :class:
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar
 
 import numpy as np
@@ -13,26 +14,33 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
+from marl.action_critic import ActionCritic, goes_on, td_loss
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
-from marl.grid.mixers import Mixing, QPlex, TeamMixer, WeightedQMix
-from marl.learners.actor_q import ActorQ, ActorQLearner
-from marl.learners.base import ALL_KINDS
-from marl.learners.off_policy import refuse
-from marl.memory.replay import Sample
+from marl.grid.mixers import MixerContext, Mixing, TeamMixer, TeamValues, team_mixer
+from marl.learners.base import ALL_KINDS, refuse_noise
+from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, refuse, without_memory
+from marl.memory.base import Look
+from marl.memory.sample import Sample, td_target
 from marl.nets.action_head import ActionHead
-from marl.nets.stacked import backward_through
+from marl.nets.agent_net import AgentNet
+from marl.nets.distributions import Distribution
+from marl.nets.networks import Network
+from marl.nets.stacked import FlatParameters, backward_through
 from marl.optim import Stepper
 from marl.types import ActionKind, Spec, TeamSpec
 
 
 @config
-class DDPG(ActorQ):
+class DDPG(OffPolicy):
     """Deep deterministic policy gradient (https://arxiv.org/abs/1509.02971)."""
 
     action_kinds: ClassVar[frozenset[ActionKind]] = ALL_KINDS
 
+    critic_network: Network | None = setting(None, "the critics'; None: the actor's if it is feed-forward")
+    critic_lr: float = setting(1.0, "learning rate of the critics as a multiple of lr", above=0)
+    random_start: bool = setting(True, "act uniformly at random until learning starts")
     action_cost: float = setting(1e-3, "weight of the squared outputs of the actor, which keeps them near 0", least=0)
 
     def build(
@@ -42,9 +50,10 @@ class DDPG(ActorQ):
         return DDPGLearner(self, spec, team, num_envs, seed, device)
 
 
-class DDPGLearner(ActorQLearner):
+class DDPGLearner(OffPolicyLearner):
     """See :class:`DDPG`."""
 
+    settings: DDPG
     head: ActionHead
 
     def __init__(
@@ -57,96 +66,163 @@ class DDPGLearner(ActorQLearner):
         device: torch.device | str,
     ) -> None:
         """Refuses what does not fit the team's spaces or the settings."""
-        self.settings = settings
-        super().__init__(settings, spec, team, num_envs, seed, device, critics=1)
+        refuse_noise("DDPG", team, settings.network, settings.critic_network)
+        super().__init__(settings, spec, team, num_envs, seed, device)
+        self.head = ActionHead(team.action, self.device)
+        generators = self.generators()
+        self.actor = self.make_net(self.head.size, generators, gain=0.01)
+        self.actor_target = copy.deepcopy(self.actor)
+        self.actor_flat = FlatParameters([self.actor], self.owner.num_sets)
+        self.actor_target_flat = FlatParameters([self.actor_target], self.owner.num_sets)
+        self.critic = ActionCritic(
+            spec,
+            team,
+            self.owner,
+            settings.critic,
+            settings.critic_network,
+            self.network,
+            generators,
+            ids=self.ids,
+            normalize=settings.normalize_obs,
+            device=self.device,
+        )
+        self.cross_team = self.critic.others
+        self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
+        self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
         credit = settings.credit
         refuse(
-            isinstance(credit, QPlex | WeightedQMix),
-            f"DDPG on team {team.name!r}: {type(credit).__name__} compares an agent's actions, which critics of "
-            "single actions cannot; use credit=QMix() (FACMAC) or VDN()",
+            isinstance(credit, Mixing) and credit.compares_actions,
+            f"{self.where}: {type(credit).__name__} compares an agent's actions, which critics of single actions "
+            "cannot; use credit=QMix() (FACMAC) or VDN()",
         )
         self.mixer: TeamMixer | None = None
-        self.mixer_optimizer: Stepper | None = None
         self.flats = [self.critic.flat]
         scope = settings.critic
         if isinstance(credit, Mixing):
-            seed_of_mixer = self._init_seed.spawn(1)[0]
-            self.mixer = TeamMixer(credit, spec, team, seed_of_mixer, self.device, action_width=self.code.size)
-            scope = self.mixer.scope
-            if self.mixer.flat is not None:
-                self.flats.append(self.mixer.flat)
-                self.mixer_optimizer = Stepper(settings.optimizer, self.mixer.flat, scale=settings.critic_lr)
-        self._begin(self.carry_width, scope, other_actions=self.across)
+            scope = credit.scope(spec)
+            context = MixerContext(spec, team, scope, self.owner, self.head.size, self._init_seed, self.device)
+            self.mixer = team_mixer(credit, context)
+            self.flats += self.mixer.flats
+        self.mixer_optimizers = [Stepper(settings.optimizer, flat, scale=settings.critic_lr) for flat in self.flats[1:]]
+        self.remember(scope, other_actions=self.cross_team is not None)
         gradient_for(self, None)
+
+    # --- the equations ------------------------------------------------------------------------------------------------
+
+    def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:
+        """``(Q(x, a) - y)^2 / 2`` with ``y = r + gamma Q'(x', mu'(o'))``, and ``|y - Q|`` for priorities.
+
+        The loss is the mean over rows, summed over parameter sets; with a mixer ``Q`` is ``Q_tot``.
+        """
+        with torch.no_grad():
+            next_out = at_successors(self.actor_target, sample, seen, next_seen)
+            next_action = self.head.features(self.head.mode(next_out, sample.next_legal)) * goes_on(sample)  # mu'(o')
+            next_value = self.critic.next_value(sample, next_action)[0, ..., 0]  # (L, B, N)
+            if self.mixer is not None:
+                team = TeamValues(next_value, next_value, sample.next_acting, sample.next_joint, next_action)
+                total = self.mixer.later(team)  # (L, B): Q_tot'(s', mu'(o'))
+                next_value = total.unsqueeze(-1).expand(next_value.shape)
+            target = td_target(sample, next_value, self.settings.n_step)  # (L, B, N)
+        taken = self.critic.taken(sample)
+        value = self.critic.value(sample, taken)[..., 0]  # (1, L, B, N)
+        if self.mixer is None:
+            return td_loss(value, target, self.experience.weigh(sample), sample.complete)
+        team = TeamValues(value[0], value[0], sample.acting, sample.joint, taken)
+        total = self.mixer.now(team)  # (L, B): Q_tot(s, a)
+        error = target[..., 0] - total
+        cost = self.mixer.loss(0.5 * error.square(), team, total, target[..., 0])
+        counts = self.experience.counts(sample)[..., 0]
+        weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
+        return (cost * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
+
+    def compute_actor_loss(self, sample: Sample, seen: Tensor) -> Tensor:
+        """``-Q(x, mu(o))``, mean over rows, sum over parameter sets; with a mixer ``-Q_tot`` of everybody's actions.
+
+        A joint critic reads each agent's own action from the policy and the others' as they were taken.
+        """
+        out, _ = self.actor.read(seen, sample.carry, sample.started, sample.acting)
+        action = self.head.relaxed(out, sample.legal, self.generator) * sample.acting.unsqueeze(-1)  # mu(o)
+        value = self.critic.value_of_own(sample, action)[0, ..., 0]  # (L, B, N)
+        weight = self.experience.weigh(sample)
+        cost = self.settings.action_cost * (self.head.cost(out, sample.legal) * weight).sum()
+        if self.mixer is None:
+            return cost - (value * weight).sum()
+        total = self.mixer.now(TeamValues(value, value, sample.acting, sample.joint, action))
+        return cost - ops.masked_mean(total, self.experience.counts(sample)[..., 0])
+
+    def learn(self, sample: Sample) -> dict[str, Tensor]:
+        """One step of the critic, one of the actor, then the targets follow."""
+        settings, sets = self.settings, self.owner.num_sets
+        seen, next_seen = self.actor.encode(sample.obs), self.actor.encode(sample.next_obs)
+        with self.fitting(self.critic.online):
+            value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
+            backward_through(value_loss, self.flats)
+        norm = self.critic_optimizer.step(settings.max_grad_norm).mean()
+        for optimizer in self.mixer_optimizers:
+            optimizer.step(settings.max_grad_norm)
+        with self.critic.fixed(), self.fitting(self.actor):
+            policy_loss = self.compute_actor_loss(sample, seen)
+            self.backward(policy_loss, [self.actor_flat], sample, seen)
+        self.actor_optimizer.step(settings.max_grad_norm)
+        self.auxiliary.step(settings.max_grad_norm)
+        if self.target_due():
+            self.actor_target_flat.follow(self.actor_flat, settings.tau)
+            self.critic.track(settings.tau)
+            if self.mixer is not None:
+                self.mixer.track(settings.tau)
+        self.actor.see(sample.obs, sample.acting, self.reduce)
+        self.critic.see(sample, self.reduce)
+        return {
+            "value_loss": value_loss.detach() / sets,
+            "policy_loss": policy_loss.detach() / sets,
+            **self.auxiliary_parts(),
+            "gradient_norm": norm,
+            "td_error": error,
+            "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),
+        }
+
+    # --- acting -------------------------------------------------------------------------------------------------------
 
     @property
     def default_exploration(self) -> Exploration:
         """Gaussian noise on boxes, draws by the logits for choices."""
         return GaussianNoise(0.1) if self.team.action.kind == "box" else GumbelSample()
 
-    def learn(self, sample: Sample) -> dict[str, Tensor]:
-        """One step of the critic on ``y = r + gamma Q'(x', mu'(o'))``, one of the actor on ``-Q(x, mu(o))``."""
-        seen, next_seen = self.rows_of(sample)
-        with self.fitting(self.critic.online):
-            value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
-            backward_through(value_loss, self.flats)
-        norm = self.critic_optimizer.step(self.settings.max_grad_norm).mean()
-        if self.mixer_optimizer is not None:
-            self.mixer_optimizer.step(self.settings.max_grad_norm)
-        with self.fixed_critic(), self.fitting(self.actor):
-            policy_loss = self.compute_actor_loss(sample, seen)
-            self.actor_step(policy_loss)
-        if self.target_due():
-            self.move_targets()
-            if self.mixer is not None:
-                self.mixer.track(self.settings.tau)
-        self.see(sample)
-        return {
-            "value_loss": value_loss.detach() / self.owner.num_sets,
-            "policy_loss": policy_loss.detach() / self.owner.num_sets,
-            "gradient_norm": norm,
-            "td_error": error,
-            "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),
-        }
+    @property
+    def policy_net(self) -> AgentNet:
+        """The actor."""
+        return self.actor
 
-    def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:
-        """``(Q(x, a) - y)^2 / 2``, and what priorities are made of."""
-        with torch.no_grad():
-            later = self.unroll(self.actor_target, seen, next_seen, sample)
-            planned = self.code.features(self.head.mode(later, sample.next_legal)) * self.stay(sample)
-            beside = self.beside(planned, sample, successor=True)
-            next_value = self.judge(self.critic.target, sample, beside, successor=True)[..., 0]  # (1, L, B, N)
-            if self.mixer is not None:
-                total = self.mixer.later(
-                    next_value[0], next_value[0], sample.next_acting, sample.next_joint, planned
-                )  # (L, B)
-                next_value = total[None, ..., None].expand(next_value.shape)
-            target = self.multi_step(sample, next_value[0])  # (L, B, N)
-        done = self.replayed(sample)
-        value = self.judge(self.critic.online, sample, self.beside(done, sample, successor=False))[..., 0]
-        if self.mixer is None:
-            return self.critic_loss(sample, value, target)
-        counts = self.counts(sample)[..., 0]
-        error = target[..., 0] - self.mixer.now(value[0], value[0], sample.acting, sample.joint, done)  # (L, B)
-        weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
-        return (0.5 * error.square() * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
+    def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
+        """One agent's own actor, or the team's."""
+        if agent is None:
+            return self.actor.restrict(None), self.head
+        return self.actor.restrict(agent).cpu(), ActionHead(self.team.action.of(agent))
 
-    def compute_actor_loss(self, sample: Sample, seen: Tensor) -> Tensor:
-        """``-Q(x, mu(o))``, mean over rows, sum over parameter sets; with a mixer ``-Q_tot`` of everybody's actions."""
-        out, _ = self.outputs(self.actor, seen, sample)
-        chosen = self.head.relaxed(out, sample.legal, self.generator) * sample.acting.unsqueeze(-1)
-        weight = self.weigh(sample)
-        cost = self.settings.action_cost * (self.head.cost(out, sample.legal) * weight).sum()
-        value = self.judge(self.critic.online, sample, self.beside_for_actor(chosen, sample))[0, ..., 0]  # (L, B, N)
-        if self.mixer is None:
-            return cost - (value * weight).sum()
-        total = self.mixer.now(value, value, sample.acting, sample.joint, chosen)
-        return cost - ops.masked_mean(total, self.counts(sample)[..., 0])
+    def choose(self, out: Tensor, look: Look, explore: bool, generator: torch.Generator | None) -> Tensor:
+        """The actor's action, or one near it; uniform until learning starts."""
+        if not explore:
+            action = self.head.mode(out, look.legal)
+        elif self.settings.random_start and generator is None and self.experience.warming_up:
+            action = self.head.uniform(out, look.legal, self.generator)
+        else:
+            action = self.explore(self.head.scores(out), look, generator)
+        return self.head.own_action(action)  # whatever explores knows nothing of padding
 
-    def optimizers(self) -> dict[str, Stepper]:
-        """One for each."""
-        return super().optimizers() | ({} if self.mixer_optimizer is None else {"mixer": self.mixer_optimizer})
+    @torch.no_grad()
+    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
+        """Features ``(L, B, M, F)`` of the target policy's actions: what other teams' joint critics ask for."""
+        out = without_memory(self.actor_target, self.actor.encode(obs))
+        return self.head.features(self.head.mode(out, legal))
+
+    # --- saving -------------------------------------------------------------------------------------------------------
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critic, mixer, targets."""
-        return super().modules() | ({} if self.mixer is None else {"mixer": self.mixer})
+        named: dict[str, nn.Module] = {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
+        return named | ({} if self.mixer is None else self.mixer.parts())
+
+    def optimizers(self) -> dict[str, Stepper]:
+        """One for each."""
+        own = {"mixer" if k == 0 else f"mixer.{k}": optimizer for k, optimizer in enumerate(self.mixer_optimizers)}
+        return {"actor": self.actor_optimizer, "critic": self.critic_optimizer} | own

@@ -14,18 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
-from marl.channels import policy_net
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
-from marl.grid.mixers import Central, Mixing, TeamMixer, WeightedQMix
+from marl.grid.mixers import Choices, MixerContext, Mixing, TeamMixer, team_mixer, team_values
 from marl.grid.scope import Local, Scope
 from marl.learners.gradients import SampleAutograd, SampleGradient
-from marl.learners.off_policy import OffPolicy, OffPolicyLearner, refuse
-from marl.memory.replay import Sample
-from marl.memory.rollout import Decision, Look
+from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, one_step_on, refuse, without_memory
+from marl.memory.base import Decision, Look
+from marl.memory.sample import Sample, td_target
 from marl.nets.agent_net import AgentNet
-from marl.nets.distributions import Distribution, mask_logits
+from marl.nets.distributions import Distribution
 from marl.nets.networks import MLP
 from marl.nets.q_head import Atoms, QHead, Quantiles
 from marl.nets.stacked import FlatParameters
@@ -65,6 +64,9 @@ class DQN(OffPolicy):
 class DQNLearner(OffPolicyLearner):
     """See :class:`DQN`."""
 
+    settings: DQN
+    head: QHead
+
     def __init__(
         self,
         settings: DQN,
@@ -75,9 +77,8 @@ class DQNLearner(OffPolicyLearner):
         device: torch.device | str,
     ) -> None:
         """Refuses what does not fit the team's spaces or the settings."""
-        self.settings = settings
         super().__init__(settings, spec, team, num_envs, seed, device)
-        where = f"DQN on team {team.name!r}"
+        where = self.where
         refuse(
             self.critic_shape is not None,
             f"{where}: critic={type(settings.critic).__name__}() has no meaning, agents must find their best action "
@@ -106,85 +107,120 @@ class DQNLearner(OffPolicyLearner):
                 f"{type(settings.distribution).__name__}() has a loss of its own; leave out one of them",
             )
         self.head = QHead(team.action.sizes[0], settings.dueling, settings.distribution)
-        self.net = self._net()
+        self.net = self._make_net()
         self.target = copy.deepcopy(self.net)
         self.flat = FlatParameters([self.net], self.owner.num_sets)
         self.target_flat = FlatParameters([self.target], self.owner.num_sets)
         self.flats = [self.flat]
         self.noisy = isinstance(self.network, MLP) and self.network.noisy > 0
         self.mixer: TeamMixer | None = None
-        self.central: Central | None = None
         scope: Scope = Local()
         credit = settings.credit
         if isinstance(credit, Mixing):
-            mix_seed, central_seed = self._init_seed.spawn(2)
-            self.mixer = TeamMixer(credit, spec, team, mix_seed, self.device)
-            self.flats += [] if self.mixer.flat is None else [self.mixer.flat]
-            scope = self.mixer.scope
-            if isinstance(credit, WeightedQMix):
-                self.central = Central(credit, spec, team, central_seed, self._net(), self.owner, self.device)
-                self.flats += self.central.flats
+            scope = credit.scope(spec)
+            actions, seed = self.head.actions, self._init_seed
+            context = MixerContext(spec, team, scope, self.owner, actions, seed, self.device, self._make_net)
+            self.mixer = team_mixer(credit, context)
+            self.flats += self.mixer.flats
         self.steppers = [Stepper(settings.optimizer, flat) for flat in self.flats]
-        self._begin(self.net.carry_shape[1], scope)
+        self.remember(scope)
         self._autograd: SampleGradient = SampleAutograd(self)
         gradient_for(self, self._autograd)
 
-    def _net(self) -> AgentNet:
+    def _make_net(self) -> AgentNet:
+        return self.make_net(self.head.size, self.generators(), gain=1.0)
+
+    # --- the equations ------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, what priorities are made of, and ``Q(s, a)``, ``(L, B, N)``, from encoded observations.
+
+        ``y = r + gamma Q'(s', argmax_a Q(s', a))``.
+        """
+        with torch.no_grad():
+            next_out = at_successors(self.target, sample, seen, next_seen)  # (L, B, N, K)
+            chooser = at_successors(self.net, sample, seen, next_seen) if self.settings.double else next_out
+            best = self.head.mode(chooser, sample.next_legal)  # (L, B, N) a*
+        with self.fitting(self.net, *([] if self.mixer is None else [self.mixer])):
+            out, _ = self.net.read(seen, sample.carry, sample.started, sample.acting)  # (L, B, N, K)
+            if self.mixer is None:
+                loss, error = self.separate_loss(sample, out, next_out, best)
+            else:
+                loss, error = self.mixed_loss(self.mixer, sample, seen, next_seen, out, next_out, best)
+        with torch.no_grad():
+            value = pick(self.head.values(out), sample.action)
+        return loss, error, value
+
+    def separate_loss(self, sample: Sample, out: Tensor, next_out: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
+        """Each agent's own loss, summed over parameter sets, and what priorities are made of, ``(B, N)``."""
         settings = self.settings
-        return policy_net(
-            settings.channel,
-            self.spec,
-            self.team,
-            self.network,
-            self.owner,
-            self.head.size,
-            self.generators(),
-            gain=1.0,
-            ids=self.ids,
-            true_inputs=self.true_widths(),
-            normalize=settings.normalize_obs,
-        ).to(self.device)
+        weight = self.experience.weigh(sample)  # (L, B, N)
+        value, next_value = pick(self.head.spread(out), sample.action), pick(self.head.spread(next_out), best)
+        match settings.distribution:
+            case None:
+                target = td_target(sample, next_value.squeeze(-1), settings.n_step, settings.td_lambda)  # (L, B, N)
+                error = target - value.squeeze(-1)
+                cost = self.cost(error)
+            case Atoms() as atoms:
+                support = atoms.support(out.device)
+                moved = sample.reward.unsqueeze(-1) + sample.discount.unsqueeze(-1) * support  # (L, B, N, Z)
+                target = ops.categorical_l2_project(moved, next_value.softmax(-1), support)
+                cost = ops.categorical_cross_entropy(target, value)
+                error = cost.detach()
+            case Quantiles() as quantiles:
+                levels = quantiles.levels(out.device)
+                target = sample.reward.unsqueeze(-1) + sample.discount.unsqueeze(-1) * next_value
+                cost = ops.quantile_regression_loss(value, levels, target, quantiles.huber)
+                error = cost.detach()
+        own = torch.where(sample.complete, error.detach(), 0.0).abs().mean(0)  # (B, N)
+        return (cost * weight).sum(), own
 
-    @property
-    def default_exploration(self) -> Exploration:
-        """Epsilon falls over the first 10,000 steps; noisy networks explore by themselves."""
-        if isinstance(self.network, MLP) and self.network.noisy:
-            return Greedy()
-        return EpsilonGreedy(Linear(1.0, 0.05, 10_000))
+    def mixed_loss(
+        self,
+        mixer: TeamMixer,
+        sample: Sample,
+        seen: Tensor,
+        next_seen: Tensor,
+        out: Tensor,
+        next_out: Tensor,
+        best: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The team's loss: ``(Q_tot(s, a) - y)^2`` with ``y = r + gamma Q_tot'(s', a*)``, and the errors ``(B, 1)``."""
+        settings, blank = self.settings, self.net.forget(sample.carry)
 
-    @property
-    def carry_width(self) -> int:
-        """Width of the recurrent state."""
-        return self.net.carry_shape[1]
+        def values_now(net: AgentNet) -> Tensor:
+            return self.head.values(net.read(seen, blank, sample.started, sample.acting)[0])
 
-    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
-        """The action of the highest value, or one near it."""
-        return self.act_through(self.net, look, explore, generator)
+        def values_later(net: AgentNet) -> Tensor:
+            _, carries = net.read(seen, blank, sample.started, sample.acting)
+            return self.head.values(one_step_on(net, sample, next_seen, carries))
 
-    @torch.inference_mode()
-    def act_through(
-        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
-    ) -> Decision:
-        """The same with a copy of the network."""
-        if self.noisy:
-            net.draw_noise((generator or self.generator) if explore else None)
-        net.seed(look.carry, generator or self.generator)
-        out, carry = net.once(look.obs, look.carry, look.started, look.alive)
-        values = self.head.values(out)  # (E, N, A)
-        if explore:
-            action = self.explore(values, look, generator)
-        else:
-            action = mask_logits(values, look.legal).argmax(-1)
-        return Decision(action, action, values[..., 0], carry)
+        choices = Choices(self.head.values(out), sample.action, sample.legal, values_now)
+        team = team_values(choices, sample.acting, sample.joint)
+        total = mixer.now(team)  # (L, B): Q_tot(s, a)
+        with torch.no_grad():
+            next_choices = Choices(self.head.values(next_out), best, sample.next_legal, values_later)
+            next_total = mixer.later(team_values(next_choices, sample.next_acting, sample.next_joint))  # (L, B)
+            spread = next_total.unsqueeze(-1).expand(sample.reward.shape)
+            target = td_target(sample, spread, settings.n_step, settings.td_lambda)[..., 0]  # (L, B): y
+        error = target - total
+        cost = mixer.loss(self.cost(error), team, total, target)  # (L, B)
+        counts = self.experience.counts(sample)[..., 0]
+        weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
+        return (cost * weight).sum(), torch.where(counts, error.detach(), 0.0).abs().mean(0).unsqueeze(-1)
 
-    @torch.no_grad()
-    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
-        """One-hots ``(L, B, M, A)`` of the target's greedy actions: what other teams' joint critics ask for."""
-        rows = self.net.encode(obs)
-        out, _ = self.target.read(
-            rows, rows.new_zeros(*rows.shape[1:3], 0), self._still(*rows.shape[:2]), self._moving(*rows.shape[:2])
-        )
-        return ops.one_hot(self.head.mode(out, legal), self.head.actions)
+    def cost(self, error: Tensor) -> Tensor:
+        """Half the squared (or Huber) TD error; negative ones scaled by hysteresis, or forgiven."""
+        settings = self.settings
+        cost = ops.l2_loss(error) if settings.huber is None else ops.huber_loss(error, settings.huber)
+        leniency = value_at(settings.leniency, self.clock)
+        if settings.hysteresis < 1 or leniency > 0:
+            scale = torch.full_like(error, settings.hysteresis)
+            if leniency > 0:
+                chance = torch.rand(error.shape, generator=self.generator, device=error.device, dtype=error.dtype)
+                scale *= chance >= leniency
+            cost = torch.where(error.detach() < 0, scale, 1.0) * cost
+        return cost
 
     def learn(self, sample: Sample) -> dict[str, Tensor]:
         """``y = r + gamma Q'(s', argmax_a Q(s', a))``; one step on the TD errors."""
@@ -193,17 +229,18 @@ class DQNLearner(OffPolicyLearner):
             self.net.draw_noise(self.generator)
             self.target.draw_noise(self.generator)
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
-        loss, error, chosen = gradient_for(self, self._autograd).fill(sample, seen, next_seen)
+        loss, error, value = gradient_for(self, self._autograd).fill(sample, seen, next_seen)
         norm, *_ = [stepper.step(settings.max_grad_norm) for stepper in self.steppers]
+        self.auxiliary.step(settings.max_grad_norm)
         if self.target_due():
-            self.track(self.flat, self.target_flat)
-            for other in (self.mixer, self.central):
-                if other is not None:
-                    other.track(settings.tau)
-        self.see_norms(self.net, sample=sample)
+            self.target_flat.follow(self.flat, settings.tau)
+            if self.mixer is not None:
+                self.mixer.track(settings.tau)
+        self.net.see(sample.obs, sample.acting, self.reduce)
         return {
             "loss": loss / self.owner.num_sets,
-            "value": self.mean(chosen.view(sample.complete.shape), sample),
+            **self.auxiliary_parts(),
+            "value": self.experience.mean(value.view(sample.complete.shape), sample),
             "gradient_norm": norm.mean(),
             "td_error": error,
             "non_finite": self._non_finite(),
@@ -220,136 +257,56 @@ class DQNLearner(OffPolicyLearner):
         """A recording would keep the probability of forgiving that it was made with."""
         return super()._recordable and not isinstance(self.settings.leniency, SCHEDULES)
 
-    def compute_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, what priorities are made of, and ``Q(s, a)``, ``(L, B, N)``, from encoded observations.
+    # --- acting -------------------------------------------------------------------------------------------------------
 
-        ``y = r + gamma Q'(s', argmax_a Q(s', a))``.
-        """
-        with torch.no_grad():
-            aims = self.unroll(self.target, seen, next_seen, sample)
-            chooser = self.unroll(self.net, seen, next_seen, sample) if self.settings.double else aims
-            best = mask_logits(self.head.values(chooser), sample.next_legal).argmax(-1)  # (L, B, N)
-        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
-            out, _ = self.net.read(seen, self.start_carry(sample), sample.started, sample.acting)  # (L, B, N, K)
-            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, aims, best)
-        with torch.no_grad():
-            chosen = pick(self.head.values(out), sample.action)
-        return loss, error, chosen
+    @property
+    def default_exploration(self) -> Exploration:
+        """Epsilon falls over the first 10,000 steps; noisy networks explore by themselves."""
+        if isinstance(self.network, MLP) and self.network.noisy:
+            return Greedy()
+        return EpsilonGreedy(Linear(1.0, 0.05, 10_000))
 
-    def separate_loss(self, sample: Sample, out: Tensor, aims: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        """Each agent's own loss, summed over parameter sets, and what priorities are made of, ``(B, N)``."""
-        settings = self.settings
-        weight = self.weigh(sample)  # (L, B, N)
-        source, aim = pick(self.head.spread(out), sample.action), pick(self.head.spread(aims), best)  # (L, B, N, Z)
-        match settings.distribution:
-            case None:
-                target = self.multi_step(sample, aim.squeeze(-1), settings.td_lambda)
-                error = target - source.squeeze(-1)
-                cost = self.cost(error)
-            case Atoms() as atoms:
-                support = atoms.support(out.device)
-                places = sample.reward.unsqueeze(-1) + sample.discount.unsqueeze(-1) * support
-                target = ops.categorical_l2_project(places, aim.softmax(-1), support)
-                cost = ops.categorical_cross_entropy(target, source)
-                error = cost.detach()
-            case Quantiles() as quantiles:
-                levels = quantiles.levels(out.device)
-                target = sample.reward.unsqueeze(-1) + sample.discount.unsqueeze(-1) * aim
-                cost = ops.quantile_regression_loss(source, levels, target, quantiles.huber)
-                error = cost.detach()
-        own = torch.where(sample.complete, error.detach(), 0.0).abs().mean(0)  # (B, N)
-        return (cost * weight).sum(), self.priority_errors(sample, own)
+    @property
+    def policy_net(self) -> AgentNet:
+        """The network of the values."""
+        return self.net
 
-    def mixed_loss(self, sample: Sample, out: Tensor, aims: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        """The team's loss: ``(Q_tot(s, a) - y)^2`` with ``y = r + gamma Q_tot'(s', a*)``."""
-        settings, mixer = self.settings, self.mixer
-        assert mixer is not None
-        values = self.head.values(out)  # (L, B, N, A)
-        chosen = pick(values, sample.action)
-        top = mask_logits(values, sample.legal).amax(-1)
-        actions = self.team.action.sizes[0]
-        done, planned = ops.one_hot(sample.action, actions), ops.one_hot(best, actions)
-        total = mixer.now(chosen, top, sample.acting, sample.joint, done)  # (L, B)
-        with torch.no_grad():
-            later = self.head.values(aims)
-            if self.central is None:
-                next_top = mask_logits(later, sample.next_legal).amax(-1)
-                next_total = mixer.later(pick(later, best), next_top, sample.next_acting, sample.next_joint, planned)
-            else:
-                next_total = self._central_later(self.central, sample, best, planned)
-            spread = next_total.unsqueeze(-1).expand(sample.reward.shape)
-            target = self.multi_step(sample, spread, settings.td_lambda)[..., 0]  # (L, B)
-        counts = self.counts(sample)[..., 0]
-        weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
-        error = target - total
-        cost = self.cost(error)
-        if self.central is not None:
-            central, favoured = self._central_now(self.central, sample, top, values, done, target, total)
-            assert isinstance(settings.credit, WeightedQMix)
-            cost = torch.where(favoured, cost, settings.credit.alpha * cost) + (target - central).square()
-        return (cost * weight).sum(), torch.where(counts, error.detach(), 0.0).abs().mean(0).unsqueeze(-1)
+    @torch.inference_mode()
+    def act_through(
+        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    ) -> Decision:
+        """The action of the highest value, or one near it, by a copy of the network."""
+        if self.noisy:
+            net.draw_noise((generator or self.generator) if explore else None)
+        return super().act_through(net, look, explore, generator)
 
-    def _central_now(
-        self,
-        central: Central,
-        sample: Sample,
-        top: Tensor,
-        values: Tensor,
-        done: Tensor,
-        target: Tensor,
-        total: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """``Q*(s, a)`` with gradient, and where weighted QMIX trusts the target fully, both ``(L, B)``."""
-        assert isinstance(self.settings.credit, WeightedQMix)
-        seen = self.net.encode(sample.obs)
-        carry = self.blank_carry(sample)
-        own = self.head.values(central.net.read(seen, carry, sample.started, sample.acting)[0])  # (L, B, N, A)
-        mine = pick(own, sample.action)
-        now = central.mixer.now(mine, mine, sample.acting, sample.joint, done)
-        if self.settings.credit.weighting == "optimistic":
-            return now, total.detach() < target
-        with torch.no_grad():
-            greedy = mask_logits(values, sample.legal).argmax(-1)
-            best = pick(own, greedy)
-            peak = central.mixer.now(best, best, sample.acting, sample.joint, ops.one_hot(greedy, values.shape[-1]))
-            same = ((greedy == sample.action) | ~sample.acting).all(-1)
-        return now, (target > peak) | same
+    def choose(self, out: Tensor, look: Look, explore: bool, generator: torch.Generator | None) -> Tensor:
+        """The action of the highest value, or one near it."""
+        if not explore:
+            return self.head.mode(out, look.legal)
+        return self.explore(self.head.values(out), look, generator)
 
-    def _central_later(self, central: Central, sample: Sample, best: Tensor, planned: Tensor) -> Tensor:
-        """The target of ``Q*`` at the next greedy joint action, ``(L, B)``."""
-        seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
-        carry = self.blank_carry(sample)
-        _, carries = central.target.read(seen, carry, sample.started, sample.acting)
-        later = pick(self.head.values(self.onward(central.target, next_seen, carries, sample)), best)
-        return central.mixer.later(later, later, sample.next_acting, sample.next_joint, planned)
-
-    def cost(self, error: Tensor) -> Tensor:
-        """Half the squared (or Huber) TD error; negative ones scaled by hysteresis, or forgiven."""
-        settings = self.settings
-        cost = ops.l2_loss(error) if settings.huber is None else ops.huber_loss(error, settings.huber)
-        leniency = value_at(settings.leniency, self.clock)
-        if settings.hysteresis < 1 or leniency > 0:
-            scale = torch.full_like(error, settings.hysteresis)
-            if leniency > 0:
-                chance = torch.rand(error.shape, generator=self.generator, device=error.device, dtype=error.dtype)
-                scale *= chance >= leniency
-            cost = torch.where(error.detach() < 0, scale, 1.0) * cost
-        return cost
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The network, the mixer, and their targets."""
-        named = {"net": self.net, "target": self.target, "mixer": self.mixer, "central": self.central}
-        return {name: module for name, module in named.items() if module is not None}
-
-    def optimizers(self) -> dict[str, Stepper]:
-        """One for each matrix of parameters."""
-        return {f"adam.{place}": stepper for place, stepper in enumerate(self.steppers)}
+    @torch.no_grad()
+    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
+        """One-hots ``(L, B, M, A)`` of the target's greedy actions: what other teams' joint critics ask for."""
+        out = without_memory(self.target, self.net.encode(obs))
+        return ops.one_hot(self.head.mode(out, legal), self.head.actions)
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
         """One agent's own values, or the team's, acted on greedily."""
         alone = self.net.restrict(agent) if agent is None else self.net.restrict(agent).cpu()
         alone.draw_noise(None)
         return alone, self.head
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The network, the mixer, and their targets."""
+        return {"net": self.net, "target": self.target} | ({} if self.mixer is None else self.mixer.parts())
+
+    def optimizers(self) -> dict[str, Stepper]:
+        """One for each matrix of parameters."""
+        return {f"adam.{place}": stepper for place, stepper in enumerate(self.steppers)}
 
 
 def pick(values: Tensor, action: Tensor) -> Tensor:

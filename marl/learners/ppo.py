@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from marl import ops
-from marl.actor_critic import Batch, explained_variance, minibatches, weights_of
+from marl.actor_critic import Batch, explained_variance, minibatches
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.graphs import Recorded, recording
 from marl.learners.gradients import RolloutAutograd, RolloutGradient
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
+from marl.nets.owner import weights_of
 from marl.reduce import weighted_mean
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
@@ -102,7 +103,7 @@ class PPOLearner(OnPolicyLearner):
         for which in order:
             for other in range(sets):
                 if other != which:
-                    self.flat.freeze(other)
+                    self._freeze(other)
             weighted = replace(batch, advantage=batch.advantage * factor)
             steps += self._epochs(weighted, {which}, clip, entropy_weight, totals)
             with torch.no_grad():
@@ -128,11 +129,17 @@ class PPOLearner(OnPolicyLearner):
                 for which, kl_mean in enumerate((kl_sum / settings.minibatches).tolist()):
                     if kl_mean > settings.target_kl and which in running:
                         running.discard(which)
-                        self.flat.freeze(which)
+                        self._freeze(which)
                 if not running:
                     break
-        self.flat.thaw()
+        for flat in self.flats:
+            flat.thaw()
         return (epoch + 1) * settings.minibatches
+
+    def _freeze(self, which: int) -> None:
+        """Hide a parameter set from the optimizers."""
+        for flat in self.flats:
+            flat.freeze(which)
 
     def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
@@ -140,26 +147,26 @@ class PPOLearner(OnPolicyLearner):
         step = self._recorded if self.recordable and recording(batch.seen.device) else self._one_step
         with self.fitting():
             for index in minibatches(batch, self.settings.minibatches, self.generator):
-                self.optimizer.rows = None if self.reduce.alone else self.rows(batch.complete[:, index])
+                self.tell_rows(batch.complete[:, index])
                 parts, norm = step(index, clip, entropy_weight)
                 # A recorded step writes where it wrote before.
                 sums = parts.clone() if sums is None else sums.add_(parts)
                 norms = norm.clone() if norms is None else norms.add_(norm)
         assert sums is not None
         assert norms is not None
-        sums = sums.float()  # (P, 5)
-        totals = dict(zip(PARTS, sums.mean(0).unbind(), strict=True)) | {"gradient_norm": norms.mean()}
+        sums = sums.float()  # (P, parts)
+        totals = dict(zip(self.parts, sums.mean(0).unbind(), strict=True)) | {"gradient_norm": norms.mean()}
         return sums[:, PARTS.index("kl")], totals
 
     def _one_step(self, index: Tensor, clip: Any, entropy_weight: Any) -> tuple[Tensor, Tensor]:
-        """One step on some sequences of the batch; the loss's parts ``(P, 5)`` and the gradient's norms ``(P,)``."""
+        """One step on some sequences of the batch; the loss's parts ``(P, parts)``, the gradient's norms ``(P,)``."""
         parts = self._gradient.fill(index, clip, entropy_weight)
-        return parts, self.optimizer.step(self.settings.max_grad_norm)
+        return parts, self.step()
 
     @property
     def parts(self) -> tuple[str, ...]:
         """What the loss is made of, in the order in which gradients tell it."""
-        return PARTS
+        return (*PARTS, "auxiliary_loss") if self.auxiliary else PARTS
 
     def weigh(self, batch: Batch) -> Tensor:
         """Weights ``(L, C, N)`` under which a sum is the mean of each parameter set."""
@@ -171,7 +178,7 @@ class PPOLearner(OnPolicyLearner):
         """Loss (mean over rows, sum over parameter sets), approximate KL of each set ``(P,)``, and its parts.
 
         ``L = -min(r A, clip(r, 1 - c, 1 + c) A) + w_v (V - target)^2 / 2 - w_e H``, ``r = pi(a) / pi_old(a)``.
-        ``weight (L, C, N)`` makes sums the means of each set: see :func:`~marl.actor_critic.weights_of`.
+        ``weight (L, C, N)`` makes sums the means of each set: see :func:`~marl.nets.owner.weights_of`.
         """
         settings, owner = self.settings, self.model.owner
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)

@@ -13,7 +13,8 @@ from marl.config import config
 from marl.grid.credit import Independent
 from marl.grid.scope import Local
 from marl.learners.base import ALL_KINDS, generator_from, restore_generator
-from marl.memory.rollout import Decision, Look, Rollout
+from marl.memory.base import Decision, Look
+from marl.memory.rollout import Rollout
 from marl.nets.distributions import Distribution, uniform
 from marl.schedules import Clock
 from marl.types import ActionKind, Spec, TeamSpec

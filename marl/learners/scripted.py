@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from marl.grid.credit import Independent
 from marl.grid.scope import Local
 from marl.learners.base import check_kind, generator_from, restore_generator
-from marl.memory.rollout import Decision, Look, Rollout
+from marl.memory.base import Decision, Look
+from marl.memory.rollout import Rollout
 from marl.nets.distributions import Constant, Distribution, make_distribution
 from marl.schedules import Clock
 from marl.types import ActionKind, Array, ConfigError, Spec, TeamSpec

@@ -1,5 +1,7 @@
-"""Memories: where transitions wait to be learnt from."""
+"""Memories: what is collected, and what is learnt from."""
 
-from marl.memory.rollout import Look, Rollout
+from marl.memory.hindsight import Hindsight
+from marl.memory.priorities import Prioritised
+from marl.memory.replay import ReplayMemory
 
-__all__ = ["Look", "Rollout"]
+__all__ = ["Hindsight", "Prioritised", "ReplayMemory"]

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from marl.compiled.cache import jit
-from marl.types import Array
+from marl.exploration import share
+from marl.schedules import Schedule
+from marl.types import Array, ConfigError
+
+
+@dataclass(frozen=True)
+class Prioritised:
+    """Draw transitions in proportion to ``(|TD error| + epsilon) ** alpha`` (Schaul et al. 2016).
+
+    Args:
+        alpha: 0 draws uniformly, 1 in full proportion; a number or a schedule, which holds for priorities set from then
+            on.
+        beta: how far importance weights undo it, a number or a schedule; 1 undoes it wholly.
+        epsilon: keeps everything drawable.
+    """
+
+    alpha: Schedule = 0.6
+    beta: Schedule = 0.4
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        share("Prioritised", alpha=self.alpha, beta=self.beta)
+        if not self.epsilon > 0:
+            raise ConfigError(f"Prioritised.epsilon: expected a number above 0, got {self.epsilon!r}")
 
 
 class Priorities:
@@ -69,11 +94,17 @@ class Priorities:
         return {"nodes": self.nodes, "largest": self.largest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Go back to a saved state. Inner nodes are made anew: wrong ones would lead a draw out of the ring."""
         self.nodes[...] = state["nodes"]
         self.largest[...] = state["largest"]
-        if self.nodes[:, self.leaves + self.capacity :].any() or not np.isfinite(self.nodes).all():
+        leaves = self.nodes[:, self.leaves :]
+        if leaves[:, self.capacity :].any() or not (np.isfinite(leaves) & (leaves >= 0)).all():
             raise ValueError("priorities: of entries that there are none")
+        first = self.leaves  # of a level
+        while first > 1:
+            level = self.nodes[:, first : 2 * first]
+            self.nodes[:, first // 2 : first] = level[:, ::2] + level[:, 1::2]
+            first //= 2
 
 
 def importance_weights(probability: Array, size: int, beta: float) -> Array:

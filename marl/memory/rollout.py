@@ -3,52 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl.grid.credit import Advantage, Outcome
+from marl.grid.credit import Credit
 from marl.grid.scope import Scope
+from marl.memory.base import Decision, Look, refuse_wild_actions
 from marl.types import Array, Spec, Step, TeamSpec
 
 SEEN = ("obs", "acting", "legal", "started", "joint")  # T + 1 rows of what the environment shows
 DECIDED = ("carry", "action", "log_prob")  # what the learner answers
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a team sees before it acts: tensors ``(E, N, ...)`` of the step to act on."""
-
-    obs: Tensor  # (E, N, *O)
-    carry: Tensor  # (E, N, H)
-    started: Tensor  # (E,)
-    alive: Tensor  # (E, N)
-    legal: Tensor | None  # (E, N, L)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a learner answers.
-
-    action ``(E, N[, A])`` is stored; env_action is what the environment gets; log_prob ``(E, N)``; carry after the
-    step.
-    """
-
-    action: Tensor
-    env_action: Tensor
-    log_prob: Tensor
-    carry: Tensor
-
-
-def refuse_wild_actions(actions: Tensor, team: TeamSpec) -> None:
-    """Raise ValueError for choices ``(..., N[, A])`` that do not exist: compiled code reads them without a look."""
-    if team.action.kind != "box" and actions.numel():
-        sizes = torch.tensor(team.action.sizes, device=actions.device)  # (1,) or (A,)
-        if bool(((actions < 0) | (actions >= sizes)).any()):
-            raise ValueError(f"memory of team {team.name!r}: actions that do not exist")
 
 
 class Rollout:
@@ -64,7 +31,7 @@ class Rollout:
         spec: Spec,
         team: TeamSpec,
         scope: Scope,
-        credit: Advantage,
+        credit: Credit,
         steps: int,
         num_envs: int,
         carry_width: int,
@@ -95,7 +62,7 @@ class Rollout:
         shape = scope.shape(spec, team)
         self._gathered = None if shape is None or scope.is_view(spec) else scope
         self.joint = None if shape is None or self._gathered is None else zeros(steps + 1, num_envs, *shape)
-        self.outcome = Outcome(credit, num_envs, team.num_agents)
+        self.outcome = credit.outcome(num_envs, team.num_agents)
         self.final_rows: list[tuple[int, Array]] = []  # (t, copies) of which final_obs and final_joint hold successors
         self.final_obs: list[Tensor] = []
         self.final_joint: list[Tensor] = []

@@ -38,6 +38,21 @@ class ActionHead:
         """The action as it is stored: unit coordinates or choices."""
         return self.own(torch.tanh(parameters)) if self.choice is None else self.choice.mode(parameters, legal)
 
+    def scores(self, parameters: Tensor) -> Tensor:
+        """Where exploration begins: unit coordinates without noise, or the logits of choices."""
+        return torch.tanh(parameters) if self.choice is None else parameters
+
+    def uniform(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:
+        """A uniformly random action, of the shape that :meth:`mode` gives for these parameters."""
+        if self.choice is not None:
+            return self.choice.sample(torch.zeros_like(parameters), legal, generator)
+        shape = (*parameters.shape[:-1], self.size)
+        return self.own(parameters.new_empty(shape).uniform_(-1, 1, generator=generator))
+
+    def own_action(self, action: Tensor) -> Tensor:
+        """The same stored action, 0 in components of a box that an agent has not."""
+        return action if self.box is None else self.box.own(action)
+
     def own(self, features: Tensor) -> Tensor:
         """The same features, 0 where an agent has no such component; ``(..., N, F)``."""
         return features * self._own if self._padded else features

@@ -91,3 +91,9 @@ class Owner:
         if self.flat:
             return per_set.expand(self.num_agents, *per_set.shape[1:])
         return per_set[self.on(per_set.device)]
+
+
+def weights_of(complete: Tensor, owner: Owner) -> Tensor:
+    """Weights ``(L, C, N)`` under which a sum is, for every parameter set, the mean over its own rows that count."""
+    count = owner.to_agents(owner.sum_sets(complete.sum((0, 1)).to(torch.float32)).clamp(min=1))
+    return complete / count

@@ -14,7 +14,8 @@ from marl.adapters.faults import faults_of
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel, Hub, Link, Tamper
 from marl.config import check_whole
-from marl.curriculum import HasTasks, Target, Task
+from marl.curriculum.target import Target
+from marl.curriculum.tasks import HasTasks, Task
 from marl.learners import Learner
 from marl.learners.base import talker_of
 from marl.playing.actor import Actor

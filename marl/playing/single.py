@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from marl import checkpoint
-from marl.channels import ChannelNet, Complete, Inbox
+from marl.channels import ChannelNet, Inbox
 from marl.config import from_json, to_json, unknown
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json
@@ -23,6 +23,7 @@ from marl.nets.owner import Owner
 from marl.playing.team import Strategy
 from marl.spaces import AgentCodec, BadValue
 from marl.spec_json import team_from_json, team_to_json
+from marl.topology import Complete
 from marl.types import Array, CheckpointError, ConfigError, TeamSpec
 
 Turn = Generator[tuple[Tensor, Tensor], Inbox, Array]

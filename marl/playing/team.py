@@ -13,7 +13,7 @@ from torch import Tensor
 from marl.channels import ChannelNet, Link, Tamper
 from marl.learners import Learner
 from marl.learners.base import ActsThrough
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.stacked import FlatParameters, holds_own

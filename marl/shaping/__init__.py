@@ -4,37 +4,25 @@ A list of hooks turns a team's raw rewards ``(E, N)`` into those its learner see
 episodes and evaluations know nothing of it; the shaped return is logged beside the raw one.
 """
 
-from marl.shaping.hook import Hook, Needs, Place, Remembers, Seen, Shaping
+from marl.shaping.hook import Seen
 from marl.shaping.influence import SocialInfluence
 from marl.shaping.normalize import RunningNormalize
 from marl.shaping.novelty import RND, CountBonus, EpisodicNovelty
 from marl.shaping.plain import Clip, DifferenceReward, Function, Scale, StepCost, TeamSpirit
 from marl.shaping.potential import PotentialBased
-from marl.shaping.shaper import Discounts, Hooks, Shaper, by_team, checked, reads_state
 
 __all__ = [
     "RND",
     "Clip",
     "CountBonus",
     "DifferenceReward",
-    "Discounts",
     "EpisodicNovelty",
     "Function",
-    "Hook",
-    "Hooks",
-    "Needs",
-    "Place",
     "PotentialBased",
-    "Remembers",
     "RunningNormalize",
     "Scale",
     "Seen",
-    "Shaper",
-    "Shaping",
     "SocialInfluence",
     "StepCost",
     "TeamSpirit",
-    "by_team",
-    "checked",
-    "reads_state",
 ]

@@ -36,10 +36,10 @@ def checked(shaping: Hooks) -> Hooks:
     for team, hooks in lists.items():
         where = f"shaping of {team!r}" if team else "shaping"
         if isinstance(hooks, str) or not isinstance(hooks, Sequence):
-            raise ConfigError(f"{where}: expected a list of hooks such as [marl.StepCost(0.01)], got {hooks!r}")
+            raise ConfigError(f"{where}: expected a list of hooks such as [marl.shaping.StepCost(0.01)], got {hooks!r}")
         for hook in hooks:
             if isinstance(hook, type) or not (hasattr(hook, "build") and hasattr(hook, "invariant")):
-                raise ConfigError(f"{where}: expected hooks such as marl.StepCost(0.01), got {hook!r}")
+                raise ConfigError(f"{where}: expected hooks such as marl.shaping.StepCost(0.01), got {hook!r}")
             if isinstance(hook, Needs):
                 check_needs(type(hook).__name__, hook.needs)
     if isinstance(shaping, Mapping):

@@ -15,7 +15,8 @@ from marl.adapters.describe import layers, metadata_entry, render_mode
 from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
 from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
-from marl.curriculum import HasTasks, Target
+from marl.curriculum.target import Target
+from marl.curriculum.tasks import HasTasks
 from marl.logs.files import replace_file
 from marl.panel import Talk, beside
 from marl.playing.alone import DecentralizedActor
@@ -31,7 +32,13 @@ PICTURES = "rgb_array"
 
 @dataclass
 class Played:
-    """An episode: its frames ``(H, W, 3)`` uint8, the return of every agent, and its length in steps."""
+    """An episode that was played for its pictures.
+
+    Args:
+        frames: ``(H, W, 3)`` uint8.
+        returns: the return of every agent.
+        length: steps.
+    """
 
     frames: list[Array] = field(default_factory=list)
     returns: dict[str, float] = field(default_factory=dict)
@@ -50,7 +57,7 @@ def play(
         ConfigError: if the environment cannot be rendered to pictures.
     """
     env_seed, act_seed, task_seed = evaluation_seeds(seed)
-    actors = system.alone(act_seed, not explore)
+    actors = system.training.players.apart(1, act_seed, not explore)
     limit = min(max_steps, system.max_steps or max_steps)
     with global_streams_kept(), closing_batch(Film(system, actors, limit)) as film:
         check_same_spec(system.spec, film.spec)

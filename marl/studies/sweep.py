@@ -39,7 +39,11 @@ class Point:
 class Sweep:
     """Returns (sum over agents) against what a link does, everything else as the team was trained.
 
-    plain: under the channel's own link; silent: while nobody says a word; curves: by effect.
+    Args:
+        episodes: of each point.
+        plain: under the channel's own link.
+        silent: while nobody says a word.
+        curves: the points of each effect of a link.
     """
 
     episodes: int
@@ -128,7 +132,7 @@ def sweep(
     plain = point(np.nan, "")
     talking = [
         name
-        for team, channel in zip(system.spec.teams, system.channels, strict=True)
+        for team, channel in zip(system.spec.teams, system.setup.channels, strict=True)
         if channel is not None or system.spoken is not None
         for name in team.agents
     ]

@@ -23,7 +23,12 @@ SEATS = 0x5EA7  # seeds of games are spawned from (seed, SEATS, seat): never tho
 class Score:
     """Games of one seat. A game is won by whoever has the highest return; a tie at the top is a draw.
 
-    illegal: moves of the system that the action mask forbade; opponent_illegal: those of the opponent.
+    Args:
+        wins: games in which the system had the highest return.
+        draws: games with a tie at the top.
+        losses: games in which the opponent had the highest return.
+        illegal: moves of the system that the action mask forbade.
+        opponent_illegal: those of the opponent.
     """
 
     wins: int

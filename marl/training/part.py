@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from marl.learners import Learner
-from marl.memory.rollout import Decision, Look
+from marl.memory.base import Decision, Look
 from marl.schedules import Clock
 from marl.types import Array, BatchEnv, Step
 

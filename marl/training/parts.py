@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from marl.channels import Line, Overheard, Shown
-from marl.curriculum import Course, Curriculum, Task
+from marl.curriculum.scheduler import Curriculum
+from marl.curriculum.state import Course
+from marl.curriculum.tasks import Task
 from marl.league import Season, Venue
 from marl.league.season import Trained
 from marl.learners import Learner
-from marl.learners.base import HearsOthers, talker_of
+from marl.learners.base import ReadsOthers, talker_of
+from marl.memory.base import RecordsOthers
 from marl.playing.experiment import Entries
 from marl.playing.streams import global_streams_kept
 from marl.schedules import Clock
 from marl.setup import Setup
-from marl.shaping import Discounts, Shaper, by_team
+from marl.shaping.shaper import Discounts, Shaper, by_team
 from marl.teams import team_named
 from marl.training.part import Choice, Part, Transition
 from marl.types import BatchEnv, ConfigError, Spec, Step
@@ -66,11 +70,21 @@ class Context:
 Recipe = Callable[[BatchEnv | None], Part]
 
 
+@runtime_checkable
+class MakesPart(Protocol):
+    """A feature of a setup that acts in the training loop: its settings build its part, named as its field is."""
+
+    def build_part(self, context: Context, env: BatchEnv | None) -> Part:
+        """The part; ``env`` are the copies that train."""
+        ...
+
+
 def recipes(context: Context) -> dict[str, Recipe]:
     """How to build each part that this setup has, by name, in the order in which parts stand.
 
     Shaping sees raw rewards; then the league says whose seats are whose; the curriculum learns from what the league
-    says of finished games; parts of users see and may replace all of that; the last two only record what was done.
+    says of finished games; then come features that build parts of their own; parts of users see and may replace all of
+    that; the last two only record what was done.
     """
     setup = context.setup
     found: dict[str, Recipe] = {}
@@ -80,6 +94,9 @@ def recipes(context: Context) -> dict[str, Recipe]:
         found["league"] = lambda env: LeaguePart(_season(context))
     if setup.curriculum is not None:
         found["curriculum"] = lambda env: CurriculumPart(_course(context, env))
+    for one in fields(setup):
+        if isinstance(value := getattr(setup, one.name), MakesPart):
+            found[one.name] = partial(value.build_part, context)
     for part in setup.parts:
         name = getattr(part, "name", None)
         if not isinstance(part, Part) or not isinstance(name, str):
@@ -325,20 +342,23 @@ class CrossTeamPart(Part):
     name = "cross_team"
 
     def __init__(self) -> None:
-        """Nobody listens before :meth:`connect`."""
-        self.listeners: list[HearsOthers] = []
+        """No critic reads another team before :meth:`connect`."""
+        self.memories: list[RecordsOthers] = []
 
     def connect(self, learners: Sequence[Learner]) -> None:
         """Tell learners with cross-team critics who controls the other teams."""
-        self.listeners = [one for one in learners if isinstance(one, HearsOthers) and one.hears]
-        for listener in self.listeners:
-            listener.meet(list(learners))
+        self.memories = []
+        for learner in learners:
+            if isinstance(learner, ReadsOthers) and learner.cross_team is not None:
+                learner.cross_team.meet(learners)
+                if isinstance(learner.memory, RecordsOthers):
+                    self.memories.append(learner.memory)
 
     def uses(self, hook: str) -> bool:
         """Where no critic reads other teams' actions there is nothing to hand out."""
-        return hook != "acted" or bool(self.listeners)
+        return hook != "acted" or bool(self.memories)
 
     def acted(self, choice: Choice) -> None:
         """Hand out the joint action."""
-        for listener in self.listeners:
-            listener.overhear([torch.from_numpy(action) for action in choice.actions], choice.step)
+        for memory in self.memories:
+            memory.overhear([torch.from_numpy(action) for action in choice.actions], choice.step)

@@ -10,9 +10,10 @@ from typing import Any
 
 from marl import checkpoint, received
 from marl.config import differences, to_json
-from marl.scenario import Scenario
-from marl.setup import Setup, resolve_scenario
+from marl.scenario import Scenario, resolve_scenario
+from marl.setup import NUMBER, Setup, saved_as
 from marl.spec_json import spec_from_json
+from marl.training.state import TrainingState
 from marl.types import CheckpointError, ResourceError, Spec
 
 NOWHERE = object()  # in place of an environment: policies are wanted and nothing else
@@ -45,15 +46,15 @@ class Saved:
             except ResourceError as error:
                 raise CheckpointError(f"{self.where}: {error}") from error
 
-    @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Likewise as they take up the saved state."""
+    def restore(self, training: TrainingState) -> None:
+        """Go on from the saved state. Whatever goes wrong there is the checkpoint's. Raises CheckpointError."""
         try:
-            yield
+            training.load_state_dict(self.state)
         except Exception as error:
             other = differences(self.meta["agents"], to_json(self.setup.agents, code=True))
             reason = f"trained -> given: {'; '.join(other[:4])}" if other else " ".join(str(error).split())
             raise CheckpointError(f"{self.where} does not fit its settings: {reason:.600}") from error
+        training.lost = training.lost or self.lost
 
 
 def read(path: str | Path, given: Setup, trust: bool) -> Saved:
@@ -64,14 +65,17 @@ def read(path: str | Path, given: Setup, trust: bool) -> Saved:
     """
     state, manifest = checkpoint.load(path)
     where, env = f"checkpoint {path}", given.env
-    meta = received.checked(where, manifest["meta"])
+    meta = received.checked(where, manifest["meta"], type(given))
     reference = None if env is NOWHERE else env if env is not None else meta["env"]
     if env is None and reference is not None and not trust:
         received.refuse_env(where, reference)
     scenario = resolve_scenario(reference) if reference is not None else None
     world = scenario.env if scenario is not None else reference
     given = replace(given, env=world, env_kwargs={} if env is NOWHERE else given.env_kwargs)
-    setup, lost = Setup.from_json(where, meta, given, scenario, trust)
+    options = received.options(where, meta, scenario)
+    said, lost = received.settings(where, meta | options, given, scenario, trust)
+    numbers = {one.name: meta[one.name] for one in saved_as(type(given), NUMBER)}
+    setup = replace(given, **said, **numbers, max_steps=options["max_steps"]).checked()
     with received.explained(where):
         spec = spec_from_json(meta["spec"])
         if given.agents is None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from marl.curriculum.tasks import Task
 from marl.environments import Environments
+from marl.league import PSRO, Season
+from marl.league.season import Trained
 from marl.learners import Learner
 from marl.learners.base import LearnsMeanwhile
+from marl.playing.evaluate import Players
 from marl.schedules import Clock
 from marl.setup import Setup
 from marl.training.history import EpisodeLog
 from marl.training.part import Hooks, Part
-from marl.training.parts import LEAGUE, Context, Recipe, recipes
-from marl.types import BatchEnv, CheckpointError, Spec, Step
+from marl.training.parts import LEAGUE, Context, LeaguePart, Recipe, recipes
+from marl.types import BatchEnv, CheckpointError, ConfigError, Spec, Step
 
 EARLY = ("shaping", "cross_team")  # parts that need no environment to be built
 
@@ -60,9 +65,20 @@ class TrainingState:
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def join(self, context: Context) -> None:
-        """Take up the parts of this setup; each is built when it is first needed."""
-        self._recipes = recipes(context)
+    def join(self, load: Callable[[Path], Trained]) -> None:
+        """Take up the parts of this setup; each is built when it is first needed. ``load``: a system from a folder."""
+        self._recipes = recipes(
+            Context(
+                self.setup,
+                self.spec,
+                self.device,
+                self.learners,
+                make_env=self.environments.another,
+                load=load,
+                target=lambda: {} if self.lost == "curriculum" else self.setup.target,
+                entries_of=self.environments.message_entries,
+            )
+        )
         for name in EARLY:
             if name in self._recipes:
                 self.part(name)
@@ -110,6 +126,34 @@ class TrainingState:
         raise CheckpointError(
             f"it was trained with a part {self.lost!r} of yours: pass parts= to MultiAgentSystem.load"
         )
+
+    @property
+    def season(self) -> Season:
+        """The league as it runs. Raises ConfigError if there is none."""
+        if self.setup.league is None:
+            raise ConfigError("this system has no league: give league=marl.League() or marl.PSRO()")
+        part = self.part("league")
+        assert isinstance(part, LeaguePart)
+        return part.season
+
+    @property
+    def target(self) -> Task:
+        """The tasks that evaluation plays. Raises CheckpointError if the checkpoint's curriculum is not here."""
+        if self.lost == "curriculum":
+            self.refuse_lost()
+        return self.setup.target
+
+    @property
+    def players(self) -> Players:
+        """What plays where these learners do: frozen copies of them, or the mixtures of a PSRO run."""
+        if self.lost == "league" and "mixture" in self.saved.get("league", {}):
+            self.refuse_lost()
+        mixes = isinstance(self.setup.league, PSRO)
+        mixtures = [self.season.strategy(team.name) if mixes else () for team in self.spec.teams]
+        return Players(
+            self.spec, self.device, self.learners, self.setup.channels,
+            self.season.sides if mixes else (), mixtures, self.setup.seed, self.setup.channel,
+        )  # fmt: skip
 
     def show(self, step: Step) -> Step:
         """A step as learners see it."""

@@ -13,7 +13,7 @@ scenario = marl.Scenario(
         updates_per_step=0.25,
         n_step=3,
         tau=0.01,
-        exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.05, 12_000)),
+        exploration=marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.05, 12_000)),
     ),
     num_envs=8,
     steps=100_000,

@@ -12,7 +12,7 @@ scenario = marl.Scenario(
         batch=128,
         updates_per_step=0.5,
         tau=0.01,
-        exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.04, 16_000)),
+        exploration=marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.04, 16_000)),
     ),
     num_envs=8,
     steps=100_000,

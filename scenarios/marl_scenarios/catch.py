@@ -15,7 +15,7 @@ scenario = marl.Scenario(
         tau=1.0,
         target_every=50,
         buffer=10_000,
-        exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.02, 1_500)),
+        exploration=marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.02, 1_500)),
     ),
     num_envs=1,
     steps=4_500,

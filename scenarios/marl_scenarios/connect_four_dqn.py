@@ -17,7 +17,7 @@ scenario = marl.Scenario(
         n_step=3,
         discount=0.95,
         buffer=200_000,
-        exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.05, 80_000)),
+        exploration=marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.05, 80_000)),
     ),
     num_envs=16,
     steps=400_000,

@@ -2,7 +2,7 @@
 
 import marl
 
-sides = marl.Between(4, 20)
+sides = marl.curriculum.Between(4, 20)
 
 scenario = marl.Scenario(
     name="gridworld_adaptive",
@@ -19,8 +19,8 @@ scenario = marl.Scenario(
     ),
     num_envs=32,
     steps=300_000,
-    curriculum=marl.LearningProgress(
-        {"width": sides, "height": sides, "distance": marl.Between(1, 28)},
+    curriculum=marl.curriculum.LearningProgress(
+        {"width": sides, "height": sides, "distance": marl.curriculum.Between(1, 28)},
         target={"width": 20, "height": 20, "distance": 28},
     ),
     expect="at least 0.9 of the goals found",

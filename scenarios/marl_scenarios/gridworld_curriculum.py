@@ -8,7 +8,7 @@ def mazes(side: int, distance: int) -> dict[str, int]:
     return {"width": side, "height": side, "distance": distance}
 
 
-learnt = marl.SuccessRate(at_least=0.9, over=200)
+learnt = marl.curriculum.SuccessRate(at_least=0.9, over=200)
 
 scenario = marl.Scenario(
     name="gridworld_curriculum",
@@ -25,13 +25,13 @@ scenario = marl.Scenario(
     ),
     num_envs=32,
     steps=200_000,
-    curriculum=marl.Stages(
+    curriculum=marl.curriculum.Stages(
         [
-            marl.Stage(mazes(4, 1), learnt),
-            marl.Stage(mazes(7, 4), learnt),
-            marl.Stage(mazes(10, 8), learnt),
-            marl.Stage(mazes(14, 12), learnt),
-            marl.Stage(mazes(20, 28)),
+            marl.curriculum.Stage(mazes(4, 1), learnt),
+            marl.curriculum.Stage(mazes(7, 4), learnt),
+            marl.curriculum.Stage(mazes(10, 8), learnt),
+            marl.curriculum.Stage(mazes(14, 12), learnt),
+            marl.curriculum.Stage(mazes(20, 28)),
         ]
     ),
     expect="about 0.95 of the goals found; less than 0.1 without the curriculum",

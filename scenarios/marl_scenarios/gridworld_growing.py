@@ -17,6 +17,8 @@ scenario = marl.Scenario(
     ),
     num_envs=32,
     steps=300_000,
-    curriculum=marl.growing("agents", 2, 5, marl.SuccessRate(at_least=0.8, over=200), target={"agents": 6}),
+    curriculum=marl.curriculum.growing(
+        "agents", 2, 5, marl.curriculum.SuccessRate(at_least=0.8, over=200), target={"agents": 6}
+    ),
     expect="a sum of returns above 5 with six agents, of 6 that can be had; random play -0.6",
 )

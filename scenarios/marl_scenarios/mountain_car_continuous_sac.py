@@ -18,7 +18,7 @@ scenario = marl.Scenario(
         n_step=3,
         first_temperature=0.1,
         normalize_obs=True,
-        exploration=marl.OrnsteinUhlenbeck(scale=marl.Linear(0.5, 0.0, 16_000)),
+        exploration=marl.exploration.OrnsteinUhlenbeck(scale=marl.Linear(0.5, 0.0, 16_000)),
     ),
     num_envs=4,
     steps=32_000,

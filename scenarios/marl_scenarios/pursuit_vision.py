@@ -19,11 +19,11 @@ scenario = marl.Scenario(
     num_envs=64,
     steps=300_000,
     # Sight is for finding prey, and three at once hardly ever happen upon it: so first they learn what to do with it.
-    curriculum=marl.Stages(
+    curriculum=marl.curriculum.Stages(
         [
-            marl.Stage({"view": 4}, marl.Steps(at_least=80_000)),
-            marl.Stage({"view": 2}, marl.Steps(at_least=80_000)),
-            marl.Stage({"view": 1}),
+            marl.curriculum.Stage({"view": 4}, marl.curriculum.Steps(at_least=80_000)),
+            marl.curriculum.Stage({"view": 2}, marl.curriculum.Steps(at_least=80_000)),
+            marl.curriculum.Stage({"view": 1}),
         ]
     ),
     expect="a sum of returns about 4 with a sight of one cell, of 8 at most (about 1.3 without the stages)",

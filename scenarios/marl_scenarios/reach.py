@@ -7,7 +7,7 @@ scenario = marl.Scenario(
     about="reach a goal in space (native, 1 agent, sparse reward, DDPG with hindsight)",
     env="marl/reach-v0",
     agents=marl.DDPG(
-        hindsight=marl.Hindsight("marl_envs.reach:compute_reward"),
+        hindsight=marl.memory.Hindsight("marl_envs.reach:compute_reward"),
         network=marl.MLP((64, 64), "relu"),
         lr=1e-3,
         batch=256,
@@ -15,7 +15,7 @@ scenario = marl.Scenario(
         updates_per_step=0.25,
         tau=0.02,
         discount=0.95,
-        exploration=marl.GaussianNoise(0.2),
+        exploration=marl.exploration.GaussianNoise(0.2),
     ),
     num_envs=4,
     steps=30_000,

@@ -23,6 +23,8 @@ scenario = marl.Scenario(
     ),
     num_envs=128,
     steps=400_000,
-    curriculum=marl.growing("agents", 3, 6, marl.SuccessRate(at_least=0.6, over=500), target={"agents": 6}),
+    curriculum=marl.curriculum.growing(
+        "agents", 3, 6, marl.curriculum.SuccessRate(at_least=0.6, over=500), target={"agents": 6}
+    ),
     expect="-104 with six agents, sum over the team",
 )

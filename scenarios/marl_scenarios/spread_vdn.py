@@ -12,7 +12,7 @@ scenario = marl.Scenario(
         learning_starts=5_000,
         discount=0.8,
         buffer=200_000,
-        exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.02, 200_000)),
+        exploration=marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.02, 200_000)),
     ),
     num_envs=16,
     steps=600_000,

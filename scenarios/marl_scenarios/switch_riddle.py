@@ -8,7 +8,9 @@ scenario = marl.Scenario(
     env="marl/switch_riddle-v0",
     agents=marl.iql(
         # Who is in the room speaks, who is there the day after listens, be it the same: so a switch works.
-        channel=marl.DIAL(size=1, topology=marl.Where(speak=0, hear=0, among=marl.Complete(loops=True))),
+        channel=marl.DIAL(
+            size=1, topology=marl.topology.Where(speak=0, hear=0, among=marl.topology.Complete(loops=True))
+        ),
         network=marl.GRU(64),
         sequence=6,
         batch=32,
@@ -19,7 +21,7 @@ scenario = marl.Scenario(
         discount=0.95,  # whoever knows tells at once: fewer messages have to keep what is known already
         td_lambda=0.9,
         double=False,
-        exploration=marl.EpsilonGreedy(0.05),
+        exploration=marl.exploration.EpsilonGreedy(0.05),
         target_every=50,
         tau=1.0,
     ),

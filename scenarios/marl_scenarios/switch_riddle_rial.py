@@ -20,7 +20,7 @@ scenario = marl.Scenario(
         discount=0.95,  # whoever knows tells at once: fewer messages have to keep what is known already
         td_lambda=0.9,
         double=False,
-        exploration=marl.EpsilonGreedy(marl.Linear(0.2, 0.02, 300_000)),
+        exploration=marl.exploration.EpsilonGreedy(marl.Linear(0.2, 0.02, 300_000)),
         target_every=50,
         tau=1.0,
     ),

@@ -9,7 +9,7 @@ scenario = marl.Scenario(
     env_kwargs={"level": "easy", "vision": 0},
     agents=marl.mappo(
         # Only slots with a car in them speak and listen; two rounds, as in the paper.
-        channel=marl.TarMAC(rounds=2, topology=marl.Where(speak=0, hear=0)),
+        channel=marl.TarMAC(rounds=2, topology=marl.topology.Where(speak=0, hear=0)),
         agent_id=False,
         rollout=20,
         lr=marl.Linear(1e-3, 1e-4),
@@ -19,6 +19,6 @@ scenario = marl.Scenario(
     ),
     num_envs=64,
     steps=500_000,
-    curriculum=marl.Annealed({"add_rate": marl.Linear(0.1, 0.3, 250_000)}, target={"add_rate": 0.3}),
+    curriculum=marl.curriculum.Annealed({"add_rate": marl.Linear(0.1, 0.3, 250_000)}, target={"add_rate": 0.3}),
     expect="97 % of the episodes without a collision; the same without a channel about 28 %",
 )

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Discrete, Tuple
 import marl
 from marl.adapters import make
 from marl.adapters.rows import MOST_NAMES
-from marl.curriculum import outcome_of
+from marl.curriculum.rules import outcome_of
 from tests.adapters.envs import Scripted, Turns, act
 
 

@@ -40,8 +40,8 @@ SETTINGS: dict[str, Any] = {
     "tau": 0.02,
     "buffer": 5_000,
 }
-UNIFORM = marl.Uniform()
-FALLING = marl.EpsilonGreedy(marl.Linear(1, 0.05, 4_000))
+UNIFORM = marl.exploration.Uniform()
+FALLING = marl.exploration.EpsilonGreedy(marl.Linear(1, 0.05, 4_000))
 
 # On uniform data a method shows what it can represent. Optimists need the greedy partner: they explore by epsilon.
 METHODS: dict[str, marl.DQN] = {

@@ -57,7 +57,11 @@ class Task:
         scenario = find(self.scenario)
         if not self.curriculum:
             chosen = scenario.curriculum
-            target = marl.DomainRandomisation(chosen.target) if isinstance(chosen, marl.Stages) else None
+            target = (
+                marl.curriculum.DomainRandomisation(chosen.target)
+                if isinstance(chosen, marl.curriculum.Stages)
+                else None
+            )
             scenario = dataclasses.replace(scenario, curriculum=target)
         if not self.channel and isinstance(scenario.agents, marl.PPO):
             scenario = dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, channel=None))

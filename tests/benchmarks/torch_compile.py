@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.actor_critic import Batch, weights_of
+from marl.actor_critic import Batch
 from marl.learners.ppo import PPOLearner
+from marl.nets.owner import weights_of
 from tests.benchmarks.peers.ours import make_system, set_threads
 from tests.benchmarks.peers.protocol import Work
 

@@ -23,10 +23,10 @@ from gymnasium.spaces import Box, Discrete, MultiBinary
 from pettingzoo import ParallelEnv
 
 import marl
-from marl import channels
 from marl.channels import DIAL, CommNet, GraphAttention, IC3Net, Link, TarMAC
 from marl.playing import processes, wire
 from marl.playing.wire import HEADER, Kind, Wire, WireError
+from marl.topology import Complete, Dynamic, Graph, Grid, Groups, Nearest, Ring, Star, Where, Within
 from tests.support.tiny import Single, Steer, Team, Turns
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,8 @@ PAIRS = {
     "mappo-ic3net-gru": (marl.mappo(channel=IC3Net(), **ON | GRU), Team),
     "ia2c-tarmac-rounds": (marl.ia2c(channel=TarMAC(rounds=2), rollout=8, sharing="none"), Team),
     "maa2c-tarmac": (marl.maa2c(channel=TarMAC(signature=4, value=6), rollout=8), Team),
-    "ippo-attention-gru": (marl.ippo(channel=GraphAttention(topology=channels.Ring(directed=True)), **ON | GRU), Team),
-    "ippo-attention-rounds": (marl.ippo(channel=GraphAttention(rounds=1, topology=channels.Star()), **ON), Steer),
+    "ippo-attention-gru": (marl.ippo(channel=GraphAttention(topology=Ring(directed=True)), **ON | GRU), Team),
+    "ippo-attention-rounds": (marl.ippo(channel=GraphAttention(rounds=1, topology=Star()), **ON), Steer),
     "ippo-dial-box": (marl.ippo(channel=DIAL(size=3), normalize_obs=True, **ON), Steer),
     "ippo-delay-bits-budget": (
         marl.ippo(channel=CommNet(size=3, link=Link(delay=2, bits=3, budget=5, floats=2)), **ON),
@@ -48,10 +48,10 @@ PAIRS = {
     ),
     "ippo-rounds-delay": (marl.ippo(channel=CommNet(size=3, rounds=2, link=Link(delay=1)), **ON), Team),
     "ippo-within": (
-        marl.ippo(channel=CommNet(topology=channels.Within(0.8, (0, 1))), **ON),
+        marl.ippo(channel=CommNet(topology=Within(0.8, (0, 1))), **ON),
         Team,
     ),
-    "iql-dial-gru": (marl.iql(channel=DIAL(topology=channels.Complete(loops=True)), **OFF | GRU, sequence=4), Team),
+    "iql-dial-gru": (marl.iql(channel=DIAL(topology=Complete(loops=True)), **OFF | GRU, sequence=4), Team),
     "vdn-commnet": (marl.vdn(channel=CommNet(rounds=1), **OFF), Team),
     "qmix-tarmac": (marl.qmix(channel=TarMAC(), **OFF, sequence=4), Team),
     "iddpg-commnet": (marl.iddpg(channel=CommNet(rounds=1), **OFF), Steer),
@@ -60,7 +60,7 @@ PAIRS = {
     "masac-commnet": (marl.masac(channel=CommNet(rounds=1), **OFF), Team),
     "isac-box": (marl.isac(**OFF), Steer),
     "noisy-c51": (
-        marl.iql(**OFF | {"network": marl.MLP((16,), noisy=0.5)}, dueling=True, distribution=marl.Atoms()),
+        marl.iql(**OFF | {"network": marl.MLP((16,), noisy=0.5)}, dueling=True, distribution=marl.nets.Atoms()),
         Team,
     ),
     "ippo-squash": (marl.ippo(squash=True, **ON), Steer),
@@ -164,14 +164,14 @@ def higher(obs):
 @pytest.mark.parametrize(
     "topology",
     [
-        channels.Ring(hops=2, directed=True),
-        channels.Grid(),
-        channels.Groups(("agent_[01]", "*")),
-        channels.Graph([("agent_0", "agent_1", 0.5), ("agent_1", 2), (2, 2), (3, 0, 2.0)]),
-        channels.Nearest(1, (0, 1)),
-        channels.Where(speak=0, hear=1),
-        channels.Dynamic(higher),
-        channels.Within(0.9, (0,), among=channels.Where(hear=1, among=channels.Ring())),
+        Ring(hops=2, directed=True),
+        Grid(),
+        Groups(("agent_[01]", "*")),
+        Graph([("agent_0", "agent_1", 0.5), ("agent_1", 2), (2, 2), (3, 0, 2.0)]),
+        Nearest(1, (0, 1)),
+        Where(speak=0, hear=1),
+        Dynamic(higher),
+        Within(0.9, (0,), among=Where(hear=1, among=Ring())),
     ],
     ids=lambda topology: type(topology).__name__,
 )
@@ -492,7 +492,7 @@ def test_an_agent_that_cannot_be_loaded_ends_the_evaluation(threads, monkeypatch
 
     system = marl.MultiAgentSystem(marl.ippo(**ON), Team, num_envs=2)
     monkeypatch.setattr(marl.Agent, "load", broken)
-    with pytest.raises(marl.ResourceError, match=r"agent_0.*did not start.*makes no sense here"):
+    with pytest.raises(marl.types.ResourceError, match=r"agent_0.*did not start.*makes no sense here"):
         system.evaluate(1, decentralised="processes")
 
 

@@ -29,7 +29,7 @@ def test_entropy_and_information_by_hand():
 @pytest.mark.parametrize(("rounds", "delay"), [(0, 0), (1, 0), (0, 2), (1, 3)])
 def test_a_report_pairs_messages_with_the_actions_they_reach(rounds, delay):
     """Agent 0 shouts the sign of what it sees; agent 1 does what it is told, as soon as it hears it."""
-    link, graph = marl.Link(delay=delay), marl.Graph([(0, 1), (1, 0)])
+    link, graph = marl.Link(delay=delay), marl.topology.Graph([(0, 1), (1, 0)])
     net = build(marl.DIAL(size=1, rounds=rounds, topology=graph, link=link), agents=2, width=2)
     lag = delay + 1 - rounds
     overheard = Overheard(net)

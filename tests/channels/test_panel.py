@@ -78,7 +78,9 @@ def test_play_carries_messages(env, channel):
     assert channel.rounds or drawn[1] == drawn[0]
 
 
-@pytest.mark.parametrize("topology", [marl.Complete(), marl.Nearest(1, (0, 1))], ids=["all", "nearest"])
+@pytest.mark.parametrize(
+    "topology", [marl.topology.Complete(), marl.topology.Nearest(1, (0, 1))], ids=["all", "nearest"]
+)
 def test_play_does_what_decentralised_evaluation_does(topology):
     """The same seed: the same episode, messages, deaths and all."""
     system = marl.MultiAgentSystem(

@@ -14,8 +14,9 @@ import marl
 from marl import adapters
 from marl.adapters.spoken_batch import SpokenBatch
 from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
-from marl.channels import Complete, Graph, Link, Ring, Within
+from marl.channels import Link
 from marl.conformance import check
+from marl.topology import Complete, Graph, Ring, Star, Within
 from tests.support.tiny import Team, Turns
 
 
@@ -419,12 +420,12 @@ WORLDS = {
     "spread": (lambda: marl_envs.Spread(max_cycles=5), marl.Spoken(words=3, link=Link(delay=1))),
     "numbers": (
         lambda: marl_envs.Spread(max_cycles=5, continuous_actions=True),
-        marl.Spoken(words=2, topology=marl.Ring(directed=True), link=Link(bits=3)),
+        marl.Spoken(words=2, topology=marl.topology.Ring(directed=True), link=Link(bits=3)),
     ),
-    "widths": (lambda: marl_envs.Tag(max_cycles=6), marl.Spoken(topology=marl.Star("agent_0"), quiet=True)),
+    "widths": (lambda: marl_envs.Tag(max_cycles=6), marl.Spoken(topology=Star("agent_0"), quiet=True)),
     "near": (
         lambda: marl_envs.Spread(max_cycles=6),
-        marl.Spoken(words=3, topology=marl.Within(1.0, (2, 3)), link=Link(budget=3)),
+        marl.Spoken(words=3, topology=marl.topology.Within(1.0, (2, 3)), link=Link(budget=3)),
     ),
     "masks": (lambda: marl_envs.TrafficJunction(max_cycles=12), marl.Spoken(words=2)),
     "one room": (marl_envs.SwitchRiddle, marl.Spoken(words=2, quiet=True)),
@@ -507,7 +508,7 @@ def test_a_batch_divides_into_teams_and_goes_on_exactly():
 
 
 def test_worlds_that_talk_can_have_a_curriculum():
-    curriculum = marl.DomainRandomisation({"max_cycles": marl.Among((3, 6))})
+    curriculum = marl.curriculum.DomainRandomisation({"max_cycles": marl.curriculum.Among((3, 6))})
     with marl.MultiAgentSystem(
         marl.ippo(rollout=8), marl_envs.Spread, channel=marl.Spoken(words=2), curriculum=curriculum, num_envs=4
     ) as system:
@@ -556,7 +557,7 @@ def test_words_are_learnt():
     graph = Graph([("speaker", "listener")])
     learner = marl.iql(
         sharing="none", lr=1e-2, batch=64, learning_starts=100, buffer=1_000, network=marl.MLP((32,), "relu"),
-        exploration=marl.EpsilonGreedy(marl.Linear(1.0, 0.02)), discount=0.9, tau=0.05,
+        exploration=marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.02)), discount=0.9, tau=0.05,
     )  # fmt: skip
     system = marl.MultiAgentSystem(learner, Hint, channel=marl.Spoken(words=2, topology=graph), num_envs=8, seed=0)
     system.train(steps=3_000)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import marl
+from marl.schedules import Clock
+from marl.topology import Graph, Nearest, Star, Where
 from marl.training.loop import advance
 from tests.support.channels import NETWORKS, build, play
 from tests.support.equality import assert_equal_trees
@@ -46,7 +48,7 @@ def test_permuting_agents_permutes_outputs(channel, network):
 @pytest.mark.parametrize("channel", SPEECHES, ids=name)
 def test_messages_matter_and_a_cut_edge_blocks_information_and_gradient(channel, network, index):
     # 0 -> 1 -> 2: what 2 sees never reaches 0 or 1, what 0 sees reaches all, along the edges only
-    chain = dataclasses.replace(channel, topology=marl.Graph([(0, 1), (1, 2)]))
+    chain = dataclasses.replace(channel, topology=Graph([(0, 1), (1, 2)]))
     net = build(chain, network, index=index, executing=False)
     if net.medium.keyed:
         carry = torch.zeros(1, *net.carry_shape)
@@ -215,7 +217,7 @@ def test_every_recipe_talks_and_acts_alone_as_in_a_batch(config, which):
         marl.DIAL(),
         marl.CommNet(rounds=2),
         marl.IC3Net(),
-        marl.GraphAttention(topology=marl.Nearest(1, (0, 1), among=marl.Where(speak=2))),
+        marl.GraphAttention(topology=Nearest(1, (0, 1), among=Where(speak=2))),
     ],
     ids=name,
 )
@@ -265,8 +267,7 @@ def test_sequences_from_nothing_have_noise_of_their_own(recipe):
     with marl.MultiAgentSystem(config, lambda: Team(length=6), num_envs=4, seed=1) as system:
         system.train(steps=80)
         learner = system.learners[0]
-        sample = learner.memory.sample(torch.arange(8).view(8, 1), 5, 1, 0.99)
-        carry = learner.start_carry(sample)
+        carry = learner.experience.draw(Clock(80)).carry
     assert len(carry[..., -1].unique()) == carry[..., -1].numel() > 1
     assert not carry[..., :-1].any()
 
@@ -288,7 +289,7 @@ def test_evaluation_under_a_worse_link_changes_nothing_in_the_system():
 
 def test_delay_and_loss_take_away_what_messages_give():
     config = marl.ippo(
-        channel=marl.CommNet(size=1, rounds=1, topology=marl.Graph([(1, 0), (2, 1), (0, 2)])),
+        channel=marl.CommNet(size=1, rounds=1, topology=Graph([(1, 0), (2, 1), (0, 2)])),
         rollout=16, lr=5e-3, minibatches=2, network=marl.MLP((32,)), discount=0.0,
     )  # fmt: skip
     with marl.MultiAgentSystem(config, lambda: Hear(length=10), num_envs=32, seed=0) as system:
@@ -309,7 +310,7 @@ def test_in_turns_what_was_said_last_stays_in_the_air():
         system.train(steps=100)
         batched, alone = system.evaluate(4), system.evaluate(4, decentralised=True)
         assert batched.returns_per_agent == alone.returns_per_agent
-        net = system.learners[0].talker
+        net = system.learners[0].policy_net
         assert net is not None
         obs = torch.randn(4, 1, 2, 2)
         active = torch.tensor([[[True, False]], [[False, True]], [[False, True]], [[False, True]]])
@@ -337,13 +338,18 @@ def test_in_turns_what_was_said_last_stays_in_the_air():
         ),
         (
             lambda: marl.MultiAgentSystem(
-                {"agent_0": marl.ippo(channel=marl.CommNet(topology=marl.Star("agent_1"))), "*": marl.ippo()}, Team
+                {"agent_0": marl.ippo(channel=marl.CommNet(topology=Star("agent_1"))), "*": marl.ippo()},
+                Team,
             ),
             ["nobody to talk to", "one team"],
         ),
         (
             lambda: marl.MultiAgentSystem(
-                {"agent_[01]": marl.ippo(channel=marl.CommNet(topology=marl.Star("agent_2"))), "*": marl.ippo()}, Team
+                {
+                    "agent_[01]": marl.ippo(channel=marl.CommNet(topology=Star("agent_2"))),
+                    "*": marl.ippo(),
+                },
+                Team,
             ),
             ["agent_2", "within one team", "gradients"],
         ),

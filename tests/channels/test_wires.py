@@ -11,6 +11,7 @@ import marl
 from marl.channels import Link
 from marl.channels.chance import PERIOD, advance, draw_keys, normal, uniform
 from marl.channels.medium import Medium, Wires
+from marl.topology import Grid
 from tests.support.tiny import spec_of
 
 
@@ -29,16 +30,16 @@ def heard(topology, n, obs=None):
 
 
 def test_fixed_topologies_by_hand():
-    assert heard(marl.Complete(), 3) == [[1, 2], [0, 2], [0, 1]]
-    assert heard(marl.Complete(loops=True), 3) == [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
-    assert heard(marl.Ring(), 4) == [[1, 3], [0, 2], [1, 3], [0, 2]]
-    assert heard(marl.Ring(directed=True), 4) == [[3], [0], [1], [2]]
-    assert heard(marl.Ring(hops=2), 3) == [[1, 2], [0, 2], [0, 1]]
-    assert heard(marl.Star(), 3) == [[1, 2], [0], [0]]
-    assert heard(marl.Star("agent_2"), 3) == [[2], [2], [0, 1]]
-    assert heard(marl.Grid(), 4) == [[1, 2], [0, 3], [0, 3], [1, 2]]
-    assert heard(marl.Grid(columns=3), 3) == [[1], [0, 2], [1]]
-    assert heard(marl.Groups(("agent_[01]", "*")), 4) == [[1], [0], [3], [2]]
+    assert heard(marl.topology.Complete(), 3) == [[1, 2], [0, 2], [0, 1]]
+    assert heard(marl.topology.Complete(loops=True), 3) == [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    assert heard(marl.topology.Ring(), 4) == [[1, 3], [0, 2], [1, 3], [0, 2]]
+    assert heard(marl.topology.Ring(directed=True), 4) == [[3], [0], [1], [2]]
+    assert heard(marl.topology.Ring(hops=2), 3) == [[1, 2], [0, 2], [0, 1]]
+    assert heard(marl.topology.Star(), 3) == [[1, 2], [0], [0]]
+    assert heard(marl.topology.Star("agent_2"), 3) == [[2], [2], [0, 1]]
+    assert heard(Grid(), 4) == [[1, 2], [0, 3], [0, 3], [1, 2]]
+    assert heard(Grid(columns=3), 3) == [[1], [0, 2], [1]]
+    assert heard(marl.topology.Groups(("agent_[01]", "*")), 4) == [[1], [0], [3], [2]]
 
 
 def test_graphs_are_directed_weighted_and_may_loop():
@@ -46,48 +47,52 @@ def test_graphs_are_directed_weighted_and_may_loop():
     graph.add_weighted_edges_from(
         [("agent_0", "agent_1", 0.5), ("agent_1", "agent_1", 2.0), ("agent_1", "agent_2", 1.0)]
     )
-    weight = marl.Graph(graph).build(team(3)).weight
+    weight = marl.topology.Graph(graph).build(team(3)).weight
     assert weight.tolist() == [[0, 0, 0], [0.5, 2, 0], [0, 1, 0]]
-    assert heard(marl.Graph(nx.path_graph(3)), 3) == [[1], [0, 2], [1]]
-    assert marl.Graph([(0, 1), (1, 2), (2, 0)]) == marl.Graph(nx.DiGraph([(0, 1), (1, 2), (2, 0)]))
+    assert heard(marl.topology.Graph(nx.path_graph(3)), 3) == [[1], [0, 2], [1]]
+    assert marl.topology.Graph([(0, 1), (1, 2), (2, 0)]) == marl.topology.Graph(nx.DiGraph([(0, 1), (1, 2), (2, 0)]))
 
 
 def test_topologies_that_move_by_hand():
     line = [[0.0, 0, 1, 0], [1.0, 0, 0, 1], [3.0, 0, 1, 1]]
-    assert heard(marl.Nearest(1, (0, 1)), 3, line) == [[1], [0], [1]]
-    assert heard(marl.Within(2.0, (0, 1)), 3, line) == [[1], [0, 2], [1]]
-    assert heard(marl.Where(speak=2), 3, line) == [[2], [0, 2], [0]]
-    assert heard(marl.Where(speak=2, hear=3), 3, line) == [[], [0, 2], [0]]
-    assert heard(marl.Where(speak=2, hear=3, among=marl.Complete(loops=True)), 3, line) == [[], [0, 2], [0, 2]]
-    assert heard(marl.Within(2.0, (0, 1), among=marl.Where(speak=2)), 3, line) == [[], [0, 2], []]
-    assert heard(marl.Nearest(1, (0, 1), among=marl.Ring(directed=True)), 3, line) == [[2], [0], [1]]
+    assert heard(marl.topology.Nearest(1, (0, 1)), 3, line) == [[1], [0], [1]]
+    assert heard(marl.topology.Within(2.0, (0, 1)), 3, line) == [[1], [0, 2], [1]]
+    assert heard(marl.topology.Where(speak=2), 3, line) == [[2], [0, 2], [0]]
+    assert heard(marl.topology.Where(speak=2, hear=3), 3, line) == [[], [0, 2], [0]]
+    assert heard(marl.topology.Where(speak=2, hear=3, among=marl.topology.Complete(loops=True)), 3, line) == [
+        [],
+        [0, 2],
+        [0, 2],
+    ]
+    assert heard(marl.topology.Within(2.0, (0, 1), among=marl.topology.Where(speak=2)), 3, line) == [[], [0, 2], []]
+    assert heard(marl.topology.Nearest(1, (0, 1), among=marl.topology.Ring(directed=True)), 3, line) == [[2], [0], [1]]
     dead = [[0.5, 0, 1, 0], [0.0, 0, 0, 0], [3.0, 0, 1, 1], [4.0, 1, 1, 1]]
-    nearest = heard(marl.Nearest(1, (0, 1)), 4, dead)
+    nearest = heard(marl.topology.Nearest(1, (0, 1)), 4, dead)
     assert [nearest[n] for n in (0, 2, 3)] == [[2], [3], [2]]  # not the dead one, who would stand at (0, 0)
 
     def leader(obs):  # everybody hears whoever has the greatest first entry
         best = obs[..., 0].argmax(-1)
         return torch.nn.functional.one_hot(best, obs.shape[-2]).unsqueeze(-2).expand(-1, obs.shape[-2], -1).float()
 
-    assert heard(marl.Dynamic(leader), 3, line) == [[2], [2], []]
+    assert heard(marl.topology.Dynamic(leader), 3, line) == [[2], [2], []]
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: marl.Star("agent_9").build(team(3)), ["Star.hub", "agent_9", "agent_2", "within one team"]),
-        (lambda: marl.Graph(nx.path_graph(2)).build(team(3)), ["Graph", "2 nodes for 3 agents", "agent_2"]),
-        (lambda: marl.Graph([("agent_0", "agent_x")]).build(team(3)), ["Graph", "unknown agent 'agent_x'"]),
-        (lambda: marl.Graph([(0, 1, -1.0)]), ["Graph", "at least 0", "-1"]),
-        (lambda: marl.Groups(("agent_0",)).build(team(2)), ["agent_1", "matches none"]),
-        (lambda: marl.Groups(("*", "x_*")).build(team(2)), ["x_*", "names no agent"]),
-        (lambda: marl.Nearest(3, (0, 1)).build(team(3)), ["Nearest.k", "Complete()"]),
-        (lambda: marl.Nearest(0, (0, 1)), ["Nearest.k", "at least 1"]),
-        (lambda: marl.Within(1.0, (0, 9)).build(team(3)), ["Within.position", "0 to 3", "9"]),
-        (lambda: marl.Within(-1.0, (0, 1)), ["Within.radius", "-1.0"]),
-        (lambda: marl.Where(speak=4).build(team(3)), ["Where.speak", "4"]),
-        (lambda: marl.Dynamic(lambda obs: obs).build(team(3)), ["Dynamic.edges", "(B, 3, 3)"]),
-        (lambda: marl.Ring(hops=0), ["Ring.hops", "0"]),
+        (lambda: marl.topology.Star("agent_9").build(team(3)), ["Star.hub", "agent_9", "agent_2", "within one team"]),
+        (lambda: marl.topology.Graph(nx.path_graph(2)).build(team(3)), ["Graph", "2 nodes for 3 agents", "agent_2"]),
+        (lambda: marl.topology.Graph([("agent_0", "agent_x")]).build(team(3)), ["Graph", "unknown agent 'agent_x'"]),
+        (lambda: marl.topology.Graph([(0, 1, -1.0)]), ["Graph", "at least 0", "-1"]),
+        (lambda: marl.topology.Groups(("agent_0",)).build(team(2)), ["agent_1", "matches none"]),
+        (lambda: marl.topology.Groups(("*", "x_*")).build(team(2)), ["x_*", "names no agent"]),
+        (lambda: marl.topology.Nearest(3, (0, 1)).build(team(3)), ["Nearest.k", "Complete()"]),
+        (lambda: marl.topology.Nearest(0, (0, 1)), ["Nearest.k", "at least 1"]),
+        (lambda: marl.topology.Within(1.0, (0, 9)).build(team(3)), ["Within.position", "0 to 3", "9"]),
+        (lambda: marl.topology.Within(-1.0, (0, 1)), ["Within.radius", "-1.0"]),
+        (lambda: marl.topology.Where(speak=4).build(team(3)), ["Where.speak", "4"]),
+        (lambda: marl.topology.Dynamic(lambda obs: obs).build(team(3)), ["Dynamic.edges", "(B, 3, 3)"]),
+        (lambda: marl.topology.Ring(hops=0), ["Ring.hops", "0"]),
         (lambda: marl.Link(delay=-1), ["Link.delay", "-1"]),
         (lambda: marl.Link(loss=1.5), ["Link.loss", "1.5"]),
         (lambda: marl.Link(bits=0), ["Link.bits", "1 to 24"]),
@@ -95,13 +100,13 @@ def test_topologies_that_move_by_hand():
         (lambda: marl.Link(saturation=0), ["Link.saturation"]),
         (lambda: marl.Link(loss="0.1"), ["Link.loss", "expected a number", "'0.1'"]),
         (lambda: marl.Link(noise=None), ["Link.noise", "None"]),
-        (lambda: marl.Graph([("agent_0",)]), ["Graph", "(u, v[, weight])", "agent_0"]),
-        (lambda: marl.Graph(3), ["Graph", "networkx", "3"]),
-        (lambda: marl.Graph([(0, 1, "x")]), ["Graph", "edge 0 to 1", "'x'"]),
-        (lambda: marl.Groups("agent_*"), ["Groups", "('agent_*',)"]),
-        (lambda: marl.Within(1.0, 2).build(team(3)), ["Within.position", "(2, 3)"]),
-        (lambda: marl.Within("1", (0, 1)), ["Within.radius"]),
-        (lambda: marl.Dynamic(3).build(team(3)), ["Dynamic.edges", "function"]),
+        (lambda: marl.topology.Graph([("agent_0",)]), ["Graph", "(u, v[, weight])", "agent_0"]),
+        (lambda: marl.topology.Graph(3), ["Graph", "networkx", "3"]),
+        (lambda: marl.topology.Graph([(0, 1, "x")]), ["Graph", "edge 0 to 1", "'x'"]),
+        (lambda: marl.topology.Groups("agent_*"), ["Groups", "('agent_*',)"]),
+        (lambda: marl.topology.Within(1.0, 2).build(team(3)), ["Within.position", "(2, 3)"]),
+        (lambda: marl.topology.Within("1", (0, 1)), ["Within.radius"]),
+        (lambda: marl.topology.Dynamic(3).build(team(3)), ["Dynamic.edges", "function"]),
         (lambda: Link.parse("los=0.1"), ["unknown effect 'los'", "did you mean 'loss'"]),
         (lambda: Link.parse("delay=0.5"), ["delay expects a whole number", "0.5"]),
         (lambda: Link.parse("loss"), ["name=value"]),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import marl
+from marl.curriculum import Stage, Stages, Steps
 from marl.playing.team import Frozen
 from tests.support.equality import assert_equal_trees
 from tests.support.tiny import Team, Turns
@@ -14,7 +15,7 @@ ON = {"rollout": 8, "minibatches": 2, "network": marl.MLP((16,))}
 RECURRENT = {"rollout": 8, "minibatches": 2, "network": marl.GRU(8)}
 OFF = {"buffer": 200, "learning_starts": 16, "batch": 8, "network": marl.MLP((16,))}
 PAYOFF = {"payoff": [[[0, -1, 1], [1, 0, -1], [-1, 1, 0]], [[0, 1, -1], [-1, 0, 1], [1, -1, 0]]]}
-STAGES = marl.Stages([marl.Stage({"width": 3}, marl.Steps(at_least=24)), marl.Stage({"width": 5})])
+STAGES = Stages([Stage({"width": 3}, Steps(at_least=24)), Stage({"width": 5})])
 
 
 def dropout(shape, extra):
@@ -41,7 +42,7 @@ FEATURES = {
     "channel": team(marl.ippo(**ON, channel=marl.CommNet(link=marl.Link(loss=0.3, delay=1)))),
     "channel with memory": team(marl.ippo(**RECURRENT, channel=marl.TarMAC(rounds=0))),
     "words": team(marl.ippo(**ON), channel=marl.Spoken(words=2)),
-    "shaping": team(marl.ippo(**ON), shaping=[marl.RND(), marl.StepCost(0.1)]),
+    "shaping": team(marl.ippo(**ON), shaping=[marl.shaping.RND(), marl.shaping.StepCost(0.1)]),
     "curriculum": team(marl.ippo(**ON), "marl/gridworld-v0", env_kwargs={"max_cycles": 8}, curriculum=STAGES),
     "league": sides(marl.League(snapshot_every=24, latest=0.3), marl.ippo(**RECURRENT)),
     "PSRO": sides(marl.PSRO(response_steps=40, games=4, meta_solver="uniform")),

@@ -230,7 +230,7 @@ def test_play_draws_from_a_mixture_as_evaluation_does():
 
 def test_play_shows_the_task_that_evaluation_plays():
     pytest.importorskip("pygame")
-    curriculum = marl.DomainRandomisation({"max_cycles": 3}, target={"max_cycles": 6})
+    curriculum = marl.curriculum.DomainRandomisation({"max_cycles": 3}, target={"max_cycles": 6})
     system = marl.MultiAgentSystem(marl.ippo(**ON), "marl/spread-v0", num_envs=2, curriculum=curriculum)
     assert system.evaluate(2).episode_lengths == (6, 6)
     assert [one.length for one in play(system, 3)[0]] == [6, 6, 6]

@@ -44,16 +44,18 @@ class LoudestSpeech(Speech):
 
 
 def make():
-    channel = Loudest(size=3, rounds=1, topology=marl.Ring())
+    channel = Loudest(size=3, rounds=1, topology=marl.topology.Ring())
     return {"agents": marl.ippo(rollout=8, minibatches=1, channel=channel), "env": Hear, "num_envs": 2}
 '''
 
 
 def test_a_channel_of_ones_own(tmp_path):
     came = trains_saves_loads_resumes(tmp_path, SOURCE)
-    speech = came.system.learners[0].talker.speech
+    speech = came.system.learners[0].policy_net.speech
     assert type(speech) is came.module.LoudestSpeech
-    assert came.system.agents.channel == came.module.Loudest(size=3, rounds=1, topology=came.module.marl.Ring())
+    assert came.system.agents.channel == came.module.Loudest(
+        size=3, rounds=1, topology=came.module.marl.topology.Ring()
+    )
     with came.system as system:
         report = system.evaluate(2, decentralized=True)
         assert report.returns == system.evaluate(2).returns  # every agent alone, through the messages that it hears

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import marl
+from marl.shaping import PotentialBased
 from tests.extension.support import trains_saves_loads_resumes
 from tests.support.tiny import Constant, Team
 
@@ -78,7 +79,10 @@ def test_a_hook_that_needs_the_state(tmp_path):
 
 
 def test_a_state_that_is_needed_and_is_not_there_is_an_error():
-    for hook in (marl.PotentialBased(lambda state: state, of="state"), marl.Function(len, needs={"state"})):
+    for hook in (
+        PotentialBased(lambda state: state, of="state"),
+        marl.shaping.Function(len, needs={"state"}),
+    ):
         with pytest.raises(
             marl.ConfigError, match=rf"shaping of 'team': {type(hook).__name__} needs a state\(\), and .* has none"
         ):
@@ -96,7 +100,7 @@ def test_a_function_is_shown_what_it_needs_and_nothing_more():
         return function
 
     for name, needs in (("none", ()), ("state", {"state"}), ("actions", ["actions"]), ("infos", "infos")):
-        hook = marl.Function(look(name), needs=needs)
+        hook = marl.shaping.Function(look(name), needs=needs)
         with marl.MultiAgentSystem(marl.ippo(rollout=8, minibatches=1), Team, num_envs=1, shaping=[hook]) as system:
             system.train(steps=8)
     assert shown == {
@@ -111,4 +115,4 @@ def test_what_no_hook_is_shown_cannot_be_needed():
     with pytest.raises(
         marl.ConfigError, match=r"Function.needs: expected some of actions, infos, state, got \['rgb'\]"
     ):
-        marl.Function(len, needs={"rgb"})
+        marl.shaping.Function(len, needs={"rgb"})

@@ -32,5 +32,5 @@ def test_a_topology_of_ones_own(tmp_path):
     came = trains_saves_loads_resumes(tmp_path, SOURCE, again=("env", "agents"))
     wiring = came.module.Chain().build(came.system.spec.teams[0])
     assert wiring.weight.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
-    net = came.system.learners[0].talker
+    net = came.system.learners[0].policy_net
     assert net.wiring.weight.tolist() == wiring.weight.tolist()

@@ -9,7 +9,7 @@ from marl_envs.matrix_game import ROCK_PAPER_SCISSORS
 
 import marl
 from marl.league.members import Member
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 
 WINS = ROCK_PAPER_SCISSORS[0]
 

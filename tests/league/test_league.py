@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import marl
+from marl.curriculum import DomainRandomisation, Rating, Stage, Stages
 from marl.playing.team import OWN
 from tests.league.mixtures import throws_exploitability
 from tests.support.equality import assert_equal_systems
@@ -209,7 +210,9 @@ def test_an_idle_learner_owes_no_updates_when_its_turn_comes():
     system.train(steps=8)
     ratio = system.learners[0].settings.updates_per_step
     assert system.learners[1].memory.seen_steps == 408
-    assert system.learners[1].updates == pytest.approx((408 - 16) * ratio, abs=1)  # counted as done, never done
+    assert system.learners[1].experience.updates == pytest.approx(
+        (408 - 16) * ratio, abs=1
+    )  # counted as done, never done
 
 
 def test_a_rollout_in_which_nobody_acted_is_forgotten():
@@ -221,8 +224,11 @@ def test_a_rollout_in_which_nobody_acted_is_forgotten():
 
 
 def test_a_rating_moves_a_curriculum_on():
-    stages = marl.Stages(
-        [marl.Stage({"prey_speed": 1.0}, marl.Rating(at_least=1005, over=1)), marl.Stage({"prey_speed": 1.3})]
+    stages = Stages(
+        [
+            Stage({"prey_speed": 1.0}, Rating(at_least=1005, over=1)),
+            Stage({"prey_speed": 1.3}),
+        ]
     )
     system = marl.MultiAgentSystem(
         {"adversary_*": PPO, "agent_*": PPO},
@@ -248,8 +254,8 @@ def outcomes_of(system, steps):
 
 def test_a_win_against_the_other_learner_is_a_win():
     """Of each side, not half of one: a WinRate waits for it."""
-    rule = marl.WinRate(at_least=1.0, over=10)
-    wins = marl.Stages([marl.Stage({"max_cycles": 5}, rule), marl.Stage({"max_cycles": 5})])
+    rule = marl.curriculum.WinRate(at_least=1.0, over=10)
+    wins = Stages([Stage({"max_cycles": 5}, rule), Stage({"max_cycles": 5})])
     agents = {"agent_0": marl.Fixed(0), "agent_1": marl.Fixed(2)}
     system = rps(marl.League(latest=1.0, snapshot_every=1_000), agents, curriculum={"agent_0": wins})
     assert {outcome.values["win"] for outcome in outcomes_of(system, 200)} == {1.0}
@@ -257,7 +263,7 @@ def test_a_win_against_the_other_learner_is_a_win():
 
 
 def test_a_curriculum_learns_nothing_from_what_a_member_did_in_its_team_s_place():
-    tasks = marl.DomainRandomisation({"max_cycles": 5})
+    tasks = DomainRandomisation({"max_cycles": 5})
     league = marl.League(latest=0.0, snapshot_every=None, opponents=[marl.Fixed(0)])
     system = rps(league, {"agent_0": marl.Fixed(1), "agent_1": marl.Fixed(2)}, curriculum={"agent_0": tasks})
     taken = outcomes_of(system, 400)
@@ -267,7 +273,7 @@ def test_a_curriculum_learns_nothing_from_what_a_member_did_in_its_team_s_place(
 
 def test_a_bonus_for_novelty_counts_what_the_learner_saw_and_no_member():
     league = marl.League(learn="agent_0", latest=0.0, snapshot_every=None, opponents=[marl.Fixed(0)])
-    system = rps(league, shaping=[marl.CountBonus(cell=1.0)])
+    system = rps(league, shaping=[marl.shaping.CountBonus(cell=1.0)])
     system.train(steps=80)
     counts = {name: int(hooks[0].counts.sum()) for name, hooks in system.training.parts["shaping"].shaper.hooks.items()}
     assert counts == {"agent_0": 80, "agent_1": 0}
@@ -283,7 +289,7 @@ def test_a_league_that_is_not_the_saved_one_is_refused_in_one_line(other, tmp_pa
 
 
 def test_a_rating_without_a_league_is_refused_in_one_line():
-    stages = marl.Stages([marl.Stage({"width": 3.0}, marl.Rating()), marl.Stage({"width": 8.0})])
+    stages = Stages([Stage({"width": 3.0}, Rating()), Stage({"width": 8.0})])
     env_kwargs = {"width": 8, "height": 8, "max_cycles": 5}
     system = marl.MultiAgentSystem(PPO, "marl/gridworld-v0", num_envs=4, curriculum=stages, env_kwargs=env_kwargs)
     with pytest.raises(marl.ConfigError, match="ratings are of a league"):

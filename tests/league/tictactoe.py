@@ -16,7 +16,7 @@ import torch
 
 import marl
 from marl.league.members import Member
-from marl.memory.rollout import Look
+from marl.memory.base import Look
 
 LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
 Board = tuple[int, ...]  # 0 empty, 1 and 2 the players' marks, by field

@@ -11,9 +11,9 @@ from marl_envs.reach import compute_reward
 import marl
 from marl import adapters
 from marl.grid.scope import Local
+from marl.memory.base import Decision
 from marl.memory.hindsight import Hindsight
 from marl.memory.replay import Replay
-from marl.memory.rollout import Decision
 from marl.schedules import Clock
 from tests.support.tiny import Team
 
@@ -72,7 +72,7 @@ def filled(choice, steps=70, copies=3):
 def test_goals_were_reached_in_the_same_episode(strategy):
     memory, reached, episode = filled(Hindsight(REWARD, strategy, share=1.0))
     generator = torch.Generator().manual_seed(1)
-    index = memory.draw(400, 1, generator)
+    index = memory.places(400, 1, generator)
     sample = memory.sample(index, 1, 1, 0.9, generator=generator)
     for b, place in enumerate(index[:, 0].tolist()):
         row, copy = divmod(place, memory.num_envs)
@@ -93,7 +93,7 @@ def test_goals_were_reached_in_the_same_episode(strategy):
 def test_the_share_is_kept():
     memory, *_ = filled(Hindsight(REWARD, share=0.3))
     generator = torch.Generator().manual_seed(1)
-    index = memory.draw(4_000, 1, generator)
+    index = memory.places(4_000, 1, generator)
     sample = memory.sample(index, 1, 1, 0.9, generator=generator)
     original = memory.obs.flatten(0, 1)[index[:, 0]][..., 3:6]
     changed = (sample.obs[0, ..., 3:6] != original).any(-1).float().mean()
@@ -102,11 +102,11 @@ def test_the_share_is_kept():
 
 TEAMS = {
     "alone": marl.iddpg,
-    "each by priority": lambda **settings: marl.iddpg(prioritised=marl.Prioritised(), **settings),
+    "each by priority": lambda **settings: marl.iddpg(prioritised=marl.memory.Prioritised(), **settings),
     "joint critics": marl.maddpg,
     "team reward": lambda **settings: marl.maddpg(credit=marl.TeamReward(), **settings),
     "team reward by priority": lambda **settings: marl.iql(
-        credit=marl.TeamReward(), prioritised=marl.Prioritised(), **settings
+        credit=marl.TeamReward(), prioritised=marl.memory.Prioritised(), **settings
     ),
     "mixer": lambda **settings: marl.qmix(credit=marl.QMix(state="team"), **settings),
 }
@@ -126,7 +126,7 @@ def test_in_teams_goals_are_each_agents_own_and_critics_see_them(name, die):
     system.train(steps=100)
     learner = system.learners[0]
     memory = learner.memory
-    sample = learner._draw(Clock(100))
+    sample = learner.experience.draw(Clock(100))
     goal, achieved = sample.obs[0, ..., 1], sample.next_obs[0, ..., 0]  # (B, N)
     index = sample.index.expand(-1, 3)
     known = sample.complete[0] & sample.acting[0]

@@ -82,3 +82,19 @@ def test_trees_are_independent_and_restore_exactly():
     assert np.array_equal(tree.sample(uniform)[0], twin.sample(uniform)[0])
     with pytest.raises(ValueError, match="nothing to draw"):
         Priorities(1, 3, 1.0).sample(uniform[:1])
+
+
+def test_a_saved_tree_comes_back_bit_for_bit_and_a_forged_one_leads_nowhere_else():
+    tree, again = Priorities(2, 5, 0.6), Priorities(2, 5, 0.6)
+    tree.insert(np.arange(5))
+    tree.update(np.array([[0, 3, 1], [4, 2, 2]]), np.array([[0.3, 7.0, 0.1], [2.0, 0.01, 5.0]]))
+    again.load_state_dict({name: array.copy() for name, array in tree.state_dict().items()})
+    assert np.array_equal(again.nodes, tree.nodes)
+    forged = {name: array.copy() for name, array in tree.state_dict().items()}
+    forged["nodes"][:, 1 : tree.leaves] = 1e9  # as if there were something beyond the last entry
+    again.load_state_dict(forged)
+    index, _ = again.sample(np.full((2, 4), 0.999))
+    assert index.max() < 5
+    forged["nodes"][0, tree.leaves] = -1.0
+    with pytest.raises(ValueError, match="entries that there are none"):
+        again.load_state_dict(forged)

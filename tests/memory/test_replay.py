@@ -15,10 +15,11 @@ from gymnasium.spaces import Dict, MultiBinary
 import marl
 from marl import adapters
 from marl.grid.scope import Joint, Local
+from marl.memory.base import Decision
 from marl.memory.limits import free_memory
 from marl.memory.priorities import Priorities
-from marl.memory.replay import Replay, Sample
-from marl.memory.rollout import Decision
+from marl.memory.replay import Replay
+from marl.memory.sample import Sample
 from tests.support.tiny import Constant, Team, Turns
 
 
@@ -308,7 +309,7 @@ def test_with_a_mixer_turns_are_the_teams():
 
 def test_a_window_is_the_rows_as_played():
     memory, _ = play(lambda: Team(length=5), 30)
-    index = memory.draw(8, 6, torch.Generator().manual_seed(0))
+    index = memory.places(8, 6, torch.Generator().manual_seed(0))
     sample = memory.sample(index, 6, 1, 0.9)
     for b, place in enumerate(index[:, 0].tolist()):
         row, copy = divmod(place, memory.num_envs)
@@ -396,7 +397,7 @@ def test_files_hold_what_memory_would(tmp_path, monkeypatch):
     with pytest.raises(marl.ConfigError, match="buffer_dir: cannot write to"):
         play(lambda: Team(length=4), 20, directory=str(tmp_path / "file"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
-    with pytest.raises(marl.ResourceError, match="are free in"):
+    with pytest.raises(marl.types.ResourceError, match="are free in"):
         play(lambda: Team(length=4), 20, directory=str(tmp_path))
 
 

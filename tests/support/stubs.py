@@ -6,11 +6,12 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import marl
 from marl.lazy import homes
 
 ROOT = Path(__file__).parents[2]
 LAZY = {"marl": "marl/__init__.pyi", "marl.extend": "marl/extend.pyi"}
-MODULES = {"marl": ("compiled", "extend", "ops", "optim"), "marl.extend": ()}  # modules among the names of each
+MODULES = {"marl": marl._NAMESPACES, "marl.extend": ()}  # modules among the names of each
 HEAD = {
     "marl": '"""What type checkers know of the public names; at run time they load when first used."""',
     "marl.extend": '"""What type checkers know of the names for extensions; at run time they load when first used."""',

@@ -15,7 +15,7 @@ import numpy as np
 from marl_envs.world import World
 
 from marl.types import CheckpointError
-from tests.worlds.test_contract import WORLDS, random_actions
+from tests.worlds.every import WORLDS, random_actions
 
 STEPS = 6
 
@@ -60,7 +60,7 @@ def play(make: type[World]) -> None:
     for name, fill, state in forged(saved):
         array = kinds[name]
         says = {"world": make.__name__, "field": name, "fill": fill, "kind": array.dtype.kind, "refused": False}
-        print(json.dumps(says), end="\r", flush=True)  # the last one is known even if the process does not survive it
+        print(says, file=sys.stderr, flush=True)  # the last one is known even if the process does not survive it
         other = make().batch_env(3)
         try:
             other.load_state_dict(state)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pkgutil
 import re
 import sys
 import warnings
@@ -29,6 +28,7 @@ from marl.types import (
     TeamStep,
     zeros_step,
 )
+from tests.worlds.every import WORLDS, random_actions
 
 with warnings.catch_warnings():  # PettingZoo's tests import its environments the old way
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -37,30 +37,7 @@ with warnings.catch_warnings():  # PettingZoo's tests import its environments th
 DOCS = Path(__file__).parents[2] / "docs" / "worlds.md"
 
 
-def worlds_on_disk() -> Iterator[type[World]]:
-    """Every World defined in a module of the package."""
-    for found in pkgutil.iter_modules(marl_envs.__path__):
-        module = importlib.import_module(f"marl_envs.{found.name}")
-        for value in vars(module).values():
-            own = isinstance(value, type) and issubclass(value, World) and value.__module__ == module.__name__
-            if own and hasattr(value, "kernels"):
-                yield value
-
-
-WORLDS = list(worlds_on_disk())
 each_world = pytest.mark.parametrize("make", WORLDS, ids=[world.__name__ for world in WORLDS])
-
-
-def random_actions(batch: BatchEnv, rng: np.random.Generator) -> list[np.ndarray]:
-    """Uniform over what each agent truly has."""
-    actions = []
-    for team in batch.spec.teams:
-        shape = (batch.num_envs, team.num_agents, *team.action.shape)
-        if team.action.kind == "box":
-            actions.append(rng.uniform(np.array(team.action.low), np.array(team.action.high), shape).astype(np.float32))
-        else:
-            actions.append(rng.integers(0, np.array(team.action.widths), shape))
-    return actions
 
 
 def snapshot(step: Step) -> list[np.ndarray]:

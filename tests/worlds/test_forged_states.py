@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marl_envs.catch import Catch, State
+from marl_envs.catch import Catch
 from marl_envs.matrix_game import MatrixGame
+from marl_envs.switch_riddle import SwitchRiddle
 
-from marl.types import Array, CheckpointError
-from tests.worlds.test_contract import WORLDS
+import marl
+from marl import checkpoint
+from marl.types import CheckpointError
+from tests.worlds.every import WORLDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,8 +29,8 @@ def forge(**environment: str) -> list[dict[str, Any]]:
         [sys.executable, "-m", "tests.worlds.forge"],
         cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=1200,
     )  # fmt: skip
-    assert done.returncode == 0, f"status {done.returncode} after {done.stdout.rstrip()[-300:]}\n{done.stderr[-2000:]}"
-    return [json.loads(line.rpartition("\r")[2]) for line in done.stdout.splitlines() if line]
+    assert done.returncode == 0, f"status {done.returncode} after {done.stderr[-2000:]}"
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def refused_where_it_must(found: list[dict[str, Any]]) -> None:
@@ -73,23 +76,23 @@ def test_a_world_that_does_not_say_its_ranges_is_told_so_on_loading():
 
 
 def test_a_truth_value_is_zero_or_one_whatever_its_byte_was():
-    class Odd(Catch, name="odd_v0"):
-        def allocate(self, num_envs: int) -> Any:
-            return Flagged(*super().allocate(num_envs), np.zeros(num_envs, dtype=bool))
-
-    from typing import NamedTuple
-
-    class Flagged(NamedTuple):
-        ball: Array
-        paddle: Array
-        rows: int
-        columns: int
-        flag: Array
-
-    assert State._fields == Flagged._fields[:-1]
-    batch = Odd().batch_env(2)
+    batch = SwitchRiddle().batch_env(2)
     batch.reset(0)
     state = batch.state_dict()
-    state["s"]["flag"].view(np.uint8)[...] = 255
+    state["s"]["light"].view(np.uint8)[...] = 255
     batch.load_state_dict(state)
-    assert batch._core.s.flag.view(np.uint8).tolist() == [1, 1]
+    assert batch._core.s.light.view(np.uint8).tolist() == [1, 1]
+
+
+def test_training_from_a_forged_checkpoint_is_refused(tmp_path):
+    with marl.MultiAgentSystem(marl.ippo(rollout=8), "marl/catch-v0", num_envs=2) as system:
+        system.train(steps=16)
+        system.save(tmp_path / "own")
+    state, manifest = checkpoint.load(tmp_path / "own")
+    state["env"]["s"]["paddle"][:] = 2**40
+    checkpoint.save(tmp_path / "forged", state, manifest["meta"])
+    with (
+        marl.MultiAgentSystem.load(tmp_path / "forged") as system,
+        pytest.raises(CheckpointError, match=r"state of Catch, paddle: expected numbers from 0 to 4, got others"),
+    ):
+        system.train(steps=16)

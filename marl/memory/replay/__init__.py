@@ -1,6 +1,6 @@
-"""The off-policy memory: a ring of rows, the successors kept beside it, and the draws that learners get."""
+"""The off-policy memory: a ring of rows, the successors kept beside it, and draws from them."""
 
+from marl.memory.replay.choice import ReplayMemory
 from marl.memory.replay.ring import Replay
-from marl.memory.replay.sample import Sample
 
-__all__ = ["Replay", "Sample"]
+__all__ = ["Replay", "ReplayMemory"]

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.grid.credit import Credit, Outcome
-from marl.grid.mixers import Mixing
+from marl.grid.credit import Credit
 from marl.grid.scope import Scope, as_joint
+from marl.memory.base import Decision, DrawSpec, Look, refuse_wild_actions
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.limits import free_memory
-from marl.memory.priorities import Priorities
+from marl.memory.priorities import Priorities, Prioritised, importance_weights
 from marl.memory.replay.disk import make_folder
 from marl.memory.replay.draw import Cut, Stored
 from marl.memory.replay.ends import Ends, legal_at_successor
 from marl.memory.replay.links import PENDING, settle, take_turns
-from marl.memory.replay.sample import Sample
-from marl.memory.rollout import Decision, Look, refuse_wild_actions
+from marl.memory.sample import Sample
+from marl.schedules import Clock, value_at
 from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
@@ -48,7 +48,7 @@ class Replay:
         spec: Spec,
         team: TeamSpec,
         scope: Scope,
-        credit: Credit | Mixing,
+        credit: Credit,
         capacity: int,
         num_envs: int,
         carry_width: int,
@@ -80,7 +80,7 @@ class Replay:
         self.place = spec.teams.index(team)
         self.num_envs, self.device = num_envs, torch.device(device)
         self.rows = math.ceil(capacity / num_envs) + 1
-        self.by_team = isinstance(credit, Mixing)
+        self.by_team = credit.by_team
         self.keep_ends, self._directory = keep_ends, directory
         agents = team.num_agents
         cells = (self.rows, num_envs, agents)
@@ -129,7 +129,7 @@ class Replay:
             else None
             for other in hears
         )
-        self.outcome = Outcome(credit, num_envs, agents)
+        self.credit, self.outcome = credit, credit.outcome(num_envs, agents)
         self._cancelled: int | None = 0 if self.by_team else None  # payments so far that added up to nothing
         self._mixer = type(credit).__name__
         self.head = 0
@@ -137,6 +137,7 @@ class Replay:
         self.seen_steps = 0  # environment steps ever observed
         self.ragged = False  # whether anybody ever sat out a row
         self.priorities: Priorities | None = None
+        self._prioritised = Prioritised()
         self._relabel: Relabel | None = None
         self._final = torch.full((self.rows, num_envs), -1, dtype=torch.int32)  # an episode's last row, if it is known
         self._since: Tensor | None = None  # rows since a row's episode began, for hindsight
@@ -201,9 +202,16 @@ class Replay:
                 f"hindsight: team {self.team.name!r} reads {self._gathered!r}, whose goals cannot be "
                 "relabelled; use critic=Joint(of='team'), a mixer with state='team', or hindsight=None"
             )
-        self._relabel = Relabel(choice, self.team, self.outcome.shared)
+        self._relabel = Relabel(choice, self.team, self.credit)
         self._since = torch.zeros(self.rows, self.num_envs, dtype=torch.int32)
         self._rows["_since"] = self._since.numpy()
+
+    def prioritise(self, choice: Prioritised, separate: bool) -> None:
+        """Draw by TD error from now on; ``separate``: every agent has priorities of its own."""
+        trees = self.team.num_agents if separate else 1
+        alpha = value_at(choice.alpha, Clock(0, 1))
+        self._prioritised = choice
+        self.priorities = Priorities(trees, self.rows * self.num_envs, alpha, choice.epsilon)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -394,7 +402,42 @@ class Replay:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def draw(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
+    def ready(self, wanted: DrawSpec, clock: Clock) -> bool:
+        """Whether there are as many rows as a sequence has, and, of prioritised ones, a turn that has ended."""
+        if self.priorities is not None:
+            self.priorities.alpha = value_at(self._prioritised.alpha, clock)
+            if not self.priorities.total.any():
+                return False
+        return self.size >= wanted.length
+
+    def draw(self, wanted: DrawSpec, clock: Clock, generator: torch.Generator) -> Sample:
+        """``B`` places, by chance or by priority, and what is stored there."""
+        if self.priorities is None:
+            index, weight = self.places(wanted.batch, wanted.length, generator), None
+        else:
+            shape = len(self.priorities.nodes), wanted.batch
+            place, probability = self.priorities.sample(
+                torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
+            )
+            beta = value_at(self._prioritised.beta, clock)
+            importance = importance_weights(probability, self.size * self.num_envs, beta)
+            index = torch.from_numpy(place).t().contiguous()
+            weight = torch.from_numpy(importance).t().to(torch.float32)
+        return self.sample(index, wanted.length, wanted.n_step, wanted.discount, weight, generator)
+
+    def update_priorities(self, sample: Sample, td_error: Tensor) -> None:
+        """Absolute TD errors ``(B, N)`` become each agent's priorities, or their mean over who acted the team's."""
+        if self.priorities is None:
+            return
+        if len(self.priorities.nodes) == 1 and td_error.shape[1] > 1:
+            if self.ragged:
+                acted = sample.complete[0].sum(-1, keepdim=True).clamp(min=1)
+                td_error = td_error.sum(-1, keepdim=True) / acted
+            else:
+                td_error = td_error.mean(-1, keepdim=True)
+        self.priorities.update(sample.index.t().cpu().numpy(), td_error.t().cpu().numpy())
+
+    def places(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
         """Places ``(B, 1)`` of uniformly drawn first rows of ``length`` complete rows each, in which somebody acted."""
         ragged = self.ragged and length == 1
         tries = 8 * batch if ragged else batch
@@ -534,6 +577,7 @@ class Replay:
         return {
             "arrays": {name: tensor[:filled] for name, tensor in self._tensors()},
             "ends": self.ends.state_dict(),
+            "priorities": None if self.priorities is None else self.priorities.state_dict(),
             "outcome": self.outcome.state_dict(),
             "last": self._last,
             "episode": self._episode,
@@ -549,6 +593,8 @@ class Replay:
             saved = state["arrays"][name]
             tensor[: len(saved)].copy_(saved)
         self.ends.load_state_dict(state["ends"])
+        if self.priorities is not None:
+            self.priorities.load_state_dict(state["priorities"])
         self.outcome.load_state_dict(state["outcome"])
         self._last[...], self._episode[...] = state["last"], state["episode"]
         self.head, self.size = int(state["head"]), int(state["size"])

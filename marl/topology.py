@@ -15,6 +15,19 @@ from torch import Tensor
 from marl.config import unknown
 from marl.types import ConfigError, TeamSpec, pattern_of
 
+__all__ = [
+    "Complete",
+    "Dynamic",
+    "Graph",
+    "Grid",
+    "Groups",
+    "Nearest",
+    "Ring",
+    "Star",
+    "Where",
+    "Within",
+]
+
 Moving = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 

@@ -1,4 +1,4 @@
-"""What learners get of a replay: sequences of rows with the successor of every agent's transition."""
+"""What off-policy learners learn from: sequences of rows with the successor of every agent's transition."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """``B`` sequences of ``L`` rows drawn from a replay, and the successor of every agent's transition.
+    """``B`` sequences of ``L`` rows drawn from a memory, and the successor of every agent's transition.
 
     Single transitions are the case ``L = 1``. ``J``: the shape of the joint input; it has an agent axis before it where
     agents' successors differ (``ragged``).
     """
 
-    index: Tensor  # (B, N) or (B, 1): place of the first row in the ring, row * E + copy
+    index: Tensor  # (B, N) or (B, 1): the memory's own name of the first row: a replay's row * E + copy
     obs: Tensor  # (L, B, N, *O)
     action: Tensor  # (L, B, N[, A])
     legal: Tensor | None  # (L, B, N, K)
@@ -41,6 +41,11 @@ class Sample:
     next_acting_others: tuple[Tensor, ...]
     next_legal_others: tuple[Tensor | None, ...]  # (L, B, M, K)
     weight: Tensor  # (B, N) or (B, 1): importance of each, 1 where all are equal
+
+    @property
+    def length(self) -> int:
+        """``L``."""
+        return len(self.reward)
 
     def parts(self) -> list[Tensor | None]:
         """Everything in it, end to end: see :meth:`of`."""
@@ -66,3 +71,24 @@ class Sample:
             return None if value is None else value.to(device)
 
         return self if device.type == "cpu" else Sample(**{name: move(value) for name, value in vars(self).items()})
+
+
+def td_target(sample: Sample, next_value: Tensor, n_step: int = 1, td_lambda: float | None = None) -> Tensor:
+    """Targets ``(L, B, N)`` from the values of successors, ``y = r + gamma V(s')``.
+
+    Single transitions: ``y = r + d V`` (the memory has summed ``n_step`` rewards). Sequences repeat ``y_t = r_t + d_t
+    (y_u or, where the sequence does not hold the successor u, V_t)`` for ``n_step`` turns, or take the lambda-return
+    ``y_t = r_t + d_t ((1 - lambda) V_t + lambda y_u)``.
+    """
+    target = sample.reward + sample.discount * next_value
+    if sample.length == 1:
+        return target
+    held, place = sample.successor >= 0, sample.successor.clamp(min=0)
+    if td_lambda is not None:
+        for t in range(sample.length - 2, -1, -1):
+            onward = torch.lerp(next_value[t], target.gather(0, place[t : t + 1])[0], td_lambda)
+            target[t] = sample.reward[t] + sample.discount[t] * torch.where(held[t], onward, next_value[t])
+        return target
+    for _ in range(n_step - 1):
+        target = sample.reward + sample.discount * torch.where(held, target.gather(0, place), next_value)
+    return target
