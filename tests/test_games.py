@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from marl import Uniform
+from marl.exploration import Uniform
 from tests.benchmarks.games import GAMES, METHODS, main, payoff
 
 
