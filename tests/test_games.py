@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from tests.benchmarks.games import GAMES, main, payoff
+from marl.exploration import Uniform
+from tests.benchmarks.games import GAMES, METHODS, main, payoff
+
+
+def learnt(method, game, seed):
+    """What the greedy team earns, and the system. Uniform data say all in a third of the benchmark's steps; optimists
+    need a partner who has stopped exploring, after 4,000."""
+    steps = 2_400 if METHODS[method].exploration == Uniform() else 4_500
+    return payoff(method, replace(GAMES[game], steps=steps), seed)
 
 
 def payoffs(method, game, seeds=(0, 1)):
     """What the greedy team earns, by seed."""
-    return [payoff(method, GAMES[game], seed)[0] for seed in seeds]
+    return [learnt(method, game, seed)[0] for seed in seeds]
 
 
 def test_vdn_prefers_the_safe_game_and_fits_the_risky_one_as_well_as_a_sum_can():
-    (first, _), (second, system) = (payoff("vdn", GAMES["two_step"], seed) for seed in (0, 1))
+    (first, _), (second, system) = (learnt("vdn", "two_step", seed) for seed in (0, 1))
     assert [first, second] == [7, 7]
     risky = torch.eye(3)[2].expand(1, 1, 2, 3)
     still, acting = torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, 1, 2, dtype=torch.bool)
