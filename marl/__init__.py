@@ -30,7 +30,19 @@ _HOMES = {
 }
 # Modules with the names of one idea each, in their ``__all__``.
 _NAMESPACES = (
-    *("compiled", "conformance", "curriculum", "exploration", "extend", "logs", "memory", "nets", "ops", "optim"),
+    *(
+        "auxiliary",
+        "compiled",
+        "conformance",
+        "curriculum",
+        "exploration",
+        "extend",
+        "logs",
+        "memory",
+        "nets",
+        "ops",
+        "optim",
+    ),
     *("playing", "schedules", "shaping", "stopping", "studies", "topology", "training", "types"),
 )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from marl import ops
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.graphs import Recorded
-from marl.grid.scope import Scope, as_joint
+from marl.grid.critics import CriticContext, CriticNet, Estimator, ValueEstimator, critic_input
+from marl.grid.scope import Scope
 from marl.grid.sharing import SharingLike, owner_index
 from marl.memory.base import Decision, Look
 from marl.memory.rollout import Rollout
 from marl.nets.action_head import masked_policy
-from marl.nets.agent_net import AgentNet, JointNet
-from marl.nets.counterfactual import CounterfactualNet
+from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Categorical, Distribution, make_distribution
 from marl.nets.networks import Network, default_network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
-from marl.nets.stacked import FlatParameters
+from marl.nets.stacked import FlatParameters, seeded
 from marl.reduce import ALONE, Reduce
 from marl.types import ConfigError, Spec, TeamSpec, legal_widths
 
@@ -96,13 +96,10 @@ class ActorCritic(nn.Module):
         normalize_obs: bool,
         normalize_values: bool,
         squash: bool,
-        counterfactual: bool = False,
+        estimator: Callable[[CriticContext], Estimator] = ValueEstimator,
         device: torch.device | str,
     ) -> None:
-        """Everything is initialised from ``seed``, one stream per parameter set.
-
-        ``counterfactual``: the critic has a value for every own action, the others' given (COMA).
-        """
+        """Everything is initialised from ``seed``, one stream per parameter set. ``estimator`` makes the critic."""
         super().__init__()
         self.owner = Owner(owner_index(sharing, team))
         self.num_envs = num_envs
@@ -134,55 +131,15 @@ class ActorCritic(nn.Module):
             learns_scale=self.distribution.learns_scale,
         )
         shape = critic.shape(spec, team)
-        self.critic: AgentNet | JointNet | CounterfactualNet
-        if counterfactual and (shape is None or team.action.kind != "discrete"):
-            raise ConfigError(
-                f"credit=Counterfactual() on team {team.name!r} compares an agent's actions, the others' held fixed: "
-                + (
-                    "its critic sees everybody; use critic=Joint()"
-                    if shape is None
-                    else f"it needs Discrete actions, not {team.action.kind} ones; use credit=TeamReward()"
-                )
-            )
-        if shape is None:
-            self.critic = AgentNet(
-                critic_network or network,
-                self.owner,
-                team.obs.shape,
-                1,
-                generators,
-                gain=1.0,
-                ids=ids,
-                true_inputs=own,
-                normalize=normalize_obs,
-            )
-        else:
-            default = network if len(shape) == len(team.obs.shape) else default_network(shape)
-            places = critic.true_inputs(spec, team)
-            if counterfactual:
-                self.critic = CounterfactualNet(
-                    critic_network or default,
-                    self.owner,
-                    shape,
-                    team.action.sizes[0],
-                    generators,
-                    ids=ids,
-                    true_inputs=places,
-                    normalize=normalize_obs,
-                )
-            else:
-                self.critic = JointNet(
-                    critic_network or default,
-                    self.owner,
-                    shape,
-                    generators,
-                    ids=ids,
-                    true_inputs=places,
-                    normalize=normalize_obs,
-                )
+        default = network if shape is None or len(shape) == len(team.obs.shape) else default_network(shape)
+        chosen = critic_network or default
+        context = CriticContext(spec, team, critic, shape, self.owner, chosen, generators, ids, normalize_obs)
+        with seeded(seed):
+            self.estimator = estimator(context)
+        self.critic: CriticNet = self.estimator.net
         self.value_norm = RunningNorm(self.owner, 1, clip=math.inf) if normalize_values else None
         self.to(device)
-        self.parameters_flat = FlatParameters([self.actor, self.critic], self.owner.num_sets)
+        self.parameters_flat = FlatParameters([self.actor, cast(nn.Module, self.critic)], self.owner.num_sets)
         self.register_buffer(
             "critic_carry", torch.zeros(num_envs, *self.critic.carry_shape, device=device, dtype=torch.float32)
         )
@@ -222,21 +179,15 @@ class ActorCritic(nn.Module):
 
     def joint_input(self, obs: Tensor, joint: Tensor | None) -> Tensor:
         """What the critic reads: a stored joint input, the team's observations side by side, or each agent's own."""
-        if joint is not None:
-            return joint
-        return obs if isinstance(self.critic, AgentNet) else as_joint(obs)
+        return critic_input(self.estimator, obs, joint)
 
     def judge(self, x: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """What the critic says, ``(T, B, N, 1)`` or one value for each own action, and the carry after each row."""
-        if isinstance(self.critic, CounterfactualNet):
-            return self.critic.read(x, action, acting, carry, started)
-        return self.critic.read(x, carry, started, acting)
+        return self.estimator.read(x, carry, started, acting, action)
 
     def value_of(self, judged: Tensor, action: Tensor) -> Tensor:
         """``V``, or ``Q`` of the actions taken, ``(..., N)``."""
-        if isinstance(self.critic, CounterfactualNet):
-            return ops.batched_index(judged, action)
-        return judged.squeeze(-1)
+        return self.estimator.value_of(judged, action)
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability and entropy of the stored actions, and values, each ``(L, C, N)``, with gradients."""
@@ -258,17 +209,17 @@ class ActorCritic(nn.Module):
     ) -> Batch:
         """Values, advantages and targets of a full rollout, arranged in sequences of ``sequence`` rows.
 
-        A counterfactual critic judges actions: where none was taken yet (the row to act on next, true successors) the
+        A critic may judge actions: where none was taken yet (the row to act on next, true successors) the
         policy draws one from ``generator``, so that targets stay those of the policy that played.
         """
         time = rollout.steps
         seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
         judged = None
         apart = isinstance(self.actor, ChannelNet) and self.actor.wiring.moving is not None  # wires are for actors
-        if not isinstance(self.critic, AgentNet) or self.critic.norm is not None or apart:
+        if self.estimator.joint or self.critic.norm is not None or apart:
             judged = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
         action, policy = rollout.action, None
-        if isinstance(self.critic, CounterfactualNet):
+        if self.estimator.judges_actions:
             policy, drawn = self._policy(rollout, seen, generator)
             action = torch.cat((rollout.action, drawn.unsqueeze(0)))
         # (T + 1, E, N, 1 or A) and, before each row, (T + 1, E, *, H)
@@ -292,9 +243,10 @@ class ActorCritic(nn.Module):
         )
         target = advantage + value[:-1]
         old = value[:-1]
-        if policy is not None:
-            advantage = ops.coma_advantage(self._denormalize(outputs[:-1], True), rollout.action, policy)
-            advantage = torch.where(complete, advantage, 0.0)
+        outputs = self._denormalize(outputs[:-1], each=True)
+        made = self.estimator.advantage(advantage, outputs, rollout.action, policy)
+        if made is not advantage:
+            advantage = torch.where(complete, made, 0.0)
         if self.value_norm is not None:
             self.value_norm.update(target.unsqueeze(-1), complete, reduce)
             mean, std = self.value_norm.scale()
@@ -337,7 +289,7 @@ class ActorCritic(nn.Module):
         """Raw critic outputs of rows ``0..T`` and the critic's carry before each row."""
         carry = self.critic_carry
         values, carries = [], []
-        for rows in self._pieces(rollout, once=isinstance(self.critic, JointNet)):
+        for rows in self._pieces(rollout, once=self.estimator.once):
             value, after = self.judge(judged[rows], carry, rollout.started[rows], rollout.acting[rows], action[rows])
             values.append(value)
             carries += [carry.unsqueeze(0), after[:-1]]
@@ -369,7 +321,7 @@ class ActorCritic(nn.Module):
         still = torch.zeros(1, len(copies), dtype=torch.bool, device=final.device)
         moving = torch.ones(1, len(copies), self.owner.num_agents, dtype=torch.bool, device=final.device)
         action = rollout.action[time, copies].unsqueeze(0)
-        if isinstance(self.critic, CounterfactualNet):
+        if self.estimator.judges_actions:
             # Who acted last is taken to act again; where nobody says what is legal, all that exists is.
             moving = rollout.acting[time, copies].unsqueeze(0)
             out, _ = self.actor(obs, rollout.carry[time + 1, copies], still, moving)
@@ -396,7 +348,7 @@ class ActorCritic(nn.Module):
         if self.critic.norm is not None:
             inputs = self.joint_input(rollout.obs[:-1], None if rollout.joint is None else rollout.joint[:-1])
             acting = rollout.acting[:-1]
-            if not isinstance(self.critic, AgentNet):
+            if self.estimator.joint:
                 columns = self.critic.carry_shape[0]
                 inputs = inputs.unsqueeze(2).expand(*inputs.shape[:2], columns, *inputs.shape[2:])
                 acting = acting.any(-1, keepdim=True).expand(*acting.shape[:2], columns)

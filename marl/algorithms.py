@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from marl.grid.credit import Counterfactual, TeamReward
+from marl.grid.counterfactual import Counterfactual
+from marl.grid.credit import TeamReward
 from marl.grid.mixers import VDN, QMix, QPlex, WeightedQMix
 from marl.grid.scope import Joint, Local
 from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3

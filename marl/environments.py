@@ -113,14 +113,11 @@ class Environments:
             )
         return maker if self.spoken is None else self.spoken.source(maker)
 
-    def lender(self, source: Any, num_envs: int | None) -> Callable[[int, Spoken | None], Lent]:
-        """What opens copies beside those that train and closes them again; see :meth:`another`.
-
-        ``num_envs``: if it is given, there must be exactly as many as are asked for.
-        """
+    def lender(self, source: Any, exactly: bool, recorded: bool) -> Callable[[int, Spoken | None], Lent]:
+        """What opens copies beside those that train and closes them again; see :meth:`another`."""
 
         def lend(wish: int, spoken: Spoken | None) -> Lent:
-            return lifecycle.closing_batch(self.another(wish, source, spoken, exactly=num_envs is not None))
+            return lifecycle.closing_batch(self.another(wish, source, spoken, exactly=exactly, recorded=recorded))
 
         return lend
 
@@ -131,10 +128,17 @@ class Environments:
         return known or self.known_entries
 
     def another(
-        self, num_envs: int, source: Any = None, spoken: Spoken | None = None, *, exactly: bool = False
+        self,
+        num_envs: int,
+        source: Any = None,
+        spoken: Spoken | None = None,
+        *,
+        exactly: bool = False,
+        recorded: bool = False,
     ) -> BatchEnv:
         """Copies beside those that train: one where no more can be made, unless it must be ``exactly`` so many.
 
+        ``recorded``: steps have the state and all infos, whoever reads them.
         An instance is lent as long as no training goes on in it. Raises ConfigError if it does and there is no other.
         """
         if source is None and self.is_instance and (lifecycle.is_played(self.world) or lifecycle.is_closed(self.world)):
@@ -149,11 +153,11 @@ class Environments:
             num_envs = 1
         try:
             try:
-                return self.make(num_envs, 0, source, spoken, lent)
+                return self.make(num_envs, 0, source, spoken, lent, recorded)
             except lifecycle.NotMade as error:
                 if exactly or not error.made:
                     raise
-                found = self.make(1, 0, source, spoken, lent)
+                found = self.make(1, 0, source, spoken, lent, recorded)
                 logging.getLogger("marl.environments").warning("one copy plays instead of %s: %s", num_envs, error)
                 return found
         except lifecycle.NotMade as error:
@@ -166,25 +170,32 @@ class Environments:
         return ConfigError(f"{error}; training holds an open one: if no more can exist, call system.close() first")
 
     def make(
-        self, num_envs: int, workers: int, source: Any = None, spoken: Spoken | None = None, lent: bool = False
+        self,
+        num_envs: int,
+        workers: int,
+        source: Any = None,
+        spoken: Spoken | None = None,
+        lent: bool = False,
+        recorded: bool = False,
     ) -> BatchEnv:
         """Copies of the environment, or of another; ``spoken``: over other links than in training.
 
-        ``lent``: an instance among them is not closed with the copies.
+        ``lent``: an instance among them is not closed with the copies; ``recorded``: see :meth:`another`.
         """
-        state, patterns = self.reads_state, self.patterns
+        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded}
+        options["state"] = recorded or self.reads_state
         if source is not None:
             other = resolve_scenario(source)
             source = other.env if other is not None else source
             if self.spoken is not None:
                 source = (spoken or self.spoken).source(source)
             limit = other.max_steps if other else self.options["max_steps"]
-            options: dict[str, Any] = {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
-            return adapters.make(source, num_envs, patterns, workers=workers, state=state, lent=lent, **options)
+            options |= {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
+            return adapters.make(source, num_envs, self.patterns, **options)
         if self.source is None:
             raise ConfigError(MISSING)
         world = self.source if spoken is None else spoken.source(self.world)
-        return adapters.make(world, num_envs, patterns, workers=workers, state=state, lent=lent, **self.options)
+        return adapters.make(world, num_envs, self.patterns, **options, **self.options)
 
     def single(self, **env_kwargs: Any) -> Any:
         """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.

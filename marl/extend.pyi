@@ -2,6 +2,9 @@
 
 from marl.action_critic import ActionCritic as ActionCritic
 from marl.actor_critic import Batch as Batch
+from marl.auxiliary import Auxiliary as Auxiliary
+from marl.auxiliary import AuxiliaryLoss as AuxiliaryLoss
+from marl.auxiliary import Rows as Rows
 from marl.channels.medium import Inbox as Inbox
 from marl.channels.speech import Channel as Channel
 from marl.channels.speech import Speech as Speech
@@ -14,6 +17,26 @@ from marl.curriculum.tasks import Range as Range
 from marl.exploration import Exploration as Exploration
 from marl.exploration import Explorer as Explorer
 from marl.exploration import Who as Who
+from marl.grid.credit import Credit as Credit
+from marl.grid.credit import OwnOutcome as OwnOutcome
+from marl.grid.credit import StepOutcome as StepOutcome
+from marl.grid.credit import TeamOutcome as TeamOutcome
+from marl.grid.critics import CriticContext as CriticContext
+from marl.grid.critics import CriticNet as CriticNet
+from marl.grid.critics import Estimating as Estimating
+from marl.grid.critics import Estimator as Estimator
+from marl.grid.critics import ValueEstimator as ValueEstimator
+from marl.grid.mixers import Choices as Choices
+from marl.grid.mixers import Mixer as Mixer
+from marl.grid.mixers import MixerContext as MixerContext
+from marl.grid.mixers import Mixing as Mixing
+from marl.grid.mixers import TeamMixer as TeamMixer
+from marl.grid.mixers import TeamValues as TeamValues
+from marl.grid.mixers import TrackedMixer as TrackedMixer
+from marl.grid.mixers import mixer_scope as mixer_scope
+from marl.grid.scope import Scope as Scope
+from marl.grid.scope import as_joint as as_joint
+from marl.grid.sharing import Sharing as Sharing
 from marl.learners.a2c import A2CLearner as A2CLearner
 from marl.learners.base import Learner as Learner
 from marl.learners.base import LearnerConfig as LearnerConfig
@@ -43,6 +66,11 @@ from marl.memory.replay import Replay as Replay
 from marl.memory.replay import ReplayMemory as ReplayMemory
 from marl.memory.sample import Sample as Sample
 from marl.memory.sample import td_target as td_target
+from marl.nets.agent_net import AgentNet as AgentNet
+from marl.nets.agent_net import JointNet as JointNet
+from marl.nets.distributions import Categorical as Categorical
+from marl.nets.distributions import Distribution as Distribution
+from marl.nets.distributions import mask_logits as mask_logits
 from marl.nets.networks import Body as Body
 from marl.nets.networks import Inputs as Inputs
 from marl.nets.networks import Network as Network
@@ -53,6 +81,7 @@ from marl.nets.stacked import StackedLinear as StackedLinear
 from marl.nets.stacked import make_linear as make_linear
 from marl.optim import Optimizer as Optimizer
 from marl.optim import Rule as Rule
+from marl.optim import Stepper as Stepper
 from marl.reduce import Reduce as Reduce
 from marl.registry import register as register
 from marl.schedules import Clock as Clock

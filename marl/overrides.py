@@ -15,7 +15,18 @@ from marl.setup import FILE, INSIDE, WHOLE
 from marl.types import ConfigError
 
 # Where settings are found by their names alone.
-NAMESPACES = ("curriculum", "exploration", "memory", "nets", "optim", "schedules", "shaping", "stopping", "topology")
+NAMESPACES = (
+    "auxiliary",
+    "curriculum",
+    "exploration",
+    "memory",
+    "nets",
+    "optim",
+    "schedules",
+    "shaping",
+    "stopping",
+    "topology",
+)
 
 
 def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:

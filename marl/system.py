@@ -193,8 +193,8 @@ class MultiAgentSystem:
             decentralized if decentralised is None else decentralised, greedy, num_envs,
             task if task is not None else self.target, task is not None or env is None, experiment, metrics,
         ).checked("decentralized" if decentralised is None else "decentralised")  # fmt: skip
-        where = self.environments
-        return evaluate(self.training.players, plan, where.lender(env, num_envs), where.message_entries)
+        lender = self.environments.lender(env, num_envs is not None, bool(metrics))
+        return evaluate(self.training.players, plan, lender, self.environments.message_entries)
 
     def agent(self, name: str, seed: int | None = None, *, side_seed: int | None = None) -> Agent:
         """One agent's own policy, as it is now: a copy of its parameters, working from its own observations alone.

@@ -273,6 +273,7 @@ class Step:
     state      ``(E, S)`` float32 global state to act on now, or None; next_state: the true
                successor, as for ``next_obs``
     finished   episodes that ended in this step
+    infos      for each copy, by agent, all that the environment said in this step; None unless that was asked for
     """
 
     teams: tuple[TeamStep, ...]
@@ -281,6 +282,7 @@ class Step:
     state: Array | None
     next_state: Array | None
     finished: Sequence[Episode]
+    infos: Sequence[Mapping[str, Mapping[str, Any]]] | None = None
 
 
 @runtime_checkable

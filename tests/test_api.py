@@ -17,7 +17,7 @@ from tests.support.stubs import LAZY, stub
 
 ROOT = Path(__file__).parents[1]
 NAMES = list(marl.__all__)
-WHOLE = ("compiled", "conformance", "optim", "ops", "types")  # modules that the pages describe as such
+WHOLE = ("auxiliary", "compiled", "conformance", "optim", "ops", "types")  # modules that the pages describe as such
 HOMES = {"": marl} | {f"{name}.": getattr(marl, name) for name in marl._NAMESPACES if name not in WHOLE}
 PUBLIC = {prefix + name: getattr(home, name) for prefix, home in HOMES.items() for name in home.__all__}
 SETTINGS = [

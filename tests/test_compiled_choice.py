@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 import marl
+from marl.auxiliary import PredictActions
 from marl.compiled import backend
 from marl.config import config as settings_of
 from marl.config import setting
@@ -219,6 +220,7 @@ OTHERWISE: dict[str, Any] = {
     "max_grad_norm": 0.01,
     "normalize_obs": True,
     "optimizer": marl.optim.RMSprop(momentum=0.5),
+    "auxiliary": (PredictActions(),),
     # on-policy
     "rollout": 12,
     "gae_lambda": 0.5,

@@ -176,7 +176,7 @@ def test_stacked_parameters_equal_separate_updates_of_each_set():
     [
         (lambda: marl.MultiAgentSystem(marl.A2C(credit=marl.Counterfactual()), Team), "use critic=Joint"),
         (lambda: marl.MultiAgentSystem(marl.coma(), "Pendulum-v1"), "needs Discrete actions, not box ones"),
-        (lambda: marl.DQN(credit=marl.Counterfactual()), "DQN.credit: expected"),
+        (lambda: marl.MultiAgentSystem(marl.DQN(credit=marl.Counterfactual()), Team), "use A2C or PPO"),
     ],
 )
 def test_what_has_no_meaning_is_refused(make, reason):

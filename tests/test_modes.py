@@ -169,7 +169,9 @@ def test_targets_have_the_statistics_of_their_networks(name):
         "sac": [("critic.online", "critic.target")],
     }[name]
     if name in ("ddpg", "td3", "sac"):
-        learner.move_targets()
+        learner.critic.track(learner.settings.tau)
+        if hasattr(learner, "actor_target_flat"):
+            learner.actor_target_flat.follow(learner.actor_flat, learner.settings.tau)
     found = buffers(learner)
     for online, target in pairs:
         keys = [key for key in found if key.startswith(f"{online}.")]

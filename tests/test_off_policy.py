@@ -303,7 +303,7 @@ def test_metrics_are_means_over_the_updates_that_gave_them(monkeypatch):
 def test_a_central_value_sees_what_the_others_see():
     learner = trained(marl.wqmix(normalize_obs=True, **QUICK), Team, steps=60).learners[0]
     sample = learner.experience.draw(Clock(60))
-    learner.central.net.norm = None  # it has no use for one of its own
+    learner.mixer.central.net.norm = None  # it has no use for one of its own
     assert torch.isfinite(learner.learn(sample)["loss"])
 
 

@@ -296,16 +296,16 @@ def test_weighted_qmix_weighs_as_its_paper_says(weighting):
 
     now, later = sample.obs[0], sample.next_obs[0]
     state, next_state = now.flatten(1), later.flatten(1)
-    central, loss = learner.central, 0.0
+    central, mixer, loss = learner.mixer.central, learner.mixer.mixer, 0.0
     for b in range(16):
         with torch.no_grad():
             best = torch.stack([output(learner.net, n, later[b, n]).argmax() for n in range(2)])
             onward = values(central.target, central.mixer.target, b, later, best, next_state)
             y = float(sample.reward[0, b, 0]) + float(sample.discount[0, b, 0]) * onward
             action = sample.action[0, b]
-            total = values(learner.net, learner.mixer.online, b, now, action, state)
+            total = values(learner.net, mixer.online, b, now, action, state)
             free = values(central.net, central.mixer.online, b, now, action, state)
-            peak = max(every, key=lambda pair: values(learner.net, learner.mixer.online, b, now, pair, state))
+            peak = max(every, key=lambda pair: values(learner.net, mixer.online, b, now, pair, state))
             trusted = y > total
             if weighting == "central":
                 top = values(central.net, central.mixer.online, b, now, peak, state)

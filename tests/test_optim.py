@@ -211,7 +211,7 @@ def test_moments_of_another_optimizer_are_refused():
         (lambda: TorchOptim(torch.optim.LBFGS), r"TorchOptim\(LBFGS\): it cannot step on a vector"),
         (lambda: TorchOptim(torch.optim.SparseAdam), r"TorchOptim\(SparseAdam\): it cannot step on a vector"),
         (lambda: TorchOptim("SGD", 5), r"TorchOptim\.keywords: expected a dictionary, got 5"),
-        (lambda: marl.PPO(optimizer="adam"), r"PPO\.optimizer: expected Optimizer, got 'adam'"),
+        (lambda: marl.PPO(optimizer="adam"), r"PPO\.optimizer: expected Optimizer .*, got 'adam'"),
         (lambda: marl.PPO(optimizer=torch.optim.Adam), r"PPO\.optimizer: expected Optimizer"),
         (lambda: marl.PPO(adam_eps=1e-3), r"unknown field 'adam_eps'; it is optimizer=marl\.optim\.Adam\(eps=\.\.\.\)"),
         (lambda: marl.qmix(adam_eps=1e-3), r"optimizer=marl\.optim\.Adam\(eps=\.\.\.\)"),

@@ -28,6 +28,7 @@ def make(
     on_bad_obs: str = "error",
     deadline: float = 60.0,
     state: bool = True,
+    infos: bool = False,
     lent: bool = False,
 ) -> BatchEnv:
     """Copies of an environment that step together.
@@ -43,6 +44,7 @@ def make(
     on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `Copies`).
     deadline: seconds a worker process may take for one step before it is replaced.
     state: read ``env.state()`` in every step; switch it off where no critic or mixer wants the global state.
+    infos: put all infos of the environment into each step, which a batched form or workers do not.
     lent: an environment that was given as such is not closed with the copies.
 
     No more than ``num_envs`` environments are open at any time. Raises ConfigError if they cannot be made, or if
@@ -86,6 +88,7 @@ def make(
         max_steps=max_steps,
         on_bad_obs=on_bad_obs,
         state=state,
+        infos=infos,
         first=first,
         instance=instance is not None,
         lent=lent,

@@ -60,6 +60,8 @@ class AECCopy:
         self.early = []
         env.step(rows.decoders[g](actions[g]))
         rows.length += 1
+        if rows.noted is not None:
+            rows.note({agent: _entry(env, "infos", agent) for agent in env.agents})
         self._pass_turn(g)
         if rows.state is not None:
             self._read_state()

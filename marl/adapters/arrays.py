@@ -18,8 +18,8 @@ class StepArrays:
     dirty: there is more in the arrays than rewards, which the next step must wipe.
     """
 
-    def __init__(self, spec: Spec, ids: Sequence[Hashable], num_envs: int) -> None:
-        """``ids``: the environment's own, in the order of the teams."""
+    def __init__(self, spec: Spec, ids: Sequence[Hashable], num_envs: int, infos: bool) -> None:
+        """``ids``: the environment's own, in the order of the teams; ``infos``: whether steps have the infos too."""
         self.step, self.spare = zeros_step(spec, num_envs), zeros_step(spec, num_envs)
         columns = (num_envs, len(spec.agents))
         self.flags = {name: np.zeros(columns, dtype=bool) for name in ("terminated", "truncated", "alive")}
@@ -37,6 +37,9 @@ class StepArrays:
         self.rows = [Rows(spec, ids, e, self.step, self.flags, self.spare) for e in range(num_envs)]
         self.action_shapes = [(num_envs, team.num_agents, *team.action.shape) for team in spec.teams]
         self.dirty = False
+        self._infos = infos
+        for rows in self.rows if infos else ():
+            rows.noted = {}
 
     def wipe(self) -> None:
         """Forget last step's rewards and flags."""
@@ -61,6 +64,8 @@ class StepArrays:
         """Point ``next_obs`` at the true successors: ``obs`` itself unless somebody's episode ended."""
         step, spare = self.step, self.spare
         step.finished = finished
+        if self._infos:
+            step.infos = tuple(rows.noted or {} for rows in self.rows)
         if not (self.dirty and any(rows.has_successor for rows in self.rows)):
             return step
         for e, rows in enumerate(self.rows):

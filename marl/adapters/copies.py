@@ -88,6 +88,7 @@ class Copies:
     patterns: how agents form teams (`marl.types.partition`).
     first_copy: global index of the first copy: copy ``e`` draws from the stream of ``(seed, first_copy + e)``.
     state: whether to read ``env.state()`` in every step; it costs mpe2 environments a tenth of their speed.
+    infos: whether each step has all infos of the environment.
     max_steps: episodes are truncated after this many steps, with their true successor; None leaves that to the env.
     on_bad_obs: what to do about observations outside their space: ``error``; ``cast`` accepts a wider dtype; ``clip``
         does so and clips to the bounds; ``drop`` throws the episode away, also for NaN and bad rewards. All are counted
@@ -104,6 +105,7 @@ class Copies:
         max_steps: int | None = None,
         on_bad_obs: str = "error",
         state: bool = True,
+        infos: bool = False,
         first: Any = None,
         instance: bool = False,
         lent: bool = False,
@@ -130,7 +132,7 @@ class Copies:
             self._spec, self._ids = describe(envs[0], patterns, state)
             envs += [self._make() for _ in range(1, num_envs)]
             self._ledger = Ledger(self._spec.env)
-            self._arrays = StepArrays(self._spec, self._ids, num_envs)
+            self._arrays = StepArrays(self._spec, self._ids, num_envs, infos)
             self._step, self._rows = self._arrays.step, self._arrays.rows
             self._checks = Checks(self._spec, self._arrays, on_bad_obs, self._ledger)
             self._copies = [self._player(env, rows) for env, rows in zip(envs, self._rows, strict=True)]

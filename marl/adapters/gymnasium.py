@@ -40,6 +40,8 @@ class GymnasiumCopy:
         if not isinstance(answer, tuple) or len(answer) != 5:
             raise Breach(AGENT, "step", "(observation, reward, terminated, truncated, info)", shown(answer))
         observation, reward, terminated, truncated, info = answer
+        if rows.noted is not None:
+            rows.note({AGENT: info})
         rows.earn(0, reward)
         rows.observe(0, observation)
         if rows.checking:

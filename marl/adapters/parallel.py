@@ -80,6 +80,8 @@ class ParallelCopy:
         rows, env = self.rows, self.env
         if infos is None:
             infos = {}
+        if rows.noted is not None:
+            rows.note(infos)
         if self.early:
             for g, reward in self.early:
                 rows.reward[g] += reward

@@ -95,6 +95,7 @@ class Rows:
         self.tell: Callable[[str, str], None] | None = None  # told of casts: the kind of fault, and which
         self.names: dict[str, None] = {}  # what infos have reported so far; all copies of a batch share one
         self.said: dict[str, tuple[float, int]] = {}  # sums over the agents whose episode has ended, and of how many
+        self.noted: dict[str, dict[str, Any]] | None = None  # all infos of the step, if somebody wants them
         self._checks = CHECKED_STEPS
         self.checking = True
 
@@ -256,6 +257,14 @@ class Rows:
                 self.names[name] = None
                 total, count = self.said.get(name, (0.0, 0))
                 self.said[name] = total + number, count + 1
+
+    def note(self, infos: Mapping[Any, Any]) -> None:
+        """Keep all that the environment says in this step, by agent; arrays are copied."""
+        self.noted = {
+            str(agent): {key: np.copy(value) if isinstance(value, np.ndarray) else value for key, value in info.items()}
+            for agent, info in infos.items()
+            if isinstance(info, Mapping)
+        }
 
     def info(self) -> dict[str, float]:
         """What the infos of the episode that has just ended said: means over the agents that said it."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.compiled.acting import ILLEGAL
-from marl.compiled.backend import covers, whole_name
+from marl.compiled.backend import COMPUTES, covers, whole_name
 from marl.compiled.mlp import CompiledMLP
 from marl.compiled.tiles import Net, Room, Scratch, backward, compiled, exp, forward, gather, padded, spans, split
 from marl.parallel import both, threads
@@ -103,6 +103,9 @@ class CompiledPPO:
         model = learner.model
         if whole_name(model) != "marl.actor_critic.ActorCritic":
             return f"{type(model).__name__} may compute something else than ActorCritic"
+        estimator = model.estimator
+        if whole_name(estimator) != "marl.grid.critics.ValueEstimator" or {*vars(estimator)} & {*COMPUTES}:
+            return f"{type(estimator).__name__} may read values in another way than ValueEstimator"
         if whole_name(model.distribution) != "marl.nets.distributions.Categorical" or "evaluate" in vars(
             model.distribution
         ):

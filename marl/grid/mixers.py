@@ -1,11 +1,16 @@
-"""Mixers: from the values of a team's agents to one value of the team, which turns DQN into VDN, QMIX and QPLEX."""
+"""Mixers: from the values of a team's agents to one value of the team, which turns DQN into VDN, QMIX and QPLEX.
+
+Each choice (a credit) stands beside its module. ``TrackedMixer`` adds the target; weighted QMIX has a loss of its own.
+"""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,102 +18,185 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from marl import ops
-from marl.grid.scope import Joint
+from marl.grid.credit import Credit, team_mean
+from marl.grid.scope import Joint, Scope
 from marl.nets.agent_net import AgentNet
+from marl.nets.distributions import mask_logits
 from marl.nets.owner import Owner
-from marl.nets.stacked import FlatParameters
-from marl.types import ConfigError, Spec, TeamSpec
+from marl.nets.stacked import FlatParameters, parts_with_mode, seeded
+from marl.types import Array, ConfigError, Spec, TeamSpec
 
 
 @dataclass(frozen=True)
-class VDN:
-    """The team's value is the sum of its members': ``Q_tot = sum_i Q_i`` (Sunehag et al. 2018)."""
-
-
-@dataclass(frozen=True)
-class QMix:
-    """The team's value rises with each member's, by a network whose weights the state makes (Rashid et al. 2018).
-
-    ``Q_tot = |W_2(s)| ELU(|W_1(s)| (Q_1 ... Q_N) + b_1(s)) + V(s)``.
+class MixerContext:
+    """What a mixer is built from.
 
     Args:
-        embed: width of the mixing layer.
-        hypernet: width of the hidden layer of the networks that make the weights; 0: linear ones.
-        state: ``"state"`` (the environment's ``state()``), ``"team"`` (the team's observations side by side) or
-            ``"auto"`` (the first, where there is one).
+        spec: the environment.
+        team: whose values are mixed.
+        scope: what the mixer reads as state.
+        owner: which agents use the same parameters.
+        action_width: numbers ``A`` of one agent's action, as the mixer reads it.
+        seed: of everything that is initialised.
+        device: where it computes.
+        net: makes another network of the learner's kind, with parameters of its own; None where agents' values are not
+            of all their actions.
     """
 
-    embed: int = 32
-    hypernet: int = 64
-    state: str = "auto"
+    spec: Spec
+    team: TeamSpec
+    scope: Scope
+    owner: Owner
+    action_width: int
+    seed: np.random.SeedSequence
+    device: torch.device
+    net: Callable[[], AgentNet] | None = None
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _check_mixer(self, embed=self.embed, hypernet=self.hypernet + 1)
+    @property
+    def state_width(self) -> int:
+        """``S``: numbers of the state that the mixer reads, images laid flat."""
+        shape = self.scope.shape(self.spec, self.team)
+        if shape is None:
+            raise ConfigError(f"a mixer of team {self.team.name!r} reads {self.scope!r}, which is no state of the team")
+        return math.prod(shape)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Agents ``N``, :attr:`state_width` ``S``, :attr:`action_width` ``A``: what mixers are made of."""
+        return self.team.num_agents, self.state_width, self.action_width
+
+    def generator(self) -> torch.Generator:
+        """A new random stream, another one each time."""
+        child = self.seed.spawn(1)[0]
+        return torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1))
 
 
 @dataclass(frozen=True)
-class QPlex:
-    """Duplex dueling: any team value whose best joint action is made of the members' own best ones (Wang et al. 2021).
+class Choices:
+    """All actions that agents chose from: known to learners with a value for each action (DQN)."""
 
-    ``Q_tot = sum_i (w_i(s) V_i + b_i(s)) + sum_i lambda_i(s, a) w_i(s) (Q_i - V_i)`` with ``V_i = max_a Q_i`` and
-    positive ``w``, ``lambda``.
+    values: Tensor  # (L, B, N, A) of every action
+    index: Tensor  # (L, B, N) the actions chosen
+    legal: Tensor | None  # (L, B, N, A)
+    through: Callable[[AgentNet], Tensor]  # values (L, B, N, A) of the same rows by another network
 
-    Args:
-        heads: attention heads that make ``lambda``.
-        hypernet: width of the hidden layers.
-        state: as for :class:`QMix`.
-    """
-
-    heads: int = 4
-    hypernet: int = 64
-    state: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _check_mixer(self, heads=self.heads, hypernet=self.hypernet)
+    @property
+    def greedy(self) -> Tensor:
+        """The best actions, ``(L, B, N)``."""
+        return mask_logits(self.values, self.legal).argmax(-1)
 
 
 @dataclass(frozen=True)
-class WeightedQMix:
-    """QMIX that cares less about joint actions it overestimates, beside an unrestricted ``Q*`` (Rashid et al. 2020).
+class TeamValues:
+    """Values of a team's agents in some rows: what a mixer mixes."""
 
-    ``sum w(s, a) (Q_tot - y)^2`` with ``y = r + gamma Q*'(s', argmax Q_tot)``. Optimistic: ``w = 1`` where
-    ``Q_tot < y``, else ``alpha``; central: ``w = 1`` where ``y > Q*(s, argmax Q_tot)`` or ``a`` is that action.
+    chosen: Tensor  # (L, B, N) of the actions chosen
+    best: Tensor  # (L, B, N) of each agent's best action; the same as chosen where only one action is known
+    acting: Tensor  # (L, B, N) who contributes
+    joint: Tensor | None  # (L, B, *J) what the scope gathered
+    action: Tensor  # (L, B, N, A) the actions chosen: one-hots, or numbers of boxes
+    choices: Choices | None = None  # None: of learners whose critics judge single actions (DDPG)
 
-    Args:
-        weighting: ``"optimistic"`` or ``"central"``.
-        alpha: the smaller weight.
-        embed: as for :class:`QMix`.
-        hypernet: as for :class:`QMix`.
-        state: as for :class:`QMix`.
+    @property
+    def state(self) -> Tensor:
+        """The mixer's state ``(L, B, S)``."""
+        if self.joint is None:
+            raise ConfigError("mixer: the replay kept no state")
+        flat = self.joint.flatten(2)
+        return flat.float() / 255 if flat.dtype == torch.uint8 else flat
+
+
+class TeamMixer(Protocol):
+    """What a mixing credit builds: ``Q_tot`` with its target, and what it adds to the loss."""
+
+    @property
+    def flats(self) -> Sequence[FlatParameters]:
+        """Matrices of parameters to be optimised; none for a mixer without parameters."""
+        ...
+
+    @property
+    def parts_with_mode(self) -> Sequence[nn.Module]:
+        """Parts with dropout or batch norm, which are in training mode while the loss is computed."""
+        ...
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Everything with parameters or buffers, targets too, by the name under which it is saved."""
+        ...
+
+    def now(self, team: TeamValues) -> Tensor:
+        """``Q_tot`` of the actions chosen, ``(L, B)``."""
+        ...
+
+    def later(self, team: TeamValues) -> Tensor:
+        """What the target says of the next actions, ``(L, B)``."""
+        ...
+
+    def loss(self, cost: Tensor, team: TeamValues, total: Tensor, target: Tensor) -> Tensor:
+        """The loss of each row, ``(L, B)``.
+
+        Args:
+            cost: of the TD errors ``target - total``, ``(L, B)``.
+            team: the values that were mixed.
+            total: what :meth:`now` says of them, ``(L, B)``.
+            target: ``y``, without gradient, ``(L, B)``.
+        """
+        ...
+
+    def track(self, tau: float) -> None:
+        """Move targets by a share ``tau``."""
+        ...
+
+
+@runtime_checkable
+class Mixing(Credit, Protocol):
+    """A credit that mixes the values of a team's agents: a frozen dataclass.
+
+    A mixer of your own extends this class: it says :meth:`build`, and whatever else is not as here. What agents learn
+    from is the mean of the team's rewards.
     """
 
-    weighting: str = "optimistic"
-    alpha: float = 0.5
-    embed: int = 32
-    hypernet: int = 64
-    state: str = "auto"
+    @property
+    def by_team(self) -> bool:
+        """A team's value runs from a row in which any agent acts to the next such row."""
+        return True
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _check_mixer(self, embed=self.embed, hypernet=self.hypernet + 1)
-        if self.weighting not in ("optimistic", "central"):
-            raise ConfigError(f"WeightedQMix.weighting: expected 'optimistic' or 'central', got {self.weighting!r}")
-        if not 0 < self.alpha <= 1:
-            raise ConfigError(f"WeightedQMix.alpha: expected a number above 0 and at most 1, got {self.alpha!r}")
+    @property
+    def compares_actions(self) -> bool:
+        """Whether it needs the value of each action (DQN), and not of the action taken alone (DDPG)."""
+        return False
+
+    def share_rewards(self, reward: Array) -> Array:
+        """The mean of the team's rewards."""
+        return team_mean(reward)
+
+    def scope(self, spec: Spec) -> Scope:
+        """What the mixer reads as state: the team's observations side by side, unless said otherwise."""
+        return Joint()
+
+    def build(self, context: MixerContext) -> TeamMixer:
+        """Make the mixer of one team: ``TrackedMixer(context, module)`` where it only mixes in another way."""
+        ...
 
 
-def _check_mixer(credit: QMix | QPlex | WeightedQMix, **sizes: int) -> None:
-    name = type(credit).__name__
-    for field, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"{name}.{field}: expected a positive whole number, got {getattr(credit, field)!r}")
-    if credit.state not in ("auto", "state", "team"):
-        raise ConfigError(f"{name}.state: expected 'auto', 'state' or 'team', got {credit.state!r}")
+def team_mixer(credit: Mixing, context: MixerContext) -> TeamMixer:
+    """Build a mixer. PyTorch's own initialisation draws from ``context.seed`` meanwhile."""
+    with seeded(context.seed):
+        return credit.build(context)
 
 
-Mixing = VDN | QMix | QPlex | WeightedQMix
+def team_values(choices: Choices, acting: Tensor, joint: Tensor | None) -> TeamValues:
+    """What there is to mix where agents chose from values of all their actions."""
+    values, index = choices.values, choices.index
+    chosen = values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    best = mask_logits(values, choices.legal).amax(-1)
+    return TeamValues(chosen, best, acting, joint, ops.one_hot(index, values.shape[-1]), choices)
+
+
+def mixer_scope(state: str, spec: Spec) -> Joint:
+    """``"state"``, ``"team"``, or ``"auto"``: the environment's state, else the team's observations side by side."""
+    if state == "auto":
+        state = "team" if spec.state_shape is None else "state"
+    return Joint(of=state)
 
 
 class Dense(nn.Module):
@@ -150,6 +238,48 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
 
+class TrackedMixer(nn.Module):
+    """``Q_tot(s, a) = f(Q_1(o_1, a_1), ..., Q_N(o_N, a_N); s)`` and its slowly moving copy."""
+
+    def __init__(self, context: MixerContext, mixer: nn.Module) -> None:
+        """``mixer``: a :class:`Mixer`, or another module that is called in the same way."""
+        super().__init__()
+        self.online = mixer.float().to(context.device)
+        self.target = copy.deepcopy(self.online)
+        self.flat = FlatParameters([self.online], 1) if any(True for _ in mixer.parameters()) else None
+        self.target_flat = None if self.flat is None else FlatParameters([self.target], 1)
+        self.parts_with_mode = parts_with_mode(self.online)
+
+    @property
+    def flats(self) -> Sequence[FlatParameters]:
+        """Those of the mixer."""
+        return [] if self.flat is None else [self.flat]
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The mixer and its target."""
+        return {"mixer": self}
+
+    def now(self, team: TeamValues) -> Tensor:
+        """``Q_tot(s, a)``, ``(L, B)``."""
+        total: Tensor = self.online(team.chosen, team.best, team.acting, team.state, team.action)
+        return total
+
+    def later(self, team: TeamValues) -> Tensor:
+        """``Q_tot'(s', a')``, ``(L, B)``."""
+        total: Tensor = self.target(team.chosen, team.best, team.acting, team.state, team.action)
+        return total
+
+    def loss(self, cost: Tensor, team: TeamValues, total: Tensor, target: Tensor) -> Tensor:
+        """The cost of the TD errors and nothing else."""
+        return cost
+
+    @torch.no_grad()
+    def track(self, tau: float) -> None:
+        """Move the target."""
+        if self.flat is not None and self.target_flat is not None:
+            self.target_flat.follow(self.flat, tau)
+
+
 class SumMixer(Mixer):
     """``Q_tot = sum_i Q_i`` (VDN, Sunehag et al. 2018)."""
 
@@ -160,6 +290,19 @@ class SumMixer(Mixer):
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """See :class:`Mixer`."""
         return ops.sum_mixing(chosen, acting)
+
+
+@dataclass(frozen=True)
+class VDN(Mixing):
+    """The team's value is the sum of its members': ``Q_tot = sum_i Q_i`` (Sunehag et al. 2018)."""
+
+    def scope(self, spec: Spec) -> Scope:
+        """It reads no state; the team's observations cost nothing."""
+        return Joint()
+
+    def build(self, context: MixerContext) -> TeamMixer:
+        """Make the mixer."""
+        return TrackedMixer(context, SumMixer(*context.sizes, context.generator()))
 
 
 class MonotonicMixer(Mixer):
@@ -191,6 +334,41 @@ class MonotonicMixer(Mixer):
         )
 
 
+@dataclass(frozen=True)
+class QMix(Mixing):
+    """The team's value rises with each member's, by a network whose weights the state makes (Rashid et al. 2018).
+
+    ``Q_tot = |W_2(s)| ELU(|W_1(s)| (Q_1 ... Q_N) + b_1(s)) + V(s)``.
+
+    Args:
+        embed: width of the mixing layer.
+        hypernet: width of the hidden layer of the networks that make the weights; 0: linear ones.
+        state: ``"state"`` (the environment's ``state()``), ``"team"`` (the team's observations side by side) or
+            ``"auto"`` (the first, where there is one).
+    """
+
+    embed: int = 32
+    hypernet: int = 64
+    state: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_mixer(self, embed=self.embed, hypernet=self.hypernet + 1)
+
+    @property
+    def reads_state(self) -> bool:
+        """Unless it reads the team's observations."""
+        return self.state != "team"
+
+    def scope(self, spec: Spec) -> Scope:
+        """The state, or the team's observations side by side."""
+        return mixer_scope(self.state, spec)
+
+    def build(self, context: MixerContext) -> TeamMixer:
+        """Make the mixer."""
+        return TrackedMixer(context, MonotonicMixer(*context.sizes, context.generator(), self.embed, self.hypernet))
+
+
 class DuplexMixer(Mixer):
     """``Q_tot = sum_i (w_i V_i + b_i) + sum_i lambda_i w_i (Q_i - V_i)`` (QPLEX, Wang et al. 2021).
 
@@ -219,11 +397,11 @@ class DuplexMixer(Mixer):
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """See :class:`Mixer`."""
         weight = functional.softplus(self.weight(state)) + 1e-10  # (..., N)
-        done = (action * acting.unsqueeze(-1)).flatten(-2)
+        taken = (action * acting.unsqueeze(-1)).flatten(-2)
         shape = (self.num_agents, self.heads)
         key = functional.softplus(self.key(state)).unsqueeze(-2)  # (..., 1, H)
         agent = torch.unflatten(torch.sigmoid(self.agent(state)), -1, shape)
-        joint = torch.unflatten(torch.sigmoid(self.joint(torch.cat((state, done), dim=-1))), -1, shape)
+        joint = torch.unflatten(torch.sigmoid(self.joint(torch.cat((state, taken), dim=-1))), -1, shape)
         strength = (key * agent * joint).sum(-1) + 1e-10  # (..., N): lambda
         mine = torch.where(acting, weight * chosen + self.bias(state), 0.0)
         # The same number as sum (w V + b) + sum lambda w (Q - V), but each Q_i learns at full strength from every
@@ -232,6 +410,46 @@ class DuplexMixer(Mixer):
         advantage = torch.where(acting, (strength - 1) * (weight * (chosen - best)).detach(), 0.0)
         total: Tensor = mine.sum(-1) + advantage.sum(-1)
         return total
+
+
+@dataclass(frozen=True)
+class QPlex(Mixing):
+    """Duplex dueling: any team value whose best joint action is made of the members' own best ones (Wang et al. 2021).
+
+    ``Q_tot = sum_i (w_i(s) V_i + b_i(s)) + sum_i lambda_i(s, a) w_i(s) (Q_i - V_i)`` with ``V_i = max_a Q_i`` and
+    positive ``w``, ``lambda``.
+
+    Args:
+        heads: attention heads that make ``lambda``.
+        hypernet: width of the hidden layers.
+        state: as for :class:`QMix`.
+    """
+
+    heads: int = 4
+    hypernet: int = 64
+    state: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_mixer(self, heads=self.heads, hypernet=self.hypernet)
+
+    @property
+    def compares_actions(self) -> bool:
+        """Advantages are differences from the best action's value."""
+        return True
+
+    @property
+    def reads_state(self) -> bool:
+        """Unless it reads the team's observations."""
+        return self.state != "team"
+
+    def scope(self, spec: Spec) -> Scope:
+        """The state, or the team's observations side by side."""
+        return mixer_scope(self.state, spec)
+
+    def build(self, context: MixerContext) -> TeamMixer:
+        """Make the mixer."""
+        return TrackedMixer(context, DuplexMixer(*context.sizes, context.generator(), self.heads, self.hypernet))
 
 
 class FreeMixer(Mixer):
@@ -257,105 +475,145 @@ class FreeMixer(Mixer):
         return total
 
 
-def mixer_scope(credit: Mixing, spec: Spec) -> Joint:
-    """The state that a mixer reads: the environment's, else the team's observations side by side."""
-    wanted = getattr(credit, "state", "team")
-    if wanted == "auto":
-        wanted = "team" if spec.state_shape is None else "state"
-    return Joint(of=wanted)
-
-
-class TeamMixer(nn.Module):
-    """``Q_tot(s, a) = f(Q_1(o_1, a_1), ..., Q_N(o_N, a_N); s)`` and its slowly moving copy."""
-
-    def __init__(
-        self,
-        credit: Mixing,
-        spec: Spec,
-        team: TeamSpec,
-        seed: np.random.SeedSequence,
-        device: torch.device | str,
-        action_width: int | None = None,
-        free: bool = False,
-    ) -> None:
-        """``free``: an unrestricted network instead (the central value of weighted QMIX)."""
-        super().__init__()
-        self.scope = mixer_scope(credit, spec)
-        width = int(np.prod(self.scope.shape(spec, team)))
-        actions = action_width if action_width is not None else sum(team.action.sizes)
-        generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
-        mixer: Mixer
-        if free:
-            mixer = FreeMixer(team.num_agents, width, actions, generator)
-        elif isinstance(credit, VDN):
-            mixer = SumMixer(team.num_agents, width, actions, generator)
-        elif isinstance(credit, QPlex):
-            mixer = DuplexMixer(
-                team.num_agents, width, actions, generator, heads=credit.heads, hypernet=credit.hypernet
-            )
-        elif isinstance(credit, QMix | WeightedQMix):
-            mixer = MonotonicMixer(
-                team.num_agents, width, actions, generator, embed=credit.embed, hypernet=credit.hypernet
-            )
-        else:
-            raise ConfigError(f"{type(credit).__name__} is no mixer")
-        self.online = mixer.to(device)
-        self.target = copy.deepcopy(self.online)
-        self.flat = FlatParameters([self.online], 1) if any(True for _ in mixer.parameters()) else None
-        self.target_flat = None if self.flat is None else FlatParameters([self.target], 1)
-
-    def state(self, joint: Tensor | None) -> Tensor:
-        """The mixer's state ``(L, B, S)`` from a joint input ``(L, B, *J)``."""
-        if joint is None:
-            raise ConfigError("mixer: the replay kept no state")
-        flat = joint.flatten(2)
-        return flat.float() / 255 if flat.dtype == torch.uint8 else flat
-
-    def now(self, chosen: Tensor, best: Tensor, acting: Tensor, joint: Tensor | None, action: Tensor) -> Tensor:
-        """``Q_tot`` of what was done, ``(L, B)``."""
-        total: Tensor = self.online(chosen, best, acting, self.state(joint), action)
-        return total
-
-    def later(self, chosen: Tensor, best: Tensor, acting: Tensor, joint: Tensor | None, action: Tensor) -> Tensor:
-        """The target's ``Q_tot`` of the next actions, ``(L, B)``."""
-        total: Tensor = self.target(chosen, best, acting, self.state(joint), action)
-        return total
-
-    @torch.no_grad()
-    def track(self, tau: float) -> None:
-        """Move the target."""
-        if self.flat is not None and self.target_flat is not None:
-            self.target_flat.values.lerp_(self.flat.values, tau)
-
-
 class Central(nn.Module):
-    """Weighted QMIX's ``Q*``: values of its own for every agent, mixed without restriction (Rashid et al. 2020)."""
+    """``Q*``: values of its own for every agent, mixed without restriction."""
 
-    def __init__(
-        self,
-        credit: Mixing,
-        spec: Spec,
-        team: TeamSpec,
-        seed: np.random.SeedSequence,
-        net: AgentNet,
-        owner: Owner,
-        device: torch.device | str,
-    ) -> None:
-        """``net`` is freshly initialised and becomes this one's own."""
+    def __init__(self, context: MixerContext) -> None:
+        """A network of the learner's kind and an unrestricted mixer, with their targets."""
         super().__init__()
-        self.net = net.to(device)
+        self.mixer = TrackedMixer(context, FreeMixer(*context.sizes, context.generator()))
+        assert context.net is not None
+        self.net = context.net()
         self.target = copy.deepcopy(self.net)
-        self.flat = FlatParameters([self.net], owner.num_sets)
-        self.target_flat = FlatParameters([self.target], owner.num_sets)
-        self.mixer = TeamMixer(credit, spec, team, seed, device, free=True)
+        self.flat = FlatParameters([self.net], context.owner.num_sets)
+        self.target_flat = FlatParameters([self.target], context.owner.num_sets)
 
     @property
-    def flats(self) -> list[FlatParameters]:
-        """What an optimiser moves."""
-        return [self.flat] + ([] if self.mixer.flat is None else [self.mixer.flat])
+    def flats(self) -> Sequence[FlatParameters]:
+        """Those of the network and of the mixer."""
+        return [self.flat, *self.mixer.flats]
 
     @torch.no_grad()
     def track(self, tau: float) -> None:
         """Move the targets."""
         self.target_flat.follow(self.flat, tau)
         self.mixer.track(tau)
+
+
+class WeightedMixer:
+    """QMIX's mixer beside ``Q*``, which makes the targets and says where they can be trusted."""
+
+    def __init__(self, settings: WeightedQMix, context: MixerContext) -> None:
+        """``Q_tot`` as QMIX has it."""
+        self.settings = settings
+        mixer = MonotonicMixer(*context.sizes, context.generator(), settings.embed, settings.hypernet)
+        self.mixer = TrackedMixer(context, mixer)
+        self.central = Central(context)
+
+    @property
+    def flats(self) -> Sequence[FlatParameters]:
+        """Those of ``Q_tot`` and of ``Q*``."""
+        return [*self.mixer.flats, *self.central.flats]
+
+    @property
+    def parts_with_mode(self) -> Sequence[nn.Module]:
+        """Those of the central network."""
+        return self.central.net.parts_with_mode
+
+    def parts(self) -> dict[str, nn.Module]:
+        """``Q_tot`` and ``Q*``."""
+        return {"mixer": self.mixer, "central": self.central}
+
+    def now(self, team: TeamValues) -> Tensor:
+        """``Q_tot(s, a)``, ``(L, B)``."""
+        return self.mixer.now(team)
+
+    def later(self, team: TeamValues) -> Tensor:
+        """``Q*'(s', argmax_a Q_tot(s', a))``, ``(L, B)``."""
+        choices = team.choices
+        assert choices is not None
+        return self.central.mixer.later(chosen_as(team, choices.through(self.central.target), choices.index))
+
+    def loss(self, cost: Tensor, team: TeamValues, total: Tensor, target: Tensor) -> Tensor:
+        """``w(s, a) cost + (Q*(s, a) - y)^2``, ``(L, B)``."""
+        choices = team.choices
+        assert choices is not None
+        own = choices.through(self.central.net)  # (L, B, N, A)
+        central = self.central.mixer.now(chosen_as(team, own, choices.index))  # (L, B): Q*(s, a)
+        if self.settings.weighting == "optimistic":
+            trusted = total.detach() < target
+        else:
+            with torch.no_grad():
+                greedy = choices.greedy
+                peak = self.central.mixer.now(chosen_as(team, own, greedy))  # (L, B): Q*(s, argmax Q_tot)
+                same = ((greedy == choices.index) | ~team.acting).all(-1)
+            trusted = (target > peak) | same
+        return torch.where(trusted, cost, self.settings.alpha * cost) + (target - central).square()
+
+    def track(self, tau: float) -> None:
+        """Move all targets."""
+        self.mixer.track(tau)
+        self.central.track(tau)
+
+
+def chosen_as(team: TeamValues, values: Tensor, index: Tensor) -> TeamValues:
+    """The same rows with other values ``(L, B, N, A)`` and chosen actions ``(L, B, N)``, no action compared."""
+    chosen = values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    return TeamValues(chosen, chosen, team.acting, team.joint, ops.one_hot(index, values.shape[-1]))
+
+
+@dataclass(frozen=True)
+class WeightedQMix(Mixing):
+    """QMIX that cares less about joint actions it overestimates, beside an unrestricted ``Q*`` (Rashid et al. 2020).
+
+    ``sum w(s, a) (Q_tot - y)^2`` with ``y = r + gamma Q*'(s', argmax Q_tot)``. Optimistic: ``w = 1`` where
+    ``Q_tot < y``, else ``alpha``; central: ``w = 1`` where ``y > Q*(s, argmax Q_tot)`` or ``a`` is that action.
+
+    Args:
+        weighting: ``"optimistic"`` or ``"central"``.
+        alpha: the smaller weight.
+        embed: as for :class:`QMix`.
+        hypernet: as for :class:`QMix`.
+        state: as for :class:`QMix`.
+    """
+
+    weighting: str = "optimistic"
+    alpha: float = 0.5
+    embed: int = 32
+    hypernet: int = 64
+    state: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_mixer(self, embed=self.embed, hypernet=self.hypernet + 1)
+        if self.weighting not in ("optimistic", "central"):
+            raise ConfigError(f"WeightedQMix.weighting: expected 'optimistic' or 'central', got {self.weighting!r}")
+        if not 0 < self.alpha <= 1:
+            raise ConfigError(f"WeightedQMix.alpha: expected a number above 0 and at most 1, got {self.alpha!r}")
+
+    @property
+    def compares_actions(self) -> bool:
+        """``Q*`` judges the greedy actions beside those taken."""
+        return True
+
+    @property
+    def reads_state(self) -> bool:
+        """Unless it reads the team's observations."""
+        return self.state != "team"
+
+    def scope(self, spec: Spec) -> Scope:
+        """The state, or the team's observations side by side."""
+        return mixer_scope(self.state, spec)
+
+    def build(self, context: MixerContext) -> TeamMixer:
+        """Make the mixer."""
+        return WeightedMixer(self, context)
+
+
+def _check_mixer(credit: QMix | QPlex | WeightedQMix, **sizes: int) -> None:
+    name = type(credit).__name__
+    for field, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(f"{name}.{field}: expected a positive whole number, got {getattr(credit, field)!r}")
+    if credit.state not in ("auto", "state", "team"):
+        raise ConfigError(f"{name}.state: expected 'auto', 'state' or 'team', got {credit.state!r}")

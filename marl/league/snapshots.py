@@ -8,8 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from marl.config import config, setting, unknown
-from marl.grid.credit import Credit, Independent
-from marl.grid.mixers import Mixing
+from marl.grid.credit import Credit
 from marl.league.members import Between, sides_of
 from marl.league.ratings import RatingName
 from marl.league.season import Opponents, Season, Venue
@@ -82,13 +81,13 @@ class League:
 
 @runtime_checkable
 class _Credited(Protocol):
-    credit: Credit | Mixing
+    credit: Credit
 
 
 def refuse_shared_credit(agents: Mapping[str, LearnerConfig]) -> None:
     """Opponents that are paid together have nothing to play for. Raises ConfigError."""
     for learner in agents.values():
-        if isinstance(learner, _Credited) and not isinstance(learner.credit, Independent):
+        if isinstance(learner, _Credited) and learner.credit.shared:
             raise ConfigError(
                 f"league: agents of one team that compete cannot share their reward, as credit="
                 f"{type(learner.credit).__name__}() says; use credit=marl.Independent()"

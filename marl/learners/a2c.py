@@ -60,10 +60,10 @@ class A2CLearner(OnPolicyLearner):
         """One gradient step on the whole rollout, then start the next one."""
         batch = self.begin_update(clock)
         self._batch = self.hold(batch)
-        self.optimizer.rows = None if self.reduce.alone else self.rows(batch.complete)
+        self.tell_rows(batch.complete)
         with self.fitting():
             row = self._step(value_at(self.settings.entropy, clock))
-        parts = dict(zip(PARTS, row.clone().unbind(), strict=True))
+        parts = dict(zip(self.parts, row.clone().unbind(), strict=True))
         self._batch = None
         self.end_update()
         return parts | {
@@ -71,13 +71,18 @@ class A2CLearner(OnPolicyLearner):
             "non_finite": self.flat.non_finite.clone(),
         }
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What a step reports, in this order."""
+        return (*PARTS, "auxiliary_loss") if self.auxiliary else PARTS
+
     def _one_step(self, entropy_weight: float | Tensor) -> Tensor:
         """The gradient step; the loss's parts and the gradient's norm."""
         assert self._batch is not None
         loss, parts = self.compute_loss(self._batch, entropy_weight)
-        self.flat.backward(loss)
-        norm = self.optimizer.step(self.settings.max_grad_norm).mean()
-        return torch.stack([*(parts[name] for name in PARTS[:-1]), norm])
+        parts["auxiliary_loss"] = self.backward(loss, self._batch) / self.model.owner.num_sets
+        parts["gradient_norm"] = self.step().mean()
+        return torch.stack([parts[name] for name in self.parts])
 
     def compute_loss(self, batch: Batch, entropy_weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets) and its parts.

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.auxiliary import Auxiliaries, AuxiliaryLoss
 from marl.channels import Channel, ChannelNet
 from marl.memory.base import Collector, Decision, Look
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import MLP, Network
+from marl.optim import Optimizer
 from marl.schedules import Clock
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -166,6 +168,42 @@ def refuse_noise(name: str, team: TeamSpec, *networks: Network | None) -> None:
             f"{name} on team {team.name!r}: noisy layers explore for DQN; policies explore by themselves or by "
             "exploration=, so use MLP(noisy=0)"
         )
+
+
+class HasAuxiliary(Protocol):
+    """Settings of a learner that takes auxiliary losses."""
+
+    @property
+    def auxiliary(self) -> tuple[AuxiliaryLoss, ...]:
+        """Which."""
+        ...
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """How their parameters move."""
+        ...
+
+    @property
+    def channel(self) -> Channel | None:
+        """What policies tell each other."""
+        ...
+
+
+def make_auxiliaries(
+    where: str,
+    settings: HasAuxiliary,
+    net: AgentNet,
+    team: TeamSpec,
+    seed: np.random.SeedSequence,
+    device: torch.device | str,
+) -> Auxiliaries:
+    """The auxiliary losses of a policy's network. Raises ConfigError beside a channel. ``where``: whose, in words."""
+    if settings.auxiliary and settings.channel is not None:
+        raise ConfigError(
+            f"{where}: auxiliary losses read one agent's features, which a channel mixes; use "
+            "auxiliary=() or channel=None"
+        )
+    return Auxiliaries(settings.auxiliary, net, team, seed, device, settings.optimizer)
 
 
 def restore_generator(generator: torch.Generator, state: torch.Tensor) -> None:

@@ -18,7 +18,7 @@ from marl.action_critic import ActionCritic, goes_on, td_loss
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
-from marl.grid.mixers import Mixing, QPlex, TeamMixer, WeightedQMix
+from marl.grid.mixers import MixerContext, Mixing, TeamMixer, TeamValues, team_mixer
 from marl.learners.base import ALL_KINDS, refuse_noise
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, refuse, without_memory
 from marl.memory.base import Look
@@ -91,21 +91,19 @@ class DDPGLearner(OffPolicyLearner):
         self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
         credit = settings.credit
         refuse(
-            isinstance(credit, QPlex | WeightedQMix),
+            isinstance(credit, Mixing) and credit.compares_actions,
             f"{self.where}: {type(credit).__name__} compares an agent's actions, which critics of single actions "
             "cannot; use credit=QMix() (FACMAC) or VDN()",
         )
         self.mixer: TeamMixer | None = None
-        self.mixer_optimizer: Stepper | None = None
         self.flats = [self.critic.flat]
         scope = settings.critic
         if isinstance(credit, Mixing):
-            seed_of_mixer = self._init_seed.spawn(1)[0]
-            self.mixer = TeamMixer(credit, spec, team, seed_of_mixer, self.device, action_width=self.head.size)
-            scope = self.mixer.scope
-            if self.mixer.flat is not None:
-                self.flats.append(self.mixer.flat)
-                self.mixer_optimizer = Stepper(settings.optimizer, self.mixer.flat, scale=settings.critic_lr)
+            scope = credit.scope(spec)
+            context = MixerContext(spec, team, scope, self.owner, self.head.size, self._init_seed, self.device)
+            self.mixer = team_mixer(credit, context)
+            self.flats += self.mixer.flats
+        self.mixer_optimizers = [Stepper(settings.optimizer, flat, scale=settings.critic_lr) for flat in self.flats[1:]]
         self.remember(scope, other_actions=self.cross_team is not None)
         gradient_for(self, None)
 
@@ -121,19 +119,21 @@ class DDPGLearner(OffPolicyLearner):
             next_action = self.head.features(self.head.mode(next_out, sample.next_legal)) * goes_on(sample)  # mu'(o')
             next_value = self.critic.next_value(sample, next_action)[0, ..., 0]  # (L, B, N)
             if self.mixer is not None:
-                total = self.mixer.later(
-                    next_value, next_value, sample.next_acting, sample.next_joint, next_action
-                )  # (L, B)
+                team = TeamValues(next_value, next_value, sample.next_acting, sample.next_joint, next_action)
+                total = self.mixer.later(team)  # (L, B): Q_tot'(s', mu'(o'))
                 next_value = total.unsqueeze(-1).expand(next_value.shape)
             target = td_target(sample, next_value, self.settings.n_step)  # (L, B, N)
         taken = self.critic.taken(sample)
         value = self.critic.value(sample, taken)[..., 0]  # (1, L, B, N)
         if self.mixer is None:
             return td_loss(value, target, self.experience.weigh(sample), sample.complete)
+        team = TeamValues(value[0], value[0], sample.acting, sample.joint, taken)
+        total = self.mixer.now(team)  # (L, B): Q_tot(s, a)
+        error = target[..., 0] - total
+        cost = self.mixer.loss(0.5 * error.square(), team, total, target[..., 0])
         counts = self.experience.counts(sample)[..., 0]
-        error = target[..., 0] - self.mixer.now(value[0], value[0], sample.acting, sample.joint, taken)  # (L, B)
         weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
-        return (0.5 * error.square() * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
+        return (cost * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
 
     def compute_actor_loss(self, sample: Sample, seen: Tensor) -> Tensor:
         """``-Q(x, mu(o))``, mean over rows, sum over parameter sets; with a mixer ``-Q_tot`` of everybody's actions.
@@ -147,7 +147,7 @@ class DDPGLearner(OffPolicyLearner):
         cost = self.settings.action_cost * (self.head.cost(out, sample.legal) * weight).sum()
         if self.mixer is None:
             return cost - (value * weight).sum()
-        total = self.mixer.now(value, value, sample.acting, sample.joint, action)
+        total = self.mixer.now(TeamValues(value, value, sample.acting, sample.joint, action))
         return cost - ops.masked_mean(total, self.experience.counts(sample)[..., 0])
 
     def learn(self, sample: Sample) -> dict[str, Tensor]:
@@ -158,12 +158,13 @@ class DDPGLearner(OffPolicyLearner):
             value_loss, error = self.compute_critic_loss(sample, seen, next_seen)
             backward_through(value_loss, self.flats)
         norm = self.critic_optimizer.step(settings.max_grad_norm).mean()
-        if self.mixer_optimizer is not None:
-            self.mixer_optimizer.step(settings.max_grad_norm)
+        for optimizer in self.mixer_optimizers:
+            optimizer.step(settings.max_grad_norm)
         with self.critic.fixed(), self.fitting(self.actor):
             policy_loss = self.compute_actor_loss(sample, seen)
-            self.actor_flat.backward(policy_loss)
+            self.backward(policy_loss, [self.actor_flat], sample, seen)
         self.actor_optimizer.step(settings.max_grad_norm)
+        self.auxiliary.step(settings.max_grad_norm)
         if self.target_due():
             self.actor_target_flat.follow(self.actor_flat, settings.tau)
             self.critic.track(settings.tau)
@@ -174,6 +175,7 @@ class DDPGLearner(OffPolicyLearner):
         return {
             "value_loss": value_loss.detach() / sets,
             "policy_loss": policy_loss.detach() / sets,
+            **self.auxiliary_parts(),
             "gradient_norm": norm,
             "td_error": error,
             "non_finite": torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite),
@@ -217,10 +219,10 @@ class DDPGLearner(OffPolicyLearner):
 
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critic, mixer, targets."""
-        named = {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic, "mixer": self.mixer}
-        return {name: module for name, module in named.items() if module is not None}
+        named: dict[str, nn.Module] = {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
+        return named | ({} if self.mixer is None else self.mixer.parts())
 
     def optimizers(self) -> dict[str, Stepper]:
         """One for each."""
-        named = {"actor": self.actor_optimizer, "critic": self.critic_optimizer, "mixer": self.mixer_optimizer}
-        return {name: optimizer for name, optimizer in named.items() if optimizer is not None}
+        own = {"mixer" if k == 0 else f"mixer.{k}": optimizer for k, optimizer in enumerate(self.mixer_optimizers)}
+        return {"actor": self.actor_optimizer, "critic": self.critic_optimizer} | own

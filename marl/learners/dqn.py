@@ -17,14 +17,14 @@ from marl import ops
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
-from marl.grid.mixers import Central, Mixing, TeamMixer, WeightedQMix
+from marl.grid.mixers import Choices, MixerContext, Mixing, TeamMixer, team_mixer, team_values
 from marl.grid.scope import Local, Scope
 from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, one_step_on, refuse, without_memory
 from marl.memory.base import Decision, Look
 from marl.memory.sample import Sample, td_target
 from marl.nets.agent_net import AgentNet
-from marl.nets.distributions import Distribution, mask_logits
+from marl.nets.distributions import Distribution
 from marl.nets.networks import MLP
 from marl.nets.q_head import Atoms, QHead, Quantiles
 from marl.nets.stacked import FlatParameters
@@ -107,29 +107,28 @@ class DQNLearner(OffPolicyLearner):
                 f"{type(settings.distribution).__name__}() has a loss of its own; leave out one of them",
             )
         self.head = QHead(team.action.sizes[0], settings.dueling, settings.distribution)
-        self.net = self.make_net(self.head.size, self.generators(), gain=1.0)
+        self.net = self._make_net()
         self.target = copy.deepcopy(self.net)
         self.flat = FlatParameters([self.net], self.owner.num_sets)
         self.target_flat = FlatParameters([self.target], self.owner.num_sets)
         self.flats = [self.flat]
         self.noisy = isinstance(self.network, MLP) and self.network.noisy > 0
         self.mixer: TeamMixer | None = None
-        self.central: Central | None = None
         scope: Scope = Local()
         credit = settings.credit
         if isinstance(credit, Mixing):
-            mix_seed, central_seed = self._init_seed.spawn(2)
-            self.mixer = TeamMixer(credit, spec, team, mix_seed, self.device)
-            self.flats += [] if self.mixer.flat is None else [self.mixer.flat]
-            scope = self.mixer.scope
-            if isinstance(credit, WeightedQMix):
-                net = self.make_net(self.head.size, self.generators(), gain=1.0)
-                self.central = Central(credit, spec, team, central_seed, net, self.owner, self.device)
-                self.flats += self.central.flats
+            scope = credit.scope(spec)
+            actions, seed = self.head.actions, self._init_seed
+            context = MixerContext(spec, team, scope, self.owner, actions, seed, self.device, self._make_net)
+            self.mixer = team_mixer(credit, context)
+            self.flats += self.mixer.flats
         self.steppers = [Stepper(settings.optimizer, flat) for flat in self.flats]
         self.remember(scope)
         self._autograd: SampleGradient = SampleAutograd(self)
         gradient_for(self, self._autograd)
+
+    def _make_net(self) -> AgentNet:
+        return self.make_net(self.head.size, self.generators(), gain=1.0)
 
     # --- the equations ------------------------------------------------------------------------------------------------
 
@@ -142,9 +141,12 @@ class DQNLearner(OffPolicyLearner):
             next_out = at_successors(self.target, sample, seen, next_seen)  # (L, B, N, K)
             chooser = at_successors(self.net, sample, seen, next_seen) if self.settings.double else next_out
             best = self.head.mode(chooser, sample.next_legal)  # (L, B, N) a*
-        with self.fitting(self.net, *([] if self.central is None else [self.central.net])):
+        with self.fitting(self.net, *([] if self.mixer is None else [self.mixer])):
             out, _ = self.net.read(seen, sample.carry, sample.started, sample.acting)  # (L, B, N, K)
-            loss, error = (self.separate_loss if self.mixer is None else self.mixed_loss)(sample, out, next_out, best)
+            if self.mixer is None:
+                loss, error = self.separate_loss(sample, out, next_out, best)
+            else:
+                loss, error = self.mixed_loss(self.mixer, sample, seen, next_seen, out, next_out, best)
         with torch.no_grad():
             value = pick(self.head.values(out), sample.action)
         return loss, error, value
@@ -173,68 +175,39 @@ class DQNLearner(OffPolicyLearner):
         own = torch.where(sample.complete, error.detach(), 0.0).abs().mean(0)  # (B, N)
         return (cost * weight).sum(), own
 
-    def mixed_loss(self, sample: Sample, out: Tensor, next_out: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        """The team's loss: ``(Q_tot(s, a) - y)^2`` with ``y = r + gamma Q_tot'(s', a*)``."""
-        settings, mixer = self.settings, self.mixer
-        assert mixer is not None
-        values = self.head.values(out)  # (L, B, N, A)
-        chosen = pick(values, sample.action)
-        top = mask_logits(values, sample.legal).amax(-1)
-        actions = self.team.action.sizes[0]
-        taken, planned = ops.one_hot(sample.action, actions), ops.one_hot(best, actions)
-        total = mixer.now(chosen, top, sample.acting, sample.joint, taken)  # (L, B)
+    def mixed_loss(
+        self,
+        mixer: TeamMixer,
+        sample: Sample,
+        seen: Tensor,
+        next_seen: Tensor,
+        out: Tensor,
+        next_out: Tensor,
+        best: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The team's loss: ``(Q_tot(s, a) - y)^2`` with ``y = r + gamma Q_tot'(s', a*)``, and the errors ``(B, 1)``."""
+        settings, blank = self.settings, self.net.forget(sample.carry)
+
+        def values_now(net: AgentNet) -> Tensor:
+            return self.head.values(net.read(seen, blank, sample.started, sample.acting)[0])
+
+        def values_later(net: AgentNet) -> Tensor:
+            _, carries = net.read(seen, blank, sample.started, sample.acting)
+            return self.head.values(one_step_on(net, sample, next_seen, carries))
+
+        choices = Choices(self.head.values(out), sample.action, sample.legal, values_now)
+        team = team_values(choices, sample.acting, sample.joint)
+        total = mixer.now(team)  # (L, B): Q_tot(s, a)
         with torch.no_grad():
-            later = self.head.values(next_out)
-            if self.central is None:
-                next_top = mask_logits(later, sample.next_legal).amax(-1)
-                next_total = mixer.later(pick(later, best), next_top, sample.next_acting, sample.next_joint, planned)
-            else:
-                next_total = self._central_later(self.central, sample, best, planned)
+            next_choices = Choices(self.head.values(next_out), best, sample.next_legal, values_later)
+            next_total = mixer.later(team_values(next_choices, sample.next_acting, sample.next_joint))  # (L, B)
             spread = next_total.unsqueeze(-1).expand(sample.reward.shape)
-            target = td_target(sample, spread, settings.n_step, settings.td_lambda)[..., 0]  # (L, B)
+            target = td_target(sample, spread, settings.n_step, settings.td_lambda)[..., 0]  # (L, B): y
+        error = target - total
+        cost = mixer.loss(self.cost(error), team, total, target)  # (L, B)
         counts = self.experience.counts(sample)[..., 0]
         weight = counts / counts.sum().clamp(min=1) * sample.weight[:, 0]
-        error = target - total
-        cost = self.cost(error)
-        if self.central is not None:
-            central, favoured = self._central_now(self.central, sample, top, values, taken, target, total)
-            assert isinstance(settings.credit, WeightedQMix)
-            cost = torch.where(favoured, cost, settings.credit.alpha * cost) + (target - central).square()
         return (cost * weight).sum(), torch.where(counts, error.detach(), 0.0).abs().mean(0).unsqueeze(-1)
-
-    def _central_now(
-        self,
-        central: Central,
-        sample: Sample,
-        top: Tensor,
-        values: Tensor,
-        taken: Tensor,
-        target: Tensor,
-        total: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """``Q*(s, a)`` with gradient, and where weighted QMIX trusts the target fully, both ``(L, B)``."""
-        assert isinstance(self.settings.credit, WeightedQMix)
-        seen = self.net.encode(sample.obs)
-        carry = self.net.forget(sample.carry)
-        own = self.head.values(central.net.read(seen, carry, sample.started, sample.acting)[0])  # (L, B, N, A)
-        mine = pick(own, sample.action)
-        now = central.mixer.now(mine, mine, sample.acting, sample.joint, taken)
-        if self.settings.credit.weighting == "optimistic":
-            return now, total.detach() < target
-        with torch.no_grad():
-            greedy = mask_logits(values, sample.legal).argmax(-1)
-            best = pick(own, greedy)
-            peak = central.mixer.now(best, best, sample.acting, sample.joint, ops.one_hot(greedy, values.shape[-1]))
-            same = ((greedy == sample.action) | ~sample.acting).all(-1)
-        return now, (target > peak) | same
-
-    def _central_later(self, central: Central, sample: Sample, best: Tensor, planned: Tensor) -> Tensor:
-        """The target of ``Q*`` at the next greedy joint action, ``(L, B)``."""
-        seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
-        carry = self.net.forget(sample.carry)
-        _, carries = central.target.read(seen, carry, sample.started, sample.acting)
-        later = pick(self.head.values(one_step_on(central.target, sample, next_seen, carries)), best)
-        return central.mixer.later(later, later, sample.next_acting, sample.next_joint, planned)
 
     def cost(self, error: Tensor) -> Tensor:
         """Half the squared (or Huber) TD error; negative ones scaled by hysteresis, or forgiven."""
@@ -258,14 +231,15 @@ class DQNLearner(OffPolicyLearner):
         seen, next_seen = self.net.encode(sample.obs), self.net.encode(sample.next_obs)
         loss, error, value = gradient_for(self, self._autograd).fill(sample, seen, next_seen)
         norm, *_ = [stepper.step(settings.max_grad_norm) for stepper in self.steppers]
+        self.auxiliary.step(settings.max_grad_norm)
         if self.target_due():
             self.target_flat.follow(self.flat, settings.tau)
-            for other in (self.mixer, self.central):
-                if other is not None:
-                    other.track(settings.tau)
+            if self.mixer is not None:
+                self.mixer.track(settings.tau)
         self.net.see(sample.obs, sample.acting, self.reduce)
         return {
             "loss": loss / self.owner.num_sets,
+            **self.auxiliary_parts(),
             "value": self.experience.mean(value.view(sample.complete.shape), sample),
             "gradient_norm": norm.mean(),
             "td_error": error,
@@ -327,8 +301,7 @@ class DQNLearner(OffPolicyLearner):
 
     def modules(self) -> dict[str, nn.Module]:
         """The network, the mixer, and their targets."""
-        named = {"net": self.net, "target": self.target, "mixer": self.mixer, "central": self.central}
-        return {name: module for name, module in named.items() if module is not None}
+        return {"net": self.net, "target": self.target} | ({} if self.mixer is None else self.mixer.parts())
 
     def optimizers(self) -> dict[str, Stepper]:
         """One for each matrix of parameters."""

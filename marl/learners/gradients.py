@@ -6,6 +6,7 @@ it is called, so whatever stands there is what is learnt by.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 from marl.action_critic import ActionCritic
 from marl.actor_critic import Batch
+from marl.auxiliary import Auxiliaries
 from marl.memory.sample import Sample
 from marl.nets.agent_net import AgentNet
-from marl.nets.stacked import FlatParameters, backward_through
+from marl.nets.stacked import FlatParameters, HasMode, backward_through, gradients_of
 from marl.parallel import both, worth_splitting
 
 
@@ -57,8 +59,9 @@ class ActorCriticGradient(Protocol):
 class RolloutLearner(Protocol):
     """A learner with a loss over minibatches of a rollout."""
 
-    flat: FlatParameters
+    flats: list[FlatParameters]
     parts_with_mode: list[nn.Module]
+    auxiliary: Auxiliaries
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -77,6 +80,10 @@ class RolloutLearner(Protocol):
         self, batch: Batch, weight: Tensor, clip: Any, entropy_weight: Any
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The loss, the approximate KL of each set ``(P,)``, and the loss's parts."""
+        ...
+
+    def auxiliary_loss(self, batch: Batch, weight: Tensor) -> Tensor:
+        """What the auxiliary losses add to it."""
         ...
 
 
@@ -101,20 +108,29 @@ class RolloutAutograd:
         sequences = weight.shape[1]
         # A batch's statistics are those of all of it, and what is dropped must not depend on which thread is first.
         if sequences < 2 or learner.parts_with_mode or not worth_splitting(weight.numel(), weight.device):
-            loss, kl, parts = learner.compute_loss(batch, weight, clip, entropy_weight)
-            learner.flat.backward(loss)
-            return self._rows(kl, parts)
+            loss, told = self._loss(batch, weight, clip, entropy_weight)
+            backward_through(loss, learner.flats)
+            return told
 
-        def half(start: int, length: int) -> tuple[tuple[Tensor | None, ...], Tensor, Tensor]:
-            rows = batch.narrow(start, length), weight.narrow(1, start, length)
-            loss, kl, parts = learner.compute_loss(*rows, clip, entropy_weight)
-            return learner.flat.gradient(loss), self._rows(kl, parts), loss.detach()
+        def half(start: int, length: int) -> tuple[list[tuple[Tensor | None, ...]], Tensor, Tensor]:
+            loss, told = self._loss(batch.narrow(start, length), weight.narrow(1, start, length), clip, entropy_weight)
+            return gradients_of(loss, learner.flats), told, loss.detach()
 
         middle = sequences // 2
         one, other = both(lambda: half(0, middle), lambda: half(middle, sequences - middle))
-        learner.flat.put(one[0], other[0])
-        learner.flat.loss = one[2] + other[2]
+        for flat, first, second in zip(learner.flats, one[0], other[0], strict=True):
+            flat.put(first, second)
+            flat.loss = one[2] + other[2]
         return one[1] + other[1]
+
+    def _loss(self, batch: Batch, weight: Tensor, clip: Any, entropy_weight: Any) -> tuple[Tensor, Tensor]:
+        """The loss, auxiliary ones included, and its parts."""
+        learner = self.learner
+        loss, kl, parts = learner.compute_loss(batch, weight, clip, entropy_weight)
+        if learner.auxiliary:
+            more = learner.auxiliary_loss(batch, weight)
+            loss, parts = loss + more, parts | {"auxiliary_loss": more.detach() / len(kl)}
+        return loss, self._rows(kl, parts)
 
     def _rows(self, kl: Tensor, parts: dict[str, Tensor]) -> Tensor:
         """Means over parameter sets stand in the row of each; the KL is each set's own."""
@@ -134,6 +150,10 @@ class SampleLearner(Protocol):
         """The loss, what priorities are made of, and the values of the actions taken."""
         ...
 
+    def backward(self, loss: Tensor, flats: Sequence[FlatParameters], sample: Sample, seen: Tensor) -> None:
+        """Fill the gradients of it and of the auxiliary losses."""
+        ...
+
 
 class SampleAutograd:
     """The gradient of ``compute_loss``."""
@@ -145,7 +165,7 @@ class SampleAutograd:
     def fill(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fill the gradients; the loss, what priorities are made of, and the values of the actions taken."""
         loss, error, chosen = self.learner.compute_loss(sample, seen, next_seen)
-        backward_through(loss, self.learner.flats)
+        self.learner.backward(loss, self.learner.flats, sample, seen)
         return loss.detach(), error, chosen
 
 
@@ -166,7 +186,11 @@ class ActorCriticLearner(Protocol):
         """The actor's loss, and the policy's entropy."""
         ...
 
-    def fitting(self, *nets: AgentNet) -> AbstractContextManager[None]:
+    def backward(self, loss: Tensor, flats: Sequence[FlatParameters], sample: Sample, seen: Tensor) -> None:
+        """Fill the gradients of it and of the auxiliary losses."""
+        ...
+
+    def fitting(self, *nets: HasMode) -> AbstractContextManager[None]:
         """Within it dropout drops, in ``nets`` alone."""
         ...
 
@@ -193,5 +217,5 @@ class ActorCriticAutograd:
         learner = self.learner
         with learner.critic.fixed(), learner.fitting(learner.actor):
             loss, entropy = learner.compute_actor_loss(sample, seen, alpha)
-            learner.actor_flat.backward(loss)
+            learner.backward(loss, [learner.actor_flat], sample, seen)
         return loss.detach(), entropy

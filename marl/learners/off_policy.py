@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
+from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.config import config, setting
 from marl.exploration import Exploration, Explorer
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Credit, Independent
+from marl.grid.critics import Estimating
 from marl.grid.mixers import Mixing
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike, owner_index
-from marl.learners.base import check_kind, generator_from, restore_generator
+from marl.learners.base import check_kind, generator_from, make_auxiliaries, restore_generator
 from marl.memory.base import Decision, DrawSpec, Look, Memory, MemoryChoice, MemoryContext, RecordsOthers
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Prioritised
@@ -33,7 +35,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
 from marl.nets.owner import Owner, weights_of
-from marl.nets.stacked import fitting, holds_own
+from marl.nets.stacked import FlatParameters, HasMode, backward_through, fitting, holds_own
 from marl.optim import Adam, Optimizer, Stepper
 from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
@@ -48,7 +50,7 @@ class OffPolicy:
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
     sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
-    credit: Credit | Mixing = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
+    credit: Credit = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
     channel: Channel | None = setting(
         None, "what the team's policies tell each other: CommNet(), DIAL(), ...; None: nothing"
@@ -77,11 +79,12 @@ class OffPolicy:
     max_grad_norm: float = setting(10.0, "largest gradient norm of a parameter set", above=0)
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
     optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
+    auxiliary: tuple[AuxiliaryLoss, ...] = setting((), "what the policy also learns: losses of marl.auxiliary")
 
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic.reads_state or getattr(self.credit, "state", None) in ("state", "auto")
+        return self.critic.reads_state or self.credit.reads_state
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -244,6 +247,11 @@ class OffPolicyLearner(ABC):
             "on-policy learner with channel=, or channel=None",
         )
         refuse(
+            isinstance(settings.credit, Estimating),
+            f"{self.where}: {type(settings.credit).__name__}() brings a critic for on-policy learners; use A2C or PPO, "
+            "or credit=TeamReward()",
+        )
+        refuse(
             self.mixing and self.critic_shape is not None,
             f"{self.where}: a mixer mixes local values; use critic=Local() with credit="
             f"{type(settings.credit).__name__}()",
@@ -286,7 +294,8 @@ class OffPolicyLearner(ABC):
 
     def remember(self, scope: Scope, other_actions: bool = False) -> None:
         """Make the memory, once the networks are known. ``scope``: what the critic or mixer reads."""
-        settings, length = self.settings, self.length
+        settings, length, net = self.settings, self.length, self.policy_net
+        self.auxiliary = make_auxiliaries(self.where, settings, net, self.team, self._init_seed, self.device)
         for module in self.modules().values():
             module.eval()
         # Sequences sum rewards along their own rows.
@@ -421,7 +430,7 @@ class OffPolicyLearner(ABC):
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """All updates that are due; metrics are their means."""
         experience, lr = self.experience, value_at(self.settings.lr, clock)
-        for optimizer in self.optimizers().values():
+        for optimizer in self._all_optimizers():
             optimizer.lr = lr
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = {}  # actors may be updated less often than critics
@@ -443,12 +452,36 @@ class OffPolicyLearner(ABC):
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
         if not self.reduce.alone:
-            for optimizer in self.optimizers().values():
+            for optimizer in self._all_optimizers():
                 optimizer.rows = self._rows(sample)
         if not recording(self.device) or not self._recordable:
             return self.learn(sample)
         parts = self._recorded((*self.flags(), self.memory.ragged), *sample.parts())
         return {name: part.clone() for name, part in parts.items()}
+
+    def _all_optimizers(self) -> list[Stepper]:
+        """Those of the learner and that of its auxiliary losses."""
+        return [*self.optimizers().values(), *self.auxiliary.optimizers.values()]
+
+    def backward(self, loss: Tensor, flats: Sequence[FlatParameters], sample: Sample, seen: Tensor) -> None:
+        """Fill the gradients of a loss of the policy's network and of the auxiliary losses.
+
+        Args:
+            loss: mean over rows, summed over parameter sets.
+            flats: the matrices whose gradients it has.
+            sample: what it was computed from.
+            seen: (L, B, N, O) its observations, encoded.
+        """
+        if self.auxiliary:
+            with self.fitting(self.policy_net, self.auxiliary):
+                more = self.auxiliary(seen, sample.carry, sample, self.experience.weigh(sample))
+            self._auxiliary_loss = more.detach()
+            loss, flats = loss + more, [*flats, *self.auxiliary.flats]
+        backward_through(loss, flats)
+
+    def auxiliary_parts(self) -> dict[str, Tensor]:
+        """What the auxiliary losses were in the last :meth:`backward`, for metrics."""
+        return {"auxiliary_loss": self._auxiliary_loss / self.owner.num_sets} if self.auxiliary else {}
 
     def _rows(self, sample: Sample) -> Tensor:
         """How many rows the losses are means of: of each parameter set ``(P,)``, or ``()`` of a team with a mixer."""
@@ -465,10 +498,11 @@ class OffPolicyLearner(ABC):
     @cached_property
     def _recordable(self) -> bool:
         """Nobody knows what functions of a user's own do."""
-        if not all(optimizer.recordable for optimizer in self.optimizers().values()):
+        if not all(optimizer.recordable for optimizer in self._all_optimizers()):
             return False
         net = self.policy_net
-        return not holds_own(self.modules().values()) and (not isinstance(net, ChannelNet) or net.wiring.moving is None)
+        parts = [*self.modules().values(), self.auxiliary.modules]
+        return not holds_own(parts) and (not isinstance(net, ChannelNet) or net.wiring.moving is None)
 
     def flags(self) -> tuple[bool, ...]:
         """Which of the things that are not part of every update are part of this one."""
@@ -478,7 +512,7 @@ class OffPolicyLearner(ABC):
         """Whether targets move after this update."""
         return (self.experience.updates + 1) % self.settings.target_every == 0
 
-    def fitting(self, *nets: AgentNet) -> AbstractContextManager[None]:
+    def fitting(self, *nets: HasMode) -> AbstractContextManager[None]:
         """Within it dropout drops and batch norm looks at the batch, in ``nets`` alone: those that a loss is to fit."""
         return fitting([part for net in nets for part in net.parts_with_mode], self.generator)
 
@@ -492,6 +526,7 @@ class OffPolicyLearner(ABC):
             "generator": self.generator.get_state(),
             "explorer": self.explorer.state_dict(),
             **self.experience.state_dict(),
+            **({"auxiliary": self.auxiliary.state_dict()} if self.auxiliary else {}),
             "clock": [self.clock.steps, self.clock.total],
         }
 
@@ -504,5 +539,7 @@ class OffPolicyLearner(ABC):
         restore_generator(self.generator, state["generator"])
         self.explorer.load_state_dict(state["explorer"])
         self.experience.load_state_dict(state)
+        if self.auxiliary:
+            self.auxiliary.load_state_dict(state["auxiliary"])
         steps, total = state["clock"]
         self.ready(Clock(int(steps), None if total is None else int(total)))  # what depends on the clock, does

@@ -12,23 +12,27 @@ from torch import Tensor
 
 from marl import ops
 from marl.actor_critic import ActorCritic, Batch, check_minibatches
+from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.graphs import Recorded, recording
-from marl.grid.credit import Advantage, Counterfactual, Independent
+from marl.grid.credit import Credit, Independent
+from marl.grid.critics import Estimating, ValueEstimator
+from marl.grid.mixers import Mixing
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike
-from marl.learners.base import ALL_KINDS, check_kind, generator_from, refuse_noise, restore_generator
+from marl.learners.base import ALL_KINDS, check_kind, generator_from, make_auxiliaries, refuse_noise, restore_generator
 from marl.memory.base import Decision, Look
 from marl.memory.rollout import Rollout
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
-from marl.nets.stacked import fitting, holds_own, parts_with_mode
+from marl.nets.owner import weights_of
+from marl.nets.stacked import backward_through, fitting, holds_own, parts_with_mode
 from marl.optim import Adam, Optimizer, Stepper
 from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
-from marl.types import ActionKind, Spec, TeamSpec
+from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
 
 @config
@@ -39,7 +43,7 @@ class OnPolicy:
 
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
     sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
-    credit: Advantage = setting(
+    credit: Credit = setting(
         Independent(), "whose reward an agent learns from: Independent(), TeamReward() or Counterfactual()"
     )
     network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
@@ -61,11 +65,12 @@ class OnPolicy:
     normalize_obs: bool = setting(False, "running normalisation of vector observations")
     squash: bool = setting(False, "tanh-squashed instead of clipped Gaussian actions")
     optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
+    auxiliary: tuple[AuxiliaryLoss, ...] = setting((), "what the policy also learns: losses of marl.auxiliary")
 
     @property
     def reads_state(self) -> bool:
         """Whether the environment's ``state()`` is needed."""
-        return self.critic.reads_state
+        return self.critic.reads_state or self.credit.reads_state
 
 
 class OnPolicyLearner:
@@ -87,6 +92,11 @@ class OnPolicyLearner:
         check_kind(type(settings).__name__, settings.action_kinds, team)
         refuse_noise(type(settings).__name__, team, settings.network, settings.critic_network)
         self._settings, self.team = settings, team
+        credit, where = settings.credit, f"{type(settings).__name__} on team {team.name!r}"
+        if isinstance(credit, Mixing):
+            raise ConfigError(
+                f"{where}: {type(credit).__name__}() mixes values of actions; use DQN or DDPG, or credit=TeamReward()"
+            )
         self.reduce = current()  # with whom it learns as one
         init, play = seed.spawn(2)
         self.model = ActorCritic(
@@ -103,7 +113,7 @@ class OnPolicyLearner:
             normalize_obs=settings.normalize_obs,
             normalize_values=settings.normalize_values,
             squash=settings.squash,
-            counterfactual=isinstance(settings.credit, Counterfactual),
+            estimator=credit.estimator if isinstance(credit, Estimating) else ValueEstimator,
             device=device,
         )
         recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
@@ -111,23 +121,32 @@ class OnPolicyLearner:
         check_minibatches(name, settings.rollout, num_envs, minibatches, settings.sequence, recurrent)
         self.flat = self.model.parameters_flat
         self.model.eval()
-        self.parts_with_mode = parts_with_mode(self.model)
-        lr = value_at(settings.lr, Clock(0, 1))
-        self.optimizer = Stepper(settings.optimizer, self.flat, lr)
+        self.auxiliary = make_auxiliaries(
+            f"{name} on team {team.name!r}", settings, self.model.actor, team, seed, device
+        )
+        self.flats = [self.flat, *self.auxiliary.flats]
+        self.parts_with_mode = [*parts_with_mode(self.model), *self.auxiliary.parts_with_mode]
+        self.optimizer = Stepper(settings.optimizer, self.flat)
+        self.set_lr(Clock(0, 1))
         self.generator = generator_from(play, device)
         self.memory = Rollout(
             spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
         )
         # What a team says is looked at while it acts.
-        self.recordable = self.optimizer.recordable and not holds_own([self.model])
+        self.recordable = self.optimizer.recordable and not holds_own([self.model, self.auxiliary.modules])
         talks = isinstance(self.model.actor, ChannelNet)
         self._records_acting = self.recordable and not talks and recording(self.memory.device)
         self._acting = Recorded(self._act, device, [self.generator], stay=True)
         self._held: Batch | None = None
 
     def optimizers(self) -> dict[str, Stepper]:
-        """The one optimizer, of all parameters."""
-        return {"all": self.optimizer}
+        """That of policy and critic, and that of the auxiliary losses, if they have parameters."""
+        return {"all": self.optimizer, **self.auxiliary.optimizers}
+
+    def set_lr(self, clock: Clock) -> None:
+        """The learning rate of now."""
+        for optimizer in self.optimizers().values():
+            optimizer.lr = value_at(self._settings.lr, clock)
 
     @property
     def carry_width(self) -> int:
@@ -171,7 +190,7 @@ class OnPolicyLearner:
     def begin_update(self, clock: Clock) -> Batch:
         """Set the learning rate; values, advantages and targets of the rollout."""
         settings = self._settings
-        self.optimizer.lr = value_at(settings.lr, clock)
+        self.set_lr(clock)
         batch = self.model.prepare(
             self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator, self.reduce
         )
@@ -182,6 +201,32 @@ class OnPolicyLearner:
                 ops.masked_normalize(batch.advantage, batch.complete, index, owner.num_sets, reduce=self.reduce)
             )
         return batch
+
+    def auxiliary_loss(self, batch: Batch, weight: Tensor) -> Tensor:
+        """What the auxiliary losses add to the learner's, with gradients; ``weight (L, C, N)`` of the rows."""
+        return self.auxiliary(batch.seen, batch.carry, batch, weight)
+
+    def backward(self, loss: Tensor, batch: Batch) -> Tensor:
+        """Fill the gradients of a loss of ``batch`` and of the auxiliary losses; what these add to it."""
+        more = torch.zeros_like(loss)
+        if self.auxiliary:
+            more = self.auxiliary_loss(batch, weights_of(batch.complete, self.model.owner))
+            loss = loss + more
+        backward_through(loss, self.flats)
+        return more.detach()
+
+    def step(self) -> Tensor:
+        """Move all parameters along their gradients; the norms of those of policy and critic, ``(P,)``."""
+        most = self._settings.max_grad_norm
+        norm = self.optimizer.step(most)
+        self.auxiliary.step(most)
+        return norm
+
+    def tell_rows(self, complete: Tensor) -> None:
+        """Let optimizers know of how many rows the next gradients are means, where other learners have others."""
+        if not self.reduce.alone:
+            for optimizer in self.optimizers().values():
+                optimizer.rows = self.rows(complete)
 
     def rows(self, complete: Tensor) -> Tensor:
         """How many rows of ``complete (L, C, N)`` each parameter set has, ``(P,)``."""
@@ -217,6 +262,7 @@ class OnPolicyLearner:
             "optimiser": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "memory": self.memory.state_dict(),
+            **({"auxiliary": self.auxiliary.state_dict()} if self.auxiliary else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -225,3 +271,5 @@ class OnPolicyLearner:
         self.optimizer.load_state_dict(state["optimiser"])
         restore_generator(self.generator, state["generator"])
         self.memory.load_state_dict(state["memory"])
+        if self.auxiliary:
+            self.auxiliary.load_state_dict(state["auxiliary"])

@@ -103,7 +103,7 @@ class PPOLearner(OnPolicyLearner):
         for which in order:
             for other in range(sets):
                 if other != which:
-                    self.flat.freeze(other)
+                    self._freeze(other)
             weighted = replace(batch, advantage=batch.advantage * factor)
             steps += self._epochs(weighted, {which}, clip, entropy_weight, totals)
             with torch.no_grad():
@@ -129,11 +129,17 @@ class PPOLearner(OnPolicyLearner):
                 for which, kl_mean in enumerate((kl_sum / settings.minibatches).tolist()):
                     if kl_mean > settings.target_kl and which in running:
                         running.discard(which)
-                        self.flat.freeze(which)
+                        self._freeze(which)
                 if not running:
                     break
-        self.flat.thaw()
+        for flat in self.flats:
+            flat.thaw()
         return (epoch + 1) * settings.minibatches
+
+    def _freeze(self, which: int) -> None:
+        """Hide a parameter set from the optimizers."""
+        for flat in self.flats:
+            flat.freeze(which)
 
     def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
@@ -141,26 +147,26 @@ class PPOLearner(OnPolicyLearner):
         step = self._recorded if self.recordable and recording(batch.seen.device) else self._one_step
         with self.fitting():
             for index in minibatches(batch, self.settings.minibatches, self.generator):
-                self.optimizer.rows = None if self.reduce.alone else self.rows(batch.complete[:, index])
+                self.tell_rows(batch.complete[:, index])
                 parts, norm = step(index, clip, entropy_weight)
                 # A recorded step writes where it wrote before.
                 sums = parts.clone() if sums is None else sums.add_(parts)
                 norms = norm.clone() if norms is None else norms.add_(norm)
         assert sums is not None
         assert norms is not None
-        sums = sums.float()  # (P, 5)
-        totals = dict(zip(PARTS, sums.mean(0).unbind(), strict=True)) | {"gradient_norm": norms.mean()}
+        sums = sums.float()  # (P, parts)
+        totals = dict(zip(self.parts, sums.mean(0).unbind(), strict=True)) | {"gradient_norm": norms.mean()}
         return sums[:, PARTS.index("kl")], totals
 
     def _one_step(self, index: Tensor, clip: Any, entropy_weight: Any) -> tuple[Tensor, Tensor]:
-        """One step on some sequences of the batch; the loss's parts ``(P, 5)`` and the gradient's norms ``(P,)``."""
+        """One step on some sequences of the batch; the loss's parts ``(P, parts)``, the gradient's norms ``(P,)``."""
         parts = self._gradient.fill(index, clip, entropy_weight)
-        return parts, self.optimizer.step(self.settings.max_grad_norm)
+        return parts, self.step()
 
     @property
     def parts(self) -> tuple[str, ...]:
         """What the loss is made of, in the order in which gradients tell it."""
-        return PARTS
+        return (*PARTS, "auxiliary_loss") if self.auxiliary else PARTS
 
     def weigh(self, batch: Batch) -> Tensor:
         """Weights ``(L, C, N)`` under which a sum is the mean of each parameter set."""

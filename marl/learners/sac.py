@@ -186,6 +186,7 @@ class SACLearner(OffPolicyLearner):
         norm = self.critic_optimizer.step(settings.max_grad_norm).mean()
         policy_loss, entropy = gradient.fill_actor(sample, seen, weight, alpha)
         self.actor_optimizer.step(settings.max_grad_norm)
+        self.auxiliary.step(settings.max_grad_norm)
         if settings.temperature is None:
             # alpha falls while the entropy is above its goal: d/d log(alpha) of alpha (H - goal).
             excess = self.owner.sum_sets(((entropy - self.goal) * weight).sum((0, 1)))  # (P,)
@@ -200,6 +201,7 @@ class SACLearner(OffPolicyLearner):
         return {
             "value_loss": value_loss / sets,
             "policy_loss": policy_loss / sets,
+            **self.auxiliary_parts(),
             "entropy": (entropy * weight).sum() / sets,
             "temperature": alpha.mean(),
             "gradient_norm": norm,

@@ -140,12 +140,13 @@ class TD3Learner(OffPolicyLearner):
         if self._actor_due():
             with self.critic.fixed(), self.fitting(self.actor):
                 policy_loss = self.compute_actor_loss(sample, seen)
-                self.actor_flat.backward(policy_loss)
+                self.backward(policy_loss, [self.actor_flat], sample, seen)
             self.actor_optimizer.step(settings.max_grad_norm)
+            self.auxiliary.step(settings.max_grad_norm)
             if self.target_due():
                 self.actor_target_flat.follow(self.actor_flat, settings.tau)
                 self.critic.track(settings.tau)
-            parts["policy_loss"] = policy_loss.detach() / sets
+            parts |= {"policy_loss": policy_loss.detach() / sets} | self.auxiliary_parts()
         self.actor.see(sample.obs, sample.acting, self.reduce)
         self.critic.see(sample, self.reduce)
         parts["non_finite"] = torch.maximum(self.critic.flat.non_finite, self.actor_flat.non_finite)

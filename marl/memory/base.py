@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from marl.grid.credit import Credit
-from marl.grid.mixers import Mixing
 from marl.grid.scope import Scope
 from marl.memory.sample import Sample
 from marl.schedules import Clock
@@ -50,7 +49,7 @@ class Collector(Protocol):
     """A memory as the training loop sees it. All arrays of a step are lent: copy what is to be kept."""
 
     def start(self, step: Step) -> None:
-        """Begin with the first step of a training run, or go on from a step after loading."""
+        """Begin with the first step of a training run; not called after :meth:`load_state_dict`."""
         ...
 
     def look(self) -> Look:
@@ -66,7 +65,7 @@ class Collector(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact resume needs: a tree of tensors, arrays and JSON values."""
+        """Everything that an exact resume needs, the step to act on included: tensors, arrays and JSON values."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -136,7 +135,7 @@ class MemoryContext:
     num_envs: ``E``, copies of the environment.
     device: where samples go.
     scope: what the critic or mixer reads beside the agents' own observations.
-    credit: whose reward is learnt from; with a mixer turns are the team's.
+    credit: whose reward is learnt from, and until when; with a mixer (``by_team``) turns are the team's.
     carry_width: width of the recurrent state of one agent; 0 for feed-forward networks.
     wanted: what a draw is made of.
     other_actions: whether the critic reads what other teams do: the memory is then one that :class:`RecordsOthers`.
@@ -149,7 +148,7 @@ class MemoryContext:
     num_envs: int
     device: torch.device
     scope: Scope
-    credit: Credit | Mixing
+    credit: Credit
     carry_width: int
     wanted: DrawSpec
     other_actions: bool = False

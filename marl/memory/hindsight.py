@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from marl.grid.credit import Credit
 from marl.spaces import flat_width, without_mask
 from marl.types import Array, ConfigError, TeamSpec
 
@@ -62,9 +63,9 @@ class Hindsight:
 class Relabel:
     """Where goals stand in a team's observation, and how a draw gets new ones."""
 
-    def __init__(self, choice: Hindsight, team: TeamSpec, shared: bool = False) -> None:
-        """Refuses teams without goals. ``shared``: everybody gets the mean of the team's rewards."""
-        self.choice, self.reward, self.shared = choice, choice.function(), shared
+    def __init__(self, choice: Hindsight, team: TeamSpec, credit: Credit) -> None:
+        """Refuses teams without goals. ``credit`` shares the rewards of new goals as those of the old ones."""
+        self.choice, self.reward, self.credit = choice, choice.function(), credit
         self.achieved, self.desired = goal_places(team)
 
     def __call__(self, obs: Tensor, next_obs: Tensor, reward: Tensor, reached: Tensor, chosen: Tensor) -> None:
@@ -82,9 +83,9 @@ class Relabel:
         paid = np.asarray(self.reward(next_obs[chosen][:, self.achieved].numpy(), goal.numpy(), None))
         earned = torch.zeros_like(reward)
         earned[chosen] = torch.from_numpy(paid.astype(np.float32))
-        if self.shared:
+        earned = torch.from_numpy(self.credit.share_rewards(earned.numpy())).to(reward).expand(reward.shape)
+        if self.credit.shared:
             chosen = chosen.any(-1, keepdim=True).expand(reward.shape)
-            earned = earned.mean(-1, keepdim=True).expand(reward.shape)
         torch.where(chosen, earned, reward, out=reward)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.grid.credit import Advantage, Outcome
+from marl.grid.credit import Credit
 from marl.grid.scope import Scope
 from marl.memory.base import Decision, Look, refuse_wild_actions
 from marl.types import Array, Spec, Step, TeamSpec
@@ -31,7 +31,7 @@ class Rollout:
         spec: Spec,
         team: TeamSpec,
         scope: Scope,
-        credit: Advantage,
+        credit: Credit,
         steps: int,
         num_envs: int,
         carry_width: int,
@@ -62,7 +62,7 @@ class Rollout:
         shape = scope.shape(spec, team)
         self._gathered = None if shape is None or scope.is_view(spec) else scope
         self.joint = None if shape is None or self._gathered is None else zeros(steps + 1, num_envs, *shape)
-        self.outcome = Outcome(credit, num_envs, team.num_agents)
+        self.outcome = credit.outcome(num_envs, team.num_agents)
         self.final_rows: list[tuple[int, Array]] = []  # (t, copies) of which final_obs and final_joint hold successors
         self.final_obs: list[Tensor] = []
         self.final_joint: list[Tensor] = []

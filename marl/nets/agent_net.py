@@ -94,23 +94,38 @@ class AgentNet(nn.Module):
         if net is not None and x.dtype == torch.float32 and x.numel():
             y, carries = net(x, *beside), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
             return self._with_scale(y), carries
-        extra: Tensor | None = None
-        if len(self.shape) == 1:
-            x = torch.cat((x, *beside), dim=-1) if beside else x
-        else:  # a convolution takes them in further on
-            ids = [self.ids.expand(*x.shape[:3], -1)] if self.ids.shape[1] else []
-            extra = torch.cat((*ids, *beside), dim=-1) if ids or beside else None
-        x = owner.enter(x)
+        x, extra = self._inputs(x, beside)
         if extra is None and chosen is not None and not chosen.touched and is_plain(self.body, self.head):
             y = owner.leave(self.body.through(x, self.head))
             carries = carry.unsqueeze(0).expand(y.shape[0], *carry.shape)
         else:
-            starts = owner.enter(start.unsqueeze(-1).expand(active.shape))
-            inner = owner.enter(carry.unsqueeze(0)).squeeze(1)
-            extra = None if extra is None else owner.enter(extra)
-            features, inside = self.body(x, extra, inner, starts, owner.enter(active))
+            features, inside = self._through_body(x, extra, carry, start, active)
             y, carries = owner.leave(self.head(features)), owner.leave(inside)
         return self._with_scale(y), carries
+
+    def features(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> Tensor:
+        """What the output layer reads, ``(T, B, N, width)``, from encoded observations."""
+        features, _ = self._through_body(*self._inputs(x, ()), carry, start, active)
+        return self.owner.leave(features)
+
+    def _inputs(self, x: Tensor, beside: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """What the body reads, in its own layout, and what a convolution takes in further on, in that of agents."""
+        if len(self.shape) == 1:
+            return self.owner.enter(torch.cat((x, *beside), dim=-1) if beside else x), None
+        ids = [self.ids.expand(*x.shape[:3], -1)] if self.ids.shape[1] else []
+        return self.owner.enter(x), torch.cat((*ids, *beside), dim=-1) if ids or beside else None
+
+    def _through_body(
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features and carries in the body's layout."""
+        enter = self.owner.enter
+        starts = enter(start.unsqueeze(-1).expand(active.shape))
+        inner = enter(carry.unsqueeze(0)).squeeze(1)
+        found: tuple[Tensor, Tensor] = self.body(
+            x, None if extra is None else enter(extra), inner, starts, enter(active)
+        )
+        return found
 
     def _with_scale(self, y: Tensor) -> Tensor:
         """The free log standard deviations beside the outputs, if there are any."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -217,14 +219,21 @@ class FlatParameters:
 
 def backward_through(loss: Tensor, flats: Sequence[FlatParameters]) -> None:
     """Fill the gradients of several parameter matrices from one loss."""
-    counts = [len(flat.parameters) for flat in flats]
+    for flat, gradients in zip(flats, gradients_of(loss, flats), strict=True):
+        flat.put(gradients)
+        flat.loss = loss.detach()
+
+
+def gradients_of(loss: Tensor, flats: Sequence[FlatParameters]) -> list[tuple[Tensor | None, ...]]:
+    """The gradient of a loss by parameter, of each of several matrices; may run on several threads at once."""
     everything = [parameter for flat in flats for parameter in flat.parameters]
     gradients = torch.autograd.grad(loss, everything, allow_unused=True)
+    found: list[tuple[Tensor | None, ...]] = []
     start = 0
-    for flat, count in zip(flats, counts, strict=True):
-        flat.put(gradients[start : start + count])
-        flat.loss = loss.detach()
-        start += count
+    for flat in flats:
+        found.append(gradients[start : start + len(flat.parameters)])
+        start += len(flat.parameters)
+    return found
 
 
 def _with_set(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Parameter, int | None]]:
@@ -278,6 +287,23 @@ def parts_with_mode(module: nn.Module) -> list[nn.Module]:
     if _has_mode(module):
         return [module]
     return [part for child in module.children() for part in parts_with_mode(child)]
+
+
+class HasMode(Protocol):
+    """What has parts whose mode matters."""
+
+    @property
+    def parts_with_mode(self) -> Sequence[nn.Module]:
+        """The parts."""
+        ...
+
+
+@contextmanager
+def seeded(seed: np.random.SeedSequence) -> Iterator[None]:
+    """Within it PyTorch's own random stream, from which modules of users are initialised, is a function of ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        yield
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -104,7 +104,9 @@ class EpisodeRecord:
         actions: by agent, ``(T,)`` or ``(T, A)``, as the environment got them.
         rewards: by agent, ``(T,)``, unshaped.
         acting: by agent, ``(T,)`` bool: who was alive and had the move.
-        states: the global state, ``(T + 1, S)``; None where nobody reads it or there is none.
+        states: the global state, ``(T + 1, S)``; None where there is none.
+        infos: by agent, ``T`` mappings: what the environment said of it in each step; empty where it said nothing. Of
+            native worlds there is what they report as the episode ends, ``episode.info``, alone.
     """
 
     episode: Episode
@@ -113,9 +115,10 @@ class EpisodeRecord:
     rewards: Mapping[str, Array]
     acting: Mapping[str, Array]
     states: Array | None
+    infos: Mapping[str, tuple[Mapping[str, Any], ...]]
 
 
-Row = tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...], tuple[Array, ...], Array | None]
+Row = tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...], tuple[Array, ...], Array | None, Mapping[str, Any]]
 
 
 class Recorder:
@@ -140,7 +143,8 @@ class Recorder:
         for e, rows in enumerate(self._rows):
             columns = (self._seen, self._actions, rewards, self._acting)
             seen, actions, paid, acting = (tuple(array[e] for array in arrays) for arrays in columns)
-            rows.append((seen, actions, paid, acting, None if self._state is None else self._state[e]))
+            infos = {} if step.infos is None else step.infos[e]
+            rows.append((seen, actions, paid, acting, None if self._state is None else self._state[e], infos))
             if step.started[e]:
                 last = tuple(team.next_obs[e].copy() for team in step.teams)
                 state = None if step.next_state is None else step.next_state[e].copy()
@@ -159,6 +163,6 @@ class Recorder:
                 acting[name] = np.stack([row[3][place][n] for row in rows])
         states = [*(row[4] for row in rows), state]
         known = [one for one in states if one is not None]
-        return EpisodeRecord(
-            episode, observations, actions, rewards, acting, np.stack(known) if len(known) == len(states) else None
-        )
+        whole = np.stack(known) if len(known) == len(states) else None
+        infos = {name: tuple(row[5].get(name, {}) for row in rows) for name in self.spec.agents}
+        return EpisodeRecord(episode, observations, actions, rewards, acting, whole, infos)

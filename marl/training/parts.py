@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,11 +70,21 @@ class Context:
 Recipe = Callable[[BatchEnv | None], Part]
 
 
+@runtime_checkable
+class MakesPart(Protocol):
+    """A feature of a setup that acts in the training loop: its settings build its part, named as its field is."""
+
+    def build_part(self, context: Context, env: BatchEnv | None) -> Part:
+        """The part; ``env`` are the copies that train."""
+        ...
+
+
 def recipes(context: Context) -> dict[str, Recipe]:
     """How to build each part that this setup has, by name, in the order in which parts stand.
 
     Shaping sees raw rewards; then the league says whose seats are whose; the curriculum learns from what the league
-    says of finished games; parts of users see and may replace all of that; the last two only record what was done.
+    says of finished games; then come features that build parts of their own; parts of users see and may replace all of
+    that; the last two only record what was done.
     """
     setup = context.setup
     found: dict[str, Recipe] = {}
@@ -83,6 +94,9 @@ def recipes(context: Context) -> dict[str, Recipe]:
         found["league"] = lambda env: LeaguePart(_season(context))
     if setup.curriculum is not None:
         found["curriculum"] = lambda env: CurriculumPart(_course(context, env))
+    for one in fields(setup):
+        if isinstance(value := getattr(setup, one.name), MakesPart):
+            found[one.name] = partial(value.build_part, context)
     for part in setup.parts:
         name = getattr(part, "name", None)
         if not isinstance(part, Part) or not isinstance(name, str):

@@ -71,6 +71,91 @@ def make():
     learner = Bold(boldness=0.5, rollout=8, minibatches=1, network=marl.MLP((8,)))
     return {"agents": learner, "env": Team, "num_envs": 2}
 '''
+OFF_POLICY = '''
+import copy
+from typing import ClassVar
+
+import torch
+
+import marl
+from marl.extend import (
+    Categorical, FlatParameters, OffPolicy, OffPolicyLearner, Stepper, at_successors, config, mask_logits, register,
+    setting, td_target,
+)
+from tests.support.tiny import Team
+
+
+@register
+@config
+class SoftQ(OffPolicy):
+    """Soft Q-learning (Haarnoja et al. 2017)."""
+
+    action_kinds: ClassVar = frozenset(("discrete",))
+    temperature: float = setting(0.5, "how much a choice may cost to be as likely as it is", above=0)
+
+    def build(self, spec, team, num_envs, seed, device):
+        return SoftQLearner(self, spec, team, num_envs, seed, device)
+
+
+class SoftQLearner(OffPolicyLearner):
+    def __init__(self, settings, spec, team, num_envs, seed, device):
+        super().__init__(settings, spec, team, num_envs, seed, device)
+        self.head = Categorical(team.action.sizes[0])
+        self.net = self.make_net(self.head.size, self.generators(), gain=1.0)
+        self.target = copy.deepcopy(self.net)
+        self.flat, self.target_flat = (FlatParameters([net], self.owner.num_sets) for net in (self.net, self.target))
+        self.optimizer = Stepper(settings.optimizer, self.flat)
+        self.remember(settings.critic)
+
+    default_exploration = marl.exploration.Greedy()  # the policy draws its own choices
+
+    @property
+    def policy_net(self):
+        return self.net
+
+    def choose(self, out, look, explore, generator):
+        if not explore:
+            return self.head.mode(out, look.legal)
+        return self.head.sample(out / self.settings.temperature, look.legal, generator or self.generator)
+
+    def compute_loss(self, sample):
+        """(Q(s, a) - y)^2 / 2 with y = r + gamma T log sum_a' exp(Q'(s', a') / T)."""
+        seen, next_seen, t = self.net.encode(sample.obs), self.net.encode(sample.next_obs), self.settings.temperature
+        with torch.no_grad():
+            next_q = at_successors(self.target, sample, seen, next_seen)  # (L, B, N, A)
+            next_value = t * (mask_logits(next_q, sample.next_legal) / t).logsumexp(-1)
+            target = td_target(sample, next_value, self.settings.n_step)  # (L, B, N)
+        q, _ = self.net.read(seen, sample.carry, sample.started, sample.acting)
+        error = target - q.gather(-1, sample.action.unsqueeze(-1)).squeeze(-1)
+        loss = (0.5 * error.square() * self.experience.weigh(sample)).sum()
+        return loss, torch.where(sample.complete, error.detach().abs(), 0.0).mean(0)
+
+    def learn(self, sample):
+        loss, error = self.compute_loss(sample)
+        self.flat.backward(loss)
+        norm = self.optimizer.step(self.settings.max_grad_norm)
+        if self.target_due():
+            self.target_flat.follow(self.flat, self.settings.tau)
+        return {"loss": loss.detach(), "gradient_norm": norm.mean(), "td_error": error}
+
+    def modules(self):
+        return {"net": self.net, "target": self.target}
+
+    def optimizers(self):
+        return {"net": self.optimizer}
+
+    def policy(self, agent=None):
+        net = self.net.restrict(agent)
+        return (net if agent is None else net.cpu()), self.head
+
+
+def make():
+    learner = SoftQ(
+        batch=16, learning_starts=20, updates_per_step=0.5, prioritised=marl.memory.Prioritised(), sharing="none",
+        network=marl.MLP((8,)),
+    )
+    return {"agents": learner, "env": Team, "num_envs": 2}
+'''
 
 
 def test_a_learner_of_ones_own(tmp_path):
@@ -79,6 +164,21 @@ def test_a_learner_of_ones_own(tmp_path):
     assert type(learner) is came.module.ReinforceLearner
     assert learner.carry_width == 8
     assert len(came.history["policy_loss"]) == len(came.history["value_loss"]) == 6
+
+
+def test_an_off_policy_learner_of_ones_own(tmp_path):
+    came = trains_saves_loads_resumes(tmp_path, OFF_POLICY)
+    (learner,) = came.system.learners
+    assert type(learner) is came.module.SoftQLearner
+    assert learner.experience.updates == (192 - 20) // 2
+    assert len(came.history["loss"]) == 6
+    assert learner.memory.priorities is not None
+
+
+def test_it_learns_from_sequences_as_well(tmp_path):
+    recurrent = OFF_POLICY.replace("prioritised=marl.memory.Prioritised(), ", "sequence=4, n_step=2, ")
+    came = trains_saves_loads_resumes(tmp_path, recurrent.replace("marl.MLP((8,))", "marl.GRU(8)"))
+    assert came.system.learners[0].carry_width == 8
 
 
 def test_a_loss_of_ones_own(tmp_path):

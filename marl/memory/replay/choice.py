@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from marl.config import config, setting
-from marl.grid.credit import Independent
 from marl.memory.base import MemoryContext
 from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Prioritised
@@ -46,7 +45,7 @@ class ReplayMemory:
         )
         if self.prioritised is not None:
             # A new goal changes what the whole team earns.
-            joined = self.hindsight is not None and not isinstance(context.credit, Independent)
+            joined = self.hindsight is not None and context.credit.shared
             replay.prioritise(self.prioritised, context.separate and not joined)
         if self.hindsight is not None:
             replay.relabel(self.hindsight)

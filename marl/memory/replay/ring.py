@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.grid.credit import Credit, Outcome
-from marl.grid.mixers import Mixing
+from marl.grid.credit import Credit
 from marl.grid.scope import Scope, as_joint
 from marl.memory.base import Decision, DrawSpec, Look, refuse_wild_actions
 from marl.memory.hindsight import Hindsight, Relabel
@@ -49,7 +48,7 @@ class Replay:
         spec: Spec,
         team: TeamSpec,
         scope: Scope,
-        credit: Credit | Mixing,
+        credit: Credit,
         capacity: int,
         num_envs: int,
         carry_width: int,
@@ -81,7 +80,7 @@ class Replay:
         self.place = spec.teams.index(team)
         self.num_envs, self.device = num_envs, torch.device(device)
         self.rows = math.ceil(capacity / num_envs) + 1
-        self.by_team = isinstance(credit, Mixing)
+        self.by_team = credit.by_team
         self.keep_ends, self._directory = keep_ends, directory
         agents = team.num_agents
         cells = (self.rows, num_envs, agents)
@@ -130,7 +129,7 @@ class Replay:
             else None
             for other in hears
         )
-        self.outcome = Outcome(credit, num_envs, agents)
+        self.credit, self.outcome = credit, credit.outcome(num_envs, agents)
         self._cancelled: int | None = 0 if self.by_team else None  # payments so far that added up to nothing
         self._mixer = type(credit).__name__
         self.head = 0
@@ -203,7 +202,7 @@ class Replay:
                 f"hindsight: team {self.team.name!r} reads {self._gathered!r}, whose goals cannot be "
                 "relabelled; use critic=Joint(of='team'), a mixer with state='team', or hindsight=None"
             )
-        self._relabel = Relabel(choice, self.team, self.outcome.shared)
+        self._relabel = Relabel(choice, self.team, self.credit)
         self._since = torch.zeros(self.rows, self.num_envs, dtype=torch.int32)
         self._rows["_since"] = self._since.numpy()
 
