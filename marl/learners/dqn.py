@@ -271,7 +271,6 @@ class DQNLearner(OffPolicyLearner):
         """The network of the values."""
         return self.net
 
-    @torch.inference_mode()
     def act_through(
         self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
     ) -> Decision:

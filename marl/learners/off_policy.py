@@ -124,9 +124,9 @@ class Experience:
     def due(self, clock: Clock) -> int:
         """How many updates are due: ``updates_per_step`` for every environment step since learning started."""
         settings = self._settings
-        if not self.memory.ready(self.wanted, clock) or self.warming_up:
-            return 0
         since = self.memory.seen_steps - settings.learning_starts
+        if not self.memory.ready(self.wanted, clock) or since < 0:
+            return 0
         return math.floor(since * settings.updates_per_step + 1e-9) - self.updates
 
     def draw(self, clock: Clock) -> Sample:
