@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from importlib.metadata import entry_points
 from typing import TypeVar
 
+from marl.installed import entry_points
 from marl.types import ConfigError
 
 C = TypeVar("C")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from marl.adapters.resolve import is_instance
 from marl.config import unknown
 from marl.curriculum.state import checked as checked_curricula
+from marl.installed import entry_points
 from marl.league import checked as checked_league
 from marl.learners import LearnerConfig
 from marl.setup import DEFAULT_COPIES, FILE, Features, says

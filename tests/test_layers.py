@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[1]
 # Within a level, modules import only what stands further left.
 LEVELS = (
     ("L0", "types lazy renamed"),
-    ("L1", "files parallel reduce compiled ops spaces registry config teams schedules graphs nets optim exploration"),
+    (
+        "L1",
+        "files parallel reduce compiled ops spaces installed registry config teams schedules graphs nets optim "
+        "exploration",
+    ),
     ("L2", "topology channels auxiliary grid stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic learners"),
     ("L4", "algorithms checkpoint spec_json playing league setup scenario received environments training logs"),

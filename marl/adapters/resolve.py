@@ -10,7 +10,7 @@ import importlib.util
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from pettingzoo.env_registry.helpers import find_spec
 
 from marl.adapters.tuples import by_agent, make_by_agent
 from marl.config import unknown
+from marl.installed import entry_points
 from marl.types import ConfigError, SupportsBatch
 
 Factory = Callable[[], Any]
@@ -146,7 +147,7 @@ def _register_namespace(name: str) -> None:
         if name.startswith(start):
             importlib.import_module(package)
     if slash:
-        for point in entry_points(group=GROUP, name=namespace):
+        for point in entry_points(GROUP).select(name=namespace):
             point.load()
 
 

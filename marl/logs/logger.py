@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
 from marl.config import unknown
+from marl.installed import entry_points
 from marl.training.history import Watcher
 from marl.types import ConfigError
 
