@@ -40,9 +40,10 @@ def test_the_dead_of_knights_archers_zombies_count_for_nothing(recipe):
 
         def loss(drawn):
             with torch.no_grad():
-                out, _ = learner.net.read(learner.net.encode(drawn.obs), drawn.carry, drawn.started, drawn.acting)
+                seen = learner.net.encode(drawn.obs)
+                out, _ = learner.net.read(seen, drawn.carry, drawn.started, drawn.acting)
                 best = out.argmax(-1)
-                return learner.mixed_loss(drawn, out, out, best)[0]
+                return learner.mixed_loss(learner.mixer, drawn, seen, seen, out, out, best)[0]
 
         nonsense = dataclasses.replace(
             sample,
