@@ -1,4 +1,4 @@
-"""Multi-agent reinforcement learning on PettingZoo and PyTorch: one grid of choices instead of a zoo of algorithms."""
+"""Multi-agent reinforcement learning on PettingZoo and PyTorch: algorithms are combinations of independent choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Critics of actions: ``Q_i(x_i, a)`` for every agent, one or two at once, local or joint, also across teams."""
+"""Critics of actions: ``Q_i(x_i, a)`` for every agent, one or two per agent, local or joint."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from marl.types import ConfigError, Spec, TeamSpec
 
 
 @runtime_checkable
-class Plans(Protocol):
-    """A learner whose next actions a joint critic of another team may ask for."""
+class PlansActions(Protocol):
+    """A learner that tells its next actions to the joint critics of other teams."""
 
     @property
     def carry_width(self) -> int:
         """Width of the recurrent state of one agent; what agents that remember will do cannot be asked."""
         ...
 
-    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
+    def planned(self, obs: Tensor, action_mask: Tensor | None) -> Tensor:
         """Critic features ``(L, B, M, F)`` of the target policy's actions for raw observations ``(L, B, M, *O)``."""
         ...
 
@@ -47,13 +47,13 @@ class OtherTeams:
         self.width = sum(
             code.size * spec.teams[place].num_agents for place, code in zip(self.places, self.codes, strict=True)
         )
-        self._planners: dict[int, Plans] = {}
+        self._planners: dict[int, PlansActions] = {}
 
-    def meet(self, learners: Sequence[object]) -> None:
+    def connect(self, learners: Sequence[object]) -> None:
         """Learn who controls the other teams: their target policies say what they will do next."""
         for place in self.places:
             other = learners[place]
-            if isinstance(other, Plans) and other.carry_width == 0:
+            if isinstance(other, PlansActions) and other.carry_width == 0:
                 self._planners[place] = other
 
     def features(self, sample: Sample, successor: bool) -> list[Tensor]:
@@ -63,9 +63,11 @@ class OtherTeams:
             acting = (sample.next_acting_others if successor else sample.acting_others)[which]
             seen = self._next_obs(sample, place) if successor and place in self._planners else None
             if seen is not None:
-                legal = sample.next_legal_others[which]
-                legal = None if legal is None else legal.unsqueeze(2).expand(*seen.shape[:4], -1).flatten(1, 2)
-                features = self._planners[place].planned(seen.flatten(1, 2), legal)
+                action_mask = sample.next_action_mask_others[which]
+                action_mask = (
+                    None if action_mask is None else action_mask.unsqueeze(2).expand(*seen.shape[:4], -1).flatten(1, 2)
+                )
+                features = self._planners[place].planned(seen.flatten(1, 2), action_mask)
                 features = features.view(*seen.shape[:4], -1)
             else:
                 actions = (sample.next_others if successor else sample.others)[which]
@@ -121,7 +123,7 @@ class ActionCritic(nn.Module):
         rows = [[other for other in agents if other != agent] for agent in agents]
         self._but_oneself = torch.tensor(rows, dtype=torch.int64, device=device)  # (N, N - 1)
         read = (team.num_agents if self.joint else 1) - (outputs > 1)
-        beside = self.code.size * read + (0 if self.others is None else self.others.width)
+        extra_inputs = self.code.size * read + (0 if self.others is None else self.others.width)
         if isinstance(network, GRU):
             raise ConfigError(
                 "critic_network: critics of actions are feed-forward (they read the stored step); use MLP() or CNN()"
@@ -156,7 +158,7 @@ class ActionCritic(nn.Module):
             gain=1.0,
             true_inputs=None if own is None else list(own) * count,
             normalize=normalize,
-            beside=self.ids.shape[1] + beside,
+            extra_inputs=self.ids.shape[1] + extra_inputs,
         )
         self.to(device)
         self.target = copy.deepcopy(self.online)
@@ -164,7 +166,7 @@ class ActionCritic(nn.Module):
         self.target_flat = FlatParameters([self.target], inner.num_sets)
 
     def inputs(self, sample: Sample, successor: bool) -> Tensor:
-        """What is judged: ``(L, B, N, *shape)``, observations or the joint input for every agent."""
+        """Critic inputs ``(L, B, N, *shape)``: observations, or the joint input for every agent."""
         if not self.joint:
             return sample.next_obs if successor else sample.obs
         x = sample.next_joint if successor else sample.joint
@@ -180,23 +182,27 @@ class ActionCritic(nn.Module):
 
     def value(self, sample: Sample, actions: Tensor) -> Tensor:
         """``Q(x, a)``, ``(critics, L, B, N, outputs)``, of features ``(L, B, N, F)`` of everybody's actions."""
-        return self.judge(self.online, self.inputs(sample, False), self._beside(actions, sample, successor=False))
+        return self.values_of(
+            self.online, self.inputs(sample, False), self._extra_inputs(actions, sample, successor=False)
+        )
 
     def next_value(self, sample: Sample, actions: Tensor) -> Tensor:
         """The targets' ``Q'(x', a')``, likewise."""
-        return self.judge(self.target, self.inputs(sample, True), self._beside(actions, sample, successor=True))
+        return self.values_of(
+            self.target, self.inputs(sample, True), self._extra_inputs(actions, sample, successor=True)
+        )
 
     def value_of_own(self, sample: Sample, actions: Tensor) -> Tensor:
         """``Q_i(x, (a_i, a_-i))`` with each judged agent's own action as given and all others as they were taken.
 
         So ``dQ_i / da_j = 0`` for ``j != i`` whatever the loss: an agent improves its own action alone.
         """
-        beside = actions
+        extra_inputs = actions
         if self.joint:
-            beside = self._with_others(own_action_only(actions, self.taken(sample)), sample, successor=False)
-        return self.judge(self.online, self.inputs(sample, False), beside)
+            extra_inputs = self._with_others(own_action_only(actions, self.taken(sample)), sample, successor=False)
+        return self.values_of(self.online, self.inputs(sample, False), extra_inputs)
 
-    def _beside(self, actions: Tensor, sample: Sample, successor: bool) -> Tensor | None:
+    def _extra_inputs(self, actions: Tensor, sample: Sample, successor: bool) -> Tensor | None:
         """What is read beside the input, ``(L, B, N, K)``: an agent's own features, or everybody's."""
         if not self.joint:
             return None if self.outputs > 1 else actions
@@ -210,26 +216,28 @@ class ActionCritic(nn.Module):
             return features
         return torch.cat((features, *self.others.features(sample, successor)), dim=-1)
 
-    def judge(self, net: AgentNet, x: Tensor, features: Tensor | None) -> Tensor:
+    def values_of(self, net: AgentNet, x: Tensor, features: Tensor | None) -> Tensor:
         """Values ``(count, L, B, N, outputs)`` of inputs ``(L, B, N, *shape)`` and features ``(L, B, N, F)``."""
         length, batch, agents = x.shape[:3]
         # They remember nothing: every row may be a time of its own, so nothing that was expanded is written out.
         x = x.flatten(0, 1)  # (L * B, N, *shape)
-        beside = [] if features is None else [features.flatten(0, 1)]
+        extra_inputs = [] if features is None else [features.flatten(0, 1)]
         if self.ids.shape[1]:
-            beside.insert(0, self.ids.expand(length * batch, agents, -1))
+            extra_inputs.insert(0, self.ids.expand(length * batch, agents, -1))
         if self.owner.flat:  # (L * B, N, critics, ...)
-            rows, *beside = (part.unsqueeze(2).expand(-1, -1, self.count, *part.shape[2:]) for part in (x, *beside))
+            rows, *extra_inputs = (
+                part.unsqueeze(2).expand(-1, -1, self.count, *part.shape[2:]) for part in (x, *extra_inputs)
+            )
         else:  # (L * B, 1, critics * N, ...)
-            rows, *beside = (
+            rows, *extra_inputs = (
                 part.unsqueeze(1).expand(-1, self.count, *part.shape[1:]).flatten(1, 2).unsqueeze(1)
-                for part in (x, *beside)
+                for part in (x, *extra_inputs)
             )
         columns = rows.shape[2]
         carry = rows.new_zeros(rows.shape[1], columns, 0, dtype=torch.float32)
         no = torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
         yes = torch.ones(rows.shape[:3], dtype=torch.bool, device=rows.device)
-        out, _ = net.read(self.online.encode(rows), carry, no, yes, beside)
+        out, _ = net.read(self.online.encode(rows), carry, no, yes, extra_inputs)
         if self.owner.flat:
             return out.reshape(length, batch, agents, self.count, -1).movedim(3, 0)
         return out.view(length, batch, self.count, agents, -1).movedim(2, 0)
@@ -276,7 +284,7 @@ def td_loss(value: Tensor, target: Tensor, weight: Tensor, complete: Tensor) -> 
 
 
 def own_action_only(policy: Tensor, replayed: Tensor) -> Tensor:
-    """Everybody's features for each judged agent, ``(L, B, N, N * F)``: its own from the policy, the others' as they
+    """Features of all actions for each agent's loss, ``(L, B, N, N * F)``: its own from the policy, others as stored.
     were.
 
     So ``dQ_i / da_j = 0`` for ``j != i`` whatever the loss: an agent improves its own action alone.

@@ -1,4 +1,4 @@
-"""The policies and critics of a team, and what they make of a rollout: shared by every on-policy learner."""
+"""Policies and critics of a team, and the targets they compute from a rollout; used by every on-policy learner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from marl.graphs import Recorded
 from marl.grid.critics import CriticContext, CriticNet, Estimator, ValueEstimator, critic_input
 from marl.grid.scope import Scope
 from marl.grid.sharing import SharingLike, owner_index
-from marl.memory.base import Decision, Look
+from marl.memory.base import Decision, PolicyInput
 from marl.memory.rollout import Rollout
 from marl.nets.action_head import masked_policy
 from marl.nets.agent_net import AgentNet
@@ -27,7 +27,7 @@ from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, seeded
 from marl.reduce import ALONE, Reduce
-from marl.types import ConfigError, Spec, TeamSpec, legal_widths
+from marl.types import ConfigError, Spec, TeamSpec, valid_choices
 
 CHUNK = 65_536  # values of a rollout are computed in pieces of at most this many vectors,
 IMAGE_CHUNK = 2_048  # or this many images, to bound memory;
@@ -39,8 +39,8 @@ class Batch:
     """A rollout arranged as ``C`` sequences of ``L`` rows: tensors ``(L, C, ...)``. Feed-forward: ``L = 1``."""
 
     seen: Tensor  # (L, C, N, ...) what the actor reads, encoded
-    judged: Tensor | None  # (L, C, ...) what the critic reads, encoded; None: the same
-    legal: Tensor | None  # (L, C, N, A)
+    critic_input: Tensor | None  # (L, C, ...) what the critic reads, encoded; None: the same
+    action_mask: Tensor | None  # (L, C, N, A)
     started: Tensor  # (L, C)
     acting: Tensor  # (L, C, N) moves the carry
     complete: Tensor  # (L, C, N) counts in the loss
@@ -57,7 +57,7 @@ class Batch:
         return self._each(lambda x: x.index_select(1, index), lambda x: x.index_select(0, index))
 
     def narrow(self, start: int, length: int) -> Batch:
-        """Neighbouring sequences, without copying."""
+        """Neighboring sequences, without copying."""
         return self._each(lambda x: x.narrow(1, start, length), lambda x: x.narrow(0, start, length))
 
     def _each(self, rows: Any, carries: Any) -> Batch:
@@ -71,14 +71,14 @@ class Batch:
         return self._each(torch.clone, torch.clone)
 
     def copy_(self, other: Batch) -> None:
-        """Take over the values of another one of the same shape."""
+        """Copy the values of another batch of the same shape."""
         for name, value in self.__dict__.items():
             if value is not None:
                 value.copy_(getattr(other, name))
 
 
 class ActorCritic(nn.Module):
-    """Stacked actors and critics of one team, with their normalisers and one flat parameter matrix."""
+    """Stacked actors and critics of one team, with their normalizers and one flat parameter matrix."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class ActorCritic(nn.Module):
         estimator: Callable[[CriticContext], Estimator] = ValueEstimator,
         device: torch.device | str,
     ) -> None:
-        """Everything is initialised from ``seed``, one stream per parameter set. ``estimator`` makes the critic."""
+        """Initialize all networks from ``seed``, one stream per parameter set. ``estimator`` makes the critic."""
         super().__init__()
         self.owner = Owner(owner_index(sharing, team))
         self.num_envs = num_envs
@@ -152,7 +152,7 @@ class ActorCritic(nn.Module):
         return self.actor.carry_shape[1]
 
     def act(
-        self, look: Look, generator: torch.Generator | None, explore: bool, actor: AgentNet | None = None
+        self, inputs: PolicyInput, generator: torch.Generator | None, explore: bool, actor: AgentNet | None = None
     ) -> Decision:
         """One action for every agent of every copy; the most likely one unless exploring.
 
@@ -162,39 +162,41 @@ class ActorCritic(nn.Module):
         if explore and self._one_choice and actor.norm is None:
             compiled = actor.compiled()
             if compiled is not None:
-                action, log_prob = compiled.choose(look.obs, look.legal, generator)
-                return Decision(action, action, log_prob, look.carry)
-        return self._act(look, generator, explore, actor)
+                action, log_prob = compiled.choose(inputs.obs, inputs.action_mask, generator)
+                return Decision(action, action, log_prob, inputs.carry)
+        return self._act(inputs, generator, explore, actor)
 
     @torch.inference_mode()
-    def _act(self, look: Look, generator: torch.Generator | None, explore: bool, actor: AgentNet) -> Decision:
-        actor.seed(look.carry, generator)
-        parameters, carry = actor.once(look.obs, look.carry, look.started, look.alive)  # (E, N, K)
+    def _act(self, inputs: PolicyInput, generator: torch.Generator | None, explore: bool, actor: AgentNet) -> Decision:
+        actor.seed(inputs.carry, generator)
+        parameters, carry = actor.once(inputs.obs, inputs.carry, inputs.started, inputs.acting)  # (E, N, K)
         if explore:
-            action, log_prob = self.distribution.draw(parameters, look.legal, generator)
+            action, log_prob = self.distribution.draw(parameters, inputs.action_mask, generator)
         else:
-            action = self.distribution.mode(parameters, look.legal)
-            log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
+            action = self.distribution.mode(parameters, inputs.action_mask)
+            log_prob, _ = self.distribution.evaluate(parameters, inputs.action_mask, action)
         return Decision(action, self.distribution.to_env(action), log_prob, carry)
 
     def joint_input(self, obs: Tensor, joint: Tensor | None) -> Tensor:
-        """What the critic reads: a stored joint input, the team's observations side by side, or each agent's own."""
+        """The critic's input: a stored joint input, the team's observations side by side, or each agent's own."""
         return critic_input(self.estimator, obs, joint)
 
-    def judge(self, x: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """What the critic says, ``(T, B, N, 1)`` or one value for each own action, and the carry after each row."""
+    def critic_value(
+        self, x: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Critic outputs ``(T, B, N, 1)``, or one value for each own action, and the carry after each row."""
         return self.estimator.read(x, carry, started, acting, action)
 
-    def value_of(self, judged: Tensor, action: Tensor) -> Tensor:
+    def value_of(self, critic_input: Tensor, action: Tensor) -> Tensor:
         """``V``, or ``Q`` of the actions taken, ``(..., N)``."""
-        return self.estimator.value_of(judged, action)
+        return self.estimator.value_of(critic_input, action)
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability and entropy of the stored actions, and values, each ``(L, C, N)``, with gradients."""
         parameters, _ = self.actor.read(batch.seen, batch.carry, batch.started, batch.acting)
-        log_prob, entropy = self.distribution.evaluate(parameters, batch.legal, batch.action)
-        judged = batch.seen if batch.judged is None else batch.judged
-        value, _ = self.judge(judged, batch.critic_carry, batch.started, batch.acting, batch.action)
+        log_prob, entropy = self.distribution.evaluate(parameters, batch.action_mask, batch.action)
+        critic_input = batch.seen if batch.critic_input is None else batch.critic_input
+        value, _ = self.critic_value(critic_input, batch.critic_carry, batch.started, batch.acting, batch.action)
         return log_prob, entropy, self.value_of(value, batch.action)
 
     @torch.no_grad()
@@ -214,16 +216,16 @@ class ActorCritic(nn.Module):
         """
         time = rollout.steps
         seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
-        judged = None
-        apart = isinstance(self.actor, ChannelNet) and self.actor.wiring.moving is not None  # wires are for actors
+        critic_input = None
+        apart = isinstance(self.actor, ChannelNet) and self.actor.adjacency.dynamic is not None  # wires are for actors
         if self.estimator.joint or self.critic.norm is not None or apart:
-            judged = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
+            critic_input = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
         action, policy = rollout.action, None
         if self.estimator.judges_actions:
             policy, drawn = self._policy(rollout, seen, generator)
             action = torch.cat((rollout.action, drawn.unsqueeze(0)))
         # (T + 1, E, N, 1 or A) and, before each row, (T + 1, E, *, H)
-        outputs, carries = self._values(rollout, seen if judged is None else judged, action)
+        outputs, carries = self._values(rollout, seen if critic_input is None else critic_input, action)
         value = self.value_of(outputs, action)  # (T + 1, E, N)
         final = torch.zeros_like(value[:-1])
         if rollout.final_rows:
@@ -262,8 +264,8 @@ class ActorCritic(nn.Module):
         first = slice(0, time, length)
         return Batch(
             seen=arrange(seen[:-1]),
-            judged=None if judged is None else arrange(judged[:-1]),
-            legal=None if rollout.legal is None else arrange(rollout.legal[:-1]),
+            critic_input=None if critic_input is None else arrange(critic_input[:-1]),
+            action_mask=None if rollout.action_mask is None else arrange(rollout.action_mask[:-1]),
             started=arrange(rollout.started[:-1]),
             acting=arrange(rollout.acting[:-1]),
             complete=arrange(complete),
@@ -285,12 +287,14 @@ class ActorCritic(nn.Module):
         for start in range(0, rollout.steps + 1, piece):
             yield slice(start, start + piece)
 
-    def _values(self, rollout: Rollout, judged: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def _values(self, rollout: Rollout, critic_input: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Raw critic outputs of rows ``0..T`` and the critic's carry before each row."""
         carry = self.critic_carry
         values, carries = [], []
         for rows in self._pieces(rollout, once=self.estimator.once):
-            value, after = self.judge(judged[rows], carry, rollout.started[rows], rollout.acting[rows], action[rows])
+            value, after = self.critic_value(
+                critic_input[rows], carry, rollout.started[rows], rollout.acting[rows], action[rows]
+            )
             values.append(value)
             carries += [carry.unsqueeze(0), after[:-1]]
             carry = after[-1]
@@ -304,9 +308,11 @@ class ActorCritic(nn.Module):
             outputs.append(out)
             carry = after[-1]
         parameters = torch.cat(outputs)  # (T + 1, E, N, A)
-        legal = rollout.legal
-        policy, _ = masked_policy(parameters[:-1], None if legal is None else legal[:-1])
-        return policy, self.distribution.sample(parameters[-1], None if legal is None else legal[-1], generator)
+        action_mask = rollout.action_mask
+        policy, _ = masked_policy(parameters[:-1], None if action_mask is None else action_mask[:-1])
+        return policy, self.distribution.sample(
+            parameters[-1], None if action_mask is None else action_mask[-1], generator
+        )
 
     def _final_values(
         self, rollout: Rollout, carries: Tensor, final: Tensor, generator: torch.Generator | None
@@ -319,19 +325,19 @@ class ActorCritic(nn.Module):
         # carries[t + 1] is the carry after row t: a successor is read by a critic that remembers its episode.
         carry = carries[time + 1, copies]
         still = torch.zeros(1, len(copies), dtype=torch.bool, device=final.device)
-        moving = torch.ones(1, len(copies), self.owner.num_agents, dtype=torch.bool, device=final.device)
+        acting = torch.ones(1, len(copies), self.owner.num_agents, dtype=torch.bool, device=final.device)
         action = rollout.action[time, copies].unsqueeze(0)
         if self.estimator.judges_actions:
             # Who acted last is taken to act again; where nobody says what is legal, all that exists is.
-            moving = rollout.acting[time, copies].unsqueeze(0)
-            out, _ = self.actor(obs, rollout.carry[time + 1, copies], still, moving)
-            if rollout.final_legal:
-                legal = torch.cat(rollout.final_legal).unsqueeze(0)
+            acting = rollout.acting[time, copies].unsqueeze(0)
+            out, _ = self.actor(obs, rollout.carry[time + 1, copies], still, acting)
+            if rollout.final_action_mask:
+                action_mask = torch.cat(rollout.final_action_mask).unsqueeze(0)
             else:
-                legal = torch.from_numpy(legal_widths(rollout.team.action)).to(out.device).expand(out.shape)
-            action = self.distribution.sample(out, legal, generator)
-        judged = self.critic.encode(self.joint_input(obs, joint))
-        value, _ = self.judge(judged, carry, still, moving, action)
+                action_mask = torch.from_numpy(valid_choices(rollout.team.action)).to(out.device).expand(out.shape)
+            action = self.distribution.sample(out, action_mask, generator)
+        critic_input = self.critic.encode(self.joint_input(obs, joint))
+        value, _ = self.critic_value(critic_input, carry, still, acting, action)
         final[time, copies] = self.value_of(value, action)[0]
 
     def _denormalize(self, value: Tensor, each: bool = False) -> Tensor:
@@ -342,7 +348,7 @@ class ActorCritic(nn.Module):
         return value * std + mean if each else value * std.squeeze(-1) + mean.squeeze(-1)
 
     def update_normalizers(self, rollout: Rollout, reduce: Reduce = ALONE) -> None:
-        """Let the observation statistics see a rollout, after it was learnt from with those it was played with."""
+        """Update the observation statistics with a rollout, after the update that used the old statistics."""
         if self.actor.norm is not None:
             self.actor.norm.update(rollout.obs[:-1], rollout.acting[:-1], reduce)
         if self.critic.norm is not None:

@@ -23,7 +23,7 @@ _TUNED_ACTORS: dict[str, Any] = {
 
 
 def _over(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """A recipe's own settings, and what the caller says over them."""
+    """A recipe's settings, overridden by the caller's."""
     return defaults | settings
 
 
@@ -33,7 +33,7 @@ def ippo(**settings: Any) -> PPO:
 
 
 def mappo(**settings: Any) -> PPO:
-    """Multi-agent PPO (Yu et al. 2022, https://arxiv.org/abs/2103.01955): PPO with a centralised critic."""
+    """Multi-agent PPO (Yu et al. 2022, https://arxiv.org/abs/2103.01955): PPO with a centralized critic."""
     return PPO(**_over(settings, critic=Joint()))
 
 
@@ -43,7 +43,7 @@ def ia2c(**settings: Any) -> A2C:
 
 
 def maa2c(**settings: Any) -> A2C:
-    """Multi-agent A2C (Papoudakis et al. 2021, https://arxiv.org/abs/2006.07869): A2C with a centralised critic."""
+    """Multi-agent A2C (Papoudakis et al. 2021, https://arxiv.org/abs/2006.07869): A2C with a centralized critic."""
     return A2C(**_over(settings, critic=Joint()))
 
 
@@ -83,7 +83,7 @@ def iddpg(**settings: Any) -> DDPG:
 
 
 def maddpg(**settings: Any) -> DDPG:
-    """MADDPG (Lowe et al. 2017, https://arxiv.org/abs/1706.02275): DDPG with centralised critics."""
+    """MADDPG (Lowe et al. 2017, https://arxiv.org/abs/1706.02275): DDPG with centralized critics."""
     return DDPG(**_over(settings, **_TUNED_ACTORS, critic=Joint(), sharing="none"))
 
 
@@ -93,7 +93,7 @@ def itd3(**settings: Any) -> TD3:
 
 
 def matd3(**settings: Any) -> TD3:
-    """Multi-agent TD3 (Ackermann et al. 2019, https://arxiv.org/abs/1910.01465): TD3 with centralised critics."""
+    """Multi-agent TD3 (Ackermann et al. 2019, https://arxiv.org/abs/1910.01465): TD3 with centralized critics."""
     return TD3(**_over(settings, **_TUNED_ACTORS, critic=Joint(), sharing="none"))
 
 

@@ -65,7 +65,7 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
     path = Path(os.path.abspath(path))
     _refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
+    remove_leftovers(path)
     tensors: dict[str, Tensor] = {}
     tree = _strip(state, "", tensors)
     contents = {TREE: json.dumps(tree).encode(), TENSORS: save_tensors(tensors)}
@@ -99,7 +99,7 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
 
 
 def _refuse_foreign(path: Path) -> None:
-    """What is replaced must be a checkpoint (or an empty directory): never somebody's folder of other things."""
+    """Refuse to replace anything but a checkpoint or an empty directory."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -115,15 +115,15 @@ def _own_hash(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def sweep_folder(folder: Path) -> None:
-    """Finish or undo whatever interrupted saves left in a folder of checkpoints."""
+def remove_leftovers_in(folder: Path) -> None:
+    """Finish or undo interrupted saves in a folder of checkpoints."""
     for left in folder.glob(".*.previous"):
-        sweep(folder / left.name[1 : -len(".previous")])
+        remove_leftovers(folder / left.name[1 : -len(".previous")])
     for left in folder.glob(".*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def sweep(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Finish or undo what an interrupted save of ``path`` left: restore the previous state, remove temporary ones."""
     previous = path.with_name(f".{path.name}.previous")
     if previous.exists():
@@ -234,8 +234,8 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def differences(manifest: Mapping[str, Any]) -> list[str]:
-    """How this process differs from the one that saved: resuming is bit-exact only where nothing does."""
+def fingerprint_differences(manifest: Mapping[str, Any]) -> list[str]:
+    """Differences between this process and the one that saved; without any, resuming is bit-exact."""
     saved, now = manifest.get("fingerprint", {}), fingerprint()
     return [f"{key} {saved.get(key)} -> {now[key]}" for key in now if saved.get(key) != now[key]]
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, dataclass_transform
 import numpy as np
 
 from marl.registry import registered_class, registered_name
+from marl.renamed import FIELDS, NAMES
 from marl.types import ConfigError
 
 C = TypeVar("C")
@@ -66,7 +67,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.channels.link": ("Link",),
     "marl.channels.speech": ("CommNet", "DIAL", "GraphAttention", "IC3Net", "TarMAC"),
     "marl.curriculum": (
-        *("Among", "Annealed", "Between", "DomainRandomisation", "LearningProgress", "PrioritisedLevelReplay"),
+        *("Among", "Annealed", "Between", "DomainRandomization", "LearningProgress", "PrioritizedLevelReplay"),
         *("Rating", "Stage", "Stages", "Steps", "SuccessRate", "WinRate"),
     ),
     "marl.exploration": (
@@ -87,7 +88,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.learners.scripted": ("Fixed",),
     "marl.learners.td3": ("TD3",),
     "marl.memory.hindsight": ("Hindsight",),
-    "marl.memory.priorities": ("Prioritised",),
+    "marl.memory.priorities": ("Prioritized",),
     "marl.memory.replay": ("ReplayMemory",),
     "marl.nets.networks": ("CNN", "GRU", "MLP"),
     "marl.nets.q_head": ("Atoms", "Quantiles"),
@@ -153,7 +154,7 @@ def config(cls: type[C]) -> type[C]:
 
 
 def unknown(where: str, name: str, known: Iterable[str], what: str) -> str:
-    """One line that says what is unknown, what was probably meant, and what there is."""
+    """An error line for an unknown name: the nearest known name and the list of known names."""
     names = list(known)
     near = nearest(name, names)
     hint = "" if near is None else f"; did you mean {near!r}?"
@@ -162,7 +163,7 @@ def unknown(where: str, name: str, known: Iterable[str], what: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """What was probably meant: the name here of what has another elsewhere, else the most similar; dots are kept."""
+    """The known name that was probably meant: another library's name translated, else the most similar one."""
     names = list(known)
     head, dot, last = name.rpartition(".")
     for here in ELSEWHERE.get(last, ()):
@@ -230,7 +231,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _lacks(value: object, hint: Any) -> str:
-    """What keeps an object of a user's own from being a value of an axis."""
+    """The methods or fields that a user's object lacks to be a value of an axis."""
     if isinstance(value, type):
         return f"; that is the class itself: write {value.__name__}(...)"
     for option in _options(hint) if dataclasses.is_dataclass(value) else ():
@@ -312,7 +313,7 @@ def to_json(value: Any, *, code: bool = False) -> Any:
 
 
 def _class_name(cls: type) -> str | None:
-    """What a file calls a class of settings; None for what no file may name."""
+    """The name of a settings class in a file; None for a class that no file may name."""
     if cls.__qualname__ in SETTINGS.get(_home(cls), ()):
         return name_of(cls)
     return registered_name(cls) if dataclasses.is_dataclass(cls) else None
@@ -332,7 +333,7 @@ def name_of(value: Any) -> str:
 
 
 def code_in(data: Any, where: str = "") -> dict[str, str]:
-    """What only its author can make again in settings as JSON: its name by where it stands."""
+    """Values in settings as JSON that only their author can recreate: their names by position."""
     if isinstance(data, dict) and isinstance(data.get("$code"), str):
         return {where: data["$code"]}
     parts = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
@@ -384,6 +385,8 @@ def class_named(name: str) -> Any:
     """The settings class that a file names. Raises ConfigError if files may not name it."""
     module, _, own = name.partition(":")
     module = MOVED.get(module, module)
+    if own not in SETTINGS.get(module, ()):
+        own = NAMES.get(own, own)
     if own in SETTINGS.get(module, ()):
         return getattr(importlib.import_module(module), own)
     if module.partition(".")[0] == "marl":
@@ -399,7 +402,7 @@ def class_named(name: str) -> Any:
 
 def _settings_from_json(data: Mapping[str, Any]) -> Any:
     cls = class_named(str(data["$class"]))
-    made = cls(**{key: from_json(item) for key, item in _of_today(data).items() if key != "$class"})
+    made = cls(**{key: from_json(item) for key, item in _of_today(data, cls).items() if key != "$class"})
     ours = cls.__module__.startswith("marl.")
     try:
         hints = typing.get_type_hints(cls)
@@ -412,12 +415,31 @@ def _settings_from_json(data: Mapping[str, Any]) -> Any:
     return made
 
 
-def _of_today(data: Mapping[str, Any]) -> dict[str, Any]:
+def _of_today(data: Mapping[str, Any], cls: Any) -> dict[str, Any]:
     """Settings as JSON that an older version may have written, with today's fields."""
-    fields = dict(data)
+    own = {field.name for field in dataclasses.fields(cls)}
+    fields = {key if key in own else FIELDS.get(key, key): item for key, item in data.items()}
     if "adam_eps" in fields:
         fields["optimizer"] = {"$class": "marl.optim:Adam", "eps": fields.pop("adam_eps")}
     return fields
+
+
+def today(data: Any) -> Any:
+    """Settings of a ``config.json`` that an older version may have written, as this one writes them."""
+    if isinstance(data, list):
+        return [today(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    found = {key: today(item) for key, item in data.items()}
+    if not isinstance(found.get("$class"), str):
+        return found
+    try:
+        cls = class_named(found["$class"])
+    except ConfigError:  # one of the user's own
+        return found
+    given = [field for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING]
+    defaults = {field.name: described(field.default) for field in given}
+    return defaults | {**_of_today(found, cls), "$class": name_of(cls)}
 
 
 def _is_plain(hint: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Where a system's environments come from: copies that train, copies beside them, single ones."""
+"""A system's environments: the copies that train, further copies, single environments."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Environments:
 
     @property
     def is_instance(self) -> bool:
-        """Whether this system trains in one environment of the user's, of which it cannot make more."""
+        """Whether the system trains in one environment instance, of which it cannot make more."""
         return is_instance(self.source)
 
     @property
@@ -103,7 +103,7 @@ class Environments:
             )
 
     def other_source(self) -> Any:
-        """What makes more environments of the training environment's kind. Raises ConfigError if nothing does."""
+        """A source of more environments of the training environment's kind. Raises ConfigError if there is none."""
         if not self.is_instance:
             return self.source
         maker = another_like(self.world)
@@ -164,7 +164,7 @@ class Environments:
             raise self._explained(error) from error.__cause__
 
     def _explained(self, error: ConfigError) -> ConfigError:
-        """That an environment could not be made, and what may be in its way."""
+        """The error for an environment that could not be made, with likely reasons."""
         if self.training is None:
             return error
         return ConfigError(f"{error}; training holds an open one: if no more can exist, call system.close() first")

@@ -1,4 +1,4 @@
-"""How a learner deviates from its greedy action: batched over copies and agents, masks respected, in env steps."""
+"""Exploration: how a learner deviates from its greedy action; batched over copies and agents, masks respected."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ FALLING = Linear(1.0, 0.05, 10_000)
 CHOICES, BOX, BOTH = frozenset({"discrete"}), frozenset({"box"}), frozenset({"discrete", "box"})
 
 
-class Who(Protocol):
-    """What an explorer has to know of those it acts for: a part of what a team sees before it acts."""
+class ExplorationInput(Protocol):
+    """The fields of a policy's input that exploration reads."""
 
     @property
-    def legal(self) -> Tensor | None:
-        """What may be done, ``(E, N, K)``; None: everything."""
+    def action_mask(self) -> Tensor | None:
+        """Allowed choices ``(E, N, K)``; None: all."""
         ...
 
     @property
     def started(self) -> Tensor:
-        """Whose episode has just begun, ``(E,)``."""
+        """Episodes that have just begun, ``(E,)``."""
         ...
 
     @property
-    def alive(self) -> Tensor:
-        """Who acts at all, ``(E, N)``."""
+    def acting(self) -> Tensor:
+        """Agents that act in this step, ``(E, N)``."""
         ...
 
 
 class Explorer(Protocol):
     """Turns scores into actions.
 
-    Choices: ``scores (E, N, K)`` are values or logits, all components end to end, as ``who.legal``; actions
+    Choices: ``scores (E, N, K)`` are values or logits, all components end to end, as ``inputs.action_mask``; actions
     are ``(E, N)`` or ``(E, N, C)``, never illegal. Boxes: ``scores (E, N, A)`` are greedy actions in unit coordinates;
     actions stay within [-1, 1].
     """
 
-    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
+    def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
         """The actions to take."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs."""
+        """The state that an exact resume needs."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -87,11 +87,11 @@ class _Choices:
     def __init__(self, action: ActionSpec) -> None:
         self.sizes, self.flat = list(action.sizes), action.kind == "discrete"
 
-    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
-        legal = who.legal
+    def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
+        action_mask = inputs.action_mask
         if self.flat:
-            return self.choose(mask_logits(scores, legal), legal, clock, generator, 0)
-        masks = [None] * len(self.sizes) if legal is None else torch.split(legal, self.sizes, dim=-1)
+            return self.choose(mask_logits(scores, action_mask), action_mask, clock, generator, 0)
+        masks = [None] * len(self.sizes) if action_mask is None else torch.split(action_mask, self.sizes, dim=-1)
         parts = zip(torch.split(scores, self.sizes, dim=-1), masks, strict=True)
         chosen = [
             self.choose(mask_logits(part, mask), mask, clock, generator, place)
@@ -100,7 +100,7 @@ class _Choices:
         return torch.stack(chosen, dim=-1)
 
     def choose(
-        self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int
+        self, scores: Tensor, action_mask: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
         raise NotImplementedError
 
@@ -121,11 +121,11 @@ class _Noise:
         return None
 
 
-def uniform_choice(scores: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:
-    """A legal choice, all equally likely, ``(...)``."""
-    if legal is None:
+def uniform_choice(scores: Tensor, action_mask: Tensor | None, generator: torch.Generator) -> Tensor:
+    """A uniformly random allowed choice, ``(...)``."""
+    if action_mask is None:
         return torch.randint(scores.shape[-1], scores.shape[:-1], generator=generator, device=scores.device)
-    return gumbel_argmax(mask_logits(torch.zeros_like(scores), legal), generator)
+    return gumbel_argmax(mask_logits(torch.zeros_like(scores), action_mask), generator)
 
 
 def _check(name: str, wanted: str, fits: Callable[[float], bool], values: Mapping[str, Schedule]) -> None:
@@ -145,7 +145,7 @@ def _not_negative(name: str, **values: Schedule) -> None:
 
 
 def share(name: str, **values: Schedule) -> None:
-    """Refuse what is no number from 0 to 1, nor a schedule of such."""
+    """Raise ConfigError unless all values are numbers in [0, 1] or schedules of such numbers."""
     _check(name, "from 0 to 1", lambda number: 0 <= number <= 1, values)
 
 
@@ -161,13 +161,13 @@ class Greedy:
 
 
 class _StillNoise(_Noise):
-    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
+    def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
         return scores
 
 
 class _GreedyChoice(_Choices):
     def choose(
-        self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int
+        self, scores: Tensor, action_mask: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
         return scores.argmax(-1)
 
@@ -184,15 +184,15 @@ class Uniform:
 
 
 class _UniformNoise(_Noise):
-    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
+    def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
         return torch.empty_like(scores).uniform_(-1, 1, generator=generator)
 
 
 class _UniformChoice(_Choices):
     def choose(
-        self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int
+        self, scores: Tensor, action_mask: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
-        return uniform_choice(scores, legal, generator)
+        return uniform_choice(scores, action_mask, generator)
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class _EpsilonGreedy(_Choices):
         self._value, self._share = math.nan, torch.zeros((), device=device, dtype=torch.float32)  # () or (E, 1)
 
     def choose(
-        self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int
+        self, scores: Tensor, action_mask: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
         value = value_at(self.epsilon, clock)
         if value != self._value:
@@ -237,7 +237,7 @@ class _EpsilonGreedy(_Choices):
             self._share = self._share.fill_(value) if self.power is None else value**self.power
         shape = scores.shape[:-1]
         stray = torch.rand(shape, generator=generator, device=scores.device, dtype=torch.float32) < self._share
-        return torch.where(stray, uniform_choice(scores, legal, generator), scores.argmax(-1))
+        return torch.where(stray, uniform_choice(scores, action_mask, generator), scores.argmax(-1))
 
 
 @dataclass(frozen=True)
@@ -313,9 +313,9 @@ class _Boltzmann(_Choices):
         self.temperature, self.clip, self.epsilon = temperature, clip, epsilon
 
     def choose(
-        self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int
+        self, scores: Tensor, action_mask: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
-        logits = scores if self.clip is None else mask_logits(scores.clamp(-self.clip, self.clip), legal)
+        logits = scores if self.clip is None else mask_logits(scores.clamp(-self.clip, self.clip), action_mask)
         drawn = gumbel_argmax(logits / value_at(self.temperature, clock), generator)
         epsilon = value_at(self.epsilon, clock)
         if epsilon >= 1:
@@ -352,19 +352,19 @@ class _BoltzmannGumbel(_Choices):
         # Visits of all copies together: they are one agent's experience.
         self.visits = [torch.ones(agents, size, device=device, dtype=torch.float32) for size in self.sizes]
 
-    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
-        action = super().__call__(scores, who, clock, generator)
+    def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
+        action = super().__call__(scores, inputs, clock, generator)
         for visits, chosen in zip(self.visits, [action] if self.flat else action.unbind(-1), strict=True):
             taken = torch.nn.functional.one_hot(chosen, visits.shape[-1])  # (E, N, A)
-            visits += (taken * who.alive.unsqueeze(-1)).sum(0)
+            visits += (taken * inputs.acting.unsqueeze(-1)).sum(0)
         return action
 
     def choose(
-        self, scores: Tensor, legal: Tensor | None, clock: Clock, generator: torch.Generator, place: int
+        self, scores: Tensor, action_mask: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
         visits = self.visits[place]  # (N, A)
         gumbel = -torch.empty_like(scores).exponential_(generator=generator).log()
-        return mask_logits(scores + self.scale * visits.rsqrt() * gumbel, legal).argmax(-1)  # (E, N)
+        return mask_logits(scores + self.scale * visits.rsqrt() * gumbel, action_mask).argmax(-1)  # (E, N)
 
     def state_dict(self) -> dict[str, Any]:
         return {"visits": list(self.visits)}
@@ -398,7 +398,7 @@ class _GaussianNoise(_Noise):
     def __init__(self, scale: Schedule) -> None:
         self.scale = scale
 
-    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
+    def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
         noise = torch.empty_like(scores).normal_(generator=generator)
         return torch.add(scores, noise, alpha=value_at(self.scale, clock)).clamp_(-1, 1)
 
@@ -433,12 +433,12 @@ class _OrnsteinUhlenbeck(_Noise):
         self.settings = settings
         self.noise = torch.zeros(0, device=device, dtype=torch.float32)  # (E, N, A), once there are copies
 
-    def __call__(self, scores: Tensor, who: Who, clock: Clock, generator: torch.Generator) -> Tensor:
+    def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
         settings = self.settings
         if self.noise.shape != scores.shape:  # other copies than those that it was saved of
             self.noise = scores.new_zeros(scores.shape)  # whatever the layout of scores: a saved one has none
         fresh = torch.empty_like(self.noise).normal_(generator=generator)
-        self.noise.masked_fill_(who.started[:, None, None], 0.0)
+        self.noise.masked_fill_(inputs.started[:, None, None], 0.0)
         self.noise.mul_(1 - settings.theta * settings.dt)
         self.noise.add_(fresh, alpha=value_at(settings.scale, clock) * math.sqrt(settings.dt))
         return (scores + self.noise).clamp_(-1, 1)

@@ -21,7 +21,7 @@ KINDS = (
 
 
 class WrongSizeError(OSError):
-    """A file that is longer or shorter than it has to be."""
+    """A file with another size than expected."""
 
 
 def opened(path: Path, flags: int, mode: int = 0o644) -> int:

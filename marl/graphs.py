@@ -23,13 +23,13 @@ _enabled = True
 
 
 def use_graphs(enabled: bool) -> None:
-    """Whether learners on a GPU record what they do again and again; results are the same."""
+    """Turn CUDA graphs on or off for learners on a GPU; results are the same."""
     global _enabled
     _enabled = enabled
 
 
 def recording(device: torch.device) -> bool:
-    """Whether what is computed on a device is recorded."""
+    """Whether computations on a device are recorded as CUDA graphs."""
     return _enabled and device.type == "cuda"
 
 
@@ -65,7 +65,7 @@ class Recorded(Generic[T]):
         self._refused = False
 
     def __call__(self, *inputs: Input) -> T:
-        """What the function returns."""
+        """The function's result."""
         device = self.device
         if self._refused or not recording(device):
             return self.function(*inputs)
@@ -134,7 +134,7 @@ class _Recording(Generic[T]):
 
 
 def _kind(x: Input) -> Any:
-    """What a recording is for."""
+    """The key under which a recording is kept."""
     if isinstance(x, Tensor):
         return x.shape, x.dtype
     return x if isinstance(x, tuple) else type(x)

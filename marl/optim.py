@@ -261,7 +261,7 @@ class TorchOptim:
 
 
 class AdamRule:
-    """See :class:`Adam` and :class:`AdamW`."""
+    """The update rule of :class:`Adam` and :class:`AdamW`."""
 
     recordable = True
 
@@ -272,7 +272,7 @@ class AdamRule:
         self.mean, self.square = torch.zeros_like(flat.values), torch.zeros_like(flat.values)  # (P, D)
 
     def move(self, moving: Tensor, rate: Tensor) -> None:
-        """See :class:`Rule`."""
+        """One step of Adam for the sets that are ``moving``."""
         decay, square_decay = self.betas
         self.steps += moving
         share = moving.unsqueeze(1).float()  # other rows neither decay nor move
@@ -294,7 +294,7 @@ class AdamRule:
 
 
 class RMSpropRule:
-    """See :class:`RMSprop`."""
+    """The update rule of :class:`RMSprop`."""
 
     recordable = True
 
@@ -304,7 +304,7 @@ class RMSpropRule:
         self.square, self.last = torch.zeros_like(flat.values), torch.zeros_like(flat.values)  # (P, D)
 
     def move(self, moving: Tensor, rate: Tensor) -> None:
-        """See :class:`Rule`."""
+        """One step of RMSprop for the sets that are ``moving``."""
         share, gradient = moving.unsqueeze(1), self.flat.gradients
         square = self.alpha * self.square + (1 - self.alpha) * gradient.square()
         last = self.momentum * self.last + gradient / (square.sqrt() + self.eps)
@@ -320,7 +320,7 @@ class RMSpropRule:
 
 
 class SGDRule:
-    """See :class:`SGD`."""
+    """The update rule of :class:`SGD`."""
 
     recordable = True
 
@@ -330,7 +330,7 @@ class SGDRule:
         self.last = torch.zeros_like(flat.values)  # (P, D)
 
     def move(self, moving: Tensor, rate: Tensor) -> None:
-        """See :class:`Rule`."""
+        """One step of gradient descent for the sets that are ``moving``."""
         share, gradient = moving.unsqueeze(1), self.flat.gradients
         last = self.momentum * self.last + gradient
         step = self.momentum * last + gradient if self.nesterov else last
@@ -346,7 +346,7 @@ class SGDRule:
 
 
 class TorchRule:
-    """See :class:`TorchOptim`: one optimizer of torch for each parameter set, which steps only when its set moves."""
+    """The rule of :class:`TorchOptim`: one torch optimizer per parameter set, which steps only when its set moves."""
 
     recordable = False  # torch's may keep numbers that a recording would not change
 
@@ -357,7 +357,7 @@ class TorchRule:
             _vector(optimizer).grad = gradient
 
     def move(self, moving: Tensor, rate: Tensor) -> None:
-        """See :class:`Rule`."""
+        """One step of the optimizer of every set that is ``moving``."""
         lr = float(rate)
         for optimizer, moves in zip(self.rows, moving.tolist(), strict=True):
             if moves:

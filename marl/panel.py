@@ -35,9 +35,9 @@ class Talk:
 
 
 def beside(frame: Array, talks: Sequence[Talk]) -> Array:
-    """The frame ``(H, W, 3)`` with a panel for each group at its right: lines thick by weight, coloured by message.
+    """The frame ``(H, W, 3)`` with a panel for each group at its right: lines thick by weight, colored by message.
 
-    Agents stand in a circle. A line leaves the speaker and ends with a dot at the listener; its colour is the first
+    Agents stand in a circle. A line leaves the speaker and ends with a dot at the listener; its color is the first
     number of the message (blue below 0, red above), or the word.
     """
     side = int(np.clip(frame.shape[0], LEAST, MOST))
@@ -60,8 +60,8 @@ def _panel(talk: Talk, side: int) -> Array:
     count = len(talk.agents)
     font = pygame.font.Font(None, max(14, side // (16 if count <= 8 else 24)))
     around = [2 * math.pi * n / count - math.pi / 2 for n in range(count)]
-    centre, radius = side / 2, side * 0.33
-    places = [(centre + radius * math.cos(angle), centre + radius * math.sin(angle)) for angle in around]
+    center, radius = side / 2, side * 0.33
+    places = [(center + radius * math.cos(angle), center + radius * math.sin(angle)) for angle in around]
     dot = max(5, min(side // 24, int(radius * math.pi / count / 2)))
     most = max(float(talk.weight.max()), 1e-9)
     for listener, speaker in np.argwhere(talk.weight > 0):
@@ -90,7 +90,7 @@ def _panel(talk: Talk, side: int) -> Array:
 
 
 def tone(message: Array, words: bool) -> Color:
-    """The colour of a message: of its word, or of its first number, pale where that is near 0."""
+    """The color of a message: of its word, or of its first number, pale where that is near 0."""
     if words:
         return WORDS[int(np.argmax(message)) % len(WORDS)]
     value = math.tanh(float(message[0]))

@@ -54,7 +54,7 @@ def worth_splitting(rows: int, device: torch.device) -> bool:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Keep torch's own thread pool out of it, for as long as training runs."""
+    """Turn torch's own thread pool off for as long as training runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

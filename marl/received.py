@@ -1,4 +1,4 @@
-"""What a checkpoint or run folder may say: its types, and what it may name without being trusted.
+"""Untrusted checkpoints and run folders: the types of what they say, and the names they may use without ``trust``.
 
 Whoever loads a folder may have got it from somebody else. So it chooses among what is registered, installed as a
 scenario, in :data:`marl.config.SETTINGS`, or registered by its user; whatever else would run, or open what lies
@@ -28,8 +28,8 @@ KINDS: dict[str, tuple[type, ...]] = {"env": (str, NoneType), "options": (dict, 
 SMALL = 2**20  # elements of a layer, or of a rollout's column, that may be allocated for whoever asks
 
 
-def checked(where: str, meta: Mapping[str, Any], cls: type[Setup] = Setup) -> dict[str, Any]:
-    """What a manifest says of a system, each value of its type and in its range. Raises CheckpointError."""
+def checked_meta(where: str, meta: Mapping[str, Any], cls: type[Setup] = Setup) -> dict[str, Any]:
+    """The manifest of a system, each value of its type and in its range. Raises CheckpointError."""
     settings = {one.name: one.metadata["kinds"] for one in saved_as(cls, SETTINGS)}
     said: dict[str, Any] = {}
     for name, (least, most) in WHOLE.items():
@@ -54,7 +54,7 @@ def checked(where: str, meta: Mapping[str, Any], cls: type[Setup] = Setup) -> di
 
 @contextlib.contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Whatever forged values come to is one line. Raises CheckpointError; what is one line already as it is."""
+    """Turn any error that forged values cause into one line. Raises CheckpointError."""
     try:
         yield
     except MarlError:
@@ -71,7 +71,7 @@ def settings(
 
     Args:
         where: what is loaded, in words.
-        meta: see :func:`checked`; with ``env_kwargs`` if they are wanted.
+        meta: see :func:`checked_meta`; with ``env_kwargs`` if they are wanted.
         given: None for the parts that were not given.
         scenario: what the user, or the checkpoint, named.
         trust: whether the checkpoint may name whatever it likes.
@@ -82,14 +82,14 @@ def settings(
     Raises:
         CheckpointError: if nobody can say what learners, channel or environment were, or they are not trusted.
     """
-    allowed = () if scenario is None else deeds_of(scenario)
+    allowed = () if scenario is None else side_effects_of(scenario)
     plays = {one.name for one in saved_as(type(given), SETTINGS) if one.metadata["plays"]}
     names = [one.name for one in saved_as(type(given), SETTINGS)] + ["env_kwargs"]
     found, lost = {name: getattr(given, name) for name in names}, None
     for part in [name for name, own in found.items() if own is None]:
         data = meta[part]
         if not trust:
-            refuse_deeds(where, deeds(data, part), allowed)
+            refuse_side_effects(where, side_effects(data, part), allowed)
         if part == "env_kwargs":
             found[part] = None if data is None else _env_kwargs(where, data, scenario)
             continue
@@ -225,10 +225,10 @@ def refuse_scenario(where: str, name: str) -> None:
         )
 
 
-def refuse_deeds(where: str, wanted: Iterable[str], allowed: Iterable[str] = ()) -> None:
-    """Raise CheckpointError if something is wanted that is not allowed; see :func:`deeds`."""
+def refuse_side_effects(where: str, wanted: Iterable[str], allowed: Iterable[str] = ()) -> None:
+    """Raise CheckpointError for code, files or addresses that are not ``allowed``; see :func:`side_effects`."""
     known = set(allowed)
-    bad = next((deed for deed in wanted if deed not in known), None)
+    bad = next((effect for effect in wanted if effect not in known), None)
     if bad is not None:
         raise CheckpointError(
             f"{where}: it would {bad}. If you trust it, give that again (agents=, env_kwargs=, league=, ...) or say "
@@ -236,14 +236,14 @@ def refuse_deeds(where: str, wanted: Iterable[str], allowed: Iterable[str] = ())
         )
 
 
-def deeds_of(scenario: Scenario) -> list[str]:
-    """What a scenario does, in the words of :func:`deeds`."""
+def side_effects_of(scenario: Scenario) -> list[str]:
+    """The code, files and addresses that a scenario uses, as :func:`side_effects` lists them."""
     parts = [*(one.name for one in saved_as(Setup, SETTINGS)), "env_kwargs"]
-    return [deed for part in parts for deed in deeds(to_json(getattr(scenario, part), code=True), part)]
+    return [effect for part in parts for effect in side_effects(to_json(getattr(scenario, part), code=True), part)]
 
 
-def deeds(data: Any, where: str) -> Iterator[str]:
-    """What settings as JSON would run or open beyond the folder that they are from, in words.
+def side_effects(data: Any, where: str) -> Iterator[str]:
+    """Code that settings as JSON would run, and files and addresses outside the folder that they would open.
 
     Env_kwargs must hold no paths or addresses: what the environment would do with them nobody knows.
     """
@@ -251,7 +251,7 @@ def deeds(data: Any, where: str) -> Iterator[str]:
         yield f"give the environment {where}={data!r:.200}"
     elif isinstance(data, list):
         for item in data:
-            yield from deeds(item, where)
+            yield from side_effects(item, where)
     elif isinstance(data, dict) and "$code" not in data:  # which is never read
         name = str(data.get("$class", "")).rpartition(":")[2]
         if "$path" in data:
@@ -263,7 +263,7 @@ def deeds(data: Any, where: str) -> Iterator[str]:
         if name in ("League", "PSRO"):
             yield from (f"load the policies in {text!r:.200} (opponents)" for text in _texts(data.get("opponents")))
         for key, item in data.items():
-            yield from deeds(item, f"{where}.{key}" if where.startswith("env_kwargs") else where)
+            yield from side_effects(item, f"{where}.{key}" if where.startswith("env_kwargs") else where)
 
 
 def is_place(text: str) -> bool:

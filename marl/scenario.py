@@ -19,13 +19,12 @@ import numpy as np
 
 from marl.adapters.resolve import is_instance
 from marl.config import unknown
-from marl.curriculum.state import checked as checked_curricula
+from marl.curriculum.state import checked_curricula
 from marl.installed import entry_points
-from marl.league import checked as checked_league
+from marl.league import checked_league
 from marl.learners import LearnerConfig
 from marl.setup import DEFAULT_COPIES, FILE, Features, says
-from marl.shaping.shaper import Hooks
-from marl.shaping.shaper import checked as checked_hooks
+from marl.shaping.shaper import Hooks, checked_hooks
 from marl.stopping import Stop
 from marl.types import ConfigError
 
@@ -34,7 +33,7 @@ GROUP = "marl.scenarios"
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario(Features):
-    """An environment, who learns in it and how, and for how long.
+    """A task: an environment, the learners of its agents, and how long to train.
 
     Args:
         name: what it is called.

@@ -1,4 +1,4 @@
-"""Numbers that change while training runs, always in environment steps."""
+"""Schedules: numbers that change with the environment steps of training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Clock:
-    """How far a training run is: ``steps`` environment steps taken, of ``total`` if that is known."""
+    """The progress of a training run: ``steps`` environment steps so far, of ``total`` if that is known."""
 
     steps: int
     total: int | None = None

@@ -13,15 +13,12 @@ from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel
 from marl.config import check_whole, described, to_json
-from marl.curriculum.state import Curricula
-from marl.curriculum.state import checked as checked_curricula
+from marl.curriculum.state import Curricula, checked_curricula
 from marl.curriculum.tasks import Task
-from marl.league import PSRO, Leagues
-from marl.league import checked as checked_league
+from marl.league import PSRO, Leagues, checked_league
 from marl.learners import LearnerConfig
 from marl.learners.base import channel_of
-from marl.shaping.shaper import Hooks
-from marl.shaping.shaper import checked as checked_hooks
+from marl.shaping.shaper import Hooks, checked_hooks
 from marl.teams import team_named
 from marl.types import ConfigError, Spec
 
@@ -78,7 +75,7 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(Features):
-    """What :class:`~marl.MultiAgentSystem` is given. None: the scenario's, else the default.
+    """Everything that defines a training run. None: the scenario's value, else the default.
 
     Args:
         agents: one learner for all agents, or a mapping from agent id patterns to learners (one team each).
@@ -107,7 +104,7 @@ class Setup(Features):
     parts: Sequence[Any] = field(default=(), metadata=says(saved=None, told=FILE, same=False))
 
     def over(self, base: Features | None) -> Setup:
-        """The same, where nothing is given that of ``base``; the environment is its, and its keywords stay."""
+        """These settings, filled up with those of ``base``; the environment is that of ``base``."""
         if base is None:
             return self
         merged: dict[str, Any] = {}
@@ -123,7 +120,7 @@ class Setup(Features):
         return replace(self, **merged)
 
     def checked(self) -> Setup:
-        """The same, complete and each value in its normal form. Raises ConfigError for what has no meaning."""
+        """The setup with every value checked and in its normal form. Raises ConfigError for invalid combinations."""
         if self.agents is None:
             raise ConfigError("agents: give a learner such as marl.ippo(), or a scenario that names its own")
         pick_device(self.device)

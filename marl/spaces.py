@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
-from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, legal_widths, own_choices
+from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec, own_choices, valid_choices
 
 MASK = "action_mask"
 Writer = Callable[[Any], None]
@@ -50,7 +50,7 @@ def without_mask(space: Space[Any]) -> Space[Any]:
 
 
 def image_axes(space: Space[Any]) -> tuple[int, int, int] | None:
-    """How an image's axes become ``(C, H, W)``; None for what is no image. ``-1`` stands for a channel axis to add.
+    """The transposition of an image's axes to ``(C, H, W)``; None for anything but an image.
 
     An image is a uint8 box over 0..255 of rank 2 or 3. Channels are last unless the first axis is obviously theirs: at
     most a quarter of height and width, and the last axis is not 1, 3 or 4.
@@ -330,16 +330,16 @@ def _choices(space: Space[Any]) -> list[int]:
     return [2] * math.prod(space.shape or ())
 
 
-def base_legal(action: ActionSpec, action_spaces: Sequence[Space[Any]]) -> Array:
-    """The choices each agent truly has, ``(N, L)``; of a padded component the first (see `legal_widths`)."""
-    legal = legal_widths(action)
+def base_action_mask(action: ActionSpec, action_spaces: Sequence[Space[Any]]) -> Array:
+    """The choices each agent truly has, ``(N, L)``; of a padded component the first (see `valid_choices`)."""
+    action_mask = valid_choices(action)
     if action.kind == "multidiscrete":
-        for row, space in zip(legal, action_spaces, strict=True):
+        for row, space in zip(action_mask, action_spaces, strict=True):
             offset = 0
             for size, true in zip(action.sizes, _choices(space), strict=False):
                 row[offset + true : offset + size] = False
                 offset += size
-    return legal
+    return action_mask
 
 
 def team_spec(
@@ -352,7 +352,7 @@ def team_spec(
     """A team's padded spaces. ``info_masks``: legal actions come in ``info["action_mask"]``."""
     obs, action = obs_spec(agents, observation_spaces), action_spec(agents, action_spaces)
     countable = action.kind != "box"
-    padded = countable and not base_legal(action, action_spaces).all()
+    padded = countable and not base_action_mask(action, action_spaces).all()
     masked = countable and (info_masks or any(map(has_mask, observation_spaces)))
     return TeamSpec(name, tuple(agents), obs, action, tuple(observation_spaces), tuple(action_spaces), masked or padded)
 
@@ -420,7 +420,7 @@ class AgentCodec:
         self.countable = team.action.kind != "box"
         self.obs = team.obs
         self.width = team.obs.widths[index]
-        self.base_legal: Array = base_legal(team.action, team.action_spaces)[index]
+        self.base_action_mask: Array = base_action_mask(team.action, team.action_spaces)[index]
         self.true_choices = np.flatnonzero(self._component_width(team, index))  # where the agent's own mask goes
         self.action_space = team.action_spaces[index]
         self.decode = action_decoder(self.action_space)
@@ -429,7 +429,7 @@ class AgentCodec:
 
     def _component_width(self, team: TeamSpec, index: int) -> Array:
         """Choices that are the agent's own: neither a wider agent's choices nor padded components."""
-        own: Array = self.base_legal & own_choices(team.action)[index]
+        own: Array = self.base_action_mask & own_choices(team.action)[index]
         return own
 
     def writer(self, row: Array) -> Writer:
@@ -461,7 +461,7 @@ class AgentCodec:
         """Raise BadValue unless the observation (without its mask) lies in its space."""
         check_member(self.space, self._strip(raw) if self._dict else raw)
 
-    def legal(self, raw: Any, info: Mapping[str, Any] | None, out: Array) -> None:
+    def action_mask(self, raw: Any, info: Mapping[str, Any] | None, out: Array) -> None:
         """Write the agent's legal choices ``(L,)``: from the observation, or from ``info`` (none: all its own)."""
         mask = None
         if self._dict and isinstance(raw, Mapping):
@@ -471,7 +471,7 @@ class AgentCodec:
         elif info is not None:
             mask = info.get(MASK)
         if mask is None:
-            out[...] = self.base_legal
+            out[...] = self.base_action_mask
             return
         if isinstance(mask, tuple):
             mask = np.concatenate([np.ravel(part) for part in mask])
@@ -484,7 +484,7 @@ class AgentCodec:
             raise BadValue("a mask of zeros and ones", f"{mask.tolist()!r:.80}")
         if not chosen.any():
             raise BadValue("a mask with a legal action", "all zeros")
-        out[...] = self.base_legal
+        out[...] = self.base_action_mask
         out[own] = chosen
 
     def encode(self, raw: Any, info: Mapping[str, Any] | None = None) -> tuple[Array, Array | None]:
@@ -493,6 +493,6 @@ class AgentCodec:
         self.writer(row)(raw)
         if not self.masked:
             return row, None
-        legal = self.base_legal.copy()
-        self.legal(raw, info, legal)
-        return row, legal
+        action_mask = self.base_action_mask.copy()
+        self.action_mask(raw, info, action_mask)
+        return row, action_mask

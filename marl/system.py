@@ -1,4 +1,4 @@
-"""The orchestrator: learners on the teams of an environment; train, evaluate, save, load, hand out single agents."""
+"""The facade: learners on the teams of an environment; train, evaluate, save, load, single agents."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from marl.channels import Link, Tamper
 from marl.curriculum.state import Curricula
 from marl.curriculum.tasks import Task
 from marl.environments import Environments
-from marl.league import Leagues, Season
+from marl.league import Leagues, LeagueState
 from marl.learners import Learner
 from marl.logs import LoggedRun, Logger, looking_on
 from marl.playing import Agent, Experiment, Report, Strategy
-from marl.playing.evaluate import Decentralized, Metrics, Plan, evaluate
+from marl.playing.evaluate import Decentralized, EvaluationPlan, Metrics, evaluate
+from marl.renamed import old_attributes, old_keywords
 from marl.scenario import Scenario, reference_of, resolve_scenario
 from marl.setup import Agents, Setup, pick_device
 from marl.shaping.shaper import Hooks
@@ -29,6 +30,7 @@ from marl.training.state import TrainingState
 from marl.types import BatchEnv, Spec
 
 
+@old_attributes(season="league_state")
 class MultiAgentSystem:
     """Learners on the teams of an environment.
 
@@ -57,7 +59,7 @@ class MultiAgentSystem:
         shaping: Hooks | None = None, curriculum: Curricula | None = None, league: Leagues | None = None,
         channel: Spoken | None = None, parts: Sequence[Part] = (),
     ) -> None:  # fmt: skip
-        """See the class."""
+        """Build the learners; the class documents the arguments."""
         given = Setup(
             agents=agents, env=env, env_kwargs=env_kwargs, num_envs=num_envs, workers=workers, max_steps=max_steps,
             seed=seed, device=device, shaping=shaping, curriculum=curriculum, league=league, channel=channel,
@@ -70,7 +72,7 @@ class MultiAgentSystem:
             self.training.build(opened)
 
     def _adopt(self, setup: Setup, scenario: Scenario | None, reference: str | None, trust: bool = False) -> None:
-        """Take up a setup; ``reference`` is what finds its environment again."""
+        """Set the setup; ``reference`` is the name under which its environment is found again."""
         assert setup.agents is not None
         self.setup, self.scenario, self._reference, self._trust = setup, scenario, reference, trust
         self.agents, self.shaping, self.curriculum = setup.agents, setup.shaping or (), setup.curriculum
@@ -79,13 +81,11 @@ class MultiAgentSystem:
         self.environments = Environments(setup, () if scenario is None else scenario.message_entries)
 
     def _begin(self, spec: Spec) -> None:
-        """Build the learners and whatever else changes in training."""
+        """Build the learners and the rest of the training state."""
         self.spec, self.environments.name = spec, spec.env
         self.training = TrainingState(self.setup, spec, self.device, self.environments)
         self.learners: list[Learner] = self.training.learners  # one for each team
         self.training.join(partial(MultiAgentSystem.load, env=NOWHERE, device=str(self.device), trust=self._trust))
-
-    # --- training -----------------------------------------------------------------------------------------------------
 
     def train(
         self, steps: int | None = None, episodes: int | None = None, callback: loop.Callback | None = None, *,
@@ -139,21 +139,22 @@ class MultiAgentSystem:
 
     @property
     def faults(self) -> dict[str, int]:
-        """What went wrong in the training environment's copies and was survived, by kind, and ``lost_episodes``."""
+        """Faults of the training environment's copies that training survived, by kind, and ``lost_episodes``."""
         return self.environments.faults
 
     @property
-    def season(self) -> Season:
-        """The league as it runs: its pools, ratings, payoff tables. Raises ConfigError if there is none."""
-        return self.training.season
+    def league_state(self) -> LeagueState:
+        """The state of the league: pools, ratings, payoff tables. Raises ConfigError if there is none."""
+        return self.training.league_state
 
     # --- playing ------------------------------------------------------------------------------------------------------
 
+    @old_keywords(decentralised="decentralized")
     def evaluate(
         self, episodes: int = 100, *, decentralized: Decentralized = False, greedy: bool = True,
         seed: int | None = None, env: Any = None, num_envs: int | None = None, task: Task | None = None,
         experiment: Experiment | None = None, metrics: Metrics | None = None,
-        decentralised: Decentralized | None = None, link: Link | str | None = None, tamper: Tamper | None = None,
+        link: Link | str | None = None, tamper: Tamper | None = None,
         silence: str | Sequence[str] = (), remove: str | Sequence[str] = (), swap: tuple[str, str] | None = None,
         shuffle_messages: bool = False, message_entries: str | Sequence[str] | None = None,
     ) -> Report:  # fmt: skip
@@ -174,7 +175,6 @@ class MultiAgentSystem:
             experiment: what is done to the team and its messages: ``marl.playing.Experiment(silence="agent_0")``.
             metrics: functions of an episode's :class:`~marl.playing.EpisodeRecord` that return a number, by name:
                 ``report.metrics["collisions"]`` has the mean and its interval.
-            decentralised: the same as ``decentralized``.
             link: the experiment's ``link``, in short; likewise ``tamper``, ``silence``, ``remove``, ``swap``,
                 ``shuffle_messages`` (its ``shuffle``) and ``message_entries`` (its ``entries``).
 
@@ -185,11 +185,11 @@ class MultiAgentSystem:
             experiment, link=link, tamper=tamper, silence=silence, remove=remove, swap=() if swap is None else swap,
             shuffle=shuffle_messages, entries=message_entries,
         )  # fmt: skip
-        plan = Plan(
+        plan = EvaluationPlan(
             episodes, self.seed if seed is None else seed,
-            decentralized if decentralised is None else decentralised, greedy, num_envs,
+            decentralized, greedy, num_envs,
             task if task is not None else self.target, task is not None or env is None, experiment, metrics,
-        ).checked("decentralized" if decentralised is None else "decentralised")  # fmt: skip
+        ).checked()  # fmt: skip
         lender = self.environments.lender(env, num_envs is not None, bool(metrics))
         return evaluate(self.training.players, plan, lender, self.environments.message_entries)
 
@@ -208,7 +208,7 @@ class MultiAgentSystem:
         return self.training.players.agent(name, seed, side_seed=side_seed)
 
     def strategy(self, team: str) -> Strategy:
-        """What a team plays: policies and their chances, one of which is drawn for each episode.
+        """A team's policies and their probabilities; one is drawn for each episode.
 
         It is its learner's, but for a PSRO run, whose result is a mixture. Raises ConfigError without such a team.
         """
@@ -271,7 +271,7 @@ class MultiAgentSystem:
         return system
 
     def __repr__(self) -> str:
-        """Who learns what, and how far they are."""
+        """Environment, learners and steps so far."""
         learners = zip(self.spec.teams, self.setup.configs, strict=True)
         teams = ", ".join(f"{team.name}: {type(one).__name__} of {team.num_agents}" for team, one in learners)
         return f"<MultiAgentSystem on {self.spec.env}, {self.num_envs} copies; {teams}; {self.steps:,} steps>"

@@ -28,43 +28,43 @@ __all__ = [
     "Within",
 ]
 
-Moving = Callable[[Tensor], tuple[Tensor, Tensor]]
+DynamicEdges = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Wiring:
-    """A topology laid on one team.
+class Adjacency:
+    """The communication graph of one team.
 
     weight: ``(N, N)``, what is always true: 0 where ``i`` never hears ``j``.
-    moving: from raw observations ``(..., N, O)`` to what is true now: edges ``(..., N, N)``, which count for what is
+    dynamic: from raw observations ``(..., N, O)`` to what is true now: edges ``(..., N, N)``, which count for what is
     said now, and ears ``(..., N)``, who can listen now; None where nothing changes.
     """
 
     weight: Tensor
-    moving: Moving | None = None
+    dynamic: DynamicEdges | None = None
 
     @property
     def columns(self) -> int:
-        """How many numbers a row of :meth:`look` has for each agent."""
-        return 0 if self.moving is None else self.weight.shape[0] + 1
+        """How many numbers a row of :meth:`now` has for each agent."""
+        return 0 if self.dynamic is None else self.weight.shape[0] + 1
 
-    def look(self, obs: Tensor) -> Tensor:
-        """What each agent can know of the wires now, ``(..., N, N + 1)``: whom it hears, and whether it can listen."""
-        assert self.moving is not None
-        edges, ears = self.moving(obs)
+    def now(self, obs: Tensor) -> Tensor:
+        """Current edges ``(..., N, N)`` and, in the last column, who can listen: ``(..., N, N + 1)``."""
+        assert self.dynamic is not None
+        edges, ears = self.dynamic(obs)
         return torch.cat((edges.to(torch.float32), ears.to(torch.float32).unsqueeze(-1)), dim=-1)
 
 
 class Topology(Protocol):
-    """Who hears whom; any frozen dataclass with this ``build`` will do."""
+    """A communication topology: any frozen dataclass with this ``build``."""
 
-    def build(self, team: TeamSpec) -> Wiring:
-        """Lay it on a team. Raises ConfigError if it does not fit."""
+    def build(self, team: TeamSpec) -> Adjacency:
+        """The graph of a team. Raises ConfigError if the topology does not fit it."""
         ...
 
 
 def place_of(team: TeamSpec, agent: Any, where: str) -> int:
-    """The place of an agent that a topology names. Raises ConfigError for strangers."""
+    """The index of an agent that a topology names. Raises ConfigError for unknown agents."""
     if agent in team.agents:
         return team.agents.index(agent)
     if isinstance(agent, int) and not isinstance(agent, bool) and 0 <= agent < team.num_agents:
@@ -81,23 +81,23 @@ def _everybody(agents: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Complete:
-    """Everybody hears everybody else.
+    """Every agent receives the messages of all others.
 
     Args:
-        loops: and themselves, as who writes on a board reads it the next day.
+        loops: agents receive their own messages as well.
     """
 
     loops: bool = False
 
-    def build(self, team: TeamSpec) -> Wiring:
+    def build(self, team: TeamSpec) -> Adjacency:
         """Ones, on the diagonal only with ``loops``."""
         agents = team.num_agents
-        return Wiring(torch.ones(agents, agents, dtype=torch.float32) if self.loops else _everybody(agents))
+        return Adjacency(torch.ones(agents, agents, dtype=torch.float32) if self.loops else _everybody(agents))
 
 
 @dataclass(frozen=True)
 class Ring:
-    """Agents in a circle hear their neighbours.
+    """Agents in a circle receive the messages of their neighbors.
 
     Args:
         hops: how far they hear.
@@ -111,8 +111,8 @@ class Ring:
         """Check the number."""
         _whole("Ring.hops", self.hops, 1)
 
-    def build(self, team: TeamSpec) -> Wiring:
-        """Neighbours up to ``hops`` away."""
+    def build(self, team: TeamSpec) -> Adjacency:
+        """Neighbors up to ``hops`` away."""
         agents = team.num_agents
         weight = torch.zeros(agents, agents, dtype=torch.float32)
         for i in range(agents):
@@ -120,12 +120,12 @@ class Ring:
                 weight[i, (i - hop) % agents] = 1
                 if not self.directed:
                     weight[i, (i + hop) % agents] = 1
-        return Wiring(weight * _everybody(agents))
+        return Adjacency(weight * _everybody(agents))
 
 
 @dataclass(frozen=True)
 class Star:
-    """One agent hears all and is heard by all; the others hear it alone.
+    """The hub exchanges messages with all agents; the others exchange messages with the hub only.
 
     Args:
         hub: its name; None: the first of the team.
@@ -133,12 +133,12 @@ class Star:
 
     hub: str | None = None
 
-    def build(self, team: TeamSpec) -> Wiring:
+    def build(self, team: TeamSpec) -> Adjacency:
         """Row and column of the hub."""
         hub = 0 if self.hub is None else place_of(team, self.hub, "Star.hub")
         weight = torch.zeros(team.num_agents, team.num_agents, dtype=torch.float32)
         weight[hub, :] = weight[:, hub] = 1
-        return Wiring(weight * _everybody(team.num_agents))
+        return Adjacency(weight * _everybody(team.num_agents))
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ class Grid:
         if self.columns is not None:
             _whole("Grid.columns", self.columns, 1)
 
-    def build(self, team: TeamSpec) -> Wiring:
-        """Four neighbours, fewer at the rim."""
+    def build(self, team: TeamSpec) -> Adjacency:
+        """Four neighbors, fewer at the rim."""
         columns = self.columns or math.ceil(math.sqrt(team.num_agents))
         place = torch.arange(team.num_agents)
         xy = torch.stack((place % columns, place // columns), dim=-1)
-        return Wiring(((xy.unsqueeze(0) - xy.unsqueeze(1)).abs().sum(-1) == 1).to(torch.float32))
+        return Adjacency(((xy.unsqueeze(0) - xy.unsqueeze(1)).abs().sum(-1) == 1).to(torch.float32))
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ class Groups:
         if isinstance(self.patterns, str):
             raise ConfigError(f"Groups: expected patterns, one a group, got one text; use ({self.patterns!r},)")
 
-    def build(self, team: TeamSpec) -> Wiring:
-        """Blocks."""
+    def build(self, team: TeamSpec) -> Adjacency:
+        """Blocks of ones, one for each group."""
         which = []
         for agent in team.agents:
             found = pattern_of(agent, self.patterns, team.agents)
@@ -191,7 +191,7 @@ class Groups:
             if k not in which:
                 raise ConfigError(f"Groups: pattern {pattern!r} names no agent of team {team.name!r}")
         own = torch.tensor(which)
-        return Wiring((own.unsqueeze(0) == own.unsqueeze(1)).to(torch.float32) * _everybody(team.num_agents))
+        return Adjacency((own.unsqueeze(0) == own.unsqueeze(1)).to(torch.float32) * _everybody(team.num_agents))
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Graph:
         edges = tuple((u, v, float(weight)) for u, v, weight in edges)
         object.__setattr__(self, "graph", {"nodes": tuple(nodes), "edges": edges})
 
-    def build(self, team: TeamSpec) -> Wiring:
+    def build(self, team: TeamSpec) -> Adjacency:
         """The edges' weights."""
         nodes = {place_of(team, node, "Graph") for node in self.graph["nodes"]}
         if len(nodes) < team.num_agents:
@@ -239,7 +239,7 @@ class Graph:
         weight = torch.zeros(team.num_agents, team.num_agents, dtype=torch.float32)
         for u, v, w in self.graph["edges"]:
             weight[place_of(team, v, "Graph"), place_of(team, u, "Graph")] = w
-        return Wiring(weight)
+        return Adjacency(weight)
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class Nearest:
         """Check the numbers."""
         _whole("Nearest.k", self.k, 1)
 
-    def build(self, team: TeamSpec) -> Wiring:
+    def build(self, team: TeamSpec) -> Adjacency:
         """The ``k`` smallest distances of each row."""
         inner, places = self.among.build(team), _entries("Nearest.position", self.position, team)
         if self.k >= team.num_agents:
@@ -293,7 +293,7 @@ class Within:
         if not isinstance(self.radius, Real) or not 0 <= self.radius < math.inf:
             raise ConfigError(f"Within.radius: expected a number of at least 0, got {self.radius!r}")
 
-    def build(self, team: TeamSpec) -> Wiring:
+    def build(self, team: TeamSpec) -> Adjacency:
         """Distances compared."""
         inner, places = self.among.build(team), _entries("Within.position", self.position, team)
         return _refined(inner, partial(self._edges, places))
@@ -304,7 +304,7 @@ class Within:
 
 @dataclass(frozen=True)
 class Where:
-    """Agents speak and listen only while an entry of their observation is above 0: those in a room, those present.
+    """Agents send and receive only while an entry of their observation is above 0, such as "is in the room".
 
     Args:
         speak: the entry that lets an agent be heard; None: always.
@@ -316,7 +316,7 @@ class Where:
     hear: int | None = None
     among: Topology = field(default_factory=Complete)
 
-    def build(self, team: TeamSpec) -> Wiring:
+    def build(self, team: TeamSpec) -> Adjacency:
         """Columns and ears by the entries."""
         inner = self.among.build(team)
         for name, entry in (("speak", self.speak), ("hear", self.hear)):
@@ -333,7 +333,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Dynamic:
-    """Edges by a function of everybody's observations.
+    """Edges by a function of all agents' observations.
 
     Args:
         edges: from a tensor ``(B, N, O)`` of raw observations to weights ``(B, N, N)``, receivers first; deterministic.
@@ -343,8 +343,8 @@ class Dynamic:
     edges: Callable[[Tensor], Tensor]
     among: Topology = field(default_factory=Complete)
 
-    def build(self, team: TeamSpec) -> Wiring:
-        """The function's answer, checked once for its shape."""
+    def build(self, team: TeamSpec) -> Adjacency:
+        """The function's edges; their shape is checked once."""
         inner, agents = self.among.build(team), team.num_agents
         _entries("Dynamic", (), team)
         if not callable(self.edges):
@@ -361,25 +361,25 @@ class Dynamic:
 
 
 def _refined(
-    inner: Wiring,
+    inner: Adjacency,
     edges: Callable[[Tensor, Tensor], Tensor],
     ears: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> Wiring:
+) -> Adjacency:
     """Another condition on top of a wiring's own. No closures: an agent that holds a wiring can be pickled."""
-    return Wiring(inner.weight, partial(_refine, inner, edges, ears))
+    return Adjacency(inner.weight, partial(_refine, inner, edges, ears))
 
 
 def _refine(
-    inner: Wiring,
+    inner: Adjacency,
     edges: Callable[[Tensor, Tensor], Tensor],
     ears: Callable[[Tensor, Tensor], Tensor] | None,
     obs: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    if inner.moving is None:
+    if inner.dynamic is None:
         now = inner.weight.to(obs.device).expand(*obs.shape[:-1], obs.shape[-2])
         open_ears = torch.ones(obs.shape[:-1], device=obs.device, dtype=torch.float32)
     else:
-        now, open_ears = inner.moving(obs)
+        now, open_ears = inner.dynamic(obs)
     return edges(obs, now), open_ears if ears is None else ears(obs, open_ears)
 
 

@@ -15,6 +15,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from marl.renamed import old_attributes
+
 Array = NDArray[Any]
 ActionKind = Literal["discrete", "multidiscrete", "multibinary", "box"]
 
@@ -109,7 +111,7 @@ class ActionSpec:
         return ActionSpec(self.kind, self.sizes, (self.widths[agent],), *bounds)
 
     @property
-    def num_legal(self) -> int:
+    def num_choices(self) -> int:
         """Width of the legal mask: all choices of all components laid end to end; 0 for boxes."""
         return sum(self.sizes)
 
@@ -139,7 +141,7 @@ class Spec:
     env: str
     teams: tuple[TeamSpec, ...]
     state_shape: tuple[int, ...] | None = None  # env.state() flattened, float32; None where the env has none
-    turn_based: bool = False  # AEC: one agent acts per step, the others are idle (alive is False)
+    turn_based: bool = False  # AEC: one agent acts per step, the others wait (acting is False)
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -180,7 +182,7 @@ class Episodes(Sequence[Episode]):
         task_names: Sequence[str],
         chosen: Sequence[str],
     ) -> None:
-        """As the class says."""
+        """Wrap the arrays of finished episodes."""
         self._rows, self.agents = rows, agents
         self._info_names, self._task_names, self._chosen = info_names, task_names, chosen
 
@@ -236,6 +238,7 @@ class Episodes(Sequence[Episode]):
         return f"Episodes({list(self)!r})"
 
 
+@old_attributes(alive="acting", legal="action_mask", next_legal="next_action_mask")
 @dataclass
 class TeamStep:
     """One team's share of a step. Arrays belong to the environment; its next step overwrites them: copy what you keep.
@@ -247,10 +250,10 @@ class TeamStep:
     reward      ``(E, N)``      float32, unshaped
     terminated  ``(E, N)``      bool: the agent's episode ended here by the task; there is no future
     truncated   ``(E, N)``      bool: it was cut off; bootstrap from ``next_obs``. Never both: termination wins
-    alive       ``(E, N)``      bool: may act now. False: dead, not yet joined, or waiting for its turn
-    legal       ``(E, N, L)``   bool, ``L = ActionSpec.num_legal``; None where nothing is ever illegal. Rows of agents
-                                that are not alive are True up to their true width, so no row is ever all False
-    next_legal  ``(E, N, L)``   the same at the true successor, as ``next_obs``; None where that is not known
+    acting      ``(E, N)``      bool: may act now. False: dead, not yet joined, or waiting for its turn
+    action_mask ``(E, N, L)``   bool, ``L = ActionSpec.num_choices``; None where every choice is always allowed. Rows of
+                                agents that do not act are True up to their true width: no row is ever all False
+    next_action_mask            the same at the true successor, as ``next_obs``; None where that is not known
     """
 
     obs: Array
@@ -258,9 +261,9 @@ class TeamStep:
     reward: Array
     terminated: Array
     truncated: Array
-    alive: Array
-    legal: Array | None
-    next_legal: Array | None = None
+    acting: Array
+    action_mask: Array | None
+    next_action_mask: Array | None = None
 
 
 @dataclass
@@ -393,35 +396,37 @@ def zeros_step(spec: Spec, num_envs: int) -> Step:
     for team in spec.teams:
         rows = (num_envs, team.num_agents)
         obs = np.zeros((*rows, *team.obs.shape), dtype=team.obs.dtype)
-        legal = (
-            np.broadcast_to(legal_widths(team.action), (*rows, team.action.num_legal)).copy() if team.masked else None
+        action_mask = (
+            np.broadcast_to(valid_choices(team.action), (*rows, team.action.num_choices)).copy()
+            if team.masked
+            else None
         )
         flags = [np.zeros(rows, dtype=bool) for _ in range(3)]
-        teams.append(TeamStep(obs, obs, np.zeros(rows, dtype=np.float32), flags[0], flags[1], flags[2], legal))
+        teams.append(TeamStep(obs, obs, np.zeros(rows, dtype=np.float32), flags[0], flags[1], flags[2], action_mask))
     state = None if spec.state_shape is None else np.zeros((num_envs, *spec.state_shape), dtype=np.float32)
     ends = [np.zeros(num_envs, dtype=bool) for _ in range(2)]
     return Step(tuple(teams), ends[0], ends[1], state, state, ())
 
 
-def legal_widths(action: ActionSpec) -> Array:
+def valid_choices(action: ActionSpec) -> Array:
     """The choices each agent truly has, ``(N, L)`` bool: True up to the agent's width, False in the padding.
 
     Of a padded component the first choice stays legal: with nothing to choose it adds nothing to log-probabilities and
     entropies, and every draw is the same.
     """
-    legal = np.ones((len(action.widths), action.num_legal), dtype=bool)
-    for row, width in zip(legal, action.widths, strict=True):
+    action_mask = np.ones((len(action.widths), action.num_choices), dtype=bool)
+    for row, width in zip(action_mask, action.widths, strict=True):
         if action.kind == "discrete":
             row[width:] = False
             continue
         for start, stop in _components(action)[width:]:
             row[start + 1 : stop] = False
-    return legal
+    return action_mask
 
 
 def own_choices(action: ActionSpec) -> Array:
     """The choices of components that an agent truly has, ``(N, L)`` bool; of padded components there is none."""
-    own = legal_widths(action)
+    own = valid_choices(action)
     if action.kind != "discrete":
         for row, width in zip(own, action.widths, strict=True):
             row[sum(action.sizes[:width]) :] = False

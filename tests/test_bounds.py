@@ -132,4 +132,4 @@ def test_an_agent_with_nothing_to_decide_may_stand_beside_one_that_has(config):
     assert all(np.isfinite(values).all() for values in history.values())
     if isinstance(config, marl.PPO):
         assert (system.learners[0].memory.log_prob[..., 1] == 0).all()
-    assert system.evaluate(2, decentralised=True).episode_lengths == (5, 5)
+    assert system.evaluate(2, decentralized=True).episode_lengths == (5, 5)

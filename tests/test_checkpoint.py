@@ -62,7 +62,7 @@ def test_a_tree_comes_back_as_it_was(saved):
     assert state["bytes"] == b"\x00\xff"
     assert state["flag"] is True
     assert state["$"] == "odd key"
-    assert not checkpoint.differences(manifest)
+    assert not checkpoint.fingerprint_differences(manifest)
 
 
 DAMAGE = {
@@ -250,7 +250,7 @@ for point in range(1, 100):
     state, manifest = checkpoint.load(path)
     assert state["value"] == manifest["meta"]["number"]
     outcomes.append([os.waitstatus_to_exitcode(status), state["value"] == point])
-    checkpoint.sweep_folder(path.parent)
+    checkpoint.remove_leftovers_in(path.parent)
     left = [entry.name for entry in path.parent.iterdir()]
     assert left == [path.name], left
     assert checkpoint.load(path)[0]["value"] == state["value"]
@@ -279,7 +279,7 @@ def test_a_save_that_died_between_its_moves_is_finished_by_the_next_reader(saved
     os.rename(saved, saved.with_name(".it.previous"))
     (saved.parent / ".it.0123.tmp").mkdir()
     assert checkpoint.load(saved)[1]["meta"] == META
-    checkpoint.sweep_folder(saved.parent)
+    checkpoint.remove_leftovers_in(saved.parent)
     assert [path.name for path in saved.parent.iterdir()] == ["it"]
     assert checkpoint.load(saved)[1]["meta"] == META
 

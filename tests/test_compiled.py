@@ -15,7 +15,7 @@ from torch import nn
 import marl
 from marl import parallel
 from marl.compiled import backend, tiles
-from marl.memory.base import Look
+from marl.memory.base import PolicyInput
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import mask_logits
 from marl.nets.owner import Owner
@@ -101,9 +101,9 @@ def by_autograd(learner):
 def forbid(memory, seed):
     """Make some choices illegal, never the one that was taken."""
     random = torch.Generator().manual_seed(seed)
-    memory.legal.copy_(torch.rand(memory.legal.shape, generator=random) < 0.7)
-    memory.legal[:-1].scatter_(-1, memory.action.unsqueeze(-1), True)
-    memory.legal[-1] = True
+    memory.action_mask.copy_(torch.rand(memory.action_mask.shape, generator=random) < 0.7)
+    memory.action_mask[:-1].scatter_(-1, memory.action.unsqueeze(-1), True)
+    memory.action_mask[-1] = True
 
 
 @pytest.mark.parametrize(
@@ -169,33 +169,33 @@ def test_compiled_acting_draws_from_the_policy(sharing, masked):
     model.parameters_flat.values.mul_(1.3)
     with torch.no_grad():
         model.actor.head.weight.mul_(100)  # far from uniform
-    legal = torch.rand(400, 3, 4, generator=torch.Generator().manual_seed(1)) < 0.7
-    legal[..., 2] = True
+    action_mask = torch.rand(400, 3, 4, generator=torch.Generator().manual_seed(1)) < 0.7
+    action_mask[..., 2] = True
     obs = torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(2)).expand(400, 3, 6).contiguous()
-    look = Look(
+    inputs = PolicyInput(
         obs, torch.zeros(400, 3, 0), torch.zeros(400, dtype=torch.bool), torch.ones(400, 3, dtype=torch.bool),
-        legal if masked else None,
+        action_mask if masked else None,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     assert model.actor.compiled() is not None
     with torch.enable_grad():  # through torch
-        logits = model.actor(obs[None], look.carry, look.started[None], look.alive[None])[0][0]
-        policy = mask_logits(logits, look.legal).softmax(-1).detach()
+        logits = model.actor(obs[None], inputs.carry, inputs.started[None], inputs.acting[None])[0][0]
+        policy = mask_logits(logits, inputs.action_mask).softmax(-1).detach()
     counts = torch.zeros(400, 3, 4)
     for _ in range(30):
-        decision = model.act(look, generator, explore=True)
-        wanted, _ = model.distribution.evaluate(logits, look.legal, decision.action)
+        decision = model.act(inputs, generator, explore=True)
+        wanted, _ = model.distribution.evaluate(logits, inputs.action_mask, decision.action)
         assert torch.allclose(decision.log_prob, wanted, atol=1e-5)
         counts += torch.nn.functional.one_hot(decision.action, 4)
-    assert not masked or (counts[~legal] == 0).all()
+    assert not masked or (counts[~action_mask] == 0).all()
     assert torch.allclose(counts.sum(0) / 12_000, policy.mean(0), atol=0.02)
     with torch.no_grad():
-        compiled = model.actor(obs[None], look.carry, look.started[None], look.alive[None])[0][0]
+        compiled = model.actor(obs[None], inputs.carry, inputs.started[None], inputs.acting[None])[0][0]
     assert torch.allclose(compiled, logits, atol=1e-5)
 
 
 def test_compiled_forward_looks_at_the_parameters_as_they_are():
-    """After a step of the optimiser, after loading, in a copy."""
+    """After a step of the optimizer, after loading, in a copy."""
     spec = spec_of(3)
     learner = marl.ippo(sharing="none").build(spec, spec.teams[0], 4, np.random.SeedSequence(3), "cpu")
     net = learner.model.actor
@@ -223,7 +223,7 @@ def test_compiled_forward_looks_at_the_parameters_as_they_are():
         marl.iql(),
         marl.iql(double=False, sharing="none", huber=0.3, n_step=3),
         marl.iql(
-            hysteresis=0.4, sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.memory.Prioritised()
+            hysteresis=0.4, sharing={"agent_0": "one", "agent_*": "others"}, prioritized=marl.memory.Prioritized()
         ),
         marl.iql(credit=marl.TeamReward(), network=marl.MLP((24,), "relu"), normalize_obs=True),
     ],
@@ -309,7 +309,7 @@ def test_rows_become_columns(width, rows):
     assert (out[:, 2 : 2 + rows] == source.T).all()
     assert (np.delete(out, range(2, 2 + rows), 1) == 0).all()
     places, out = random.integers(rows, size=70), np.full((width, 96), np.nan, np.float32)
-    tiles.gather(out, source, places, 70)
+    tiles.gather_columns(out, source, places, 70)
     assert (out[:, :70] == source[places].T).all()
     assert (out[:, 70:] == 0).all()
 
@@ -321,17 +321,17 @@ def test_networks_in_compiled_tiles_have_autograds_gradients(network, index, thr
     """Inputs side by side, some of them seen by all agents, all copies or all times, some with a gradient."""
     owner, agents, rows = Owner(index), len(index), 650
     generators = [torch.Generator().manual_seed(i) for i in range(owner.num_sets)]
-    net = AgentNet(network, owner, (9,), 5, generators, gain=1.0, beside=3 + 20)
+    net = AgentNet(network, owner, (9,), 5, generators, gain=1.0, extra_inputs=3 + 20)
     x = torch.randn(2, rows, 1, 9)
-    ids, beside = torch.randn(agents, 3), torch.randn(2, rows, agents, 20)
-    leaves = [x, ids, beside]
+    ids, extra_inputs = torch.randn(agents, 3), torch.randn(2, rows, agents, 20)
+    leaves = [x, ids, extra_inputs]
     slope = torch.randn(2, rows, agents, 5)
     still, yes = torch.zeros(2, rows, dtype=torch.bool), torch.ones(2, rows, agents, dtype=torch.bool)
 
     def gradients(*wanted):
         for leaf in leaves:
             leaf.requires_grad_(any(leaf is one for one in wanted))
-        parts = x.expand(2, rows, agents, 9), ids.expand(2, rows, agents, 3), beside
+        parts = x.expand(2, rows, agents, 9), ids.expand(2, rows, agents, 3), extra_inputs
         y, _ = net.read(parts[0], torch.zeros(rows, agents, 0), still, yes, parts[1:])
         return y.detach(), torch.autograd.grad((y * slope).sum(), wanted)
 
@@ -346,7 +346,7 @@ def test_networks_in_compiled_tiles_have_autograds_gradients(network, index, thr
         for one, other in zip(found, wanted, strict=True):
             assert torch.allclose(one, other, rtol=1e-4, atol=4e-3)  # sums of 1,300 rows
         with torch.no_grad():
-            parts = x.expand(2, rows, agents, 9), ids.expand(2, rows, agents, 3), beside
+            parts = x.expand(2, rows, agents, 9), ids.expand(2, rows, agents, 3), extra_inputs
             said, _ = net.read(parts[0], torch.zeros(rows, agents, 0), still, yes, parts[1:])
         assert torch.equal(said, compiled)
         for parameter in flat.parameters:
@@ -379,10 +379,10 @@ class Steered(Team):
     [
         (marl.isac(network=marl.MLP((200, 200), "relu"), max_grad_norm=10.0), None),
         (marl.isac(sharing="none", n_step=3, temperature=0.1), 4),
-        (marl.isac(sharing={"agent_0": "one", "agent_*": "others"}, prioritised=marl.memory.Prioritised()), 4),
+        (marl.isac(sharing={"agent_0": "one", "agent_*": "others"}, prioritized=marl.memory.Prioritized()), 4),
         (marl.isac(credit=marl.TeamReward(), critic_network=marl.MLP((24,)), discount=0.9), None),
     ],
-    ids=["shared", "none-n-step", "groups-prioritised", "team"],
+    ids=["shared", "none-n-step", "groups-prioritized", "team"],
 )
 def test_sac_without_autograd_learns_the_same(config, dies, threads):
     config = replace(config, learning_starts=40, batch=40, buffer=400, lr=3e-3, updates_per_step=0.2)

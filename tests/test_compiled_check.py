@@ -146,7 +146,7 @@ def test_decisions_of_all_teams_go_into_the_folder_of_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "method"),
     [("ppo", "compute_loss"), ("dqn", "cost"), ("dqn", "compute_loss"), ("sac", "compute_actor_loss"),
-     ("sac", "critic.next_value"), ("sac", "critic.value_of_own"), ("sac", "critic.judge")],
+     ("sac", "critic.next_value"), ("sac", "critic.value_of_own"), ("sac", "critic.values_of")],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["instance", "class"])
 def test_a_function_put_in_the_place_of_an_equation_is_called(name, method, where, monkeypatch):

@@ -152,8 +152,8 @@ def test_a_setting_that_is_added_leaves_the_loss_to_autograd(kind):
 class Doubled(MLPBody):
     """Layers with other features than theirs."""
 
-    def forward(self, x, extra, carry, start, active):
-        y, carries = super().forward(x, extra, carry, start, active)
+    def forward(self, x, extra, carry, start, acting):
+        y, carries = super().forward(x, extra, carry, start, acting)
         return 2 * y, carries
 
 
@@ -245,7 +245,7 @@ OTHERWISE: dict[str, Any] = {
     "updates_per_step": 1.0,
     "overlap": True,
     "n_step": 3,
-    "prioritised": marl.memory.Prioritised(),
+    "prioritized": marl.memory.Prioritized(),
     "hindsight": GOALS,
     "burn_in": {"burn_in": 2, "sequence": 4},
     "stored_carry": False,

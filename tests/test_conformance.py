@@ -167,7 +167,7 @@ class Unseeded(Sound):
         return super().reset(None)
 
 
-class Remembers(Sound):
+class Stateful(Sound):
     """Fresh copies agree, but the second episode depends on the first."""
 
     played = 0
@@ -346,7 +346,7 @@ def test_an_instance_is_checked_as_far_as_one_can():
     assert "one_instance" in {finding.rule for finding in report.findings}
 
 
-@pytest.mark.parametrize("env", [Remembers, Remembers()], ids=["fresh and used", "used twice"])
+@pytest.mark.parametrize("env", [Stateful, Stateful()], ids=["fresh and used", "used twice"])
 def test_a_reset_that_forgets_something_is_noted(env):
     report = check(env, steps=30, learners=())
     assert report.ok, report.findings
@@ -709,10 +709,10 @@ def test_what_trains_passes_with_warnings_at_most(env, kind, warns):
     assert ("no_close" in notes) == (not hasattr(env, "close"))
 
 
-def test_what_is_vectorised_is_refused_as_in_training():
+def test_what_is_vectorized_is_refused_as_in_training():
     (finding,) = check(lambda: gymnasium.make_vec("CartPole-v1", 2), steps=20, learners=()).errors
     assert finding.rule == "not_an_environment"
-    assert "already vectorised" in finding.text
+    assert "already vectorized" in finding.text
 
 
 class Grows(Duck):

@@ -24,7 +24,9 @@ def built(config, agents=3, actions=3, copies=4):
 def values_of_all(learner, batch):
     """``Q`` of every own action, ``(L, C, N, A)``, by asking the critic about each in turn."""
     with torch.no_grad():
-        return learner.model.judge(batch.judged, batch.critic_carry, batch.started, batch.acting, batch.action)[0]
+        return learner.model.critic_value(
+            batch.critic_input, batch.critic_carry, batch.started, batch.acting, batch.action
+        )[0]
 
 
 @pytest.mark.parametrize("sharing", ["all", "none"])
@@ -70,7 +72,10 @@ def test_targets_are_lambda_returns_of_the_values_of_actions_taken():
     memory.action[:, 0, 0] = torch.tensor([0, 1, 0])
     memory.time = 3
     told = torch.tensor([[10.0, 99.0], [99.0, 20.0], [30.0, 99.0], [40.0, 40.0]]).view(4, 1, 1, 2)
-    model.judge = lambda x, carry, started, acting, action: (told[: x.shape[0]], carry.expand(x.shape[0], *carry.shape))
+    model.critic_value = lambda x, carry, started, acting, action: (
+        told[: x.shape[0]],
+        carry.expand(x.shape[0], *carry.shape),
+    )
     batch = model.prepare(memory, 0.5, 0.5, None, learner.generator)
     last = 4 + 0.5 * 40
     middle = 2 + 0.5 * (0.5 * 30 + 0.5 * last)
@@ -142,8 +147,8 @@ def test_padded_actions_are_never_drawn_for_a_cut_episode():
     model, seen = system.learners[0].model, []
     sample = model.distribution.sample
 
-    def watched(parameters, legal, generator):
-        action = sample(parameters, legal, generator)
+    def watched(parameters, action_mask, generator):
+        action = sample(parameters, action_mask, generator)
         seen.append(action.reshape(-1, 2))
         return action
 

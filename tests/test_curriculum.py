@@ -13,15 +13,15 @@ from marl.curriculum import (
     Among,
     Annealed,
     Between,
-    DomainRandomisation,
+    DomainRandomization,
     LearningProgress,
-    PrioritisedLevelReplay,
+    PrioritizedLevelReplay,
     Steps,
     SuccessRate,
     WinRate,
     growing,
 )
-from marl.curriculum.rules import Outcome
+from marl.curriculum.rules import TaskOutcome
 from marl.curriculum.tasks import draw_task
 from marl.schedules import Clock, Linear
 from marl.types import ConfigError
@@ -41,7 +41,7 @@ def play(scheduler, results, steps=0, choice=None):
     """Hand in results as those of the choice that is drawn now, one after the other."""
     for value in results:
         drawn = int(scheduler.draw(1, Clock(steps))[0][0]) if choice is None else choice
-        scheduler.learn([Outcome(drawn, {"return": value, "success": value})], Clock(steps))
+        scheduler.learn([TaskOutcome(drawn, {"return": value, "success": value})], Clock(steps))
 
 
 def stages(**options):
@@ -199,7 +199,7 @@ def test_bins_of_whole_numbers_cover_each_once():
 
 
 def test_levels_are_replayed_by_rank_and_age():
-    config = PrioritisedLevelReplay(
+    config = PrioritizedLevelReplay(
         {"level": Between(1, 1000)},
         capacity=3,
         replay=1.0,
@@ -210,8 +210,8 @@ def test_levels_are_replayed_by_rank_and_age():
     scheduler = config.build(SPACE, SEED)
     (first, second, third), tasks = scheduler.draw(3, Clock(0))
     for number, result in ((first, 1.0), (second, 1.0), (third, 1.0)):
-        scheduler.learn([Outcome(int(number), {"return": result})], Clock(0))
-    scheduler.learn([Outcome(int(second), {"return": -4.0})], Clock(0))  # mean 0: one below the best
+        scheduler.learn([TaskOutcome(int(number), {"return": result})], Clock(0))
+    scheduler.learn([TaskOutcome(int(second), {"return": -4.0})], Clock(0))  # mean 0: one below the best
     assert scheduler.score.tolist() == [0, 1, 0]
     assert scheduler.chances == pytest.approx(np.array([3, 6, 2]) / 11)  # ranks 2, 1, 3
     numbers, again = scheduler.draw(3_000, Clock(0))
@@ -220,19 +220,19 @@ def test_levels_are_replayed_by_rank_and_age():
 
 
 def test_a_level_not_seen_for_long_comes_back():
-    config = PrioritisedLevelReplay({"level": Between(1, 1000)}, capacity=2, replay=1.0, staleness=1.0)
+    config = PrioritizedLevelReplay({"level": Between(1, 1000)}, capacity=2, replay=1.0, staleness=1.0)
     scheduler = config.build(SPACE, SEED)
     for number in scheduler.draw(2, Clock(0))[0]:
-        scheduler.learn([Outcome(int(number), {"success": 1.0})], Clock(0))
+        scheduler.learn([TaskOutcome(int(number), {"success": 1.0})], Clock(0))
     scheduler.time, scheduler.played[:] = 10, [9, 1]
     assert scheduler.chances == pytest.approx([0.1, 0.9])
 
 
 def test_the_least_interesting_level_makes_room():
-    scheduler = PrioritisedLevelReplay({"level": Between(1, 1000)}, capacity=2, replay=0.0).build(SPACE, SEED)
+    scheduler = PrioritizedLevelReplay({"level": Between(1, 1000)}, capacity=2, replay=0.0).build(SPACE, SEED)
     numbers = scheduler.draw(3, Clock(0))[0]
     for number, result in zip(numbers, (1.0, 0.0, 1.0), strict=True):
-        scheduler.learn([Outcome(int(number), {"success": result})], Clock(0))
+        scheduler.learn([TaskOutcome(int(number), {"success": result})], Clock(0))
     assert scheduler.number.tolist() == [numbers[0], numbers[2]]
 
 
@@ -243,18 +243,18 @@ def test_every_copy_plays_what_the_curriculum_says_and_is_told_so():
     task = {"width": Between(2, 6), "height": Among((3, 5))}
     seen = []
     with marl.MultiAgentSystem(
-        small(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=DomainRandomisation(task)
+        small(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=DomainRandomization(task)
     ) as system:
         log = system.training.log
         record = log.record
         log.record = lambda finished: (seen.extend(finished), record(finished))
-        course, env = system.training.parts["curriculum"].course, system.env
+        curriculum_state, env = system.training.parts["curriculum"].curriculum_state, system.env
         for _ in range(40):
             system.train(steps=4)
             assert {name: env.tasks()[name].tolist() for name in task} == {
-                name: values.tolist() for name, values in course.tasks.items()
+                name: values.tolist() for name, values in curriculum_state.tasks.items()
             }
-        metrics = course.metrics()
+        metrics = curriculum_state.metrics()
         assert metrics["curriculum/task/width"] == env.tasks()["width"].mean()
     assert {episode.info["task/width"] for episode in seen} == {2, 3, 4, 5, 6}
     assert {episode.info["task/height"] for episode in seen} == {3, 5}
@@ -276,10 +276,10 @@ def test_an_advance_reaches_every_episode_that_has_not_begun():
 def test_evaluation_plays_the_target_and_never_the_stage():
     target = {"width": 6, "height": Among((4, 6))}
     first = marl.curriculum.Stage({"width": 2, "height": 2}, SuccessRate(at_least=1.0))
-    course = marl.curriculum.Stages([first, marl.curriculum.Stage({"width": 3, "height": 3})], target=target)
+    curriculum_state = marl.curriculum.Stages([first, marl.curriculum.Stage({"width": 3, "height": 3})], target=target)
     played = []
     with marl.MultiAgentSystem(
-        marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=course
+        marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, num_envs=4, curriculum=curriculum_state
     ) as system:
         make = system.environments.make
 
@@ -317,9 +317,9 @@ CURRICULA = {
         rehearse=0.3,
     ),
     "annealed": Annealed({"width": Linear(2, 6, 600)}),
-    "random": DomainRandomisation({"density": Between(0.0, 0.4)}),
+    "random": DomainRandomization({"density": Between(0.0, 0.4)}),
     "progress": LearningProgress({"width": Between(2, 6), "height": Between(2, 6)}, bins=2),
-    "levels": PrioritisedLevelReplay({"level": Between(1, 10**6)}, capacity=8, replay=0.5),
+    "levels": PrioritizedLevelReplay({"level": Between(1, 10**6)}, capacity=8, replay=0.5),
 }
 
 
@@ -348,19 +348,19 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(name, tmp_path):
 
 def test_a_curriculum_of_one_s_own_code_has_to_be_brought_along(tmp_path):
     rule = SuccessRate(at_least=0.5, over=5)
-    course = marl.curriculum.Stages(
+    curriculum_state = marl.curriculum.Stages(
         [marl.curriculum.Stage({"width": 3}, rule), marl.curriculum.Stage({"width": 6})],
         success=lambda episode: episode.length < 4,
     )
     options = {"env_kwargs": MAZE, "num_envs": 4}
-    with marl.MultiAgentSystem(small(), "marl/gridworld-v0", curriculum=course, **options) as system:
+    with marl.MultiAgentSystem(small(), "marl/gridworld-v0", curriculum=curriculum_state, **options) as system:
         system.train(steps=64)
         system.save(tmp_path / "it")
     lost = marl.MultiAgentSystem.load(tmp_path / "it")
     for use in (lambda: lost.train(steps=4), lambda: lost.evaluate(1)):
         with pytest.raises(marl.CheckpointError, match="pass curriculum="):
             use()
-    with marl.MultiAgentSystem.load(tmp_path / "it", curriculum=course) as found:
+    with marl.MultiAgentSystem.load(tmp_path / "it", curriculum=curriculum_state) as found:
         found.train(steps=16)
 
 
@@ -370,7 +370,7 @@ def test_teams_have_curricula_of_their_own():
         "agent_0": marl.curriculum.Stages(
             [marl.curriculum.Stage({"width": 3}, rule), marl.curriculum.Stage({"width": 6})]
         ),
-        "agent_1": DomainRandomisation({"height": Between(2, 6)}),
+        "agent_1": DomainRandomization({"height": Between(2, 6)}),
     }
     learners = {"agent_0": marl.Random(), "agent_1": marl.Random()}
     kwargs = {**MAZE, "num_agents": 2}
@@ -381,19 +381,19 @@ def test_teams_have_curricula_of_their_own():
         names = [team.name for team in system.spec.teams]
         assert f"{names[0]}/curriculum/stage" in history
         assert set(system.target) == {"width", "height"}
-    both = {name: DomainRandomisation({"width": 3}) for name in curricula}
+    both = {name: DomainRandomization({"width": 3}) for name in curricula}
     with pytest.raises(ConfigError, match="chosen by 'agent_0' and by 'agent_1'"):
         marl.MultiAgentSystem(learners, "marl/gridworld-v0", env_kwargs=kwargs, curriculum=both)
 
 
 def test_a_population_grows_in_the_world():
-    course = growing("agents", 1, 3, Steps(at_least=40), target={"agents": 4})
+    curriculum_state = growing("agents", 1, 3, Steps(at_least=40), target={"agents": 4})
     learner = small(agent_id=False)
     kwargs = {**MAZE, "num_agents": 4}
     with marl.MultiAgentSystem(
-        learner, "marl/gridworld-v0", env_kwargs=kwargs, num_envs=2, curriculum=course
+        learner, "marl/gridworld-v0", env_kwargs=kwargs, num_envs=2, curriculum=curriculum_state
     ) as system:
-        assert system.env.reset(0, {"task": {"agents": 2}}).teams[0].alive.tolist() == [[True, True, False, False]] * 2
+        assert system.env.reset(0, {"task": {"agents": 2}}).teams[0].acting.tolist() == [[True, True, False, False]] * 2
         history = system.train(steps=400, log_every=2)
         assert sorted(set(history["curriculum/stage"])) == [0, 1, 2]
         report = system.evaluate(8)
@@ -455,8 +455,8 @@ def test_starts_and_goals_are_as_far_apart_as_asked():
             lambda: LearningProgress({"width": Between(2, 3)}, measure="luck"),
             "'success' or 'return'",
         ),
-        (lambda: PrioritisedLevelReplay({"level": 1}, score="regrets"), "did you mean 'regret'"),
-        (lambda: DomainRandomisation({}), "at least one parameter"),
+        (lambda: PrioritizedLevelReplay({"level": 1}, score="regrets"), "did you mean 'regret'"),
+        (lambda: DomainRandomization({}), "at least one parameter"),
         (lambda: Among(()), "at least one value"),
     ],
 )
@@ -466,55 +466,63 @@ def test_what_makes_no_sense_is_refused_at_once(make, text):
 
 
 @pytest.mark.parametrize(
-    ("course", "text"),
+    ("curriculum_state", "text"),
     [
-        (DomainRandomisation({"widht": 3}), "unknown task parameter 'widht'; did you mean 'width'"),
-        (DomainRandomisation({"width": 30}), r"width: expected a number in \[2, 6\], got 30"),
-        (DomainRandomisation({"width": 2.5}), "expected a whole number, got 2.5"),
-        (DomainRandomisation({"width": Between(5, 3)}), "low at most high"),
-        (DomainRandomisation({"width": "wide"}), "expected a number, Between"),
+        (DomainRandomization({"widht": 3}), "unknown task parameter 'widht'; did you mean 'width'"),
+        (DomainRandomization({"width": 30}), r"width: expected a number in \[2, 6\], got 30"),
+        (DomainRandomization({"width": 2.5}), "expected a whole number, got 2.5"),
+        (DomainRandomization({"width": Between(5, 3)}), "low at most high"),
+        (DomainRandomization({"width": "wide"}), "expected a number, Between"),
         (Annealed({"width": Linear(2, 60)}), "got 60"),
         (
-            DomainRandomisation({"width": 3}, target={"depth": 1}),
+            DomainRandomization({"width": 3}, target={"depth": 1}),
             "target: unknown task parameter 'depth'",
         ),
         (LearningProgress({"width": 3}), "expected Between"),
         (0.5, "expected one such as marl.curriculum.Stages"),
     ],
 )
-def test_tasks_that_the_world_does_not_have_are_refused(course, text):
+def test_tasks_that_the_world_does_not_have_are_refused(curriculum_state, text):
     with pytest.raises(ConfigError, match=text):
-        marl.MultiAgentSystem(marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, curriculum=course)
+        marl.MultiAgentSystem(marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, curriculum=curriculum_state)
 
 
 def test_environments_without_tasks_are_refused():
     with pytest.raises(ConfigError, match="team_v0 declares no tasks"):
-        marl.MultiAgentSystem(marl.Random(), Team, curriculum=DomainRandomisation({"width": 3}))
+        marl.MultiAgentSystem(marl.Random(), Team, curriculum=DomainRandomization({"width": 3}))
 
 
 def test_a_success_that_nobody_reports_is_refused():
-    course = LearningProgress({"prey_speed": Between(0.5, 1.0)})
+    curriculum_state = LearningProgress({"prey_speed": Between(0.5, 1.0)})
     learners = {"adversary_*": marl.Random(), "agent_*": marl.Random()}
     with (
-        marl.MultiAgentSystem(learners, "marl/tag-v0", num_envs=2, curriculum=course) as system,
+        marl.MultiAgentSystem(learners, "marl/tag-v0", num_envs=2, curriculum=curriculum_state) as system,
         pytest.raises(ConfigError, match="the world reports no success; say with success="),
     ):
         system.train(steps=200)
 
 
 def test_a_stage_that_begins_after_the_end_is_refused():
-    course = marl.curriculum.Stages(
+    curriculum_state = marl.curriculum.Stages(
         [marl.curriculum.Stage({"width": 3}, Steps(at_least=500)), marl.curriculum.Stage({"width": 4})]
     )
     with pytest.raises(
         ConfigError, match="'maze': Stages: stage 1 can never be reached: the stages before it take 500"
     ):
-        marl.Scenario(name="maze", env="marl/gridworld-v0", agents=marl.Random(), steps=500, curriculum=course)
+        marl.Scenario(
+            name="maze", env="marl/gridworld-v0", agents=marl.Random(), steps=500, curriculum=curriculum_state
+        )
     with pytest.raises(ConfigError, match="whose tasks the curriculum chooses"):
         marl.Scenario(
-            name="maze", env="marl/gridworld-v0", agents=marl.Random(), curriculum=course, stop=marl.MeanReturn()
+            name="maze",
+            env="marl/gridworld-v0",
+            agents=marl.Random(),
+            curriculum=curriculum_state,
+            stop=marl.MeanReturn(),
         )
-    with marl.MultiAgentSystem(marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, curriculum=course) as system:
+    with marl.MultiAgentSystem(
+        marl.Random(), "marl/gridworld-v0", env_kwargs=MAZE, curriculum=curriculum_state
+    ) as system:
         with pytest.raises(ConfigError, match="can never be reached"):
             system.train(steps=300)
         with pytest.raises(ConfigError, match="leave stop out"):
@@ -522,9 +530,9 @@ def test_a_stage_that_begins_after_the_end_is_refused():
 
 
 def test_level_replay_does_not_wait_for_results_that_never_come(monkeypatch):
-    scheduler = PrioritisedLevelReplay({"level": Between(1, 1000)}).build(SPACE, SEED)
+    scheduler = PrioritizedLevelReplay({"level": Between(1, 1000)}).build(SPACE, SEED)
     monkeypatch.setattr(type(scheduler), "UNBORN", 50)
     numbers = scheduler.draw(120, Clock(0))[0]
     assert len(scheduler.unborn) == 50
-    scheduler.learn([Outcome(int(number), {"return": 1.0, "success": 1.0}) for number in numbers], Clock(0))
+    scheduler.learn([TaskOutcome(int(number), {"return": 1.0, "success": 1.0}) for number in numbers], Clock(0))
     assert scheduler.metrics()["levels"] == 50

@@ -37,7 +37,7 @@ COMBINATIONS = {
     "dial": (marl.DQN(**OFF, channel=marl.DIAL(size=2), sequence=4), Discrete(3)),
     "dqn": (marl.DQN(**OFF, exploration=DQN), Discrete(3)),
     "dqn-noisy": (marl.DQN(**OFF | {"network": marl.MLP((8,), noisy=0.5)}), Discrete(3)),
-    "dqn-lenient": (marl.DQN(**OFF, leniency=0.5, hysteresis=0.4, prioritised=marl.memory.Prioritised()), Discrete(3)),
+    "dqn-lenient": (marl.DQN(**OFF, leniency=0.5, hysteresis=0.4, prioritized=marl.memory.Prioritized()), Discrete(3)),
     "c51": (marl.DQN(**OFF, distribution=marl.nets.Atoms(-1.0, 5.0, 11), dueling=True), Discrete(3)),
     "qr": (marl.DQN(**OFF, distribution=marl.nets.Quantiles(5), n_step=3), Discrete(3)),
     "lambda": (marl.DQN(**OFF | {"network": marl.GRU(8)}, sequence=4, td_lambda=0.7), Discrete(3)),
@@ -69,7 +69,7 @@ def played(name, **options):
     env = lambda: Acting(space, image="cnn" in name, goals=name == "hindsight")  # noqa: E731
     system = marl.MultiAgentSystem(settings, env, num_envs=2, seed=0, **options)
     system.train(steps=48)
-    report = system.evaluate(episodes=1, decentralised=True)
+    report = system.evaluate(episodes=1, decentralized=True)
     return list(tensors(system.learners[0].state_dict())), report.mean_return
 
 

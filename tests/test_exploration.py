@@ -20,7 +20,7 @@ from marl.exploration import (
     OrnsteinUhlenbeck,
     Uniform,
 )
-from marl.memory.base import Look
+from marl.memory.base import PolicyInput
 from marl.schedules import Clock, value_at
 from marl.types import ActionSpec
 from tests.support.tiny import Team
@@ -49,14 +49,16 @@ ON_BOXES = [
 IDS = {"ids": lambda choice: type(choice).__name__}
 
 
-def look(scores, legal=None, started=None, alive=None):
+def look(scores, action_mask=None, started=None, acting=None):
     started = torch.zeros(len(scores), dtype=torch.bool) if started is None else started
-    alive = torch.ones(scores.shape[:2], dtype=torch.bool) if alive is None else alive
-    return Look(torch.zeros(*scores.shape[:2], 1), torch.zeros(*scores.shape[:2], 0), started, alive, legal)
+    acting = torch.ones(scores.shape[:2], dtype=torch.bool) if acting is None else acting
+    return PolicyInput(
+        torch.zeros(*scores.shape[:2], 1), torch.zeros(*scores.shape[:2], 0), started, acting, action_mask
+    )
 
 
-def act(explorer, scores, legal=None, clock=NOW, seed=0, started=None):
-    return explorer(scores, look(scores, legal, started), clock, torch.Generator().manual_seed(seed))
+def act(explorer, scores, action_mask=None, clock=NOW, seed=0, started=None):
+    return explorer(scores, look(scores, action_mask, started), clock, torch.Generator().manual_seed(seed))
 
 
 def shares(action, of=4):
@@ -105,10 +107,10 @@ def test_what_the_dead_would_do_is_no_visit():
         explorer = BoltzmannGumbel(1.0).build(spec, 50, "cpu")
         before = [visits.clone() for visits in explorer.visits]
         scores = torch.zeros(50, 2, width)
-        alive = torch.ones(50, 2, dtype=torch.bool)
-        alive[:, 1] = False
-        alive[:20, 0] = False
-        explorer(scores, look(scores, alive=alive), NOW, torch.Generator().manual_seed(0))
+        acting = torch.ones(50, 2, dtype=torch.bool)
+        acting[:, 1] = False
+        acting[:20, 0] = False
+        explorer(scores, look(scores, acting=acting), NOW, torch.Generator().manual_seed(0))
         for visits, old in zip(explorer.visits, before, strict=True):
             assert (visits - old).sum(-1).tolist() == [30, 0]
 
@@ -117,16 +119,16 @@ def test_what_the_dead_would_do_is_no_visit():
 @pytest.mark.parametrize("spec", [CHOICES, PARTS], ids=["one", "parts"])
 def test_masks_are_never_broken(choice, spec):
     random = torch.Generator().manual_seed(3)
-    legal = torch.rand(500, 2, sum(spec.sizes), generator=random) < 0.5
+    action_mask = torch.rand(500, 2, sum(spec.sizes), generator=random) < 0.5
     start = 0
     for size in spec.sizes:
-        legal[..., start] |= ~legal[..., start : start + size].any(-1)
+        action_mask[..., start] |= ~action_mask[..., start : start + size].any(-1)
         start += size
     scores = torch.randn(500, 2, sum(spec.sizes), generator=random) * 5
-    action = act(choice.build(spec, 500, "cpu"), scores, legal)
+    action = act(choice.build(spec, 500, "cpu"), scores, action_mask)
     chosen = action.unsqueeze(-1) if spec is CHOICES else action
     offsets = torch.tensor([0, *np.cumsum(spec.sizes)[:-1]])
-    assert legal.gather(-1, chosen + offsets).all()
+    assert action_mask.gather(-1, chosen + offsets).all()
 
 
 @pytest.mark.parametrize("choice", ON_BOXES, **IDS)
@@ -197,9 +199,9 @@ def test_logarithmic_falls_a_tenth_of_the_way_to_ten_times_the_steps():
         lambda: OrnsteinUhlenbeck(scale=-1),
         lambda: EpsilonGreedy(0.1, spread=-1),
         lambda: EpsilonGreedy("often"),
-        lambda: marl.memory.Prioritised(alpha=marl.Linear(0.6, 1.2)),
-        lambda: marl.memory.Prioritised(beta=2.0),
-        lambda: marl.memory.Prioritised(beta=True),
+        lambda: marl.memory.Prioritized(alpha=marl.Linear(0.6, 1.2)),
+        lambda: marl.memory.Prioritized(beta=2.0),
+        lambda: marl.memory.Prioritized(beta=True),
     ],
 )
 def test_numbers_without_meaning_are_refused(wrong):

@@ -31,8 +31,8 @@ CASES = {
     "ia2c": marl.ia2c(),
     "coma": marl.coma(rollout=10),
     "iql": marl.iql(**OFF),
-    "prioritised": marl.iql(
-        prioritised=marl.memory.Prioritised(), n_step=3, distribution=marl.nets.Quantiles(8), **OFF
+    "prioritized": marl.iql(
+        prioritized=marl.memory.Prioritized(), n_step=3, distribution=marl.nets.Quantiles(8), **OFF
     ),
     "atoms": marl.iql(distribution=marl.nets.Atoms(-1, 12), network=marl.MLP(noisy=0.5), **OFF),
     "drqn": marl.iql(network=marl.GRU(16), sequence=5, **OFF),

@@ -159,12 +159,12 @@ def test_agent_order_in_dicts_changes_nothing():
 @pytest.mark.parametrize("network", [marl.MLP((16,)), marl.GRU(8)], ids=["mlp", "gru"])
 @pytest.mark.parametrize("recipe", [marl.ippo, marl.mappo, marl.ia2c, marl.maa2c])
 @pytest.mark.parametrize("sharing", ["none", "all"])
-def test_decentralised_evaluation_equals_batched(recipe, network, sharing):
+def test_decentralized_evaluation_equals_batched(recipe, network, sharing):
     system = marl.MultiAgentSystem(
         recipe(network=network, sharing=sharing, rollout=8, normalize_obs=True), lambda: Team(die=(None, 4)), num_envs=4
     )
     system.train(steps=200)
-    batched, alone = system.evaluate(6), system.evaluate(6, decentralised=True)
+    batched, alone = system.evaluate(6), system.evaluate(6, decentralized=True)
     assert batched.returns == alone.returns
 
 

@@ -23,8 +23,8 @@ def test_code_in_another_file_is_compiled_again_when_that_file_changes(tmp_path)
     """In a copy of the library, with the clock of its files turned back and no file deleted."""
     shutil.copytree(ROOT / "marl", tmp_path / "marl", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "caller.py").write_text(
-        "from marl.compiled.tiles import compiled, tanh\n"
-        "@compiled\n"
+        "from marl.compiled.tiles import fast_kernel, tanh\n"
+        "@fast_kernel\n"
         "def twice(x):\n"
         "    return 2 * tanh(x)\n"
         "print(round(float(twice(20.0)), 1), sum(twice.stats.cache_hits.values()))\n"
@@ -38,6 +38,28 @@ def test_code_in_another_file_is_compiled_again_when_that_file_changes(tmp_path)
     source.write_text(text.replace("return v * p / q", "return v + p / q"))  # at 8: 8 + 1 / 8
     os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert said(tmp_path) == "16.2 0"
+
+
+def test_code_whose_argument_types_were_renamed_is_compiled_again(tmp_path):
+    """The old machine code was kept under a class that is gone."""
+    shutil.copytree(ROOT / "marl", tmp_path / "marl", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "caller.py").write_text("import kernels\nprint(kernels.answer)\n")
+    source = (
+        "from typing import NamedTuple\n"
+        "from marl.compiled.cache import jit\n"
+        "class Pair(NamedTuple):\n"
+        "    one: int\n"
+        "    other: int\n"
+        "@jit()\n"
+        "def total(pair):\n"
+        "    return pair.one + pair.other\n"
+        "answer = (total(Pair(1, 2)), sum(total.stats.cache_hits.values()))\n"
+    )
+    (tmp_path / "kernels.py").write_text(source)
+    assert said(tmp_path) == "(3, 0)"
+    assert said(tmp_path) == "(3, 1)"
+    (tmp_path / "kernels.py").write_text(source.replace("Pair", "Couple"))
+    assert said(tmp_path) == "(3, 0)"
 
 
 def said(folder):

@@ -151,7 +151,7 @@ def test_discarded_episodes_are_not_learnt_from():
 
 
 @pytest.mark.parametrize("critic", [marl.Local(), marl.Joint(), marl.Joint(of="all"), marl.Joint(of="state")])
-@pytest.mark.parametrize("sharing", ["none", "all", {"agent_0": "first", "*": "rest"}])
+@pytest.mark.parametrize("sharing", ["none", "all", {"agent_0": "first", "*": "skip_update"}])
 @pytest.mark.parametrize("network", [marl.MLP((8,)), marl.GRU(8)], ids=["mlp", "gru"])
 def test_the_grid_trains(critic, sharing, network):
     """Every critic with every sharing and network, on two teams, one of which has a dying member."""

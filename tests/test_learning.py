@@ -198,7 +198,7 @@ def test_every_recipe_remembers_with_a_gru(recipe, seed):
     with marl.MultiAgentSystem(agents, Recall, env_kwargs={"delay": 2}, num_envs=32, seed=seed) as system:
         system.train(steps=24_000, stop=marl.MeanReturn(at_least=1.96, over=200))
         assert system.evaluate(64).mean_return >= 1.9
-        assert system.evaluate(16, decentralised=True).mean_return >= 1.9
+        assert system.evaluate(16, decentralized=True).mean_return >= 1.9
 
 
 def test_without_memory_a_cue_of_the_past_is_out_of_reach():

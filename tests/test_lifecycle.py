@@ -73,7 +73,7 @@ def evaluates_on_the_way(kind, ledger, workers):
 def evaluates(kind, ledger, workers):
     with system_of(kind, ledger, workers) as system:
         system.evaluate(3)
-        system.evaluate(3, decentralised=True)
+        system.evaluate(3, decentralized=True)
         system.train(steps=16)
         system.evaluate(4, num_envs=2)
     return 2 + 3
@@ -81,7 +81,7 @@ def evaluates(kind, ledger, workers):
 
 def evaluates_apart(kind, ledger, workers):
     with system_of(kind, ledger, workers) as system:
-        system.evaluate(2, decentralised="processes")
+        system.evaluate(2, decentralized="processes")
     return 2 + 2
 
 
@@ -123,7 +123,7 @@ def crashes_in_evaluation(kind, ledger, workers):
 
 def cannot_be_set_up(kind, ledger, workers):
     with pytest.raises(ConfigError):
-        system_of(kind, ledger, workers, curriculum=marl.curriculum.DomainRandomisation({"width": 3}))
+        system_of(kind, ledger, workers, curriculum=marl.curriculum.DomainRandomization({"width": 3}))
     return 2
 
 

@@ -12,7 +12,7 @@ import torch
 
 from marl.logs import MetricsFile, read_metrics
 from marl.logs import metrics as metrics_module
-from marl.logs.files import Patience, read_json, safe_name, write_json
+from marl.logs.files import RetryBackoff, read_json, safe_name, write_json
 from marl.logs.metrics import column, finite, keep_until, line_of
 from marl.logs.progress import Progress, duration, sparkline
 from marl.types import ConfigError, ResourceError
@@ -25,7 +25,7 @@ def said():
 
 @pytest.fixture
 def patience(said):
-    return Patience("the metrics", said.append, seconds=0.0, limit=3)
+    return RetryBackoff("the metrics", said.append, seconds=0.0, limit=3)
 
 
 def test_rows_come_back(tmp_path, patience):
@@ -97,7 +97,7 @@ def test_a_full_disk_loses_no_row(tmp_path, patience, said, monkeypatch):
 
 
 def test_patience_ends_after_its_limit(said):
-    patience = Patience("it", said.append, seconds=100.0, limit=3)
+    patience = RetryBackoff("it", said.append, seconds=100.0, limit=3)
     error = OSError(errno.ENOSPC, "No space left on device")
     assert patience.ready
     patience.failed(error)
@@ -246,11 +246,11 @@ def test_on_a_terminal_progress_is_drawn_in_place(monkeypatch):
 
 
 def test_a_plot_needs_something_to_draw(tmp_path):
-    from marl.logs.curves import plot
+    from marl.logs.curves import plot_curves
 
     run = tmp_path / "_a$b"
     run.mkdir()
     with pytest.raises(ConfigError, match="nothing to plot"):
-        plot([run], tmp_path / "out.png")
+        plot_curves([run], tmp_path / "out.png")
     (run / "metrics.jsonl").write_bytes(b'{"steps": 1, "mean_return": 1, "evaluation_return": null}\n')
-    assert plot([run], tmp_path / "deep" / "out.png").read_bytes()[:4] == b"\x89PNG"
+    assert plot_curves([run], tmp_path / "deep" / "out.png").read_bytes()[:4] == b"\x89PNG"

@@ -112,7 +112,7 @@ def buffers(learner):
 @nets
 def test_greedy_returns_are_the_same_batched_alone_and_again(name, net):
     system = trained(name, net)
-    batched, again, alone = (system.evaluate(4, seed=3, decentralised=one).returns for one in (False, False, True))
+    batched, again, alone = (system.evaluate(4, seed=3, decentralized=one).returns for one in (False, False, True))
     assert batched == again
     assert batched == pytest.approx(alone, abs=1e-5)
 
@@ -126,7 +126,7 @@ def test_evaluation_and_acting_change_no_statistics(name):
     system.evaluate(4)
     system.evaluate(4, greedy=False)
     system.agent("agent_0").act(np.zeros(3, np.float32))
-    learner.act(learner.memory.look(), explore=True)
+    learner.act(learner.memory.current(), explore=True)
     after = buffers(learner)
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
@@ -153,7 +153,7 @@ def test_a_network_trains_in_gradient_steps_and_nowhere_else(name):
     assert (True, False) not in MODES
     MODES.clear()
     system.evaluate(2)
-    system.evaluate(2, decentralised=True)
+    system.evaluate(2, decentralized=True)
     assert MODES
     assert not any(training for training, _ in MODES)
 

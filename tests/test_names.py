@@ -67,8 +67,8 @@ def test_sharing_finds_names_with_brackets():
 
 
 def test_groups_of_a_channel_find_names_with_brackets():
-    wiring = marl.topology.Groups(("drone[0]", "drone*")).build(drones())
-    np.testing.assert_array_equal(wiring.weight.numpy(), [[0, 0, 0], [0, 0, 1], [0, 1, 0]])
+    adjacency = marl.topology.Groups(("drone[0]", "drone*")).build(drones())
+    np.testing.assert_array_equal(adjacency.weight.numpy(), [[0, 0, 0], [0, 0, 1], [0, 1, 0]])
 
 
 def test_teams_shaping_and_experiments_find_names_with_brackets():

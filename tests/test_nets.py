@@ -106,17 +106,17 @@ def test_every_agent_of_a_stack_equals_its_own_network(network, shape, index):
         else torch.randn(time, batch, agents, *shape)
     )
     start = torch.tensor([[True, True], [False, False], [False, True], [False, False]])
-    active = torch.ones(time, batch, agents, dtype=torch.bool)
-    active[1, 0, 0] = False
+    acting = torch.ones(time, batch, agents, dtype=torch.bool)
+    acting[1, 0, 0] = False
     carry = torch.randn(batch, *net.carry_shape)
     with torch.no_grad():
-        y, carries = net(x, carry, start, active)
+        y, carries = net(x, carry, start, acting)
         for agent in range(agents):
             alone = net.restrict(agent)
             own = carry[:, agent : agent + 1]
             for t in range(time):
                 part = (slice(t, t + 1), slice(None), slice(agent, agent + 1))
-                out, after = alone(x[part], own, start[t : t + 1], active[part])
+                out, after = alone(x[part], own, start[t : t + 1], acting[part])
                 assert torch.allclose(out[0, :, 0], y[t, :, agent], atol=1e-5)
                 own = after[0]
                 assert torch.allclose(own[:, 0], carries[t, :, agent], atol=1e-5)
@@ -176,10 +176,10 @@ def test_recurrent_carry_is_emptied_at_starts_only():
     net = AgentNet(GRU(4), Owner((0,)), (2,), 1, generators(1), gain=1.0)
     x = torch.randn(3, 1, 1, 2)
     start = torch.tensor([[False], [True], [False]])
-    active = torch.ones(3, 1, 1, dtype=torch.bool)
+    acting = torch.ones(3, 1, 1, dtype=torch.bool)
     with torch.no_grad():
-        _, carries = net(x, torch.randn(1, 1, 4), start, active)
-        _, fresh = net(x[1:], torch.zeros(1, 1, 4), start[1:], active[1:])
+        _, carries = net(x, torch.randn(1, 1, 4), start, acting)
+        _, fresh = net(x[1:], torch.zeros(1, 1, 4), start[1:], acting[1:])
     assert torch.allclose(carries[1:], fresh)
 
 
@@ -214,17 +214,17 @@ def test_compiled_categorical_equals_torchs(masked):
 
     torch.manual_seed(1)
     logits = (3 * torch.randn(4, 50, 5)).requires_grad_()
-    legal = torch.rand(4, 50, 5) < 0.6 if masked else None
-    if legal is not None:
-        legal[..., 2] = True
+    action_mask = torch.rand(4, 50, 5) < 0.6 if masked else None
+    if action_mask is not None:
+        action_mask[..., 2] = True
     head = Categorical(5)
-    action, drawn = head.draw(logits, legal, torch.Generator().manual_seed(3))
-    reference = Reference(logits=mask_logits(logits, legal))
-    assert legal is None or legal.gather(-1, action.unsqueeze(-1)).all()
+    action, drawn = head.draw(logits, action_mask, torch.Generator().manual_seed(3))
+    reference = Reference(logits=mask_logits(logits, action_mask))
+    assert action_mask is None or action_mask.gather(-1, action.unsqueeze(-1)).all()
     assert torch.allclose(drawn, reference.log_prob(action), atol=1e-5)
-    log_prob, entropy = head.evaluate(logits, legal, action)
+    log_prob, entropy = head.evaluate(logits, action_mask, action)
     assert torch.allclose(log_prob, reference.log_prob(action), atol=1e-5)
-    plain = torch.log_softmax(mask_logits(logits, legal), -1)
+    plain = torch.log_softmax(mask_logits(logits, action_mask), -1)
     plain_entropy = -(plain.exp() * plain).sum(-1)
     assert torch.allclose(entropy, plain_entropy, atol=1e-5)
     weight, other = torch.randn(4, 50), torch.randn(4, 50)

@@ -55,7 +55,7 @@ OVERFLOWING = {
     "a2c": marl.A2C(),
     "dqn, compiled": marl.DQN(**OFF),
     "dqn, autograd": marl.DQN(dueling=True, **OFF),
-    "dqn, prioritised": marl.DQN(prioritised=marl.memory.Prioritised(), **OFF),
+    "dqn, prioritized": marl.DQN(prioritized=marl.memory.Prioritized(), **OFF),
     "vdn": marl.DQN(credit=marl.VDN(), **OFF),
     "qmix": marl.DQN(credit=marl.QMix(), **OFF),
     "weighted qmix": marl.DQN(credit=marl.WeightedQMix(), **OFF),
@@ -92,7 +92,7 @@ def test_rewards_whose_squares_overflow_end_the_training(config, space):
         marl.DQN(distribution=marl.nets.Atoms(), **OFF),
         marl.DQN(distribution=marl.nets.Quantiles(5), **OFF),
     ],
-    ids=["normalised values", "huber", "atoms", "quantiles"],
+    ids=["normalized values", "huber", "atoms", "quantiles"],
 )
 def test_losses_that_do_not_square_large_rewards_stay_finite_in_every_row(config):
     _, history = train(config, BOX if isinstance(config, marl.PPO) else Discrete(2))
@@ -179,7 +179,7 @@ def test_two_threads_see_the_loss_of_both(monkeypatch):
     assert torch.equal(before, learner.flat.values)
 
 
-def test_large_advantages_are_normalised_as_small_ones_are():
+def test_large_advantages_are_normalized_as_small_ones_are():
     x = torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
     mask, owner = torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 1])
     expected = ops.masked_normalize(x, mask, owner, 2)

@@ -158,7 +158,7 @@ def test_what_an_agents_critic_says_moves_no_other_agents_actor(recipe, env):
 
 
 LEARNERS = {
-    "dqn": (marl.iql(n_step=3, prioritised=marl.memory.Prioritised(), **QUICK), Team),
+    "dqn": (marl.iql(n_step=3, prioritized=marl.memory.Prioritized(), **QUICK), Team),
     "c51-noisy": (
         marl.iql(**QUICK | {"network": marl.MLP((16,), "relu", noisy=0.5)}, distribution=marl.nets.Atoms(-5, 5, 11)),
         Team,
@@ -171,7 +171,7 @@ LEARNERS = {
     "iddpg-box": (marl.iddpg(exploration=OrnsteinUhlenbeck(), normalize_obs=True, **QUICK), Steer),
     "matd3": (
         marl.matd3(
-            prioritised=marl.memory.Prioritised(marl.Linear(0.7, 0.3, 200), marl.Linear(0.4, 1.0, 150)), **QUICK
+            prioritized=marl.memory.Prioritized(marl.Linear(0.7, 0.3, 200), marl.Linear(0.4, 1.0, 150)), **QUICK
         ),
         Steer,
     ),
@@ -201,10 +201,10 @@ def test_resuming_is_never_having_stopped(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_decentralised_evaluation_equals_batched(name):
+def test_decentralized_evaluation_equals_batched(name):
     config, env = LEARNERS[name]
     system = trained(config, lambda: env(die=(None, 4)), steps=60)
-    batched, alone = system.evaluate(4), system.evaluate(4, decentralised=True)
+    batched, alone = system.evaluate(4), system.evaluate(4, decentralized=True)
     assert batched.mean_return == pytest.approx(alone.mean_return, abs=1e-4)
 
 
@@ -274,8 +274,8 @@ def test_a_critic_across_teams_knows_what_the_others_did_and_will_do(other, die)
             if isinstance(other, marl.PPO):
                 wanted = torch.nn.functional.one_hot(memory.others[0][row + 1, copy], 4)
             else:
-                legal = memory.others_legal[0][row + 1, copy]
-                wanted = theirs.planned(theirs.memory.obs[row + 1, copy][None, None], legal[None, None])[0, 0]
+                action_mask = memory.others_action_mask[0][row + 1, copy]
+                wanted = theirs.planned(theirs.memory.obs[row + 1, copy][None, None], action_mask[None, None])[0, 0]
                 assert not wanted[0, 2:].any()  # agent_2 has two choices
                 assert wanted[1, 3] == 1
             assert torch.equal(later[0, b, k], (wanted * acting[:, None]).flatten().float())
@@ -320,7 +320,7 @@ def test_opponents_are_not_mixed():
 
 
 def test_a_rows_priority_is_the_mean_over_those_who_acted():
-    learner = trained(marl.maddpg(prioritised=marl.memory.Prioritised(), **QUICK), Turns, steps=60).learners[0]
+    learner = trained(marl.maddpg(prioritized=marl.memory.Prioritized(), **QUICK), Turns, steps=60).learners[0]
     sample = learner.experience.draw(Clock(60))
     assert (sample.complete[0].sum(-1) == 1).all()  # one player has the turn, and what is not known is never drawn
     trees, index = learner.memory.priorities, sample.index[:, 0].numpy()
@@ -348,7 +348,7 @@ def test_the_update_ratio_does_not_change_with_the_number_of_copies():
         (marl.TD3(credit=marl.QMix()), Team, "mixers go with single critics"),
         (marl.SAC(credit=marl.QMix()), Team, "mixers go with DQN and DDPG"),
         (marl.qmix(credit=marl.QMix(state="state")), Turns, "has no state()"),
-        (marl.iql(prioritised=marl.memory.Prioritised(), network=marl.GRU(8)), Team, "prioritised draws are of single"),
+        (marl.iql(prioritized=marl.memory.Prioritized(), network=marl.GRU(8)), Team, "prioritized draws are of single"),
         (marl.iql(hindsight=marl.memory.Hindsight("marl_envs.reach:compute_reward")), Team, "has no goals"),
         (marl.iql(exploration=marl.exploration.GaussianNoise()), Team, "GaussianNoise explores box actions"),
         (marl.iql(td_lambda=0.5), Team, "td_lambda needs sequences"),

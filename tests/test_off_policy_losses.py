@@ -55,7 +55,7 @@ def judged(learner, net, sample, b, agent, features, successor):
         x = x if x.dim() == 1 else x[agent]  # the state that follows this agent's turn
     agents = len(obs)
     with torch.no_grad():
-        values = learner.critic.judge(net, x.expand(1, 1, agents, -1), read.expand(1, 1, agents, -1))
+        values = learner.critic.values_of(net, x.expand(1, 1, agents, -1), read.expand(1, 1, agents, -1))
     return values[:, 0, 0, agent]  # (critics, outputs)
 
 
@@ -97,10 +97,10 @@ def test_ddpg_and_td3_aim_at_the_target_policies_value(recipe, env, monkeypatch)
             if env == "box":
                 action = torch.tanh(out)
             else:
-                legal = sample.next_legal[0, b, agent]
-                action = torch.where(legal, out, -torch.inf).argmax()
-            alive = sample.complete[0, b, agent] and sample.discount[0, b, agent] > 0
-            later.append(shown(learner, action) * alive)
+                action_mask = sample.next_action_mask[0, b, agent]
+                action = torch.where(action_mask, out, -torch.inf).argmax()
+            acting = sample.complete[0, b, agent] and sample.discount[0, b, agent] > 0
+            later.append(shown(learner, action) * acting)
             did.append(shown(learner, sample.action[0, b, agent]) * sample.acting[0, b, agent])
         for agent in range(3):
             if not sample.complete[0, b, agent]:
@@ -140,7 +140,7 @@ def test_sac_on_boxes_adds_the_entropy_of_what_it_draws(monkeypatch):
     seen, next_seen = encoded(learner, sample)
     before = learner.generator.get_state()
     out = at_successors(learner.actor, sample, seen, next_seen)
-    action, _ = learner.head.reparameterised(out, learner.generator)
+    action, _ = learner.head.reparameterized(out, learner.generator)
     learner.generator.set_state(before)
     _, target = targets(learner, sample, monkeypatch)
     alpha, action = learner.temperature().detach(), action.detach()
@@ -166,27 +166,27 @@ def test_sac_on_choices_takes_exact_expectations_over_legal_ones(monkeypatch):
     cost, entropy = learner.compute_actor_loss(sample, seen, alpha)
     weight, total = learner.experience.weigh(sample)[0], 0.0
 
-    def policy(obs, legal, agent):
+    def policy(obs, action_mask, agent):
         out = output(learner.actor, agent, obs)
-        return torch.where(legal, out, -torch.inf).softmax(-1)
+        return torch.where(action_mask, out, -torch.inf).softmax(-1)
 
     def values(net, successor, b, agent):
         obs = (sample.next_obs if successor else sample.obs)[:, b : b + 1]
         with torch.no_grad():
-            return learner.critic.judge(net, obs, None)[:, 0, 0, agent]  # (2, A)
+            return learner.critic.values_of(net, obs, None)[:, 0, 0, agent]  # (2, A)
 
     for b in range(16):
         for agent in range(3):
             if not sample.complete[0, b, agent]:
                 continue
-            pi = policy(sample.next_obs[0, b, agent], sample.next_legal[0, b, agent], agent)
+            pi = policy(sample.next_obs[0, b, agent], sample.next_action_mask[0, b, agent], agent)
             q = values(learner.critic.target, True, b, agent).min(0).values
             soft = sum(p * (v - alpha[agent] * math.log(p)) for p, v in zip(pi, q, strict=True) if p > 0)
             y = sample.reward[0, b, agent] + sample.discount[0, b, agent] * soft
             assert target[b, agent] == pytest.approx(float(y), abs=1e-4)
             own = values(learner.critic.online, False, b, agent)
             assert torch.allclose(value[:, b, agent], own[:, sample.action[0, b, agent]], atol=1e-5)
-            pi = policy(sample.obs[0, b, agent], sample.legal[0, b, agent], agent)
+            pi = policy(sample.obs[0, b, agent], sample.action_mask[0, b, agent], agent)
             q = own.min(0).values
             terms = [p * (alpha[agent] * math.log(p) - v) for p, v in zip(pi, q, strict=True) if p > 0]
             total += float(weight[b, agent] * sum(terms))
@@ -223,9 +223,9 @@ def test_dqn_lets_one_network_choose_and_the_other_judge(double, monkeypatch):
     learner, sample = drawn(marl.iql(double=double, dueling=True, **QUICK), ENVS["choices"])  # the same, not moved on
     for b in range(8):
         for agent in range(3):
-            obs, legal = sample.next_obs[0, b, agent], sample.next_legal[0, b, agent]
+            obs, action_mask = sample.next_obs[0, b, agent], sample.next_action_mask[0, b, agent]
             online, target = (learner.head.values(output(net, agent, obs)) for net in (learner.net, learner.target))
-            best = torch.where(legal, online if double else target, -torch.inf).argmax()
+            best = torch.where(action_mask, online if double else target, -torch.inf).argmax()
             assert caught["value"][0, b, agent] == pytest.approx(float(target[best]), abs=1e-5)
 
 
@@ -376,7 +376,7 @@ def test_facmac_mixes_everybodys_planned_actions(env):
             if env == "box":
                 later.append(torch.tanh(out))
             else:
-                later.append(shown(learner, torch.where(sample.next_legal[0, b, n], out, -torch.inf).argmax()))
+                later.append(shown(learner, torch.where(sample.next_action_mask[0, b, n], out, -torch.inf).argmax()))
             did.append(shown(learner, sample.action[0, b, n]))
         for n in range(3):
             now.append(judged(learner, learner.critic.online, sample, b, n, did, False)[0, 0])
@@ -397,7 +397,7 @@ def test_facmac_mixes_everybodys_planned_actions(env):
 
 
 def test_importance_weights_reach_the_loss():
-    config = marl.iql(prioritised=marl.memory.Prioritised(alpha=0.8, beta=marl.Linear(0.0, 1.0, 160)), **QUICK)
+    config = marl.iql(prioritized=marl.memory.Prioritized(alpha=0.8, beta=marl.Linear(0.0, 1.0, 160)), **QUICK)
     learner, sample = drawn(config, Team)  # after 80 steps beta is a half
     trees, index = learner.memory.priorities, sample.index  # (B, N): every agent's own places
     for agent in range(3):

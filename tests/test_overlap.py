@@ -31,12 +31,12 @@ def trained(config, workers, steps=160, **kwargs):
 CONFIGS = [
     marl.vdn(overlap=True, learning_starts=20, batch=8, updates_per_step=0.25),
     marl.masac(overlap=True, learning_starts=20, batch=8, updates_per_step=0.25),
-    marl.iql(overlap=True, learning_starts=20, batch=8, updates_per_step=0.25, prioritised=marl.memory.Prioritised()),
+    marl.iql(overlap=True, learning_starts=20, batch=8, updates_per_step=0.25, prioritized=marl.memory.Prioritized()),
     marl.iql(overlap=True, learning_starts=20, batch=4, updates_per_step=0.25, network=marl.GRU(6), sequence=5),
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["vdn", "masac", "prioritised", "gru"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["vdn", "masac", "prioritized", "gru"])
 def test_results_do_not_depend_on_where_the_environment_steps(config):
     (here, one), (_, other) = trained(config, 0), trained(config, 2)
     assert (

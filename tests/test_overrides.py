@@ -25,7 +25,7 @@ def test_a_curriculum_is_set_down_to_a_stage_s_task():
     assert [stage.advance.at_least for stage in curriculum.stages[:2]] == [0.5, 0.9]
     assert curriculum.stages[1].task["width"] == 6
     by_team = dataclasses.replace(
-        find("tag"), curriculum={"agent_*": marl.curriculum.DomainRandomisation({"prey_speed": 1.0})}
+        find("tag"), curriculum={"agent_*": marl.curriculum.DomainRandomization({"prey_speed": 1.0})}
     )
     assert override(by_team, ["curriculum.agent_*.task.prey_speed=1.3"]).curriculum["agent_*"].task["prey_speed"] == 1.3
 

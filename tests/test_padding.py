@@ -15,8 +15,8 @@ import marl
 from marl.nets.action_head import ActionHead, SquashedHead
 from marl.nets.distributions import make_distribution
 from marl.schedules import Clock
-from marl.shaping.hook import Place
-from marl.spaces import AgentCodec, base_legal, team_spec
+from marl.shaping.hook import HookContext
+from marl.spaces import AgentCodec, base_action_mask, team_spec
 from marl.types import Spec
 from tests.support.learning import fill
 from tests.support.tiny import LOOK, Wide
@@ -41,7 +41,7 @@ def spec_of(*spaces):
 
 
 def legal_of(team):
-    return torch.from_numpy(base_legal(team.action, team.action_spaces)) if team.masked else None
+    return torch.from_numpy(base_action_mask(team.action, team.action_spaces)) if team.masked else None
 
 
 # --- distributions ----------------------------------------------------------------------------------------------------
@@ -86,19 +86,19 @@ def parameters_of(team, alone, seed):
 def test_log_probability_entropy_and_kl_are_those_of_the_agent_alone(spaces, seed):
     team, alone = team_of(*spaces), team_of(spaces[0])
     (wide, together), (narrow, single) = parameters_of(team, alone, seed)
-    legal, components = legal_of(team), alone.action.shape
+    action_mask, components = legal_of(team), alone.action.shape
     action = single.sample(narrow.detach(), None, torch.Generator().manual_seed(seed))
-    padded = together.sample(wide.detach(), legal, torch.Generator().manual_seed(seed))
+    padded = together.sample(wide.detach(), action_mask, torch.Generator().manual_seed(seed))
     if components:
         padded[:, :1] = 0
         padded[:, :1, : components[0]] = action
     else:
         padded[:, :1] = action
-    found, expected = together.evaluate(wide, legal, padded), single.evaluate(narrow, None, action)
+    found, expected = together.evaluate(wide, action_mask, padded), single.evaluate(narrow, None, action)
     for name, one, other in zip(("log-probability", "entropy"), found, expected, strict=True):
         torch.testing.assert_close(one[:, :1], other, rtol=0, atol=1e-6, msg=name)
     # KL(old | new) by its sample estimate r - 1 - log r, as learners take it, for a changed policy.
-    changed = together.evaluate(wide * 0.5, legal, padded)[0][:, :1] - found[0][:, :1]
+    changed = together.evaluate(wide * 0.5, action_mask, padded)[0][:, :1] - found[0][:, :1]
     expected_change = single.evaluate(narrow * 0.5, None, action)[0] - expected[0]
     first, second = (ratio.exp() - 1 - ratio for ratio in (changed, expected_change))
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
@@ -113,10 +113,10 @@ def test_log_probability_entropy_and_kl_are_those_of_the_agent_alone(spaces, see
 @settings(max_examples=100, deadline=None)
 def test_padded_components_are_always_zero(spaces, seed):
     team = team_of(*spaces)
-    distribution, legal = make_distribution(team.action), legal_of(team)
+    distribution, action_mask = make_distribution(team.action), legal_of(team)
     blocks = 2 if team.action.kind == "box" else 1
     parameters = torch.randn(20, 3, blocks * distribution.size, generator=torch.Generator().manual_seed(seed))
-    for action in (distribution.sample(parameters, legal, None), distribution.mode(parameters, legal)):
+    for action in (distribution.sample(parameters, action_mask, None), distribution.mode(parameters, action_mask)):
         if team.action.shape:
             for n, width in enumerate(team.action.widths):
                 assert (action[:, n, width:] == 0).all()
@@ -144,15 +144,15 @@ def test_entropies_of_padded_teams_by_hand():
 @kinds
 def test_critics_read_zeros_where_an_agent_has_no_component(kind):
     team = team_of(*NARROW_AND_WIDE[kind])
-    head, legal = ActionHead(team.action), legal_of(team)
-    legal = None if legal is None else legal.expand(50, -1, -1)
+    head, action_mask = ActionHead(team.action), legal_of(team)
+    action_mask = None if action_mask is None else action_mask.expand(50, -1, -1)
     own = len(own_places(team)) * (2 if kind == "multibinary" else 1)
     parameters = torch.randn(50, 2, head.size)
     if kind == "box":
         stored = torch.randn(50, 2, 4)
     else:
-        stored = head.sample(parameters, legal, None)
-    for features in (head.features(stored), head.relaxed(parameters, legal, None)):
+        stored = head.sample(parameters, action_mask, None)
+    for features in (head.features(stored), head.relaxed(parameters, action_mask, None)):
         assert features.shape == (50, 2, head.size)
         assert (features[:, 0, own:] == 0).all()
         assert (features[:, 1] != 0).any()
@@ -176,7 +176,7 @@ def test_the_cost_of_large_outputs_is_the_agents_own(kind):
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-def put_narrow_into_wide(alone, padded, legal):
+def put_narrow_into_wide(alone, padded, action_mask):
     """The narrow agent's rollout for the first agent of the team; the other does nothing."""
     for name in ("acting", "terminated", "truncated", "action", "log_prob", "reward"):
         target, source = getattr(padded.memory, name), getattr(alone.memory, name)
@@ -188,8 +188,8 @@ def put_narrow_into_wide(alone, padded, legal):
     padded.memory.obs.zero_()
     padded.memory.obs[:, :, :1] = alone.memory.obs
     padded.memory.started.copy_(alone.memory.started)
-    if legal is not None:
-        padded.memory.legal[:] = legal
+    if action_mask is not None:
+        padded.memory.action_mask[:] = action_mask
     padded.memory.time = padded.memory.steps
 
 
@@ -263,14 +263,14 @@ def test_a_greedy_agent_beside_a_wide_one_acts_alike_alone_and_together():
     for spaces in NARROW_AND_WIDE.values():
         system = marl.MultiAgentSystem(marl.ippo(rollout=16), lambda s=spaces: Wide(*s), num_envs=4, seed=0)
         system.train(steps=128)
-        together, alone = system.evaluate(4, seed=3), system.evaluate(4, seed=3, decentralised=True)
+        together, alone = system.evaluate(4, seed=3), system.evaluate(4, seed=3, decentralized=True)
         assert together.returns_per_agent == pytest.approx(alone.returns_per_agent, rel=1e-5)
 
 
 def test_an_agent_without_alternatives_has_no_influence():
     """Its team mate has five actions; that makes no alternatives for an agent that has one."""
     team = team_of(Discrete(1), Discrete(5))
-    hook = marl.shaping.SocialInfluence().build(Place(team, 2, 0.99, SEED.spawn(1)[0]))
+    hook = marl.shaping.SocialInfluence().build(HookContext(team, 2, 0.99, SEED.spawn(1)[0]))
     x = torch.randn(2, 2, 3)
     yes = torch.ones(2, 2, dtype=torch.bool)
     influence = hook.influence(x, torch.tensor([[0, 3], [0, 1]]), yes, yes)

@@ -292,7 +292,7 @@ WILD = (
 @pytest.mark.parametrize("wild", WILD, ids=str)
 def test_places_and_actions_in_a_memory_are_looked_at_before_compiled_code_goes_there(wild, tmp_path):
     replay = marl.iql(
-        learning_starts=8, batch=4, buffer=64, prioritised=marl.memory.Prioritised(), network=marl.MLP((4,))
+        learning_starts=8, batch=4, buffer=64, prioritized=marl.memory.Prioritized(), network=marl.MLP((4,))
     )
     rollout = marl.ippo(rollout=16, minibatches=1, network=marl.MLP((4,)))
     *path, value = wild

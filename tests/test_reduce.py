@@ -161,7 +161,7 @@ def drawn(learner, seed: int, batch: int) -> Sample:
         index=torch.zeros(batch, 1, dtype=torch.int64),
         obs=uniform(*size, width),
         action=uniform(*size, 2) * 2 - 1 if box else (uniform(*size) * 3).long(),
-        legal=None,
+        action_mask=None,
         started=yes,
         acting=acting,
         complete=acting & (uniform(*size) < 0.9),
@@ -169,7 +169,7 @@ def drawn(learner, seed: int, batch: int) -> Sample:
         reward=uniform(*size),
         discount=torch.full(size, 0.9),
         next_obs=uniform(*size, width),
-        next_legal=None,
+        next_action_mask=None,
         next_acting=acting,
         carry=torch.zeros(batch, agents, 0),
         joint=None,
@@ -178,7 +178,7 @@ def drawn(learner, seed: int, batch: int) -> Sample:
         next_others=(),
         acting_others=(),
         next_acting_others=(),
-        next_legal_others=(),
+        next_action_mask_others=(),
         weight=torch.ones(batch, 1),
     )
 

@@ -47,7 +47,7 @@ def names(run):
 def test_a_run_from_python_is_a_watcher(run, system):
     system.train(steps=80, evaluate_every=40, evaluate_episodes=1, watcher=run)
     run.end(system)
-    run.summarise({"status": "finished"})
+    run.summarize({"status": "finished"})
     assert names(run)[:3] == ["step-000000000080", "step-000000000064", "step-000000000048"]
     assert len(names(run)) <= 4
     assert read_best(run.path)["metric"] == "evaluation_return"

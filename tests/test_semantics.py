@@ -197,11 +197,11 @@ def test_the_loser_of_a_turn_based_game_learns_its_loss_exactly_once():
 
 def test_one_legal_action_has_log_probability_zero_and_entropy_zero():
     logits = torch.randn(5, 4)
-    legal = torch.zeros(5, 4, dtype=torch.bool)
-    legal[:, 2] = True
+    action_mask = torch.zeros(5, 4, dtype=torch.bool)
+    action_mask[:, 2] = True
     head = Categorical(4)
-    action = head.sample(logits, legal, None)
-    log_prob, entropy = head.evaluate(logits, legal, action)
+    action = head.sample(logits, action_mask, None)
+    log_prob, entropy = head.evaluate(logits, action_mask, action)
     assert (action == 2).all()
     assert (log_prob == 0).all()
     assert (entropy == 0).all()
@@ -209,11 +209,11 @@ def test_one_legal_action_has_log_probability_zero_and_entropy_zero():
 
 def test_masked_choices_are_never_drawn_and_get_no_gradient():
     logits = torch.zeros(20_000, 3, requires_grad=True)
-    legal = torch.tensor([True, False, True]).expand(20_000, 3)
+    action_mask = torch.tensor([True, False, True]).expand(20_000, 3)
     head = Categorical(3)
-    action = head.sample(logits.detach(), legal, torch.Generator().manual_seed(0))
+    action = head.sample(logits.detach(), action_mask, torch.Generator().manual_seed(0))
     assert set(action.tolist()) == {0, 2}
-    log_prob, entropy = head.evaluate(logits, legal, action)
+    log_prob, entropy = head.evaluate(logits, action_mask, action)
     assert torch.allclose(log_prob, torch.full_like(log_prob, -math.log(2)))
     assert torch.allclose(entropy, torch.full_like(entropy, math.log(2)))
     (gradient,) = torch.autograd.grad(log_prob.sum() + entropy.sum(), logits)
@@ -221,9 +221,9 @@ def test_masked_choices_are_never_drawn_and_get_no_gradient():
 
 
 def test_masks_of_several_components():
-    legal = torch.tensor([[True, False, False, True, True]])
+    action_mask = torch.tensor([[True, False, False, True, True]])
     head = MultiCategorical((3, 2))
-    log_prob, entropy = head.evaluate(torch.zeros(1, 5), legal, torch.tensor([[0, 1]]))
+    log_prob, entropy = head.evaluate(torch.zeros(1, 5), action_mask, torch.tensor([[0, 1]]))
     assert log_prob.item() == pytest.approx(-math.log(2))
     assert entropy.item() == pytest.approx(math.log(2))
     bits = Bernoulli(2)
@@ -251,9 +251,9 @@ class Masked(ParallelEnv):
         return Discrete(4)
 
     def _look(self):
-        self.legal = {a: int(self.random.integers(4)) for a in self.possible_agents}
-        masks = {a: np.eye(4, dtype=np.int8)[i] for a, i in self.legal.items()}
-        obs = {a: np.eye(4, dtype=np.float32)[i] for a, i in self.legal.items()}
+        self.action_mask = {a: int(self.random.integers(4)) for a in self.possible_agents}
+        masks = {a: np.eye(4, dtype=np.int8)[i] for a, i in self.action_mask.items()}
+        obs = {a: np.eye(4, dtype=np.float32)[i] for a, i in self.action_mask.items()}
         if self.where == "obs":
             return {a: {"observation": obs[a], "action_mask": masks[a]} for a in obs}, {a: {} for a in obs}
         return obs, {a: {"action_mask": masks[a]} for a in obs}
@@ -266,7 +266,7 @@ class Masked(ParallelEnv):
         return self._look()
 
     def step(self, actions):
-        assert actions == self.legal, "an illegal action"
+        assert actions == self.action_mask, "an illegal action"
         self.time += 1
         obs, infos = self._look()
         over = self.time == 6
@@ -283,7 +283,7 @@ def test_masks_from_observation_and_info_are_obeyed_at_acting_and_update(where, 
     assert history.get("entropy", [0.0])[-1] == 0
     assert abs(history.get("kl", [0.0])[-1]) < 1e-6
     assert system.evaluate(4).mean_return == 12
-    assert system.evaluate(4, decentralised=True).mean_return == 12
+    assert system.evaluate(4, decentralized=True).mean_return == 12
 
 
 OFF = {"learning_starts": 40, "batch": 16, "network": marl.MLP((16,), "relu")}
@@ -299,20 +299,22 @@ def test_masks_hold_at_acting_and_at_the_successors_of_cut_episodes(where, recip
     index = torch.arange(memory.size * 4).unsqueeze(1)
     sample = memory.sample(index, 1, 1, 0.9)
     assert (memory.link < -1).any()
-    assert torch.equal(sample.next_legal, sample.next_obs.bool())  # what is seen is what is legal
+    assert torch.equal(sample.next_action_mask, sample.next_obs.bool())  # what is seen is what is legal
 
 
 def test_coma_plans_legal_actions_where_episodes_are_cut(tmp_path):
     system = marl.MultiAgentSystem(marl.coma(rollout=8), "tests.test_semantics:CutInObs", num_envs=4)
     model, seen = system.learners[0].model, []
     sample = model.distribution.sample
-    model.distribution.sample = lambda out, legal, random: seen.append(legal) or sample(out, legal, random)
+    model.distribution.sample = lambda out, action_mask, random: (
+        seen.append(action_mask) or sample(out, action_mask, random)
+    )
     system.train(steps=64)
-    assert any(legal.dim() == 4 for legal in seen)  # (1, K, N, A): of true successors
-    assert all((legal.sum(-1) == 1).all() for legal in seen)
+    assert any(action_mask.dim() == 4 for action_mask in seen)  # (1, K, N, A): of true successors
+    assert all((action_mask.sum(-1) == 1).all() for action_mask in seen)
     system.train(steps=28)  # an episode was cut since the last update
     system.save(tmp_path / "run")
-    assert system.learners[0].memory.final_legal
+    assert system.learners[0].memory.final_action_mask
     again = marl.MultiAgentSystem.load(tmp_path / "run", trust=True)
     for one in (system, again):
         one.train(steps=36)
@@ -324,7 +326,7 @@ def test_masks_of_cut_episodes_come_from_worker_processes_and_turns_too():
     step = batch.reset(0)
     for _ in range(7):
         step = batch.step([step.teams[0].obs.argmax(-1)])
-        assert np.array_equal(step.teams[0].next_legal, step.teams[0].next_obs.astype(bool))
+        assert np.array_equal(step.teams[0].next_action_mask, step.teams[0].next_obs.astype(bool))
     batch.close()
 
 
@@ -361,7 +363,7 @@ def test_schedules_run_on_environment_steps(num_envs):
 # 8. Evaluation changes nothing.
 
 
-def test_evaluation_changes_no_learner_normaliser_or_random_stream():
+def test_evaluation_changes_no_learner_normalizer_or_random_stream():
     def run(evaluate):
         system = marl.MultiAgentSystem(
             marl.mappo(rollout=8, minibatches=2, normalize_obs=True, network=marl.GRU(8)), Team, num_envs=2
@@ -369,7 +371,7 @@ def test_evaluation_changes_no_learner_normaliser_or_random_stream():
         system.train(steps=100)
         if evaluate:
             system.evaluate(5)
-            system.evaluate(3, greedy=False, decentralised=True)
+            system.evaluate(3, greedy=False, decentralized=True)
         system.train(steps=100, evaluate_every=30 if evaluate else None, evaluate_episodes=2)
         return system
 

@@ -12,13 +12,13 @@ from gymnasium.spaces import Box, Discrete
 
 import marl
 from marl.schedules import Clock, Linear
-from marl.shaping import RND, Clip, DifferenceReward, PotentialBased, RunningNormalize, Seen
-from marl.shaping.hook import Place
+from marl.shaping import RND, Clip, DifferenceReward, PotentialBased, RunningNormalize, TeamTransition
+from marl.shaping.hook import HookContext
 from marl.shaping.shaper import Shaper
 from marl.types import ConfigError
 from tests.support.tiny import Constant, Team, Turns, spec_of
 
-PLACE = Place(spec_of(2).teams[0], 3, 0.9, np.random.SeedSequence(0))
+PLACE = HookContext(spec_of(2).teams[0], 3, 0.9, np.random.SeedSequence(0))
 
 
 def seen(obs, next_obs, reward, *, terminated=None, truncated=None, acting=None, steps=0):
@@ -28,10 +28,10 @@ def seen(obs, next_obs, reward, *, terminated=None, truncated=None, acting=None,
     truncated = none if truncated is None else np.asarray(truncated)
     acting = ~none if acting is None else np.asarray(acting)
     started = (terminated | truncated).all(axis=1)
-    onward = (~none & ~started[:, None] & ~terminated) | truncated
-    return Seen(
+    has_future = (~none & ~started[:, None] & ~terminated) | truncated
+    return TeamTransition(
         np.asarray(obs, np.float32), np.asarray(next_obs, np.float32), none.astype(np.int64),
-        np.asarray(reward, np.float32), terminated, truncated, acting, onward, started, None, None,
+        np.asarray(reward, np.float32), terminated, truncated, acting, has_future, started, None, None,
         Clock(steps, 100), Clock(steps + 1, 100),
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_a_potential_is_zero_at_the_end_and_counts_where_the_episode_was_cut_off
 def test_a_dead_agent_gets_no_potential():
     hook = PotentialBased(first).build(PLACE)
     step = seen(grid(2, 3), grid(5, 7), [[0, 0]], acting=[[True, False]])
-    step.onward[0, 1] = False
+    step.has_future[0, 1] = False
     assert hook(step, np.zeros((1, 2))) == pytest.approx(np.array([[2.5, 0]]))
 
 
@@ -141,7 +141,9 @@ def test_a_learner_finds_the_optimum_under_potentials_and_is_led_astray_by_a_pla
 
 def test_in_a_game_of_turns_potentials_run_from_turn_to_turn():
     paid = []
-    keep = marl.shaping.Function(lambda step: paid.append((step.onward.copy(), step.acting.copy())) or np.zeros((1, 2)))
+    keep = marl.shaping.Function(
+        lambda step: paid.append((step.has_future.copy(), step.acting.copy())) or np.zeros((1, 2))
+    )
     phi = PotentialBased(lambda obs: obs[..., 0] + 1)
     learner = marl.ippo(rollout=8, minibatches=1, discount=1.0)
     with marl.MultiAgentSystem(learner, Turns, num_envs=1, shaping=[phi, keep]) as system:
@@ -179,13 +181,13 @@ def test_hooks_apply_one_after_the_other():
     with marl.MultiAgentSystem(marl.Random(), lambda: Team((3, 3), (2, 2)), num_envs=1) as system:
         env = system.env
         step = env.reset(0)
-        shaper.look(step)
+        shaper.remember(step)
         step = env.step([np.zeros((1, 2), np.int64)])
         (reward,) = shaper(step, [np.zeros((1, 2), np.int64)], Clock(0), Clock(1))
         assert reward == pytest.approx((step.teams[0].reward - 1) * 2)
 
 
-def test_running_normalisation_divides_by_the_deviation_of_returns():
+def test_running_normalization_divides_by_the_deviation_of_returns():
     hook = RunningNormalize(discount=0.5, clip=100).build(PLACE)
     rewards = np.array([[4.0, 0.0], [2.0, 2.0], [0.0, 6.0]])
     step = seen(np.zeros((3, 2, 4)), np.zeros((3, 2, 4)), rewards)
@@ -220,7 +222,7 @@ def test_random_network_distillation_tires_of_what_it_knows():
 
 
 def test_episodic_novelty_pays_for_the_unlike_and_forgets_at_the_end():
-    hook = marl.shaping.EpisodicNovelty(weight=1.0, neighbours=3).build(PLACE)
+    hook = marl.shaping.EpisodicNovelty(weight=1.0, neighbors=3).build(PLACE)
     random = np.random.default_rng(0)
     zero, places = np.zeros((3, 2)), random.normal(size=(20, 3, 2, 4)) * 5
     same = np.ones((3, 2, 4))
@@ -238,12 +240,12 @@ def test_episodic_novelty_pays_for_the_unlike_and_forgets_at_the_end():
 def place_of(env):
     """The only team of an environment."""
     with marl.MultiAgentSystem(marl.Random(), env, num_envs=1) as system:
-        return Place(system.spec.teams[0], 1, 0.9, np.random.SeedSequence(0))
+        return HookContext(system.spec.teams[0], 1, 0.9, np.random.SeedSequence(0))
 
 
 def influence_by_hand(own):
     """Agent 0 believes that agent 1 plays 0 three times of four after a 0, else as a coin falls; ``own``: its logit."""
-    two = Place(spec_of(2, action=Discrete(2)).teams[0], 1, 0.9, np.random.SeedSequence(0))
+    two = HookContext(spec_of(2, action=Discrete(2)).teams[0], 1, 0.9, np.random.SeedSequence(0))
     hook = marl.shaping.SocialInfluence(width=1).build(two)
     with torch.no_grad():
         for weight in hook.weights:
@@ -291,7 +293,7 @@ def test_nobody_is_paid_for_influence_on_those_who_are_gone():
     assert not over.any()
     assert not hook.before[2].any()  # and nothing that follows is what it led to
     alone = seen(obs, obs, zero, acting=[[True, False]])
-    alone.onward[0, 1] = False
+    alone.has_future[0, 1] = False
     assert not hook(alone, zero).any()
 
 
@@ -302,7 +304,7 @@ EVERYTHING = (
     marl.shaping.CountBonus(),
     RND(width=8),
     marl.shaping.SocialInfluence(width=8),
-    marl.shaping.EpisodicNovelty(neighbours=2, memory=8, width=4),
+    marl.shaping.EpisodicNovelty(neighbors=2, memory=8, width=4),
     marl.shaping.TeamSpirit(Linear(0.0, 1.0, steps=500)),
     RunningNormalize(),
     Clip(-5, 5),

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import marl
-from marl.curriculum import Between, DomainRandomisation, LearningProgress, Stage, Stages, Steps
+from marl.curriculum import Between, DomainRandomization, LearningProgress, Stage, Stages, Steps
 from marl.schedules import Clock
-from marl.shaping import Function, PotentialBased, Seen
-from marl.shaping.hook import Place
+from marl.shaping import Function, PotentialBased, TeamTransition
+from marl.shaping.hook import HookContext
 from tests.support.tiny import Team
 
 GAMMA = 0.9
@@ -32,7 +32,7 @@ def best_actions(shape):
     rows = list(moves())
     states, actions, after, reward, ends = (np.array(column) for column in zip(*rows, strict=True))
     column = (len(rows), 1)
-    seen = Seen(
+    seen = TeamTransition(
         obs=states.reshape(*column, 1).astype(np.float32),
         next_obs=after.reshape(*column, 1).astype(np.float32),
         action=actions.reshape(column),
@@ -40,7 +40,7 @@ def best_actions(shape):
         terminated=ends.reshape(column),
         truncated=np.zeros(column, dtype=bool),
         acting=np.ones(column, dtype=bool),
-        onward=~ends.reshape(column),
+        has_future=~ends.reshape(column),
         started=ends,
         state=None,
         next_state=None,
@@ -56,7 +56,7 @@ def best_actions(shape):
 
 def hook(config):
     spec = marl.MultiAgentSystem(marl.Random(), Team, num_envs=1).spec
-    return config.build(Place(spec.teams[0], len(list(moves())), GAMMA, np.random.SeedSequence(0)))
+    return config.build(HookContext(spec.teams[0], len(list(moves())), GAMMA, np.random.SeedSequence(0)))
 
 
 def test_a_potential_leaves_the_best_policy_as_it_is_and_a_plain_bonus_does_not():
@@ -98,7 +98,7 @@ def grid(curriculum, agents=None, seed=0, **options):
 SMALL, LARGE = {"width": 3, "height": 3}, {"width": 8, "height": 8}
 CURRICULA = {
     "stages": Stages([Stage(SMALL, Steps(at_least=100)), Stage(LARGE)]),
-    "random": DomainRandomisation({"width": Between(3, 8), "height": Between(3, 8)}),
+    "random": DomainRandomization({"width": Between(3, 8), "height": Between(3, 8)}),
     "progress": LearningProgress({"width": Between(3, 8), "height": Between(3, 8)}),
 }
 

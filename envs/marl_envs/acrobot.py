@@ -99,7 +99,7 @@ class Acrobot(World, name="acrobot_v0", render_fps=15):
     kernels = Kernels(reset, step, observe)
 
     def __init__(self, max_cycles: int = 500, render_mode: str | None = None) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         high = np.array([1.0, 1.0, 1.0, 1.0, MAX_SPEED_1, MAX_SPEED_2], dtype=np.float32)
         super().__init__(
             observation_spaces={"agent_0": Box(-high, high, dtype=np.float32)},

@@ -71,7 +71,7 @@ class Adversary(ParticleWorld, name="adversary_v0"):
         num_agent_neighbors: int | None = None,
         num_landmark_neighbors: int | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         places = 2 * slots(N, num_landmark_neighbors) + 2 * slots(N, num_agent_neighbors)
         body = Body(size=0.15, collide=False)
         super().__init__(

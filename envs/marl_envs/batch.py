@@ -22,8 +22,8 @@ from marl.types import (
     Step,
     TeamSpec,
     TeamStep,
-    legal_widths,
     partition,
+    valid_choices,
 )
 from marl_envs.kernel import OBSERVE, RESTART, STEP, stream
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 _typeof: Any = numba.typeof
 
 
-class Copies:
+class WorldCopies:
     """The arrays of ``E`` copies of a world and the one compiled call that moves them; agents in one axis, no teams."""
 
     def __init__(self, world: World, num_envs: int) -> None:
-        """As the class says."""
+        """Allocate the arrays of all copies."""
         if num_envs < 1:
             raise ConfigError(f"expected at least one copy, got num_envs={num_envs}")
         spaces = [world.flat_spaces[agent] for agent in world.possible_agents]
@@ -64,11 +64,13 @@ class Copies:
             self.actions = np.zeros(rows, dtype=np.int64)
         self.reward = np.zeros(rows, dtype=np.float32)
         self.terminated, self.truncated = np.zeros(rows, dtype=bool), np.zeros(rows, dtype=bool)
-        self.alive = np.ones(rows, dtype=bool)
-        self.legal = None if world.kernels.legal is None else np.zeros((*rows, int(self.choices.max())), dtype=bool)
-        if self.legal is not None:
-            self.legal[...] = np.arange(self.legal.shape[-1]) < self.choices[:, None]
-        self.next_legal = None if self.legal is None else self.legal.copy()
+        self.acting = np.ones(rows, dtype=bool)
+        self.action_mask = (
+            None if world.kernels.action_mask is None else np.zeros((*rows, int(self.choices.max())), dtype=bool)
+        )
+        if self.action_mask is not None:
+            self.action_mask[...] = np.arange(self.action_mask.shape[-1]) < self.choices[:, None]
+        self.next_action_mask = None if self.action_mask is None else self.action_mask.copy()
         self.started = np.ones(num_envs, dtype=bool)
         has_state = not world.state_is_obs and hasattr(world, "state_space")
         self.state = np.zeros((num_envs, world.state_space.shape[0]), dtype=np.float32) if has_state else None
@@ -92,7 +94,7 @@ class Copies:
             self.choices, self.widths,
         )  # fmt: skip
         self.outside = self.arrays_out(
-            self.obs, self.next_obs, self.reward, self.terminated, self.truncated, self.alive
+            self.obs, self.next_obs, self.reward, self.terminated, self.truncated, self.acting
         )
         # The compiled function itself, without numba's look-up by argument types: half the time of a call.
         loop = world.loop(box=world.box_actions, join_state=world.join_state)
@@ -100,12 +102,12 @@ class Copies:
         self.call = loop.compile(tuple(_typeof(argument) for argument in arguments))
 
     def arrays_out(
-        self, obs: Array, next_obs: Array, reward: Array, terminated: Array, truncated: Array, alive: Array
+        self, obs: Array, next_obs: Array, reward: Array, terminated: Array, truncated: Array, acting: Array
     ) -> tuple[Any, ...]:
         """The output arguments of the loop: these, and this object's own masks, starts and states."""
         return (
-            obs, next_obs, reward, terminated, truncated, alive,
-            self.legal, self.next_legal, self.started, self.state, self.next_state,
+            obs, next_obs, reward, terminated, truncated, acting,
+            self.action_mask, self.next_action_mask, self.started, self.state, self.next_state,
         )  # fmt: skip
 
     def seed(self, seed: int, first_copy: int) -> None:
@@ -145,7 +147,7 @@ class Copies:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes, copied."""
-        own = {"task", "pending", "rng", "clock", "returns", "alive", "started"}
+        own = {"task", "pending", "rng", "clock", "returns", "acting", "started"}
         state: dict[str, Any] = {name: getattr(self, name).copy() for name in sorted(own)}
         state["s"] = {name: value.copy() for name, value in self._changing().items()}
         state["chosen"] = list(self.chosen)
@@ -153,7 +155,7 @@ class Copies:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state, after checking that it is one of ours: kernels index by it without a look."""
-        own = ("task", "pending", "rng", "clock", "returns", "alive", "started")
+        own = ("task", "pending", "rng", "clock", "returns", "acting", "started")
         pairs = [(name, getattr(self, name), state.get(name)) for name in own]
         pairs += [(f"s.{name}", value, state.get("s", {}).get(name)) for name, value in self._changing().items()]
         for name, array, value in pairs:
@@ -204,7 +206,7 @@ def team_specs(world: World, patterns: Sequence[str] | None) -> tuple[TeamSpec, 
     teams = []
     for name, agents in partition(world.possible_agents, patterns).items():
         seen = tuple(world.observation_spaces[agent] for agent in agents)
-        done = tuple(world.action_spaces[agent] for agent in agents)
+        entries = tuple(world.action_spaces[agent] for agent in agents)
         flat = [world.flat_spaces[agent] for agent in agents]
         widths = tuple(int(np.prod(space.shape or ())) for space in flat)
         if world.image_obs:
@@ -213,7 +215,7 @@ def team_specs(world: World, patterns: Sequence[str] | None) -> tuple[TeamSpec, 
         else:
             obs = ObsSpec((max(widths),), "float32", widths)
         if world.box_actions:
-            boxes = [space for space in done if isinstance(space, gymnasium.spaces.Box)]
+            boxes = [space for space in entries if isinstance(space, gymnasium.spaces.Box)]
             sizes = tuple(int(box.shape[0]) for box in boxes)
             low, high = np.zeros((len(boxes), max(sizes))), np.zeros((len(boxes), max(sizes)))
             for row, box in enumerate(boxes):
@@ -221,25 +223,25 @@ def team_specs(world: World, patterns: Sequence[str] | None) -> tuple[TeamSpec, 
             action = ActionSpec("box", (), sizes, tuple(map(tuple, low.tolist())), tuple(map(tuple, high.tolist())))
             masked = False
         else:
-            sizes = tuple(int(space.n) for space in done if isinstance(space, gymnasium.spaces.Discrete))
+            sizes = tuple(int(space.n) for space in entries if isinstance(space, gymnasium.spaces.Discrete))
             action = ActionSpec("discrete", (max(sizes),), sizes)
-            masked = world.kernels.legal is not None or len(set(sizes)) > 1
-        teams.append(TeamSpec(name, agents, obs, action, seen, done, masked))
+            masked = world.kernels.action_mask is not None or len(set(sizes)) > 1
+        teams.append(TeamSpec(name, agents, obs, action, seen, entries, masked))
     return tuple(teams)
 
 
-class Batch:
+class WorldBatch:
     """``E`` copies of a native world with its agents divided into teams (`marl.types.BatchEnv`).
 
-    One team in the world's order is the arrays of the loop themselves; a team of neighbouring agents is a view of them;
+    One team in the world's order is the arrays of the loop themselves; a team of neighboring agents is a view of them;
     any other team is gathered after each step.
     """
 
     def __init__(
         self, world: World, num_envs: int, patterns: Sequence[str] | None = None, *, first_copy: int = 0
     ) -> None:
-        """As the class says."""
-        self._core = core = Copies(world, num_envs)
+        """Allocate the arrays of all copies."""
+        self._core = core = WorldCopies(world, num_envs)
         self._world, self._first_copy = world, first_copy
         teams = team_specs(world, patterns)
         has_state = hasattr(world, "state_space")
@@ -253,7 +255,7 @@ class Batch:
         self._action_shapes = [(num_envs, team.num_agents, *team.action.shape) for team in teams]
         self._gathered: list[tuple[Array, Array, Array]] = []  # (from, members, to): copied after each step
         self._gathered_next: list[tuple[Array, Array, Array]] = []
-        self._step, self._next, self._next_legal = self._views()
+        self._step, self._next, self._next_action_mask = self._views()
         self._tail = (*core.inside, *core.outside)
         self._started = False
         self._targets: dict[int, _Target] = {}
@@ -280,16 +282,16 @@ class Batch:
 
             obs = share(core.obs, cut)
             successors.append(share(core.next_obs, cut, later=True))
-            legal: Array | None = None
-            next_legal: Array | None = None
-            if team.masked and core.legal is not None and core.next_legal is not None:
-                legal = share(core.legal, slice(0, team.action.num_legal))
-                next_legal = share(core.next_legal, slice(0, team.action.num_legal), later=True)
+            action_mask: Array | None = None
+            next_action_mask: Array | None = None
+            if team.masked and core.action_mask is not None and core.next_action_mask is not None:
+                action_mask = share(core.action_mask, slice(0, team.action.num_choices))
+                next_action_mask = share(core.next_action_mask, slice(0, team.action.num_choices), later=True)
             elif team.masked:
-                legal = next_legal = np.tile(legal_widths(team.action), (core.num_envs, 1, 1))
-            masks.append(next_legal)
-            flags = [share(array) for array in (core.reward, core.terminated, core.truncated, core.alive)]
-            steps.append(TeamStep(obs, obs, flags[0], flags[1], flags[2], flags[3], legal, legal))
+                action_mask = next_action_mask = np.tile(valid_choices(team.action), (core.num_envs, 1, 1))
+            masks.append(next_action_mask)
+            flags = [share(array) for array in (core.reward, core.terminated, core.truncated, core.acting)]
+            steps.append(TeamStep(obs, obs, flags[0], flags[1], flags[2], flags[3], action_mask, action_mask))
         self._state: Array | None = core.state
         self._next_state: Array | None = core.next_state
         if self._world.state_is_obs:  # always one padded row per copy, whatever the teams
@@ -375,14 +377,14 @@ class Batch:
                 raise core.bad_action(given, -1 - count)
             finished = self._episodes(count)
         obs, next_obs = target.whole_obs or (core.obs, core.next_obs)
-        for team, mine, own, standin, next_legal in zip(
-            out.teams, self._step.teams, target.next_obs, self._next, self._next_legal, strict=True
+        for team, mine, own, standin, next_action_mask in zip(
+            out.teams, self._step.teams, target.next_obs, self._next, self._next_action_mask, strict=True
         ):
-            np.copyto(team.alive, mine.alive)
-            if team.legal is not None and mine.legal is not None:
-                np.copyto(team.legal, mine.legal)
+            np.copyto(team.acting, mine.acting)
+            if team.action_mask is not None and mine.action_mask is not None:
+                np.copyto(team.action_mask, mine.action_mask)
             team.next_obs = team.obs if not count else standin if own is None else own
-            team.next_legal = next_legal if count else team.legal
+            team.next_action_mask = next_action_mask if count else team.action_mask
         np.copyto(out.started, core.started)
         out.discarded[...] = False
         if out.state is not None and self._state is not None and self._next_state is not None:
@@ -432,13 +434,13 @@ class Batch:
         if count:
             for source, members, target in self._gathered_next:
                 np.take(source, members, axis=1, out=target)
-            for team, successor, legal in zip(step.teams, self._next, self._next_legal, strict=True):
-                team.next_obs, team.next_legal = successor, legal
+            for team, successor, action_mask in zip(step.teams, self._next, self._next_action_mask, strict=True):
+                team.next_obs, team.next_action_mask = successor, action_mask
             step.next_state = self._next_state
             step.finished = self._episodes(count)
         else:
             for team in step.teams:
-                team.next_obs, team.next_legal = team.obs, team.legal
+                team.next_obs, team.next_action_mask = team.obs, team.action_mask
             step.next_state = step.state
             step.finished = ()
 
@@ -469,13 +471,13 @@ class Batch:
 class _Target:
     """Somebody else's Step that a batch writes into, checked once."""
 
-    def __init__(self, batch: Batch, out: Step) -> None:
+    def __init__(self, batch: WorldBatch, out: Step) -> None:
         self.out = out  # keeps it alive, so its id stays its own
         mine, core = batch._step, batch._core
         if len(out.teams) != len(mine.teams):
             raise ConfigError(f"step_into: expected {len(mine.teams)} teams, got {len(out.teams)}")
         for spec, given, own in zip(batch.spec.teams, out.teams, mine.teams, strict=True):
-            for name in ("obs", "next_obs", "reward", "terminated", "truncated", "alive"):
+            for name in ("obs", "next_obs", "reward", "terminated", "truncated", "acting"):
                 array, expected = getattr(given, name), getattr(own, name)
                 if array.shape != expected.shape or array.dtype != expected.dtype:
                     raise ConfigError(
@@ -492,4 +494,4 @@ class _Target:
             next_obs = core.next_obs if self.next_obs[0] is None else self.next_obs[0]
             team.obs[...], next_obs[...] = 0, 0  # the loop leaves padding alone
             self.whole_obs = (team.obs, next_obs)
-            self.tail = (*core.inside, *core.arrays_out(team.obs, next_obs, *arrays[2:], core.alive))
+            self.tail = (*core.inside, *core.arrays_out(team.obs, next_obs, *arrays[2:], core.acting))

@@ -68,7 +68,7 @@ class CartPole(World, name="cartpole_v0", render_fps=50):
     def __init__(
         self, sutton_barto_reward: bool = False, max_cycles: int = 500, render_mode: str | None = None
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         self.sutton_barto_reward = sutton_barto_reward
         high = np.array([MAX_X * 2, np.inf, MAX_ANGLE * 2, np.inf], dtype=np.float32)
         super().__init__(

@@ -60,7 +60,7 @@ class Catch(World, name="catch_v0", render_fps=5):
     kernels = Kernels(reset, step, observe)
 
     def __init__(self, rows: int = 10, columns: int = 5, render_mode: str | None = None) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         if rows < 2 or columns < 1:
             raise ConfigError(f"Catch: expected at least 2 rows and 1 column, got {rows} and {columns}")
         self.rows, self.columns = rows, columns

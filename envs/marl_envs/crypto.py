@@ -9,13 +9,13 @@ from marl_envs.kernel import RUNNING, Kernels, integers, kernel
 from marl_envs.mpe import Body, Particles, ParticleWorld, move, put_message, scatter
 
 EVE, BOB, ALICE = 0, 1, 2
-GOAL, KEY = 0, 1  # columns of goal: indices of landmarks, whose colours are one-hot
+GOAL, KEY = 0, 1  # columns of goal: indices of landmarks, whose colors are one-hot
 LANDMARKS, WORDS = 2, 4
 
 
 @kernel
 def reset(s: Particles, e: int, task: Array, rng: Array) -> None:
-    """A secret and a key, each one of two colours."""
+    """A secret and a key, each one of two colors."""
     s.goal[e, GOAL] = integers(rng, e, LANDMARKS)
     s.goal[e, KEY] = integers(rng, e, LANDMARKS)
     scatter(s, e, rng, 1.0)
@@ -46,7 +46,7 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
 
 @kernel
 def put_color(index: int, e: int, obs: Array, i: int, k: int) -> int:
-    """Write a one-hot colour."""
+    """Write a one-hot color."""
     for c in range(WORDS):
         obs[e, i, k + c] = 1.0 if c == index else 0.0
     return k + WORDS
@@ -74,7 +74,7 @@ class Crypto(ParticleWorld, name="crypto_v0"):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         body = Body(collide=False, moves=False, talks=True)
         super().__init__(
             agents={"eve_0": body, "bob_0": body, "alice_0": body},

@@ -16,7 +16,7 @@ class Canvas:
     """A square picture in the world's coordinates: origin in the middle until `view` says otherwise, y points up."""
 
     def __init__(self, title: str, window: bool, fps: int, size: int = 700) -> None:
-        """As the class says."""
+        """Set the size and the title; the window opens with the first picture."""
         self.size, self.window, self.fps = size, window, fps
         if window:
             pygame.display.init()
@@ -31,7 +31,7 @@ class Canvas:
         self._lines = 0
 
     def view(self, half_width: float, center: tuple[float, float] = (0.0, 0.0)) -> None:
-        """Show the square of that half-width around that centre."""
+        """Show the square of that half-width around that center."""
         self._scale = self.size / (2.0 * max(half_width, 1e-9))
         self._center = center
 

@@ -223,7 +223,7 @@ class Foraging(World, name="foraging_v0", render_fps=5):
         max_cycles: int = 50,
         render_mode: str | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         smallest = next(side for side in range(3, num_agents + 5) if (side - 2) ** 2 > num_agents)
         if num_agents < 1 or num_food < 1 or max_level < 1 or size < smallest or (sight is not None and sight < 1):
             raise ConfigError(

@@ -131,7 +131,7 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
 
 
 @kernel
-def alive(s: State, e: int, task: Array, out: Array) -> None:
+def acting(s: State, e: int, task: Array, out: Array) -> None:
     """Who has not arrived yet."""
     for n in range(s.agent.shape[1]):
         out[e, n] = not s.arrived[e, n]
@@ -200,7 +200,7 @@ class GridWorld(World, name="gridworld_v0"):
     and what is within ``view`` cells.
     """
 
-    kernels = Kernels(reset, step, observe_vector, alive=alive, info=info)
+    kernels = Kernels(reset, step, observe_vector, acting=acting, info=info)
     info_names = ("success",)
 
     def __new__(cls, *args: Any, obs: str = "vector", **kwargs: Any) -> GridWorld:
@@ -222,7 +222,7 @@ class GridWorld(World, name="gridworld_v0"):
         max_cycles: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         if width < 2 or height < 2 or num_agents < 1 or view < 0 or not 0 <= density < 1:
             raise ConfigError(
                 "gridworld: expected width and height of at least 2, density in [0, 1), at least one agent and "
@@ -292,8 +292,8 @@ class GridWorld(World, name="gridworld_v0"):
 class GridWorldImage(GridWorld, name="gridworld_image_v0"):
     """`GridWorld` seen as an image; what ``GridWorld(obs="image")`` makes."""
 
-    kernels = Kernels(reset, step, observe_image, alive=alive, info=info)
+    kernels = Kernels(reset, step, observe_image, acting=acting, info=info)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         super().__init__(*args, **{**kwargs, "obs": "image"})

@@ -66,7 +66,7 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
 
 
 @kernel
-def alive(s: Particles, e: int, task: Array, out: Array) -> None:
+def acting(s: Particles, e: int, task: Array, out: Array) -> None:
     """Who takes part."""
     for n in range(out.shape[1]):
         out[e, n] = n < task[e, AGENTS]
@@ -112,11 +112,11 @@ class GrowingSpread(Spread, name="growing_spread_v0"):
     share of landmarks with an agent on them, and ``away``, their mean distance from the nearest agent.
     """
 
-    kernels = Kernels(reset, step, observe, alive=alive, info=info)
+    kernels = Kernels(reset, step, observe, acting=acting, info=info)
     info_names = ("success", "away")
 
     def __init__(self, N: int = 6, **kwargs: Any) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         super().__init__(N, **kwargs)
         *own, (last, cycles) = self.task_space.items()
         self.task_space = dict([*own, ("agents", Parameter(1, N, N, integer=True)), (last, cycles)])

@@ -68,8 +68,8 @@ class Kernels:
     reset(s, e, task, rng)                  start an episode
     step(s, e, task, rng, action, reward)   move on, write ``reward[e, n]``, return RUNNING, TERMINATED or TRUNCATED
     observe(s, e, task, obs)                write ``obs[e, n]``; the padding beyond an agent's width stays zero
-    alive(s, e, task, alive)                optional: write ``alive[e, n]``; else all live as long as the episode
-    legal(s, e, task, legal)                optional: write ``legal[e, n, action]``
+    acting(s, e, task, acting)              optional: write ``acting[e, n]``; else all act until the episode ends
+    action_mask(s, e, task, action_mask)    optional: write ``action_mask[e, n, action]``
     state(s, e, task, state)                optional: write ``state[e]``; without it the observations laid end to end
     info(s, e, task, info)                  optional: write ``info[e]`` as an episode ends, named by `World.info_names`
     """
@@ -77,8 +77,8 @@ class Kernels:
     reset: Any
     step: Any
     observe: Any
-    alive: Any = None
-    legal: Any = None
+    acting: Any = None
+    action_mask: Any = None
     state: Any = None
     info: Any = None
 
@@ -106,11 +106,11 @@ valid: Any = _valid_choice
 reset: Any = _nothing
 step: Any = _nothing
 observe: Any = _nothing
-write_alive: Any = _nothing
-write_legal: Any = _nothing
+write_acting: Any = _nothing
+write_action_mask: Any = _nothing
 write_state: Any = _nothing
 write_info: Any = _nothing
-HAS_ALIVE = HAS_LEGAL = HAS_STATE = JOIN_STATE = False
+HAS_ACTING = HAS_ACTION_MASK = HAS_STATE = JOIN_STATE = False
 
 
 def _loop(
@@ -131,9 +131,9 @@ def _loop(
     reward: Array,
     terminated: Array,
     truncated: Array,
-    alive: Array,
-    legal: Any,
-    next_legal: Any,
+    acting: Array,
+    action_mask: Any,
+    next_action_mask: Any,
     started: Array,
     state: Any,
     next_state: Any,
@@ -143,7 +143,7 @@ def _loop(
     if mode <= STEP_ONLY:
         for e in range(num_envs):
             for n in range(num_agents):
-                if alive[e, n] and not valid(actions, e, n, choices):
+                if acting[e, n] and not valid(actions, e, n, choices):
                     return -1 - (e * num_agents + n)  # type: ignore[no-any-return]
     count = 0
     for e in range(num_envs):
@@ -154,16 +154,16 @@ def _loop(
             clock[e] += 1
             if code == RUNNING and clock[e] >= task[e, task.shape[1] - 1]:
                 code = TRUNCATED
-            if HAS_ALIVE:
+            if HAS_ACTING:
                 for n in range(num_agents):  # remember who lived, in the flag that the living do not need yet
-                    terminated[e, n] = alive[e, n]
-                write_alive(s, e, task, alive)
+                    terminated[e, n] = acting[e, n]
+                write_acting(s, e, task, acting)
                 anybody = False
                 for n in range(num_agents):
                     returns[e, n] += reward[e, n]
-                    anybody |= alive[e, n]
+                    anybody |= acting[e, n]
                     lived = terminated[e, n]
-                    died = lived and not alive[e, n]
+                    died = lived and not acting[e, n]
                     truncated[e, n] = lived and not died and code == TRUNCATED
                     terminated[e, n] = died or (lived and code == TERMINATED)
                 if code == RUNNING and not anybody:
@@ -171,7 +171,7 @@ def _loop(
             else:
                 for n in range(num_agents):
                     returns[e, n] += reward[e, n]
-                    alive[e, n] = True
+                    acting[e, n] = True
                     terminated[e, n] = code == TERMINATED
                     truncated[e, n] = code == TRUNCATED
             if code != RUNNING:
@@ -189,28 +189,28 @@ def _loop(
                     fresh = True
                 else:
                     for n in range(num_agents):
-                        alive[e, n] = False
+                        acting[e, n] = False
         final = fresh and mode == STEP
         # Two looks at a copy whose episode ended: the true successor, then the first observation of the next episode.
         # One loop rather than two calls: everything is inlined, and compiling a world's observe twice costs seconds.
         for look in range(2 if final else 1):
-            seen, seen_legal, seen_state = obs, legal, state
+            seen, seen_action_mask, seen_state = obs, action_mask, state
             if final and look == 0:
-                seen, seen_legal, seen_state = next_obs, next_legal, next_state
+                seen, seen_action_mask, seen_state = next_obs, next_action_mask, next_state
             elif fresh:
                 for k in range(task.shape[1]):
                     task[e, k] = pending[e, k]
                 clock[e] = 0
                 for n in range(num_agents):
                     returns[e, n] = 0.0
-                    alive[e, n] = True
+                    acting[e, n] = True
                 started[e] = True
                 reset(s, e, task, rng)
-                write_alive(s, e, task, alive)
+                write_acting(s, e, task, acting)
             observe(s, e, task, seen)
-            if HAS_ALIVE:
+            if HAS_ACTING:
                 for n in range(num_agents):
-                    shown = alive[e, n]
+                    shown = acting[e, n]
                     if mode == STEP_ONLY or (final and look == 0):
                         shown = shown or terminated[e, n] or truncated[e, n]
                     if not shown:
@@ -218,18 +218,18 @@ def _loop(
             if JOIN_STATE:
                 _join(e, seen, widths, seen_state)
             write_state(s, e, task, seen_state)
-            write_legal(s, e, task, seen_legal)
-            if HAS_LEGAL:
+            write_action_mask(s, e, task, seen_action_mask)
+            if HAS_ACTION_MASK:
                 for n in range(num_agents):
-                    if not alive[e, n]:
+                    if not acting[e, n]:
                         for k in range(choices[n]):
-                            seen_legal[e, n, k] = True
+                            seen_action_mask[e, n, k] = True
     if count > 0 and mode == STEP:
         for e in range(num_envs):
             if not started[e]:
                 _copy(obs, next_obs, e, num_envs)
-                if HAS_LEGAL:
-                    _copy(legal, next_legal, e, num_envs)
+                if HAS_ACTION_MASK:
+                    _copy(action_mask, next_action_mask, e, num_envs)
                 if HAS_STATE:
                     _copy(state, next_state, e, num_envs)
     return count
@@ -267,7 +267,7 @@ def compile_loop(kernels: Kernels, name: str, module: str, filename: str, *, box
     numba caches by file, name and bytecode, and looks at one file's time stamp. So the bound loop gets the world's
     file and name, and the stamp of every source it was built from: editing a shared file must not bring back old code.
     """
-    optional = {f"write_{key}": getattr(kernels, key) for key in ("alive", "legal", "state", "info")}
+    optional = {f"write_{key}": getattr(kernels, key) for key in ("acting", "action_mask", "state", "info")}
     bound: dict[str, Any] = {
         **_loop.__globals__,
         **{key: _nothing if function is None else function for key, function in optional.items()},
@@ -275,8 +275,8 @@ def compile_loop(kernels: Kernels, name: str, module: str, filename: str, *, box
         "step": kernels.step,
         "observe": kernels.observe,
         "valid": _valid_vector if box else _valid_choice,
-        "HAS_ALIVE": kernels.alive is not None,
-        "HAS_LEGAL": kernels.legal is not None,
+        "HAS_ACTING": kernels.acting is not None,
+        "HAS_ACTION_MASK": kernels.action_mask is not None,
         "JOIN_STATE": join_state,
         "HAS_STATE": join_state or kernels.state is not None,
         "__name__": module,
@@ -293,6 +293,8 @@ def compile_loop(kernels: Kernels, name: str, module: str, filename: str, *, box
         for path in sorted({__file__, filename, *(source for f in functions for source in _sources(f, set()))}):
             digest.update(Path(path).read_bytes() if Path(path).exists() else path.encode())
         cache_file._source_stamp = digest.hexdigest()
+        # Read first: the rest may name classes that are gone.
+        cache_file._version = f"{cache_file._version} {cache_file._source_stamp}"
     return compiled
 
 

@@ -45,7 +45,7 @@ class Kuhn(AECEnv[str, Any, Any]):
     metadata = {"name": "kuhn_v0", "is_parallelizable": False, "render_modes": ["ansi"]}  # noqa: RUF012
 
     def __init__(self, render_mode: str | None = None) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         self.possible_agents = list(PLAYERS)
         self.observation_spaces = {agent: Box(0, 1, (7,), np.float32) for agent in PLAYERS}
         self.action_spaces = {agent: Discrete(2) for agent in PLAYERS}

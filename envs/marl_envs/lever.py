@@ -92,7 +92,7 @@ class Lever(World, name="lever_v0", render_fps=2):
     info_names = ("success",)
 
     def __init__(self, num_agents: int = 5, pool: int = 500, render_mode: str | None = None) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         if not 2 <= num_agents <= pool:
             raise ConfigError(
                 f"lever: expected at least two agents, and as many identities; got {num_agents=}, {pool=}"

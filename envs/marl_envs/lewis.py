@@ -1,4 +1,4 @@
-"""Lewis signalling: one knows the state and signals, the other acts on the signal, both gain if it fits (1969)."""
+"""Lewis signaling: one knows the state and signals, the other acts on the signal, both gain if it fits (1969)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
 
 
 @kernel
-def legal(s: State, e: int, task: Array, out: Array) -> None:
+def action_mask(s: State, e: int, task: Array, out: Array) -> None:
     """Whose turn it is not has nothing to choose."""
     pairs = s.fact.shape[1]
     for n in range(out.shape[1]):
@@ -104,13 +104,13 @@ class Lewis(World, name="lewis_v0", render_fps=2):
     runs at once. All senders come first, then all receivers.
     """
 
-    kernels = Kernels(reset, step, observe, legal=legal, info=info)
+    kernels = Kernels(reset, step, observe, action_mask=action_mask, info=info)
     info_names = ("success",)
 
     def __init__(
         self, states: int = 4, signals: int | None = None, pairs: int = 1, render_mode: str | None = None
     ) -> None:
-        """As the class says; as many signals as states unless given."""
+        """Create the environment; the class documents the arguments."""
         signals = states if signals is None else signals
         if states < 2 or signals < 1 or pairs < 1:
             raise ConfigError(

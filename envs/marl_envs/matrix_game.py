@@ -82,7 +82,7 @@ class MatrixGame(World, name="matrix_game_v0"):
         shared: bool | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         table = np.asarray(payoff, dtype=np.float64)
         if shared is None:  # one axis per player, or one more with the players first
             shared = not (table.ndim >= 2 and table.shape[0] == table.ndim - 1)

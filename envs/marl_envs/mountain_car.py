@@ -79,7 +79,7 @@ class MountainCar(World, name="mountain_car_v0", render_fps=30):
     goal: ClassVar[float] = GOAL
 
     def __init__(self, goal_velocity: float = 0.0, max_cycles: int = 200, render_mode: str | None = None) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         self._make(goal_velocity, Discrete(3), max_cycles, render_mode)
 
     def _make(self, goal_velocity: float, actions: Any, max_cycles: int, render_mode: str | None) -> None:
@@ -114,5 +114,5 @@ class MountainCarContinuous(MountainCar, name="mountain_car_continuous_v0"):
     goal: ClassVar[float] = GOAL_CONTINUOUS
 
     def __init__(self, goal_velocity: float = 0.0, max_cycles: int = 999, render_mode: str | None = None) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         self._make(goal_velocity, Box(-1.0, 1.0, (1,), np.float32), max_cycles, render_mode)

@@ -61,7 +61,7 @@ class Body:
 
 @kernel
 def contact(s: Particles, e: int, a: int, b: int, num_agents: int) -> None:
-    """A soft push apart: ``100 d/|d| softplus((r - |d|) / 0.001) 0.001`` for centres ``d`` apart, radii sum to r."""
+    """A soft push apart: ``100 d/|d| softplus((r - |d|) / 0.001) 0.001`` for centers ``d`` apart, radii sum to r."""
     dx = s.pos[e, a, 0] - s.pos[e, b, 0]
     dy = s.pos[e, a, 1] - s.pos[e, b, 1]
     reach = s.size[a] + s.size[b]
@@ -312,7 +312,7 @@ class ParticleWorld(World):
         num_landmark_neighbors: int | None = None,
         tasks: Mapping[str, Parameter] | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         for name, limit in (
             ("num_agent_neighbors", num_agent_neighbors),
             ("num_landmark_neighbors", num_landmark_neighbors),
@@ -377,7 +377,7 @@ class ParticleWorld(World):
         return range(len(self._bodies))
 
     def colors(self, s: Particles, e: int) -> list[tuple[int, int, int]]:
-        """Colour of each entity in pictures."""
+        """Color of each entity in pictures."""
         return [(90, 90, 217)] * self._num_agents + [self.landmark_color] * (len(self._bodies) - self._num_agents)
 
     def benchmark(self, s: Particles, e: int, n: int) -> Any:

@@ -60,7 +60,7 @@ class Pendulum(World, name="pendulum_v0", render_fps=30):
     kernels = Kernels(reset, step, observe)
 
     def __init__(self, g: float = 10.0, max_cycles: int = 200, render_mode: str | None = None) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         high = np.array([1.0, 1.0, MAX_SPEED], dtype=np.float32)
         super().__init__(
             observation_spaces={"agent_0": Box(-high, high, dtype=np.float32)},

@@ -73,7 +73,7 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
 
 
 @kernel
-def legal(s: State, e: int, task: Array, out: Array) -> None:
+def action_mask(s: State, e: int, task: Array, out: Array) -> None:
     """Who has reached the prey stays."""
     for n in range(out.shape[1]):
         for side in range(out.shape[2]):
@@ -136,7 +136,7 @@ class PredatorPrey(World, name="predator_prey_v0", render_fps=4):
     ``2 * vision + 1`` cells square: outside, prey, other predators. ``success``: all reached it.
     """
 
-    kernels = Kernels(reset, step, observe, legal=legal, state=state, info=info)
+    kernels = Kernels(reset, step, observe, action_mask=action_mask, state=state, info=info)
     info_names = ("success", "reached")
 
     def __init__(
@@ -149,7 +149,7 @@ class PredatorPrey(World, name="predator_prey_v0", render_fps=4):
         max_cycles: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """As the class says; what is None is the level's own."""
+        """Create the environment; the class documents the arguments."""
         if level not in LEVELS:
             raise ConfigError(f"predator prey: expected level 'easy', 'medium' or 'hard', got {level!r}")
         if mode not in MODES:

@@ -73,7 +73,7 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
 
 
 @kernel
-def alive(s: State, e: int, task: Array, out: Array) -> None:
+def acting(s: State, e: int, task: Array, out: Array) -> None:
     """Pursuers live while anything is left to catch, evaders until they are caught."""
     left = False
     for v in range(s.caught.shape[1]):
@@ -125,7 +125,7 @@ class Pursuit(World, name="pursuit_v0"):
     ``play_evaders``: -1 when caught, ``step_cost`` gained for each step before. Ends when all are caught.
     """
 
-    kernels = Kernels(reset, step, observe, alive=alive, info=info)
+    kernels = Kernels(reset, step, observe, acting=acting, info=info)
     info_names = ("caught",)
 
     def __init__(
@@ -140,7 +140,7 @@ class Pursuit(World, name="pursuit_v0"):
         max_cycles: int = 100,
         render_mode: str | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         if num_pursuers < 1 or num_evaders < 1 or size < 2 or view < 0 or not 1 <= catchers <= num_pursuers:
             raise ConfigError(
                 "pursuit: expected at least one pursuer and evader, size of at least 2, view >= 0 and "

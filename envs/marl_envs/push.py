@@ -39,7 +39,7 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
 
 @kernel
 def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
-    """Both: velocity, landmarks, the other. The good one also its goal and all colours."""
+    """Both: velocity, landmarks, the other. The good one also its goal and all colors."""
     last = FIRST_LANDMARK + LANDMARKS
     k = put_velocity(s, e, ADVERSARY, obs, ADVERSARY, 0)
     k = put_all_relative(s, e, FIRST_LANDMARK, last, -1, obs, ADVERSARY, k)
@@ -68,7 +68,7 @@ class Push(ParticleWorld, name="push_v0"):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         super().__init__(
             agents={"adversary_0": Body(), "agent_0": Body()},
             landmarks=[Body(collide=False, moves=False)] * LANDMARKS,
@@ -82,6 +82,6 @@ class Push(ParticleWorld, name="push_v0"):
         )
 
     def colors(self, s: Particles, e: int) -> list[tuple[int, int, int]]:
-        """The adversary red, the good agent in the colour of its goal."""
+        """The adversary red, the good agent in the color of its goal."""
         landmarks = [(26, 230, 26), (26, 26, 230)]
         return [(191, 64, 64), [(64, 191, 64), (64, 64, 191)][int(s.goal[e, 0])], *landmarks]

@@ -46,7 +46,7 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
 
 @kernel
 def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
-    """Own velocity, landmarks, the colour of the other's goal, what the other said."""
+    """Own velocity, landmarks, the color of the other's goal, what the other said."""
     for i in range(2):
         k = put_velocity(s, e, i, obs, i, 0)
         k = put_all_relative(s, e, FIRST_LANDMARK, FIRST_LANDMARK + LANDMARKS, -1, obs, i, k)
@@ -70,7 +70,7 @@ class Reference(ParticleWorld, name="reference_v0"):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         super().__init__(
             agents={f"agent_{n}": Body(collide=False, talks=True) for n in range(2)},
             landmarks=[Body(collide=False, moves=False)] * LANDMARKS,
@@ -85,6 +85,6 @@ class Reference(ParticleWorld, name="reference_v0"):
         )
 
     def colors(self, s: Particles, e: int) -> list[tuple[int, int, int]]:
-        """Each agent in the colour of its goal."""
+        """Each agent in the color of its goal."""
         landmarks = [(191, 64, 64), (64, 191, 64), (64, 64, 191)]
         return [landmarks[int(s.goal[e, 1])], landmarks[int(s.goal[e, 0])], *landmarks]

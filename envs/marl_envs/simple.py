@@ -40,7 +40,7 @@ class Simple(ParticleWorld, name="simple_v0"):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         super().__init__(
             agents={"agent_0": Body(collide=False)},
             landmarks=[Body(collide=False, moves=False)],

@@ -39,7 +39,7 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
 
 @kernel
 def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
-    """The speaker sees the goal's colour; the listener its velocity, the landmarks and what was said."""
+    """The speaker sees the goal's color; the listener its velocity, the landmarks and what was said."""
     for color in range(3):
         obs[e, SPEAKER, color] = 0.65 if color == s.goal[e, 0] else 0.15
     k = put_velocity(s, e, LISTENER, obs, LISTENER, 0)
@@ -48,7 +48,7 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
 
 
 class SpeakerListener(ParticleWorld, name="speaker_listener_v0"):
-    """Two agents, three landmarks of different colours, three words."""
+    """Two agents, three landmarks of different colors, three words."""
 
     kernels = Kernels(reset, step, observe)
     message_entries = ("listener_0<speaker_0:8-10",)
@@ -61,7 +61,7 @@ class SpeakerListener(ParticleWorld, name="speaker_listener_v0"):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         super().__init__(
             agents={
                 "speaker_0": Body(size=0.075, collide=False, moves=False, talks=True),
@@ -82,7 +82,7 @@ class SpeakerListener(ParticleWorld, name="speaker_listener_v0"):
         return -float(squared(s, e, LISTENER, FIRST_LANDMARK + s.goal[e, 0]))
 
     def colors(self, s: Particles, e: int) -> list[tuple[int, int, int]]:
-        """Landmarks in the colours the speaker sees; the listener in the goal's."""
+        """Landmarks in the colors the speaker sees; the listener in the goal's."""
         landmarks = [(166, 38, 38), (38, 166, 38), (38, 38, 166)]
         goal = landmarks[int(s.goal[e, 0])]
         return [(64, 64, 64), (goal[0] + 89, goal[1] + 89, goal[2] + 89), *landmarks]

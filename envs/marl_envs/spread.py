@@ -97,7 +97,7 @@ class Spread(ParticleWorld, name="spread_v0"):
         num_agent_neighbors: int | None = None,
         num_landmark_neighbors: int | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         self.curriculum = curriculum
         places = slots(N - 1, num_agent_neighbors)
         super().__init__(

@@ -65,7 +65,7 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
 
 
 @kernel
-def legal(s: State, e: int, task: Array, out: Array) -> None:
+def action_mask(s: State, e: int, task: Array, out: Array) -> None:
     """Outside the room there is nothing to do."""
     for n in range(out.shape[1]):
         for choice in range(out.shape[2]):
@@ -115,7 +115,7 @@ class SwitchRiddle(World, name="switch_riddle_v0", render_fps=2):
     three prisoners who count days and remember their visits one bit is enough for that.
     """
 
-    kernels = Kernels(reset, step, observe, legal=legal, state=state, info=info)
+    kernels = Kernels(reset, step, observe, action_mask=action_mask, state=state, info=info)
     info_names = ("success",)
 
     def __init__(
@@ -126,7 +126,7 @@ class SwitchRiddle(World, name="switch_riddle_v0", render_fps=2):
         max_cycles: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         if num_prisoners < 2:
             raise ConfigError(f"switch riddle: expected at least two prisoners, got {num_prisoners=}")
         self.switch, self.clock = switch, clock

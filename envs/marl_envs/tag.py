@@ -101,7 +101,7 @@ class Tag(ParticleWorld, name="tag_v0"):
         num_agent_neighbors: int | None = None,
         num_landmark_neighbors: int | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         if num_good < 1 or num_adversaries < 1:
             raise ConfigError(f"tag needs at least one agent on each side, got {num_good=}, {num_adversaries=}")
         self.curriculum = curriculum

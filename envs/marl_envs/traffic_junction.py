@@ -171,7 +171,7 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
 
 
 @kernel
-def legal(s: State, e: int, task: Array, out: Array) -> None:
+def action_mask(s: State, e: int, task: Array, out: Array) -> None:
     """An empty slot can only brake."""
     for n in range(out.shape[1]):
         out[e, n, GAS] = s.route[e, n] != ABSENT
@@ -229,7 +229,7 @@ class TrafficJunction(World, name="traffic_junction_v0", render_fps=4):
     own cell one-hot, numbers of other cars in the square of ``2 * vision + 1`` cells around.
     """
 
-    kernels = Kernels(reset, step, observe, legal=legal, info=info)
+    kernels = Kernels(reset, step, observe, action_mask=action_mask, info=info)
     info_names = ("success", "collisions", "passed")
     shared = ("cells", "length", "number")
 
@@ -242,7 +242,7 @@ class TrafficJunction(World, name="traffic_junction_v0", render_fps=4):
         max_cycles: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """As the class says; what is None is the level's own."""
+        """Create the environment; the class documents the arguments."""
         if level not in LEVELS:
             raise ConfigError(f"traffic junction: expected level 'easy', 'medium' or 'hard', got {level!r}")
         self.level = LEVELS[level]

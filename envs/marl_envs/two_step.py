@@ -65,7 +65,7 @@ class TwoStep(World, name="two_step_v0"):
     kernels = Kernels(reset, step, observe, state=state)
 
     def __init__(self, render_mode: str | None = None) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         names = ("agent_0", "agent_1")
         super().__init__(
             observation_spaces={name: Box(0, 1, (3,), np.float32) for name in names},

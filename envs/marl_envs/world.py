@@ -12,7 +12,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from marl.types import Array, ConfigError, EnvContractError
-from marl_envs.batch import Batch, Copies
+from marl_envs.batch import WorldBatch, WorldCopies
 from marl_envs.kernel import RESTART, STEP_ONLY, Kernels, compile_loop
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class World(ParallelEnv[str, Any, Any]):
         state_space: gymnasium.spaces.Box | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         self.possible_agents = list(observation_spaces)
         self.agents: list[str] = []
         self.observation_spaces = dict(observation_spaces)
@@ -106,7 +106,7 @@ class World(ParallelEnv[str, Any, Any]):
             state_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
         if state_space is not None:
             self.state_space = state_space
-        self._core: Copies | None = None
+        self._core: WorldCopies | None = None
         self._seeded = False
         self._canvas: Canvas | None = None
 
@@ -129,9 +129,9 @@ class World(ParallelEnv[str, Any, Any]):
 
     # -- the batched form ---------------------------------------------------------------------------------------------
 
-    def batch_env(self, num_envs: int, patterns: Sequence[str] | None = None, *, first_copy: int = 0) -> Batch:
+    def batch_env(self, num_envs: int, patterns: Sequence[str] | None = None, *, first_copy: int = 0) -> WorldBatch:
         """``num_envs`` copies that step together; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
-        return Batch(self, num_envs, patterns, first_copy=first_copy)
+        return WorldBatch(self, num_envs, patterns, first_copy=first_copy)
 
     @classmethod
     def loop(cls, *, box: bool, join_state: bool) -> Any:
@@ -150,10 +150,10 @@ class World(ParallelEnv[str, Any, Any]):
     # -- the PettingZoo face ------------------------------------------------------------------------------------------
 
     @property
-    def core(self) -> Copies:
+    def core(self) -> WorldCopies:
         """The single copy behind the PettingZoo face."""
         if self._core is None:
-            self._core = Copies(self, 1)
+            self._core = WorldCopies(self, 1)
             self._widths = self._core.widths.tolist()
         return self._core
 
@@ -188,7 +188,7 @@ class World(ParallelEnv[str, Any, Any]):
             self._seeded = True
         core.set_tasks((options or {}).get("task") or {})
         core.run(RESTART)
-        self.agents = list(self.possible_agents) if self.kernels.alive is None else self._living()
+        self.agents = list(self.possible_agents) if self.kernels.acting is None else self._living()
         if self.render_mode == "human":
             self.render()
         return self._observations(self.agents), self._infos(self.agents)
@@ -219,7 +219,7 @@ class World(ParallelEnv[str, Any, Any]):
         observations, infos = self._observations(acting), self._infos(acting)
         if ended:
             self.agents = []
-        elif self.kernels.alive is not None:
+        elif self.kernels.acting is not None:
             self.agents = self._living()
         if self.render_mode == "human":
             self.render()
@@ -235,7 +235,7 @@ class World(ParallelEnv[str, Any, Any]):
         return core.state[0].copy()  # type: ignore[no-any-return]
 
     def _living(self) -> list[str]:
-        return [agent for agent, lives in zip(self.possible_agents, self.core.alive[0].tolist(), strict=True) if lives]
+        return [agent for agent, lives in zip(self.possible_agents, self.core.acting[0].tolist(), strict=True) if lives]
 
     def _fill(self, actions: Mapping[str, Any], acting: Sequence[str]) -> None:
         row = self.core.actions[0]
@@ -275,10 +275,10 @@ class World(ParallelEnv[str, Any, Any]):
         }
 
     def _infos(self, agents: Sequence[str]) -> dict[str, dict[str, Any]]:
-        if self.kernels.legal is None:
+        if self.kernels.action_mask is None:
             return {agent: {} for agent in agents}
-        legal, choices = np.asarray(self.core.legal)[0], self.core.choices
-        masks = {agent: legal[n, : choices[n]].astype(np.int8) for n, agent in enumerate(self.possible_agents)}
+        action_mask, choices = np.asarray(self.core.action_mask)[0], self.core.choices
+        masks = {agent: action_mask[n, : choices[n]].astype(np.int8) for n, agent in enumerate(self.possible_agents)}
         return {agent: {"action_mask": masks[agent]} for agent in agents}
 
     # -- pictures -----------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ class WorldComm(ParticleWorld, name="world_comm_v0"):
         dynamic_rescaling: bool = True,
         benchmark_data: bool = False,
     ) -> None:
-        """As the class says."""
+        """Create the environment; the class documents the arguments."""
         if num_good < 1 or num_adversaries < 1 or num_food < 1:
             raise ConfigError(
                 f"world_comm needs prey, a leader and food, got {num_good=}, {num_adversaries=}, {num_food=}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from marl.adapters.copies import Copies, in_process
+from marl.adapters.copies import LocalBatch, in_process
 from marl.adapters.lifecycle import close_env, open_env
 from marl.adapters.resolve import resolve
 from marl.adapters.workers import WorkerBatch
@@ -41,7 +41,7 @@ def make(
     workers: how many processes the copies are spread over; 0 keeps them in this one. Results do not depend on it.
     env_kwargs: passed to the function or class that makes the environment.
     max_steps: truncate episodes after this many steps.
-    on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `Copies`).
+    on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `LocalBatch`).
     deadline: seconds a worker process may take for one step before it is replaced.
     state: read ``env.state()`` in every step; switch it off where no critic or mixer wants the global state.
     infos: put all infos of the environment into each step, which a batched form or workers do not.
@@ -81,7 +81,7 @@ def make(
             deadline=deadline,
             build=functools.partial(in_process, state=state),
         )
-    return Copies(
+    return LocalBatch(
         factory,
         num_envs,
         patterns,

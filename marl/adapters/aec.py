@@ -1,4 +1,4 @@
-"""One copy of a PettingZoo AEC environment: one agent acts per step, the others wait with ``alive`` False.
+"""One copy of a PettingZoo AEC environment: one agent acts per step, the others wait with ``acting`` False.
 
 A row is one turn. Rewards are read the public way, by ``env.last()`` when an agent's turn comes, and delivered in the
 row that makes it come: everything an agent earned since its last turn arrives exactly once, at the latest in the dead
@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from marl.adapters.rows import UNREADABLE, Breach, Rows, is_flag, shown
+from marl.adapters.rows import UNREADABLE, ContractViolation, Rows, is_flag, shown
 
 
 class AECCopy:
@@ -41,7 +41,7 @@ class AECCopy:
         for agent in self.members:
             rows.agent(agent, "env.agents")
         if not self.members:
-            raise Breach(None, "env.agents", "at least one agent after reset", "none")
+            raise ContractViolation(None, "env.agents", "at least one agent after reset", "none")
         rows.read_state(self.env)
         # The row of the episode that has just ended, if there was one, must stay as it is.
         ending = rows.reward.copy(), rows.terminated.copy(), rows.truncated.copy()
@@ -49,8 +49,10 @@ class AECCopy:
         self._hand_over()
         self.early = [(int(g), float(rows.reward[g])) for g in rows.reward.nonzero()[0]]
         rows.reward[...], rows.terminated[...], rows.truncated[...] = ending
-        if not rows.alive.any():
-            raise Breach(None, "env.agents", "an agent that can act after reset", "all of them terminated or truncated")
+        if not rows.acting.any():
+            raise ContractViolation(
+                None, "env.agents", "an agent that can act after reset", "all of them terminated or truncated"
+            )
 
     def step(self, actions: Sequence[Any]) -> bool:
         """Act for the agent whose turn it is; True when the episode is over."""
@@ -94,20 +96,22 @@ class AECCopy:
                 observation, reward, terminated, truncated, info = answer
             except UNREADABLE:
                 expected = "(observation, reward, terminated, truncated, info)"
-                raise Breach(agent, "last", expected, shown(answer)) from None
+                raise ContractViolation(agent, "last", expected, shown(answer)) from None
             if agent in self.dead:
-                raise Breach(agent, "agent_selection", "no agent to come back within an episode", repr(agent))
+                raise ContractViolation(
+                    agent, "agent_selection", "no agent to come back within an episode", repr(agent)
+                )
             rows.earn(g, reward)
             self.unread.discard(agent)
             try:
-                alive = not (terminated or truncated)
+                acting = not (terminated or truncated)
             except UNREADABLE:
                 field, flag = ("truncated", truncated) if is_flag(terminated) else ("terminated", terminated)
-                raise Breach(agent, field, "True or False", shown(flag)) from None
-            if alive:
+                raise ContractViolation(agent, field, "True or False", shown(flag)) from None
+            if acting:
                 rows.observe(g, observation)
                 rows.choose(g, observation, info)
-                rows.alive[g] = True
+                rows.acting[g] = True
                 self.mover = g
                 return
             if observation is not None:
@@ -117,14 +121,16 @@ class AECCopy:
             self.dead.add(agent)
             env.step(None)
             if agent in env.agents:
-                raise Breach(agent, "env.agents", "step(None) to remove the dead agent", f"{list(env.agents)}")
+                raise ContractViolation(
+                    agent, "env.agents", "step(None) to remove the dead agent", f"{list(env.agents)}"
+                )
 
     def _pass_turn(self, g: int) -> None:
         """The agent that has just moved waits again; its choices are open until its next turn."""
-        self.rows.alive[g] = False
-        legal = self.rows.agent_legal[g]
-        if legal is not None:
-            legal[...] = self.rows.codecs[g].base_legal
+        self.rows.acting[g] = False
+        action_mask = self.rows.agent_action_mask[g]
+        if action_mask is not None:
+            action_mask[...] = self.rows.codecs[g].base_action_mask
 
     def _recount(self) -> None:
         """Notice who joined, and who left without a dead turn."""
@@ -135,7 +141,9 @@ class AECCopy:
         for agent in now - self.members:
             rows.agent(agent, "env.agents")
             if agent in self.dead:
-                raise Breach(agent, "env.agents", "no agent to come back within an episode", f"{self.env.agents}")
+                raise ContractViolation(
+                    agent, "env.agents", "no agent to come back within an episode", f"{self.env.agents}"
+                )
         for agent in sorted(self.members - now - self.dead, key=rows.index.__getitem__):
             self.dead.add(agent)
             self._let_go(agent, rows.index[agent])
@@ -168,7 +176,7 @@ class AECCopy:
             reward = self.env._cumulative_rewards[agent]
         except UNREADABLE:
             expected = "a dead turn of the agent, by step(None), or its entry in _cumulative_rewards"
-            raise Breach(agent, "reward", expected, "neither: what it earned last cannot be read") from None
+            raise ContractViolation(agent, "reward", expected, "neither: what it earned last cannot be read") from None
         self.rows.earn(g, reward)
 
     def _read_state(self) -> None:
@@ -176,7 +184,7 @@ class AECCopy:
         env = self.env
         try:
             self.rows.read_state(env)
-        except Breach:
+        except ContractViolation:
             raise
         except Exception:
             if not all(_entry(env, "terminations", agent) or _entry(env, "truncations", agent) for agent in env.agents):
@@ -201,7 +209,7 @@ class AECCopy:
                 if reward:
                     self.unread.add(agent)
         except UNREADABLE:
-            raise Breach(None, "env.rewards", "a dictionary of numbers by agent", shown(rewards)) from None
+            raise ContractViolation(None, "env.rewards", "a dictionary of numbers by agent", shown(rewards)) from None
 
     def _cut(self) -> None:
         """End the episode by truncation: everyone still in it gets its pending reward and its true observation."""

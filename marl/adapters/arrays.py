@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from marl.adapters.rows import Rows
-from marl.spaces import base_legal
+from marl.spaces import base_action_mask
 from marl.types import Episode, Spec, Step, TeamStep, zeros_step
 
 
@@ -22,17 +22,23 @@ class StepArrays:
         """``ids``: the environment's own, in the order of the teams; ``infos``: whether steps have the infos too."""
         self.step, self.spare = zeros_step(spec, num_envs), zeros_step(spec, num_envs)
         columns = (num_envs, len(spec.agents))
-        self.flags = {name: np.zeros(columns, dtype=bool) for name in ("terminated", "truncated", "alive")}
+        self.flags = {name: np.zeros(columns, dtype=bool) for name in ("terminated", "truncated", "acting")}
         self.flags["reward"] = np.zeros(columns, dtype=np.float32)
         teams, first = [], 0
         for team, arrays in zip(spec.teams, self.step.teams, strict=True):
             mine = slice(first, first + team.num_agents)
             first += team.num_agents
-            legal = None
-            if arrays.legal is not None:
-                legal = np.broadcast_to(base_legal(team.action, team.action_spaces), arrays.legal.shape).copy()
+            action_mask = None
+            if arrays.action_mask is not None:
+                action_mask = np.broadcast_to(
+                    base_action_mask(team.action, team.action_spaces), arrays.action_mask.shape
+                ).copy()
             flags = {name: flag[:, mine] for name, flag in self.flags.items()}
-            teams.append(TeamStep(obs=arrays.obs, next_obs=arrays.obs, legal=legal, next_legal=legal, **flags))
+            teams.append(
+                TeamStep(
+                    obs=arrays.obs, next_obs=arrays.obs, action_mask=action_mask, next_action_mask=action_mask, **flags
+                )
+            )
         self.step.teams = tuple(teams)
         self.rows = [Rows(spec, ids, e, self.step, self.flags, self.spare) for e in range(num_envs)]
         self.action_shapes = [(num_envs, team.num_agents, *team.action.shape) for team in spec.teams]
@@ -53,7 +59,7 @@ class StepArrays:
     def wipe_ends(self) -> None:
         """Nobody's episode ends here: ``next_obs`` is ``obs`` again."""
         for team in self.step.teams:
-            team.next_obs, team.next_legal = team.obs, team.legal
+            team.next_obs, team.next_action_mask = team.obs, team.action_mask
         self.step.next_state = self.step.state
         self.flags["terminated"].fill(False)
         self.flags["truncated"].fill(False)
@@ -70,12 +76,14 @@ class StepArrays:
             return step
         for e, rows in enumerate(self.rows):
             if not rows.has_successor:
-                for now, successor in zip((*rows.obs, *rows.legal), (*rows.next_obs, *rows.next_legal), strict=True):
+                for now, successor in zip(
+                    (*rows.obs, *rows.action_mask), (*rows.next_obs, *rows.next_action_mask), strict=True
+                ):
                     if successor is not None:
                         successor[...] = now
                 if step.state is not None and spare.state is not None:
                     spare.state[e] = step.state[e]
         for team, other in zip(step.teams, spare.teams, strict=True):
-            team.next_obs, team.next_legal = other.obs, other.legal
+            team.next_obs, team.next_action_mask = other.obs, other.action_mask
         step.next_state = spare.state
         return step

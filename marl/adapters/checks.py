@@ -9,7 +9,7 @@ import numpy as np
 
 from marl.adapters.arrays import StepArrays
 from marl.adapters.faults import Ledger
-from marl.adapters.rows import Breach
+from marl.adapters.rows import ContractViolation
 from marl.spaces import vector_bounds
 from marl.types import Array, Spec
 
@@ -18,7 +18,7 @@ from marl.types import Array, Spec
 # Every fourth time the next step is fully checked. Of each copy's actions that end somebody's episode, so many are
 # passed over before the successor of one is looked at. All that takes less than 0.5 % of the cheapest step.
 LONGEST_GAP, FULL_CHECKS = 64, 4
-Breached = Callable[[int, Breach], None]  # told which copy broke its contract, and how
+Breached = Callable[[int, ContractViolation], None]  # told which copy broke its contract, and how
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Checks:
     """What is looked at in every step, and what now and then."""
 
     def __init__(self, spec: Spec, arrays: StepArrays, on_bad_obs: str, ledger: Ledger) -> None:
-        """``on_bad_obs``: see `marl.adapters.copies.Copies`."""
+        """``on_bad_obs``: see `marl.adapters.copies.LocalBatch`."""
         self._env, self._step, self._rows = spec.env, arrays.step, arrays.rows
         self._ledger = ledger
         names: dict[str, None] = {}
@@ -67,13 +67,13 @@ class Checks:
     def successor(self, e: int) -> None:
         """The true successor of a step in which somebody's episode ended in copy ``e``. Raises Breach."""
         rows, ends = self._rows[e], self.ends[e]
-        breach = rows.non_finite(successor=True)
+        violation = rows.non_finite(successor=True)
         ends.left -= 1
-        if breach is None and ends.left <= 0:
+        if violation is None and ends.left <= 0:
             ends.renew()
-            breach = rows.outside(self._bounds, successor=True)
-        if breach is not None:
-            raise breach
+            violation = rows.outside(self._bounds, successor=True)
+        if violation is not None:
+            raise violation
 
     def written(self, breached: Breached, look: bool = False) -> None:
         """What all copies wrote in a step; ``look``: whether it is time to look at bounds in any case."""
@@ -97,10 +97,10 @@ class Checks:
             if all(array.dot(zeros) == 0.0 for array, zeros in self._finite):
                 return
         for e, rows in enumerate(self._rows):
-            breach = rows.non_finite(successor=False)
-            while breach is not None:  # what replaces a dropped episode may be no better
-                breached(e, breach)
-                breach = rows.non_finite(successor=False)
+            violation = rows.non_finite(successor=False)
+            while violation is not None:  # what replaces a dropped episode may be no better
+                breached(e, violation)
+                violation = rows.non_finite(successor=False)
 
     def _look(self, breached: Breached) -> None:
         """Find observations outside their bounds, and now and then have the next step fully checked."""
@@ -115,7 +115,7 @@ class Checks:
         ):
             return
         for e, rows in enumerate(self._rows):
-            breach = rows.outside(self._bounds, successor=False)
-            while breach is not None:
-                breached(e, breach)
-                breach = rows.non_finite(successor=False) or rows.outside(self._bounds, successor=False)
+            violation = rows.outside(self._bounds, successor=False)
+            while violation is not None:
+                breached(e, violation)
+                violation = rows.non_finite(successor=False) or rows.outside(self._bounds, successor=False)

@@ -24,7 +24,7 @@ from marl.adapters.faults import CRASHES_IN_A_ROW, Ledger
 from marl.adapters.gymnasium import GymnasiumCopy
 from marl.adapters.lifecycle import NotMade, borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
-from marl.adapters.rows import Breach, Rows
+from marl.adapters.rows import ContractViolation, Rows
 from marl.types import (
     Array,
     BatchEnv,
@@ -77,7 +77,7 @@ def derived_seed(seed: int, copy: int, count: int) -> int:
     return int(sequence.generate_state(1)[0]) >> 1  # 31 bits: some environments take no more
 
 
-class Copies:
+class LocalBatch:
     """``num_envs`` copies of one environment as a `BatchEnv`, in this process.
 
     factory: makes one environment; called once per copy, and again when a copy has to be replaced, whose old
@@ -165,7 +165,7 @@ class Copies:
 
     @property
     def ledger(self) -> Ledger:
-        """What went wrong, whom it is told, and how much of it ends the run."""
+        """The faults of these copies."""
         return self._ledger
 
     # --- stepping ----------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Copies:
                 if rows.has_successor:
                     self._arrays.dirty = True
                     self._checks.successor(e)
-            except Breach as error:
+            except ContractViolation as error:
                 self._breached(e, error)
             except MarlError:
                 raise
@@ -243,8 +243,8 @@ class Copies:
             seed = self._next_seed(e) if reseed else None
             try:
                 self._copies[e].begin(seed, self._options)
-            except Breach as breach:
-                raise self._contract_error(e, breach) from None
+            except ContractViolation as violation:
+                raise self._contract_error(e, violation) from None
             except MarlError:
                 raise
             except (Exception, SystemExit) as error:
@@ -285,22 +285,22 @@ class Copies:
         """How many episodes were thrown away."""
         return self._ledger.lost
 
-    def _contract_error(self, e: int, breach: Breach) -> EnvContractError:
-        who = "" if breach.agent is None else f" agent {breach.agent!r}"
+    def _contract_error(self, e: int, violation: ContractViolation) -> EnvContractError:
+        who = "" if violation.agent is None else f" agent {violation.agent!r}"
         return EnvContractError(
             f"{self._spec.env}: copy {self._first + e}{who} step {self._rows[e].length}: "
-            f"{breach.field}: expected {breach.expected}, got {breach.got}"
+            f"{violation.field}: expected {violation.expected}, got {violation.got}"
         )
 
-    def _breached(self, e: int, breach: Breach) -> None:
-        if self._on_bad_obs != "drop" or breach.field not in ("observation", "reward", "state"):
-            raise self._contract_error(e, breach) from None
-        told = str(self._contract_error(e, breach))
+    def _breached(self, e: int, violation: ContractViolation) -> None:
+        if self._on_bad_obs != "drop" or violation.field not in ("observation", "reward", "state"):
+            raise self._contract_error(e, violation) from None
+        told = str(self._contract_error(e, violation))
         self._ledger.note("drop", f"{told}; the episode is thrown away")
         if self._rows[e].length == 0:  # not even its first observation was right
             self._seeding[e].crashes += 1
             if self._seeding[e].crashes >= CRASHES_IN_A_ROW:
-                raise self._contract_error(e, breach) from None
+                raise self._contract_error(e, violation) from None
         self._ledger.lose(self._first + e, "drop", told)
         self._discard(e)
 
@@ -308,7 +308,7 @@ class Copies:
         """An environment that raises at an action outside its space is not to blame."""
         rows = self._rows[e]
         for g, codec in enumerate(rows.codecs):
-            if rows.alive[g] and not codec.action_space.contains(codec.decode(choices[g])):
+            if rows.acting[g] and not codec.action_space.contains(codec.decode(choices[g])):
                 raise ConfigError(
                     f"action of agent {rows.ids[g]!r} in copy {self._first + e}: expected a member of "
                     f"{codec.action_space}, got {choices[g]}"
@@ -447,7 +447,7 @@ class Copies:
         """A fingerprint of what copy ``e`` shows: observations, who may act and how, state, returns, length."""
         rows = self._rows[e]
         digest = hashlib.sha256()
-        parts = [*rows.obs, rows.alive, *(row for row in rows.agent_legal if row is not None), rows.state]
+        parts = [*rows.obs, rows.acting, *(row for row in rows.agent_action_mask if row is not None), rows.state]
         for part in parts:
             if part is not None:
                 digest.update(np.ascontiguousarray(part).tobytes())
@@ -473,7 +473,7 @@ class Copies:
         self._open.append(env)
 
     def _take(self) -> None:
-        """From here on an instance is played in by nobody else."""
+        """Mark an instance as in use by these copies."""
         if self._closed:
             raise ConfigError(CLOSED)
         if self._instance:
@@ -530,7 +530,7 @@ def in_process(
     state: bool = True,
 ) -> BatchEnv:
     """``num_envs`` copies stepped in this process; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
-    return Copies(
+    return LocalBatch(
         functools.partial(factory, **env_kwargs) if env_kwargs else factory,
         num_envs,
         patterns,

@@ -20,7 +20,7 @@ LARGEST_STATE = 10_000  # values; larger states are screens, which belong into o
 def interface(env: object) -> Interface:
     """Which of the three interfaces an environment speaks: by its class, else by what it has."""
     if isinstance(env, gymnasium.vector.VectorEnv):
-        raise ConfigError(f"{env} is already vectorised: pass the single environment; num_envs makes the copies")
+        raise ConfigError(f"{env} is already vectorized: pass the single environment; num_envs makes the copies")
     if isinstance(env, ParallelEnv):
         return "parallel"
     if isinstance(env, AECEnv):

@@ -1,4 +1,4 @@
-"""Messages beside actions and inboxes beside observations: the spaces, and what is said, carried and heard."""
+"""Messages as actions: the spaces with words and inboxes, and the exchange of messages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
 from marl.adapters.describe import env_name, interface, known_agents
 from marl.channels.link import Link
-from marl.channels.medium import Medium, Wires
+from marl.channels.link_simulator import ActiveEdges, LinkSimulator
 from marl.spaces import MASK, flat_width, has_mask, image_axes, leaf_bounds, obs_spec, observation_writer, without_mask
 from marl.topology import Topology
 from marl.types import ActionSpec, Array, ConfigError, ObsSpec, TeamSpec
 
 
-class Tongue:
-    """One agent's actions with words in them: the space, and how to take the two apart."""
+class ActionCodec:
+    """One agent's actions with words: the joint space, and how to split an action."""
 
     def __init__(self, agent: Hashable, space: Space[Any], words: int, quiet: bool, link: Link, heard: bool) -> None:
         """``heard``: whether anybody can hear it; else its actions are what they were. For the rest see ``Spoken``."""
@@ -58,7 +58,7 @@ class Tongue:
         return Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
 
     def part(self, action: Any) -> tuple[Any, Array, float]:
-        """What it does, what it says ``(M,)``, and how loudly: 0 or 1."""
+        """The action, the message ``(M,)`` and its loudness, 0 or 1."""
         inner, words = self.inner, self.words
         if not self.heard:
             return action, np.zeros(words, np.float32), 0.0
@@ -100,7 +100,7 @@ class Tongue:
 
 
 class Exchange:
-    """The channel of one environment: what its wrappers and its batch have in common."""
+    """Messages of one environment; shared by its wrappers and its batched form."""
 
     def __init__(self, env: Any, words: int, topology: Topology, link: Link, quiet: bool) -> None:
         """Lays the topology on all agents; see ``Spoken``. Raises ConfigError if that, or a space, does not do."""
@@ -128,26 +128,28 @@ class Exchange:
             tuple(raw),
             tuple(acts),
         )
-        self.wiring = topology.build(team)
-        edges = self.wiring.weight.numpy() > 0
+        self.adjacency = topology.build(team)
+        edges = self.adjacency.weight.numpy() > 0
         self.senders = [np.flatnonzero(row) for row in edges]
-        self.tongues = [
-            Tongue(agent, space, words, quiet, link, bool(edges[:, n].any()))
+        self.codecs = [
+            ActionCodec(agent, space, words, quiet, link, bool(edges[:, n].any()))
             for n, (agent, space) in enumerate(zip(self.agents, acts, strict=True))
         ]
         self.words = words
-        moving = self.wiring.moving is not None
-        self.medium = Medium(len(names), words, 0, link, moving=moving, hold=interface(env) == "aec")
+        dynamic = self.adjacency.dynamic is not None
+        self.link_simulator = LinkSimulator(
+            len(names), words, 0, link, dynamic=dynamic, keep_last=interface(env) == "aec"
+        )
         self.rows = np.zeros((len(names), width), np.float32)  # what everybody sees of the world itself
         self.widths = team.obs.widths
         self.writers = [
             observation_writer(space, row[:own])
             for space, row, own in zip(self.inner, self.rows, self.widths, strict=True)
         ]
-        free = link.noise > 0 or moving
-        most = np.inf if free else max(1.0, float(self.wiring.weight.max())) * (link.saturation or 1.0)
+        free = link.noise > 0 or dynamic
+        most = np.inf if free else max(1.0, float(self.adjacency.weight.max())) * (link.saturation or 1.0)
         self.observation_spaces = [self._observation_space(n, most) for n in range(len(names))]
-        self.state = torch.zeros(1, len(names), self.medium.width, dtype=torch.float32)
+        self.state = torch.zeros(1, len(names), self.link_simulator.width, dtype=torch.float32)
         self.seeded = False
 
     def _observation_space(self, n: int, most: float) -> Space[Any]:
@@ -158,7 +160,7 @@ class Exchange:
         vector = Box(low, high, dtype=np.float32)
         if not self.masked[n]:
             return vector
-        return spaces.Dict({"observation": vector, MASK: Box(0, 1, (self.tongues[n].mask_length,), np.int8)})
+        return spaces.Dict({"observation": vector, MASK: Box(0, 1, (self.codecs[n].mask_length,), np.int8)})
 
     @property
     def message_entries(self) -> tuple[str, ...]:
@@ -178,35 +180,35 @@ class Exchange:
         if seed is not None or not self.seeded:
             self.state = torch.zeros_like(self.state)
             fresh = np.random.SeedSequence(seed).generate_state(1, np.uint32)
-            self.medium.seed(self.state, torch.Generator().manual_seed(int(fresh[0])))
+            self.link_simulator.seed(self.state, torch.Generator().manual_seed(int(fresh[0])))
             self.seeded = True
         self.rows.fill(0)
         self._arrive(True, raw)
 
     def pass_on(self, said: Mapping[Any, tuple[Array, float]], raw: Mapping[Any, Any]) -> None:
-        """A step: what those who acted said, and what everybody sees next."""
+        """Send the messages of the agents that acted, and deliver those that arrive."""
         message = torch.zeros(1, len(self.agents), self.words, dtype=torch.float32)
         loud = torch.zeros(1, len(self.agents), dtype=torch.float32)
-        active = torch.zeros(1, len(self.agents), dtype=torch.bool)
+        acting = torch.zeros(1, len(self.agents), dtype=torch.bool)
         for agent, (words, volume) in said.items():
             n = self.place[agent]
-            message[0, n], loud[0, n], active[0, n] = torch.from_numpy(words), volume, True
-        self.medium.leave(self.air, message, loud, self.wires, active)
-        self.state = self.medium.close(self.air)
+            message[0, n], loud[0, n], acting[0, n] = torch.from_numpy(words), volume, True
+        self.link_simulator.leave(self.in_flight, message, loud, self.active_edges, acting)
+        self.state = self.link_simulator.close(self.in_flight)
         self._arrive(False, raw)
 
     def _arrive(self, start: bool, raw: Mapping[Any, Any]) -> None:
-        if self.wiring.moving is None:
-            self.wires = Wires(self.wiring.weight)
+        if self.adjacency.dynamic is None:
+            self.active_edges = ActiveEdges(self.adjacency.weight)
         else:
             self.rows.fill(0)  # as those see who are gone
             for agent, observation in raw.items():
                 if observation is not None:
                     self._see(self.place[agent], observation)
-            look = self.wiring.look(torch.from_numpy(self.rows.copy())[None])
-            self.wires = Wires(look[..., :-1], look[..., -1])
-        self.air = self.medium.open(self.state, torch.tensor([start]))
-        inbox = self.medium.arriving(self.air, self.wires)
+            rows = self.adjacency.now(torch.from_numpy(self.rows.copy())[None])
+            self.active_edges = ActiveEdges(rows[..., :-1], rows[..., -1])
+        self.in_flight = self.link_simulator.open(self.state, torch.tensor([start]))
+        inbox = self.link_simulator.arriving(self.in_flight, self.active_edges)
         self.heard: Array = (inbox.message * inbox.weight.unsqueeze(-1))[0].numpy()  # (N, N, M)
 
     def observation(self, agent: Any, raw: Any) -> Any:
@@ -217,7 +219,7 @@ class Exchange:
         vector = np.concatenate((self._see(n, raw), self.heard[n, self.senders[n]].reshape(-1)))
         if not self.masked[n]:
             return vector
-        return {"observation": vector, MASK: self.tongues[n].mask(raw[MASK]).astype(np.int8)}
+        return {"observation": vector, MASK: self.codecs[n].mask(raw[MASK]).astype(np.int8)}
 
     def _see(self, n: int, raw: Any) -> Array:
         """An observation as a vector, which the next one overwrites."""
@@ -228,7 +230,7 @@ class Exchange:
         """Its info, whose mask knows of words."""
         if not isinstance(info, Mapping) or MASK not in info:
             return info
-        return {**info, MASK: self.tongues[self.place[agent]].mask(info[MASK])}
+        return {**info, MASK: self.codecs[self.place[agent]].mask(info[MASK])}
 
 
 def _one_hot(word: int, words: int) -> Array:

@@ -1,4 +1,4 @@
-"""What goes wrong in an environment's copies and is survived: counted, the first of each kind told, and limited."""
+"""Faults of an environment's copies: counted, the first of each kind logged, and limited."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tell = Callable[[str, str], None]  # the kind of fault, and the text
 
 
 class Ledger:
-    """The faults of one batch.
+    """The faults of one batch of copies.
 
     counts: how often each kind came.
     last: the last of each kind in words.
@@ -66,7 +66,7 @@ class Ledger:
             self.tell(kind, f"{text} (the first {kind}; more are counted, and not told one by one){trace}")
 
     def hear(self, kind: str, text: str) -> None:
-        """What a worker's ledger tells."""
+        """Record a fault that a worker reports."""
         if kind not in self._told:
             self._told.add(kind)
             self.tell(kind, text)

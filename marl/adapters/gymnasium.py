@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marl.adapters.rows import UNREADABLE, Breach, Rows, is_flag, shown
+from marl.adapters.rows import UNREADABLE, ContractViolation, Rows, is_flag, shown
 
 AGENT = "agent_0"
 
@@ -26,11 +26,11 @@ class GymnasiumCopy:
         rows = self.rows
         rows.clear()
         if not isinstance(answer, tuple) or len(answer) != 2:
-            raise Breach(AGENT, "reset", "(observation, info)", type(answer).__name__)
+            raise ContractViolation(AGENT, "reset", "(observation, info)", type(answer).__name__)
         observation, info = answer
         rows.observe(0, observation)
         rows.choose(0, observation, info)
-        rows.alive[0] = True
+        rows.acting[0] = True
 
     def step(self, actions: Sequence[Any]) -> bool:
         """Act; True when the episode is over."""
@@ -38,7 +38,7 @@ class GymnasiumCopy:
         answer = self.env.step(rows.decoders[0](actions[0]))
         rows.length += 1
         if not isinstance(answer, tuple) or len(answer) != 5:
-            raise Breach(AGENT, "step", "(observation, reward, terminated, truncated, info)", shown(answer))
+            raise ContractViolation(AGENT, "step", "(observation, reward, terminated, truncated, info)", shown(answer))
         observation, reward, terminated, truncated, info = answer
         if rows.noted is not None:
             rows.note({AGENT: info})
@@ -50,7 +50,7 @@ class GymnasiumCopy:
             over = bool(terminated or truncated or rows.length == self.max_steps)
         except UNREADABLE:
             field, flag = ("truncated", truncated) if is_flag(terminated) else ("terminated", terminated)
-            raise Breach(AGENT, field, "True or False", shown(flag)) from None
+            raise ContractViolation(AGENT, field, "True or False", shown(flag)) from None
         if over:
             rows.end(0, terminated, truncated or not terminated, info)
             if rows.masked:

@@ -1,4 +1,4 @@
-"""Opening and closing environments: each is closed once, by whoever opened it, and stepped by one owner at a time."""
+"""Opening and closing environments: each is closed once, by its owner, and stepped by one owner at a time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _unwrapped(env: Any) -> Any:
 
 
 class NotMade(ConfigError):
-    """What makes an environment raised; ``made``: after how many that it made for the same copies."""
+    """The error of a factory that raised; ``made``: how many environments it had made before."""
 
     made = 0
 
@@ -53,8 +53,8 @@ class NotMade(ConfigError):
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
-def name_of(factory: Any) -> str:
-    """What a user calls the thing that makes an environment."""
+def factory_name(factory: Any) -> str:
+    """The name of an environment's factory in messages."""
     while isinstance(factory, functools.partial):
         ours = getattr(factory.func, "__module__", "") in OURS
         names = [value if isinstance(value, str) else getattr(value, "id", None) for value in factory.args]
@@ -73,7 +73,7 @@ def open_env(factory: Callable[[], Any]) -> Any:
     except MarlError:
         raise
     except (Exception, SystemExit) as error:
-        text = f"environment {name_of(factory)} could not be made: {type(error).__name__}: {_flat(error)}"
+        text = f"environment {factory_name(factory)} could not be made: {type(error).__name__}: {_flat(error)}"
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in OUT_OF):
             raise ResourceError(f"{text}; lower num_envs or workers") from error
         hint = "check env_kwargs and the function" if isinstance(error, TypeError) else "call the function"
@@ -155,7 +155,7 @@ def close_env(env: Any) -> None:
 
 
 def close(batch: Any) -> None:
-    """Close copies of an environment; likewise."""
+    """Close copies of an environment, as :func:`close_env` does."""
     _quietly(batch, batch.close)
 
 
@@ -216,4 +216,4 @@ def _pygame_stays() -> Iterator[None]:
 
 
 def _nothing() -> None:
-    """In the place of ``pygame.quit``."""
+    """Does nothing; replaces ``pygame.quit``."""

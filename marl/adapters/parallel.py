@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from marl.adapters.rows import UNREADABLE, Breach, Rows, is_flag, shown
+from marl.adapters.rows import UNREADABLE, ContractViolation, Rows, is_flag, shown
 
 FIELDS = ("observation", "reward", "terminated", "truncated", "info")
 TABLES = ("observations", "rewards", "terminations", "truncations", "infos")
@@ -42,20 +42,22 @@ class ParallelCopy:
         rows, env = self.rows, self.env
         rows.clear()
         if not isinstance(answer, tuple) or len(answer) != 2:
-            raise Breach(None, "reset", "(observations, infos)", f"{type(answer).__name__}")
+            raise ContractViolation(None, "reset", "(observations, infos)", f"{type(answer).__name__}")
         observations, infos = answer
         if not isinstance(observations, Mapping):
-            raise Breach(None, "reset observations", "a dictionary by agent", shown(observations))
+            raise ContractViolation(None, "reset observations", "a dictionary by agent", shown(observations))
         if infos is not None and not isinstance(infos, Mapping):
-            raise Breach(None, "reset infos", "a dictionary by agent or None", shown(infos))
+            raise ContractViolation(None, "reset infos", "a dictionary by agent or None", shown(infos))
         self.dead, self.gone, self.lingering, self.early = set(), set(), [], []
         self.listed = isinstance(env.agents, list)
         self._set_live(list(env.agents))
         if not self.live:
-            raise Breach(None, "env.agents", "at least one agent after reset", "none")
+            raise ContractViolation(None, "env.agents", "at least one agent after reset", "none")
         for agent, g, _ in self.slots:
             if agent not in observations:
-                raise Breach(agent, "observation", f"all of {self.live} at reset", f"only {list(observations)}")
+                raise ContractViolation(
+                    agent, "observation", f"all of {self.live} at reset", f"only {list(observations)}"
+                )
             self._join(agent, g, observations[agent], infos)
         rows.read_state(env)
 
@@ -68,7 +70,7 @@ class ParallelCopy:
         answer = env.step(joint)
         rows.length += 1
         if not isinstance(answer, tuple) or len(answer) != 5:
-            raise Breach(None, "step", f"({', '.join(TABLES)})", _shape(answer))
+            raise ContractViolation(None, "step", f"({', '.join(TABLES)})", _shape(answer))
         try:
             return self._take(*answer)
         except UNREADABLE:
@@ -117,7 +119,7 @@ class ParallelCopy:
         """Write the global state. An environment that is over may have torn down its world: then the last one stays."""
         try:
             self.rows.read_state(self.env)
-        except Breach:
+        except ContractViolation:
             raise
         except Exception:
             left = [agent for agent in self.env.agents if agent not in self.dead]
@@ -144,11 +146,11 @@ class ParallelCopy:
         for agent in members:
             rows.agent(agent, "env.agents")
             if agent in self.gone:
-                raise Breach(agent, "env.agents", "no agent to come back within an episode", f"{members}")
+                raise ContractViolation(agent, "env.agents", "no agent to come back within an episode", f"{members}")
         stayed = set(members) - newly_dead - self.dead
         for agent in self.live:
             if agent not in stayed and agent not in newly_dead:
-                raise Breach(
+                raise ContractViolation(
                     agent, "env.agents", "an agent that leaves to be terminated or truncated", f"only {members}"
                 )
         joined = [agent for agent in members if agent in stayed and agent not in self.live]
@@ -166,7 +168,9 @@ class ParallelCopy:
                     rows.end(g, False, True, infos.get(agent) if infos else None)
         for agent in joined:
             if agent not in observations:
-                raise Breach(agent, "observation", "one of the agent that joined", f"only {list(observations)}")
+                raise ContractViolation(
+                    agent, "observation", "one of the agent that joined", f"only {list(observations)}"
+                )
             self._join(agent, rows.index[agent], observations[agent], infos)
         if ended or over:
             rows.keep_successor()
@@ -189,7 +193,7 @@ class ParallelCopy:
     def _join(self, agent: Hashable, g: int, observation: Any, infos: Mapping[Any, Any] | None) -> None:
         rows = self.rows
         rows.observe(g, observation)
-        rows.alive[g] = True
+        rows.acting[g] = True
         rows.choose(g, observation, infos.get(agent) if infos else None)
 
     def _set_live(self, agents: list[Hashable]) -> None:
@@ -197,28 +201,28 @@ class ParallelCopy:
         self.live = agents
         indices = [rows.agent(agent, "env.agents") for agent in agents]
         if len(set(indices)) < len(indices):
-            raise Breach(None, "env.agents", "each agent once", f"{agents}")
+            raise ContractViolation(None, "env.agents", "each agent once", f"{agents}")
         self.slots = [(agent, g, rows.decoders[g]) for agent, g in zip(agents, indices, strict=True)]
 
     def _explain(self, answer: Sequence[Any]) -> None:
         """Raise the Breach that made an answer unreadable. Returns if there is none: the environment itself raised."""
         for table, given in zip(TABLES, answer, strict=True):
             if not isinstance(given, Mapping) and not (table == "infos" and given is None):
-                raise Breach(None, table, "a dictionary by agent", shown(given))
+                raise ContractViolation(None, table, "a dictionary by agent", shown(given))
         for field, given in zip(FIELDS[2:4], answer[2:4], strict=True):
             for agent, flag in given.items():
                 if not is_flag(flag):
-                    raise Breach(agent, field, "True or False", shown(flag))
+                    raise ContractViolation(agent, field, "True or False", shown(flag))
         ended = {agent for given in answer[2:4] for agent, flag in given.items() if flag}  # they need not be observed
         for field, given in zip(FIELDS[:4], answer[:4], strict=True):
             for agent in self.live:
                 if agent not in given and not (field == "observation" and agent in ended):
-                    raise Breach(agent, field, f"all of {self.live}", f"only {list(given)}")
+                    raise ContractViolation(agent, field, f"all of {self.live}", f"only {list(given)}")
         for agent, info in (answer[4] or {}).items():
             if info is not None and not isinstance(info, Mapping):
-                raise Breach(agent, "info", "a dictionary or None", shown(info))
+                raise ContractViolation(agent, "info", "a dictionary or None", shown(info))
         if not isinstance(self.env.agents, Sequence) and self.listed:
-            raise Breach(None, "env.agents", "a list, as after reset", shown(self.env.agents))
+            raise ContractViolation(None, "env.agents", "a list, as after reset", shown(self.env.agents))
 
 
 def _shape(answer: object) -> str:

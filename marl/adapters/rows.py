@@ -21,8 +21,8 @@ OWN_NAMES = ("task/", "absent/")  # how names begin by which curricula and leagu
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-class Breach(Exception):
-    """An environment broke its contract: which agent (None: the copy as a whole), in what, expected and got."""
+class ContractViolation(Exception):
+    """A violation of the environment API: the agent (None: the whole copy), the field, expected and got."""
 
     def __init__(self, agent: object, field: str, expected: str, got: str) -> None:
         """``agent``: the environment's own id."""
@@ -62,28 +62,29 @@ class Rows:
         self.index = {agent: g for g, agent in enumerate(ids)}
         self.obs = [team.obs[copy] for team in step.teams]
         self.next_obs = [team.obs[copy] for team in spare.teams]
-        self.legal, self.next_legal = (
-            [None if team.legal is None else team.legal[copy] for team in found.teams] for found in (step, spare)
+        self.action_mask, self.next_action_mask = (
+            [None if team.action_mask is None else team.action_mask[copy] for team in found.teams]
+            for found in (step, spare)
         )
         self.state = None if step.state is None else step.state[copy]
         self.next_state = None if spare.state is None else spare.state[copy]
-        self.reward, self.terminated, self.truncated, self.alive = (
-            flags[name][copy] for name in ("reward", "terminated", "truncated", "alive")
+        self.reward, self.terminated, self.truncated, self.acting = (
+            flags[name][copy] for name in ("reward", "terminated", "truncated", "acting")
         )
-        codecs, agent_obs, agent_next, legal = [], [], [], []
+        codecs, agent_obs, agent_next, action_mask = [], [], [], []
         for team, now, later in zip(spec.teams, step.teams, spare.teams, strict=True):
             for n in range(team.num_agents):
                 codecs.append(AgentCodec(team, n))
                 agent_obs.append(now.obs[copy, n])
                 agent_next.append(later.obs[copy, n])
-                legal.append(None if now.legal is None else now.legal[copy, n])
+                action_mask.append(None if now.action_mask is None else now.action_mask[copy, n])
         self.codecs = tuple(codecs)
         self.agent_obs = tuple(agent_obs)
         self.agent_next = tuple(agent_next)
-        self.agent_legal = tuple(legal)
+        self.agent_action_mask = tuple(action_mask)
         self.writers = tuple(codec.writer(row) for codec, row in zip(codecs, agent_obs, strict=True))
         self.decoders = tuple(codec.decode for codec in codecs)
-        self.masked = any(row is not None for row in legal)
+        self.masked = any(row is not None for row in action_mask)
         self.countable = tuple(codec.countable for codec in codecs)
         self.returns = [0.0] * len(self.ids)
         self.raw: list[Any] = [None] * len(self.ids)  # what was observed last, to say what was wrong with it
@@ -103,10 +104,10 @@ class Rows:
         """Forget the episode: nobody is alive, observations are zero, everything is legal."""
         for obs in self.obs:
             obs.fill(0)
-        self.alive.fill(False)
-        for g, legal in enumerate(self.agent_legal):
-            if legal is not None:
-                legal[...] = self.codecs[g].base_legal
+        self.acting.fill(False)
+        for g, action_mask in enumerate(self.agent_action_mask):
+            if action_mask is not None:
+                action_mask[...] = self.codecs[g].base_action_mask
         self.returns = [0.0] * len(self.ids)
         self.length = 0
         self.said = {}
@@ -126,7 +127,7 @@ class Rows:
         try:
             return self.index[agent]
         except (KeyError, TypeError):
-            raise Breach(agent, field, f"agents among {list(self.ids)}", repr(agent)) from None
+            raise ContractViolation(agent, field, f"agents among {list(self.ids)}", repr(agent)) from None
 
     def observe(self, g: int, raw: Any) -> None:
         """Copy a raw observation into the agent's row."""
@@ -136,10 +137,10 @@ class Rows:
             self.raw[g] = raw
             self.writers[g](raw)
         except BadValue as error:
-            raise Breach(self.ids[g], "observation", error.expected, error.got) from None
+            raise ContractViolation(self.ids[g], "observation", error.expected, error.got) from None
         except UNREADABLE as error:
             got = f"{shown(raw)} ({' '.join(str(error).split()):.80})"
-            raise Breach(self.ids[g], "observation", f"a member of {self.codecs[g].space}", got) from None
+            raise ContractViolation(self.ids[g], "observation", f"a member of {self.codecs[g].space}", got) from None
 
     def _check(self, g: int, raw: Any) -> None:
         try:
@@ -154,34 +155,34 @@ class Rows:
 
     def choose(self, g: int, raw: Any, info: Mapping[str, Any] | None) -> None:
         """Write which actions the agent may take now."""
-        legal = self.agent_legal[g]
-        if legal is not None:
+        action_mask = self.agent_action_mask[g]
+        if action_mask is not None:
             try:
-                self.codecs[g].legal(raw, info, legal)
+                self.codecs[g].action_mask(raw, info, action_mask)
             except BadValue as error:
-                raise Breach(self.ids[g], "action_mask", error.expected, error.got) from None
+                raise ContractViolation(self.ids[g], "action_mask", error.expected, error.got) from None
             except UNREADABLE:
                 raise self._unreadable_mask(g, raw, info) from None
         elif info and self.countable[g] and MASK in info:
             # Nobody had one when the environment was described, so there is no room for it: it would be ignored.
             expected = "masks in the infos of reset too (ones where all is legal), of any agent, or none at all"
-            raise Breach(self.ids[g], "action_mask", expected, "the first one now")
+            raise ContractViolation(self.ids[g], "action_mask", expected, "the first one now")
 
-    def _unreadable_mask(self, g: int, raw: Any, info: Any) -> Breach:
+    def _unreadable_mask(self, g: int, raw: Any, info: Any) -> ContractViolation:
         if info is not None and not isinstance(info, Mapping):
-            return Breach(self.ids[g], "info", "a dictionary or None", shown(info))
+            return ContractViolation(self.ids[g], "info", "a dictionary or None", shown(info))
         mask = raw.get(MASK) if isinstance(raw, Mapping) else None
         mask = mask if mask is not None or info is None else info.get(MASK)
-        return Breach(self.ids[g], "action_mask", "zeros and ones", shown(mask))
+        return ContractViolation(self.ids[g], "action_mask", "zeros and ones", shown(mask))
 
     def choose_last(self, g: int, raw: Any, info: Mapping[str, Any] | None) -> None:
         """Write which actions the agent could take if its episode were not cut here; all of its own if nobody says."""
-        legal = self.agent_legal[g]
-        if legal is not None:
+        action_mask = self.agent_action_mask[g]
+        if action_mask is not None:
             try:
-                self.codecs[g].legal(raw, info, legal)
+                self.codecs[g].action_mask(raw, info, action_mask)
             except (BadValue, *UNREADABLE):  # where an episode ends there may be nothing left to do
-                legal[...] = self.codecs[g].base_legal
+                action_mask[...] = self.codecs[g].base_action_mask
 
     def earn(self, g: int, reward: Any) -> None:
         """Add a reward to the agent's row and return. Any scalar number will do; NaN, infinity and arrays will not."""
@@ -200,28 +201,28 @@ class Rows:
                 return float(reward)
         except OverflowError:  # an integer beyond the largest float
             pass
-        raise Breach(self.ids[g], "reward", "a finite number", shown(reward))
+        raise ContractViolation(self.ids[g], "reward", "a finite number", shown(reward))
 
     def _unusual(self, g: int, reward: float) -> None:
         if not math.isfinite(reward):
-            raise Breach(self.ids[g], "reward", "a finite number", str(reward))
+            raise ContractViolation(self.ids[g], "reward", "a finite number", str(reward))
         if abs(float(self.reward[g]) + reward) > LARGEST:
-            raise Breach(self.ids[g], "reward", "a finite number", f"{reward:g}, too large for float32")
+            raise ContractViolation(self.ids[g], "reward", "a finite number", f"{reward:g}, too large for float32")
         if "huge reward" not in self.faults:
             warnings.warn(f"agent {self.ids[g]!r} got a reward of {reward:g}: consider scaling rewards", stacklevel=2)
         self.faults["huge reward"] = self.faults.get("huge reward", 0) + 1
 
     def die(self, g: int) -> None:
-        """The agent acts no more in this episode; its row becomes zero (call `keep_successor` before)."""
-        self.alive[g] = False
+        """End the agent's part in the episode: its row becomes zero (call `keep_successor` before)."""
+        self.acting[g] = False
         self.agent_obs[g].fill(0)
-        legal = self.agent_legal[g]
-        if legal is not None:
-            legal[...] = self.codecs[g].base_legal
+        action_mask = self.agent_action_mask[g]
+        if action_mask is not None:
+            action_mask[...] = self.codecs[g].base_action_mask
 
     def keep_successor(self) -> None:
         """Save what the rows hold now as the true successor, before dead agents or a reset overwrite them."""
-        for now, spare in zip((*self.obs, *self.legal), (*self.next_obs, *self.next_legal), strict=True):
+        for now, spare in zip((*self.obs, *self.action_mask), (*self.next_obs, *self.next_action_mask), strict=True):
             if spare is not None:
                 spare[...] = now
         if self.state is not None and self.next_state is not None:
@@ -232,13 +233,13 @@ class Rows:
         """The agent's episode ends in this step; termination wins where both are said. Reads its last info."""
         for field, flag in (("terminated", terminated), ("truncated", truncated)):
             if not is_flag(flag):
-                raise Breach(self.ids[g], field, "True or False", shown(flag))
+                raise ContractViolation(self.ids[g], field, "True or False", shown(flag))
         self.terminated[g] = bool(terminated)
         self.truncated[g] = not terminated
         self.say(info)
 
     def say(self, info: Any) -> None:
-        """Take in the numbers of an info dictionary: bools, integers and floats that are finite."""
+        """Record the finite numbers of an info dictionary."""
         if not isinstance(info, Mapping):
             return
         for name, value in info.items():
@@ -285,24 +286,26 @@ class Rows:
                 return
             array = np.asarray(state)
         except UNREADABLE:
-            raise Breach(None, "state", f"{self.state.size} numbers", shown(state)) from None
+            raise ContractViolation(None, "state", f"{self.state.size} numbers", shown(state)) from None
         if array.dtype.kind not in "biuf":
-            raise Breach(None, "state", f"{self.state.size} numbers", shown(state))
+            raise ContractViolation(None, "state", f"{self.state.size} numbers", shown(state))
         if array.size != self.state.size:
-            raise Breach(None, "state", f"{self.state.size} values", f"shape {array.shape}")
+            raise ContractViolation(None, "state", f"{self.state.size} values", f"shape {array.shape}")
         self.state[...] = array.reshape(-1)
         if array.dtype == np.uint8 and array.ndim > 1:
             self.state /= 255.0
 
-    def non_finite(self, successor: bool) -> Breach | None:
+    def non_finite(self, successor: bool) -> ContractViolation | None:
         """Where a NaN or infinity stands in the observations and the state, or in their saved successors."""
         rows = self.agent_next if successor else self.agent_obs
         for g, row in enumerate(rows):
             if row.dtype == np.float32 and not np.isfinite(row).all():
-                return Breach(self.ids[g], "observation", "finite numbers", _unfit(self._in_full(g)))
+                return ContractViolation(self.ids[g], "observation", "finite numbers", _unfit(self._in_full(g)))
         state = self.next_state if successor else self.state
         if state is not None and not np.isfinite(state).all():
-            return Breach(None, "state", "finite numbers", _unfit(np.asarray(self.raw_state, dtype=np.float64)))
+            return ContractViolation(
+                None, "state", "finite numbers", _unfit(np.asarray(self.raw_state, dtype=np.float64))
+            )
         return None
 
     def _in_full(self, g: int) -> Array:
@@ -311,7 +314,7 @@ class Rows:
         self.codecs[g].writer(row)(self.raw[g])
         return row
 
-    def outside(self, bounds: Sequence[tuple[Array, Array] | None], successor: bool) -> Breach | None:
+    def outside(self, bounds: Sequence[tuple[Array, Array] | None], successor: bool) -> ContractViolation | None:
         """Where an observation leaves the bounds of its space, ``(N, O)`` of each team (None: images cannot)."""
         g = 0
         for now, both in zip(self.next_obs if successor else self.obs, bounds, strict=True):
@@ -321,7 +324,7 @@ class Rows:
                 if wrong.any():
                     n, at = (int(k) for k in np.argwhere(wrong)[0])
                     expected = f"values in [{low[n, at]:g}, {high[n, at]:g}] at [{at}]"
-                    return Breach(self.ids[g + n], "observation", expected, f"{now[n, at]:g}")
+                    return ContractViolation(self.ids[g + n], "observation", expected, f"{now[n, at]:g}")
             g += len(now)
         return None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 
-from marl.adapters.lifecycle import name_of
+from marl.adapters.lifecycle import factory_name
 from marl.types import ConfigError
 
 _dumps: Callable[[object], bytes] = cloudpickle.dumps  # typed names for an untyped library
@@ -27,9 +27,9 @@ def sendable(build: object, factory: object, patterns: object, options: object) 
     except Exception as error:
         where = _unpicklable(factory) or _unpicklable(options) or "something that it needs"
         raise ConfigError(
-            f"workers: the function that makes the environment ({name_of(factory)}) cannot be sent to other processes "
-            f"because of {where} ({type(error).__name__}: {' '.join(str(error).split())}); create that inside the "
-            "function, define the function in a module, or use workers=0"
+            f"workers: the function that makes the environment ({factory_name(factory)}) cannot be sent to other "
+            f"processes because of {where} ({type(error).__name__}: {' '.join(str(error).split())}); create that "
+            "inside the function, define the function in a module, or use workers=0"
         ) from error
 
 

@@ -19,14 +19,14 @@ from marl.adapters.pipe import Pipe
 from marl.adapters.sendable import dumps
 from marl.adapters.shared import Arena, lay_out, rows_of
 from marl.adapters.spawn import die_with
-from marl.types import BatchEnv, EnvContractError, Episode, MarlError, Step, legal_widths
+from marl.types import BatchEnv, EnvContractError, Episode, MarlError, Step, valid_choices
 
 Counted = tuple[dict[str, int], list[tuple[int, str, str]]]  # faults by kind, and whose episodes were lost and why
 Published = tuple[bool, tuple[Episode, ...], Counted | None]  # successors differ, finished, what went wrong
 
 
 def serve(sock: int, memory: int, trace: int, parent: int, from_main: int) -> None:
-    """A worker's life: create the copies, answer until told to close or the learner is gone."""
+    """The main function of a worker process: create the copies, answer until told to close or the learner is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the learner's to handle
     faulthandler.enable(file=trace)
     faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
@@ -121,14 +121,14 @@ class Host:
             ours.reward[...] = theirs.reward
             ours.terminated[...] = theirs.terminated
             ours.truncated[...] = theirs.truncated
-            ours.alive[...] = theirs.alive
-            if ours.legal is not None:
-                ours.legal[...] = theirs.legal
+            ours.acting[...] = theirs.acting
+            if ours.action_mask is not None:
+                ours.action_mask[...] = theirs.action_mask
             if changed:
                 ours.next_obs[...] = theirs.next_obs
-                if ours.next_legal is not None:
-                    known = theirs.next_legal is not None
-                    ours.next_legal[...] = theirs.next_legal if known else legal_widths(team.action)
+                if ours.next_action_mask is not None:
+                    known = theirs.next_action_mask is not None
+                    ours.next_action_mask[...] = theirs.next_action_mask if known else valid_choices(team.action)
         if mine.state is not None and mine.next_state is not None:
             mine.state[...] = step.state
             if changed:

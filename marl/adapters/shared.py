@@ -56,9 +56,9 @@ def lay_out(spec: Spec, num_envs: int, arena: Arena) -> tuple[Step, tuple[Array,
                 reward=arena.take(rows, "float32"),
                 terminated=arena.take(rows, "bool"),
                 truncated=arena.take(rows, "bool"),
-                alive=arena.take(rows, "bool"),
-                legal=arena.take((*rows, team.action.num_legal), "bool") if team.masked else None,
-                next_legal=arena.take((*rows, team.action.num_legal), "bool") if team.masked else None,
+                acting=arena.take(rows, "bool"),
+                action_mask=arena.take((*rows, team.action.num_choices), "bool") if team.masked else None,
+                next_action_mask=arena.take((*rows, team.action.num_choices), "bool") if team.masked else None,
             )
         )
         actions.append(arena.take((*rows, *team.action.shape), team.action.dtype))

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from marl.adapters.exchange import Exchange
-from marl.channels.medium import Wires
+from marl.channels.link_simulator import ActiveEdges
 from marl.spaces import action_spec, obs_spec
-from marl.types import Array, BatchEnv, EnvContractError, Spec, Step, TeamSpec, TeamStep, legal_widths
+from marl.types import Array, BatchEnv, EnvContractError, Spec, Step, TeamSpec, TeamStep, valid_choices
 
 CHANCE = 0x5A1D  # what links do to messages is drawn from (seed, copy, CHANCE)
 
@@ -32,7 +32,7 @@ class SpokenBatch:
         self.message_entries = exchange.message_entries
         rows = inner.num_envs, len(exchange.agents)
         self._seen = np.zeros((*rows, exchange.rows.shape[1]), dtype=np.float32)  # of the world itself
-        self._air_after = torch.zeros(*rows, exchange.medium.width, dtype=torch.float32)  # between steps
+        self._in_flight_after = torch.zeros(*rows, exchange.link_simulator.width, dtype=torch.float32)  # between steps
         self._step: Step | None = None
 
     @property
@@ -57,12 +57,12 @@ class SpokenBatch:
 
     def reset(self, seed: int, options: Mapping[str, Any] | None = None) -> Step:
         """Start every copy afresh; nothing is in the air."""
-        self._air_after = torch.zeros_like(self._air_after)
-        if self._exchange.medium.keyed:
+        self._in_flight_after = torch.zeros_like(self._in_flight_after)
+        if self._exchange.link_simulator.keyed:
             for e in range(self.num_envs):
                 fresh = np.random.SeedSequence([seed, e, CHANCE]).generate_state(1, np.uint32)
                 generator = torch.Generator().manual_seed(int(fresh[0]))
-                self._exchange.medium.seed(self._air_after[e : e + 1], generator)
+                self._exchange.link_simulator.seed(self._in_flight_after[e : e + 1], generator)
         return self._arrive(self._inner.reset(seed, options))
 
     def step(self, actions: Sequence[Array]) -> Step:
@@ -73,17 +73,17 @@ class SpokenBatch:
             raise EnvContractError(f"expected actions of {len(self._teams)} teams, got {len(actions)}")
         rows = self._seen.shape[:2]
         message = torch.zeros(*rows, self._exchange.words, dtype=torch.float32)
-        loud, active = torch.zeros(rows, dtype=torch.float32), torch.zeros(rows, dtype=torch.bool)
+        loud, acting = torch.zeros(rows, dtype=torch.float32), torch.zeros(rows, dtype=torch.bool)
         own = []
         for team, now, array in zip(self._teams, self._step.teams, actions, strict=True):
-            done, said, volume = team.part(array)
-            own.append(done)
+            taken, said, volume = team.part(array)
+            own.append(taken)
             message[:, team.places], loud[:, team.places] = torch.from_numpy(said), torch.from_numpy(volume)
-            active[:, team.places] = torch.from_numpy(now.alive)
+            acting[:, team.places] = torch.from_numpy(now.acting)
         step = self._inner.step(own)
-        medium = self._exchange.medium
-        medium.leave(self._air, message, loud, self._wires, active)
-        self._air_after = medium.close(self._air)
+        link_simulator = self._exchange.link_simulator
+        link_simulator.leave(self._in_flight, message, loud, self._active_edges, acting)
+        self._in_flight_after = link_simulator.close(self._in_flight)
         return self._arrive(step)
 
     def _arrive(self, step: Step) -> Step:
@@ -105,26 +105,26 @@ class SpokenBatch:
 
     def _listen(self, seen: Sequence[Array], start: torch.Tensor) -> Array:
         """What everybody hears of everybody, ``(E, N, N, M)``, and the wires and the air of this moment."""
-        wiring, medium = self._exchange.wiring, self._exchange.medium
-        self._wires = Wires(wiring.weight)
-        if wiring.moving is not None:
+        adjacency, link_simulator = self._exchange.adjacency, self._exchange.link_simulator
+        self._active_edges = ActiveEdges(adjacency.weight)
+        if adjacency.dynamic is not None:
             for team, obs in zip(self._teams, seen, strict=True):
                 self._seen[:, team.places, : obs.shape[-1]] = obs
-            look = wiring.look(torch.from_numpy(self._seen))
-            self._wires = Wires(look[..., :-1], look[..., -1])
-        self._air = medium.open(self._air_after, start)
-        inbox = medium.arriving(self._air, self._wires)
+            rows = adjacency.now(torch.from_numpy(self._seen))
+            self._active_edges = ActiveEdges(rows[..., :-1], rows[..., -1])
+        self._in_flight = link_simulator.open(self._in_flight_after, start)
+        inbox = link_simulator.arriving(self._in_flight, self._active_edges)
         heard: Array = (inbox.message * inbox.weight.unsqueeze(-1)).numpy()
         return heard
 
     def state_dict(self) -> dict[str, Any]:
         """All copies exactly, and what is in the air."""
-        return {"world": self._inner.state_dict(), "air": self._air_after.numpy().copy()}
+        return {"world": self._inner.state_dict(), "in_flight": self._in_flight_after.numpy().copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Step:
         """Go on exactly from a saved state; returns the step to act on."""
         step = self._inner.load_state_dict(state["world"])
-        self._air_after = torch.from_numpy(np.array(state["air"]))
+        self._in_flight_after = torch.from_numpy(np.array(state["in_flight"]))
         return self._arrive(step)
 
     def close(self) -> None:
@@ -137,15 +137,15 @@ class _Talkers:
 
     def __init__(self, team: TeamSpec, places: Sequence[int], exchange: Exchange, num_envs: int) -> None:
         """``places``: where its agents stand among all agents."""
-        tongues, words = [exchange.tongues[n] for n in places], exchange.words
-        self.places, self.quiet = np.array(places), tongues[0].quiet
+        codecs, words = [exchange.codecs[n] for n in places], exchange.words
+        self.places, self.quiet = np.array(places), codecs[0].quiet
         seen = tuple(exchange.observation_spaces[n] for n in places)
-        acts = tuple(tongue.space for tongue in tongues)
+        acts = tuple(codec.space for codec in codecs)
         obs, action = obs_spec(team.agents, seen), action_spec(team.agents, acts)
         masked = team.masked or (action.kind != "box" and len(set(action.widths)) > 1)
         self.spec = TeamSpec(team.name, team.agents, obs, action, seen, acts, masked)
         self.inner = team.action
-        self.heard = np.array([tongue.heard for tongue in tongues])  # (N,)
+        self.heard = np.array([codec.heard for codec in codecs])  # (N,)
         self.each = np.where(self.heard, words, 1)  # what a choice is multiplied by
         self.one_hot = np.eye(words, dtype=np.float32)
         if action.kind == "box":  # numbers that are said stand behind an agent's own
@@ -164,19 +164,26 @@ class _Talkers:
         self._width, self._inbox = width, inbox
         self._obs, self._next_obs = np.zeros((2, *rows, *obs.shape), dtype=np.float32)
         # Likewise for masks: every choice with any word; the entry behind is what does not exist.
-        self._legal: Array | None = None
-        self._next_legal: Array | None = None
+        self._action_mask: Array | None = None
+        self._next_action_mask: Array | None = None
         if masked:
-            self._legal = np.broadcast_to(legal_widths(action), (*rows, action.num_legal)).copy()
-            self._next_legal = self._legal.copy()
-            choice = np.arange(action.num_legal) // self.each[:, None]
-            exists = np.arange(action.num_legal) < np.array(action.widths)[:, None]
-            source = np.where(exists, choice, team.action.num_legal)
-            self._mask_from = (source + np.arange(team.num_agents)[:, None] * (team.action.num_legal + 1)).reshape(-1)
-            self._mask_parts = np.zeros((*rows, team.action.num_legal + 1), dtype=bool)
+            self._action_mask = np.broadcast_to(valid_choices(action), (*rows, action.num_choices)).copy()
+            self._next_action_mask = self._action_mask.copy()
+            choice = np.arange(action.num_choices) // self.each[:, None]
+            exists = np.arange(action.num_choices) < np.array(action.widths)[:, None]
+            source = np.where(exists, choice, team.action.num_choices)
+            self._mask_from = (source + np.arange(team.num_agents)[:, None] * (team.action.num_choices + 1)).reshape(-1)
+            self._mask_parts = np.zeros((*rows, team.action.num_choices + 1), dtype=bool)
         flags = [np.zeros(rows, dtype=bool) for _ in range(3)]
         self.step = TeamStep(
-            self._obs, self._obs, np.zeros(rows, np.float32), flags[0], flags[1], flags[2], self._legal, self._legal
+            self._obs,
+            self._obs,
+            np.zeros(rows, np.float32),
+            flags[0],
+            flags[1],
+            flags[2],
+            self._action_mask,
+            self._action_mask,
         )
 
     def part(self, action: Array) -> tuple[Array, Array, Array]:
@@ -202,25 +209,28 @@ class _Talkers:
         np.take(flat, self._from, axis=1, out=out.reshape(len(obs), -1))
         out *= shown[..., None]
 
-    def _with_words(self, legal: Array | None, out: Array | None) -> None:
+    def _with_words(self, action_mask: Array | None, out: Array | None) -> None:
         """Masks of choices with words; where all that exists is legal they stay what they are."""
-        if legal is not None and out is not None:
-            self._mask_parts[..., :-1] = legal
-            flat = self._mask_parts.reshape(len(legal), -1)
-            np.take(flat, self._mask_from, axis=1, out=out.reshape(len(legal), -1))
+        if action_mask is not None and out is not None:
+            self._mask_parts[..., :-1] = action_mask
+            flat = self._mask_parts.reshape(len(action_mask), -1)
+            np.take(flat, self._mask_from, axis=1, out=out.reshape(len(action_mask), -1))
 
     def show_successor(self, theirs: TeamStep, heard: Array, over: Array) -> None:
         """In copies ``over (E,)`` those whose episode ended see and hear it; in others all see what they act on now."""
-        shown = np.where(over[:, None], theirs.terminated | theirs.truncated, theirs.alive)
+        shown = np.where(over[:, None], theirs.terminated | theirs.truncated, theirs.acting)
         self._with_inbox(theirs.next_obs, heard, shown, self._next_obs)
-        self._with_words(theirs.next_legal if theirs.next_legal is not None else theirs.legal, self._next_legal)
+        self._with_words(
+            theirs.next_action_mask if theirs.next_action_mask is not None else theirs.action_mask,
+            self._next_action_mask,
+        )
 
     def show(self, theirs: TeamStep, heard: Array, ended: bool) -> None:
         """What there is to act on, and what came of the last action."""
         step = self.step
-        self._with_inbox(theirs.obs, heard, theirs.alive, self._obs)
-        self._with_words(theirs.legal, self._legal)
+        self._with_inbox(theirs.obs, heard, theirs.acting, self._obs)
+        self._with_words(theirs.action_mask, self._action_mask)
         step.reward, step.terminated, step.truncated = theirs.reward, theirs.terminated, theirs.truncated
-        step.alive = theirs.alive
+        step.acting = theirs.acting
         step.next_obs = self._next_obs if ended else self._obs
-        step.next_legal = self._next_legal if ended else self._legal
+        step.next_action_mask = self._next_action_mask if ended else self._action_mask

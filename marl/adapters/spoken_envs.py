@@ -18,7 +18,7 @@ NOT_OURS = ("batch_env", "set_tasks", "task_space")  # a world's batched form kn
 
 
 class SpokenParallel(ParallelEnv[Any, Any, Any]):
-    """See :class:`~marl.Spoken`: a parallel environment whose agents talk."""
+    """A parallel environment whose agents send messages as actions, see :class:`~marl.Spoken`."""
 
     def __init__(self, env: Any, exchange: Exchange) -> None:
         """``exchange``: the channel of this environment."""
@@ -39,7 +39,7 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
 
     @property
     def message_entries(self) -> tuple[str, ...]:
-        """Where observations show what others said."""
+        """Entries of observations that show messages."""
         return self.exchange.message_entries
 
     @property
@@ -53,7 +53,7 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
 
     def action_space(self, agent: Any) -> Space[Any]:
         """With words."""
-        return self.exchange.tongues[self.exchange.place[agent]].space
+        return self.exchange.codecs[self.exchange.place[agent]].space
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """An episode with an empty inbox."""
@@ -62,10 +62,10 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
         return self._told(observations, infos)
 
     def step(self, actions: Mapping[Any, Any]) -> tuple[Any, Any, Any, Any, Any]:
-        """Everybody acts and speaks, then sees and hears."""
+        """All agents act and send, then observe and receive."""
         there, own, said = set(self.env.agents), {}, {}
         for agent, action in actions.items():
-            own[agent], words, loud = self.exchange.tongues[self.exchange.place[agent]].part(action)
+            own[agent], words, loud = self.exchange.codecs[self.exchange.place[agent]].part(action)
             if agent in there:
                 said[agent] = words, loud
         observations, rewards, terminated, truncated, infos = self.env.step(own)
@@ -78,7 +78,7 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
         return told, {agent: self.exchange.info(agent, info) for agent, info in (infos or {}).items()}
 
     def state(self) -> Array:
-        """The environment's own, without what is in the air."""
+        """The environment's own state, without messages on their way."""
         state: Array = self.env.state()
         return state
 
@@ -92,7 +92,7 @@ class SpokenParallel(ParallelEnv[Any, Any, Any]):
 
 
 class SpokenWorld(SpokenParallel):
-    """See :class:`~marl.Spoken`: a world with a batched form of its own, which talks in a batch as well."""
+    """A world with a batched form whose agents send messages as actions, see :class:`~marl.Spoken`."""
 
     def batch_env(self, num_envs: int, patterns: Sequence[str] | None = None) -> SpokenBatch:
         """Copies of the world that step together, whose agents talk."""
@@ -100,7 +100,7 @@ class SpokenWorld(SpokenParallel):
 
 
 class SpokenAEC(BaseWrapper[Any, Any, Any]):
-    """See :class:`~marl.Spoken`: a turn-based environment whose agents talk; what was said stays until said anew."""
+    """A turn-based environment whose agents send messages as actions; a message stays until the next one."""
 
     def __init__(self, env: AECEnv[Any, Any, Any], exchange: Exchange) -> None:
         """``exchange``: the channel of this environment."""
@@ -109,7 +109,7 @@ class SpokenAEC(BaseWrapper[Any, Any, Any]):
 
     @property
     def message_entries(self) -> tuple[str, ...]:
-        """Where observations show what others said."""
+        """Entries of observations that show messages."""
         return self.exchange.message_entries
 
     @property
@@ -123,7 +123,7 @@ class SpokenAEC(BaseWrapper[Any, Any, Any]):
 
     def action_space(self, agent: Any) -> Space[Any]:
         """With words."""
-        return self.exchange.tongues[self.exchange.place[agent]].space
+        return self.exchange.codecs[self.exchange.place[agent]].space
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         """An episode with an empty inbox."""
@@ -136,7 +136,7 @@ class SpokenAEC(BaseWrapper[Any, Any, Any]):
             super().step(None)
             return
         agent = self.env.agent_selection
-        own, words, loud = self.exchange.tongues[self.exchange.place[agent]].part(action)
+        own, words, loud = self.exchange.codecs[self.exchange.place[agent]].part(action)
         silence = np.zeros(self.exchange.words, np.float32), 0.0
         said = {
             gone: silence for gone in self.exchange.agents if gone not in self.env.agents
@@ -150,6 +150,6 @@ class SpokenAEC(BaseWrapper[Any, Any, Any]):
 
     def _seen(self) -> dict[Any, Any]:
         """Everybody's view, if it matters for who hears whom."""
-        if self.exchange.wiring.moving is None:
+        if self.exchange.adjacency.dynamic is None:
             return {}
         return {agent: super(SpokenAEC, self).observe(agent) for agent in self.env.agents}

@@ -318,7 +318,9 @@ class WorkerBatch:
                 "lower num_envs or use workers=0"
             ) from error
         self._step, self._actions = lay_out(self._spec, self._num_envs, Arena(block))
-        self._same = tuple(replace(team, next_obs=team.obs, next_legal=team.legal) for team in self._step.teams)
+        self._same = tuple(
+            replace(team, next_obs=team.obs, next_action_mask=team.action_mask) for team in self._step.teams
+        )
 
     def _ask(self, message: Callable[[Worker], tuple[Any, ...]], seconds: float) -> dict[Worker, WorkerFault]:
         """Have every worker do something; returns those that did not."""
@@ -336,8 +338,8 @@ class WorkerBatch:
                 replies[worker] = worker.receive(until)
             except WorkerFault as fault:
                 faults[worker] = fault
-            except MarlError as breach:
-                breaches.append(breach)
+            except MarlError as violation:
+                breaches.append(violation)
         if breaches:
             raise breaches[0]
         return replies, faults
@@ -418,8 +420,8 @@ class WorkerBatch:
             if worker not in replies or not replies[worker][0]:
                 for team in step.teams:
                     team.next_obs[worker.rows] = team.obs[worker.rows]
-                    if team.legal is not None and team.next_legal is not None:
-                        team.next_legal[worker.rows] = team.legal[worker.rows]
+                    if team.action_mask is not None and team.next_action_mask is not None:
+                        team.next_action_mask[worker.rows] = team.action_mask[worker.rows]
                 if step.state is not None and step.next_state is not None:
                     step.next_state[worker.rows] = step.state[worker.rows]
         return replace(step, finished=finished)
@@ -443,5 +445,5 @@ def _back_off(strikes: int) -> float:
 
 
 def _is_divisible(state: Mapping[str, Any] | None) -> bool:
-    """Whether a batch's state lists its copies one by one, as that of `marl.adapters.copies.Copies` does."""
+    """Whether a batch's state lists its copies one by one, as that of `marl.adapters.copies.LocalBatch` does."""
     return state is not None and isinstance(state.get("copies"), list | tuple)

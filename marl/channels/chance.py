@@ -21,7 +21,7 @@ def draw_keys(keys: Tensor, generator: torch.Generator | None) -> None:
     keys.copy_(torch.where(keys == 0, fresh.to(keys.dtype), keys))
 
 
-def advance(keys: Tensor) -> Tensor:
+def next_keys(keys: Tensor) -> Tensor:
     """The keys of the next step: a linear congruence that visits every number below the period."""
     return ((keys.long() * 1_140_671_485 + 12_820_163) % PERIOD).to(keys.dtype)
 
@@ -31,7 +31,7 @@ def uniform(keys: Tensor, count: int, stream: int) -> Tensor:
     index = torch.arange(count, device=keys.device) + stream * 1_000_003
     z = keys.long().unsqueeze(-1) * -7_046_029_254_386_353_131 + index * -4_417_276_706_812_531_889
     for shift, factor in ((30, -4_658_895_280_553_007_687), (27, -7_723_592_293_110_705_685)):
-        z = (z ^ ((z >> shift) & (2 ** (64 - shift) - 1))) * factor  # the finaliser of splitmix64
+        z = (z ^ ((z >> shift) & (2 ** (64 - shift) - 1))) * factor  # the finalizer of splitmix64
     z = z ^ ((z >> 31) & (2**33 - 1))
     return (((z >> 40) & (PERIOD - 1)).to(torch.float32) + 0.5) / PERIOD
 

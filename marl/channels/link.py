@@ -15,7 +15,7 @@ from marl.types import ConfigError
 
 @dataclass(frozen=True)
 class Link:
-    """What a message suffers. The default is a perfect link.
+    """Message loss, delay, noise and limits of a link. The default is a perfect link.
 
     The sender's side first cuts a message to ``floats`` numbers, then to ``[-saturation, saturation]``, then to one of
     ``2 ** bits`` values each; with its ``budget`` spent an agent is silent. On its way a message takes ``delay`` steps,
@@ -70,7 +70,7 @@ class Link:
 
     @property
     def chancy(self) -> bool:
-        """Whether chance has a say."""
+        """Whether the link is random."""
         return self.loss > 0 or self.noise > 0
 
     def pack(self, message: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A network whose agents talk: body, messages, output layer, for every agent of a team at once."""
+"""A network with a channel: body, messages, output layer, for every agent of a team at once."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from marl.channels.link import Link
-from marl.channels.medium import Inbox, Medium, Tamper, Wires
+from marl.channels.link_simulator import ActiveEdges, Inbox, LinkSimulator, Tamper
 from marl.channels.speech import Channel
 from marl.nets.agent_net import AgentNet
 from marl.nets.networks import Network
 from marl.nets.owner import Owner
-from marl.topology import Wiring
+from marl.topology import Adjacency
 from marl.types import ConfigError, Spec, TeamSpec
 
-Said = tuple[Tensor, Tensor]  # messages (B, N, M) and how loud they are (B, N)
+SentMessages = tuple[Tensor, Tensor]  # messages (B, N, M) and how loud they are (B, N)
 
 
 def policy_net(
@@ -47,8 +47,10 @@ def policy_net(
             f"channel={type(channel).__name__}(rounds={channel.rounds}) on team {team.name!r}: agents take turns, so "
             "within a step one speaks and nobody listens; use rounds=0"
         )
-    wiring, hold = channel.topology.build(team), spec.turn_based
-    return ChannelNet(channel, wiring, network, owner, team.obs.shape, out, generators, hold=hold, **settings)
+    adjacency, keep_last = channel.topology.build(team), spec.turn_based
+    return ChannelNet(
+        channel, adjacency, network, owner, team.obs.shape, out, generators, keep_last=keep_last, **settings
+    )
 
 
 class ChannelNet(AgentNet):
@@ -56,115 +58,117 @@ class ChannelNet(AgentNet):
 
     Its carry holds, for each agent, the body's state, what it looks for, and all of its messages that are on their
     way; so memories, checkpoints and evaluation need not know of messages. ``read`` steps through time wherever one row
-    needs another's messages. An agent that is not ``active`` says nothing.
+    needs another's messages. An agent that is not ``acting`` says nothing.
     """
 
     def __init__(
         self,
         channel: Channel,
-        wiring: Wiring,
+        adjacency: Adjacency,
         network: Network,
         owner: Owner,
         shape: tuple[int, ...],
         out: int,
         generators: Sequence[torch.Generator],
         *,
-        hold: bool = False,
+        keep_last: bool = False,
         **settings: Any,
     ) -> None:
-        """``hold``: agents take turns, so what was said last stays in the air; settings as of :class:`AgentNet`."""
+        """``keep_last``: agents take turns, so the last message stays in flight; settings as of :class:`AgentNet`."""
         speech = channel.build(owner, network.width, generators)
         super().__init__(
-            network, owner, shape, out, generators, beside=0 if channel.rounds else speech.summary, **settings
+            network, owner, shape, out, generators, extra_inputs=0 if channel.rounds else speech.summary, **settings
         )
-        self.channel, self.speech, self.wiring, self.hold = channel, speech, wiring, hold
-        self.register_buffer("weight", wiring.weight.clone(), persistent=False)
+        self.channel, self.speech, self.adjacency, self.keep_last = channel, speech, adjacency, keep_last
+        self.register_buffer("weight", adjacency.weight.clone(), persistent=False)
         self.weight: Tensor
         self.executing = False
-        self.last: Said | None = None  # what was said in the newest step, where nothing learns from it
+        self.last: SentMessages | None = None  # what was said in the newest step, where nothing learns from it
         self.use(channel.link)
 
     def use(self, link: Link, executing: bool = False, tamper: Tamper | None = None) -> None:
-        """From now on messages suffer this link; executing, they are spoken without the noise of learning."""
+        """Send messages over this link from now on; ``executing``: without the noise of learning."""
         self.link, self.executing = link, executing
-        self.medium = Medium(
+        self.link_simulator = LinkSimulator(
             self.weight.shape[0],
             self.speech.size,
             self.channel.rounds,
             link,
-            moving=self.wiring.moving is not None,
+            dynamic=self.adjacency.dynamic is not None,
             chancy=self.speech.noisy and not executing,
-            hold=self.hold,
+            keep_last=self.keep_last,
             tamper=tamper,
         )
         self.own_width = self.body.carry_width + (0 if self.channel.rounds else self.speech.private)
-        self.carry_shape = (self.owner.num_agents, self.own_width + self.medium.width)
+        self.carry_shape = (self.owner.num_agents, self.own_width + self.link_simulator.width)
 
     def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:
-        """Give copies that have none a key for their noise, in place."""
-        self.medium.seed(carry, generator)
+        """Give copies that have none a random key for their noise, in place."""
+        self.link_simulator.seed(carry, generator)
 
     def forget(self, carry: Tensor) -> Tensor:
-        """A carry that remembers nothing, with the same chance."""
+        """A carry with no memory of earlier steps, but with the same random key."""
         blank = super().forget(carry)
-        if self.medium.keyed:
+        if self.link_simulator.keyed:
             blank[..., -1] = carry[..., -1]
         return blank
 
     def encode(self, x: Tensor) -> Tensor:
-        """As ever, with what each agent can know of the wires in the last columns."""
+        """Encoded observations, with the agents' current edges in the last columns if the topology is dynamic."""
         seen = super().encode(x)
-        return seen if self.wiring.moving is None else torch.cat((seen, self.wiring.look(x)), dim=-1)
+        return seen if self.adjacency.dynamic is None else torch.cat((seen, self.adjacency.now(x)), dim=-1)
 
     def read(
-        self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor, beside: Sequence[Tensor] = ()
+        self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, extra_inputs: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
-        """See the class; actors read nothing ``beside``."""
-        assert not beside
-        length, batch, agents = active.shape
+        """Outputs and carries from encoded observations; actors have no ``extra_inputs``."""
+        assert not extra_inputs
+        length, batch, agents = acting.shape
         if not self.carry_shape[1]:  # no row needs another: all of them at once
             rows = x.reshape(1, length * batch, *x.shape[2:])
-            start, active = start.reshape(1, -1), active.reshape(1, length * batch, agents)
-            y, after = self._step(rows, carry.new_zeros(length * batch, agents, 0), start[0], active[0])
+            start, acting = start.reshape(1, -1), acting.reshape(1, length * batch, agents)
+            y, after = self._step(rows, carry.new_zeros(length * batch, agents, 0), start[0], acting[0])
             return y.view(length, batch, agents, -1), after.view(length, batch, agents, 0)
         outputs, carries = [], []
         for t in range(length):
-            y, carry = self._step(x[t : t + 1], carry, start[t], active[t])
+            y, carry = self._step(x[t : t + 1], carry, start[t], acting[t])
             outputs.append(y)
             carries.append(carry)
         return torch.stack(outputs), torch.stack(carries)
 
-    def _step(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """One row ``x (1, B, N, ...)``: outputs ``(B, N, out)`` and the carry after it."""
-        medium = self.medium
-        x, wires = self._wires(x)
-        own, state = torch.split(carry, [self.own_width, medium.width], dim=-1)
-        air = medium.open(state, start)
-        noise = (lambda turn: medium.voice(air, turn)) if self.speech.noisy and not self.executing else None
-        inbox = None if self.channel.rounds else medium.arriving(air, wires)
-        talk = self.converse(x, own, start, active, inbox, noise)
+        link_simulator = self.link_simulator
+        x, active_edges = self._active_edges(x)
+        own, state = torch.split(carry, [self.own_width, link_simulator.width], dim=-1)
+        in_flight = link_simulator.open(state, start)
+        noise = (
+            (lambda turn: link_simulator.voice(in_flight, turn)) if self.speech.noisy and not self.executing else None
+        )
+        inbox = None if self.channel.rounds else link_simulator.arriving(in_flight, active_edges)
+        talk = self.converse(x, own, start, acting, inbox, noise)
         said, loud = next(talk)
         try:
             if not self.channel.rounds:
-                medium.leave(air, said, loud, wires, active)
+                link_simulator.leave(in_flight, said, loud, active_edges, acting)
                 next(talk)
             for turn in range(self.channel.rounds):
-                said, loud = talk.send(medium.exchange(air, turn, said, loud, wires, active))
+                said, loud = talk.send(link_simulator.exchange(in_flight, turn, said, loud, active_edges, acting))
         except StopIteration as end:
             y, own = end.value
         if not torch.is_grad_enabled():
-            self.last = said, medium.afford(air, loud)
-        return y, torch.cat((own, medium.close(air)), dim=-1)
+            self.last = said, link_simulator.afford(in_flight, loud)
+        return y, torch.cat((own, link_simulator.close(in_flight)), dim=-1)
 
     def converse(
         self,
         x: Tensor,
         own: Tensor,
         start: Tensor,
-        active: Tensor,
+        acting: Tensor,
         inbox: Inbox | None = None,
         noise: Callable[[int], Tensor] | None = None,
-    ) -> Generator[Said, Inbox, tuple[Tensor, Tensor]]:
+    ) -> Generator[SentMessages, Inbox, tuple[Tensor, Tensor]]:
         """One step of every agent by itself: yields what it says, once a round, and is sent what it then hears.
 
         With 0 rounds ``inbox`` is what arrived since the last step, and what is said is yielded once, unanswered.
@@ -173,7 +177,7 @@ class ChannelNet(AgentNet):
             x: encoded observations ``(1, B, N, ...)`` without wires.
             own: what agents keep for themselves, ``(B, N, own_width)``.
             start: ``(B,)``, episodes that begin.
-            active: ``(B, N)``, who acts.
+            acting: ``(B, N)``, who acts.
             inbox: what arrived, for 0 rounds.
             noise: makes the noise of learning; None executes.
 
@@ -185,7 +189,7 @@ class ChannelNet(AgentNet):
         width = self.body.carry_width
         carry, query = own[..., :width], own[..., width:]
         if self.channel.rounds:
-            features, inside = self._features(x, None, carry, start, active)
+            features, inside = self._features(x, None, carry, start, acting)
             for turn in range(self.channel.rounds):
                 heard = yield self._said(turn, features, noise)
                 summary = speech.hear(owner.leave(speech.ask(turn, features))[0], heard)
@@ -193,17 +197,17 @@ class ChannelNet(AgentNet):
             kept = [inside]
         else:
             assert inbox is not None
-            features, inside = self._features(x, speech.hear(query, inbox), carry, start, active)
+            features, inside = self._features(x, speech.hear(query, inbox), carry, start, acting)
             yield self._said(0, features, noise)
             asked = owner.leave(speech.ask(0, features))[0]
-            kept = [inside, torch.where(active.unsqueeze(-1), asked, query)]
+            kept = [inside, torch.where(acting.unsqueeze(-1), asked, query)]
         y = owner.leave(self.head(features))[0]
         if self.log_std is not None:
             y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
         return y, torch.cat(kept, dim=-1)
 
     def _features(
-        self, x: Tensor, summary: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+        self, x: Tensor, summary: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The body's features inside, and its carry ``(B, N, H)``; a summary is laid beside the observation."""
         owner = self.owner
@@ -213,41 +217,41 @@ class ChannelNet(AgentNet):
                 x = torch.cat((x, summary.unsqueeze(0)), dim=-1)
             else:
                 extra = summary.unsqueeze(0) if extra is None else torch.cat((extra, summary.unsqueeze(0)), dim=-1)
-        starts = owner.enter(start.view(1, -1, 1).expand(1, *active.shape))
+        starts = owner.enter(start.view(1, -1, 1).expand(1, *acting.shape))
         features, inside = self.body(
             owner.enter(x),
             None if extra is None else owner.enter(extra),
             owner.enter(carry.unsqueeze(0)).squeeze(1),
             starts,
-            owner.enter(active.unsqueeze(0)),
+            owner.enter(acting.unsqueeze(0)),
         )
         return features, owner.leave(inside)[0]
 
-    def _said(self, turn: int, features: Tensor, noise: Callable[[int], Tensor] | None) -> Said:
+    def _said(self, turn: int, features: Tensor, noise: Callable[[int], Tensor] | None) -> SentMessages:
         raw, loud = self.speech.speak(turn, features)
         message = self.owner.leave(raw)[0]  # (B, N, M)
         message = self.speech.modulate(message, None if noise is None else noise(turn))
         return message, message.new_ones(message.shape[:-1]) if loud is None else self.owner.leave(loud)[0]
 
-    def _wires(self, x: Tensor) -> tuple[Tensor, Wires]:
-        """Observations without the last columns, and what these say."""
-        if self.wiring.moving is None:
-            return x, Wires(self.weight)
+    def _active_edges(self, x: Tensor) -> tuple[Tensor, ActiveEdges]:
+        """Observations without the last columns, and the edges that these hold."""
+        if self.adjacency.dynamic is None:
+            return x, ActiveEdges(self.weight)
         agents = self.weight.shape[0]
-        look = x[0, ..., -agents - 1 :]
-        return x[..., : -agents - 1], Wires(look[..., :agents], look[..., agents])
+        rows = x[0, ..., -agents - 1 :]
+        return x[..., : -agents - 1], ActiveEdges(rows[..., :agents], rows[..., agents])
 
     def _blank(self, owner: Owner, ids: Tensor, generators: Sequence[torch.Generator]) -> ChannelNet:
         """A network of this kind for other agents."""
         blank = ChannelNet(
             self.channel,
-            self.wiring,
+            self.adjacency,
             self.network,
             owner,
             self.shape,
             self.out,
             generators,
-            hold=self.hold,
+            keep_last=self.keep_last,
             gain=self.gain,
             ids=ids,
             normalize=self.norm is not None,

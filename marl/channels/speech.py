@@ -1,6 +1,6 @@
-"""Learned messages: what an agent says, and what a listener makes of all that it hears.
+"""Learned messages: how an agent encodes a message, and how a listener aggregates its inbox.
 
-Each choice is a frozen dataclass that builds a :class:`Speech`; together with a topology and a link it is the
+Each choice is a frozen dataclass that builds a :class:`MessageModule`; together with a topology and a link it is the
 ``channel=`` of a learner. Gradients pass from listeners to senders, so agents learn what to say from what it was good
 for.
 """
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from marl.channels.link import Link
-from marl.channels.medium import Inbox
+from marl.channels.link_simulator import Inbox
 from marl.config import config, setting
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
 from marl.topology import Complete, Topology
 
 
-class Speech(nn.Module):
-    """How one team talks. Layouts as in networks: ``(S, T, M, F)`` inside, ``(B, N, F)`` between agents.
+class MessageModule(nn.Module):
+    """The message layers of one team. Layouts as in networks: ``(S, T, M, F)`` inside, ``(B, N, F)`` between agents.
 
     size: numbers of a message; summary: numbers that a listener makes of its inbox; private: numbers that an agent
     keeps from saying until hearing; noisy: whether messages are spoken with noise while learning.
@@ -38,11 +38,11 @@ class Speech(nn.Module):
         raise NotImplementedError
 
     def ask(self, turn: int, h: Tensor) -> Tensor:
-        """What the agent will look for in its inbox, ``(S, T, M, private)``."""
+        """The query ``(S, T, M, private)`` with which the agent will read its inbox."""
         return h.new_zeros(*h.shape[:-1], 0)
 
     def modulate(self, message: Tensor, noise: Tensor | None) -> Tensor:
-        """Messages as they are sent, ``(B, N, size)``: with standard normal noise while learning, None to execute."""
+        """Messages as sent, ``(B, N, size)``: with standard normal noise while learning; ``noise=None`` executes."""
         return message
 
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
@@ -78,17 +78,17 @@ class Channel:
 
     @property
     def remembers(self) -> bool:
-        """Whether a step needs what was said in earlier ones, so that learning is from sequences."""
+        """Whether a step needs messages of earlier steps, so that learning is from sequences."""
         return self.rounds == 0 or self.link.delay > 0 or self.link.budget is not None
 
-    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module for features of ``width`` numbers."""
         raise NotImplementedError
 
 
 @config
 class CommNet(Channel):
-    """The mean of what the others feel (Sukhbaatar et al. 2016, https://arxiv.org/abs/1605.07736).
+    """The mean of the others' features (Sukhbaatar et al. 2016, https://arxiv.org/abs/1605.07736).
 
     ``c_i = mean_{j heard} m_j`` with ``m = h`` or, with ``size``, ``m = W h``; within a step
     ``h' = tanh(H h + C c)``.
@@ -96,7 +96,7 @@ class CommNet(Channel):
 
     size: int | None = setting(None, "numbers of a message; None: all features", least=1)
 
-    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
         return _Mean(owner, width, self.size, self.rounds, generators)
 
@@ -111,7 +111,7 @@ class IC3Net(Channel):
 
     size: int | None = setting(None, "numbers of a message; None: all features", least=1)
 
-    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
         return _Mean(owner, width, self.size, self.rounds, generators, gated=True)
 
@@ -126,7 +126,7 @@ class TarMAC(Channel):
     signature: int = setting(16, "numbers of a signature", least=1)
     value: int = setting(32, "numbers of a value", least=1)
 
-    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
         return _Targeted(owner, width, self.signature, self.value, self.rounds, generators)
 
@@ -141,7 +141,7 @@ class GraphAttention(Channel):
     heads: int = setting(2, "sums side by side", least=1)
     size: int = setting(16, "numbers of each head", least=1)
 
-    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
         return _Attentive(owner, width, self.heads, self.size, self.rounds, generators)
 
@@ -157,12 +157,12 @@ class DIAL(Channel):
     size: int = setting(1, "bits of a message", least=1)
     noise: float = setting(2.0, "standard deviation of the noise while learning", least=0)
 
-    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> Speech:
+    def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
-        return _Discretised(owner, width, self.size, self.noise, self.rounds, generators)
+        return _Discretized(owner, width, self.size, self.noise, self.rounds, generators)
 
 
-class _Mean(Speech):
+class _Mean(MessageModule):
     def __init__(
         self,
         owner: Owner,
@@ -194,7 +194,7 @@ class _Mean(Speech):
         return _mix(inbox.weight / torch.where(total > 0, total, 1.0), inbox.message)
 
 
-class _Targeted(Speech):
+class _Targeted(MessageModule):
     def __init__(
         self,
         owner: Owner,
@@ -223,7 +223,7 @@ class _Targeted(Speech):
         return _mix(_attention(score, inbox.weight), values)
 
 
-class _Attentive(Speech):
+class _Attentive(MessageModule):
     def __init__(
         self, owner: Owner, width: int, heads: int, size: int, rounds: int, generators: Sequence[torch.Generator]
     ) -> None:
@@ -250,7 +250,7 @@ class _Attentive(Speech):
         return summed.flatten(-3)
 
 
-class _Discretised(Speech):
+class _Discretized(MessageModule):
     noisy = True
 
     def __init__(

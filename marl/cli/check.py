@@ -27,7 +27,7 @@ class Check:
     """Print one JSON object on stdout and nothing else."""
 
     def run(self) -> int:
-        """See the class."""
+        """Run the command; return its exit status."""
         return check(self)
 
 

@@ -22,7 +22,7 @@ class Evaluate:
     """A run folder, or one of its checkpoints."""
     episodes: Annotated[int, NUMBER] = 100
     """How many."""
-    decentralised: bool = False
+    decentralized: bool = False
     """Every agent in a process of its own, told its own observation and inbox alone; batched play beside it."""
     link: Annotated[str | None, arg(metavar="EFFECT=NUMBER,...")] = None
     """What messages suffer instead: floats, bits, saturation, budget, delay, loss, noise; loss=0.2,delay=1."""
@@ -52,7 +52,7 @@ class Evaluate:
     """Print one JSON object on stdout and nothing else."""
 
     def run(self) -> int:
-        """See the class."""
+        """Run the command; return its exit status."""
         return evaluate(self)
 
 
@@ -98,7 +98,7 @@ def evaluate(asked: Evaluate) -> int:
         env = asked.env if own is None or own is NOWHERE else None
         report = system.evaluate(
             asked.episodes,
-            decentralised="processes" if asked.decentralised else False,
+            decentralized="processes" if asked.decentralized else False,
             greedy=not asked.sample,
             seed=seed,
             env=env,
@@ -114,7 +114,7 @@ def evaluate(asked: Evaluate) -> int:
     if asked.json:
         print_json({"checkpoint": str(path), "steps": system.steps, "seed": seed, **report.to_dict()})
     else:
-        how = ", every agent in a process of its own" if asked.decentralised else ""
+        how = ", every agent in a process of its own" if asked.decentralized else ""
         print(f"checkpoint {path} (step {system.steps:,}){how}")
         print(report)
     return 0

@@ -43,7 +43,7 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def _unheard(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """A KeyboardInterrupt inside a finaliser or a callback of C code is dropped by Python: raise it once more."""
+        """A KeyboardInterrupt inside a finalizer or a callback of C code is dropped by Python: raise it once more."""
         if not (self.code and issubclass(unraisable.exc_type, KeyboardInterrupt)):
             self._hook(unraisable)
             return

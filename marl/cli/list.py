@@ -16,7 +16,7 @@ class List:
     """Print one JSON object on stdout and nothing else."""
 
     def run(self) -> int:
-        """See the class."""
+        """Run the command; return its exit status."""
         return show(self)
 
 

@@ -1,4 +1,4 @@
-"""What a run comes to: what is asked now, what was asked when it was begun, and the scenario."""
+"""The plan of a training run: from the command line, the run to be resumed, and the scenario."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and sta
 
 
 def as_before(asked: Asked, stored: Mapping[str, Any]) -> Asked:
-    """What a run was asked for when it was begun, and what is asked for anew."""
+    """The options of the earlier command, overridden by those given now."""
     before = stored.get("asked")
     kept = {} if not isinstance(before, Mapping) else {k: v for k, v in before.items() if k in OF_A_RUN}
     for name, value in kept.items():
@@ -162,7 +162,9 @@ def explicit_checkpoint(asked: Asked) -> Path | None:
 
 def stored_config(asked: Asked, folder: Path) -> dict[str, Any] | None:
     """The config.json of the run to go on with."""
+    from marl.config import today
     from marl.logs.files import read_json
+    from marl.renamed import assignment
     from marl.run import CONFIG
 
     if asked.resume is None:
@@ -176,7 +178,8 @@ def stored_config(asked: Asked, folder: Path) -> dict[str, Any] | None:
                 if not isinstance(stored.get(key), kind):
                     raise config_error(f"{source / CONFIG}: {key!r} is missing or no {kind.__name__}; was it edited?")
             _check_stored(source / CONFIG, stored)
-            return stored
+            renamed = [assignment(text) for text in stored["set"]]
+            return stored | {"settings": today(stored["settings"]), "set": renamed}
     return None
 
 

@@ -21,13 +21,13 @@ class Plot:
     """Where to write; RUN/curves.png of the first run unless given."""
 
     def run(self) -> int:
-        """See the class."""
+        """Run the command; return its exit status."""
         return plot(self)
 
 
 def plot(asked: Plot) -> int:
     """``marl plot``."""
-    from marl.logs.curves import plot as draw
+    from marl.logs.curves import plot_curves as draw
 
     for run in asked.runs:
         if not (run / "metrics.jsonl").exists():

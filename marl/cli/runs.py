@@ -68,6 +68,7 @@ def open_run(folder: Path, which: str, device: str, trust: bool, env: Any = None
 def config_of(path: Path) -> tuple[Path, dict[str, Any] | None]:
     """The config.json of the run that a checkpoint lies in; None where there is no such run."""
     from marl.logs.files import read_json
+    from marl.renamed import assignment
     from marl.run import CONFIG
 
     file = path.absolute().parent.parent / CONFIG
@@ -76,7 +77,7 @@ def config_of(path: Path) -> tuple[Path, dict[str, Any] | None]:
     config = read_json(file)
     if not isinstance(config.get("scenario"), str) or not isinstance(config.get("set"), list):
         raise config_error(f"{file}: 'scenario' or 'set' is missing; was it edited?")
-    return file, config
+    return file, config | {"set": [assignment(text) if isinstance(text, str) else text for text in config["set"]]}
 
 
 def _scenario_of(path: Path, trust: bool) -> Scenario | None:
@@ -107,7 +108,9 @@ def chosen_scenario(
     plain = scenario_named(reference)
     scenario = override(plain, [*stored, *own])
     if not trust:
-        received.refuse_deeds(str(file), received.deeds_of(scenario), received.deeds_of(override(plain, own)))
+        received.refuse_side_effects(
+            str(file), received.side_effects_of(scenario), received.side_effects_of(override(plain, own))
+        )
     return scenario
 
 

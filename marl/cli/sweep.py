@@ -42,7 +42,7 @@ class Sweep:
     """Print one JSON object on stdout and nothing else."""
 
     def run(self) -> int:
-        """See the class."""
+        """Run the command; return its exit status."""
         return sweep(self)
 
 

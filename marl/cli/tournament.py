@@ -39,7 +39,7 @@ class Tournament:
     """Print one JSON object on stdout and nothing else."""
 
     def run(self) -> int:
-        """See the class."""
+        """Run the command; return its exit status."""
         return tournament(self)
 
 

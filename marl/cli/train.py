@@ -27,7 +27,7 @@ class Train(Asked):
     """Train a scenario's agents, and write a run folder."""
 
     def run(self) -> int:
-        """See the class."""
+        """Run the command; return its exit status."""
         return train(self)
 
 
@@ -98,7 +98,7 @@ def _resumed(asked: Asked, plan: Plan, run: Run) -> MultiAgentSystem:
             f"{plan.seed} and {plan.scenario.num_envs}"
         )
     system.workers = plan.scenario.workers
-    different = checkpoint.differences(manifest)
+    different = checkpoint.fingerprint_differences(manifest)
     if different:
         run.note(f"not bit-exact: this process differs from the one that saved ({', '.join(different)})")
     run.note(f"resuming {run.path} from step {system.steps:,} ({path.name})")
@@ -145,7 +145,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
             with contextlib.suppress(Exception):
                 run.save(system)
         ended = {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
-        run.summarise(summary | _failure(error) | ended)
+        run.summarize(summary | _failure(error) | ended)
         if system.faults:
             note(_fault_table(system.faults))
         raise
@@ -162,7 +162,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     if finished:
         note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
     if asked.evaluate:
-        run.summarise(summary | {"status": "evaluating"})  # whatever ends us now, the run is not finished
+        run.summarize(summary | {"status": "evaluating"})  # whatever ends us now, the run is not finished
         try:
             with run.signals():
                 summary |= _final(asked, plan, run, system)
@@ -171,10 +171,10 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
                 return _interrupted(
                     asked, plan, run, system, summary, "in the final evaluation, with all training saved"
                 )
-            run.summarise(summary | _failure(error))
+            run.summarize(summary | _failure(error))
             raise
         run.end(system)  # if somebody removed the folder meanwhile; its environments, closed, would then begin anew
-    run.summarise(summary)
+    run.summarize(summary)
     if asked.json:
         print_json(summary)
     else:
@@ -202,7 +202,7 @@ def _interrupted(
     status = "interrupted" if run.exit_code == 130 else "preempted"
     summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code, "status": status}
     summary.setdefault("faults", system.faults)
-    run.summarise(summary)
+    run.summarize(summary)
     note(f"{status} {where}; to go on: marl train {_named_again(plan)}--run-dir {run.path} --resume")
     if asked.json:
         print_json(summary)

@@ -4,6 +4,6 @@
 :func:`use` switches compiled code off, or has it compared with torch.
 """
 
-from marl.compiled.backend import Dense, MismatchError, decisions, gradient_for, network_for, recorded, use
+from marl.compiled.backend import DenseLayers, MismatchError, decisions, gradient_for, network_for, recorded, use
 
-__all__ = ["Dense", "MismatchError", "decisions", "gradient_for", "network_for", "recorded", "use"]
+__all__ = ["DenseLayers", "MismatchError", "decisions", "gradient_for", "network_for", "recorded", "use"]

@@ -12,9 +12,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.compiled.backend import Dense, require_equal
+from marl.compiled.backend import DenseLayers, require_equal
 from marl.compiled.mlp import CompiledMLP
-from marl.compiled.tiles import Net, Room, Scratch, compiled, exp, forward, gather, padded, spans, split, spread
+from marl.compiled.tiles import (
+    Net,
+    Room,
+    Scratch,
+    exp,
+    fast_kernel,
+    forward,
+    gather_columns,
+    padded,
+    spans,
+    split,
+    spread,
+)
 from marl.types import Array
 
 ILLEGAL = np.float32(-1e9)  # as in torch: finite, so that 0 * log 0 never becomes NaN
@@ -24,17 +36,19 @@ _NO_MASK = np.zeros((0, 0, 0), dtype=bool)
 class Acting(CompiledMLP):
     """The compiled network with a draw."""
 
-    def __init__(self, dense: Dense, flat: Array) -> None:
+    def __init__(self, dense: DenseLayers, flat: Array) -> None:
         """See :meth:`maybe`."""
         super().__init__(dense, flat)
         self.ids: Array = dense.ids.detach().numpy()  # (N, I) beside the observations
         self._free: list[Room] = []
 
-    def choose(self, obs: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, obs: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Draw from ``softmax(outputs)`` for observations ``(E, N, F)``; actions and log-probabilities ``(E, N)``."""
-        return self.draw(obs, legal, torch.rand(obs.shape[:2], generator=generator, dtype=torch.float32))
+        return self.draw(obs, action_mask, torch.rand(obs.shape[:2], generator=generator, dtype=torch.float32))
 
-    def draw(self, obs: Tensor, legal: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, obs: Tensor, action_mask: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """The same from uniform numbers ``(E, N)``, by inverting the distribution function."""
         # numpy makes a small array in a tenth of the time that torch takes.
         action, log_prob = np.empty(uniform.shape, dtype=np.int64), np.empty(uniform.shape, dtype=np.float32)
@@ -43,17 +57,17 @@ class Acting(CompiledMLP):
         except IndexError:
             room = Scratch(self.layers).room
         _choose(
-            *self.net, obs.numpy(), self.ids, _NO_MASK if legal is None else legal.numpy(), uniform.numpy(), action,
-            log_prob, *room,
+            *self.net, obs.numpy(), self.ids, _NO_MASK if action_mask is None else action_mask.numpy(),
+            uniform.numpy(), action, log_prob, *room,
         )  # fmt: skip
         self._free.append(room)
         return torch.from_numpy(action), torch.from_numpy(log_prob)
 
 
 class CheckedActing:
-    """The same, every call compared with torch's numbers, which have a gradient of their own."""
+    """Compiled acting compared with torch in every call; gradients are torch's."""
 
-    def __init__(self, ours: Acting, dense: Dense) -> None:
+    def __init__(self, ours: Acting, dense: DenseLayers) -> None:
         """``ours`` stands in for ``dense.plain``."""
         self.ours, self.dense = ours, dense
 
@@ -67,14 +81,16 @@ class CheckedActing:
         return found
 
     @torch.no_grad()
-    def choose(self, obs: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, obs: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """As of :class:`Acting`."""
         uniform = torch.rand(obs.shape[:2], generator=generator, dtype=torch.float32)
-        action, log_prob = self.ours.draw(obs, legal, uniform)
+        action, log_prob = self.ours.draw(obs, action_mask, uniform)
         ids = self.dense.ids
         parts = [obs.unsqueeze(0), ids.expand(1, *obs.shape[:2], -1)] if ids.shape[1] else [obs.unsqueeze(0)]
         logits = self.dense.plain(parts, self.dense.parameters)[0]
-        require_draw("a network's draws", logits if legal is None else logits.where(legal, float(ILLEGAL)),
+        require_draw("a network's draws", logits if action_mask is None else logits.where(action_mask, float(ILLEGAL)),
                      uniform, action, log_prob)  # fmt: skip
         return action, log_prob
 
@@ -121,37 +137,37 @@ class _CheckedStep(torch.autograd.Function):
         return (None, None, *(next(rest) if want else None for want in wanted))
 
 
-class Play(NamedTuple):
+class ActingData(NamedTuple):
     """What agents see and what they draw."""
 
     obs: Array  # (E, N, F)
     ids: Array  # (N, I) beside
-    legal: Array  # (E, N, A) or nothing
+    action_mask: Array  # (E, N, A) or nothing
     uniform: Array  # (E, N)
     action: Array  # (E, N)
     log_prob: Array  # (E, N)
 
 
-_NET, _PLAY, _ROOM, _ = spans(Net, Play, Room)
+_NET, _PLAY, _ROOM, _ = spans(Net, ActingData, Room)
 
 
-@compiled
+@fast_kernel
 def _choose(*arguments: Any) -> None:
-    """:func:`_draws` of a :class:`Net`, :class:`Play` and :class:`Room`, end to end."""
-    _draws(Net(*arguments[_NET]), Play(*arguments[_PLAY]), Room(*arguments[_ROOM]))
+    """:func:`_draws` of a :class:`Net`, :class:`ActingData` and :class:`Room`, end to end."""
+    _draws(Net(*arguments[_NET]), ActingData(*arguments[_PLAY]), Room(*arguments[_ROOM]))
 
 
-@compiled
-def _draws(net: Net, play: Play, room: Room) -> None:
+@fast_kernel
+def _draws(net: Net, play: ActingData, room: Room) -> None:
     """Outputs of ``obs`` with ``ids`` beside, and a draw by inverting the distribution function."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
-    obs, ids, legal, uniform, action, log_prob = (
-        play.obs, play.ids, play.legal, play.uniform, play.action, play.log_prob
+    obs, ids, action_mask, uniform, action, log_prob = (
+        play.obs, play.ids, play.action_mask, play.uniform, play.action, play.log_prob
     )  # fmt: skip
     x, hidden, rows, place = room.x, room.hidden, room.rows, room.places[0]
     width, extra = obs.shape[2], ids.shape[1]
     depth, choices = layers.shape[0], layers[-1, 1]
-    masked = legal.shape[0] > 0
+    masked = action_mask.shape[0] > 0
     for which in range(sizes.size):
         size = sizes[which]
         count = obs.shape[0] * size
@@ -166,14 +182,14 @@ def _draws(net: Net, play: Play, room: Room) -> None:
             for j in range(columns):
                 for f in range(extra):
                     x[width + f, j] = ids[place[j] % obs.shape[1], f]
-            gather(x, obs.reshape(-1, width), place, columns)
+            gather_columns(x, obs.reshape(-1, width), place, columns)
             forward(flat[which], layers, activation, x, hidden, full)
             logits, top, total, left = hidden[depth - 1], rows[0], rows[1], rows[2]
             if masked:
                 for j in range(columns):
                     row, agent = (first + j) // size, members[which, (first + j) % size]
                     for a in range(choices):
-                        if not legal[row, agent, a]:
+                        if not action_mask[row, agent, a]:
                             logits[a, j] = ILLEGAL
             for j in range(full):
                 top[j] = logits[0, j]

@@ -1,8 +1,9 @@
 """The door to compiled code: what may stand in for torch, decided once for each learner and each network.
 
 Compiled code stands below what it speeds up and imports none of it. A network tells what it is as data
-(:class:`Dense`); a compiled gradient names the one class of learner, the settings and the equations that it was written
-for (:func:`covers`). Whatever is not named, a subclass, a new setting, a function of the user's, goes through torch.
+(:class:`DenseLayers`); a compiled gradient names the one class of learner, the settings and the equations that it was
+written for (:func:`covers`). Whatever is not named, a subclass, a new setting, a function of the user's, goes through
+torch.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SWITCHED_OFF = f"compiled code is switched off (marl.compiled.use or {VARIABLE})
 KERNELS = ("marl.compiled.ppo", "marl.compiled.dqn", "marl.compiled.sac")  # what registers gradients
 PARTS = 3  # inputs of a compiled network that may come side by side
 CHECKED = 10  # updates of each learner that "check" computes both ways
-COMPUTES = ("forward", "read", "encode", "evaluate", "judge", "value_of", "inputs")  # what makes a module's numbers
+COMPUTES = ("forward", "read", "encode", "evaluate", "critic_value", "value_of", "values_of", "inputs")  # numbers
 
 
 class MismatchError(MarlError, RuntimeError):
@@ -90,7 +91,7 @@ class use:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Torch alone, for the other side of a comparison."""
+    """A context in which torch computes everything, for comparisons."""
     before = word
     _switch("off")
     try:
@@ -107,7 +108,7 @@ def recorded() -> bool:
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
-class Dense(NamedTuple):
+class DenseLayers(NamedTuple):
     """A stacked network of fully connected layers, as data: all that compiled code knows of a network.
 
     ``plain(parts, parameters)`` computes it with torch from inputs ``(T, B, N, F)`` side by side, with the given
@@ -128,19 +129,21 @@ class Dense(NamedTuple):
         return [part for pair in zip(self.weights, self.biases, strict=True) for part in pair]
 
 
-class Network(Protocol):
+class FastNetwork(Protocol):
     """A compiled network."""
 
     def __call__(self, *parts: Tensor) -> Tensor:
         """Outputs ``(T, B, N, O)`` of inputs ``(T, B, N, F)`` side by side, with their gradients."""
         ...
 
-    def choose(self, obs: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, obs: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """A draw from ``softmax(outputs)`` for observations ``(E, N, F)``: actions and log-probabilities ``(E, N)``."""
         ...
 
 
-class Describes(Protocol):
+class DescribesLayers(Protocol):
     """A network that can say what it is."""
 
     @property
@@ -148,8 +151,8 @@ class Describes(Protocol):
         """The last layer."""
         ...
 
-    def dense(self) -> Dense | None:
-        """Itself as data; None for anything but plain fully connected layers."""
+    def dense(self) -> DenseLayers | None:
+        """The fully connected layers as data; None for any other network."""
         ...
 
 
@@ -158,11 +161,11 @@ class ChosenNetwork:
 
     __slots__ = ("_hooks", "_place", "_weight", "_word", "network", "touched")
 
-    def __init__(self, net: Describes) -> None:
+    def __init__(self, net: DescribesLayers) -> None:
         """Looks at the network as it is."""
         weight: Any = net.head.weight
         self._word, self._hooks, self._weight, self._place = word, RemovableHandle.next_id, weight, weight.data_ptr()
-        self.network: Network | None = None
+        self.network: FastNetwork | None = None
         self.touched = touched(cast(nn.Module, net))  # whether torch has to call every module
         dense = net.dense() if enabled and not self.touched else None
         if dense is not None:
@@ -178,13 +181,13 @@ class ChosenNetwork:
         )
 
 
-def network_for(net: Describes) -> ChosenNetwork:
+def network_for(net: DescribesLayers) -> ChosenNetwork:
     """What computes a network's outputs: a compiled network if it is plain layers in a flat matrix on the CPU."""
     return ChosenNetwork(net)
 
 
 def touched(module: nn.Module) -> bool:
-    """Whether anybody hooked into a module or put a function in the place of one of its own: torch has to call it."""
+    """Whether hooks or replaced functions make it necessary that torch calls a module."""
     if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return True
     for part in module.modules():

@@ -15,12 +15,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+KernelFunction = TypeVar("KernelFunction", bound=Callable[..., Any])
 
 CONSTANTS = (bool, int, float, str, slice, np.generic)
 
 
-def jit(signatures: Sequence[str] = (), **options: Any) -> Callable[[Function], Function]:
+def jit(signatures: Sequence[str] = (), **options: Any) -> Callable[[KernelFunction], KernelFunction]:
     """``numba.njit(cache=True, **options)`` with a stamped cache.
 
     Args:
@@ -28,18 +28,20 @@ def jit(signatures: Sequence[str] = (), **options: Any) -> Callable[[Function], 
         options: those of ``numba.njit``.
     """
 
-    def decorate(function: Function) -> Function:
+    def decorate(function: KernelFunction) -> KernelFunction:
         import numba
 
         kernel: Any = numba.njit(cache=True, **options)(function)
         cache_file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
         if cache_file is not None:  # there is none where nothing can be written
             cache_file._source_stamp = stamp(function)
+            # Read first: the rest may name classes that are gone.
+            cache_file._version = f"{cache_file._version} {cache_file._source_stamp}"
         for signature in signatures:
             kernel.compile(signature)
         if signatures:
             kernel.disable_compile()
-        return cast(Function, kernel)
+        return cast(KernelFunction, kernel)
 
     return decorate
 

@@ -23,9 +23,9 @@ from marl.compiled.tiles import (
     Room,
     Scratch,
     backward,
-    exactly,
+    exact_kernel,
     forward,
-    gather,
+    gather_columns,
     number,
     only_row,
     padded,
@@ -39,13 +39,13 @@ _ZERO = np.float32(0)
 _NO_MASK = np.zeros((0, 0, 0), dtype=np.bool_)
 
 
-class Transitions(NamedTuple):
+class DQNTransitions(NamedTuple):
     """``B`` draws of single transitions, and what is said of them."""
 
     obs: Array  # (B, N, F)
     next_obs: Array  # (B, N, F)
     action: Array  # (B, N)
-    next_legal: Array  # (B, N, A) or nothing
+    next_action_mask: Array  # (B, N, A) or nothing
     reward: Array  # (B, N)
     discount: Array  # (B, N)
     weight: Array  # (B, N)
@@ -62,7 +62,7 @@ class Costs(NamedTuple):
     hysteresis: float
 
 
-_NET, _TRANSITIONS, _COSTS, _ROOM, _REST = spans(Net, Transitions, Costs, Room)
+_NET, _TRANSITIONS, _COSTS, _ROOM, _REST = spans(Net, DQNTransitions, Costs, Room)
 
 
 @covers(
@@ -72,7 +72,7 @@ _NET, _TRANSITIONS, _COSTS, _ROOM, _REST = spans(Net, Transitions, Costs, Room)
     settings=(
         *("sharing", "credit", "network", "agent_id", "normalize_obs"),
         *("exploration", "learning_starts", "updates_per_step", "overlap"),
-        *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
+        *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritized", "hindsight", "stored_carry", "discount"),
         *("lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("double", "huber", "hysteresis"),
     ),
@@ -131,7 +131,7 @@ class CompiledDQN:
         loss = _td_gradient(
             *self.net.net,
             only_row(seen), only_row(next_seen), only_row(sample.action),
-            _NO_MASK if sample.next_legal is None else only_row(sample.next_legal), only_row(sample.reward),
+            _NO_MASK if sample.next_action_mask is None else only_row(sample.next_action_mask), only_row(sample.reward),
             only_row(sample.discount), only_row(self.learner.experience.weigh(sample)), only_row(sample.complete),
             error, chosen, *self.costs, *self.scratch.room, self.target.net.flat,
             gradients.numpy(),
@@ -140,25 +140,25 @@ class CompiledDQN:
         return number(loss), torch.from_numpy(np.abs(error)), torch.from_numpy(chosen)
 
 
-@exactly
+@exact_kernel
 def _td_gradient(*arguments: Any) -> float:
     """:func:`_gradient` of its tuples end to end."""
     return _gradient(
-        Net(*arguments[_NET]), Transitions(*arguments[_TRANSITIONS]), Costs(*arguments[_COSTS]),
+        Net(*arguments[_NET]), DQNTransitions(*arguments[_TRANSITIONS]), Costs(*arguments[_COSTS]),
         Room(*arguments[_ROOM]), *arguments[_REST],
     )  # fmt: skip
 
 
-@exactly  # so that VDN of one agent, through autograd, stays DQN bit for bit
-def _gradient(net: Net, data: Transitions, costs: Costs, room: Room, target: Array, gradient: Array) -> float:
+@exact_kernel  # so that VDN of one agent, through autograd, stays DQN bit for bit
+def _gradient(net: Net, data: DQNTransitions, costs: Costs, room: Room, target: Array, gradient: Array) -> float:
     """Add the gradient of ``w cost(r + d Q'(s', a*) - Q(s, a))``; ``a*`` by the network itself if ``double``."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
-    obs, next_obs, action, next_legal = data.obs, data.next_obs, data.action, data.next_legal
+    obs, next_obs, action, next_action_mask = data.obs, data.next_obs, data.action, data.next_action_mask
     reward, discount, weight, complete = data.reward, data.discount, data.weight, data.complete
     error, chosen, double, hysteresis = data.error, data.chosen, costs.double, np.float32(costs.hysteresis)
     x, hidden, z, rows, places = room.x, room.hidden, room.z, room.rows, room.places
     depth, choices, agents, width = layers.shape[0], layers[-1, 1], obs.shape[1], obs.shape[2]
-    masked = next_legal.shape[0] > 0
+    masked = next_action_mask.shape[0] > 0
     bound = np.float32(costs.huber)
     values, aim, place, best = hidden[depth - 1], rows[0], places[0], places[1]
     loss = 0.0
@@ -173,7 +173,7 @@ def _gradient(net: Net, data: Transitions, costs: Costs, room: Room, target: Arr
                 break
             full = padded(columns)
             spread(place, members[which], agents, size, 0, first, columns)
-            gather(x, next_obs.reshape(-1, width), place, columns)
+            gather_columns(x, next_obs.reshape(-1, width), place, columns)
             for turn in range(0 if double else 1, 2):  # who chooses, who judges
                 forward(target[which] if turn else flat[which], layers, activation, x, hidden, full)
                 if turn == 0 or not double:
@@ -183,7 +183,7 @@ def _gradient(net: Net, data: Transitions, costs: Costs, room: Room, target: Arr
                         top = ILLEGAL
                         for a in range(choices):
                             value = values[a, j]
-                            if masked and not next_legal[row, agent, a]:
+                            if masked and not next_action_mask[row, agent, a]:
                                 value = ILLEGAL
                             if a == 0 or value > top:
                                 top = value
@@ -191,7 +191,7 @@ def _gradient(net: Net, data: Transitions, costs: Costs, room: Room, target: Arr
                 if turn:
                     for j in range(columns):
                         aim[j] = values[best[j], j]
-            gather(x, obs.reshape(-1, width), place, columns)
+            gather_columns(x, obs.reshape(-1, width), place, columns)
             forward(flat[which], layers, activation, x, hidden, full)
             for a in range(choices):
                 for j in range(full):

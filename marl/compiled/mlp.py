@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from marl.compiled.backend import PARTS, Dense
+from marl.compiled.backend import PARTS, DenseLayers
 from marl.compiled.tiles import (
     ACTIVATIONS,
     Net,
     aligned,
     backward,
-    compiled,
+    fast_kernel,
     flat_matrix,
     flip,
     forward,
@@ -44,7 +44,7 @@ class CompiledMLP:
 
     KEPT = 4  # arrays kept for each shape
 
-    def __init__(self, dense: Dense, flat: Array) -> None:
+    def __init__(self, dense: DenseLayers, flat: Array) -> None:
         """See :meth:`maybe`."""
         weights, biases = dense.weights, dense.biases
         self.parameters = dense.parameters
@@ -65,7 +65,7 @@ class CompiledMLP:
         self._tables: dict[tuple[int, bool], tuple[Array, int, bool]] = {}
 
     @classmethod
-    def maybe(cls, dense: Dense | None) -> Self | None:
+    def maybe(cls, dense: DenseLayers | None) -> Self | None:
         """For a network of known layers whose parameters lie in a flat matrix on the CPU; else None."""
         if dense is None or dense.activation not in ACTIVATIONS:
             return None
@@ -259,7 +259,7 @@ class _Step(torch.autograd.Function):
         return (None, None, *found, *columns)
 
 
-@compiled
+@fast_kernel
 def _even(layout: Array, times: int, batch: int, members: Array, size: int) -> int:
     """The distance of a set's rows in memory; -1 if it is not the same from each to the next."""
     step, rows = 0, 1
@@ -276,7 +276,7 @@ def _even(layout: Array, times: int, batch: int, members: Array, size: int) -> i
     return step if rows > 1 else layout[0]
 
 
-@compiled
+@fast_kernel
 def _load_part(
     x: Array, layout: Array, line: Array, times: int, batch: int, members: Array, size: int, first: int, columns: int
 ) -> None:
@@ -305,7 +305,7 @@ def _load_part(
         flip(x, group, across, room, 0, width, many, width)
 
 
-@compiled
+@fast_kernel
 def _load(x: Array, lines: Lines, members: Array, size: int, first: int, columns: int) -> None:
     """Rows ``first, first + 1, ...`` of a set, counting its agents within rows, as columns; zeros beyond the last."""
     layout, times, batch = lines.layout, lines.times, lines.batch
@@ -318,7 +318,7 @@ def _load(x: Array, lines: Lines, members: Array, size: int, first: int, columns
             x[f, j] = 0
 
 
-@compiled
+@fast_kernel
 def _spread(out: Array, z: Array, agents: int, members: Array, size: int, first: int, columns: int) -> None:
     """The other way: columns of ``z`` to rows of ``out (T * B * N, F)``."""
     width = out.shape[1]
@@ -334,13 +334,13 @@ def _spread(out: Array, z: Array, agents: int, members: Array, size: int, first:
                 member, row = 0, row + 1
 
 
-@compiled
+@fast_kernel
 def _forward(*arguments: Any) -> None:
     """:func:`_outputs` of a :class:`Net`, :class:`Lines` and the rest, end to end."""
     _outputs(Net(*arguments[_NET]), Lines(*arguments[_INPUTS]), *arguments[_REST])
 
 
-@compiled
+@fast_kernel
 def _outputs(net: Net, inputs: Lines, table: Array, hidden: Array, out: Array, x: Array, start: int, stop: int) -> None:
     """``out (T * B * N, O)`` for some of all tiles."""
     flat, layers, members, sizes = net.flat, net.layers, net.members, net.sizes
@@ -353,7 +353,7 @@ def _outputs(net: Net, inputs: Lines, table: Array, hidden: Array, out: Array, x
         _spread(out, own[depth - 1], agents, members[which], sizes[which], first, columns)
 
 
-@compiled
+@fast_kernel
 def _backward(*arguments: Any) -> None:
     """:func:`_slopes` of a :class:`Net`, :class:`Lines` twice and the rest, end to end."""
     _slopes(
@@ -361,7 +361,7 @@ def _backward(*arguments: Any) -> None:
     )  # fmt: skip
 
 
-@compiled
+@fast_kernel
 def _slopes(
     net: Net, inputs: Lines, slope: Lines, table: Array, hidden: Array, low: int, high: int, to_inputs: Array,
     x: Array, z: Array, gradient: Array, parameters: bool, start: int, stop: int,

@@ -19,7 +19,19 @@ from torch import Tensor, nn
 from marl.compiled.acting import ILLEGAL
 from marl.compiled.backend import COMPUTES, covers, whole_name
 from marl.compiled.mlp import CompiledMLP
-from marl.compiled.tiles import Net, Room, Scratch, backward, compiled, exp, forward, gather, padded, spans, split
+from marl.compiled.tiles import (
+    Net,
+    Room,
+    Scratch,
+    backward,
+    exp,
+    fast_kernel,
+    forward,
+    gather_columns,
+    padded,
+    spans,
+    split,
+)
 from marl.parallel import both, threads
 from marl.types import Array
 
@@ -30,7 +42,7 @@ _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _NO_MASK = np.zeros((0, 0, 0), dtype=np.bool_)
 
 
-class Rows(NamedTuple):
+class RolloutRows(NamedTuple):
     """Rows of a rollout of ``C`` steps, as a minibatch takes them."""
 
     steps: Array  # (rows,) which ones
@@ -42,7 +54,7 @@ class PolicyData(NamedTuple):
     """What the policy's loss is made of."""
 
     obs: Array  # (C, N, F)
-    legal: Array  # (C, N, A) or nothing
+    action_mask: Array  # (C, N, A) or nothing
     action: Array  # (C, N)
     old_log_prob: Array  # (C, N)
     advantage: Array  # (C, N)
@@ -61,8 +73,8 @@ class ValueData(NamedTuple):
     joint: bool  # one output for every agent
 
 
-_NET, _ROWS, _POLICY, _POLICY_ROOM, _POLICY_REST = spans(Net, Rows, PolicyData, Room)
-_VALUE, _VALUE_ROOM, _VALUE_REST = spans(Net, Rows, ValueData, Room)[2:]
+_NET, _ROWS, _POLICY, _POLICY_ROOM, _POLICY_REST = spans(Net, RolloutRows, PolicyData, Room)
+_VALUE, _VALUE_ROOM, _VALUE_REST = spans(Net, RolloutRows, ValueData, Room)[2:]
 
 
 @covers(
@@ -140,14 +152,17 @@ class CompiledPPO:
             return x[0].contiguous().numpy()  # (C, N, ...)
 
         seen = rows(batch.seen)
-        judged = seen if batch.judged is None else rows(batch.judged)
-        self.seen, self.judged = seen.reshape(*seen.shape[:2], -1), judged.reshape(*judged.shape[:2], -1)
+        critic_input = seen if batch.critic_input is None else rows(batch.critic_input)
+        self.seen, self.critic_input = (
+            seen.reshape(*seen.shape[:2], -1),
+            critic_input.reshape(*critic_input.shape[:2], -1),
+        )
         self.complete = rows(batch.complete)
-        legal = _NO_MASK if batch.legal is None else rows(batch.legal)
-        self.policy = self.seen, legal, rows(batch.action), rows(batch.log_prob), rows(batch.advantage)
+        action_mask = _NO_MASK if batch.action_mask is None else rows(batch.action_mask)
+        self.policy = self.seen, action_mask, rows(batch.action), rows(batch.log_prob), rows(batch.advantage)
         value_clip = self.settings.value_clip
         self.value = ValueData(
-            self.judged, rows(batch.value), rows(batch.target), -1.0 if value_clip is None else value_clip,
+            self.critic_input, rows(batch.value), rows(batch.target), -1.0 if value_clip is None else value_clip,
             self.settings.value_weight, self.joint,
         )  # fmt: skip
 
@@ -189,7 +204,7 @@ class CompiledPPO:
         return [(part, *rest) for part in torch.tensor_split(index, 2)]
 
 
-@compiled
+@fast_kernel
 def _weights(index: Array, complete: Array, owner: Array, weight: Array) -> None:
     """One over each set's number of rows that count."""
     weight[:] = 0
@@ -201,7 +216,7 @@ def _weights(index: Array, complete: Array, owner: Array, weight: Array) -> None
         weight[which] = 1 / max(weight[which], _ONE)
 
 
-@compiled
+@fast_kernel
 def _gather(
     x: Array, places: Array, lines: Array, source: Array, agents: int, index: Array, members: Array, size: int,
     first: int, columns: int,
@@ -215,30 +230,32 @@ def _gather(
         row, agent = index[(first + j) // size], members[(first + j) % size]
         places[j] = row * agents + agent
         lines[j] = row if shared else places[j]
-    gather(x, source.reshape(-1, source.shape[2]), lines, columns)
+    gather_columns(x, source.reshape(-1, source.shape[2]), lines, columns)
 
 
-@compiled
+@fast_kernel
 def _policy(*arguments: Any) -> None:
     """:func:`_policy_gradient` of its tuples end to end."""
     _policy_gradient(
-        Net(*arguments[_NET]), Rows(*arguments[_ROWS]), PolicyData(*arguments[_POLICY]),
+        Net(*arguments[_NET]), RolloutRows(*arguments[_ROWS]), PolicyData(*arguments[_POLICY]),
         Room(*arguments[_POLICY_ROOM]), *arguments[_POLICY_REST],
     )  # fmt: skip
 
 
-@compiled
-def _policy_gradient(net: Net, rollout: Rows, data: PolicyData, room: Room, gradient: Array, parts: Array) -> None:
+@fast_kernel
+def _policy_gradient(
+    net: Net, rollout: RolloutRows, data: PolicyData, room: Room, gradient: Array, parts: Array
+) -> None:
     """Add the gradient of ``-min(r A, clip(r) A) - w_e H`` to ``gradient (P, D)``."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
     index, complete, weight = rollout.steps, rollout.complete, rollout.weight
-    obs, legal, action = data.obs, data.legal, data.action
+    obs, action_mask, action = data.obs, data.action_mask, data.action
     old_log_prob, advantage, clip, entropy_weight = data.old_log_prob, data.advantage, data.clip, data.entropy_weight
     x, hidden, z, rows, places = room.x, room.hidden, room.z, room.rows, room.places
-    masked, agents = legal.shape[0] > 0, obs.shape[1]
+    masked, agents = action_mask.shape[0] > 0, obs.shape[1]
     choices = layers[-1, 1]
     low, high = np.float32(1 - clip), np.float32(1 + clip)
-    entropy, log_ratio, gain, share = rows[1], rows[3], rows[4], rows[5]
+    entropy, log_ratio, advantages, share = rows[1], rows[3], rows[4], rows[5]
     to_log_prob, to_entropy = rows[6], rows[7]
     place, chosen = places[0], places[1]
     for which in range(sizes.size):
@@ -258,34 +275,34 @@ def _policy_gradient(net: Net, rollout: Rows, data: PolicyData, room: Room, grad
                 for j in range(columns):
                     row, agent = place[j] // agents, place[j] % agents
                     for a in range(choices):
-                        if not legal[row, agent, a]:
+                        if not action_mask[row, agent, a]:
                             logits[a, j] = ILLEGAL
             _log_softmax(logits, z[0], rows, choices, full)
             for j in range(full):
-                log_ratio[j] = gain[j] = share[j] = 0
+                log_ratio[j] = advantages[j] = share[j] = 0
             for j in range(columns):
                 p = place[j]
                 chosen[j] = action.flat[p]
                 if complete.flat[p]:
                     log_ratio[j] = logits[chosen[j], j] - old_log_prob.flat[p]
-                    gain[j], share[j] = advantage.flat[p], weight[which]
-            loss = spread = divergence = far = _ZERO
+                    advantages[j], share[j] = advantage.flat[p], weight[which]
+            loss = spread = divergence = clip_fraction = _ZERO
             for j in range(full):
                 ratio, w = exp(log_ratio[j]), share[j]
-                near = min(max(ratio, low), high) * gain[j]
-                free = ratio * gain[j]
-                held = near < free  # asked so that NaN goes on, to where it is noticed
+                near = min(max(ratio, low), high) * advantages[j]
+                unclipped = ratio * advantages[j]
+                is_clipped = near < unclipped  # asked so that NaN goes on, to where it is noticed
                 passed = _HALF if ratio in (low, high) else _ONE
-                to_log_prob[j] = _ZERO if held else -free * w * passed
+                to_log_prob[j] = _ZERO if is_clipped else -unclipped * w * passed
                 to_entropy[j] = -np.float32(entropy_weight) * w
-                loss -= (near if held else free) * w
+                loss -= (near if is_clipped else unclipped) * w
                 spread += entropy[j] * w
                 divergence += (ratio - _ONE - log_ratio[j]) * w
-                far += w if abs(ratio - _ONE) > np.float32(clip) else _ZERO
+                clip_fraction += w if abs(ratio - _ONE) > np.float32(clip) else _ZERO
             parts[which, 0] += loss
             parts[which, 2] += spread
             parts[which, 3] += divergence
-            parts[which, 4] += far
+            parts[which, 4] += clip_fraction
             for a in range(choices):
                 for j in range(full):
                     z[0, a, j] *= -(to_log_prob[j] + to_entropy[j] * (logits[a, j] + entropy[j]))
@@ -294,7 +311,7 @@ def _policy_gradient(net: Net, rollout: Rows, data: PolicyData, room: Room, grad
             backward(flat[which], layers, activation, x, hidden, z, full, gradient[which], True, 0, 0)
 
 
-@compiled
+@fast_kernel
 def _log_softmax(logits: Array, policy: Array, rows: Array, choices: int, columns: int) -> None:
     """``log pi`` in place of ``logits``, ``pi`` in ``policy``, the entropy in ``rows[1]``."""
     top, entropy, total = rows[0], rows[1], rows[2]
@@ -322,17 +339,17 @@ def _log_softmax(logits: Array, policy: Array, rows: Array, choices: int, column
             policy[a, j] *= total[j]
 
 
-@compiled
+@fast_kernel
 def _value(*arguments: Any) -> None:
     """:func:`_value_gradient` of its tuples end to end."""
     _value_gradient(
-        Net(*arguments[_NET]), Rows(*arguments[_ROWS]), ValueData(*arguments[_VALUE]), Room(*arguments[_VALUE_ROOM]),
-        *arguments[_VALUE_REST],
+        Net(*arguments[_NET]), RolloutRows(*arguments[_ROWS]), ValueData(*arguments[_VALUE]),
+        Room(*arguments[_VALUE_ROOM]), *arguments[_VALUE_REST],
     )  # fmt: skip
 
 
-@compiled
-def _value_gradient(net: Net, rollout: Rows, data: ValueData, room: Room, gradient: Array, parts: Array) -> None:
+@fast_kernel
+def _value_gradient(net: Net, rollout: RolloutRows, data: ValueData, room: Room, gradient: Array, parts: Array) -> None:
     """Add the gradient of ``w_v (V - target)^2 / 2`` to ``gradient (P, D)``."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
     index, complete, weight = rollout.steps, rollout.complete, rollout.weight
@@ -340,7 +357,7 @@ def _value_gradient(net: Net, rollout: Rows, data: ValueData, room: Room, gradie
     x, hidden, z, rows, places = room.x, room.hidden, room.z, room.rows, room.places
     outputs, agents = layers[-1, 1], complete.shape[1]
     bound, value_weight = np.float32(data.clip), np.float32(data.weight)
-    before, wanted, share = rows[0], rows[1], rows[2]
+    before, targets, share = rows[0], rows[1], rows[2]
     for which in range(sizes.size):
         size = 1 if data.joint else sizes[which]
         count = index.size * size
@@ -356,18 +373,18 @@ def _value_gradient(net: Net, rollout: Rows, data: ValueData, room: Room, gradie
             for output in range(outputs):
                 value = hidden[layers.shape[0] - 1, output]
                 for j in range(full):
-                    before[j] = wanted[j] = share[j] = 0
+                    before[j] = targets[j] = share[j] = 0
                 for j in range(columns):
                     p = places[0, j] + output
                     if complete.flat[p]:
-                        before[j], wanted[j], share[j] = old_value.flat[p], target.flat[p], weight[which]
+                        before[j], targets[j], share[j] = old_value.flat[p], target.flat[p], weight[which]
                 loss = _ZERO
                 for j in range(full):
-                    slope = value[j] - wanted[j]
+                    slope = value[j] - targets[j]
                     squared = slope * slope
                     if bound >= 0:
                         change = value[j] - before[j]
-                        kept = before[j] + min(max(change, -bound), bound) - wanted[j]
+                        kept = before[j] + min(max(change, -bound), bound) - targets[j]
                         if abs(change) > bound and kept * kept > squared:
                             squared, slope = kept * kept, _ZERO
                     # Rows that do not count may hold anything.

@@ -23,10 +23,10 @@ from marl.compiled.tiles import (
     Scratch,
     aligned,
     backward,
-    compiled,
     exp,
+    fast_kernel,
     forward,
-    gather,
+    gather_columns,
     number,
     only_row,
     padded,
@@ -63,7 +63,7 @@ class Draws(NamedTuple):
     high: float  # and high
 
 
-class Transitions(NamedTuple):
+class SACTransitions(NamedTuple):
     """``B`` draws of single transitions."""
 
     obs: Array  # (B, N, F)
@@ -86,7 +86,7 @@ class States(NamedTuple):
     entropy: Array  # (B, N)
 
 
-class Space(NamedTuple):
+class Workspace(NamedTuple):
     """Room for one tile."""
 
     x: Array  # (inputs, columns)
@@ -96,8 +96,10 @@ class Space(NamedTuple):
     place: Array  # (columns,)
 
 
-_NET, _CRITICS, _DRAWS, _TRANSITIONS, _CRITIC_SPACE, _CRITIC_REST = spans(Net, Critics, Draws, Transitions, Space)
-_STATES, _ACTOR_SPACE, _ACTOR_REST = spans(Net, Critics, Draws, States, Space)[3:]
+_NET, _CRITICS, _DRAWS, _TRANSITIONS, _CRITIC_SPACE, _CRITIC_REST = spans(
+    Net, Critics, Draws, SACTransitions, Workspace
+)
+_STATES, _ACTOR_SPACE, _ACTOR_REST = spans(Net, Critics, Draws, States, Workspace)[3:]
 
 
 @covers(
@@ -105,12 +107,12 @@ _STATES, _ACTOR_SPACE, _ACTOR_REST = spans(Net, Critics, Draws, States, Space)[3
     "marl.learners.sac.SAC",
     equations=(
         *("compute_critic_loss", "compute_actor_loss"),
-        *("critic.taken", "critic.value", "critic.next_value", "critic.value_of_own", "critic.judge"),
+        *("critic.taken", "critic.value", "critic.next_value", "critic.value_of_own", "critic.values_of"),
     ),
     settings=(
         *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # critics of one agent's view
         *("exploration", "random_start", "learning_starts", "updates_per_step", "overlap"),
-        *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritised", "hindsight", "stored_carry", "discount"),
+        *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritized", "hindsight", "stored_carry", "discount"),
         *("lr", "critic_lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("temperature", "first_temperature", "target_entropy", "entropy_share"),
     ),
@@ -129,7 +131,7 @@ class CompiledSAC:
         scratch = [Scratch(actor.layers, online.layers) for _ in range(2)]
         widest, size = max(actor.widest, online.widest), scratch[0].size
         self.spaces = [
-            Space(
+            Workspace(
                 one.x, aligned(1 + critic.count, depth, widest, size), one.z,
                 aligned(4 + 4 * self.real.shape[1], size), one.places[0],
             )
@@ -149,7 +151,7 @@ class CompiledSAC:
     def refuses(cls, learner: Any) -> str | None:
         """Why these are no gradients of a learner of its class."""
         head = learner.head
-        if whole_name(head) != "marl.nets.action_head.SquashedHead" or "reparameterised" in vars(head):
+        if whole_name(head) != "marl.nets.action_head.SquashedHead" or "reparameterized" in vars(head):
             return "the kernel computes squashed Gaussians (Box actions) alone"
         if whole_name(learner.critic) != "marl.action_critic.ActionCritic":
             return "the kernel computes the library's own critics alone"
@@ -238,8 +240,8 @@ class CompiledSAC:
         return number(sum(losses))
 
 
-@compiled
-def _draw(out: Array, begin: int, draws: Draws, space: Space, columns: int) -> None:
+@fast_kernel
+def _draw(out: Array, begin: int, draws: Draws, space: Workspace, columns: int) -> None:
     """Squash a Gaussian's draw: unit actions into ``x[begin:]``, log-probabilities into ``rows[0]``.
 
     Of component ``a``, rows ``4 + 4 a`` and on keep ``tanh`` of the raw scale, the deviation times the noise, and the
@@ -266,8 +268,8 @@ def _draw(out: Array, begin: int, draws: Draws, space: Space, columns: int) -> N
             x[begin + a, j] = unit[j] * counts
 
 
-@compiled
-def _act(net: Net, which: int, begin: int, draws: Draws, space: Space, columns: int) -> None:
+@fast_kernel
+def _act(net: Net, which: int, begin: int, draws: Draws, space: Workspace, columns: int) -> None:
     """The actor on observations ``x[:begin]``, and a draw of its actions beside them; zeros beyond the last column."""
     x, hidden, full = space.x, space.hidden[0], padded(columns)
     forward(net.flat[which], net.layers, net.activation, x, hidden, full)
@@ -277,18 +279,25 @@ def _act(net: Net, which: int, begin: int, draws: Draws, space: Space, columns: 
     _draw(hidden[net.layers.shape[0] - 1], begin, draws, space, columns)
 
 
-@compiled
+@fast_kernel
 def _critics(*arguments: Any) -> float:
     """:func:`_critic_gradient` of its tuples end to end."""
     return _critic_gradient(
         Net(*arguments[_NET]), Critics(*arguments[_CRITICS]), Draws(*arguments[_DRAWS]),
-        Transitions(*arguments[_TRANSITIONS]), Space(*arguments[_CRITIC_SPACE]), *arguments[_CRITIC_REST],
+        SACTransitions(*arguments[_TRANSITIONS]), Workspace(*arguments[_CRITIC_SPACE]), *arguments[_CRITIC_REST],
     )  # fmt: skip
 
 
-@compiled
+@fast_kernel
 def _critic_gradient(
-    net: Net, critics: Critics, draws: Draws, data: Transitions, space: Space, start: int, stop: int, gradient: Array
+    net: Net,
+    critics: Critics,
+    draws: Draws,
+    data: SACTransitions,
+    space: Workspace,
+    start: int,
+    stop: int,
+    gradient: Array,
 ) -> float:
     """Add the gradient of ``sum_c w (y - Q_c)^2 / 2`` of rows ``start`` to ``stop``; the loss."""
     members, sizes, alpha, real = net.members, net.sizes, draws.temperature, draws.real
@@ -310,7 +319,7 @@ def _critic_gradient(
                 break
             full = padded(columns)
             spread(place, members[which], agents, sizes[which], start, first, columns)
-            gather(x[:begin], next_obs.reshape(-1, begin), place, columns)
+            gather_columns(x[:begin], next_obs.reshape(-1, begin), place, columns)
             _act(net, which, begin, draws, space, columns)
             for j in range(columns):
                 p = place[j]
@@ -325,7 +334,7 @@ def _critic_gradient(
             for j in range(columns):
                 p = place[j]
                 aim[j] = reward.flat[p] + discount.flat[p] * (least[j] - alpha[p % agents] * rows[0, j])
-            gather(x[:begin], obs.reshape(-1, begin), place, columns)
+            gather_columns(x[:begin], obs.reshape(-1, begin), place, columns)
             for a in range(width):
                 for j in range(columns):
                     x[begin + a, j] = (
@@ -351,18 +360,18 @@ def _critic_gradient(
     return loss
 
 
-@compiled
+@fast_kernel
 def _policy(*arguments: Any) -> float:
     """:func:`_policy_gradient` of its tuples end to end."""
     return _policy_gradient(
         Net(*arguments[_NET]), Critics(*arguments[_CRITICS]), Draws(*arguments[_DRAWS]),
-        States(*arguments[_STATES]), Space(*arguments[_ACTOR_SPACE]), *arguments[_ACTOR_REST],
+        States(*arguments[_STATES]), Workspace(*arguments[_ACTOR_SPACE]), *arguments[_ACTOR_REST],
     )  # fmt: skip
 
 
-@compiled
+@fast_kernel
 def _policy_gradient(
-    net: Net, critics: Critics, draws: Draws, data: States, space: Space, start: int, stop: int, gradient: Array
+    net: Net, critics: Critics, draws: Draws, data: States, space: Workspace, start: int, stop: int, gradient: Array
 ) -> float:
     """Add the gradient of ``w (alpha log pi(a|o) - min_c Q_c(o, a))`` of rows ``start`` to ``stop``; the loss."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
@@ -384,7 +393,7 @@ def _policy_gradient(
                 break
             full = padded(columns)
             spread(place, members[which], agents, sizes[which], start, first, columns)
-            gather(x[:begin], obs.reshape(-1, begin), place, columns)
+            gather_columns(x[:begin], obs.reshape(-1, begin), place, columns)
             _act(net, which, begin, draws, space, columns)
             for j in range(columns):
                 if not acting.flat[place[j]]:

@@ -35,17 +35,17 @@ COLUMNS = 32  # what is computed is a multiple of it: whole panels
 
 _block, _four, _two, _one = (product(rows) for rows in (BLOCK, 4, 2, 1))
 
-# All of fast maths but "there is no NaN, no infinity"; without numpy's error model divisions do not vectorise.
+# All of fast maths but "there is no NaN, no infinity"; without numpy's error model divisions do not vectorize.
 FAST = {"contract", "arcp", "afn", "nsz", "reassoc"}
-Function = TypeVar("Function", bound=Callable[..., Any])
+KernelFunction = TypeVar("KernelFunction", bound=Callable[..., Any])
 
 
-def exactly(function: Function) -> Function:
-    """As :func:`compiled`, every operation rounded for itself, as torch does."""
+def exact_kernel(function: KernelFunction) -> KernelFunction:
+    """As :func:`fast_kernel`, every operation rounded for itself, as torch does."""
     return jit(nogil=True, error_model="numpy")(function)
 
 
-def compiled(function: Function) -> Function:
+def fast_kernel(function: KernelFunction) -> KernelFunction:
     """Compile on the first call, kept on disk; the call lets other threads run."""
     return jit(fastmath=FAST, nogil=True, error_model="numpy")(function)
 
@@ -96,7 +96,7 @@ _E0, _E1, _E2, _E3, _E4, _E5 = (
 _LEAST, _MOST = np.float32(-87.0), np.float32(88.0)
 
 
-@compiled
+@fast_kernel
 def tanh(value: Any) -> Any:
     """``tanh`` of one number; NaN stays NaN."""
     v = _LIMIT if value > _LIMIT else value
@@ -107,14 +107,14 @@ def tanh(value: Any) -> Any:
     return v * p / q
 
 
-@compiled
+@fast_kernel
 def tanh_all(x: Array) -> None:
     """``tanh`` in place, ``(n,)``."""
     for i in range(x.size):
         x[i] = tanh(x[i])
 
 
-@compiled
+@fast_kernel
 def exp(value: Any) -> Any:
     """``exp`` of one number; 0 below -87."""
     v = _LEAST if value < _LEAST else value
@@ -128,13 +128,13 @@ def exp(value: Any) -> Any:
     return p * power.view(np.float32) if value > _LEAST else value * _ZERO
 
 
-@compiled
+@fast_kernel
 def padded(columns: int) -> int:
     """Columns that are computed: whole panels."""
     return (columns + COLUMNS - 1) // COLUMNS * COLUMNS
 
 
-@compiled
+@fast_kernel
 def _room(size: int) -> Array:
     """Room for some numbers that begins with a cache line."""
     room = np.empty(size + 16, dtype=np.float32)
@@ -142,7 +142,7 @@ def _room(size: int) -> Array:
     return room[start : start + size]
 
 
-@compiled
+@fast_kernel
 def _strip(
     out: Array, at: int, across: int, a: Array, start: int, step: int, skip: int, x: Array, origin: int, below: int,
     rows: int, inner: int, bias: int,
@@ -165,7 +165,7 @@ def _strip(
             i += 1
 
 
-@compiled
+@fast_kernel
 def _times(
     out: Array, a: Array, at: int, step: int, skip: int, x: Array, rows: int, inner: int, columns: int, bias: int
 ) -> None:
@@ -186,7 +186,7 @@ def _times(
             _strip(out, j, across, a, at + first * skip, step, skip, panel, 0, PANEL, rows, count, begin)
 
 
-@compiled
+@fast_kernel
 def _outer(gradient: Array, at: int, bias: int, x: Array, z: Array, inner: int, rows: int, columns: int) -> None:
     """``gradient[at + k rows + i] += sum_j x[k, j] z[i, j]`` and ``gradient[bias + i] += sum_j z[i, j]``."""
     for i in range(rows):
@@ -237,7 +237,7 @@ def _outer(gradient: Array, at: int, bias: int, x: Array, z: Array, inner: int, 
             gradient[at + k * rows + i] += total
 
 
-@compiled
+@fast_kernel
 def flip(out: Array, at: int, across: int, x: Array, start: int, step: int, rows: int, columns: int) -> None:
     """``out[at + j across + i] = x[start + i step + j]`` for ``i < rows``, ``j < columns``.
 
@@ -262,15 +262,15 @@ def flip(out: Array, at: int, across: int, x: Array, start: int, step: int, rows
                 turn(out, at + column * across + row, across, x, start + row * step + column, step)
 
 
-@compiled
+@fast_kernel
 def spread(place: Array, members: Array, agents: int, size: int, start: int, first: int, columns: int) -> None:
     """Which of all agents of all rows each column is: ``size`` members of a set from each row, from ``start`` on."""
     for j in range(columns):
         place[j] = (start + (first + j) // size) * agents + members[(first + j) % size]
 
 
-@compiled
-def gather(x: Array, source: Array, places: Array, columns: int) -> None:
+@fast_kernel
+def gather_columns(x: Array, source: Array, places: Array, columns: int) -> None:
     """Rows ``places`` of ``source (R, F)`` as columns of ``x``; zeros beyond the last."""
     width, across = source.shape[1], x.shape[1]
     if width < LANES:
@@ -288,7 +288,7 @@ def gather(x: Array, source: Array, places: Array, columns: int) -> None:
             x[f, j] = 0
 
 
-@compiled
+@fast_kernel
 def _activate(x: Array, rows: int, columns: int, activation: int) -> None:
     for i in range(rows):
         if activation == TANH:
@@ -299,7 +299,7 @@ def _activate(x: Array, rows: int, columns: int, activation: int) -> None:
                 x[i, j] = _ZERO if x[i, j] < 0 else x[i, j]  # NaN stays NaN
 
 
-@compiled
+@fast_kernel
 def _derive(z: Array, output: Array, rows: int, columns: int, activation: int) -> None:
     """Multiply by the activation's derivative, from its output alone."""
     for i in range(rows):
@@ -311,7 +311,7 @@ def _derive(z: Array, output: Array, rows: int, columns: int, activation: int) -
                 z[i, j] = _ZERO if output[i, j] <= 0 else z[i, j]
 
 
-@compiled
+@fast_kernel
 def forward(flat: Array, layers: Array, activation: int, x: Array, hidden: Array, columns: int) -> None:
     """``hidden[l, :outputs_l, :columns]`` of every layer ``l`` from inputs ``x``; the last is not activated."""
     depth = layers.shape[0]
@@ -325,7 +325,7 @@ def forward(flat: Array, layers: Array, activation: int, x: Array, hidden: Array
         source = target
 
 
-@compiled
+@fast_kernel
 def backward(
     flat: Array,
     layers: Array,
@@ -360,7 +360,7 @@ def backward(
     return place
 
 
-@compiled
+@fast_kernel
 def split(rows: int, most: int) -> tuple[int, int]:
     """Into how many tiles rows go, and how many rows each but the last takes: about equal, whole panels."""
     tiles = max(1, (rows + most - 1) // most)

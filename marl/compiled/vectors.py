@@ -2,7 +2,7 @@
 
 Written in LLVM's own vectors: ``LANES`` numbers, what a register of the processor holds. :mod:`marl.compiled.tiles`
 makes whole products of them. On Zen 5 a core reaches 260 GFLOP/s at 256 x 256 x 256 this way, where the compiler's own
-vectorisation of blocked loops reaches 150 and torch 100.
+vectorization of blocked loops reaches 150 and torch 100.
 """
 
 from __future__ import annotations

@@ -7,6 +7,6 @@ adapter that training uses, which gives random returns and speed.
 """
 
 from marl.conformance.checks import check
-from marl.conformance.report import Finding, Report
+from marl.conformance.report import CheckReport, Finding
 
-__all__ = ["Finding", "Report", "check"]
+__all__ = ["CheckReport", "Finding", "check"]

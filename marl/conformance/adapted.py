@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from marl.conformance.player import Player
+from marl.conformance.player import EnvPlayer
 from marl.conformance.report import Findings
 from marl.types import Array, BatchEnv, ConfigError, MarlError
 
 
-def run_adapted(env: Any, steps: int, seed: int, log: Findings, facts: dict[str, Any], player: Player) -> None:
+def run_adapted(env: Any, steps: int, seed: int, log: Findings, facts: dict[str, Any], player: EnvPlayer) -> None:
     """Play as training will: random legal actions through the adapter."""
     limit = None if player.ended else player.limit
     try:
@@ -53,7 +53,7 @@ def run_adapted(env: Any, steps: int, seed: int, log: Findings, facts: dict[str,
         log.add("note", "no_episode", "", f"no episode ended within {steps} steps: no random return to report")
 
 
-def _adapt(env: Any, player: Player, limit: int | None, log: Findings) -> BatchEnv:
+def _adapt(env: Any, player: EnvPlayer, limit: int | None, log: Findings) -> BatchEnv:
     """The environment as a batch of one; agents that cannot share a team get teams of their own."""
     from marl import adapters
 
@@ -82,8 +82,8 @@ def _random_actions(batch: BatchEnv, teams: Sequence[Any], rng: np.random.Genera
         parts = []
         for size, stop in zip(action.sizes, np.cumsum(action.sizes), strict=True):
             scores = rng.random((*rows, size))
-            if now.legal is not None:
-                scores = np.where(now.legal[..., stop - size : stop], scores, -1.0)
+            if now.action_mask is not None:
+                scores = np.where(now.action_mask[..., stop - size : stop], scores, -1.0)
             parts.append(scores.argmax(-1))
         actions.append(parts[0] if action.kind == "discrete" else np.stack(parts, axis=-1))
     return actions

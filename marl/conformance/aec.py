@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from copy import deepcopy
 
-from marl.conformance.player import Player
+from marl.conformance.player import EnvPlayer
 from marl.conformance.report import Unplayable, attempt
 
 
-class AECPlayer(Player):
+class AECPlayer(EnvPlayer):
     """Plays one agent after the other."""
 
     kind = "aec"

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from marl.conformance.adapted import run_adapted
-from marl.conformance.examine import close, examine
-from marl.conformance.learners import judge
-from marl.conformance.report import Findings, Report
+from marl.conformance.examine import close_checked, examine
+from marl.conformance.learners import supported_learners
+from marl.conformance.report import CheckReport, Findings
 from marl.types import ConfigError
 
 RAW_STEPS = 1000  # an episode longer than this is examined up to here
 
 
-def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] | None = None) -> Report:
+def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] | None = None) -> CheckReport:
     """Examine an environment: an id, a factory or an instance, whatever `marl.adapters.make` accepts.
 
     steps: environment steps of random legal play through the adapter, after the raw examination.
@@ -33,12 +33,12 @@ def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] |
         if player is not None and not log.has_errors():
             run_adapted(env, steps, seed, log, facts, player)
         if player is not None and only_one:
-            close(log, player.env)
+            close_checked(log, player.env)
     told = [w for w in caught if not issubclass(w.category, DeprecationWarning | PendingDeprecationWarning)]
     for text in sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in told}):
         log.add("note", "warns", text, f"the environment warns: {text}")
-    table = {} if player is None else judge(player.action_spaces, learners)
-    return Report(_name(env), log.findings(), facts, table)
+    table = {} if player is None else supported_learners(player.action_spaces, learners)
+    return CheckReport(_name(env), log.findings(), facts, table)
 
 
 def _creator(env: Any) -> tuple[Callable[[], Any], bool]:

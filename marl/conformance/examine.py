@@ -11,7 +11,7 @@ from marl.adapters.describe import interface
 from marl.adapters.lifecycle import end_env, is_closed
 from marl.conformance.aec import AECPlayer
 from marl.conformance.parallel import ParallelPlayer
-from marl.conformance.player import Player
+from marl.conformance.player import EnvPlayer
 from marl.conformance.report import Findings, Unplayable, attempt
 from marl.conformance.single import GymnasiumPlayer
 from marl.conformance.trace import compare, compare_next, digest_of, first_seen
@@ -23,7 +23,7 @@ OPENINGS = 16  # episodes that begin before random play is said to vary, or to r
 
 def examine(
     create: Callable[[], Any], only_one: bool, limit: int, seed: int, log: Findings, facts: dict[str, Any]
-) -> Player | None:
+) -> EnvPlayer | None:
     """Play the raw environment three times and more; returns the player, or None if there is nothing to play."""
     try:
         made = attempt(log, "creating the environment", create)
@@ -32,7 +32,7 @@ def examine(
     try:
         first = _player(made, log, limit)
     except Unplayable:
-        close(log, made)
+        close_checked(log, made)
         return None
     second = first
     alike = "with the same seed and actions"
@@ -46,7 +46,7 @@ def examine(
         if only_one:
             log.add("note", "one_instance", "", "an instance was given: determinism of fresh copies cannot be checked")
         else:
-            close(log, first.env)  # before the next one, since there may be room for one only
+            close_checked(log, first.env)  # before the next one, since there may be room for one only
             made = attempt(log, "creating the environment again", create)
             second = _player(made, log, limit)
             other = second.play(seed, seed)
@@ -73,11 +73,11 @@ def examine(
         action_spaces={str(agent): str(space) for agent, space in first.action_spaces.items()},
     )
     if not only_one:
-        close(log, made)
+        close_checked(log, made)
     return first
 
 
-def close(log: Findings, env: Any) -> None:
+def close_checked(log: Findings, env: Any) -> None:
     """Close an environment, if it can be closed and was not yet."""
     if not callable(getattr(env, "close", None)):
         log.add("note", "no_close", "", "close() is missing; training goes on without, and windows stay open")
@@ -86,14 +86,14 @@ def close(log: Findings, env: Any) -> None:
             attempt(log, "close()", lambda: end_env(env))
 
 
-def _player(env: Any, log: Findings, limit: int) -> Player:
+def _player(env: Any, log: Findings, limit: int) -> EnvPlayer:
     """By the interface that training takes it for."""
     try:
         kind = interface(env)
     except ConfigError as error:
         log.add("error", "not_an_environment", "", str(error))
         raise Unplayable from None
-    players: dict[str, type[Player]] = {
+    players: dict[str, type[EnvPlayer]] = {
         "gymnasium": GymnasiumPlayer,
         "aec": AECPlayer,
         "parallel": ParallelPlayer,
@@ -101,7 +101,7 @@ def _player(env: Any, log: Findings, limit: int) -> Player:
     return players[kind](env, log, limit)
 
 
-def _find_repetition(player: Player, log: Findings, seed: int) -> None:
+def _find_repetition(player: EnvPlayer, log: Findings, seed: int) -> None:
     """Without a seed the next episode has to be another one, wherever seeds make a difference at all.
 
     Judged are the first observations, then all of the first steps. A start that is drawn from a few alternatives comes

@@ -10,7 +10,9 @@ from gymnasium import spaces
 from marl.conformance.spaces import KINDS, WORDS
 
 
-def judge(action_spaces: Mapping[Hashable, spaces.Space[Any]], learners: Sequence[type] | None) -> dict[str, str]:
+def supported_learners(
+    action_spaces: Mapping[Hashable, spaces.Space[Any]], learners: Sequence[type] | None
+) -> dict[str, str]:
     """For every learner whether it can train these agents, or why not."""
     if learners is None:
         from marl.learners import LEARNERS

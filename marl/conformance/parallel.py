@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from copy import deepcopy
 
-from marl.conformance.player import Player
+from marl.conformance.player import EnvPlayer
 from marl.conformance.report import Unplayable, attempt
 from marl.conformance.spaces import form
 
 
-class ParallelPlayer(Player):
+class ParallelPlayer(EnvPlayer):
     """Plays all agents at once."""
 
     kind = "parallel"

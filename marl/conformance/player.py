@@ -20,7 +20,7 @@ OPENING_STEPS = 10  # so far episodes are compared of which many begin
 HUGE_REWARD = 1e6
 
 
-class Player:
+class EnvPlayer:
     """Plays episodes of one raw environment and examines everything that comes back.
 
     Subclasses know one interface each. Every agent is called by its own id; Gymnasium's single agent is ``agent_0``.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from marl.types import ConfigError
 
-Level = Literal["error", "warning", "note"]
+Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Finding:
     text: who, what was expected, what came, what to do.
     """
 
-    level: Level
+    level: Severity
     rule: str
     text: str
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What `check` found.
 
     facts: ``kind``, ``agents``, ``observation_spaces``, ``action_spaces``, ``masked``, ``state_shape``,
@@ -67,7 +67,7 @@ class Findings:
         """None yet."""
         self._found: dict[tuple[str, str, str], tuple[str, int]] = {}
 
-    def add(self, level: Level, rule: str, who: object, text: str) -> None:
+    def add(self, level: Severity, rule: str, who: object, text: str) -> None:
         """Note something; repetitions are counted."""
         key = (level, rule, str(who))
         first, count = self._found.get(key, (text, 0))
@@ -79,7 +79,7 @@ class Findings:
 
     def findings(self) -> tuple[Finding, ...]:
         """Errors first."""
-        order: tuple[Level, ...] = ("error", "warning", "note")
+        order: tuple[Severity, ...] = ("error", "warning", "note")
         return tuple(
             Finding(level, rule, text if count == 1 else f"{text} ({count} times)")
             for level in order

@@ -6,12 +6,12 @@ from collections.abc import Hashable
 from copy import deepcopy
 from typing import Any
 
-from marl.conformance.player import Player
+from marl.conformance.player import EnvPlayer
 from marl.conformance.report import Unplayable, attempt
 from marl.conformance.spaces import form
 
 
-class GymnasiumPlayer(Player):
+class GymnasiumPlayer(EnvPlayer):
     """Plays the one agent there is."""
 
     kind = "gymnasium"

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from marl.conformance.report import Findings, Level
+from marl.conformance.report import Findings, Severity
 
 Trace = list[dict[str, bytes]]  # per step: what was seen, hashed; keys name it in words
 
 
-def compare(log: Findings, level: Level, rule: str, who: str, left: Trace, right: Trace, advice: str) -> bool:
+def compare(log: Findings, level: Severity, rule: str, who: str, left: Trace, right: Trace, advice: str) -> bool:
     """Two plays of one seed with the same choices must be the same from end to end; whether they are."""
     for step, (a, b) in enumerate(zip(left, right, strict=False)):
         for what in [*a, *(key for key in b if key not in a)]:

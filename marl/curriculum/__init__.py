@@ -6,9 +6,9 @@ ends an episode, so the next one is already chosen then: a result changes the ep
 any of this; it plays the ``target``.
 """
 
-from marl.curriculum.level_replay import PrioritisedLevelReplay
+from marl.curriculum.level_replay import PrioritizedLevelReplay
 from marl.curriculum.progress import LearningProgress
-from marl.curriculum.randomization import Annealed, DomainRandomisation
+from marl.curriculum.randomization import Annealed, DomainRandomization
 from marl.curriculum.rules import Rating, Steps, SuccessRate, WinRate
 from marl.curriculum.stages import Stage, Stages, growing
 from marl.curriculum.tasks import Among, Between
@@ -17,9 +17,9 @@ __all__ = [
     "Among",
     "Annealed",
     "Between",
-    "DomainRandomisation",
+    "DomainRandomization",
     "LearningProgress",
-    "PrioritisedLevelReplay",
+    "PrioritizedLevelReplay",
     "Rating",
     "Stage",
     "Stages",

@@ -1,4 +1,4 @@
-"""Single tasks worth playing again."""
+"""Prioritized level replay: play single tasks again, in proportion to a score."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from marl.config import unknown
-from marl.curriculum.rules import Outcome, Success, value_of
+from marl.curriculum.rules import Success, TaskOutcome, value_of
 from marl.curriculum.scheduler import Scheduler, stream_state
-from marl.curriculum.tasks import Space, Task, check_task, draw_task
+from marl.curriculum.tasks import Task, TaskSpace, check_task, draw_task
 from marl.schedules import Clock
 from marl.types import Array, ConfigError
 
 
 @dataclass(frozen=True)
-class PrioritisedLevelReplay:
-    """Keep the tasks worth playing again: those with the greatest scores, and those not seen for long.
+class PrioritizedLevelReplay:
+    """Replay the tasks with the greatest scores, and those not played for long.
 
     ``P = (1 - staleness) P_score + staleness P_age``, in proportion to ``(1 / rank) ** (1 / temperature)`` and to the
     episodes since it was played (Jiang et al. 2021). Scores of a level: ``regret``, its best return minus its
@@ -49,19 +49,19 @@ class PrioritisedLevelReplay:
     def __post_init__(self) -> None:
         """Check the values."""
         if not self.task:
-            raise ConfigError("PrioritisedLevelReplay.task: expected at least one parameter, got none")
+            raise ConfigError("PrioritizedLevelReplay.task: expected at least one parameter, got none")
         if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 1:
             raise ConfigError(
-                f"PrioritisedLevelReplay.capacity: expected a whole number above 0, got {self.capacity!r}"
+                f"PrioritizedLevelReplay.capacity: expected a whole number above 0, got {self.capacity!r}"
             )
         if self.score not in ("learnability", "regret", "surprise"):
             raise ConfigError(
-                unknown("PrioritisedLevelReplay.score", self.score, ("learnability", "regret", "surprise"), "value")
+                unknown("PrioritizedLevelReplay.score", self.score, ("learnability", "regret", "surprise"), "value")
             )
         for name, least in (("replay", 0.0), ("staleness", 0.0), ("temperature", 1e-6)):
             value = getattr(self, name)
             if not least <= value <= (1 if name != "temperature" else math.inf):
-                raise ConfigError(f"PrioritisedLevelReplay.{name}: expected a number in range, got {value!r}")
+                raise ConfigError(f"PrioritizedLevelReplay.{name}: expected a number in range, got {value!r}")
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -69,11 +69,11 @@ class PrioritisedLevelReplay:
         return frozenset(self.task)
 
     def check(self, steps: int | None) -> None:
-        """Nothing depends on the number of steps."""
+        """Accept any number of steps."""
 
-    def build(self, space: Space, seed: np.random.SeedSequence) -> Scheduler:
-        """See :class:`Curriculum`."""
-        check_task("PrioritisedLevelReplay.task", self.task, space)
+    def build(self, space: TaskSpace, seed: np.random.SeedSequence) -> Scheduler:
+        """Make the scheduler."""
+        check_task("PrioritizedLevelReplay.task", self.task, space)
         return _LevelReplay(self, space, np.random.default_rng(seed))
 
 
@@ -83,7 +83,7 @@ class _LevelReplay:
     AVERAGE = 0.2  # step size of a level's mean result
     UNBORN = 10_000  # more are not waited for: those of copies that crashed, or that others played, never come
 
-    def __init__(self, config: PrioritisedLevelReplay, space: Space, random: np.random.Generator) -> None:
+    def __init__(self, config: PrioritizedLevelReplay, space: TaskSpace, random: np.random.Generator) -> None:
         self.config, self.space, self.random = config, space, random
         size = config.capacity
         self.number = np.full(size, -1, dtype=np.int64)
@@ -123,7 +123,7 @@ class _LevelReplay:
                 self.next_number += 1
         return numbers, {name: rows[:, column] for column, name in enumerate(self.config.task)}
 
-    def learn(self, outcomes: Sequence[Outcome], clock: Clock) -> bool:
+    def learn(self, outcomes: Sequence[TaskOutcome], clock: Clock) -> bool:
         measure = "success" if self.config.score == "learnability" else "return"
         for outcome in outcomes:
             value = value_of(outcome, measure)
@@ -146,7 +146,7 @@ class _LevelReplay:
         return kinds[self.config.score]
 
     def _admit(self, number: int, task: Array, value: float) -> None:
-        """A new level takes an empty slot, or that of the least score. Half known, it counts as worth a second look."""
+        """Store a new level in an empty slot, or in that of the least score; half-known levels get a second try."""
         empty = np.flatnonzero(self.number < 0)
         slot = int(empty[0]) if len(empty) else int(np.argmin(self.score))
         self.number[slot], self.tasks[slot], self.played[slot] = number, task, self.time

@@ -1,4 +1,4 @@
-"""Tasks where results change most."""
+"""Learning progress: play the tasks whose results change most."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from marl.curriculum.rules import Outcome, Success, value_of
+from marl.curriculum.rules import Success, TaskOutcome, value_of
 from marl.curriculum.scheduler import Scheduler, stream_state
-from marl.curriculum.tasks import Between, Space, Task, check_task, limits
+from marl.curriculum.tasks import Between, Task, TaskSpace, check_task, limits
 from marl.schedules import Clock
 from marl.types import Array, ConfigError
 
 
-def _check_box(where: str, task: Mapping[str, Between], space: Space) -> None:
+def _check_box(where: str, task: Mapping[str, Between], space: TaskSpace) -> None:
     if not task or not all(isinstance(choice, Between) for choice in task.values()):
         raise ConfigError(f"{where}: expected Between(low, high) for at least one parameter, got {dict(task)!r}")
     check_task(where, task, space)
@@ -28,7 +28,7 @@ def _check_box(where: str, task: Mapping[str, Between], space: Space) -> None:
 
 @dataclass(frozen=True)
 class LearningProgress:
-    """Play where results change most: a bandit over a grid of tasks, paid by absolute learning progress.
+    """A bandit over a grid of tasks, rewarded by absolute learning progress.
 
     A bin is drawn in proportion to ``|fast - slow|``, two moving averages of its results (Matiisen et al. 2017,
     Portelas et al. 2019), or uniformly with probability ``explore``. What is too easy or too hard changes little.
@@ -68,16 +68,16 @@ class LearningProgress:
         return frozenset(self.task)
 
     def check(self, steps: int | None) -> None:
-        """Nothing depends on the number of steps."""
+        """Accept any number of steps."""
 
-    def build(self, space: Space, seed: np.random.SeedSequence) -> Scheduler:
-        """See :class:`Curriculum`."""
+    def build(self, space: TaskSpace, seed: np.random.SeedSequence) -> Scheduler:
+        """Make the scheduler."""
         _check_box("LearningProgress.task", self.task, space)
         return _LearningProgress(self, space, np.random.default_rng(seed))
 
 
 class _LearningProgress:
-    def __init__(self, config: LearningProgress, space: Space, random: np.random.Generator) -> None:
+    def __init__(self, config: LearningProgress, space: TaskSpace, random: np.random.Generator) -> None:
         self.config, self.random = config, random
         parts = []  # of each parameter: least and greatest value of every part
         for name, choice in config.task.items():
@@ -116,7 +116,7 @@ class _LearningProgress:
             )
         return chosen, tasks
 
-    def learn(self, outcomes: Sequence[Outcome], clock: Clock) -> bool:
+    def learn(self, outcomes: Sequence[TaskOutcome], clock: Clock) -> bool:
         for outcome in outcomes:
             k, value = outcome.choice, value_of(outcome, self.config.measure)
             if not self.tried[k]:

@@ -1,4 +1,4 @@
-"""The same distribution of tasks all along, or one that follows schedules."""
+"""Domain randomization: a fixed distribution of tasks, or one that follows schedules."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from marl.curriculum.rules import Outcome, Success
+from marl.curriculum.rules import Success, TaskOutcome
 from marl.curriculum.scheduler import Scheduler, stream_state
-from marl.curriculum.tasks import Space, Task, check_task, draw_task, final
+from marl.curriculum.tasks import Task, TaskSpace, check_task, draw_task, final
 from marl.schedules import Clock
 from marl.types import Array, ConfigError
 
 
 @dataclass(frozen=True)
-class DomainRandomisation:
-    """The same distribution all along: ``{"density": Between(0, 0.4), "width": Among((5, 10))}``.
+class DomainRandomization:
+    """A fixed distribution of tasks: ``{"density": Between(0, 0.4), "width": Among((5, 10))}``.
 
     Args:
         task: numbers, :class:`Between` or :class:`Among`, by parameter.
@@ -28,7 +28,7 @@ class DomainRandomisation:
     target: Task = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Evaluate on the same unless told otherwise."""
+        """Evaluate on the same distribution by default."""
         if not self.task:
             raise ConfigError(f"{type(self).__name__}.task: expected at least one parameter, got none")
         if not self.target:
@@ -39,7 +39,7 @@ class DomainRandomisation:
 
     @property
     def success(self) -> Success:
-        """It does not ask for any."""
+        """None: it uses no success."""
         return None
 
     @property
@@ -48,16 +48,16 @@ class DomainRandomisation:
         return frozenset(self.task)
 
     def check(self, steps: int | None) -> None:
-        """Nothing depends on the number of steps."""
+        """Accept any number of steps."""
 
-    def build(self, space: Space, seed: np.random.SeedSequence) -> Scheduler:
-        """See :class:`Curriculum`."""
+    def build(self, space: TaskSpace, seed: np.random.SeedSequence) -> Scheduler:
+        """Make the scheduler."""
         check_task(f"{type(self).__name__}.task", self.task, space)
         return _Fixed(self.task, space, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True)
-class Annealed(DomainRandomisation):
+class Annealed(DomainRandomization):
     """Parameters that follow schedules in environment steps: ``{"width": Linear(4, 20, steps=500_000)}``.
 
     Args:
@@ -70,13 +70,13 @@ class Annealed(DomainRandomisation):
 
 
 class _Fixed:
-    def __init__(self, task: Task, space: Space, random: np.random.Generator) -> None:
+    def __init__(self, task: Task, space: TaskSpace, random: np.random.Generator) -> None:
         self.task, self.space, self.random = task, space, random
 
     def draw(self, count: int, clock: Clock) -> tuple[Array, dict[str, Array]]:
         return np.zeros(count, dtype=np.int64), draw_task(self.task, self.space, count, clock, self.random)
 
-    def learn(self, outcomes: Sequence[Outcome], clock: Clock) -> bool:
+    def learn(self, outcomes: Sequence[TaskOutcome], clock: Clock) -> bool:
         return False
 
     def metrics(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What is measured in an episode, and which results end a stage."""
+"""Measures of an episode, and rules that end a stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Success = float | Callable[[Episode], bool] | None
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """What a curriculum learns from one finished episode: ``values`` by name, and which choice of its own it was."""
 
     choice: int
@@ -21,7 +21,7 @@ class Outcome:
 
 
 class Rule(Protocol):
-    """When a stage has been learnt: the mean of ``measures`` over the last ``over`` episodes is at least so much."""
+    """A rule that ends a stage: the mean of ``measures`` over the last ``over`` episodes is at least ``at_least``."""
 
     measures: ClassVar[str]
 
@@ -38,7 +38,7 @@ class Rule(Protocol):
 
 @config
 class SuccessRate:
-    """So many of the last ``over`` episodes succeeded."""
+    """The success rate of the last ``over`` episodes is at least ``at_least``."""
 
     at_least: float = setting(0.9, "the share of successes to reach", above=0, most=1)
     over: int = setting(100, "how many episodes the share is of", least=1)
@@ -47,7 +47,7 @@ class SuccessRate:
 
 @config
 class WinRate:
-    """The curriculum's team returned more than every other in so many of the last ``over`` episodes; a tie is half."""
+    """The win rate of the last ``over`` episodes is at least ``at_least``; a tie counts half."""
 
     at_least: float = setting(0.6, "the share of wins to reach", above=0, most=1)
     over: int = setting(100, "how many episodes the share is of", least=1)
@@ -56,7 +56,7 @@ class WinRate:
 
 @config
 class Rating:
-    """The curriculum's team has been rated so high in its league, on average over so many episodes."""
+    """The mean league rating of the last ``over`` episodes is at least ``at_least``."""
 
     at_least: float = setting(1200.0, "the rating to reach")
     over: int = setting(100, "how many episodes the mean is of", least=1)
@@ -65,7 +65,7 @@ class Rating:
 
 @config
 class Steps:
-    """The stage has lasted so many environment steps, all copies counted."""
+    """The stage has lasted ``at_least`` environment steps, all copies counted."""
 
     at_least: int = setting(100_000, "environment steps", least=1)
     over: int = setting(1, "has no meaning here", least=1, most=1)
@@ -73,7 +73,7 @@ class Steps:
 
 
 def outcome_of(episode: Episode, spec: Spec, team: str | None, success: Success) -> dict[str, float]:
-    """What can be measured in an episode, of one team or of all together."""
+    """The measures of an episode, for one team or for all teams together."""
     sums = {each.name: sum(episode.returns[agent] for agent in each.agents) for each in spec.teams}
     total = sum(sums.values()) if team is None else sums[team]
     values = {"return": total}
@@ -93,7 +93,7 @@ def outcome_of(episode: Episode, spec: Spec, team: str | None, success: Success)
     return values
 
 
-def value_of(outcome: Outcome, name: str) -> float:
+def value_of(outcome: TaskOutcome, name: str) -> float:
     """One measure of an episode. Raises ConfigError if the world or league does not report it."""
     if name in outcome.values:
         return outcome.values[name]

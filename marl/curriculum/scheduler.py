@@ -1,4 +1,4 @@
-"""What a curriculum is: settings that build a scheduler, which draws tasks and takes in results."""
+"""Protocols of curricula: settings build a scheduler, which draws tasks and learns from results."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from marl.curriculum.rules import Outcome, Success
-from marl.curriculum.tasks import Space, Task
+from marl.curriculum.rules import Success, TaskOutcome
+from marl.curriculum.tasks import Task, TaskSpace
 from marl.schedules import Clock
 from marl.types import Array
 
@@ -20,8 +20,8 @@ class Scheduler(Protocol):
         """A choice of its own, to be handed back with the result, and the parameters: arrays ``(count,)``."""
         ...
 
-    def learn(self, outcomes: Sequence[Outcome], clock: Clock) -> bool:
-        """Take in results. True: draw anew what is chosen for episodes that have not begun."""
+    def learn(self, outcomes: Sequence[TaskOutcome], clock: Clock) -> bool:
+        """Learn from results. True: redraw the tasks of episodes that have not begun."""
         ...
 
     def metrics(self) -> dict[str, float]:
@@ -56,10 +56,10 @@ class Curriculum(Protocol):
         ...
 
     def check(self, steps: int | None) -> None:
-        """Refuse what cannot be, in a training of so many steps. Raises ConfigError."""
+        """Refuse curricula that a training of so many steps cannot finish. Raises ConfigError."""
         ...
 
-    def build(self, space: Space, seed: np.random.SeedSequence) -> Scheduler:
+    def build(self, space: TaskSpace, seed: np.random.SeedSequence) -> Scheduler:
         """Make the scheduler. Raises ConfigError for parameters that the world does not have."""
         ...
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from marl.curriculum.rules import Outcome, Rule, Success, value_of
+from marl.curriculum.rules import Rule, Success, TaskOutcome, value_of
 from marl.curriculum.scheduler import Scheduler, stream_state
-from marl.curriculum.tasks import Space, Task, check_task, draw_task, final
+from marl.curriculum.tasks import Task, TaskSpace, check_task, draw_task, final
 from marl.schedules import Clock
 from marl.types import Array, ConfigError
 
@@ -106,15 +106,15 @@ class Stages:
                     f"{steps:,} steps"
                 )
 
-    def build(self, space: Space, seed: np.random.SeedSequence) -> Scheduler:
-        """See :class:`Curriculum`."""
+    def build(self, space: TaskSpace, seed: np.random.SeedSequence) -> Scheduler:
+        """Make the scheduler."""
         for place, stage in enumerate(self.stages):
             check_task(f"Stages: stage {place}", stage.task, space)
         return _Stages(self, space, np.random.default_rng(seed))
 
 
 class _Stages:
-    def __init__(self, config: Stages, space: Space, random: np.random.Generator) -> None:
+    def __init__(self, config: Stages, space: TaskSpace, random: np.random.Generator) -> None:
         self.config, self.space, self.random = config, space, random
         self.stage, self.held, self.began = 0, 0, 0
         self.asked_more = [False] * len(config.stages)  # stages that were gone back to
@@ -133,14 +133,14 @@ class _Stages:
                 tasks[name][which] = values
         return chosen, tasks
 
-    def learn(self, outcomes: Sequence[Outcome], clock: Clock) -> bool:
+    def learn(self, outcomes: Sequence[TaskOutcome], clock: Clock) -> bool:
         changed = False
         for outcome in outcomes:
             if outcome.choice == self.stage and self._take(outcome, clock):
                 changed = True
         return changed
 
-    def _take(self, outcome: Outcome, clock: Clock) -> bool:
+    def _take(self, outcome: TaskOutcome, clock: Clock) -> bool:
         """One result of the current stage; True if it ends the stage."""
         stages, rule = self.config.stages, self.config.stages[self.stage].advance
         last = self.stage == len(stages) - 1
@@ -167,7 +167,7 @@ class _Stages:
         return False
 
     def _floor(self, rule: Rule) -> float:
-        """Below it a stage is given up; it lies below a threshold that is negative, too."""
+        """The threshold below which a stage is left for the one before; valid for negative thresholds too."""
         return rule.at_least - (1 - (self.config.rollback or 1.0)) * abs(rule.at_least)
 
     def _go(self, way: int, clock: Clock) -> bool:

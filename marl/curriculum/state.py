@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from marl.curriculum.rules import Outcome, outcome_of
+from marl.curriculum.rules import TaskOutcome, outcome_of
 from marl.curriculum.scheduler import Curriculum, Scheduler
 from marl.curriculum.tasks import check_task, with_tasks
 from marl.schedules import Clock
@@ -16,8 +16,8 @@ from marl.types import Array, BatchEnv, ConfigError, Episode
 Curricula = Curriculum | Mapping[str, Curriculum]
 
 
-def checked(curriculum: Curricula, steps: int | None) -> Curricula:
-    """The same. Raises ConfigError for what is no curriculum, or cannot be done in so many steps."""
+def checked_curricula(curriculum: Curricula, steps: int | None) -> Curricula:
+    """The curricula. Raises ConfigError for anything else, or for one that cannot finish in so many steps."""
     for one in curriculum.values() if isinstance(curriculum, Mapping) else (curriculum,):
         if isinstance(one, type) or not (hasattr(one, "build") and hasattr(one, "target") and hasattr(one, "check")):
             raise ConfigError(f"curriculum: expected one such as marl.curriculum.Stages([...]), got {one!r}")
@@ -25,7 +25,7 @@ def checked(curriculum: Curricula, steps: int | None) -> Curricula:
     return curriculum
 
 
-class Course:
+class CurriculumState:
     """The curricula of a training run: what every copy plays now, and what it will play next."""
 
     def __init__(self, curricula: Mapping[str | None, Curriculum], env: BatchEnv, seed: np.random.SeedSequence) -> None:
@@ -68,7 +68,7 @@ class Course:
         for team, scheduler in self.schedulers.items():
             success = self.curricula[team].success
             outcomes = [
-                Outcome(int(self.playing[team][episode.copy]), outcome_of(episode, self.spec, team, success))
+                TaskOutcome(int(self.playing[team][episode.copy]), outcome_of(episode, self.spec, team, success))
                 for episode in episodes
                 if not episode.info.get(f"absent/{team}")  # a league's: what others did there teaches nothing
             ]
@@ -78,7 +78,7 @@ class Course:
         self._choose(np.arange(self.num_envs) if redraw else begun, env, clock)
 
     def _move(self, copies: Array) -> None:
-        """What was to come is being played."""
+        """Make the next tasks the current ones."""
         for team in self.schedulers:
             self.playing[team][copies] = self.coming[team][copies]
         for name, values in self.tasks.items():
@@ -104,7 +104,7 @@ class Course:
         return found | {f"curriculum/task/{name}": float(values.mean()) for name, values in self.tasks.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is played, what is to come, and every scheduler."""
+        """Current tasks, next tasks, and every scheduler."""
         return {
             "tasks": {name: values.copy() for name, values in self.tasks.items()},
             "next_tasks": {name: values.copy() for name, values in self.next_tasks.items()},

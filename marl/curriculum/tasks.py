@@ -86,10 +86,10 @@ class Among:
 
 
 Task = Mapping[str, Number | Between | Among]
-Space = Mapping[str, Range]
+TaskSpace = Mapping[str, Range]
 
 
-def check_task(where: str, task: Task, space: Space) -> None:
+def check_task(where: str, task: Task, space: TaskSpace) -> None:
     """Raise ConfigError for an unknown parameter or a value out of its range."""
     for name, choice in task.items():
         if name not in space:
@@ -134,7 +134,7 @@ def _ends(where: str, name: str, choice: object) -> list[float]:
     return found
 
 
-def draw_task(task: Task, space: Space, count: int, clock: Clock, random: np.random.Generator) -> dict[str, Array]:
+def draw_task(task: Task, space: TaskSpace, count: int, clock: Clock, random: np.random.Generator) -> dict[str, Array]:
     """``count`` tasks: an array ``(count,)`` for each parameter."""
     drawn = {}
     for name, choice in task.items():

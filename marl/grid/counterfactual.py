@@ -19,7 +19,7 @@ from marl.types import Array, ConfigError
 
 @dataclass(frozen=True)
 class Counterfactual(Estimating):
-    """The team's reward, and of it what an agent's own action changed (COMA, Foerster et al. 2018).
+    """The team reward with a counterfactual baseline (COMA, Foerster et al. 2018).
 
     ``A_i = Q(s, a) - sum_a' pi_i(a' | o_i) Q(s, (a_-i, a'))`` by a joint critic with a value for every own action. The
     baseline does not depend on the agent's action, so it changes the gradient's variance and not its mean.
@@ -120,7 +120,7 @@ class CounterfactualNet(nn.Module):
             ids=ids,
             true_inputs=None if true_inputs is None else [true_inputs] * owner.num_sets,
             normalize=normalize,
-            beside=(owner.num_agents - 1) * actions,
+            extra_inputs=(owner.num_agents - 1) * actions,
         )
         self.carry_shape = self.net.carry_shape
         self.norm = self.net.norm
@@ -133,11 +133,11 @@ class CounterfactualNet(nn.Module):
     def forward(
         self, x: Tensor, actions: Tensor, acting: Tensor, carry: Tensor, start: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Values ``(T, B, N, A)`` and the carry after each row."""
         return self.read(self.encode(x), actions, acting, carry, start)
 
     def read(self, x: Tensor, actions: Tensor, acting: Tensor, carry: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from encoded inputs."""
+        """The same from encoded joint inputs."""
         taken = ops.one_hot(actions, self.actions) * acting.unsqueeze(-1)  # (T, B, N, A)
         theirs = taken[:, :, self.others].flatten(-2)  # (T, B, N, (N - 1) A)
         # The joint view moves on whenever anyone of the team acts.

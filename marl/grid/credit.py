@@ -80,7 +80,7 @@ class Independent(Credit):
 
 @dataclass(frozen=True)
 class TeamReward(Credit):
-    """Every agent learns from the mean of its team's rewards, until the whole team's end.
+    """Every agent learns from the mean of its team's rewards, until every agent of the team has ended.
 
     A member that dies still shares what the team earns afterwards: its discount lives while any member lives. The team
     terminates if every member terminated, and is truncated otherwise.

@@ -29,9 +29,9 @@ class CriticContext:
         shape: of the joint input; None: it reads each agent's own observation.
         owner: which agents use the same parameters.
         network: the critic's, which fits what it reads.
-        generators: a random stream for each parameter set, to initialise it from.
+        generators: a random stream for each parameter set, to initialize it from.
         ids: one-hots ``(N, N)`` to put beside the input; None: agents need not be told apart.
-        normalize: whether inputs are normalised by running statistics.
+        normalize: whether inputs are normalized by running statistics.
     """
 
     spec: Spec

@@ -37,7 +37,7 @@ class MixerContext:
         scope: what the mixer reads as state.
         owner: which agents use the same parameters.
         action_width: numbers ``A`` of one agent's action, as the mixer reads it.
-        seed: of everything that is initialised.
+        seed: of everything that is initialized.
         device: where it computes.
         net: makes another network of the learner's kind, with parameters of its own; None where agents' values are not
             of all their actions.
@@ -77,13 +77,13 @@ class Choices:
 
     values: Tensor  # (L, B, N, A) of every action
     index: Tensor  # (L, B, N) the actions chosen
-    legal: Tensor | None  # (L, B, N, A)
+    action_mask: Tensor | None  # (L, B, N, A)
     through: Callable[[AgentNet], Tensor]  # values (L, B, N, A) of the same rows by another network
 
     @property
     def greedy(self) -> Tensor:
         """The best actions, ``(L, B, N)``."""
-        return mask_logits(self.values, self.legal).argmax(-1)
+        return mask_logits(self.values, self.action_mask).argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class TeamMixer(Protocol):
 
     @property
     def flats(self) -> Sequence[FlatParameters]:
-        """Matrices of parameters to be optimised; none for a mixer without parameters."""
+        """Matrices of parameters to be optimized; none for a mixer without parameters."""
         ...
 
     @property
@@ -179,7 +179,7 @@ class Mixing(Credit, Protocol):
 
 
 def team_mixer(credit: Mixing, context: MixerContext) -> TeamMixer:
-    """Build a mixer. PyTorch's own initialisation draws from ``context.seed`` meanwhile."""
+    """Build a mixer. PyTorch's own initialization draws from ``context.seed`` meanwhile."""
     with seeded(context.seed):
         return credit.build(context)
 
@@ -188,7 +188,7 @@ def team_values(choices: Choices, acting: Tensor, joint: Tensor | None) -> TeamV
     """What there is to mix where agents chose from values of all their actions."""
     values, index = choices.values, choices.index
     chosen = values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-    best = mask_logits(values, choices.legal).amax(-1)
+    best = mask_logits(values, choices.action_mask).amax(-1)
     return TeamValues(chosen, best, acting, joint, ops.one_hot(index, values.shape[-1]), choices)
 
 
@@ -200,7 +200,7 @@ def mixer_scope(state: str, spec: Spec) -> Joint:
 
 
 class Dense(nn.Module):
-    """``y = x W + b``, initialised from a generator of its own, uniformly within ``1 / sqrt(in)``."""
+    """``y = x W + b``, initialized from a generator of its own, uniformly within ``1 / sqrt(in)``."""
 
     def __init__(self, fan_in: int, fan_out: int, generator: torch.Generator) -> None:
         """As ``nn.Linear``."""
@@ -234,7 +234,7 @@ class Mixer(nn.Module):
     """
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """See the class."""
+        """Mix the values of the agents into ``Q_tot (...)``."""
         raise NotImplementedError
 
 
@@ -284,11 +284,11 @@ class SumMixer(Mixer):
     """``Q_tot = sum_i Q_i`` (VDN, Sunehag et al. 2018)."""
 
     def __init__(self, num_agents: int, state_width: int, action_width: int, generator: torch.Generator) -> None:
-        """There is nothing to make."""
+        """A sum has no parameters; the arguments are those of all mixers."""
         super().__init__()
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """See :class:`Mixer`."""
+        """``sum_i Q_i`` over acting agents."""
         return ops.sum_mixing(chosen, acting)
 
 
@@ -327,7 +327,7 @@ class MonotonicMixer(Mixer):
         self.value = _layers((state_width, embed, 1), generator)
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """See :class:`Mixer`."""
+        """``Q_tot``, monotonic in every agent's value."""
         weight_1 = torch.unflatten(self.weight_1(state), -1, (self.num_agents, self.embed))  # (..., N, M)
         return ops.monotonic_mixing(
             chosen, weight_1, self.bias_1(state), self.weight_2(state), self.value(state).squeeze(-1), acting
@@ -395,7 +395,7 @@ class DuplexMixer(Mixer):
         self.joint = _layers((state_width + num_agents * action_width, hypernet, num_agents * heads), generator)
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """See :class:`Mixer`."""
+        """``Q_tot`` from values, advantages and the features of the actions taken."""
         weight = functional.softplus(self.weight(state)) + 1e-10  # (..., N)
         taken = (action * acting.unsqueeze(-1)).flatten(-2)
         shape = (self.num_agents, self.heads)
@@ -469,7 +469,7 @@ class FreeMixer(Mixer):
         self.value = _layers((state_width, hidden[0], 1), generator)
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """See :class:`Mixer`."""
+        """``f(s, Q_1 ... Q_N)``."""
         q = torch.where(acting, chosen, 0.0)
         total: Tensor = (self.mix(torch.cat((state, q), dim=-1)) + self.value(state)).squeeze(-1)
         return total
@@ -564,7 +564,7 @@ def chosen_as(team: TeamValues, values: Tensor, index: Tensor) -> TeamValues:
 
 @dataclass(frozen=True)
 class WeightedQMix(Mixing):
-    """QMIX that cares less about joint actions it overestimates, beside an unrestricted ``Q*`` (Rashid et al. 2020).
+    """QMIX with smaller weights on overestimated joint actions, and an unrestricted ``Q*`` (Rashid et al. 2020).
 
     ``sum w(s, a) (Q_tot - y)^2`` with ``y = r + gamma Q*'(s', argmax Q_tot)``. Optimistic: ``w = 1`` where
     ``Q_tot < y``, else ``alpha``; central: ``w = 1`` where ``y > Q*(s, argmax Q_tot)`` or ``a`` is that action.

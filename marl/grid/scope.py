@@ -1,4 +1,4 @@
-"""Scope: what a critic reads, an agent's own observation or more than an agent sees."""
+"""Scopes: what a critic reads, its agent's own observation or a joint input."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ class Local(Scope):
         return None
 
     def gather(self, step: Step, place: int, successor: bool, rows: Array | None = None) -> Array:
-        """Never asked for."""
+        """Never called: local critics have no joint input."""
         raise ConfigError("Local() has no joint input")
 
 
 @dataclass(frozen=True)
 class Joint(Scope):
-    """A centralised critic: it reads more than an agent sees, and is used in training only.
+    """A centralized critic: it reads more than one agent observes, and is used in training only.
 
     Args:
         of: ``"team"`` (the observations of the agents under the same learner, side by side), ``"all"`` (those of every

@@ -1,17 +1,17 @@
-"""Self-play and leagues: pools of frozen policies, who meets whom, ratings, payoff tables and their equilibria."""
+"""Self-play and leagues: pools of frozen policies, matchmaking, ratings, payoff tables and equilibria."""
 
 from marl.league.psro import PSRO
-from marl.league.season import Season, Venue
 from marl.league.snapshots import League
+from marl.league.state import LeagueContext, LeagueState
 from marl.types import ConfigError
 
 Leagues = League | PSRO
 
-__all__ = ["PSRO", "League", "Leagues", "Season", "Venue", "checked"]
+__all__ = ["PSRO", "League", "LeagueContext", "LeagueState", "Leagues", "checked_league"]
 
 
-def checked(league: Leagues | None, steps: int | None = None) -> Leagues | None:
-    """The same. Raises ConfigError for what is no league, or comes to nothing in a training of so many steps."""
+def checked_league(league: Leagues | None, steps: int | None = None) -> Leagues | None:
+    """The league settings. Raises ConfigError for anything else, or for a training too short for them."""
     if league is not None and not isinstance(league, League | PSRO):
         raise ConfigError(f"league: expected marl.League(...) or marl.PSRO(...), got {league!r:.80}")
     if steps is None:

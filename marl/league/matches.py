@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from marl.curriculum.target import Target
+from marl.curriculum.evaluation_tasks import EvaluationTasks
 from marl.curriculum.tasks import Task
 from marl.playing.episodes import play_episodes
 from marl.playing.team import Side, Strategy, TeamActor
@@ -31,7 +31,7 @@ def play_matches(
     """
     streams = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
     actor = TeamActor(env.spec, env.num_envs, sides, strategies, streams[1], device)
-    target = Target(task, env, streams[0]) if task else None
+    target = EvaluationTasks(task, env, streams[0]) if task else None
     return np.array(
         [side_returns(sides, episode.returns) for episode in play_episodes(env, actor, games, streams[0], target)]
     )

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from marl.league.ratings import Rating
+from marl.league.ratings import RatingState
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.playing.team import Policy, Side, team_sides
 from marl.types import ConfigError, Spec
 
-Between = Literal["teams", "agents"]
-Parts = tuple[AgentNet | None, Distribution]  # what makes a policy of a team
+SideKind = Literal["teams", "agents"]
+PolicyParts = tuple[AgentNet | None, Distribution]  # what makes a policy of a team
 
 
-def sides_of(spec: Spec, between: Between) -> tuple[Side, ...]:
+def sides_of(spec: Spec, between: SideKind) -> tuple[Side, ...]:
     """The sides of a game. Raises ConfigError where there are not two."""
     teams = spec.teams
     if len(spec.agents) < 2:
@@ -35,7 +35,7 @@ def sides_of(spec: Spec, between: Between) -> tuple[Side, ...]:
 
 
 class Member(Policy):
-    """A policy of a pool, what came of playing it, and its rating.
+    """A frozen policy of a pool, its results and its rating.
 
     wins and games count what learners scored against it, older games ever less; ``pooled``: may be drawn; ``share``:
     how much of a guest it is, who may be a mixture of several.
@@ -48,8 +48,8 @@ class Member(Policy):
         uid: int,
         place: int,
         name: str,
-        policy: Parts,
-        rating: Rating,
+        policy: PolicyParts,
+        rating: RatingState,
         *,
         greedy: bool = False,
         pooled: bool = True,
@@ -64,11 +64,11 @@ class Member(Policy):
 
     @property
     def beaten(self) -> float:
-        """The share of their games that learners win against it; half before anybody has played."""
+        """The learners' win rate against it; 0.5 before the first game."""
         return (self.wins + 0.5) / (self.games + 1.0)
 
     def record(self, score: float) -> None:
-        """A learner scored so much against it: 1 won, 0.5 drawn, 0 lost."""
+        """Record a learner's score against it: 1 won, 0.5 drawn, 0 lost."""
         self.wins = self.DECAY * self.wins + score
         self.games = self.DECAY * self.games + 1.0
 

@@ -1,4 +1,4 @@
-"""Games between policies as payoff tables: equilibria, and how much the tables let somebody gain.
+"""Payoff tables of games between policies: equilibria and exploitability.
 
 Tables are numpy arrays. ``payoff (I, J)`` of a zero-sum game is what the row player gets; ``payoffs`` is one table for
 each of two players, both indexed ``(row, column)``. An antisymmetric table ``(P, P)`` compares policies of one kind.
@@ -16,8 +16,8 @@ from marl.types import Array, ConfigError
 Solver = Literal["nash", "prd", "uniform"]
 
 
-def optimisation() -> ModuleType:
-    """``scipy.optimize``. Raises ConfigError if it is not installed."""
+def optimization() -> ModuleType:
+    """The module ``scipy.optimize``. Raises ConfigError if it is not installed."""
     try:
         import scipy.optimize
     except ImportError:
@@ -36,9 +36,9 @@ def nash(payoff: Array) -> tuple[Array, Array]:
 
 
 def _maximin(payoff: Array) -> Array:
-    """The mixture of rows whose worst column is best: maximise ``v`` where ``x^T A >= v``."""
+    """The mixture of rows whose worst column is best: maximize ``v`` where ``x^T A >= v``."""
     rows, columns = payoff.shape
-    found = optimisation().linprog(
+    found = optimization().linprog(
         c=np.append(np.zeros(rows), -1.0),
         A_ub=np.hstack([-payoff.T, np.ones((columns, 1))]),
         b_ub=np.zeros(columns),
@@ -49,7 +49,7 @@ def _maximin(payoff: Array) -> Array:
     )
     if not found.success:
         raise ConfigError(f"nash: the linear program was not solved ({found.message})")
-    return _normalised(found.x[:-1])
+    return _normalized(found.x[:-1])
 
 
 def replicator_dynamics(
@@ -64,8 +64,8 @@ def replicator_dynamics(
     total_x, total_y = np.zeros_like(x), np.zeros_like(y)
     for _ in range(steps):
         of_x, of_y = a @ y, x @ b
-        x = _normalised(np.maximum(x + rate * x * (of_x - x @ of_x), floor))
-        y = _normalised(np.maximum(y + rate * y * (of_y - of_y @ y), floor))
+        x = _normalized(np.maximum(x + rate * x * (of_x - x @ of_x), floor))
+        y = _normalized(np.maximum(y + rate * y * (of_y - of_y @ y), floor))
         total_x += x
         total_y += y
     return total_x / steps, total_y / steps
@@ -80,7 +80,7 @@ def solve(payoffs: tuple[Array, Array], solver: Solver) -> tuple[Array, Array]:
 
 
 def nash_conv(payoffs: tuple[Array, Array], x: Array, y: Array) -> float:
-    """What both players could gain together by leaving ``(x, y)`` for their best rows: 0 at equilibria.
+    """The sum of both players' gains from best responses to ``(x, y)``; 0 at equilibria.
 
     ``max_i (A y)_i - x^T A y + max_j (x^T B)_j - x^T B y``. Exploitability is half of it.
     """
@@ -98,7 +98,7 @@ def nash_averaging(payoff: Array) -> tuple[Array, Array]:
     """
     payoff = _antisymmetric("nash averaging", payoff)
     size = len(payoff)
-    optimize = optimisation()
+    optimize = optimization()
     # ``p`` is an equilibrium (value 0) where no row gains against it: A p <= 0. Rounding is given some room.
     room = 1e-9
     start = 0.999 * nash(payoff)[0] + 0.001 / size
@@ -114,7 +114,7 @@ def nash_averaging(payoff: Array) -> tuple[Array, Array]:
         method="SLSQP",
         options={"maxiter": 1000, "ftol": 1e-12},
     )
-    mixed = _normalised(np.maximum(found.x, 0)) if found.success else nash(payoff)[0]
+    mixed = _normalized(np.maximum(found.x, 0)) if found.success else nash(payoff)[0]
     return mixed, payoff @ mixed
 
 
@@ -143,7 +143,7 @@ def alpha_rank(payoff: Array, alpha: float = 10.0, population: int = 50) -> Arra
     np.fill_diagonal(chain, 1 - chain.sum(1))
     system = np.vstack([chain.T - np.eye(size), np.ones(size)])
     stationary: Array = np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)[0]
-    return _normalised(np.maximum(stationary, 0))
+    return _normalized(np.maximum(stationary, 0))
 
 
 def _table(payoff: Array) -> Array:
@@ -160,7 +160,7 @@ def _antisymmetric(what: str, payoff: Array) -> Array:
     return payoff
 
 
-def _normalised(values: Array) -> Array:
+def _normalized(values: Array) -> Array:
     values = np.maximum(values, 0)
     out: Array = values / values.sum()
     return out

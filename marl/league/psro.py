@@ -11,11 +11,11 @@ import numpy as np
 from marl.adapters.lifecycle import closing_batch
 from marl.config import config, setting
 from marl.league.matches import COPIES, play_matches
-from marl.league.members import Between, Member, sides_of
-from marl.league.meta import Solver, nash_conv, optimisation, solve
+from marl.league.members import Member, SideKind, sides_of
+from marl.league.meta import Solver, nash_conv, optimization, solve
 from marl.league.ratings import RatingName
-from marl.league.season import Opponents, Season, Venue
 from marl.league.snapshots import refuse_shared_credit
+from marl.league.state import LeagueContext, LeagueState, Opponents
 from marl.learners import LearnerConfig
 from marl.schedules import Clock
 from marl.types import Array, ConfigError, Spec
@@ -27,7 +27,7 @@ class PSRO:
 
     Every ``response_steps`` each learner's policy joins its team's pool, games between all members fill a payoff table,
     the meta-solver mixes each pool, and the learners begin anew, each against the other side's mixture. The mixture is
-    the result: ``system.season.strategy(team)``.
+    the result: ``system.league_state.strategy(team)``.
     """
 
     response_steps: int = setting(20_000, "environment steps in which a best response is learnt", least=1)
@@ -35,7 +35,7 @@ class PSRO:
     games: int = setting(1_000, "games that each entry of the payoff table is the mean of", least=1)
     greedy: bool = setting(True, "members take their most likely action, as best responses may; False: they sample")
     fresh: bool = setting(True, "every best response begins from new parameters; False: from the one before")
-    between: Between = setting("teams", "who plays whom: 'teams', or 'agents' of one team that share a learner")
+    between: SideKind = setting("teams", "who plays whom: 'teams', or 'agents' of one team that share a learner")
     opponents: Opponents = setting(
         (), "in the pool from the beginning: learners such as marl.Fixed(0), paths of checkpoints or runs, systems"
     )
@@ -49,19 +49,19 @@ class PSRO:
         if self.between == "agents":
             refuse_shared_credit(agents)
         if self.meta_solver == "nash":
-            optimisation()
+            optimization()
 
-    def build(self, venue: Venue) -> Season:
+    def build(self, context: LeagueContext) -> LeagueState:
         """Make it run."""
-        return Responses(self, venue)
+        return Responses(self, context)
 
 
-class Responses(Season):
-    """A PSRO run: its pools, their payoff table, and how they are mixed."""
+class Responses(LeagueState):
+    """The state of a PSRO run: pools, payoff table, mixtures."""
 
-    def __init__(self, settings: PSRO, venue: Venue) -> None:
-        """See :class:`PSRO`."""
-        super().__init__(venue, settings.between, settings.opponents, settings.greedy, settings.rating)
+    def __init__(self, settings: PSRO, context: LeagueContext) -> None:
+        """Build the pools, the empty payoff table and the streams."""
+        super().__init__(context, settings.between, settings.opponents, settings.greedy, settings.rating)
         self.settings = settings
         self.places = [side.place for side in self.sides]  # the two sides may draw from one pool
         self.paid: dict[tuple[int, int], tuple[float, float]] = {}  # mean returns of the members on sides one and two
@@ -72,7 +72,7 @@ class Responses(Season):
 
     @property
     def latest(self) -> float:
-        """Learners meet the mixture alone."""
+        """0: learners play against the mixture only."""
         return 0.0
 
     def weights(self, place: int) -> Array:
@@ -80,7 +80,7 @@ class Responses(Season):
         return self.mixture[place]
 
     def strategy(self, team: str) -> list[tuple[float, Member]]:
-        """How a team mixes its pool, without those who are never played; nothing before training began."""
+        """A team's mixture without members of probability 0; empty before training began."""
         place = next(place for place, one in enumerate(self.spec.teams) if one.name == team)
         if place not in self.mixture:
             return []
@@ -98,11 +98,11 @@ class Responses(Season):
         return first, second
 
     def first(self, clock: Clock) -> None:
-        """Untrained policies, and whoever was invited."""
+        """Add the untrained policies and the invited opponents."""
         self._respond()
 
     def tick(self, clock: Clock) -> Sequence[int]:
-        """The next iteration, where it is time."""
+        """Begin the next iteration, if it is due."""
         if clock.steps < (self.iteration + 1) * self.settings.response_steps:
             return ()
         self.iteration = clock.steps // self.settings.response_steps
@@ -124,10 +124,10 @@ class Responses(Season):
         self.mixture = dict(zip(self.places, solve(payoffs, self.settings.meta_solver), strict=True))
 
     def _play(self) -> None:
-        """Fill in what the table lacks."""
+        """Play the missing entries of the payoff table."""
         rows, columns = (self.pool(place) for place in self.places)
         missing = [(one, other) for one in rows for other in columns if (one.uid, other.uid) not in self.paid]
-        with closing_batch(self.venue.make_env(min(self.settings.games, COPIES))) as env:
+        with closing_batch(self.context.make_env(min(self.settings.games, COPIES))) as env:
             for one, other in missing:
                 seed = int(self.random.integers(2**32))
                 returns = play_matches(
@@ -136,8 +136,8 @@ class Responses(Season):
                     ([(1.0, one)], [(1.0, other)]),
                     self.settings.games,
                     seed,
-                    self.venue.device,
-                    self.venue.task,
+                    self.context.device,
+                    self.context.task,
                 )
                 first, second = returns.mean(axis=0).tolist()
                 self.paid[one.uid, other.uid] = (first, second)
@@ -164,7 +164,7 @@ class Responses(Season):
 
 
 def _warn_unless_zero_sum(first: Array, second: Array) -> bool:
-    """Whether it had to: what one side wins, less a constant, is not what the other loses."""
+    """Warn if the payoffs of the two sides do not add up to a constant."""
     total = first + second
     if np.ptp(total) <= 1e-6 * max(1.0, float(np.abs(first).max()), float(np.abs(second).max())):
         return False

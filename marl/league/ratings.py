@@ -14,22 +14,22 @@ import numpy as np
 from marl.types import Array, ConfigError
 
 RatingName = Literal["elo", "openskill"]
-Rating = tuple[float, ...]
+RatingState = tuple[float, ...]
 
 
 class RatingSystem(Protocol):
     """Ratings of one kind."""
 
     @property
-    def start(self) -> Rating:
-        """Of somebody unknown."""
+    def start(self) -> RatingState:
+        """The rating of a new player."""
         ...
 
-    def update(self, one: Rating, other: Rating, score: float) -> tuple[Rating, Rating]:
+    def update(self, one: RatingState, other: RatingState, score: float) -> tuple[RatingState, RatingState]:
         """After a match: ``score`` of ``one`` is 1 won, 0.5 drawn, 0 lost."""
         ...
 
-    def value(self, rating: Rating) -> float:
+    def value(self, rating: RatingState) -> float:
         """One number to compare by."""
         ...
 
@@ -47,16 +47,16 @@ class Elo:
     initial: float = 1000.0
 
     @property
-    def start(self) -> Rating:
-        """Of somebody unknown."""
+    def start(self) -> RatingState:
+        """The rating of a new player."""
         return (self.initial,)
 
-    def update(self, one: Rating, other: Rating, score: float) -> tuple[Rating, Rating]:
-        """What one wins the other loses."""
+    def update(self, one: RatingState, other: RatingState, score: float) -> tuple[RatingState, RatingState]:
+        """Both ratings after a match; their sum does not change."""
         change = self.k * (score - expected_score(one[0], other[0]))
         return (one[0] + change,), (other[0] - change,)
 
-    def value(self, rating: Rating) -> float:
+    def value(self, rating: RatingState) -> float:
         """The rating."""
         return rating[0]
 
@@ -82,19 +82,19 @@ class OpenSkill:
         self._model = ThurstoneMostellerFull(epsilon=0.7404666874526196, gamma=_undamped)
 
     @property
-    def start(self) -> Rating:
-        """Of somebody unknown: 25, 25 / 3."""
+    def start(self) -> RatingState:
+        """The rating of a new player: 25, 25 / 3."""
         return (float(self._model.mu), float(self._model.sigma))
 
-    def update(self, one: Rating, other: Rating, score: float) -> tuple[Rating, Rating]:
+    def update(self, one: RatingState, other: RatingState, score: float) -> tuple[RatingState, RatingState]:
         """Bayes' rule, approximately."""
         teams = [[self._model.rating(mu=mu, sigma=sigma)] for mu, sigma in (one, other)]
         ranks = [1.0 - score, score]
         (after,), (after_other,) = self._model.rate(teams, ranks=ranks)
         return (after.mu, after.sigma), (after_other.mu, after_other.sigma)
 
-    def value(self, rating: Rating) -> float:
-        """What it is almost surely above: ``mu - 3 sigma``."""
+    def value(self, rating: RatingState) -> float:
+        """A conservative estimate, ``mu - 3 sigma``."""
         return rating[0] - 3 * rating[1]
 
 
@@ -103,14 +103,14 @@ def _undamped(*_: object) -> float:
 
 
 def rating_system(name: RatingName) -> RatingSystem:
-    """The system of that name. Raises ConfigError if its package is missing."""
+    """A rating system by name. Raises ConfigError if its package is missing."""
     return Elo() if name == "elo" else OpenSkill()
 
 
 def fit_elo(scores: Array, games: Array, anchor: float = 1000.0, iterations: int = 2_000) -> Array:
     """The Elo ratings ``(P,)`` that make a table of results most likely, whatever the order of the games was.
 
-    Bradley-Terry strengths by minorisation (Hunter 2004), one drawn game added to every pair so that nobody's rating is
+    Bradley-Terry strengths by minorization (Hunter 2004), one drawn game added to every pair so that nobody's rating is
     infinite; their mean is ``anchor``.
 
     Args:

@@ -1,4 +1,4 @@
-"""Self-play against a pool of what one has been: snapshots every so many steps, and who is drawn from them."""
+"""Self-play against a pool of earlier policies: snapshots at intervals, and matchmaking."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from marl.config import config, setting, unknown
 from marl.grid.credit import Credit
-from marl.league.members import Between, sides_of
+from marl.league.members import SideKind, sides_of
 from marl.league.ratings import RatingName
-from marl.league.season import Opponents, Season, Venue
+from marl.league.state import LeagueContext, LeagueState, Opponents
 from marl.learners import LearnerConfig
 from marl.schedules import Clock
 from marl.types import Array, ConfigError, Episode, Spec
@@ -19,13 +19,13 @@ from marl.types import Array, ConfigError, Episode, Spec
 
 @config
 class League:
-    """Learners play against each other, and against frozen snapshots of what they have been.
+    """Self-play against the current opponents and against frozen snapshots of earlier policies.
 
     In every copy and episode either all sides are played by their learners (``latest``), or one side is, in turn, and
     members of the pool play the others. Learners learn from what they play themselves and from nothing else.
     """
 
-    between: Between = setting("teams", "who plays whom: 'teams', or 'agents' of one team that share a learner")
+    between: SideKind = setting("teams", "who plays whom: 'teams', or 'agents' of one team that share a learner")
     learn: str = setting("all", "who learns: 'all', 'alternate', or the one side of that name")
     swap_every: int | None = setting(
         None, "environment steps after which 'alternate' lets the next side learn", least=1
@@ -74,9 +74,9 @@ class League:
         """The share of episodes against the opponent as it is now."""
         return 1.0 if self.matchmaking == "latest" else self.latest
 
-    def build(self, venue: Venue) -> Season:
+    def build(self, context: LeagueContext) -> LeagueState:
         """Make it run."""
-        return _Snapshots(self, venue)
+        return _Snapshots(self, context)
 
 
 @runtime_checkable
@@ -85,7 +85,7 @@ class _Credited(Protocol):
 
 
 def refuse_shared_credit(agents: Mapping[str, LearnerConfig]) -> None:
-    """Opponents that are paid together have nothing to play for. Raises ConfigError."""
+    """Refuse opponents that share a reward. Raises ConfigError."""
     for learner in agents.values():
         if isinstance(learner, _Credited) and learner.credit.shared:
             raise ConfigError(
@@ -94,9 +94,11 @@ def refuse_shared_credit(agents: Mapping[str, LearnerConfig]) -> None:
             )
 
 
-class _Snapshots(Season):
-    def __init__(self, settings: League, venue: Venue) -> None:
-        super().__init__(venue, settings.between, settings.opponents, settings.greedy, settings.rating, settings.winner)
+class _Snapshots(LeagueState):
+    def __init__(self, settings: League, context: LeagueContext) -> None:
+        super().__init__(
+            context, settings.between, settings.opponents, settings.greedy, settings.rating, settings.winner
+        )
         self.settings = settings
         self.next_snapshot = 0
         self.learned = [True for _ in self.spec.teams]  # since the last snapshot
@@ -128,7 +130,7 @@ class _Snapshots(Season):
         out: Array = weight / weight.sum()  # never 0: nobody's share of wins is ever quite 0 or 1
         return out
 
-    def present(self, place: int) -> int:
+    def current_member(self, place: int) -> int:
         return self.current[place]
 
     def first(self, clock: Clock) -> None:
@@ -151,7 +153,7 @@ class _Snapshots(Season):
         return ()
 
     def _grow(self, clock: Clock) -> None:
-        """Take the snapshots that are due, of those who have learnt since their last one; forget the oldest."""
+        """Take the snapshots that are due, of teams that have learnt since their last one; drop the oldest."""
         every = self.settings.snapshot_every
         if every is None or clock.steps < self.next_snapshot:
             return
@@ -166,7 +168,7 @@ class _Snapshots(Season):
         self._sweep(self.current.values())
 
     def _hold(self, clock: Clock) -> None:
-        """Teams that do not learn play as they are now until they learn again."""
+        """Freeze the teams that do not learn now until they learn again."""
         learner = None if self.learning is None else self.sides[self.learning].place
         for place in range(len(self.spec.teams)):
             if place == learner:

@@ -38,7 +38,7 @@ class A2C(OnPolicy):
 
 
 class A2CLearner(OnPolicyLearner):
-    """See :class:`A2C`."""
+    """The learner of :class:`A2C` settings."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class A2CLearner(OnPolicyLearner):
         seed: np.random.SeedSequence,
         device: torch.device | str,
     ) -> None:
-        """Refuses what does not fit the team's spaces or the number of copies."""
+        """Raises ConfigError for spaces or numbers of copies that do not fit the settings."""
         super().__init__(settings, spec, team, num_envs, seed, device)
         self.settings = settings
         self._step = Recorded(self._one_step, device) if self.recordable else self._one_step
@@ -59,7 +59,7 @@ class A2CLearner(OnPolicyLearner):
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """One gradient step on the whole rollout, then start the next one."""
         batch = self.begin_update(clock)
-        self._batch = self.hold(batch)
+        self._batch = self.to_static_buffer(batch)
         self.tell_rows(batch.complete)
         with self.fitting():
             row = self._step(value_at(self.settings.entropy, clock))

@@ -1,4 +1,4 @@
-"""What every learner is: a configuration that builds it, and the five things it does."""
+"""Protocols of learners: settings that build a learner, its memory, and optional abilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from marl.auxiliary import Auxiliaries, AuxiliaryLoss
 from marl.channels import Channel, ChannelNet
-from marl.memory.base import Collector, Decision, Look
+from marl.memory.base import Collector, Decision, PolicyInput
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import MLP, Network
@@ -24,7 +24,7 @@ from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 class CrossTeam(Protocol):
     """What a critic reads of the other teams."""
 
-    def meet(self, learners: Sequence[object]) -> None:
+    def connect(self, learners: Sequence[object]) -> None:
         """Learn who controls the other teams; ``learners`` are those of all teams."""
         ...
 
@@ -40,12 +40,12 @@ class ReadsOthers(Protocol):
 
 
 @runtime_checkable
-class LearnsMeanwhile(Protocol):
-    """A learner that can update between an action and what comes of it."""
+class OverlapsEnvStep(Protocol):
+    """A learner that can update while the environment steps."""
 
     @property
-    def meanwhile(self) -> bool:
-        """Whether it does."""
+    def overlaps_env_step(self) -> bool:
+        """Whether it updates while the environment steps."""
         ...
 
 
@@ -54,10 +54,10 @@ class Learner(Protocol):
 
     @property
     def memory(self) -> Collector:
-        """Where it keeps what happens."""
+        """The memory it learns from."""
         ...
 
-    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
+    def act(self, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Choose for every agent of every copy; greedy unless exploring. Draws from its own stream unless given one."""
         ...
 
@@ -69,8 +69,8 @@ class Learner(Protocol):
         """Learn from the memory; metrics stay tensors."""
         ...
 
-    def rest(self) -> None:
-        """Let the updates that are due pass: another team learns now, this one has nothing to learn from."""
+    def skip_update(self) -> None:
+        """Skip the updates that are due: another team learns now."""
         ...
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet | None, Distribution]:
@@ -92,19 +92,19 @@ class Learner(Protocol):
 
 
 @runtime_checkable
-class ActsThrough(Protocol):
-    """A learner whose rules of acting go with any copy of its network: a frozen one then plays as the learner does."""
+class ActsWithNet(Protocol):
+    """A learner whose rule of acting works with any copy of its network, such as a frozen one."""
 
-    def act_through(
-        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    def act_with_net(
+        self, net: AgentNet, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None
     ) -> Decision:
-        """As :meth:`Learner.act`, with ``net`` in the place of the learner's own."""
+        """As :meth:`Learner.act`, with ``net`` instead of the learner's own network."""
         ...
 
 
 @runtime_checkable
 class LearnerConfig(Protocol):
-    """A frozen dataclass of settings."""
+    """Settings of a learner: a frozen dataclass with a ``build``."""
 
     action_kinds: ClassVar[frozenset[ActionKind]]
 
@@ -132,19 +132,19 @@ class HasPolicyNet(Protocol):
 
 @runtime_checkable
 class HasChannel(Protocol):
-    """Settings of a learner whose agents may talk."""
+    """Settings with a channel."""
 
     channel: Channel | None
 
 
-def talker_of(learner: Learner) -> ChannelNet | None:
-    """The network that a learner's agents talk through, if they do."""
+def channel_net_of(learner: Learner) -> ChannelNet | None:
+    """The network with a channel of a learner; None if it has none."""
     net = learner.policy_net if isinstance(learner, HasPolicyNet) else None
     return net if isinstance(net, ChannelNet) else None
 
 
 def channel_of(settings: LearnerConfig) -> Channel | None:
-    """What a learner's agents tell each other; None: nothing."""
+    """The channel of a learner's settings; None if it has none."""
     return settings.channel if isinstance(settings, HasChannel) else None
 
 
@@ -162,7 +162,7 @@ def check_kind(name: str, kinds: frozenset[ActionKind], team: TeamSpec) -> None:
 
 
 def refuse_noise(name: str, team: TeamSpec, *networks: Network | None) -> None:
-    """Refuse noisy layers where nobody would draw their noise. Raises ConfigError."""
+    """Refuse noisy layers for learners that do not draw their noise. Raises ConfigError."""
     if any(isinstance(network, MLP) and network.noisy for network in networks):
         raise ConfigError(
             f"{name} on team {team.name!r}: noisy layers explore for DQN; policies explore by themselves or by "

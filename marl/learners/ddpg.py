@@ -21,7 +21,7 @@ from marl.exploration import Exploration, GaussianNoise, GumbelSample
 from marl.grid.mixers import MixerContext, Mixing, TeamMixer, TeamValues, team_mixer
 from marl.learners.base import ALL_KINDS, refuse_noise
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, refuse, without_memory
-from marl.memory.base import Look
+from marl.memory.base import PolicyInput
 from marl.memory.sample import Sample, td_target
 from marl.nets.action_head import ActionHead
 from marl.nets.agent_net import AgentNet
@@ -51,7 +51,7 @@ class DDPG(OffPolicy):
 
 
 class DDPGLearner(OffPolicyLearner):
-    """See :class:`DDPG`."""
+    """The learner of :class:`DDPG` settings."""
 
     settings: DDPG
     head: ActionHead
@@ -110,13 +110,15 @@ class DDPGLearner(OffPolicyLearner):
     # --- the equations ------------------------------------------------------------------------------------------------
 
     def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:
-        """``(Q(x, a) - y)^2 / 2`` with ``y = r + gamma Q'(x', mu'(o'))``, and ``|y - Q|`` for priorities.
+        """``(Q(x, a) - y)^2 / 2``, and the errors that become priorities.
 
         The loss is the mean over rows, summed over parameter sets; with a mixer ``Q`` is ``Q_tot``.
         """
         with torch.no_grad():
             next_out = at_successors(self.actor_target, sample, seen, next_seen)
-            next_action = self.head.features(self.head.mode(next_out, sample.next_legal)) * goes_on(sample)  # mu'(o')
+            next_action = self.head.features(self.head.mode(next_out, sample.next_action_mask)) * goes_on(
+                sample
+            )  # mu'(o')
             next_value = self.critic.next_value(sample, next_action)[0, ..., 0]  # (L, B, N)
             if self.mixer is not None:
                 team = TeamValues(next_value, next_value, sample.next_acting, sample.next_joint, next_action)
@@ -136,15 +138,15 @@ class DDPGLearner(OffPolicyLearner):
         return (cost * weight).sum(), torch.where(counts, error.detach().abs(), 0).mean(0).unsqueeze(-1)
 
     def compute_actor_loss(self, sample: Sample, seen: Tensor) -> Tensor:
-        """``-Q(x, mu(o))``, mean over rows, sum over parameter sets; with a mixer ``-Q_tot`` of everybody's actions.
+        """``-Q(x, mu(o))``, mean over rows, sum over parameter sets; with a mixer ``-Q_tot`` of all actions.
 
         A joint critic reads each agent's own action from the policy and the others' as they were taken.
         """
         out, _ = self.actor.read(seen, sample.carry, sample.started, sample.acting)
-        action = self.head.relaxed(out, sample.legal, self.generator) * sample.acting.unsqueeze(-1)  # mu(o)
+        action = self.head.relaxed(out, sample.action_mask, self.generator) * sample.acting.unsqueeze(-1)  # mu(o)
         value = self.critic.value_of_own(sample, action)[0, ..., 0]  # (L, B, N)
         weight = self.experience.weigh(sample)
-        cost = self.settings.action_cost * (self.head.cost(out, sample.legal) * weight).sum()
+        cost = self.settings.action_cost * (self.head.cost(out, sample.action_mask) * weight).sum()
         if self.mixer is None:
             return cost - (value * weight).sum()
         total = self.mixer.now(TeamValues(value, value, sample.acting, sample.joint, action))
@@ -199,21 +201,21 @@ class DDPGLearner(OffPolicyLearner):
             return self.actor.restrict(None), self.head
         return self.actor.restrict(agent).cpu(), ActionHead(self.team.action.of(agent))
 
-    def choose(self, out: Tensor, look: Look, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def choose(self, out: Tensor, inputs: PolicyInput, explore: bool, generator: torch.Generator | None) -> Tensor:
         """The actor's action, or one near it; uniform until learning starts."""
         if not explore:
-            action = self.head.mode(out, look.legal)
+            action = self.head.mode(out, inputs.action_mask)
         elif self.settings.random_start and generator is None and self.experience.warming_up:
-            action = self.head.uniform(out, look.legal, self.generator)
+            action = self.head.uniform(out, inputs.action_mask, self.generator)
         else:
-            action = self.explore(self.head.scores(out), look, generator)
+            action = self.explore(self.head.scores(out), inputs, generator)
         return self.head.own_action(action)  # whatever explores knows nothing of padding
 
     @torch.no_grad()
-    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
+    def planned(self, obs: Tensor, action_mask: Tensor | None) -> Tensor:
         """Features ``(L, B, M, F)`` of the target policy's actions: what other teams' joint critics ask for."""
         out = without_memory(self.actor_target, self.actor.encode(obs))
-        return self.head.features(self.head.mode(out, legal))
+        return self.head.features(self.head.mode(out, action_mask))
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -223,6 +225,6 @@ class DDPGLearner(OffPolicyLearner):
         return named | ({} if self.mixer is None else self.mixer.parts())
 
     def optimizers(self) -> dict[str, Stepper]:
-        """One for each."""
+        """The optimizers of actor, critic and mixer."""
         own = {"mixer" if k == 0 else f"mixer.{k}": optimizer for k, optimizer in enumerate(self.mixer_optimizers)}
         return {"actor": self.actor_optimizer, "critic": self.critic_optimizer} | own

@@ -21,7 +21,7 @@ from marl.grid.mixers import Choices, MixerContext, Mixing, TeamMixer, team_mixe
 from marl.grid.scope import Local, Scope
 from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, one_step_on, refuse, without_memory
-from marl.memory.base import Decision, Look
+from marl.memory.base import Decision, PolicyInput
 from marl.memory.sample import Sample, td_target
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
@@ -62,7 +62,7 @@ class DQN(OffPolicy):
 
 
 class DQNLearner(OffPolicyLearner):
-    """See :class:`DQN`."""
+    """The learner of :class:`DQN` settings."""
 
     settings: DQN
     head: QHead
@@ -140,7 +140,7 @@ class DQNLearner(OffPolicyLearner):
         with torch.no_grad():
             next_out = at_successors(self.target, sample, seen, next_seen)  # (L, B, N, K)
             chooser = at_successors(self.net, sample, seen, next_seen) if self.settings.double else next_out
-            best = self.head.mode(chooser, sample.next_legal)  # (L, B, N) a*
+            best = self.head.mode(chooser, sample.next_action_mask)  # (L, B, N) a*
         with self.fitting(self.net, *([] if self.mixer is None else [self.mixer])):
             out, _ = self.net.read(seen, sample.carry, sample.started, sample.acting)  # (L, B, N, K)
             if self.mixer is None:
@@ -195,11 +195,11 @@ class DQNLearner(OffPolicyLearner):
             _, carries = net.read(seen, blank, sample.started, sample.acting)
             return self.head.values(one_step_on(net, sample, next_seen, carries))
 
-        choices = Choices(self.head.values(out), sample.action, sample.legal, values_now)
+        choices = Choices(self.head.values(out), sample.action, sample.action_mask, values_now)
         team = team_values(choices, sample.acting, sample.joint)
         total = mixer.now(team)  # (L, B): Q_tot(s, a)
         with torch.no_grad():
-            next_choices = Choices(self.head.values(next_out), best, sample.next_legal, values_later)
+            next_choices = Choices(self.head.values(next_out), best, sample.next_action_mask, values_later)
             next_total = mixer.later(team_values(next_choices, sample.next_acting, sample.next_joint))  # (L, B)
             spread = next_total.unsqueeze(-1).expand(sample.reward.shape)
             target = td_target(sample, spread, settings.n_step, settings.td_lambda)[..., 0]  # (L, B): y
@@ -247,14 +247,14 @@ class DQNLearner(OffPolicyLearner):
         }
 
     def _non_finite(self) -> Tensor:
-        """Updates in a row that came to nothing, in any of the matrices."""
+        """Updates in a row that were skipped, in any of the parameter matrices."""
         if len(self.flats) == 1:
             return self.flat.non_finite.clone()
         return torch.stack([flat.non_finite for flat in self.flats]).amax()
 
     @cached_property
     def _recordable(self) -> bool:
-        """A recording would keep the probability of forgiving that it was made with."""
+        """Leniency changes with time, and a recording would keep one probability for ever."""
         return super()._recordable and not isinstance(self.settings.leniency, SCHEDULES)
 
     # --- acting -------------------------------------------------------------------------------------------------------
@@ -271,25 +271,25 @@ class DQNLearner(OffPolicyLearner):
         """The network of the values."""
         return self.net
 
-    def act_through(
-        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    def act_with_net(
+        self, net: AgentNet, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None
     ) -> Decision:
-        """The action of the highest value, or one near it, by a copy of the network."""
+        """As :meth:`act`, with ``net`` instead of the network."""
         if self.noisy:
             net.draw_noise((generator or self.generator) if explore else None)
-        return super().act_through(net, look, explore, generator)
+        return super().act_with_net(net, inputs, explore, generator)
 
-    def choose(self, out: Tensor, look: Look, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def choose(self, out: Tensor, inputs: PolicyInput, explore: bool, generator: torch.Generator | None) -> Tensor:
         """The action of the highest value, or one near it."""
         if not explore:
-            return self.head.mode(out, look.legal)
-        return self.explore(self.head.values(out), look, generator)
+            return self.head.mode(out, inputs.action_mask)
+        return self.explore(self.head.values(out), inputs, generator)
 
     @torch.no_grad()
-    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
-        """One-hots ``(L, B, M, A)`` of the target's greedy actions: what other teams' joint critics ask for."""
+    def planned(self, obs: Tensor, action_mask: Tensor | None) -> Tensor:
+        """One-hots ``(L, B, M, A)`` of the target's greedy actions, for joint critics of other teams."""
         out = without_memory(self.target, self.net.encode(obs))
-        return ops.one_hot(self.head.mode(out, legal), self.head.actions)
+        return ops.one_hot(self.head.mode(out, action_mask), self.head.actions)
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
         """One agent's own values, or the team's, acted on greedily."""
@@ -304,7 +304,7 @@ class DQNLearner(OffPolicyLearner):
         return {"net": self.net, "target": self.target} | ({} if self.mixer is None else self.mixer.parts())
 
     def optimizers(self) -> dict[str, Stepper]:
-        """One for each matrix of parameters."""
+        """The optimizer of each matrix of parameters."""
         return {f"adam.{place}": stepper for place, stepper in enumerate(self.steppers)}
 
 

@@ -1,4 +1,4 @@
-"""Gradients by autograd, from the losses that the learners state; :func:`marl.compiled.gradient_for` may replace them.
+"""Gradients by autograd, from the losses of the learners; :func:`marl.compiled.gradient_for` may replace them.
 
 Each fills the flat gradients of its learner's networks and returns what the learner reports. It looks its loss up when
 it is called, so whatever stands there is what is learnt by.
@@ -26,7 +26,7 @@ class RolloutGradient(Protocol):
     """The gradient of a loss over a rollout."""
 
     def begin(self, batch: Batch) -> None:
-        """Look at a rollout: it is filled in from sequences of it."""
+        """Take the rollout whose sequences :meth:`fill` is called with."""
         ...
 
     def fill(self, index: Tensor, clip: Any, entropy_weight: Any) -> Tensor:
@@ -68,8 +68,8 @@ class RolloutLearner(Protocol):
         """The names of the loss's parts, in the order of their columns."""
         ...
 
-    def hold(self, batch: Batch) -> Batch:
-        """The batch where a recorded step will find it."""
+    def to_static_buffer(self, batch: Batch) -> Batch:
+        """Copy the batch to fixed memory, for a recorded step."""
         ...
 
     def weigh(self, batch: Batch) -> Tensor:
@@ -96,8 +96,8 @@ class RolloutAutograd:
         self._batch: Batch | None = None
 
     def begin(self, batch: Batch) -> None:
-        """Look at a rollout."""
-        self._batch = self.learner.hold(batch)
+        """Take the rollout."""
+        self._batch = self.learner.to_static_buffer(batch)
 
     def fill(self, index: Tensor, clip: Any, entropy_weight: Any) -> Tensor:
         """Fill the gradients from some sequences; the loss's parts of every parameter set, ``(P, parts)``."""

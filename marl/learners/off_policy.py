@@ -1,4 +1,4 @@
-"""What off-policy learners have in common: they act with exploration, keep what happens, and learn from draws of it."""
+"""What off-policy learners share: exploration, a replay memory, learning from draws."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from marl.grid.mixers import Mixing
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike, owner_index
 from marl.learners.base import check_kind, generator_from, make_auxiliaries, restore_generator
-from marl.memory.base import Decision, DrawSpec, Look, Memory, MemoryChoice, MemoryContext, RecordsOthers
+from marl.memory.base import Decision, DrawSpec, Memory, MemoryChoice, MemoryContext, PolicyInput, RecordsOthers
 from marl.memory.hindsight import Hindsight
-from marl.memory.priorities import Prioritised
+from marl.memory.priorities import Prioritized
 from marl.memory.replay import ReplayMemory
 from marl.memory.sample import Sample
 from marl.nets.agent_net import AgentNet
@@ -58,7 +58,7 @@ class OffPolicy:
     agent_id: bool = setting(True, "append the agent's id one-hot where agents share parameters")
     exploration: Exploration | None = setting(None, "how to deviate from the greedy action; None: the learner's own")
     memory: MemoryChoice | None = setting(
-        None, "what is kept and drawn from; None: ReplayMemory() of buffer, buffer_dir, prioritised and hindsight"
+        None, "what is kept and drawn from; None: ReplayMemory() of buffer, buffer_dir, prioritized and hindsight"
     )
     buffer: int = setting(100_000, "environment steps that the replay holds", least=1)
     buffer_dir: str | None = setting(None, "folder to keep observations in, for replays larger than memory")
@@ -67,7 +67,7 @@ class OffPolicy:
     updates_per_step: float = setting(0.25, "updates per environment step, whatever the number of copies", above=0)
     overlap: bool = setting(False, "update while the environment steps: at the same time if it has worker processes")
     n_step: int = setting(1, "own turns whose rewards are summed before bootstrapping", least=1)
-    prioritised: Prioritised | None = setting(None, "Prioritised() draws by TD error; None: uniformly")
+    prioritized: Prioritized | None = setting(None, "Prioritized() draws by TD error; None: uniformly")
     hindsight: Hindsight | None = setting(None, "Hindsight() relabels goals; None: does not")
     sequence: int | None = setting(None, "rows of a training sequence; None: 1, or 20 for recurrent networks", least=1)
     burn_in: int = setting(0, "first rows of a sequence that only warm up the carry", least=0)
@@ -77,7 +77,7 @@ class OffPolicy:
     target_every: int = setting(1, "updates between two moves of the target networks", least=1)
     tau: float = setting(0.005, "share that targets move towards the networks each time; 1: copies", above=0, most=1)
     max_grad_norm: float = setting(10.0, "largest gradient norm of a parameter set", above=0)
-    normalize_obs: bool = setting(False, "running normalisation of vector observations")
+    normalize_obs: bool = setting(False, "running normalization of vector observations")
     optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
     auxiliary: tuple[AuxiliaryLoss, ...] = setting((), "what the policy also learns: losses of marl.auxiliary")
 
@@ -270,7 +270,7 @@ class OffPolicyLearner(ABC):
     # --- parts of a constructor ---------------------------------------------------------------------------------------
 
     def generators(self) -> list[torch.Generator]:
-        """New streams, one per parameter set, to initialise networks from."""
+        """New streams, one per parameter set, to initialize networks from."""
         children = [child.spawn(1)[0] for child in self._set_seeds]
         return [torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1)) for child in children]
 
@@ -326,7 +326,7 @@ class OffPolicyLearner(ABC):
 
     def _memory_choice(self) -> MemoryChoice:
         settings = self.settings
-        own = {name: getattr(settings, name) for name in ("buffer", "buffer_dir", "prioritised", "hindsight")}
+        own = {name: getattr(settings, name) for name in ("buffer", "buffer_dir", "prioritized", "hindsight")}
         replay = ReplayMemory(**own)
         if settings.memory is None:
             return replay
@@ -343,7 +343,7 @@ class OffPolicyLearner(ABC):
     @property
     @abstractmethod
     def default_exploration(self) -> Exploration:
-        """What explores unless the settings say otherwise."""
+        """The exploration used unless the settings name another."""
 
     @property
     @abstractmethod
@@ -351,7 +351,7 @@ class OffPolicyLearner(ABC):
         """The network that acts."""
 
     @abstractmethod
-    def choose(self, out: Tensor, look: Look, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def choose(self, out: Tensor, inputs: PolicyInput, explore: bool, generator: torch.Generator | None) -> Tensor:
         """Actions ``(E, N[, A])`` as they are stored, from the network's outputs ``(E, N, K)``."""
 
     @abstractmethod
@@ -377,18 +377,18 @@ class OffPolicyLearner(ABC):
         """Width of the recurrent state of one agent."""
         return self.policy_net.carry_shape[1]
 
-    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
+    def act(self, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """What :meth:`choose` says of the network's outputs."""
-        return self.act_through(self.policy_net, look, explore, generator)
+        return self.act_with_net(self.policy_net, inputs, explore, generator)
 
     @torch.inference_mode()
-    def act_through(
-        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    def act_with_net(
+        self, net: AgentNet, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None
     ) -> Decision:
         """The same with a copy of the network."""
-        net.seed(look.carry, generator or self.generator)
-        out, carry = net.once(look.obs, look.carry, look.started, look.alive)  # (E, N, K)
-        action = self.choose(out, look, explore, generator)
+        net.seed(inputs.carry, generator or self.generator)
+        out, carry = net.once(inputs.obs, inputs.carry, inputs.started, inputs.acting)  # (E, N, K)
+        action = self.choose(out, inputs, explore, generator)
         return Decision(action, self.head.to_env(action), out[..., 0], carry)
 
     def _explorer(self, num_envs: int) -> Explorer:
@@ -401,20 +401,20 @@ class OffPolicyLearner(ABC):
         )
         return chosen.build(self.team.action, num_envs, self.device)
 
-    def explore(self, scores: Tensor, look: Look, generator: torch.Generator | None) -> Tensor:
-        """An action near the greedy one. Evaluations (with streams of their own) begin here, without a trace."""
+    def explore(self, scores: Tensor, inputs: PolicyInput, generator: torch.Generator | None) -> Tensor:
+        """An exploring action. Evaluations pass a generator of their own and change no state of training."""
         if generator is None:
-            return self.explorer(scores, look, self.clock, self.generator)
+            return self.explorer(scores, inputs, self.clock, self.generator)
         if self._visitor is None or self._visitor[0] is not generator:
-            visitor = self._explorer(look.started.shape[0])
+            visitor = self._explorer(inputs.started.shape[0])
             visitor.load_state_dict(self.explorer.state_dict())
             self._visitor = generator, visitor
-        return self._visitor[1](scores, look, self.clock, generator)
+        return self._visitor[1](scores, inputs, self.clock, generator)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
     @property
-    def meanwhile(self) -> bool:
+    def overlaps_env_step(self) -> bool:
         """Whether updates are made while the environment steps."""
         return self.settings.overlap
 
@@ -423,8 +423,8 @@ class OffPolicyLearner(ABC):
         self.clock = clock
         return self.experience.due(clock) > 0
 
-    def rest(self) -> None:
-        """Skip the updates that are due."""
+    def skip_update(self) -> None:
+        """Skip the updates that are due, for good."""
         self.experience.updates += self.experience.due(self.clock)
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
@@ -497,15 +497,15 @@ class OffPolicyLearner(ABC):
 
     @cached_property
     def _recordable(self) -> bool:
-        """Nobody knows what functions of a user's own do."""
+        """Whether an update may be recorded: not with modules of the user's, whose code is unknown."""
         if not all(optimizer.recordable for optimizer in self._all_optimizers()):
             return False
         net = self.policy_net
         parts = [*self.modules().values(), self.auxiliary.modules]
-        return not holds_own(parts) and (not isinstance(net, ChannelNet) or net.wiring.moving is None)
+        return not holds_own(parts) and (not isinstance(net, ChannelNet) or net.adjacency.dynamic is None)
 
     def flags(self) -> tuple[bool, ...]:
-        """Which of the things that are not part of every update are part of this one."""
+        """Which optional pieces are part of this update."""
         return (self.target_due(),)
 
     def target_due(self) -> bool:
@@ -522,7 +522,7 @@ class OffPolicyLearner(ABC):
         """Parameters, targets, moments, streams, exploration, memory."""
         return {
             "modules": {name: dict(module.state_dict()) for name, module in self.modules().items()},
-            "optimisers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
             "generator": self.generator.get_state(),
             "explorer": self.explorer.state_dict(),
             **self.experience.state_dict(),
@@ -535,7 +535,7 @@ class OffPolicyLearner(ABC):
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.optimizers().items():
-            optimizer.load_state_dict(state["optimisers"][name])
+            optimizer.load_state_dict(state["optimizers"][name])
         restore_generator(self.generator, state["generator"])
         self.explorer.load_state_dict(state["explorer"])
         self.experience.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""What on-policy learners have in common: they act, fill a rollout, learn from it once and forget it."""
+"""What on-policy learners share: they fill a rollout, learn from it once and discard it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from marl.grid.mixers import Mixing
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike
 from marl.learners.base import ALL_KINDS, check_kind, generator_from, make_auxiliaries, refuse_noise, restore_generator
-from marl.memory.base import Decision, Look
+from marl.memory.base import Decision, PolicyInput
 from marl.memory.rollout import Rollout
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
@@ -61,8 +61,8 @@ class OnPolicy:
     entropy: Schedule = setting(0.0, "weight of the entropy bonus, a number or Linear(start, end)", least=0)
     max_grad_norm: float = setting(0.5, "largest gradient norm of a parameter set", above=0)
     normalize_advantages: bool = setting(True, "zero mean and unit deviation per parameter set and rollout")
-    normalize_values: bool = setting(False, "train the critic on targets normalised by their running statistics")
-    normalize_obs: bool = setting(False, "running normalisation of vector observations")
+    normalize_values: bool = setting(False, "train the critic on targets normalized by their running statistics")
+    normalize_obs: bool = setting(False, "running normalization of vector observations")
     squash: bool = setting(False, "tanh-squashed instead of clipped Gaussian actions")
     optimizer: Optimizer = setting(Adam(), "Adam(), AdamW(), RMSprop(), SGD() or TorchOptim(), all in marl.optim")
     auxiliary: tuple[AuxiliaryLoss, ...] = setting((), "what the policy also learns: losses of marl.auxiliary")
@@ -74,7 +74,7 @@ class OnPolicy:
 
 
 class OnPolicyLearner:
-    """Everything but the update."""
+    """Acting, the rollout, checkpoints; a subclass adds the update."""
 
     chosen: Any = None  # what :func:`~marl.compiled.gradient_for` decided
 
@@ -137,7 +137,7 @@ class OnPolicyLearner:
         talks = isinstance(self.model.actor, ChannelNet)
         self._records_acting = self.recordable and not talks and recording(self.memory.device)
         self._acting = Recorded(self._act, device, [self.generator], stay=True)
-        self._held: Batch | None = None
+        self._static_buffer: Batch | None = None
 
     def optimizers(self) -> dict[str, Stepper]:
         """That of policy and critic, and that of the auxiliary losses, if they have parameters."""
@@ -158,33 +158,35 @@ class OnPolicyLearner:
         """The network that acts."""
         return self.model.actor
 
-    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
+    def act(self, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """Sample, or take the most likely action."""
         if explore and generator is None and self._records_acting:
             with torch.inference_mode():
-                return Decision(*self._acting(look.obs, look.carry, look.started, look.alive, look.legal))
-        return self.model.act(look, generator or self.generator, explore)
+                return Decision(
+                    *self._acting(inputs.obs, inputs.carry, inputs.started, inputs.acting, inputs.action_mask)
+                )
+        return self.model.act(inputs, generator or self.generator, explore)
 
-    def act_through(
-        self, net: AgentNet, look: Look, explore: bool, generator: torch.Generator | None = None
+    def act_with_net(
+        self, net: AgentNet, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None
     ) -> Decision:
         """As :meth:`act`, with a copy of the actor."""
-        return self.model.act(look, generator or self.generator, explore, net)
+        return self.model.act(inputs, generator or self.generator, explore, net)
 
     def _act(
-        self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor, legal: Tensor | None
+        self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        decision = self.model.act(Look(obs, carry, started, alive, legal), self.generator, explore=True)
+        decision = self.model.act(PolicyInput(obs, carry, started, acting, action_mask), self.generator, explore=True)
         return decision.action, decision.env_action, decision.log_prob, decision.carry
 
     def ready(self, clock: Clock) -> bool:
-        """Whether the rollout is full. One in which nobody of the team acted teaches nothing and is forgotten."""
+        """Whether the rollout is full. A rollout in which no agent of the team acted is discarded."""
         if self.memory.full and self.memory.idle:
-            self.rest()
+            self.skip_update()
         return self.memory.full
 
-    def rest(self) -> None:
-        """Forget the rollout."""
+    def skip_update(self) -> None:
+        """Discard the rollout."""
         self.memory.restart()
 
     def begin_update(self, clock: Clock) -> Batch:
@@ -236,18 +238,18 @@ class OnPolicyLearner:
         """Within it dropout drops and batch norm looks at the batch: around gradient steps and nothing else."""
         return fitting(self.parts_with_mode, self.generator)
 
-    def hold(self, batch: Batch) -> Batch:
-        """The batch where a recorded step will find it: on a GPU the same memory every time."""
+    def to_static_buffer(self, batch: Batch) -> Batch:
+        """Copy the batch to fixed memory on a GPU, where a recorded step reads it."""
         if not self.recordable or not recording(batch.seen.device):
             return batch
-        if self._held is None:
-            self._held = batch.clone()
+        if self._static_buffer is None:
+            self._static_buffer = batch.clone()
         else:
-            self._held.copy_(batch)
-        return self._held
+            self._static_buffer.copy_(batch)
+        return self._static_buffer
 
     def end_update(self) -> None:
-        """Let the normalisers see the rollout, and begin the next one."""
+        """Update the normalizers with the rollout, and begin the next one."""
         self.model.update_normalizers(self.memory, self.reduce)
         self.memory.restart()
 
@@ -256,10 +258,10 @@ class OnPolicyLearner:
         return self.model.restrict(agent, self.team, self._settings.squash)
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, moments, normalisers, random stream, rollout."""
+        """Parameters, moments, normalizers, random stream, rollout."""
         return {
             "model": dict(self.model.state_dict()),
-            "optimiser": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "memory": self.memory.state_dict(),
             **({"auxiliary": self.auxiliary.state_dict()} if self.auxiliary else {}),
@@ -268,7 +270,7 @@ class OnPolicyLearner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         restore_generator(self.generator, state["generator"])
         self.memory.load_state_dict(state["memory"])
         if self.auxiliary:

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (Schulman et al. 2017), for every agent of a team at once.
+"""Proximal policy optimization (Schulman et al. 2017), for every agent of a team at once.
 
 IPPO is PPO with :class:`~marl.grid.scope.Local` critics, MAPPO is PPO with :class:`~marl.grid.scope.Joint` ones.
 """
@@ -29,7 +29,7 @@ PARTS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
 
 @config
 class PPO(OnPolicy):
-    """Proximal policy optimisation with clipping (https://arxiv.org/abs/1707.06347)."""
+    """Proximal policy optimization with clipping (https://arxiv.org/abs/1707.06347)."""
 
     epochs: int = setting(4, "passes over each rollout", least=1)
     minibatches: int = setting(4, "parts of a pass, each one update", least=1)
@@ -51,7 +51,7 @@ class PPO(OnPolicy):
 
 
 class PPOLearner(OnPolicyLearner):
-    """See :class:`PPO`."""
+    """The learner of :class:`PPO` settings."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class PPOLearner(OnPolicyLearner):
     def _epochs(
         self, batch: Batch, running: set[int], clip: float, entropy_weight: float, totals: dict[str, Tensor]
     ) -> int:
-        """Passes over the batch, until every running parameter set has gone too far; how many steps were taken."""
+        """Passes over the batch until the KL limit stops every parameter set; returns the number of steps."""
         settings = self.settings
         self._gradient.begin(batch)
         for epoch in range(settings.epochs):
@@ -165,7 +165,7 @@ class PPOLearner(OnPolicyLearner):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What the loss is made of, in the order in which gradients tell it."""
+        """Names of the loss's parts, in the order of the columns that gradients return."""
         return (*PARTS, "auxiliary_loss") if self.auxiliary else PARTS
 
     def weigh(self, batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from marl.config import config
 from marl.grid.credit import Independent
 from marl.grid.scope import Local
 from marl.learners.base import ALL_KINDS, generator_from, restore_generator
-from marl.memory.base import Decision, Look
+from marl.memory.base import Decision, PolicyInput
 from marl.memory.rollout import Rollout
 from marl.nets.distributions import Distribution, uniform
 from marl.schedules import Clock
@@ -22,7 +22,7 @@ from marl.types import ActionKind, Spec, TeamSpec
 
 @config
 class Random:
-    """Uniformly random legal actions: the baseline, the filler, the first opponent."""
+    """Uniformly random legal actions: a baseline, a player for unused seats, a first opponent."""
 
     action_kinds: ClassVar[frozenset[ActionKind]] = ALL_KINDS
 
@@ -39,7 +39,7 @@ class Random:
 
 
 class RandomLearner:
-    """See :class:`Random`."""
+    """The learner of :class:`Random` settings."""
 
     carry_width = 0
 
@@ -52,13 +52,13 @@ class RandomLearner:
         self.generator = generator_from(seed, device)
         self.memory = Rollout(spec, team, Local(), Independent(), 1, num_envs, 0, device)
 
-    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
-        """Uniform over what is legal, greedy or not."""
-        shape = *look.alive.shape, self.distribution.size
-        parameters = torch.zeros(shape, device=look.alive.device, dtype=torch.float32)
-        action = self.distribution.sample(parameters, look.legal, generator or self.generator)
-        log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
-        return Decision(action, self.distribution.to_env(action), log_prob, look.carry)
+    def act(self, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None) -> Decision:
+        """A uniformly random legal action, greedy or not."""
+        shape = *inputs.acting.shape, self.distribution.size
+        parameters = torch.zeros(shape, device=inputs.acting.device, dtype=torch.float32)
+        action = self.distribution.sample(parameters, inputs.action_mask, generator or self.generator)
+        log_prob, _ = self.distribution.evaluate(parameters, inputs.action_mask, action)
+        return Decision(action, self.distribution.to_env(action), log_prob, inputs.carry)
 
     def ready(self, clock: Clock) -> bool:
         """Each step: only to free the memory."""
@@ -69,7 +69,7 @@ class RandomLearner:
         self.memory.restart()
         return {}
 
-    def rest(self) -> None:
+    def skip_update(self) -> None:
         """Free the memory."""
         self.memory.restart()
 

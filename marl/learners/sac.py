@@ -22,7 +22,7 @@ from marl.grid.mixers import Mixing
 from marl.learners.base import refuse_noise
 from marl.learners.gradients import ActorCriticAutograd, ActorCriticGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, refuse, without_memory
-from marl.memory.base import Look
+from marl.memory.base import PolicyInput
 from marl.memory.sample import Sample, td_target
 from marl.nets.action_head import ActionHead, SquashedHead, masked_policy
 from marl.nets.agent_net import AgentNet
@@ -57,9 +57,9 @@ class SAC(OffPolicy):
 
 
 class SACLearner(OffPolicyLearner):
-    """See :class:`SAC`.
+    """The learner of :class:`SAC` settings.
 
-    Boxes: critics ``Q(x, a)`` and reparameterised draws. Choices: critics ``Q(x, a_-i, .)`` with a value for every own
+    Boxes: critics ``Q(x, a)`` and reparameterized draws. Choices: critics ``Q(x, a_-i, .)`` with a value for every own
     action, so that expectations over it are exact.
     """
 
@@ -140,13 +140,13 @@ class SACLearner(OffPolicyLearner):
         with torch.no_grad():
             next_out = at_successors(self.actor, sample, seen, next_seen)
             if self.choices:
-                policy, log_policy = masked_policy(next_out, sample.next_legal)  # (L, B, N, A)
-                drawn = self.code.features(self.head.sample(next_out, sample.next_legal, self.generator))
+                policy, log_policy = masked_policy(next_out, sample.next_action_mask)  # (L, B, N, A)
+                drawn = self.code.features(self.head.sample(next_out, sample.next_action_mask, self.generator))
                 next_q = self.critic.next_value(sample, drawn * goes_on(sample)).amin(0)  # (L, B, N, A)
                 next_value = (policy * (next_q - alpha.unsqueeze(-1) * log_policy)).sum(-1)
             else:
                 assert isinstance(self.head, SquashedHead)
-                next_action, log_prob = self.head.reparameterised(next_out, self.generator)
+                next_action, log_prob = self.head.reparameterized(next_out, self.generator)
                 next_q = self.critic.next_value(sample, next_action * goes_on(sample))[..., 0].amin(0)  # (L, B, N)
                 next_value = next_q - alpha * log_prob
             target = td_target(sample, next_value, self.settings.n_step)  # (L, B, N)
@@ -159,14 +159,14 @@ class SACLearner(OffPolicyLearner):
         """``E[alpha log pi(a|o) - min_c Q_c(x, a)]``, and the policy's entropy ``(L, B, N)``."""
         out, _ = self.actor.read(seen, sample.carry, sample.started, sample.acting)
         if self.choices:
-            policy, log_policy = masked_policy(out, sample.legal)  # (L, B, N, A)
+            policy, log_policy = masked_policy(out, sample.action_mask)  # (L, B, N, A)
             with torch.no_grad():
                 value = self.critic.value(sample, self.critic.taken(sample)).amin(0)  # (L, B, N, A)
             cost = (policy * (alpha.unsqueeze(-1) * log_policy - value)).sum(-1)
             entropy = -(policy * log_policy).sum(-1).detach()
         else:
             assert isinstance(self.head, SquashedHead)
-            action, log_prob = self.head.reparameterised(out, self.generator)
+            action, log_prob = self.head.reparameterized(out, self.generator)
             value = self.critic.value_of_own(sample, action * sample.acting.unsqueeze(-1))[..., 0].amin(0)  # (L, B, N)
             cost = alpha * log_prob - value
             entropy = -log_prob.detach()
@@ -227,26 +227,26 @@ class SACLearner(OffPolicyLearner):
             return self.actor.restrict(None), self.head
         return self.actor.restrict(agent).cpu(), self._head(self.team.action.of(agent), "cpu")
 
-    def choose(self, out: Tensor, look: Look, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def choose(self, out: Tensor, inputs: PolicyInput, explore: bool, generator: torch.Generator | None) -> Tensor:
         """A draw from the policy, with noise on top where settings ask for it; uniform until learning starts."""
         settings = self.settings
         if not explore:
-            action = self.head.mode(out, look.legal)
+            action = self.head.mode(out, inputs.action_mask)
         elif settings.random_start and generator is None and self.experience.warming_up:
-            action = self.code.uniform(out, look.legal, self.generator)
+            action = self.code.uniform(out, inputs.action_mask, self.generator)
         elif settings.exploration is not None and self.choices:
-            action = self.explore(out, look, generator)
+            action = self.explore(out, inputs, generator)
         else:
-            action = self.head.sample(out, look.legal, generator or self.generator)
+            action = self.head.sample(out, inputs.action_mask, generator or self.generator)
             if settings.exploration is not None:
-                action = self.explore(action, look, generator)
+                action = self.explore(action, inputs, generator)
         return self.code.own_action(action)  # whatever explores knows nothing of padding
 
     @torch.no_grad()
-    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
+    def planned(self, obs: Tensor, action_mask: Tensor | None) -> Tensor:
         """Features ``(L, B, M, F)`` of the target policy's actions: what other teams' joint critics ask for."""
         out = without_memory(self.actor_target, self.actor.encode(obs))
-        return self.code.features(self.head.mode(out, legal))
+        return self.code.features(self.head.mode(out, action_mask))
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class SACLearner(OffPolicyLearner):
         return {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
 
     def optimizers(self) -> dict[str, Stepper]:
-        """One for each."""
+        """The optimizers of actor, critics and temperatures."""
         return {
             "actor": self.actor_optimizer,
             "critic": self.critic_optimizer,
@@ -263,7 +263,7 @@ class SACLearner(OffPolicyLearner):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """With the temperatures."""
+        """As of every off-policy learner, with the temperatures."""
         return super().state_dict() | {"log_temperature": self.log_temperature.values[:, 0]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Policies that somebody wrote down: pure and mixed strategies, functions of the observation; they learn nothing."""
+"""Scripted policies: pure and mixed strategies, functions of the observation; they learn nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from marl.grid.credit import Independent
 from marl.grid.scope import Local
 from marl.learners.base import check_kind, generator_from, restore_generator
-from marl.memory.base import Decision, Look
+from marl.memory.base import Decision, PolicyInput
 from marl.memory.rollout import Rollout
 from marl.nets.distributions import Constant, Distribution, make_distribution
 from marl.schedules import Clock
@@ -105,7 +105,7 @@ class Scripted:
 
 
 class ScriptedLearner:
-    """See :class:`Fixed` and :class:`Scripted`."""
+    """The learner of :class:`Fixed` and :class:`Scripted` settings."""
 
     carry_width = 0
 
@@ -124,15 +124,15 @@ class ScriptedLearner:
         self.generator = generator_from(seed, device)
         self.memory = Rollout(spec, team, Local(), Independent(), 1, num_envs, 0, device)
 
-    def act(self, look: Look, explore: bool, generator: torch.Generator | None = None) -> Decision:
-        """What the strategy says."""
-        shape = *look.alive.shape, self.distribution.size
-        parameters = torch.zeros(shape, device=look.alive.device, dtype=torch.float32)
+    def act(self, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None) -> Decision:
+        """The strategy's action."""
+        shape = *inputs.acting.shape, self.distribution.size
+        parameters = torch.zeros(shape, device=inputs.acting.device, dtype=torch.float32)
         if self.net is not None:
-            parameters = self.net.scores(look.obs)
-        action = self.distribution.sample(parameters, look.legal, generator or self.generator)
-        log_prob, _ = self.distribution.evaluate(parameters, look.legal, action)
-        return Decision(action, self.distribution.to_env(action), log_prob, look.carry)
+            parameters = self.net.scores(inputs.obs)
+        action = self.distribution.sample(parameters, inputs.action_mask, generator or self.generator)
+        log_prob, _ = self.distribution.evaluate(parameters, inputs.action_mask, action)
+        return Decision(action, self.distribution.to_env(action), log_prob, inputs.carry)
 
     def ready(self, clock: Clock) -> bool:
         """Each step: only to free the memory."""
@@ -143,7 +143,7 @@ class ScriptedLearner:
         self.memory.restart()
         return {}
 
-    def rest(self) -> None:
+    def skip_update(self) -> None:
         """Free the memory."""
         self.memory.restart()
 
@@ -162,26 +162,26 @@ class ScriptedLearner:
 
 
 class _Highest:
-    """Whatever scores highest, always."""
+    """A distribution that always takes the choice with the highest score."""
 
     learns_scale = False
 
     def __init__(self, inner: Distribution) -> None:
         self.inner, self.size = inner, inner.size
 
-    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
-        return self.inner.mode(parameters, legal)
+    def mode(self, parameters: Tensor, action_mask: Tensor | None) -> Tensor:
+        return self.inner.mode(parameters, action_mask)
 
-    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        return self.inner.mode(parameters, legal)
+    def sample(self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        return self.inner.mode(parameters, action_mask)
 
     def draw(
-        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+        self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        action = self.inner.mode(parameters, legal)
-        return action, self.evaluate(parameters, legal, action)[0]
+        action = self.inner.mode(parameters, action_mask)
+        return action, self.evaluate(parameters, action_mask, action)[0]
 
-    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, parameters: Tensor, action_mask: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         zeros = parameters.new_zeros(parameters.shape[:-1])
         return zeros, zeros
 
@@ -190,7 +190,7 @@ class _Highest:
 
 
 class _Rule(nn.Module):
-    """A user's function where a network would be."""
+    """A user's function as a network."""
 
     def __init__(self, function: Callable[[Array], Array], team: TeamSpec, size: int) -> None:
         super().__init__()
@@ -206,5 +206,5 @@ class _Rule(nn.Module):
             )
         return torch.from_numpy(found).to(obs.device)
 
-    def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         return self.scores(x), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)

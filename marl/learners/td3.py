@@ -16,7 +16,7 @@ from marl.exploration import Exploration, GaussianNoise, GumbelSample
 from marl.grid.mixers import Mixing
 from marl.learners.base import ALL_KINDS, refuse_noise
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, refuse, without_memory
-from marl.memory.base import Look
+from marl.memory.base import PolicyInput
 from marl.memory.sample import Sample, td_target
 from marl.nets.action_head import ActionHead
 from marl.nets.agent_net import AgentNet
@@ -49,7 +49,7 @@ class TD3(OffPolicy):
 
 
 class TD3Learner(OffPolicyLearner):
-    """See :class:`TD3`."""
+    """The learner of :class:`TD3` settings."""
 
     settings: TD3
     head: ActionHead
@@ -98,13 +98,13 @@ class TD3Learner(OffPolicyLearner):
     # --- the equations ------------------------------------------------------------------------------------------------
 
     def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:
-        """``sum_c (Q_c(x, a) - y)^2 / 2`` with ``y = r + gamma min_c Q'_c(x', mu'(o') + noise)``; ``|y - Q|``.
+        """``sum_c (Q_c(x, a) - y)^2 / 2``, and the errors that become priorities.
 
         The loss is the mean over rows, summed over parameter sets.
         """
         with torch.no_grad():
             next_out = at_successors(self.actor_target, sample, seen, next_seen)
-            next_action = self._smoothed(self.head.mode(next_out, sample.next_legal))  # mu'(o') + noise
+            next_action = self._smoothed(self.head.mode(next_out, sample.next_action_mask))  # mu'(o') + noise
             features = self.head.features(next_action) * goes_on(sample)
             next_value = self.critic.next_value(sample, features)[..., 0].amin(0)  # (L, B, N)
             target = td_target(sample, next_value, self.settings.n_step)  # (L, B, N)
@@ -114,10 +114,10 @@ class TD3Learner(OffPolicyLearner):
     def compute_actor_loss(self, sample: Sample, seen: Tensor) -> Tensor:
         """``-Q_1(x, mu(o))``, mean over rows, sum over parameter sets."""
         out, _ = self.actor.read(seen, sample.carry, sample.started, sample.acting)
-        action = self.head.relaxed(out, sample.legal, self.generator) * sample.acting.unsqueeze(-1)  # mu(o)
+        action = self.head.relaxed(out, sample.action_mask, self.generator) * sample.acting.unsqueeze(-1)  # mu(o)
         value = self.critic.value_of_own(sample, action)[0, ..., 0]  # (L, B, N)
         weight = self.experience.weigh(sample)
-        cost = self.settings.action_cost * (self.head.cost(out, sample.legal) * weight).sum()
+        cost = self.settings.action_cost * (self.head.cost(out, sample.action_mask) * weight).sum()
         return cost - (value * weight).sum()
 
     def _smoothed(self, action: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class TD3Learner(OffPolicyLearner):
         return (self.experience.updates + 1) % self.settings.delay == 0
 
     def flags(self) -> tuple[bool, ...]:
-        """Actors move less often than critics."""
+        """Whether this update includes the actor, which is updated less often than the critics."""
         return *super().flags(), self._actor_due()
 
     # --- acting -------------------------------------------------------------------------------------------------------
@@ -177,21 +177,21 @@ class TD3Learner(OffPolicyLearner):
             return self.actor.restrict(None), self.head
         return self.actor.restrict(agent).cpu(), ActionHead(self.team.action.of(agent))
 
-    def choose(self, out: Tensor, look: Look, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def choose(self, out: Tensor, inputs: PolicyInput, explore: bool, generator: torch.Generator | None) -> Tensor:
         """The actor's action, or one near it; uniform until learning starts."""
         if not explore:
-            action = self.head.mode(out, look.legal)
+            action = self.head.mode(out, inputs.action_mask)
         elif self.settings.random_start and generator is None and self.experience.warming_up:
-            action = self.head.uniform(out, look.legal, self.generator)
+            action = self.head.uniform(out, inputs.action_mask, self.generator)
         else:
-            action = self.explore(self.head.scores(out), look, generator)
+            action = self.explore(self.head.scores(out), inputs, generator)
         return self.head.own_action(action)  # whatever explores knows nothing of padding
 
     @torch.no_grad()
-    def planned(self, obs: Tensor, legal: Tensor | None) -> Tensor:
+    def planned(self, obs: Tensor, action_mask: Tensor | None) -> Tensor:
         """Features ``(L, B, M, F)`` of the target policy's actions: what other teams' joint critics ask for."""
         out = without_memory(self.actor_target, self.actor.encode(obs))
-        return self.head.features(self.head.mode(out, legal))
+        return self.head.features(self.head.mode(out, action_mask))
 
     # --- saving -------------------------------------------------------------------------------------------------------
 

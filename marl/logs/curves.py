@@ -13,7 +13,7 @@ from marl.types import ConfigError
 MOST_PANELS = 20  # of one picture
 
 
-def plot(runs: Sequence[Path], out: Path) -> Path:
+def plot_curves(runs: Sequence[Path], out: Path) -> Path:
     """Draw returns over environment steps: training returns as lines, evaluations as dots; one panel per team.
 
     Raises:
@@ -39,12 +39,12 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
     for axis, name in zip(axes, panels, strict=True):
         for place, (run, rows) in enumerate(tables.items()):
             x, y = column(rows, name)
-            colour = f"C{place % 10}"
-            axis.plot(x, y, color=colour, label=_plain(Path(run).resolve().name))
+            color = f"C{place % 10}"
+            axis.plot(x, y, color=color, label=_plain(Path(run).resolve().name))
             if name == "mean_return":
                 x, y = column(rows, "evaluation_return")
                 if x:
-                    axis.plot(x, y, "o--", color=colour, markersize=3, linewidth=0.8, label="evaluation (greedy)")
+                    axis.plot(x, y, "o--", color=color, markersize=3, linewidth=0.8, label="evaluation (greedy)")
         what = "all agents" if name == "mean_return" else name.removesuffix("/mean_return")
         axis.set_ylabel(_plain(f"return, sum over {what}"))
         axis.grid(alpha=0.3)

@@ -93,8 +93,8 @@ def safe_name(name: str, limit: int = 80) -> str:
     return plain[:limit] or "run"
 
 
-class Patience:
-    """When to try again after a disk refused, and when to give up: back-off that doubles, and a limit.
+class RetryBackoff:
+    """Retries of writing to a disk: exponential back-off, and a limit after which to give up.
 
     Args:
         what: what could not be written, in words.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from marl import files
-from marl.logs.files import Patience, replace_file
+from marl.logs.files import RetryBackoff, replace_file
 from marl.types import ConfigError
 
 LARGEST = 2**30  # bytes; a run writes hundreds of rows of a kilobyte
@@ -80,7 +80,7 @@ def _is_number(value: object) -> bool:
 class MetricsFile:
     """Appends rows to a file. A full disk loses none: rows wait in memory until it takes them again."""
 
-    def __init__(self, path: Path, patience: Patience) -> None:
+    def __init__(self, path: Path, patience: RetryBackoff) -> None:
         """Goes on behind the last whole line of ``path``."""
         self._patience, self._path = patience, path
         self._waiting: list[bytes] = []

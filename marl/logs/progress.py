@@ -138,7 +138,7 @@ class Progress:
         """Everything in one plain line."""
         of = "" if self._total is None else f"/{self._total:,} ({min(1.0, self._steps / self._total):.0%})"
         parts = [f"steps {self._steps:,}{of}", f"{self.rate:,.0f}/s"]
-        parts += [f"{label} {course[-1]:.2f}" for (label, _), course in self._labelled() if course]
+        parts += [f"{label} {course[-1]:.2f}" for (label, _), course in self._labeled() if course]
         if self._evaluation is not None:
             parts.append(f"evaluation {self._evaluation:.2f}")
         parts += [f"{label} {stage:.0f}" for label, stage in self._stages.items()]
@@ -146,7 +146,7 @@ class Progress:
             parts.append(f"left {duration(self.left)}")
         return "  ".join(parts)
 
-    def _labelled(self) -> list[tuple[tuple[str, str], list[float]]]:
+    def _labeled(self) -> list[tuple[tuple[str, str], list[float]]]:
         return [((label, key), self._courses[key]) for label, key in self._keys]
 
     def _draw(self) -> None:
@@ -159,7 +159,7 @@ class Progress:
         table.add_row(
             Text("steps"), Text(f"{self._steps:,}{of}", justify="right"), bar if self._total else "", f"{speed}  {left}"
         )
-        for (label, _), course in self._labelled():
+        for (label, _), course in self._labeled():
             now = f"{course[-1]:.2f}" if course else "-"
             best = f"best {max(course):.2f}" if course else ""
             table.add_row(Text(label), Text(now, justify="right"), sparkline(course) if self._unicode else "", best)

@@ -1,7 +1,7 @@
 """Memories: what is collected, and what is learnt from."""
 
 from marl.memory.hindsight import Hindsight
-from marl.memory.priorities import Prioritised
+from marl.memory.priorities import Prioritized
 from marl.memory.replay import ReplayMemory
 
-__all__ = ["Hindsight", "Prioritised", "ReplayMemory"]
+__all__ = ["Hindsight", "Prioritized", "ReplayMemory"]

@@ -21,19 +21,19 @@ from marl.types import Array, Spec, Step, TeamSpec
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a team sees before it acts: tensors ``(E, N, ...)`` of the step to act on."""
+class PolicyInput:
+    """A policy's input: tensors ``(E, N, ...)`` of the step to act on."""
 
     obs: Tensor  # (E, N, *O)
     carry: Tensor  # (E, N, H)
     started: Tensor  # (E,)
-    alive: Tensor  # (E, N)
-    legal: Tensor | None  # (E, N, L)
+    acting: Tensor  # (E, N)
+    action_mask: Tensor | None  # (E, N, L)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a learner answers.
+    """A learner's answer.
 
     action ``(E, N[, A])`` is stored; env_action is what the environment gets; log_prob ``(E, N)``; carry after the
     step.
@@ -52,7 +52,7 @@ class Collector(Protocol):
         """Begin with the first step of a training run; not called after :meth:`load_state_dict`."""
         ...
 
-    def look(self) -> Look:
+    def current(self) -> PolicyInput:
         """What to act on."""
         ...
 
@@ -114,14 +114,14 @@ class Source(Protocol):
 
 
 class Memory(Collector, Source, Protocol):
-    """The memory of an off-policy learner."""
+    """A learner's memory of transitions."""
 
 
 @runtime_checkable
 class RecordsOthers(Protocol):
     """A memory that keeps what other teams do, for critics that read it."""
 
-    def overhear(self, actions: list[Tensor], step: Step) -> None:
+    def record_joint_action(self, actions: list[Tensor], step: Step) -> None:
         """Keep what the environment is about to get from every team in this step."""
         ...
 

@@ -1,4 +1,4 @@
-"""Hindsight relabelling (Andrychowicz et al. 2017): what was reached instead of the goal becomes the goal."""
+"""Hindsight relabeling (Andrychowicz et al. 2017): what was reached instead of the goal becomes the goal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Hindsight:
             ``GoalEnv.compute_reward(achieved, desired, info)`` does (``info`` is None).
         strategy: goals come from later in the episode (``"future"``), its last step (``"final"``) or any of its steps
             (``"episode"``).
-        share: of the draw that is relabelled; 0.8 is four to one.
+        share: of the draw that is relabeled; 0.8 is four to one.
     """
 
     reward: str

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that can be had without swapping, of the machine's and of a container's own; None where nobody says."""
+    """Bytes that are free without swapping, on the machine and in a container; None where that is unknown."""
     groups = root / "sys/fs/cgroup"
     told = [
         _numbers(root / "proc/meminfo").get("MemAvailable:"),

@@ -15,7 +15,7 @@ from marl.types import Array, ConfigError
 
 
 @dataclass(frozen=True)
-class Prioritised:
+class Prioritized:
     """Draw transitions in proportion to ``(|TD error| + epsilon) ** alpha`` (Schaul et al. 2016).
 
     Args:
@@ -31,9 +31,9 @@ class Prioritised:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        share("Prioritised", alpha=self.alpha, beta=self.beta)
+        share("Prioritized", alpha=self.alpha, beta=self.beta)
         if not self.epsilon > 0:
-            raise ConfigError(f"Prioritised.epsilon: expected a number above 0, got {self.epsilon!r}")
+            raise ConfigError(f"Prioritized.epsilon: expected a number above 0, got {self.epsilon!r}")
 
 
 class Priorities:
@@ -62,7 +62,7 @@ class Priorities:
         _put(self.nodes, self.leaves, positions, self.largest**self.alpha)
 
     def insert_one_by_one(self, trees: Array, positions: Array) -> None:
-        """The same for entry ``positions[k]`` of tree ``trees[k]`` alone."""
+        """As :meth:`insert`, for entry ``positions[k]`` of tree ``trees[k]`` alone."""
         _put_each(self.nodes, self.leaves, trees, positions, self.largest**self.alpha)
 
     def remove(self, positions: Array) -> None:

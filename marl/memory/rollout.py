@@ -11,15 +11,15 @@ from torch import Tensor
 
 from marl.grid.credit import Credit
 from marl.grid.scope import Scope
-from marl.memory.base import Decision, Look, refuse_wild_actions
+from marl.memory.base import Decision, PolicyInput, refuse_wild_actions
 from marl.types import Array, Spec, Step, TeamSpec
 
-SEEN = ("obs", "acting", "legal", "started", "joint")  # T + 1 rows of what the environment shows
+SEEN = ("obs", "acting", "action_mask", "started", "joint")  # T + 1 rows of what the environment shows
 DECIDED = ("carry", "action", "log_prob")  # what the learner answers
 
 
 class Rollout:
-    """Rows ``t = 0..T`` of what was seen and ``t = 0..T-1`` of what was done and what came of it.
+    """Rows ``t = 0..T`` of observations, and ``t = 0..T-1`` of actions, rewards and ends.
 
     All are tensors ``(T, E, N, ...)``. Row ``T`` is the step to act on next; it becomes row 0 of the next rollout. True
     successors are kept only where somebody was truncated, since nobody else needs them. ``acting[t]`` says who really
@@ -51,7 +51,7 @@ class Rollout:
 
         self.obs = zeros(steps + 1, *rows, *team.obs.shape, dtype=obs_dtype)
         self.acting = zeros(steps + 1, *rows, dtype=torch.bool)
-        self.legal = zeros(steps + 1, *rows, team.action.num_legal, dtype=torch.bool) if team.masked else None
+        self.action_mask = zeros(steps + 1, *rows, team.action.num_choices, dtype=torch.bool) if team.masked else None
         self.started = zeros(steps + 1, num_envs, dtype=torch.bool)
         self.carry = zeros(steps + 1, *rows, carry_width)
         self.action = zeros(steps, *rows, *team.action.shape, dtype=action_dtype)
@@ -66,7 +66,7 @@ class Rollout:
         self.final_rows: list[tuple[int, Array]] = []  # (t, copies) of which final_obs and final_joint hold successors
         self.final_obs: list[Tensor] = []
         self.final_joint: list[Tensor] = []
-        self.final_legal: list[Tensor] = []  # where it is known
+        self.final_action_mask: list[Tensor] = []  # where it is known
         self.time = 0
         # What the environment says is written in main memory. A GPU is sent the row to act on, and all of them at the
         # end; it reads pinned memory by itself, while the processor is already elsewhere.
@@ -82,8 +82,8 @@ class Rollout:
         self._answers: dict[str, Array] = {}
         if self.device.type == "cpu":
             self._answers = {"action": self.action.numpy(), "log_prob": self.log_prob.numpy()}
-        self._looks: list[Look | None] = [None] * (steps + 1)
-        self._now = None if self.device.type == "cpu" else self._first_look()
+        self._inputs: list[PolicyInput | None] = [None] * (steps + 1)
+        self._now = None if self.device.type == "cpu" else self._first_input()
 
     @property
     def full(self) -> bool:
@@ -92,36 +92,40 @@ class Rollout:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody acted in any row."""
+        """Whether no agent acted in any row."""
         return not self._rows["acting"][:-1].any()
 
     def start(self, step: Step) -> None:
         """Begin with the first step of a training run, or go on from a step after loading."""
         self._see(step)
 
-    def look(self) -> Look:
-        """What to act on; on a GPU it is in the same place every time."""
+    def current(self) -> PolicyInput:
+        """The policy's input at the current step; on a GPU always in the same memory."""
         t = self.time
         if self._now is not None:
-            for name, place in (("obs", self._now.obs), ("acting", self._now.alive), ("started", self._now.started)):
+            for name, place in (("obs", self._now.obs), ("acting", self._now.acting), ("started", self._now.started)):
                 place.copy_(self._host[name][t], non_blocking=True)
-            if self._now.legal is not None:
-                self._now.legal.copy_(self._host["legal"][t], non_blocking=True)
+            if self._now.action_mask is not None:
+                self._now.action_mask.copy_(self._host["action_mask"][t], non_blocking=True)
             if self.carry.shape[-1]:
                 self._now.carry.copy_(self.carry[t])
             return self._now
-        look = self._looks[t]
-        if look is None:
-            legal = None if self.legal is None else self.legal[t]
-            look = self._looks[t] = Look(self.obs[t], self.carry[t], self.started[t], self.acting[t], legal)
-        return look
+        inputs = self._inputs[t]
+        if inputs is None:
+            action_mask = None if self.action_mask is None else self.action_mask[t]
+            inputs = self._inputs[t] = PolicyInput(
+                self.obs[t], self.carry[t], self.started[t], self.acting[t], action_mask
+            )
+        return inputs
 
-    def _first_look(self) -> Look:
-        legal = None if self.legal is None else self.legal[0].clone()
-        return Look(self.obs[0].clone(), self.carry[0].clone(), self.started[0].clone(), self.acting[0].clone(), legal)
+    def _first_input(self) -> PolicyInput:
+        action_mask = None if self.action_mask is None else self.action_mask[0].clone()
+        return PolicyInput(
+            self.obs[0].clone(), self.carry[0].clone(), self.started[0].clone(), self.acting[0].clone(), action_mask
+        )
 
     def decide(self, decision: Decision) -> None:
-        """Keep what was chosen."""
+        """Store the chosen actions."""
         t = self.time
         if self._now is None:
             self._answers["action"][t] = decision.action.numpy()
@@ -133,7 +137,7 @@ class Rollout:
             self.carry[t + 1].copy_(decision.carry)
 
     def observe(self, step: Step, reward: Array | None = None) -> None:
-        """Keep what came of it, and see the next step. ``reward`` replaces the raw one where it is shaped."""
+        """Store the result of a step, and the step to act on next; ``reward`` replaces the raw reward."""
         t = self.time
         team = step.teams[self.place]
         paid, terminated, truncated = self.outcome(team, step.started, reward)
@@ -147,8 +151,8 @@ class Rollout:
             if self._gathered is not None:
                 successor = self._gathered.gather(step, self.place, successor=True, rows=copies)
                 self.final_joint.append(torch.from_numpy(successor).to(self.device))
-            if team.next_legal is not None:
-                self.final_legal.append(torch.from_numpy(team.next_legal[copies]).to(self.device))
+            if team.next_action_mask is not None:
+                self.final_action_mask.append(torch.from_numpy(team.next_action_mask[copies]).to(self.device))
         if np.count_nonzero(step.discarded):
             self._forget(np.nonzero(step.discarded)[0])
         self.time = t + 1
@@ -160,7 +164,7 @@ class Rollout:
         self._rows[name][t] = row
 
     def _send(self) -> None:
-        """Let a GPU have all rows of a full rollout."""
+        """Copy all rows of a full rollout to a GPU."""
         if self.full and self._now is not None:
             for name, rows in self._host.items():
                 getattr(self, name).copy_(rows, non_blocking=True)
@@ -178,22 +182,22 @@ class Rollout:
         self.final_rows.clear()
         self.final_obs.clear()
         self.final_joint.clear()
-        self.final_legal.clear()
+        self.final_action_mask.clear()
         self.time = 0
 
     def _see(self, step: Step) -> None:
         t = self.time
         team = step.teams[self.place]
         self._put("obs", t, team.obs)
-        self._put("acting", t, team.alive)
+        self._put("acting", t, team.acting)
         self._put("started", t, step.started)
-        if self.legal is not None and team.legal is not None:
-            self._put("legal", t, team.legal)
+        if self.action_mask is not None and team.action_mask is not None:
+            self._put("action_mask", t, team.action_mask)
         if self.joint is not None and self._gathered is not None:
             self._put("joint", t, self._gathered.gather(step, self.place, successor=False))
 
     def _forget(self, copies: Array) -> None:
-        """Nothing of the running episode of these copies may be learnt from."""
+        """Exclude the running episode of these copies from learning."""
         for copy in copies.tolist():
             begun = np.nonzero(self._rows["started"][: self.time + 1, copy])[0]
             first = int(begun[-1]) if len(begun) else 0
@@ -208,7 +212,7 @@ class Rollout:
                 "copies": copies,
                 "obs": obs,
                 **({"joint": self.final_joint[k]} if self.final_joint else {}),
-                **({"legal": self.final_legal[k]} if self.final_legal else {}),
+                **({"action_mask": self.final_action_mask[k]} if self.final_action_mask else {}),
             }
             for k, ((t, copies), obs) in enumerate(zip(self.final_rows, self.final_obs, strict=True))
         ]
@@ -222,7 +226,9 @@ class Rollout:
         self.final_rows = [(int(final["time"]), final["copies"]) for final in state["finals"]]
         self.final_obs = [final["obs"].to(self.device) for final in state["finals"]]
         self.final_joint = [final["joint"].to(self.device) for final in state["finals"] if "joint" in final]
-        self.final_legal = [final["legal"].to(self.device) for final in state["finals"] if "legal" in final]
+        self.final_action_mask = [
+            final["action_mask"].to(self.device) for final in state["finals"] if "action_mask" in final
+        ]
         self.outcome.load_state_dict(state["outcome"])
         refuse_wild_actions(self.action, self.team)
         if not 0 <= self.time <= self.steps:

@@ -22,7 +22,7 @@ class Sample:
     index: Tensor  # (B, N) or (B, 1): the memory's own name of the first row: a replay's row * E + copy
     obs: Tensor  # (L, B, N, *O)
     action: Tensor  # (L, B, N[, A])
-    legal: Tensor | None  # (L, B, N, K)
+    action_mask: Tensor | None  # (L, B, N, K)
     started: Tensor  # (L, B)
     acting: Tensor  # (L, B, N) chose an action here
     complete: Tensor  # (L, B, N) what came of it is known
@@ -30,7 +30,7 @@ class Sample:
     reward: Tensor  # (L, B, N) sum of discounted rewards up to the successor
     discount: Tensor  # (L, B, N) what the successor's value is worth: gamma^n, 0 after a termination
     next_obs: Tensor  # (L, B, N, *O)
-    next_legal: Tensor | None  # (L, B, N, K)
+    next_action_mask: Tensor | None  # (L, B, N, K)
     next_acting: Tensor  # (L, B, N)
     carry: Tensor  # (B, N, H) before the first row
     joint: Tensor | None  # (L, B, *J)
@@ -39,7 +39,7 @@ class Sample:
     next_others: tuple[Tensor, ...]
     acting_others: tuple[Tensor, ...]  # (L, B, M) who of them chose an action here
     next_acting_others: tuple[Tensor, ...]
-    next_legal_others: tuple[Tensor | None, ...]  # (L, B, M, K)
+    next_action_mask_others: tuple[Tensor | None, ...]  # (L, B, M, K)
     weight: Tensor  # (B, N) or (B, 1): importance of each, 1 where all are equal
 
     @property
@@ -48,7 +48,7 @@ class Sample:
         return len(self.reward)
 
     def parts(self) -> list[Tensor | None]:
-        """Everything in it, end to end: see :meth:`of`."""
+        """All tensors in a row; the inverse of :meth:`of`."""
         found: list[Tensor | None] = []
         for value in vars(self).values():
             found += value if isinstance(value, tuple) else [value]
@@ -63,7 +63,7 @@ class Sample:
         return Sample(**values)
 
     def to(self, device: torch.device) -> Sample:
-        """The same on another device."""
+        """The same sample on another device."""
 
         def move(value: Any) -> Any:
             if isinstance(value, tuple):

@@ -34,18 +34,18 @@ class ActionHead:
         self._padded = not bool(own.all())
         self._share = 1 / self._own.sum(-1).clamp(min=1)  # (N,)
 
-    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
+    def mode(self, parameters: Tensor, action_mask: Tensor | None) -> Tensor:
         """The action as it is stored: unit coordinates or choices."""
-        return self.own(torch.tanh(parameters)) if self.choice is None else self.choice.mode(parameters, legal)
+        return self.own(torch.tanh(parameters)) if self.choice is None else self.choice.mode(parameters, action_mask)
 
     def scores(self, parameters: Tensor) -> Tensor:
         """Where exploration begins: unit coordinates without noise, or the logits of choices."""
         return torch.tanh(parameters) if self.choice is None else parameters
 
-    def uniform(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator) -> Tensor:
+    def uniform(self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator) -> Tensor:
         """A uniformly random action, of the shape that :meth:`mode` gives for these parameters."""
         if self.choice is not None:
-            return self.choice.sample(torch.zeros_like(parameters), legal, generator)
+            return self.choice.sample(torch.zeros_like(parameters), action_mask, generator)
         shape = (*parameters.shape[:-1], self.size)
         return self.own(parameters.new_empty(shape).uniform_(-1, 1, generator=generator))
 
@@ -70,42 +70,42 @@ class ActionHead:
         """What is stored for what an environment was given."""
         return action if self.box is None else self.box.unit(action)
 
-    def relaxed(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def relaxed(self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """The policy's action as a critic reads it, with a gradient to the parameters."""
         if self.box is not None:
             return self.own(torch.tanh(parameters))
         if self.spec.kind == "discrete":
-            return ops.gumbel_softmax_straight_through(parameters, 1.0, legal, generator)
-        masks = [None] * len(self.sizes) if legal is None else torch.split(legal, self.sizes, dim=-1)
+            return ops.gumbel_softmax_straight_through(parameters, 1.0, action_mask, generator)
+        masks = [None] * len(self.sizes) if action_mask is None else torch.split(action_mask, self.sizes, dim=-1)
         parts = zip(torch.split(parameters, self.sizes, dim=-1), masks, strict=True)
         drawn = [ops.gumbel_softmax_straight_through(logits, 1.0, mask, generator) for logits, mask in parts]
         return self.own(torch.cat(drawn, dim=-1))
 
-    def cost(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
+    def cost(self, parameters: Tensor, action_mask: Tensor | None) -> Tensor:
         """Mean squared outputs ``(..., N)``: keeps logits and pre-activations near 0 (Lowe et al. 2017).
 
         The mean is over the choices or components that an agent truly has, whatever wider agents stand beside it.
         """
-        if legal is not None:
-            parameters = torch.where(legal, parameters, 0.0)
+        if action_mask is not None:
+            parameters = torch.where(action_mask, parameters, 0.0)
         if not self._padded:
             return parameters.square().mean(-1)
         return (parameters.square() * self._own).sum(-1) * self._share
 
-    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def sample(self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """A choice drawn by its logits; boxes: the action itself."""
         if self.choice is None:
-            return self.mode(parameters, legal)
-        return self.choice.sample(parameters, legal, generator)
+            return self.mode(parameters, action_mask)
+        return self.choice.sample(parameters, action_mask, generator)
 
     def draw(
-        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+        self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """The same; its log-probability counts for nothing."""
-        action = self.sample(parameters, legal, generator)
+        action = self.sample(parameters, action_mask, generator)
         return action, parameters[..., 0]
 
-    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, parameters: Tensor, action_mask: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability 0 and no entropy."""
         zeros = torch.zeros(parameters.shape[:-1], device=parameters.device, dtype=torch.float32)
         return zeros, zeros
@@ -136,7 +136,7 @@ class SquashedHead:
         # A tanh between the bounds never saturates as hard as a clamp, which would pass no gradient.
         return mean, self.LOW + 0.5 * (self.HIGH - self.LOW) * (torch.tanh(raw) + 1)
 
-    def reparameterised(self, parameters: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def reparameterized(self, parameters: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """A unit action ``(..., N, A)`` and its log-probability ``(..., N)``, both with gradients."""
         raw, log_std, noise = self._drawn(parameters, generator)
         log_normal = -0.5 * noise.square() - log_std - 0.9189385332046727
@@ -150,21 +150,21 @@ class SquashedHead:
         noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
         return mean + log_std.exp() * noise, log_std, noise
 
-    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
+    def mode(self, parameters: Tensor, action_mask: Tensor | None) -> Tensor:
         """``tanh`` of the mean."""
         return self.box.own(torch.tanh(self._split(parameters)[0]))
 
-    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def sample(self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """A draw, in unit coordinates."""
         return torch.tanh(self._drawn(parameters, generator)[0]) * self.box.real
 
     def draw(
-        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+        self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """A draw and its log-probability."""
-        return self.reparameterised(parameters, generator)
+        return self.reparameterized(parameters, generator)
 
-    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, parameters: Tensor, action_mask: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Not needed off-policy: zeros."""
         zeros = torch.zeros(parameters.shape[:-1], device=parameters.device, dtype=torch.float32)
         return zeros, zeros
@@ -178,7 +178,7 @@ class SquashedHead:
         return self.box.place(action)
 
 
-def masked_policy(parameters: Tensor, legal: Tensor | None) -> tuple[Tensor, Tensor]:
+def masked_policy(parameters: Tensor, action_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """``pi`` and ``log pi`` of legal choices, ``(..., A)``; illegal ones have probability 0."""
-    log_policy = mask_logits(parameters, legal).log_softmax(-1)
+    log_policy = mask_logits(parameters, action_mask).log_softmax(-1)
     return log_policy.exp(), log_policy

@@ -1,4 +1,4 @@
-"""A network for every agent of a team at once: body, output layer, agent ids, input normaliser."""
+"""A network for every agent of a team at once: body, output layer, agent ids, input normalizer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marl.compiled.backend import PARTS, ChosenNetwork, Dense, network_for, recorded
-from marl.compiled.backend import Network as Compiled
+from marl.compiled.backend import PARTS, ChosenNetwork, DenseLayers, network_for, recorded
+from marl.compiled.backend import FastNetwork as Compiled
 from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
@@ -18,7 +18,7 @@ from marl.reduce import ALONE, Reduce
 
 
 class AgentNet(nn.Module):
-    """``forward(x (T, B, N, *shape), carry (B, N, H), start (T, B), active (T, B, N))``.
+    """``forward(x (T, B, N, *shape), carry (B, N, H), start (T, B), acting (T, B, N))``.
 
     Returns outputs ``(T, B, N, out)`` and the carry after each row ``(T, B, N, H)``. Acting is the case ``T = 1``.
     """
@@ -39,18 +39,18 @@ class AgentNet(nn.Module):
         normalize: bool = False,
         learns_scale: bool = False,
         log_std: float = 0.0,
-        beside: int = 0,
+        extra_inputs: int = 0,
     ) -> None:
         """``ids (N, K)`` go beside the observation; ``learns_scale`` doubles the output by a free log std per set.
 
-        ``beside``: how many more numbers each row brings along (a critic's actions).
+        ``extra_inputs``: how many more numbers each row brings along (a critic's actions).
         """
         super().__init__()
         self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
         self.learns_scale = learns_scale
         self.register_buffer("ids", torch.zeros(owner.num_agents, 0, dtype=torch.float32) if ids is None else ids)
         self._shows_ids = self.ids.shape[1] > 0 and len(shape) == 1
-        extra = self.ids.shape[1] + beside
+        extra = self.ids.shape[1] + extra_inputs
         if true_inputs is not None:
             width = shape[0]
             true_inputs = [torch.cat((rows, torch.arange(width, width + extra))) for rows in true_inputs]
@@ -64,20 +64,20 @@ class AgentNet(nn.Module):
         self.parts_with_mode = parts_with_mode(self.body)
         self._chosen: ChosenNetwork | None = None
 
-    def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
-        return self.read(self.encode(x), carry, start, active)
+    def forward(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``(T, B, N, out)`` and the carry after each row."""
+        return self.read(self.encode(x), carry, start, acting)
 
-    def once(self, obs: Tensor, carry: Tensor, started: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
+    def once(self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
         net = None if recorded() else self.compiled()
         if net is not None and obs.dtype == torch.float32 and obs.numel():
             return self._with_scale(net(self.encode(obs.unsqueeze(0))))[0], carry
-        out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), alive.unsqueeze(0))
+        out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), acting.unsqueeze(0))
         return out[0], carries[0]
 
     def encode(self, x: Tensor) -> Tensor:
-        """Observations as :meth:`read` takes them: normalised, ids beside vectors. Worth doing once for many reads."""
+        """Observations as :meth:`read` takes them: normalized, ids beside vectors. Worth doing once for many reads."""
         if self.norm is not None:
             x = self.norm(x)
         if self._shows_ids:
@@ -85,45 +85,45 @@ class AgentNet(nn.Module):
         return x
 
     def read(
-        self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor, beside: Sequence[Tensor] = ()
+        self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, extra_inputs: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
-        """The same from encoded observations, with ``beside``, some ``(T, B, N, K)``."""
+        """The same from encoded observations, with extra inputs ``(T, B, N, K)``."""
         owner = self.owner
         chosen = None if recorded() else self._decision()
-        net = chosen.network if chosen is not None and len(beside) < PARTS else None
+        net = chosen.network if chosen is not None and len(extra_inputs) < PARTS else None
         if net is not None and x.dtype == torch.float32 and x.numel():
-            y, carries = net(x, *beside), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
+            y, carries = net(x, *extra_inputs), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
             return self._with_scale(y), carries
-        x, extra = self._inputs(x, beside)
+        x, extra = self._inputs(x, extra_inputs)
         if extra is None and chosen is not None and not chosen.touched and is_plain(self.body, self.head):
             y = owner.leave(self.body.through(x, self.head))
             carries = carry.unsqueeze(0).expand(y.shape[0], *carry.shape)
         else:
-            features, inside = self._through_body(x, extra, carry, start, active)
+            features, inside = self._through_body(x, extra, carry, start, acting)
             y, carries = owner.leave(self.head(features)), owner.leave(inside)
         return self._with_scale(y), carries
 
-    def features(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> Tensor:
+    def features(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> Tensor:
         """What the output layer reads, ``(T, B, N, width)``, from encoded observations."""
-        features, _ = self._through_body(*self._inputs(x, ()), carry, start, active)
+        features, _ = self._through_body(*self._inputs(x, ()), carry, start, acting)
         return self.owner.leave(features)
 
-    def _inputs(self, x: Tensor, beside: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _inputs(self, x: Tensor, extra_inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """What the body reads, in its own layout, and what a convolution takes in further on, in that of agents."""
         if len(self.shape) == 1:
-            return self.owner.enter(torch.cat((x, *beside), dim=-1) if beside else x), None
+            return self.owner.enter(torch.cat((x, *extra_inputs), dim=-1) if extra_inputs else x), None
         ids = [self.ids.expand(*x.shape[:3], -1)] if self.ids.shape[1] else []
-        return self.owner.enter(x), torch.cat((*ids, *beside), dim=-1) if ids or beside else None
+        return self.owner.enter(x), torch.cat((*ids, *extra_inputs), dim=-1) if ids or extra_inputs else None
 
     def _through_body(
-        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Features and carries in the body's layout."""
         enter = self.owner.enter
-        starts = enter(start.unsqueeze(-1).expand(active.shape))
+        starts = enter(start.unsqueeze(-1).expand(acting.shape))
         inner = enter(carry.unsqueeze(0)).squeeze(1)
         found: tuple[Tensor, Tensor] = self.body(
-            x, None if extra is None else enter(extra), inner, starts, enter(active)
+            x, None if extra is None else enter(extra), inner, starts, enter(acting)
         )
         return found
 
@@ -145,7 +145,7 @@ class AgentNet(nn.Module):
         chosen = self._chosen
         return chosen.network if chosen is not None and not chosen.stale else self._decision().network
 
-    def dense(self) -> Dense | None:
+    def dense(self) -> DenseLayers | None:
         """What compiled code needs to know of this network; None unless it is plain layers over vectors."""
         body, head = self.body, self.head
         if type(self) is not AgentNet or len(self.shape) != 1 or not is_plain(body, head):
@@ -157,7 +157,7 @@ class AgentNet(nn.Module):
             return self.owner.leave(body.plain(self.owner.enter(torch.cat(list(parts), dim=-1)), parameters))
 
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        return Dense(weights, biases, body.activation_name, members, sizes, self.ids, plain)
+        return DenseLayers(weights, biases, body.activation_name, members, sizes, self.ids, plain)
 
     @property
     def outputs_of_all(self) -> bool:
@@ -165,7 +165,7 @@ class AgentNet(nn.Module):
         return False
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy finds out for itself what is compiled."""
+        """State for pickling, without the decision for compiled code, which a copy makes anew."""
         return self.__dict__ | {"_chosen": None}
 
     def seed(self, carry: Tensor, generator: torch.Generator | None) -> None:
@@ -187,7 +187,7 @@ class AgentNet(nn.Module):
                 module.draw(generator)
 
     def restrict(self, agent: int | None) -> AgentNet:
-        """The network of one agent alone: a copy of its parameter set, its id, its normaliser. None: of all agents."""
+        """The network of one agent alone: a copy of its parameter set, its id, its normalizer. None: of all agents."""
         which = 0 if agent is None else self.owner.index[agent]
         owner = self.owner if agent is None else Owner((0,))
         ids = self.ids if agent is None else self.ids[agent : agent + 1]
@@ -224,9 +224,9 @@ class AgentNet(nn.Module):
 class JointNet(nn.Module):
     """A network over a joint input that all agents share, with one output for each agent.
 
-    With one parameter set the input is evaluated once and the last layer has an output per agent, so a centralised
+    With one parameter set the input is evaluated once and the last layer has an output per agent, so a centralized
     critic costs what a local one does; with more, every set sees the whole input.
-    ``forward(x (T, B, *shape), carry (B, C, H), start (T, B), active (T, B, N))`` returns ``(T, B, N, 1)``.
+    ``forward(x (T, B, *shape), carry (B, C, H), start (T, B), acting (T, B, N))`` returns ``(T, B, N, 1)``.
     """
 
     def __init__(
@@ -260,9 +260,9 @@ class JointNet(nn.Module):
         self.carry_shape = self.net.carry_shape
         self.norm = self.net.norm
 
-    def forward(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
-        return self.read(self.encode(x), carry, start, active)
+    def forward(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``(T, B, N, 1)`` and the carry after each row."""
+        return self.read(self.encode(x), carry, start, acting)
 
     def encode(self, x: Tensor) -> Tensor:
         """Joint inputs ``(T, B, *J)`` as :meth:`read` takes them: ``(T, B, 1 or N, ...)``."""
@@ -271,16 +271,16 @@ class JointNet(nn.Module):
             return x
         return self.net.encode(x.expand(*x.shape[:2], self.net.owner.num_agents, *x.shape[3:]))
 
-    def read(self, x: Tensor, carry: Tensor, start: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """The same from encoded inputs."""
         columns = self.net.owner.num_agents
         x = x.expand(*x.shape[:2], columns, *x.shape[3:])
         # The joint view moves on whenever anyone of the team acts.
-        active = active.any(-1, keepdim=True).expand(*active.shape[:2], columns)
-        y, carries = self.net.read(x, carry, start, active)
+        acting = acting.any(-1, keepdim=True).expand(*acting.shape[:2], columns)
+        y, carries = self.net.read(x, carry, start, acting)
         return (y.transpose(-1, -2) if self.once else y), carries
 
-    def dense(self) -> Dense | None:
+    def dense(self) -> DenseLayers | None:
         """What compiled code needs to know of the network within."""
         return self.net.dense() if type(self) is JointNet else None
 

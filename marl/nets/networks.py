@@ -40,9 +40,9 @@ class Inputs:
 class Body(nn.Module):
     """A built network: features from observations, one carry per agent.
 
-    ``forward(x, extra, carry, start, active)`` takes ``x (S, T, M, *shape)``, ``extra (S, T, M, K)`` or None, the carry
+    ``forward(x, extra, carry, start, acting)`` takes ``x (S, T, M, *shape)``, ``extra (S, T, M, K)`` or None, the carry
     before the first row ``(S, M, H)``, and two masks ``(S, T, M)``: ``start`` empties the carry before a row, rows that
-    are not ``active`` leave it untouched. It returns features ``(S, T, M, width)`` and the carry after each row
+    are not ``acting`` leave it untouched. It returns features ``(S, T, M, width)`` and the carry after each row
     ``(S, T, M, H)``. Feed-forward bodies have ``H = 0``.
     """
 
@@ -50,9 +50,9 @@ class Body(nn.Module):
     carry_width: int = 0
 
     def forward(
-        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Features ``(S, T, M, width)`` and the carry after each row."""
         raise NotImplementedError
 
 
@@ -65,7 +65,7 @@ class Network(Protocol):
         ...
 
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
-        """Make the stacked module; ``generators[p]`` initialises set ``p``."""
+        """Make the stacked module; ``generators[p]`` initializes set ``p``."""
         ...
 
 
@@ -127,7 +127,7 @@ class MLP:
 
 
 class MLPBody(Body):
-    """See :class:`MLP`."""
+    """The module that :class:`MLP` builds."""
 
     def __init__(self, config: MLP, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> None:
         """As :meth:`MLP.build`."""
@@ -150,9 +150,9 @@ class MLPBody(Body):
         self.width = config.sizes[-1]
 
     def forward(
-        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See :class:`Body`."""
+        """Features ``(S, T, M, width)``, and an empty carry."""
         y = _vector(x, extra)
         for layer in self.layers:
             y = self.activation(layer(y))
@@ -246,7 +246,7 @@ class _CNNBody(Body):
         self.width = config.hidden
 
     def forward(
-        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
         sets, time, rows = x.shape[:3]
         # One grouped convolution serves all agents: their channels lie side by side.
@@ -300,12 +300,12 @@ class _GRUBody(Body):
         self.width = self.carry_width = config.hidden
 
     def forward(
-        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
-        y, _ = self.encoder(x, extra, carry, start, active)
+        y, _ = self.encoder(x, extra, carry, start, acting)
         from_input = self.inputs(y)  # (S, T, M, 3H)
         keep = (~start).unsqueeze(-1).to(y.dtype)
-        move = active.unsqueeze(-1)
+        move = acting.unsqueeze(-1)
         carries = []
         for t in range(x.shape[1]):
             carry = carry * keep[:, t]
@@ -337,7 +337,7 @@ class Custom:
     width: int
 
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
-        """Make one module per parameter set, each initialised under its own seed."""
+        """Make one module per parameter set, each initialized under its own seed."""
         return _CustomBody(self, owner, inputs, generators)
 
 
@@ -356,13 +356,13 @@ class _CustomBody(Body):
         self.has_mode = any(map(parts_with_mode, copies))
 
     def forward(
-        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, active: Tensor
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
         y = _vector(x, extra)
         flat = y.reshape(y.shape[0], -1, y.shape[-1])  # (S, rows, I)
         # A user's module knows no stacking, so here, and only here, agents are visited one after the other.
         index = (0,) if self.owner.flat else self.owner.index
-        acting = active.reshape(flat.shape[:2])  # (S, rows)
+        acting = acting.reshape(flat.shape[:2])  # (S, rows)
         visits = zip(index, flat, acting, strict=True)
         out = torch.stack([self._visit(self.copies[which], rows, there).float() for which, rows, there in visits])
         if out.shape[-1] != self.width:

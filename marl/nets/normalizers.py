@@ -60,6 +60,6 @@ class RunningNorm(nn.Module):
         return self.owner.to_agents(self.mean).float(), self.owner.to_agents(std).float()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(..., N, W)``."""
+        """Normalize ``(..., N, W)``."""
         mean, std = self.scale()
         return ((x - mean) / std).clamp(-self.clip, self.clip)

@@ -87,22 +87,22 @@ class QHead:
             return rows.softmax(-1) @ self.distribution.support(out.device)
         return rows.mean(-1)
 
-    def mode(self, parameters: Tensor, legal: Tensor | None) -> Tensor:
+    def mode(self, parameters: Tensor, action_mask: Tensor | None) -> Tensor:
         """The legal action of the highest value."""
-        return mask_logits(self.values(parameters), legal).argmax(-1)
+        return mask_logits(self.values(parameters), action_mask).argmax(-1)
 
-    def sample(self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """The same: a value policy is greedy."""
-        return self.mode(parameters, legal)
+    def sample(self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """The greedy action: a value policy does not sample."""
+        return self.mode(parameters, action_mask)
 
     def draw(
-        self, parameters: Tensor, legal: Tensor | None, generator: torch.Generator | None
+        self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """The greedy action, of log-probability 0."""
-        action = self.mode(parameters, legal)
+        action = self.mode(parameters, action_mask)
         return action, torch.zeros_like(action, dtype=torch.float32)
 
-    def evaluate(self, parameters: Tensor, legal: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, parameters: Tensor, action_mask: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability 0 and no entropy."""
         zeros = torch.zeros_like(action, dtype=torch.float32)
         return zeros, zeros

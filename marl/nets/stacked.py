@@ -27,7 +27,7 @@ def orthogonal(shape: tuple[int, int], gain: float, generator: torch.Generator) 
 class StackedLinear(nn.Module):
     """``y = x W_p + b_p`` with weights ``(P, in, out)``: one batched product for all agents.
 
-    Initialised orthogonally, set by set, over the inputs each set truly has: rows of padded inputs are zero, so a
+    Initialized orthogonally, set by set, over the inputs each set truly has: rows of padded inputs are zero, so a
     padded agent starts (and, its inputs being zero there, stays) exactly the agent it would be unpadded.
     """
 
@@ -62,7 +62,7 @@ class StackedLinear(nn.Module):
 
 
 class NoisyLinear(StackedLinear):
-    """``y = x (W_p + S_p e_w) + b_p + s_p e_b`` with factorised Gaussian noise (Fortunato et al. 2018).
+    """``y = x (W_p + S_p e_w) + b_p + s_p e_b`` with factorized Gaussian noise (Fortunato et al. 2018).
 
     Noise is one draw per parameter set, kept until the next :meth:`draw`: all copies act under the same one.
     """
@@ -125,7 +125,7 @@ class FlatParameters:
     """All parameters of some modules as views into one ``(P, D)`` matrix, one row for each parameter set.
 
     :meth:`backward` fills a second matrix of that shape with gradients. So clipping is one norm along a row, an
-    optimiser sees ``P`` vectors instead of dozens of tensors, target networks are one copy, and a set can be frozen
+    optimizer sees ``P`` vectors instead of dozens of tensors, target networks are one copy, and a set can be frozen
     alone.
     """
 
@@ -154,7 +154,7 @@ class FlatParameters:
         self.loss: Tensor | float = 0.0  # what the gradients are of: where it is not finite, no set is moved
         self.sound = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets had a finite gradient and loss
         self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad one
-        self.active = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets an optimiser moves
+        self.active = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets an optimizer moves
         self._with_mode = [part for module in modules for part in parts_with_mode(module)]
 
     @property
@@ -189,11 +189,11 @@ class FlatParameters:
                 buffer.copy_(other)
 
     def thaw(self) -> None:
-        """Let the optimiser see every set again."""
+        """Let the optimizer see every set again."""
         self.active.fill_(True)
 
     def freeze(self, which: int) -> None:
-        """Hide one set from the optimiser: its values and moments stay as they are until :meth:`thaw`."""
+        """Hide one set from the optimizer: its values and moments stay as they are until :meth:`thaw`."""
         self.active[which : which + 1].fill_(False)
 
     def loss_is_finite(self) -> Tensor | bool:
@@ -300,7 +300,7 @@ class HasMode(Protocol):
 
 @contextmanager
 def seeded(seed: np.random.SeedSequence) -> Iterator[None]:
-    """Within it PyTorch's own random stream, from which modules of users are initialised, is a function of ``seed``."""
+    """Within it PyTorch's own random stream, from which modules of users are initialized, is a function of ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         yield

@@ -23,7 +23,7 @@ def idle_generalized_advantage_estimation(
     discount: float,
     lambda_: float,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation over rows on which an agent may be idle, dead or not yet born.
+    """Generalized advantage estimation over rows on which an agent may be idle, dead or not yet born.
 
     Let k count the agent's own turns (the rows where it acts) and R_k sum the rewards from turn k's row up to the row
     before its next turn, or up to the end of its trajectory. Then, with V_{k+1} the value at the next turn,
@@ -126,7 +126,7 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = Non
 def masked_normalize(
     x: Tensor, mask: Tensor, owner: Tensor, num_sets: int, epsilon: float = 1e-8, reduce: Reduce = ALONE
 ) -> Tensor:
-    """Normalise to zero mean and unit standard deviation within each parameter set, over the valid entries only.
+    """Normalize to zero mean and unit standard deviation within each parameter set, over the valid entries only.
 
     For every set p, over all valid entries i of all agents that own p,
 
@@ -178,10 +178,10 @@ def masked_normalize(
         spread = top > bottom  # (P,)
         # Squares of large numbers overflow. A power of two changes no digit.
         unit = torch.where(top - bottom > 1e15, 2.0**-100, 1.0).to(x.dtype)  # (P,)
-    centred = torch.where(flat_mask, (flat - mean[owner]) * unit[owner], x.new_zeros(()))
-    squares = per_set(centred.square().sum(0))
+    centered = torch.where(flat_mask, (flat - mean[owner]) * unit[owner], x.new_zeros(()))
+    squares = per_set(centered.square().sum(0))
     reduce.sum(squares)
     variance = squares / share
     deviation = torch.where(spread, variance, torch.ones_like(variance)).sqrt()
     scale = torch.where(spread, 1 / (deviation + epsilon * unit), torch.zeros_like(deviation))
-    return (centred * scale[owner]).reshape(x.shape)
+    return (centered * scale[owner]).reshape(x.shape)

@@ -64,7 +64,7 @@ def categorical_sample(generator: Generator | None, probs: Tensor) -> Tensor:
 
     Args:
         generator: source of randomness; None for torch's own.
-        probs: (*, A) not necessarily normalised; a category of probability 0 is never drawn.
+        probs: (*, A) not necessarily normalized; a category of probability 0 is never drawn.
 
     Returns:
         (*) int64. Detached.
@@ -364,7 +364,7 @@ def categorical_importance_sampling_ratios(pi_logits_t: Tensor, mu_logits_t: Ten
 
     Args:
         pi_logits_t: (*, A) target policy.
-        mu_logits_t: (*, A) behaviour policy.
+        mu_logits_t: (*, A) behavior policy.
         a_t: (*) integer.
 
     Returns:
@@ -455,7 +455,7 @@ def multivariate_normal_kl_divergence(mu_0: Tensor, sigma_0: Tensor, mu_1: Tenso
 
 
 def gumbel_softmax_straight_through(
-    logits: Tensor, temperature: float, legal: Tensor | None = None, generator: Generator | None = None
+    logits: Tensor, temperature: float, action_mask: Tensor | None = None, generator: Generator | None = None
 ) -> Tensor:
     """One-hot samples of a softmax distribution whose gradient is that of a relaxed sample.
 
@@ -472,7 +472,7 @@ def gumbel_softmax_straight_through(
     Args:
         logits: (*, A).
         temperature: of the relaxation, above 0.
-        legal: (*, A) bool, or None for all; at least one action must be legal.
+        action_mask: (*, A) bool, or None for all; at least one action must be legal.
         generator: source of randomness; None for torch's own.
 
     Returns:
@@ -484,9 +484,9 @@ def gumbel_softmax_straight_through(
     check(logits=(logits, "float * A"))
     if temperature <= 0:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-    if legal is not None:
-        check(logits=(logits, "float * A"), legal=(legal, "bool * A"))
-        logits = torch.where(legal, logits, torch.finfo(logits.dtype).min / 2)
+    if action_mask is not None:
+        check(logits=(logits, "float * A"), action_mask=(action_mask, "bool * A"))
+        logits = torch.where(action_mask, logits, torch.finfo(logits.dtype).min / 2)
     gumbel = -torch.empty_like(logits).exponential_(generator=generator).log()
     noisy = logits + gumbel
     soft = ((noisy - noisy.detach().amax(-1, keepdim=True)) / temperature).softmax(-1)

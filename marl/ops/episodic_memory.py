@@ -1,4 +1,4 @@
-"""Nearest neighbours in a memory of embeddings."""
+"""Nearest neighbors in a memory of embeddings."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ __all__ = ["KNNQueryResult", "knn_query"]
 
 
 class KNNQueryResult(NamedTuple):
-    """Neighbours (Q, k, D), their indices (Q, k) and the negatives of their distances (Q, k), nearest first."""
+    """Neighbors (Q, k, D), their indices (Q, k) and the negatives of their distances (Q, k), nearest first."""
 
     neighbors: Tensor
     neighbor_indices: Tensor
@@ -30,7 +30,7 @@ def knn_query(
 ) -> KNNQueryResult:
     """The nearest stored points of each query point.
 
-        neighbours_i = the k points x of data with the smallest metric(x, query_i)
+        neighbors_i = the k points x of data with the smallest metric(x, query_i)
 
     Paper: "Neural Episodic Control", Pritzel et al. 2017 (https://arxiv.org/abs/1703.01988).
 
@@ -41,7 +41,7 @@ def knn_query(
         metric: all distances at once: metric((N, D), (Q, D)) -> (Q, N). Squared Euclidean by default.
 
     Returns:
-        See `KNNQueryResult`; differentiable through the distances and neighbours.
+        See `KNNQueryResult`; differentiable through the distances and neighbors.
 
     Raises:
         ValueError: a shape or dtype differs from the above.

@@ -126,7 +126,7 @@ def episodic_memory_intrinsic_rewards(
         s_i = sqrt(sum_k epsilon / (x_ik + epsilon)) + constant
         x_ik = max(d_ik / (mean d - constant) - cluster_distance, 0)
 
-    with d_ik the squared distances to the nearest neighbours in memory, and their mean taken over the whole episode.
+    with d_ik the squared distances to the nearest neighbors in memory, and their mean taken over the whole episode.
     The embeddings are then written to the memory. Before the first write the memory holds num_neighbors zero vectors.
 
     Paper: "Never Give Up: Learning Directed Exploration Strategies", Badia et al. 2020

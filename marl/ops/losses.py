@@ -97,7 +97,7 @@ def huber_loss(x: Tensor, delta: float = 1.0) -> Tensor:
 
 
 def expectile_loss(predictions: Tensor, targets: Tensor, expectile: float) -> Tensor:
-    """Squared error weighted by its sign, so that its minimiser is an expectile.
+    """Squared error weighted by its sign, so that its minimizer is an expectile.
 
         loss = |expectile - 1[targets < predictions]| (targets - predictions)^2
 

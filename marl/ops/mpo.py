@@ -1,4 +1,4 @@
-"""Maximum a posteriori policy optimisation (MPO) and its on-policy form (V-MPO)."""
+"""Maximum a posteriori policy optimization (MPO) and its on-policy form (V-MPO)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ def mpo_loss(
 
     plus the temperature's dual loss, the KL penalties and the multipliers' dual losses, each times its weight.
 
-    Paper: "Maximum a Posteriori Policy Optimisation", Abdolmaleki et al. 2018 (https://arxiv.org/abs/1806.06920).
+    Paper: "Maximum a Posteriori Policy Optimization", Abdolmaleki et al. 2018 (https://arxiv.org/abs/1806.06920).
 
     Args:
         sample_log_probs: (*) with an axis S of sampled actions at sample_axis: log-probabilities under the policy.
@@ -117,7 +117,7 @@ def mpo_compute_weights_and_temperature_loss(
 
         w = softmax_s(q_s / eta),    loss = eta (epsilon + log mean_s exp(q_s / eta))
 
-    Paper: "Maximum a Posteriori Policy Optimisation", Abdolmaleki et al. 2018 (https://arxiv.org/abs/1806.06920).
+    Paper: "Maximum a Posteriori Policy Optimization", Abdolmaleki et al. 2018 (https://arxiv.org/abs/1806.06920).
 
     Args:
         sample_q_values: (*) with an axis S at sample_axis.
@@ -166,11 +166,11 @@ def compute_parametric_kl_penalty_and_dual_loss(
     _check_kl(kl_constraints, {})
     for place, (kl, penalty) in enumerate(kl_constraints):
         alpha = projection_operator(penalty.alpha)
-        penalised = (alpha.detach() if use_stop_gradient else alpha) * kl
+        penalized = (alpha.detach() if use_stop_gradient else alpha) * kl
         dual = alpha * (penalty.epsilon - (kl.detach() if use_stop_gradient else kl))
         if penalty.per_dimension:
-            penalised, dual = penalised.sum(-1), dual.sum(-1)
-        kl_loss = penalised if place == 0 else kl_loss + penalised
+            penalized, dual = penalized.sum(-1), dual.sum(-1)
+        kl_loss = penalized if place == 0 else kl_loss + penalized
         alpha_loss = dual if place == 0 else alpha_loss + dual
     return kl_loss, alpha_loss
 

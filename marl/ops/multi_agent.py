@@ -50,7 +50,7 @@ def happo_ratio_product(ratio_t: Tensor, order: Tensor, mask: Tensor | None = No
 
     An agent's surrogate uses M times the joint advantage, so that each update builds on those before it.
 
-    Paper: "Trust Region Policy Optimisation in Multi-Agent Reinforcement Learning", Kuba et al. 2022
+    Paper: "Trust Region Policy Optimization in Multi-Agent Reinforcement Learning", Kuba et al. 2022
     (https://arxiv.org/abs/2109.11251).
 
     Args:
@@ -135,7 +135,7 @@ def monotonic_mixing(
 
         Q_tot = |w_2| . ELU(q |w_1| + b_1) + b_2,    so dQ_tot / dQ_i >= 0
 
-    Paper: "QMIX: Monotonic Value Function Factorisation for Deep Multi-Agent Reinforcement Learning", Rashid et al.
+    Paper: "QMIX: Monotonic Value Function Factorization for Deep Multi-Agent Reinforcement Learning", Rashid et al.
     2018
     (https://arxiv.org/abs/1803.11485).
 
@@ -208,7 +208,7 @@ def qmix_targets(
 
         y = r_t + discount_t monotonic_mixing(Q_1(a_1*), ..., Q_N(a_N*))
 
-    Paper: "QMIX: Monotonic Value Function Factorisation for Deep Multi-Agent Reinforcement Learning", Rashid et al.
+    Paper: "QMIX: Monotonic Value Function Factorization for Deep Multi-Agent Reinforcement Learning", Rashid et al.
     2018
     (https://arxiv.org/abs/1803.11485).
 

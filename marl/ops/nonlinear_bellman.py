@@ -432,7 +432,7 @@ def transformed_retrace(
         r_t: (T, *) rewards at times 1 ... T.
         discount_t: (T, *).
         pi_t: (T, *, A) target policy's probabilities at times 1 ... T.
-        mu_t: (T, *) behaviour policy's probabilities of a_t.
+        mu_t: (T, *) behavior policy's probabilities of a_t.
         lambda_: a number.
         eps: added to mu_t.
         stop_target_gradients: detach the target.

@@ -155,7 +155,7 @@ def rm_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> Te
 
 
 def rpg_loss(logits_t: Tensor, q_t: Tensor, use_stop_gradient: bool = True) -> Tensor:
-    """Regret policy gradient: minimise the sum of positive regrets.
+    """Regret policy gradient: minimize the sum of positive regrets.
 
         loss = mean_t sum_a max(0, q_t[a] - sum_b p_t[b] q_t[b]),    p_t = softmax(logits_t)
 

@@ -138,7 +138,7 @@ def truncated_generalized_advantage_estimation(
     values: Tensor,
     stop_target_gradients: bool = False,
 ) -> Tensor:
-    """Generalised advantage estimation over a window, bootstrapping from its last value.
+    """Generalized advantage estimation over a window, bootstrapping from its last value.
 
         A_t = delta_t + discount_{t+1} lambda_{t+1} A_{t+1},    delta_t = r_{t+1} + discount_{t+1} v_{t+1} - v_t,
         A_T = 0

@@ -222,7 +222,7 @@ def hyperbolic_arcsin(x: Tensor) -> Tensor:
 
 
 def transform_to_2hot(scalar: Tensor, min_value: float, max_value: float, num_bins: int) -> Tensor:
-    """Code a scalar as two neighbouring weights on evenly spaced bins, whose mean it is.
+    """Code a scalar as two neighboring weights on evenly spaced bins, whose mean it is.
 
         y_i = max(0, 1 - |position - i|),    position = (clip(x, min, max) - min) / (max - min) (num_bins - 1)
 

@@ -59,7 +59,7 @@ def normalize(state: PopArtState, unnormalized: Tensor, indices: Tensor) -> Tens
 
 
 def unnormalize(state: PopArtState, normalized: Tensor, indices: Tensor) -> Tensor:
-    """Bring normalised values back to the scale of the targets.
+    """Bring normalized values back to the scale of the targets.
 
         x = scale_k y + shift_k
 
@@ -82,7 +82,7 @@ def unnormalize(state: PopArtState, normalized: Tensor, indices: Tensor) -> Tens
 
 
 def unnormalize_linear(state: PopArtState, inputs: Tensor, indices: Tensor) -> PopArtOutput:
-    """Select one output of a linear layer per example, and unnormalise it.
+    """Select one output of a linear layer per example, and unnormalize it.
 
         normalized = inputs[..., k],    unnormalized = scale_k normalized + shift_k
 
@@ -141,7 +141,7 @@ def art(
 
 
 def pop(params: Mapping[str, Tensor], old: PopArtState, new: PopArtState) -> dict[str, Tensor]:
-    """Change a linear layer so that its unnormalised outputs stay the same under new statistics.
+    """Change a linear layer so that its unnormalized outputs stay the same under new statistics.
 
         w' = w scale_old / scale_new,    b' = (scale_old b + shift_old - shift_new) / scale_new
 

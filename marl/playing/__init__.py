@@ -1,4 +1,4 @@
-"""The one way to play policies: actors, the episode loop, evaluation and its report."""
+"""Playing policies: actors, the episode loop, evaluation and its report."""
 
 from marl.playing.episodes import EpisodeRecord
 from marl.playing.experiment import Experiment

@@ -1,4 +1,4 @@
-"""Actors: whatever gives the actions of all agents for a step."""
+"""Actors: objects that give the actions of all agents for a step."""
 
 from __future__ import annotations
 

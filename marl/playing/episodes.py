@@ -1,4 +1,4 @@
-"""The one loop in which frozen policies play whole episodes, and what may be recorded of them."""
+"""The episode loop in which frozen policies play, and recording of its episodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from marl.curriculum.target import Target
+from marl.curriculum.evaluation_tasks import EvaluationTasks
 from marl.playing.actor import Actor
 from marl.types import Array, BatchEnv, ConfigError, Episode, Spec, Step
 
@@ -18,14 +18,14 @@ LONG_EPISODE, ENDLESS_EPISODE = 10_000, 100_000  # steps after which the loop sa
 
 
 class StepWatcher(Protocol):
-    """Looks on in every step, before the environment overwrites its arrays and after."""
+    """Called in every step, before the environment overwrites its arrays and after."""
 
     def acted(self, step: Step, actions: Sequence[Array]) -> None:
-        """Before the environment steps: what everybody saw, and what is done."""
+        """Before the environment steps: the step acted on, and the joint action."""
         ...
 
     def stepped(self, step: Step) -> None:
-        """After it has stepped."""
+        """After the environment has stepped."""
         ...
 
 
@@ -40,7 +40,7 @@ def play_episodes(
     actor: Actor,
     episodes: int,
     seed: int,
-    target: Target | None = None,
+    target: EvaluationTasks | None = None,
     watchers: Sequence[StepWatcher] = (),
 ) -> Iterator[Episode]:
     """Play until every copy has given its fixed share of the episodes, so that short ones are not preferred.
@@ -81,7 +81,7 @@ def play_episodes(
 
 
 def _check_length(env: str, length: int) -> None:
-    """Say that the loop waits for an episode that may never end, and end one that would."""
+    """Warn about an episode that may never end, and raise ConfigError where it is certain."""
     if length == LONG_EPISODE:
         logging.getLogger("marl.playing").warning(
             "evaluation: an episode of %s has not ended after %s steps; if none ends by itself, max_steps= cuts them",
@@ -131,14 +131,14 @@ class Recorder:
         self._ended: dict[int, tuple[list[Row], tuple[Array, ...], Array | None]] = {}
 
     def acted(self, step: Step, actions: Sequence[Array]) -> None:
-        """See :class:`StepWatcher`."""
+        """Copy the step and the joint action."""
         self._seen = [team.obs.copy() for team in step.teams]
-        self._acting = [team.alive.copy() for team in step.teams]
+        self._acting = [team.acting.copy() for team in step.teams]
         self._actions = [action.copy() for action in actions]
         self._state = None if step.state is None else step.state.copy()
 
     def stepped(self, step: Step) -> None:
-        """See :class:`StepWatcher`."""
+        """Copy the rewards and the true successors."""
         rewards = [team.reward.copy() for team in step.teams]
         for e, rows in enumerate(self._rows):
             columns = (self._seen, self._actions, rewards, self._acting)

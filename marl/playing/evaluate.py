@@ -14,19 +14,19 @@ from marl.adapters.faults import faults_of
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel, Hub, Link, Tamper
 from marl.config import check_whole
-from marl.curriculum.target import Target
+from marl.curriculum.evaluation_tasks import EvaluationTasks
 from marl.curriculum.tasks import HasTasks, Task
 from marl.learners import Learner
-from marl.learners.base import talker_of
+from marl.learners.base import channel_net_of
 from marl.playing.actor import Actor
-from marl.playing.alone import DecentralizedActor, LocalPlayer, View, random_player
+from marl.playing.decentralized import AgentInput, DecentralizedActor, LocalPlayer, random_player
 from marl.playing.episodes import EpisodeRecord, Recorder, evaluation_seeds, play_episodes
 from marl.playing.experiment import Entries, Experiment, in_words
 from marl.playing.processes import ProcessPlayer, assemble
-from marl.playing.report import Agreement, Metric, Record, Report, summarise
+from marl.playing.report import Agreement, Metric, Record, Report, summarize
 from marl.playing.single import Agent, MixedAgent
 from marl.playing.streams import global_streams_kept
-from marl.playing.team import Frozen, Policy, Side, Strategy, TeamActor, team_sides
+from marl.playing.team import FrozenPolicy, Policy, Side, Strategy, TeamActor, team_sides
 from marl.types import Array, BatchEnv, ConfigError, Spec, Step
 
 EVALUATION_COPIES = 16
@@ -40,7 +40,7 @@ Decentralized = bool | Literal["processes"]
 
 @dataclass(frozen=True)
 class Players:
-    """What a system plays with: its learners, of which frozen copies act, or mixtures of policies.
+    """The policies of a system: its learners, of which frozen copies act, or mixtures of policies.
 
     Args:
         spec: of the environment that they know.
@@ -78,14 +78,14 @@ class Players:
         raise ConfigError(f"no agent {name!r}; agents: {', '.join(self.spec.agents)}")
 
     def strategy(self, place: int) -> Strategy:
-        """What a team plays: policies and their chances."""
+        """A team's policies and their probabilities."""
         if self.mixtures[place]:
             return self.mixtures[place]
         net, distribution = self.learners[place].policy(None)
         return [(1.0, Policy(net, distribution, name=self.spec.teams[place].name))]
 
     def links(self, link: Link | str | None, tamper: Tamper | None) -> list[Link | None]:
-        """What the messages of each team suffer in evaluation. Raises ConfigError if there are none to suffer it."""
+        """The link of each team's messages in evaluation. Raises ConfigError if there is no channel."""
         unheard = not any(self.channels)
         if (tamper is not None and unheard) or (link is not None and unheard and self.spoken is None):
             raise ConfigError(
@@ -98,7 +98,7 @@ class Players:
         ]
 
     def spoken_over(self, link: Link | str | None) -> Spoken | None:
-        """Messages as actions over another link; None where that is not asked, or there are none."""
+        """Messages as actions over another link; None if there are none, or no other link is given."""
         if self.spoken is None or link is None:
             return None
         return replace(self.spoken, link=Link.parse(link, self.spoken.link) if isinstance(link, str) else link)
@@ -106,15 +106,15 @@ class Players:
     def together(
         self, copies: int, seed: int, greedy: bool, links: Links, tampers: Sequence[Tamper | None]
     ) -> TeamActor:
-        """Whole teams in one batch: mixtures of policies, or frozen copies of what the learners have come to."""
+        """An actor for whole teams in one batch: frozen copies of the learners' policies, or their mixtures."""
         sides: Sequence[Side] = team_sides(self.spec)
         if any(self.mixtures):
             sides = self.sides
             strategies: list[Strategy] = [
-                [(chance, one.again(greedy)) for chance, one in self.mixtures[side.place]] for side in sides
+                [(chance, one.with_greedy(greedy)) for chance, one in self.mixtures[side.place]] for side in sides
             ]
         else:
-            frozen = [Frozen(learner, greedy=greedy) for learner in self.learners]
+            frozen = [FrozenPolicy(learner, greedy=greedy) for learner in self.learners]
             for policy, link, tamper in zip(frozen, links, tampers, strict=True):
                 policy.use(link, tamper)
             strategies = [[(1.0, policy)] for policy in frozen]
@@ -129,7 +129,7 @@ class Players:
         experiment: Experiment | None = None,
         processes: bool = False,
     ) -> DecentralizedActor:
-        """Every agent by itself, in this process or in processes of their own, and hubs for teams that talk."""
+        """An actor in which every agent acts on its own, in this process or in processes of their own."""
         experiment = experiment or PLAIN
         seeds = np.random.SeedSequence(seed).generate_state(copies * len(self.spec.agents), np.uint32)
         strangers = self.strangers(copies, seed, self.spec.agents, talking=True)
@@ -174,7 +174,7 @@ class Players:
         """Random players for some agents' seats, with the same random streams in one process and in many."""
         table = np.random.SeedSequence([seed, STRANGERS]).generate_state(copies * len(self.spec.agents), np.uint32)
         seeds = dict(zip(self.spec.agents, table.reshape(-1, copies).tolist(), strict=True))
-        speeches = [None if (net := talker_of(learner)) is None else net.speech for learner in self.learners]
+        speeches = [None if (net := channel_net_of(learner)) is None else net.speech for learner in self.learners]
         return {
             name: random_player(team, n, seeds[name], speech.size if talking and speech is not None else 0)
             for team, speech in zip(self.spec.teams, speeches, strict=True)
@@ -184,8 +184,8 @@ class Players:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What an evaluation plays.
+class EvaluationPlan:
+    """Settings of an evaluation.
 
     Args:
         episodes: how many; each copy plays a fixed share, so short episodes are not preferred.
@@ -209,10 +209,10 @@ class Plan:
     experiment: Experiment = PLAIN
     metrics: Metrics | None = None
 
-    def checked(self, spelled: str = "decentralized") -> Plan:
-        """The same with plain numbers; ``spelled``: the keyword that was used. Raises ConfigError."""
+    def checked(self) -> EvaluationPlan:
+        """The same with plain numbers. Raises ConfigError."""
         if self.decentralized not in (False, True, "processes"):
-            raise ConfigError(f"{spelled}: expected True, False or 'processes', got {self.decentralized!r}")
+            raise ConfigError(f"decentralized: expected True, False or 'processes', got {self.decentralized!r}")
         for name, function in (self.metrics or {}).items():
             if not callable(function):
                 raise ConfigError(f"metrics: {name!r}: expected a function of an episode's record, got {function!r}")
@@ -222,11 +222,11 @@ class Plan:
 
 def evaluate(
     players: Players,
-    plan: Plan,
+    plan: EvaluationPlan,
     open_copies: Callable[[int, Spoken | None], AbstractContextManager[BatchEnv]],
     entries_of: Callable[[BatchEnv], Sequence[str]],
 ) -> Report:
-    """Play whole episodes and report raw returns. Changes nothing in the players.
+    """Play whole episodes with frozen policies and report raw returns.
 
     Args:
         players: who plays.
@@ -251,12 +251,12 @@ def evaluate(
         experiment.check(spec, [channel is not None for channel in players.channels], copies)
         tampers = [experiment.tampering(team) for team in spec.teams]
         changed = [*links, None if spoken is None else spoken.link]
-        done = [] if experiment.link is None else [f"link: {in_words(one)}" for one in changed if one is not None]
-        done += experiment.summary
+        changes = [] if experiment.link is None else [f"link: {in_words(one)}" for one in changed if one is not None]
+        changes += experiment.summary
         has_target = bool(plan.task) and (plan.must_have_tasks or isinstance(batch, HasTasks))
 
         def play(actor: Actor) -> Report:
-            target = Target(plan.task, batch, task_seed) if has_target and plan.task is not None else None
+            target = EvaluationTasks(plan.task, batch, task_seed) if has_target and plan.task is not None else None
             before = faults_of(batch)
             recorder = Recorder(spec, copies) if plan.metrics else None
             found: dict[str, list[float]] = {name: [] for name in plan.metrics or {}}
@@ -269,7 +269,7 @@ def evaluate(
                         record = recorder.of(episode)
                         for name, function in (plan.metrics or {}).items():
                             found[name].append(_number(name, function(record)))
-            report = summarise(spec, finished, bool(plan.decentralized), tuple(done))
+            report = summarize(spec, finished, bool(plan.decentralized), tuple(changes))
             measured = {name: Metric.of(values) for name, values in found.items()}
             return replace(report, metrics=measured, **_faults_since(before, batch))
 
@@ -290,11 +290,11 @@ def evaluate(
             report = play(both)
             lost = report.faults | apart.faults
             report = replace(report, faults=lost, agreement=both.agreement(spec))
-        return replace(report, batched=replace(play(in_one_batch()), decentralised=False))
+        return replace(report, batched=replace(play(in_one_batch()), decentralized=False))
 
 
 def _number(name: str, value: Any) -> float:
-    """What a metric's function returned. Raises ConfigError if it is no number."""
+    """A metric's value as a float. Raises ConfigError for anything but a number."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -302,7 +302,7 @@ def _number(name: str, value: Any) -> float:
 
 
 class ExperimentActor:
-    """Actors in an experiment: they see what they shall see, and others take seats."""
+    """An actor in an experiment: observations are changed, and random players take some seats."""
 
     def __init__(
         self, spec: Spec, actor: Actor, experiment: Experiment, strangers: Mapping[str, LocalPlayer] | None = None
@@ -311,18 +311,18 @@ class ExperimentActor:
         self.spec, self.actor, self.experiment, self.strangers = spec, actor, experiment, strangers or {}
 
     def act(self, step: Step) -> list[Array]:
-        """See :class:`~marl.playing.actor.Actor`."""
+        """Actions of every team, ``(E, N)`` or ``(E, N, A)``."""
         actions = [action.copy() for action in self.actor.act(self.experiment.shown(self.spec, step))]
         for place, team in enumerate(self.spec.teams):
             for n, name in enumerate(team.agents):
                 if name in self.strangers:
-                    self.strangers[name].look(View.of(step, place, n, None))
+                    self.strangers[name].observe(AgentInput.of(step, place, n, None))
                     actions[place][:, n] = self.strangers[name].act()
         return actions
 
 
 class ComparedActors:
-    """An actor that plays, and another that is asked in every step what it would do; both are put on record.
+    """An actor that plays, and another that is asked for its action in the same step; both are recorded.
 
     They see the same observations throughout. Were they to play apart, the rounding of another batch size would lead
     them into different states of a chaotic environment, where right policies do different things.
@@ -331,24 +331,24 @@ class ComparedActors:
     def __init__(self, actor: Actor, asked: Actor) -> None:
         """``actor`` plays."""
         self.actor, self.asked = actor, asked
-        self.done: list[Record] = []
+        self.taken: list[Record] = []
         self.wanted: list[Record] = []
 
     def act(self, step: Step) -> list[Array]:
-        """See :class:`~marl.playing.actor.Actor`."""
-        alive = [team.alive.copy() for team in step.teams]
-        self.wanted.append((self.asked.act(step), alive))
+        """Actions of the first actor."""
+        acting = [team.acting.copy() for team in step.teams]
+        self.wanted.append((self.asked.act(step), acting))
         actions = self.actor.act(step)
-        self.done.append((actions, alive))
+        self.taken.append((actions, acting))
         return actions
 
     def agreement(self, spec: Spec) -> Agreement:
-        """Whether both wanted the same."""
-        return Agreement.of(spec, self.wanted, self.done)
+        """How often both chose the same action."""
+        return Agreement.of(spec, self.wanted, self.taken)
 
 
 def _faults_since(before: Mapping[str, int], batch: BatchEnv) -> dict[str, Any]:
-    """What a report says of what went wrong in the copies: the faults in words, and the episodes lost."""
+    """The fields of a report about faults of the copies: descriptions, and the number of lost episodes."""
     after = faults_of(batch)
     lost = after.pop("lost_episodes", 0) - before.get("lost_episodes", 0)
     last: Mapping[str, str] = batch.ledger.last if hasattr(batch, "ledger") else {}

@@ -1,4 +1,4 @@
-"""What an evaluation does to a team to see what its members and its messages are worth.
+"""Experiments: interventions on a team and its messages during evaluation.
 
 Messages are those of channels, and those that an environment carries itself: one agent's action that another's
 observation shows. Of the latter somebody has to say where they stand: ``"listener_0<speaker_0:8-10"`` are entries 8 to
@@ -24,7 +24,7 @@ ENTRIES = re.compile(r"(?P<listener>[^<:]+)(?:<(?P<speaker>[^<:]+))?:(?P<first>\
 
 @dataclass(frozen=True)
 class Entries:
-    """Where an observation shows what others said: entries ``first`` to ``last`` of the listener's vector."""
+    """Entries ``first`` to ``last`` of a listener's observation that show a message."""
 
     listener: str
     first: int
@@ -44,14 +44,14 @@ class Entries:
         return cls(found["listener"], first, last, found["speaker"])
 
     def __str__(self) -> str:
-        """As it is parsed."""
+        """The text that :meth:`parse` reads."""
         said = "" if self.speaker is None else f"<{self.speaker}"
         return f"{self.listener}{said}:{self.first}-{self.last}"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is done to a team and its messages while it is evaluated: ``evaluate(experiment=Experiment(...))``.
+    """Interventions during an evaluation: ``evaluate(experiment=Experiment(...))``.
 
     Args:
         silence: agents whose messages are never sent.
@@ -87,10 +87,10 @@ class Experiment:
                 raise ConfigError(f"swap: expected two agents, got {one!r}")
         entries: Any = self.entries
         if entries is not None:
-            entries = tuple(Entries.parse(one) if isinstance(one, str) else one for one in names(entries))
+            entries = tuple(Entries.parse(one) if isinstance(one, str) else one for one in agent_names(entries))
         for name, value in (
-            ("silence", names(self.silence)),
-            ("remove", names(self.remove)),
+            ("silence", agent_names(self.silence)),
+            ("remove", agent_names(self.remove)),
             ("swap", tuple(tuple(one) for one in swaps)),
             ("entries", entries),
         ):
@@ -98,7 +98,7 @@ class Experiment:
 
     @classmethod
     def of(cls, whole: Experiment | None, **parts: Any) -> Experiment:
-        """An experiment that is given whole, or else in parts. Raises ConfigError if it is given both ways."""
+        """An experiment from an object or from single keywords. Raises ConfigError if both are given."""
         given = [name for name, value in parts.items() if value is not None and value != () and value is not False]
         if whole is None:
             return cls(**parts)
@@ -108,7 +108,7 @@ class Experiment:
 
     @property
     def mute(self) -> tuple[str, ...]:
-        """All who say nothing."""
+        """Names of the agents that send nothing."""
         return tuple(dict.fromkeys((*self.silence, *self.remove)))
 
     @property
@@ -117,13 +117,13 @@ class Experiment:
         return self.entries or ()
 
     def policy_of(self, seat: str) -> str:
-        """Whose policy plays in a seat."""
+        """The agent whose policy plays in a seat."""
         for one, other in self.swap:
             seat = other if seat == one else one if seat == other else seat
         return seat
 
     def check(self, spec: Spec, talking: Sequence[bool], copies: int) -> None:
-        """Refuse what cannot be done; ``talking``: which teams have a channel. Raises ConfigError."""
+        """Refuse experiments that do not fit; ``talking``: which teams have a channel. Raises ConfigError."""
         for what, agents in (
             ("silence", self.silence),
             ("remove", self.remove),
@@ -163,7 +163,7 @@ class Experiment:
                 raise ConfigError("shuffle messages: needs at least two episodes side by side, got one")
 
     def tampering(self, team: TeamSpec) -> Tamper | None:
-        """What happens to everything that a team sends, ``(E, N, M + 1)``."""
+        """The function applied to everything that a team sends, ``(E, N, M + 1)``; None: nothing."""
         also = self.tamper
         mute = [n for n, name in enumerate(team.agents) if name in self.mute]
         if not mute and not self.shuffle:
@@ -178,7 +178,7 @@ class Experiment:
         return tamper
 
     def shown(self, spec: Spec, step: Step) -> Step:
-        """The step as agents see it: what observations show of messages was tampered with."""
+        """The step with the messages that observations show changed by the experiment."""
         changed = [entries for entries in self.shown_in if self.shuffle or entries.speaker in self.mute]
         if not changed:
             return step
@@ -198,7 +198,7 @@ class Experiment:
 
     @property
     def summary(self) -> list[str]:
-        """What is done, for people."""
+        """Lines that describe the experiment."""
         lines = [f"{name} is silent" for name in self.silence if name not in self.remove]
         lines += [f"{name} is removed: in its seat somebody acts at random and says nothing" for name in self.remove]
         lines += [f"{one} and {other} play with each other's policy" for one, other in self.swap]
@@ -207,13 +207,13 @@ class Experiment:
         return lines
 
 
-def names(given: Any) -> tuple[Any, ...]:
+def agent_names(given: Any) -> tuple[Any, ...]:
     """A single text as a list of one."""
     return (given,) if isinstance(given, str | Entries) else tuple(given)
 
 
 def in_words(link: Link) -> str:
-    """What a link does, as ``Link.parse`` reads it."""
+    """A link as text that ``Link.parse`` reads."""
     plain = Link()
     parts = [
         f"{one.name}={value:g}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from marl.adapters.spawn import die_with, kill, spawn
-from marl.playing.alone import Heard, LocalPlayer, View
+from marl.playing.decentralized import AgentInput, LocalPlayer, ReceivedMessages
 from marl.playing.single import Agent
 from marl.playing.wire import Field, Kind, Wire, WireError, view_fields
 from marl.types import Array, MarlError, ResourceError
@@ -27,25 +27,25 @@ DEADLINE = 60.0  # seconds for one answer
 
 
 class Layout:
-    """What the frames of one agent in ``E`` copies hold; both sides work it out from the agent itself."""
+    """Sizes of the frames of one agent in ``E`` copies; both sides compute them from the agent."""
 
     def __init__(self, agent: Agent, copies: int) -> None:
-        """See the class."""
+        """Compute the sizes."""
         team = agent.team
-        legal = team.action.num_legal if team.masked else None
+        action_mask = team.action.num_choices if team.masked else None
         self.talks, self.rounds = agent.talks, agent.rounds
         self.arrives = agent.talks and not agent.rounds
         obs: Field = (team.obs.shape, team.obs.dtype)
-        self.look, self.hear = view_fields(copies, obs, legal, team.num_agents, agent.size, self.arrives)
+        self.observe, self.hear = view_fields(copies, obs, action_mask, team.num_agents, agent.size, self.arrives)
         self.say: list[Field] = [((copies, agent.size), "float32"), ((copies,), "float32")]
         self.act: list[Field] = [((copies, *team.action.shape), team.action.dtype)]
         self.begin: list[Field] = [((copies,), "int64"), ((), "bool")]
-        self.masked = legal is not None
+        self.masked = action_mask is not None
 
     @property
     def sizes(self) -> Array:
         """What READY says: bytes of each kind of frame, rounds, whether it talks."""
-        frames = (self.look, self.say, self.hear, self.act)
+        frames = (self.observe, self.say, self.hear, self.act)
         total = [sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in frame) for frame in frames]
         return np.array([*total, self.rounds, self.talks], dtype=np.int64)
 
@@ -54,7 +54,7 @@ READY: list[Field] = [((6,), "int64")]
 
 
 class ProcessPlayer:
-    """A player in a process of its own. If that is lost, a stranger takes its seat, and :attr:`fault` says why."""
+    """A player in a process of its own. If it is lost, a random player takes its seat, and :attr:`fault` says why."""
 
     def __init__(self, seat: str, agent: Agent, seeds: Sequence[int], explore: bool, stranger: LocalPlayer) -> None:
         """``seat``: whose place it takes; ``stranger``: who plays if its process is lost."""
@@ -62,7 +62,7 @@ class ProcessPlayer:
         self._layout = Layout(agent, len(seeds))
         self._begin = [np.array(seeds, np.int64), np.array(explore)]
         self._process: subprocess.Popen[bytes] | None = None
-        self._view: View | None = None
+        self._view: AgentInput | None = None
 
     @property
     def pid(self) -> int:
@@ -90,7 +90,7 @@ class ProcessPlayer:
             self._wire.send(Kind.BEGIN, self._layout.begin, self._begin)
 
     def wait(self) -> None:
-        """Until the agent is loaded."""
+        """Wait until the agent is loaded."""
         if self.fault:
             return
         with self._watched():
@@ -99,34 +99,34 @@ class ProcessPlayer:
                 raise WireError(f"expected frames of {self._layout.sizes.tolist()}, it reads {sizes.tolist()}")
             self._wire.sock.settimeout(DEADLINE)
 
-    def look(self, view: View) -> None:
-        """See :class:`~marl.playing.alone.Player`."""
+    def observe(self, view: AgentInput) -> None:
+        """Send the agent's input of this step to its process."""
         self._view = view
         if self.fault:
-            self._stranger.look(view)
+            self._stranger.observe(view)
             return
         with self._watched():
-            arrays = [view.started, view.alive, view.obs]
-            arrays += [view.legal] if view.legal is not None else []
+            arrays = [view.started, view.acting, view.obs]
+            arrays += [view.action_mask] if view.action_mask is not None else []
             arrays += [view.heard.message, view.heard.weight] if view.heard is not None else []
-            self._wire.send(Kind.LOOK, self._layout.look, arrays)
+            self._wire.send(Kind.LOOK, self._layout.observe, arrays)
 
     def say(self) -> tuple[Array, Array]:
-        """See :class:`~marl.playing.alone.Player`."""
+        """Messages ``(E, M)`` and loudness ``(E,)`` from the process."""
         if not self.fault:
             with self._watched():
                 said, loud = self._receive(Kind.SAY, self._layout.say)
                 return said, loud
         return self._stranger.say()
 
-    def hear(self, heard: Heard) -> None:
-        """See :class:`~marl.playing.alone.Player`."""
+    def hear(self, heard: ReceivedMessages) -> None:
+        """Send the messages of this round to the process."""
         if not self.fault:
             with self._watched():
                 self._wire.send(Kind.HEAR, self._layout.hear, [heard.message, heard.weight])
 
     def act(self) -> Array:
-        """See :class:`~marl.playing.alone.Player`."""
+        """Actions ``(E,)`` or ``(E, A)`` from the process."""
         if not self.fault:
             with self._watched():
                 (action,) = self._receive(Kind.ACT, self._layout.act)
@@ -134,7 +134,7 @@ class ProcessPlayer:
         return self._stranger.act()
 
     def close(self) -> None:
-        """See :class:`~marl.playing.alone.Player`."""
+        """End the process."""
         if self._process is None:
             return
         if not self.fault:
@@ -174,7 +174,7 @@ class ProcessPlayer:
         self.fault = f"process {self.pid} {how}"
         self._end()
         if self._view is not None:
-            self._stranger.look(self._view)
+            self._stranger.observe(self._view)
 
     def _end(self) -> None:
         if self._process is not None:
@@ -204,7 +204,7 @@ def assemble(players: Sequence[ProcessPlayer]) -> None:
 
 
 def serve(fd: int, parent: int, from_main: int) -> None:
-    """The life of an agent's process: it plays until there is no more to do, or nobody to do it for."""
+    """The main function of an agent's process: play until the other side closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     die_with(parent, bool(from_main))
     answer(Wire(socket.socket(fileno=fd)))
@@ -219,16 +219,16 @@ def answer(wire: Wire) -> None:
         assert begin is not None
         player = LocalPlayer([agent.twin(seed) for seed in begin[0].tolist()], bool(begin[1]))
         wire.send(Kind.READY, READY, [layout.sizes])
-        while (arrays := wire.receive(Kind.LOOK, layout.look, ends=True)) is not None:
-            started, alive, obs, *rest = arrays
-            legal = rest.pop(0) if layout.masked else None
-            player.look(View(obs, legal, started, alive, Heard(*rest) if rest else None))
+        while (arrays := wire.receive(Kind.LOOK, layout.observe, ends=True)) is not None:
+            started, acting, obs, *rest = arrays
+            action_mask = rest.pop(0) if layout.masked else None
+            player.observe(AgentInput(obs, action_mask, started, acting, ReceivedMessages(*rest) if rest else None))
             for _ in range(max(layout.rounds, 1) if layout.talks else 0):
                 wire.send(Kind.SAY, layout.say, player.say())
                 if layout.rounds:
                     heard = wire.receive(Kind.HEAR, layout.hear)
                     assert heard is not None
-                    player.hear(Heard(*heard))
+                    player.hear(ReceivedMessages(*heard))
             wire.send(Kind.ACT, layout.act, [player.act()])
     except (EOFError, ConnectionError):
         pass  # the other side is gone: nothing to say, and nobody to say it to

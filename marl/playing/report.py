@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""The results of an evaluation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from marl.renamed import old_attributes
 from marl.types import Array, Episode, Spec
 
 Record = tuple[list[Array], list[Array]]  # one step: the actions of each team, and who of it was alive
@@ -63,7 +64,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether two ways to act do the same on the same observations.
+    """Whether two actors choose the same actions on the same observations.
 
     compared: actions of agents that were alive.
     different: how many were not equal (boxes: apart by more than ``TOLERANCE``, or by that share of a number beyond 1;
@@ -79,10 +80,10 @@ class Agreement:
 
     @classmethod
     def of(cls, spec: Spec, ours: Sequence[Record], theirs: Sequence[Record]) -> Agreement:
-        """Compare step by step what was done by those who were alive."""
+        """Compare the actions of acting agents, step by step."""
         compared, different, first = 0, 0, None
-        for number, ((mine, alive), (other, lived)) in enumerate(zip(ours, theirs, strict=False)):
-            for team, a, b, one, two in zip(spec.teams, mine, other, alive, lived, strict=True):
+        for number, ((mine, acting), (other, lived)) in enumerate(zip(ours, theirs, strict=False)):
+            for team, a, b, one, two in zip(spec.teams, mine, other, acting, lived, strict=True):
                 if team.action.kind == "box":
                     apart = (np.abs(a - b) > cls.TOLERANCE * np.maximum(1.0, np.abs(a))).any(-1)
                 else:
@@ -100,7 +101,7 @@ class Agreement:
         return {"compared": self.compared, "different": self.different, "first": self.first}
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         if not self.different:
             return f"all {self.compared:,} actions are equal on the same observations"
         return (
@@ -109,6 +110,7 @@ class Agreement:
         )
 
 
+@old_attributes(decentralised="decentralized", done="changes")
 @dataclass(frozen=True)
 class Report:
     """Raw (unshaped) returns over some episodes, of all agents together and of each team.
@@ -125,8 +127,8 @@ class Report:
         teams: the same for each team.
         info: means over episodes of the numbers that the environment reports as an episode ends, such as ``success``.
         metrics: what ``evaluate(metrics=...)`` asked for, by name.
-        decentralised: whether every agent acted on its own.
-        done: what was done to the team and its messages, in words.
+        decentralized: whether every agent acted on its own.
+        changes: what was done to the team and its messages, in words.
         faults: agents whose process was lost, and how; a stranger acted at random in their seats from then on. And what
             went wrong in the environment's copies, by kind (``crash``, ``drop``, ``cast``, ``clip``, ...).
         lost_episodes: how many episodes were thrown away after such faults; others were played in their place.
@@ -143,8 +145,8 @@ class Report:
     episode_lengths: tuple[int, ...]
     teams: dict[str, TeamReport]
     info: dict[str, float]
-    decentralised: bool = False
-    done: tuple[str, ...] = ()
+    decentralized: bool = False
+    changes: tuple[str, ...] = ()
     faults: dict[str, str] = field(default_factory=dict)
     lost_episodes: int = 0
     batched: Report | None = None
@@ -153,7 +155,7 @@ class Report:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """What went wrong, a line each."""
+        """Faults and lost episodes, a line each."""
         lines = []
         for name, how in self.faults.items():
             if name in self.returns_per_agent:
@@ -176,8 +178,8 @@ class Report:
             "teams": {name: team.to_dict() for name, team in self.teams.items()},
             "info": self.info,
             "metrics": {name: metric.to_dict() for name, metric in self.metrics.items()},
-            "decentralised": self.decentralised,
-            "done": list(self.done),
+            "decentralized": self.decentralized,
+            "changes": list(self.changes),
             "faults": self.faults,
             "lost_episodes": self.lost_episodes,
             "batched": None if self.batched is None else self.batched.to_dict(),
@@ -185,17 +187,17 @@ class Report:
         }
 
     def __str__(self) -> str:
-        """A few lines for people."""
+        """A few lines of text."""
         low, high = self.confidence_interval
         interval = f"(95 % CI {low:.2f} to {high:.2f})"
         lines = [f"{self.episodes} episodes: return {self.mean_return:.2f} {interval}, sum over agents"]
         if self.batched is not None:
             low, high = self.batched.confidence_interval
-            lines.append(f"  decentralised:           {self.mean_return:.2f} {interval}")
+            lines.append(f"  decentralized:           {self.mean_return:.2f} {interval}")
             lines.append(f"  batched, played apart:   {self.batched.mean_return:.2f} (95 % CI {low:.2f} to {high:.2f})")
         lines += [f"  {self.agreement}"] if self.agreement is not None else []
         lines += [f"  {line}" for line in self.troubles]
-        lines += [f"  {deed}" for deed in self.done]
+        lines += [f"  {change}" for change in self.changes]
         for name, team in self.teams.items():
             agents = ", ".join(f"{agent} {mean:.2f}" for agent, mean in team.returns_per_agent.items())
             prefix = f"{name} {team.mean_return:.2f}: " if len(self.teams) > 1 else ""
@@ -207,8 +209,8 @@ class Report:
         return "\n".join(lines)
 
 
-def summarise(
-    spec: Spec, episodes: Sequence[Episode], decentralised: bool = False, done: tuple[str, ...] = ()
+def summarize(
+    spec: Spec, episodes: Sequence[Episode], decentralized: bool = False, changes: tuple[str, ...] = ()
 ) -> Report:
     """Make the report of some finished episodes."""
     teams = {}
@@ -229,8 +231,8 @@ def summarise(
         episode_lengths=tuple(episode.length for episode in episodes),
         teams=teams,
         info=_means([episode.info for episode in episodes]),
-        decentralised=decentralised,
-        done=done,
+        decentralized=decentralized,
+        changes=changes,
     )
 
 

@@ -1,4 +1,4 @@
-"""One agent's own policy: its parameters, its normaliser, its recurrent state, its inbox; nothing of anyone else's."""
+"""One agent's policy: its parameters, normalizer, recurrent state and inbox."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from marl import checkpoint
 from marl.channels import ChannelNet, Inbox
 from marl.config import from_json, to_json, unknown
-from marl.memory.base import Look
+from marl.memory.base import PolicyInput
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json
@@ -30,7 +30,7 @@ Turn = Generator[tuple[Tensor, Tensor], Inbox, Array]
 
 
 class Agent:
-    """A decentralised policy: ``action = agent.act(observation)``.
+    """A decentralized policy: ``action = agent.act(observation)``.
 
     Observations and actions are the environment's own (any Gymnasium space, with or without an action mask). Call
     :meth:`reset` where an episode begins. An agent with a channel reads what it was told with :meth:`hear` since its
@@ -62,7 +62,7 @@ class Agent:
         self.said: Array | None = None
 
     def twin(self, seed: int | None = None) -> Agent:
-        """The same policy with an episode and a random stream of its own; they share parameters."""
+        """A copy with an episode and a random stream of its own; parameters are shared."""
         twin = copy.copy(self)
         twin.generator = torch.Generator()
         if seed is not None:
@@ -76,7 +76,7 @@ class Agent:
         self.inbox, self.said = self._silence, None
 
     def hear(self, messages: Mapping[str, Array]) -> None:
-        """Take in what others of the team said, by name; it is read by the next :meth:`act`.
+        """Receive messages of other agents of the team, by name; the next :meth:`act` reads them.
 
         Raises:
             ConfigError: for names that are not in the team and messages of another size.
@@ -108,17 +108,17 @@ class Agent:
             ConfigError: if the observation does not fit the agent's space.
         """
         try:
-            row, legal = self.codec.encode(observation, info)
+            row, action_mask = self.codec.encode(observation, info)
         except BadValue as error:
             raise ConfigError(f"agent {self.name!r}: observation: {error}") from None
-        return self.codec.decode(self.act_encoded(row, legal, explore))
+        return self.codec.decode(self.act_encoded(row, action_mask, explore))
 
-    def act_encoded(self, row: Array, legal: Array | None, explore: bool = False) -> Array:
+    def act_encoded(self, row: Array, action_mask: Array | None, explore: bool = False) -> Array:
         """The same from an encoded observation ``(*O)`` and legal row ``(L,)``: the action, ``()`` or ``(A,)``.
 
         Agents that talk in rounds within a step hear nobody here; a hub drives their :meth:`turn`.
         """
-        turn = self.turn(row, legal, explore, self.inbox)
+        turn = self.turn(row, action_mask, explore, self.inbox)
         try:
             said, _ = next(turn)
             while True:
@@ -129,13 +129,13 @@ class Agent:
             action: Array = end.value
             return action
 
-    def turn(self, row: Array, legal: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
+    def turn(self, row: Array, action_mask: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
         """One step as a conversation: yields messages ``(1, 1, M)`` with their loudness, returns the action.
 
         With rounds within the step each message is answered by sending what is heard; without, ``inbox`` is what was
         heard since the last step and the one message is sent off unanswered.
         """
-        mask = None if legal is None else torch.from_numpy(np.asarray(legal)).view(1, 1, 1, -1)
+        mask = None if action_mask is None else torch.from_numpy(np.asarray(action_mask)).view(1, 1, 1, -1)
         parameters: Tensor = torch.zeros(1, 1, 1, self.distribution.size, dtype=torch.float32)
         if self.net is not None:
             x = torch.from_numpy(np.asarray(row)).view(1, 1, 1, *row.shape)
@@ -159,7 +159,7 @@ class Agent:
     def save(self, path: str | Path) -> Path:
         """Write this agent's policy to a directory of its own: tensors and JSON, nothing of anybody else's.
 
-        What is kept: parameters, normaliser, what its outputs mean, the spaces and names of its team (observations are
+        What is kept: parameters, normalizer, what its outputs mean, the spaces and names of its team (observations are
         padded to the team's widest). Who hears whom is not: that is the business of the hub that agents talk through.
 
         Raises:
@@ -175,7 +175,7 @@ class Agent:
         except ConfigError as error:
             raise ConfigError(
                 f"agent {self.name!r} cannot be saved by itself: its policy holds code of yours ({error}); "
-                "save the whole system instead, and evaluate with decentralised=True"
+                "save the whole system instead, and evaluate with decentralized=True"
             ) from None
         state = {} if self.net is None else dict(self.net.state_dict())
         return checkpoint.save(path, {"net": state}, {"agent": policy})
@@ -205,7 +205,7 @@ class Agent:
 
 
 class MixedAgent(Agent):
-    """One agent of a side that mixes policies, as a PSRO run does: each episode is played by one of them.
+    """One agent of a side that plays a mixture of policies, as a PSRO run does.
 
     A new one is drawn by :meth:`reset`. Agents of a side that are reset together and were given the same ``draws`` play
     the same one, since it is the side that mixes.
@@ -234,41 +234,41 @@ class MixedAgent(Agent):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the episode so far; another policy may play the next one."""
+        """Forget the episode so far, and draw the policy of the next one."""
         chances = [chance for chance, _ in self.strategy]
         _, self.member = self.strategy[int(self.random.choice(len(chances), p=chances))]
         self._carry = torch.zeros(
             1, self.team.num_agents, self.member.carry_width, device=self.device, dtype=torch.float32
         )
 
-    def turn(self, row: Array, legal: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
-        """See :class:`Agent`; nothing is said."""
+    def turn(self, row: Array, action_mask: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
+        """One step without messages: yields nothing, returns the action."""
         yield from ()
-        return self._choose(row, legal, explore)
+        return self._choose(row, action_mask, explore)
 
     @torch.inference_mode()
-    def _choose(self, row: Array, legal: Array | None, explore: bool) -> Array:
+    def _choose(self, row: Array, action_mask: Array | None, explore: bool) -> Array:
         """The action. The rest of the team is not there, and what its part would do is not looked at."""
         team, spec = (1, self.team.num_agents), self.team
         obs = torch.zeros(*team, *spec.obs.shape, dtype=getattr(torch, spec.obs.dtype), device=self.device)
         obs[0, self.index] = torch.from_numpy(np.asarray(row)).to(self.device)
         allowed = None
-        if legal is not None:
-            allowed = torch.ones(*team, len(legal), dtype=torch.bool, device=self.device)
-            allowed[0, self.index] = torch.from_numpy(np.asarray(legal, dtype=bool)).to(self.device)
+        if action_mask is not None:
+            allowed = torch.ones(*team, len(action_mask), dtype=torch.bool, device=self.device)
+            allowed[0, self.index] = torch.from_numpy(np.asarray(action_mask, dtype=bool)).to(self.device)
         alone = torch.zeros(team, dtype=torch.bool, device=self.device)
         alone[0, self.index] = True
-        look = Look(obs, self._carry, torch.zeros(1, dtype=torch.bool, device=self.device), alone, allowed)
-        action, carry = self.member.act(look, self.generator, greedy=not explore)
+        inputs = PolicyInput(obs, self._carry, torch.zeros(1, dtype=torch.bool, device=self.device), alone, allowed)
+        action, carry = self.member.act(inputs, self.generator, greedy=not explore)
         self._carry = carry.clone()
         out: Array = action[0, self.index].cpu().numpy()
         return out
 
     def save(self, path: str | Path) -> Path:
-        """Refused: what is drawn are policies of the whole team. Raises ConfigError."""
+        """Raises ConfigError: a mixture holds policies of the whole team."""
         raise ConfigError(
             f"agent {self.name!r} cannot be saved by itself: its side draws from a mixture of policies of the whole "
-            "team; save the whole system instead, and evaluate with decentralised=True"
+            "team; save the whole system instead, and evaluate with decentralized=True"
         )
 
 
@@ -276,7 +276,7 @@ def _net_to_json(net: AgentNet) -> dict[str, Any]:
     """What, with its tensors, makes an agent's own network again."""
     if not isinstance(net, AgentNet):
         raise ConfigError(f"{type(net).__name__} is no network of this library")
-    channel, hold = (net.channel, net.hold) if isinstance(net, ChannelNet) else (None, False)
+    channel, hold = (net.channel, net.keep_last) if isinstance(net, ChannelNet) else (None, False)
     return {
         "network": to_json(net.network),
         "shape": list(net.shape),
@@ -296,7 +296,15 @@ def _net_from_json(data: Mapping[str, Any], team: TeamSpec) -> AgentNet:
     settings["ids"] = torch.zeros(1, data["ids"], dtype=torch.float32)
     if channel is None:
         return AgentNet(network, Owner((0,)), shape, data["out"], [torch.Generator()], **settings)
-    wiring = channel.topology.build(team)
+    adjacency = channel.topology.build(team)
     return ChannelNet(
-        channel, wiring, network, Owner((0,)), shape, data["out"], [torch.Generator()], hold=data["hold"], **settings
+        channel,
+        adjacency,
+        network,
+        Owner((0,)),
+        shape,
+        data["out"],
+        [torch.Generator()],
+        keep_last=data["hold"],
+        **settings,
     )

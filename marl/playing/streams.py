@@ -1,4 +1,4 @@
-"""The process-wide random streams, which environments and networks of others may draw from."""
+"""Process-wide random streams, which environments and networks of users may draw from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def global_streams_kept() -> Iterator[None]:
-    """Put the process-wide random streams back at the end."""
+    """A context that restores the process-wide random streams at its end."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         yield

@@ -1,4 +1,4 @@
-"""Frozen policies on seats: what teams, mixtures of policies and members of leagues play with."""
+"""Frozen policies on seats: teams, mixtures of policies and members of leagues."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from marl.channels import ChannelNet, Link, Tamper
 from marl.learners import Learner
-from marl.learners.base import ActsThrough
-from marl.memory.base import Look
+from marl.learners.base import ActsWithNet
+from marl.memory.base import PolicyInput
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.stacked import FlatParameters, holds_own
@@ -24,7 +24,7 @@ OWN = -1  # a seat that a learner plays and learns from
 
 @dataclass(frozen=True)
 class Side:
-    """Who wins or loses together: a team (its ``place``), or one agent of the only team (its ``columns``)."""
+    """Agents that win or lose together: a team (its ``place``), or one agent of the only team (its ``columns``)."""
 
     name: str
     place: int
@@ -40,7 +40,7 @@ def team_sides(spec: Spec) -> tuple[Side, ...]:
 
 
 class Policy:
-    """A team's policy that learns no more: its network (None: it reads nothing) and what the outputs mean.
+    """A frozen policy of a team: its network (None: it reads nothing) and its action distribution.
 
     every_row: rows of copies in which none of its agents acts are evaluated too, as while training; what is on its way
         between agents moves on there.
@@ -55,8 +55,8 @@ class Policy:
         self.net = None if net is None else net.eval()
         self.distribution, self.greedy, self.name = distribution, greedy, name
 
-    def again(self, greedy: bool = False) -> Policy:
-        """The same policy, greedy if it was or shall be."""
+    def with_greedy(self, greedy: bool = False) -> Policy:
+        """The same policy, greedy if it is already or if asked."""
         return Policy(self.net, self.distribution, greedy=self.greedy or greedy, name=self.name)
 
     @property
@@ -65,27 +65,29 @@ class Policy:
         return 0 if self.net is None else self.net.carry_shape[1]
 
     @torch.inference_mode()
-    def parameters(self, look: Look) -> tuple[Tensor, Tensor]:
+    def parameters(self, inputs: PolicyInput) -> tuple[Tensor, Tensor]:
         """Parameters of the action distribution ``(R, N, K)``, and the carry after."""
         if self.net is None:
-            shape = *look.alive.shape, self.distribution.size
-            return torch.zeros(shape, device=look.alive.device, dtype=torch.float32), look.carry
-        out, carries = self.net(look.obs.unsqueeze(0), look.carry, look.started.unsqueeze(0), look.alive.unsqueeze(0))
+            shape = *inputs.acting.shape, self.distribution.size
+            return torch.zeros(shape, device=inputs.acting.device, dtype=torch.float32), inputs.carry
+        out, carries = self.net(
+            inputs.obs.unsqueeze(0), inputs.carry, inputs.started.unsqueeze(0), inputs.acting.unsqueeze(0)
+        )
         return out[0], carries[0]
 
     @torch.inference_mode()
-    def act(self, look: Look, generator: torch.Generator, greedy: bool = False) -> tuple[Tensor, Tensor]:
+    def act(self, inputs: PolicyInput, generator: torch.Generator, greedy: bool = False) -> tuple[Tensor, Tensor]:
         """Actions for the environment ``(R, N[, A])``, and the carry after. What reads nothing always samples."""
-        parameters, carry = self.parameters(look)
+        parameters, carry = self.parameters(inputs)
         if (greedy or self.greedy) and self.net is not None:
-            action = self.distribution.mode(parameters, look.legal)
+            action = self.distribution.mode(parameters, inputs.action_mask)
         else:
-            action = self.distribution.sample(parameters, look.legal, generator)
+            action = self.distribution.sample(parameters, inputs.action_mask, generator)
         return self.distribution.to_env(action), carry
 
 
-class Frozen(Policy):
-    """A learner's policy as it is now, acting and exploring by the learner's own rules through a copy of its network.
+class FrozenPolicy(Policy):
+    """A frozen copy of a learner's policy that acts and explores by the learner's own rules.
 
     Nothing that it does changes the learner: neither network nor random stream.
     """
@@ -98,19 +100,19 @@ class Frozen(Policy):
         if isinstance(net, AgentNet) and holds_own([net]):
             net = copy.deepcopy(net)  # a user's function may give the same module at every call
         super().__init__(net, distribution, greedy=greedy)
-        self._rule = learner if isinstance(learner, ActsThrough) and isinstance(net, AgentNet) else None
+        self._rule = learner if isinstance(learner, ActsWithNet) and isinstance(net, AgentNet) else None
         if isinstance(net, AgentNet) and any(True for _ in net.parameters()):
             self._flat = FlatParameters([net], net.owner.num_sets)  # one matrix, as in the learner: the same kernels
 
-    def act(self, look: Look, generator: torch.Generator, greedy: bool = False) -> tuple[Tensor, Tensor]:
-        """See :class:`Policy`."""
+    def act(self, inputs: PolicyInput, generator: torch.Generator, greedy: bool = False) -> tuple[Tensor, Tensor]:
+        """Actions for the environment ``(R, N[, A])`` by the learner's rule, and the carry after."""
         if self._rule is None or self.net is None:
-            return super().act(look, generator, greedy)
-        decision = self._rule.act_through(self.net, look, not (greedy or self.greedy), generator)
+            return super().act(inputs, generator, greedy)
+        decision = self._rule.act_with_net(self.net, inputs, not (greedy or self.greedy), generator)
         return decision.env_action, decision.carry
 
     def use(self, link: Link | None, tamper: Tamper | None) -> None:
-        """Talk over this link, as after training."""
+        """Send messages over this link, as after training."""
         if isinstance(self.net, ChannelNet) and link is not None:
             self.net.use(link, executing=True, tamper=tamper)
 
@@ -118,11 +120,11 @@ class Frozen(Policy):
 Strategy = Sequence[tuple[float, Policy]]  # the policies that a side mixes, with chances that add up to 1
 
 
-class Seats:
-    """Which policy plays which agent of which copy: ``of[k] (E, N)`` holds a policy's number, or ``OWN``."""
+class SeatAssignment:
+    """Which policy plays each agent of each copy: ``of[k] (E, N)`` holds a policy's number, or ``OWN``."""
 
     def __init__(self, spec: Spec, num_envs: int, device: torch.device | str) -> None:
-        """At first every seat is its learner's own."""
+        """Assign every seat to its learner."""
         self.spec, self.num_envs, self.device = spec, num_envs, torch.device(device)
         self.of = [np.full((num_envs, team.num_agents), OWN, dtype=np.int64) for team in spec.teams]
         self.carries: dict[int, Tensor] = {}  # (E, N, H) of the policies that have one
@@ -134,7 +136,7 @@ class Seats:
         actions: Sequence[Array],
         generator: torch.Generator,
     ) -> None:
-        """Put what the policies do into ``actions[k] (E, N[, A])``, in place; other seats keep what is there."""
+        """Write the policies' actions into ``actions[k] (E, N[, A])``, in place; other seats keep their actions."""
         for number, carry in self.carries.items():
             if not policies[number].every_row:  # networks begin episodes by themselves where they see them begin
                 carry[torch.from_numpy(step.started)] = 0.0
@@ -143,37 +145,39 @@ class Seats:
                 if number == OWN:
                     continue
                 policy, mine = policies[number], seats == number
-                moving = mine & team.alive  # (E, N)
+                acting = mine & team.acting  # (E, N)
                 carry = self._carry(policy, number, seats.shape[1])
                 if policy.every_row:
-                    look = self._look(team.obs, carry, step.started, moving, team.legal)
-                    action, after = policy.act(look, generator)
+                    inputs = self._inputs(team.obs, carry, step.started, acting, team.action_mask)
+                    action, after = policy.act(inputs, generator)
                     if policy.carry_width:
                         self.carries[number] = after
                     out[mine] = action.cpu().numpy()[mine]
                     continue
-                rows = np.flatnonzero(moving.any(axis=1))
+                rows = np.flatnonzero(acting.any(axis=1))
                 if not len(rows):
                     continue
                 where = torch.from_numpy(rows)
                 none = np.zeros(len(rows), dtype=bool)
-                legal = None if team.legal is None else team.legal[rows]
-                look = self._look(team.obs[rows], carry[where], none, moving[rows], legal)
-                action, after = policy.act(look, generator)
+                action_mask = None if team.action_mask is None else team.action_mask[rows]
+                inputs = self._inputs(team.obs[rows], carry[where], none, acting[rows], action_mask)
+                action, after = policy.act(inputs, generator)
                 if policy.carry_width:
                     carry[where] = after.to(carry.device)
-                out[moving] = action.cpu().numpy()[moving[rows]]
+                out[acting] = action.cpu().numpy()[acting[rows]]
 
-    def _look(self, obs: Array, carry: Tensor, started: Array, alive: Array, legal: Array | None) -> Look:
+    def _inputs(
+        self, obs: Array, carry: Tensor, started: Array, acting: Array, action_mask: Array | None
+    ) -> PolicyInput:
         """Rows of a step as tensors on the device."""
-        rows = (torch.from_numpy(array).to(self.device) for array in (obs, started, alive))
+        rows = (torch.from_numpy(array).to(self.device) for array in (obs, started, acting))
         obs_, started_, alive_ = rows
-        return Look(
+        return PolicyInput(
             obs_,
             carry.to(self.device),
             started_,
             alive_,
-            None if legal is None else torch.from_numpy(legal).to(self.device),
+            None if action_mask is None else torch.from_numpy(action_mask).to(self.device),
         )
 
     def _carry(self, policy: Policy, number: int, agents: int) -> Tensor:
@@ -192,7 +196,7 @@ class Seats:
 
 
 class TeamActor:
-    """Frozen policies on every side; where a side mixes several, each episode is played by one drawn by its chance."""
+    """Frozen policies on every side; a side with several draws one for each episode."""
 
     def __init__(
         self,
@@ -206,7 +210,7 @@ class TeamActor:
         """``strategies[s]`` plays side ``s``; ``seed``: of draws and of actions."""
         self.random = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.seats, self.sides = Seats(spec, num_envs, device), sides
+        self.seats, self.sides = SeatAssignment(spec, num_envs, device), sides
         self.policies: dict[int, Policy] = {}
         self.mixtures: list[tuple[list[int], list[float]]] = []  # of each side: numbers of policies, their chances
         for side, strategy in zip(sides, strategies, strict=True):
@@ -221,7 +225,7 @@ class TeamActor:
         ]
 
     def act(self, step: Step) -> list[Array]:
-        """What everybody does, ``(E, N[, A])`` for each team; the same arrays every time."""
+        """Actions of all agents, ``(E, N[, A])`` for each team; always in the same arrays."""
         for row in np.flatnonzero(step.started).tolist():
             for side, (numbers, chances) in zip(self.sides, self.mixtures, strict=True):
                 chosen = numbers[0] if len(numbers) == 1 else int(self.random.choice(numbers, p=chances))

@@ -25,7 +25,7 @@ Field = tuple[tuple[int, ...], str]  # shape and dtype of one array
 
 
 class Kind(IntEnum):
-    """What a frame is for."""
+    """Kinds of frames."""
 
     START = 1  # parent: the folder of the agent, as text
     BEGIN = 2  # parent: seeds, and whether to sample
@@ -39,14 +39,14 @@ class Kind(IntEnum):
 
 
 class WireError(Exception):
-    """A frame that cannot be used, or a word from the other side that it could not go on."""
+    """A frame that cannot be used, or an error message from the other side."""
 
 
 class Wire:
     """Frames over a socket."""
 
     def __init__(self, sock: socket.socket, copies: int = 0) -> None:
-        """``copies``: what every frame with arrays is for."""
+        """``copies``: the number of copies in every frame with arrays."""
         self.sock, self.copies = sock, copies
 
     def send(self, kind: Kind, fields: Sequence[Field] = (), arrays: Sequence[Array] = ()) -> None:
@@ -59,7 +59,7 @@ class Wire:
         self._send(kind, b"".join(parts))
 
     def send_text(self, kind: Kind, text: str) -> None:
-        """Send words."""
+        """Send a text."""
         self._send(kind, text.encode(errors="surrogateescape")[:LONGEST_TEXT])
 
     def _send(self, kind: Kind, payload: bytes) -> None:
@@ -86,7 +86,7 @@ class Wire:
         return arrays
 
     def receive_text(self, kind: Kind) -> str:
-        """The words of the next frame, as :meth:`receive`."""
+        """The text of the next frame, as :meth:`receive`."""
         found, size = self._header()
         self._check(found, kind, size, None)
         return self._read(size).decode(errors="surrogateescape")
@@ -125,11 +125,11 @@ class Wire:
 
 
 def view_fields(
-    copies: int, obs: Field, legal: int | None, agents: int, size: int, arrives: bool
+    copies: int, obs: Field, action_mask: int | None, agents: int, size: int, arrives: bool
 ) -> tuple[list[Field], list[Field]]:
-    """What LOOK holds and what HEAR holds: started, alive, observation, legal choices; messages and weights."""
+    """Fields of the frames LOOK (started, alive, observation, legal choices) and HEAR (messages, weights)."""
     inbox: list[Field] = [((copies, agents, size), "float32"), ((copies, agents), "float32")]
     view: list[Field] = [((copies,), "bool"), ((copies,), "bool"), ((copies, *obs[0]), obs[1])]
-    if legal is not None:
-        view.append(((copies, legal), "bool"))
+    if action_mask is not None:
+        view.append(((copies, action_mask), "bool"))
     return (view + inbox if arrives else view), inbox

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from marl import checkpoint
 from marl.logs import MetricsFile, Sink, read_metrics
-from marl.logs.files import Patience, read_json, sync_folder, write_json
+from marl.logs.files import RetryBackoff, read_json, sync_folder, write_json
 from marl.logs.metrics import keep_until
 from marl.run.folder import (
     CHECKPOINTS,
@@ -98,15 +98,15 @@ class Run:
                 if force and not resume:
                     clear(self.path)
                 self.checkpoints.mkdir(exist_ok=True)
-                checkpoint.sweep_folder(self.checkpoints)
+                checkpoint.remove_leftovers_in(self.checkpoints)
         except BaseException:
             self._lock.release()
             raise
         self._metrics: MetricsFile | None = None
         self._config: dict[str, Any] = {}
         self._usurped: ResourceError | None = None  # another process has begun a run in our folder
-        self._saving = Patience("the checkpoint", lambda text: self.note(text), retry_seconds, patience)
-        self._logging = Patience("the metrics", lambda text: self.note(text), retry_seconds, patience)
+        self._saving = RetryBackoff("the checkpoint", lambda text: self.note(text), retry_seconds, patience)
+        self._logging = RetryBackoff("the metrics", lambda text: self.note(text), retry_seconds, patience)
         self._saved_at: int | None = None
         self._best: dict[str, Any] | None = None
         self._candidate: dict[str, Any] | None = None
@@ -324,14 +324,14 @@ class Run:
         KeyboardInterrupt.
         """
         wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-        before = {number: signal.signal(number, self._signalled) for number in wanted}
+        before = {number: signal.signal(number, self._signaled) for number in wanted}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
+    def _signaled(self, number: int, frame: FrameType | None) -> None:
         now, name = time.monotonic(), signal.Signals(number).name
         if self.signal is None:
             self.signal, self._signalled_at = signal.Signals(number), now
@@ -364,7 +364,7 @@ class Run:
             self._metrics.sync()
         self._at_once = True
 
-    def summarise(self, summary: Mapping[str, Any]) -> None:
+    def summarize(self, summary: Mapping[str, Any]) -> None:
         """Write how it ended; a full disk is only reported."""
         best = None if self._best is None or self._best["metric"] == "last" else dict(self._best)
         found = checkpoints(self.path)

@@ -4,7 +4,7 @@ A list of hooks turns a team's raw rewards ``(E, N)`` into those its learner see
 episodes and evaluations know nothing of it; the shaped return is logged beside the raw one.
 """
 
-from marl.shaping.hook import Seen
+from marl.shaping.hook import TeamTransition
 from marl.shaping.influence import SocialInfluence
 from marl.shaping.normalize import RunningNormalize
 from marl.shaping.novelty import RND, CountBonus, EpisodicNovelty
@@ -21,8 +21,8 @@ __all__ = [
     "PotentialBased",
     "RunningNormalize",
     "Scale",
-    "Seen",
     "SocialInfluence",
     "StepCost",
     "TeamSpirit",
+    "TeamTransition",
 ]

@@ -1,4 +1,4 @@
-"""What a hook is: built for a team, it turns the reward so far into the next."""
+"""Shaping hooks: a hook is built for a team and maps the reward so far to the next reward."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from marl.types import Array, ConfigError, TeamSpec
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a hook sees of one step of a team. Arrays are only lent: copy what you keep.
+class TeamTransition:
+    """One step of a team as a hook sees it. Arrays are only lent: copy what you keep.
 
     Args:
         obs: ``(E, N, *O)`` acted on.
@@ -25,7 +25,7 @@ class Seen:
         terminated: ``(E, N)`` bool.
         truncated: ``(E, N)`` bool.
         acting: ``(E, N)`` bool: who chose ``action``; the dead and those who wait for their turn did not.
-        onward: ``(E, N)`` bool: whose ``next_obs`` has a future: about to act, or cut off.
+        has_future: ``(E, N)`` bool: whose ``next_obs`` has a future: about to act, or cut off.
         started: ``(E,)`` bool: the copy's episode ended and the next one has begun.
         state: ``(E, S)`` or None; next_state likewise.
         next_state: its true successor.
@@ -43,7 +43,7 @@ class Seen:
     terminated: Array
     truncated: Array
     acting: Array
-    onward: Array
+    has_future: Array
     started: Array
     state: Array | None
     next_state: Array | None
@@ -54,16 +54,16 @@ class Seen:
 
 
 class Hook(Protocol):
-    """A built hook. One with memory also has ``state_dict`` and ``load_state_dict``."""
+    """A built hook. A hook with state also has ``state_dict`` and ``load_state_dict``."""
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        """From the reward so far ``(E, N)`` to the next."""
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        """Map the reward so far ``(E, N)`` to the next reward."""
         ...
 
 
 @runtime_checkable
-class Remembers(Protocol):
-    """A hook with memory."""
+class Stateful(Protocol):
+    """A hook with state."""
 
     def state_dict(self) -> dict[str, Any]:
         """A tree of arrays, tensors and JSON values."""
@@ -75,8 +75,8 @@ class Remembers(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a hook is built: its team, how many copies, what its learner discounts by, and a seed of its own."""
+class HookContext:
+    """What a hook is built from: its team, the number of copies, the learner's discount, and a seed of its own."""
 
     team: TeamSpec
     num_envs: int
@@ -85,15 +85,15 @@ class Place:
 
 
 class Shaping(Protocol):
-    """A frozen dataclass that builds a hook. ``invariant``: whether optimal policies stay what they were.
+    """Settings of a shaping hook. ``invariant``: whether the optimal policies stay the same.
 
     One that :class:`Needs` more than every hook is shown says so.
     """
 
     invariant: ClassVar[bool]
 
-    def build(self, place: Place) -> Hook:
-        """Make the hook. Raises ConfigError for what has no meaning there."""
+    def build(self, context: HookContext) -> Hook:
+        """Make the hook. Raises ConfigError for settings that do not fit."""
         ...
 
 
@@ -106,7 +106,7 @@ class Needs(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of :class:`Seen` that must not be None."""
+        """Fields of :class:`TeamTransition` that must not be None."""
         ...
 
 

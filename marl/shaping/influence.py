@@ -1,4 +1,4 @@
-"""Social influence: agents are paid for what changes what others do next (Jaques et al. 2019)."""
+"""Social influence: a bonus for actions that change what other agents do next (Jaques et al. 2019)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from marl.nets.distributions import mask_logits
 from marl.schedules import Schedule, value_at
-from marl.shaping.hook import Hook, Place, Seen, check_number
+from marl.shaping.hook import Hook, HookContext, TeamTransition, check_number
 from marl.shaping.rows import Moments, rows_of
-from marl.types import Array, ConfigError, legal_widths
+from marl.types import Array, ConfigError, valid_choices
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class SocialInfluence:
         check_number("SocialInfluence.width", self.width, 1)
         check_number("SocialInfluence.lr", self.lr, 1e-12)
 
-    def build(self, place: Place) -> Hook:
+    def build(self, context: HookContext) -> Hook:
         """Models of every agent. Raises ConfigError for other actions than choices, and where there is one agent."""
-        team = place.team
+        team = context.team
         if team.action.kind != "discrete":
             raise ConfigError(
                 f"SocialInfluence on team {team.name!r}: expected discrete actions, got {team.action.kind}: what would "
@@ -55,19 +55,19 @@ class SocialInfluence:
             )
         if team.num_agents < 2:
             raise ConfigError(f"SocialInfluence on team {team.name!r}: one agent has no others to influence")
-        return _Influence(self, place)
+        return _Influence(self, context)
 
 
 class _Influence:
-    def __init__(self, config: SocialInfluence, place: Place) -> None:
+    def __init__(self, config: SocialInfluence, context: HookContext) -> None:
         self.config = config
-        team = place.team
+        team = context.team
         self.agents, self.actions = team.num_agents, max(team.action.sizes)
         self.exists = torch.from_numpy(
-            legal_widths(team.action)
+            valid_choices(team.action)
         )  # (N, A): what only wider agents have is no alternative
         width, hidden, joint = math.prod(team.obs.shape), config.width, self.agents * self.actions
-        generator = torch.Generator().manual_seed(int(place.seed.generate_state(1, np.uint64)[0] >> 1))
+        generator = torch.Generator().manual_seed(int(context.seed.generate_state(1, np.uint64)[0] >> 1))
 
         def layer(inputs: int, outputs: int) -> Tensor:
             scale = 1 / math.sqrt(inputs)
@@ -83,27 +83,27 @@ class _Influence:
         self.moments = Moments(width)
         self.before: tuple[Tensor, Tensor, Tensor] | None = None  # observations, actions, who acted and goes on
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        rows = rows_of(seen.obs)  # (E * N, O)
-        self.moments.update(rows[seen.acting.reshape(-1)])
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        rows = rows_of(transition.obs)  # (E * N, O)
+        self.moments.update(rows[transition.acting.reshape(-1)])
         scaled = ((rows - self.moments.mean) / self.moments.std).clip(-5, 5)
-        x = torch.from_numpy(scaled.astype(np.float32).reshape(*seen.acting.shape, -1))  # (E, N, O)
-        acting = torch.from_numpy(seen.acting.copy())  # (E, N)
-        action = torch.from_numpy(np.where(seen.acting, seen.action, 0).astype(np.int64))  # (E, N)
+        x = torch.from_numpy(scaled.astype(np.float32).reshape(*transition.acting.shape, -1))  # (E, N, O)
+        acting = torch.from_numpy(transition.acting.copy())  # (E, N)
+        action = torch.from_numpy(np.where(transition.acting, transition.action, 0).astype(np.int64))  # (E, N)
         self._learn(x, action, acting)
-        self.before = x, action, acting & ~torch.from_numpy(seen.started)[:, None]
-        bonus = self.influence(x, action, acting, torch.from_numpy(seen.onward)).numpy()  # (E, N)
-        paid: Array = reward + value_at(self.config.weight, seen.now) * np.where(seen.acting, bonus, 0.0)
+        self.before = x, action, acting & ~torch.from_numpy(transition.started)[:, None]
+        bonus = self.influence(x, action, acting, torch.from_numpy(transition.has_future)).numpy()  # (E, N)
+        paid: Array = reward + value_at(self.config.weight, transition.now) * np.where(transition.acting, bonus, 0.0)
         return paid
 
-    def _done(self, action: Tensor, acting: Tensor) -> Tensor:
-        """Everybody's actions ``(E, N)`` one-hot; nothing of those who did nothing: ``(E, N, A)``."""
+    def _taken(self, action: Tensor, acting: Tensor) -> Tensor:
+        """One-hots ``(E, N, A)`` of the actions ``(E, N)`` taken; zeros for agents that did not act."""
         return functional.one_hot(action, self.actions) * acting.unsqueeze(-1).float()
 
-    def next_actions(self, x: Tensor, done: Tensor) -> Tensor:
+    def next_actions(self, x: Tensor, taken: Tensor) -> Tensor:
         """Log-probabilities of everybody's next action in each agent's model: ``(..., E, N, O)``, ``(..., E, N, N A)``
         to ``(..., E, N, N, A)``."""
-        hidden = _stacked(_with_one(x), self.see) + _stacked(done, self.act)
+        hidden = _stacked(_with_one(x), self.see) + _stacked(taken, self.act)
         out = _stacked(_with_one(functional.elu(hidden)), self.predict)
         return mask_logits(torch.unflatten(out, -1, (self.agents, self.actions)), self.exists).log_softmax(-1)
 
@@ -113,10 +113,10 @@ class _Influence:
         return mask_logits(_stacked(_with_one(hidden), self.own), self.exists).log_softmax(-1)
 
     @torch.no_grad()
-    def influence(self, x: Tensor, action: Tensor, acting: Tensor, onward: Tensor) -> Tensor:
+    def influence(self, x: Tensor, action: Tensor, acting: Tensor, has_future: Tensor) -> Tensor:
         """What each agent's action changes for all others, in nats ``(E, N)``."""
-        done = self._done(action, acting)  # (E, N, A)
-        joint = done.flatten(1).unsqueeze(1).expand(-1, self.agents, -1)  # (E, N, N A): of each model
+        taken = self._taken(action, acting)  # (E, N, A)
+        joint = taken.flatten(1).unsqueeze(1).expand(-1, self.agents, -1)  # (E, N, N A): of each model
         own = torch.eye(self.agents, dtype=torch.float32)
         mine = own.repeat_interleave(self.actions, dim=1)  # (N, N A): where an agent's own are
         instead = torch.eye(self.actions, dtype=torch.float32).repeat(1, self.agents)  # (A, N A)
@@ -128,18 +128,18 @@ class _Influence:
         index = action[None, :, :, None, None].expand(1, *average.shape)
         actual = log_then.gather(0, index).squeeze(0)  # (E, N, N, A)
         divergence = (actual.exp() * (actual - average)).sum(-1)  # (E, k, j)
-        others = ~torch.eye(self.agents, dtype=torch.bool) & onward.unsqueeze(1)
+        others = ~torch.eye(self.agents, dtype=torch.bool) & has_future.unsqueeze(1)
         return (divergence * others).sum(-1)
 
     def _learn(self, x: Tensor, action: Tensor, acting: Tensor) -> None:
-        """One step on what everybody does now: in the models of a step ago, and in each agent's own."""
+        """One training step of each agent's model of the others (on the step before) and of itself."""
         if not acting.any():
             return
         own = self.own_actions(x).gather(-1, action.unsqueeze(-1)).squeeze(-1)  # (E, N)
         loss = -(own * acting).sum() / acting.sum()
         if self.before is not None:
             seen, did, ready = self.before
-            joint = self._done(did, ready).flatten(1).unsqueeze(1).expand(-1, self.agents, -1)
+            joint = self._taken(did, ready).flatten(1).unsqueeze(1).expand(-1, self.agents, -1)
             told = self.next_actions(seen, joint)  # (E, k, j, A)
             index = action[:, None, :, None].expand(*told.shape[:3], 1)
             found = told.gather(-1, index).squeeze(-1)  # (E, k, j)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from marl.shaping.hook import Hook, Place, Seen, check_number
+from marl.shaping.hook import Hook, HookContext, TeamTransition, check_number
 from marl.shaping.rows import Moments
 from marl.types import Array
 
@@ -31,21 +31,21 @@ class RunningNormalize:
         check_number("RunningNormalize.discount", self.discount, 0, 1)
         check_number("RunningNormalize.clip", self.clip, 1e-12)
 
-    def build(self, place: Place) -> Hook:
+    def build(self, context: HookContext) -> Hook:
         """Returns of every copy and agent, and their variance."""
-        return _RunningNormalize(self, place)
+        return _RunningNormalize(self, context)
 
 
 class _RunningNormalize:
-    def __init__(self, config: RunningNormalize, place: Place) -> None:
+    def __init__(self, config: RunningNormalize, context: HookContext) -> None:
         self.config = config
-        self.returns = np.zeros((place.num_envs, place.team.num_agents))
+        self.returns = np.zeros((context.num_envs, context.team.num_agents))
         self.moments = Moments(1)
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
         self.returns = self.returns * self.config.discount + reward  # (E, N)
-        self.moments.update(self.returns[seen.acting][:, None])
-        self.returns[seen.started] = 0.0
+        self.moments.update(self.returns[transition.acting][:, None])
+        self.returns[transition.started] = 0.0
         scaled: Array = (reward / self.moments.std).clip(-self.config.clip, self.config.clip)
         return scaled
 

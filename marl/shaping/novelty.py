@@ -1,4 +1,4 @@
-"""Bonuses for what is new: counts, random network distillation, episodic novelty."""
+"""Novelty bonuses: counts, random network distillation, episodic novelty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 from marl.nets.stacked import orthogonal
 from marl.ops import IntrinsicRewardState, episodic_memory_intrinsic_rewards
 from marl.schedules import Schedule, value_at
-from marl.shaping.hook import Hook, Place, Seen, check_number
+from marl.shaping.hook import Hook, HookContext, TeamTransition, check_number
 from marl.shaping.rows import Moments, rows_of
 from marl.types import Array
 
@@ -43,16 +43,16 @@ class CountBonus:
         if self.cell is not None:
             check_number("CountBonus.cell", self.cell, 1e-12)
 
-    def build(self, place: Place) -> Hook:
+    def build(self, context: HookContext) -> Hook:
         """An empty table that the team shares."""
-        return _CountBonus(self, place)
+        return _CountBonus(self, context)
 
 
 class _CountBonus:
-    def __init__(self, config: CountBonus, place: Place) -> None:
+    def __init__(self, config: CountBonus, context: HookContext) -> None:
         self.config = config
-        random = np.random.default_rng(place.seed)
-        width = math.prod(place.team.obs.shape)
+        random = np.random.default_rng(context.seed)
+        width = math.prod(context.team.obs.shape)
         self.projections = random.standard_normal((width, config.bits)).astype(np.float32)
         self.odd = random.integers(0, 2**63, size=width, dtype=np.uint64) | np.uint64(1)
         self.counts = np.zeros(2**config.bits, dtype=np.int64)
@@ -68,11 +68,11 @@ class _CountBonus:
             places = (cells * self.odd).sum(axis=1) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - self.config.bits)
         return places.astype(np.int64).reshape(obs.shape[:2])
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        places = self.hash(seen.next_obs)  # (E, N)
-        np.add.at(self.counts, places[seen.acting], 1)
-        bonus = np.where(seen.acting, 1 / np.sqrt(np.maximum(self.counts[places], 1)), 0.0)
-        paid: Array = reward + value_at(self.config.weight, seen.now) * bonus
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        places = self.hash(transition.next_obs)  # (E, N)
+        np.add.at(self.counts, places[transition.acting], 1)
+        bonus = np.where(transition.acting, 1 / np.sqrt(np.maximum(self.counts[places], 1)), 0.0)
+        paid: Array = reward + value_at(self.config.weight, transition.now) * bonus
         return paid
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,24 +105,24 @@ class RND:
         check_number("RND.width", self.width, 1)
         check_number("RND.lr", self.lr, 1e-12)
 
-    def build(self, place: Place) -> Hook:
+    def build(self, context: HookContext) -> Hook:
         """Both networks, which the team shares."""
-        return _RND(self, place)
+        return _RND(self, context)
 
 
 class _RND:
-    def __init__(self, config: RND, place: Place) -> None:
+    def __init__(self, config: RND, context: HookContext) -> None:
         self.config = config
-        generator = torch.Generator().manual_seed(int(place.seed.generate_state(1, np.uint64)[0] >> 1))
-        width = math.prod(place.team.obs.shape)
+        generator = torch.Generator().manual_seed(int(context.seed.generate_state(1, np.uint64)[0] >> 1))
+        width = math.prod(context.team.obs.shape)
         sizes = [(width, config.width), (config.width, config.width)]
         self.target = [orthogonal(size, math.sqrt(2), generator) for size in sizes]
         self.predictor = [orthogonal(size, math.sqrt(2), generator).requires_grad_() for size in sizes]
         self.adam = torch.optim.Adam(self.predictor, lr=config.lr)
         self.seen, self.errors = Moments(width), Moments(1)
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        rows = rows_of(seen.next_obs)[seen.acting.reshape(-1)]  # (M, D)
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        rows = rows_of(transition.next_obs)[transition.acting.reshape(-1)]  # (M, D)
         bonus = np.zeros(reward.shape)
         if len(rows):
             self.seen.update(rows)
@@ -133,8 +133,8 @@ class _RND:
             self.adam.step()
             errors = error.detach().double().numpy()
             self.errors.update(errors[:, None])
-            bonus[seen.acting] = errors / self.errors.std
-        return reward + value_at(self.config.weight, seen.now) * bonus
+            bonus[transition.acting] = errors / self.errors.std
+        return reward + value_at(self.config.weight, transition.now) * bonus
 
     @staticmethod
     def _net(weights: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -163,18 +163,18 @@ class _RND:
 class EpisodicNovelty:
     """``r + w b``, where ``b`` is great far from everything the agent has seen in this episode (Badia et al. 2020).
 
-    The kernel over nearest neighbours is :func:`marl.ops.episodic_memory_intrinsic_rewards`; what is remembered is a
+    The kernel over nearest neighbors is :func:`marl.ops.episodic_memory_intrinsic_rewards`; what is remembered is a
     random projection of the observation.
 
     Args:
         weight: a number or schedule.
-        neighbours: how many count.
+        neighbors: how many count.
         memory: observations that are remembered, the last ones of an episode.
         width: of the projection.
     """
 
     weight: Schedule = 0.1
-    neighbours: int = 10
+    neighbors: int = 10
     memory: int = 100
     width: int = 16
     invariant: ClassVar[bool] = False
@@ -182,23 +182,23 @@ class EpisodicNovelty:
     def __post_init__(self) -> None:
         """Check the values."""
         check_number("EpisodicNovelty.weight", self.weight)
-        check_number("EpisodicNovelty.neighbours", self.neighbours, 1)
-        check_number("EpisodicNovelty.memory", self.memory, self.neighbours)
+        check_number("EpisodicNovelty.neighbors", self.neighbors, 1)
+        check_number("EpisodicNovelty.memory", self.memory, self.neighbors)
         check_number("EpisodicNovelty.width", self.width, 1)
 
-    def build(self, place: Place) -> Hook:
+    def build(self, context: HookContext) -> Hook:
         """A memory of every agent of every copy."""
-        return _EpisodicNovelty(self, place)
+        return _EpisodicNovelty(self, context)
 
 
 class _EpisodicNovelty:
-    def __init__(self, config: EpisodicNovelty, place: Place) -> None:
+    def __init__(self, config: EpisodicNovelty, context: HookContext) -> None:
         self.config = config
-        width, rows = math.prod(place.team.obs.shape), place.num_envs * place.team.num_agents
-        random = np.random.default_rng(place.seed)
+        width, rows = math.prod(context.team.obs.shape), context.num_envs * context.team.num_agents
+        random = np.random.default_rng(context.seed)
         scale = 1 / math.sqrt(width)
         self.projection = (random.standard_normal((width, config.width)) * scale).astype(np.float32)
-        self.num_agents = place.team.num_agents
+        self.num_agents = context.team.num_agents
         self.memory = torch.zeros(rows, config.memory, config.width, dtype=torch.float32)  # (R, M, D)
         self.written = torch.zeros(rows, dtype=torch.int64)
         self.distance_sum = torch.zeros(rows, dtype=torch.float32)
@@ -206,28 +206,28 @@ class _EpisodicNovelty:
         self._forget(torch.ones(rows, dtype=torch.bool))
 
     def _forget(self, rows: Tensor) -> None:
-        """An episode begins: empty memories of neighbours at the origin."""
+        """An episode begins: empty memories of neighbors at the origin."""
         self.memory[rows] = torch.inf
-        self.memory[rows, : self.config.neighbours] = 0
+        self.memory[rows, : self.config.neighbors] = 0
         for kept in (self.written, self.distance_sum, self.distance_count):
             kept[rows] = 0
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        embedded = torch.from_numpy(rows_of(seen.next_obs) @ self.projection)  # (R, D)
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        embedded = torch.from_numpy(rows_of(transition.next_obs) @ self.projection)  # (R, D)
 
         def one(x: Tensor, memory: Tensor, written: Tensor, total: Tensor, count: Tensor) -> tuple[Tensor, ...]:
             before = IntrinsicRewardState(memory, written, total, count)  # type: ignore[arg-type]
-            bonus, after = episodic_memory_intrinsic_rewards(x[None], self.config.neighbours, 1.0, before)
+            bonus, after = episodic_memory_intrinsic_rewards(x[None], self.config.neighbors, 1.0, before)
             return bonus[0], *after  # type: ignore[return-value]
 
         kept = (self.memory, self.written, self.distance_sum, self.distance_count)
         bonus, *after = torch.func.vmap(one)(embedded, *kept)
-        acting = torch.from_numpy(seen.acting.reshape(-1))
+        acting = torch.from_numpy(transition.acting.reshape(-1))
         for old, new in zip(kept, after, strict=True):
             old[acting] = new[acting]
-        self._forget(torch.from_numpy(np.repeat(seen.started, self.num_agents)))
-        paid = np.where(seen.acting, bonus.numpy().reshape(reward.shape), 0.0)
-        return reward + value_at(self.config.weight, seen.now) * paid
+        self._forget(torch.from_numpy(np.repeat(transition.started, self.num_agents)))
+        paid = np.where(transition.acting, bonus.numpy().reshape(reward.shape), 0.0)
+        return reward + value_at(self.config.weight, transition.now) * paid
 
     def state_dict(self) -> dict[str, Any]:
         names = ("memory", "written", "distance_sum", "distance_count")

@@ -9,21 +9,21 @@ from typing import ClassVar
 import numpy as np
 
 from marl.schedules import Schedule, value_at
-from marl.shaping.hook import Hook, Place, Seen, check_needs, check_number, shaped_like
+from marl.shaping.hook import Hook, HookContext, TeamTransition, check_needs, check_number, shaped_like
 from marl.types import Array, ConfigError
 
 
 @dataclass(frozen=True)
 class Function:
-    """``r + w f(seen)``: a bonus of your own.
+    """``r + w f(transition)``: a bonus by a function of your own.
 
     Args:
-        function: from :class:`Seen` to ``(E, N)``; only those who acted are paid.
+        function: from :class:`TeamTransition` to ``(E, N)``; only acting agents get it.
         weight: a number or schedule.
         needs: what else it must be shown: ``"state"``, ``"actions"``, ``"infos"``.
     """
 
-    function: Callable[[Seen], Array]
+    function: Callable[[TeamTransition], Array]
     weight: Schedule = 1.0
     needs: frozenset[str] = frozenset()
     invariant: ClassVar[bool] = False
@@ -32,14 +32,14 @@ class Function:
         """Keep a set."""
         object.__setattr__(self, "needs", check_needs("Function", self.needs))
 
-    def build(self, place: Place) -> Hook:
-        """Itself."""
+    def build(self, context: HookContext) -> Hook:
+        """Return this hook itself; it has no state."""
         return self
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        """See the class."""
-        bonus = shaped_like("Function.function", self.function(seen), reward)
-        return reward + value_at(self.weight, seen.now) * np.where(seen.acting, bonus, 0.0)
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        """The reward plus the weighted bonus, ``(E, N)``."""
+        bonus = shaped_like("Function.function", self.function(transition), reward)
+        return reward + value_at(self.weight, transition.now) * np.where(transition.acting, bonus, 0.0)
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,20 @@ class TeamSpirit:
         """Check the weight."""
         check_number("TeamSpirit.weight", self.weight, 0, 1)
 
-    def build(self, place: Place) -> Hook:
-        """Itself."""
+    def build(self, context: HookContext) -> Hook:
+        """Return this hook itself; it has no state."""
         return self
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        """See the class."""
-        spirit = value_at(self.weight, seen.now)
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        """The mixed reward ``(E, N)``."""
+        spirit = value_at(self.weight, transition.now)
         mixed: Array = (1 - spirit) * reward + spirit * reward.mean(axis=1, keepdims=True)
         return mixed
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """``r - w`` for whoever acted.
+    """``r - w`` for every agent that acted.
 
     Args:
         cost: a number or schedule.
@@ -83,13 +83,13 @@ class StepCost:
         """Check the cost."""
         check_number("StepCost.cost", self.cost)
 
-    def build(self, place: Place) -> Hook:
-        """Itself."""
+    def build(self, context: HookContext) -> Hook:
+        """Return this hook itself; it has no state."""
         return self
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        """See the class."""
-        return reward - value_at(self.cost, seen.now) * seen.acting
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        """The reward minus the cost, ``(E, N)``."""
+        return reward - value_at(self.cost, transition.now) * transition.acting
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,16 @@ class Scale:
     invariant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Only positive factors keep what is better better."""
+        """Check that the factor is positive: others change the order of policies."""
         check_number("Scale.factor", self.factor, 1e-12)
 
-    def build(self, place: Place) -> Hook:
-        """Itself."""
+    def build(self, context: HookContext) -> Hook:
+        """Return this hook itself; it has no state."""
         return self
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        """See the class."""
-        return reward * value_at(self.factor, seen.now)
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        """The scaled reward ``(E, N)``."""
+        return reward * value_at(self.factor, transition.now)
 
 
 @dataclass(frozen=True)
@@ -134,27 +134,27 @@ class Clip:
         if not self.low < self.high:
             raise ConfigError(f"Clip: expected low below high, got {self.low!r} and {self.high!r}")
 
-    def build(self, place: Place) -> Hook:
-        """Itself."""
+    def build(self, context: HookContext) -> Hook:
+        """Return this hook itself; it has no state."""
         return self
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        """See the class."""
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        """The clipped reward ``(E, N)``."""
         return reward.clip(self.low, self.high)
 
 
 @dataclass(frozen=True)
 class DifferenceReward:
-    """``D_i = G(z) - G(z with i's default)``: what an agent's own doing changed for the team (Wolpert and Tumer 2002).
+    """``D_i = G(z) - G(z with i's default)``: an agent's own contribution to the team (Wolpert and Tumer 2002).
 
     ``G`` is the sum of the team's rewards so far; the world, or a model of it, has to say the other.
 
     Args:
-        counterfactual: from :class:`Seen` to ``(E, N)``: the team's sum had agent ``i`` done its default instead.
+        counterfactual: from :class:`TeamTransition` to ``(E, N)``: the team's sum had agent ``i`` done its default.
         needs: what else it must be shown: ``"state"``, ``"actions"``, ``"infos"``.
     """
 
-    counterfactual: Callable[[Seen], Array]
+    counterfactual: Callable[[TeamTransition], Array]
     needs: frozenset[str] = frozenset()
     invariant: ClassVar[bool] = False
 
@@ -162,12 +162,12 @@ class DifferenceReward:
         """Keep a set."""
         object.__setattr__(self, "needs", check_needs("DifferenceReward", self.needs))
 
-    def build(self, place: Place) -> Hook:
-        """Itself."""
+    def build(self, context: HookContext) -> Hook:
+        """Return this hook itself; it has no state."""
         return self
 
-    def __call__(self, seen: Seen, reward: Array) -> Array:
-        """See the class."""
-        without = shaped_like("DifferenceReward.counterfactual", self.counterfactual(seen), reward)
-        difference: Array = np.where(seen.acting, reward.sum(axis=1, keepdims=True) - without, 0.0)
+    def __call__(self, transition: TeamTransition, reward: Array) -> Array:
+        """The difference reward ``(E, N)``."""
+        without = shaped_like("DifferenceReward.counterfactual", self.counterfactual(transition), reward)
+        difference: Array = np.where(transition.acting, reward.sum(axis=1, keepdims=True) - without, 0.0)
         return difference

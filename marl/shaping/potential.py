@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from marl.schedules import Schedule, value_at
-from marl.shaping.hook import Hook, Place, Seen, check_number, shaped_like
+from marl.shaping.hook import Hook, HookContext, TeamTransition, check_number, shaped_like
 from marl.types import Array, ConfigError
 
 
@@ -47,20 +47,24 @@ class PotentialBased:
         """The state, where that is what ``phi`` is of."""
         return frozenset(("state",) if self.of == "state" else ())
 
-    def build(self, place: Place) -> Hook:
+    def build(self, context: HookContext) -> Hook:
         """Settle the discount."""
-        gamma = place.discount if self.discount is None else self.discount
-        if gamma is None or (place.discount is not None and gamma != place.discount):
+        gamma = context.discount if self.discount is None else self.discount
+        if gamma is None or (context.discount is not None and gamma != context.discount):
             raise ConfigError(
-                f"PotentialBased.discount: expected the learner's own ({place.discount}), since any other changes what "
-                f"is optimal; got {self.discount}"
+                f"PotentialBased.discount: expected the learner's own ({context.discount}), since any other changes "
+                f"what is optimal; got {self.discount}"
             )
-        return lambda seen, reward: reward + self._difference(seen, float(gamma))
+        return lambda transition, reward: reward + self._difference(transition, float(gamma))
 
-    def _difference(self, seen: Seen, gamma: float) -> Array:
-        now = self._potential(seen.obs, seen.state, seen.reward) * value_at(self.weight, seen.before)  # (E, N)
-        then = self._potential(seen.next_obs, seen.next_state, seen.reward) * value_at(self.weight, seen.now)  # (E, N)
-        difference: Array = np.where(seen.onward, gamma * then, 0.0) - np.where(seen.acting, now, 0.0)
+    def _difference(self, transition: TeamTransition, gamma: float) -> Array:
+        now = self._potential(transition.obs, transition.state, transition.reward) * value_at(
+            self.weight, transition.before
+        )  # (E, N)
+        then = self._potential(transition.next_obs, transition.next_state, transition.reward) * value_at(
+            self.weight, transition.now
+        )  # (E, N)
+        difference: Array = np.where(transition.has_future, gamma * then, 0.0) - np.where(transition.acting, now, 0.0)
         return difference
 
     def _potential(self, obs: Array, state: Array | None, like: Array) -> Array:

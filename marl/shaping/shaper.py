@@ -10,7 +10,17 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from marl.schedules import Clock
-from marl.shaping.hook import Hook, Needs, Place, Remembers, Seen, Shaping, check_needs, needs_of, shaped_like
+from marl.shaping.hook import (
+    Hook,
+    HookContext,
+    Needs,
+    Shaping,
+    Stateful,
+    TeamTransition,
+    check_needs,
+    needs_of,
+    shaped_like,
+)
 from marl.teams import team_named
 from marl.types import Array, ConfigError, Spec, Step
 
@@ -18,8 +28,8 @@ RECENT = 100  # episodes that the logged shaped return is the mean of
 
 
 @runtime_checkable
-class Discounts(Protocol):
-    """A learner's settings that say what the future is worth."""
+class HasDiscount(Protocol):
+    """A learner's settings with a discount."""
 
     @property
     def discount(self) -> float:
@@ -30,8 +40,8 @@ class Discounts(Protocol):
 Hooks = Sequence[Shaping] | Mapping[str, Sequence[Shaping]]
 
 
-def checked(shaping: Hooks) -> Hooks:
-    """The same, as tuples. Raises ConfigError for what is no hook."""
+def checked_hooks(shaping: Hooks) -> Hooks:
+    """The hooks as tuples. Raises ConfigError for anything but hooks."""
     lists = shaping if isinstance(shaping, Mapping) else {"": shaping}
     for team, hooks in lists.items():
         where = f"shaping of {team!r}" if team else "shaping"
@@ -93,9 +103,9 @@ class Shaper:
             if "state" in self.needs[team.name] and spec.state_shape is None:
                 (name, *_) = (type(hook).__name__ for hook in configs if "state" in needs_of([hook]))
                 raise ConfigError(f"shaping of {team.name!r}: {name} needs a state(), and {spec.env} has none")
-            places = [Place(team, num_envs, discounts[team.name], child) for child in own.spawn(len(configs))]
+            contexts = [HookContext(team, num_envs, discounts[team.name], child) for child in own.spawn(len(configs))]
             if configs:
-                self.hooks[team.name] = [hook.build(place) for hook, place in zip(configs, places, strict=True)]
+                self.hooks[team.name] = [hook.build(context) for hook, context in zip(configs, contexts, strict=True)]
         self.returns = {name: np.zeros(num_envs) for name in self.hooks}
         self.finished: dict[str, deque[float]] = {name: deque(maxlen=RECENT) for name in self.hooks}
         self._before: dict[str, tuple[Array, Array]] = {}
@@ -103,7 +113,7 @@ class Shaper:
         self._said = False
 
     def announce(self) -> None:
-        """Say once which hooks change what is optimal."""
+        """Log once which hooks may change the optimal policies."""
         if self._said:
             return
         self._said = True
@@ -114,12 +124,12 @@ class Shaper:
                     "shaping of %s: %s may change what is optimal; raw returns are what is reported", team, names
                 )
 
-    def look(self, step: Step) -> None:
-        """Keep what is about to be acted on: the environment will overwrite it."""
+    def remember(self, step: Step) -> None:
+        """Copy the observations to act on, before the environment overwrites them."""
         self._state = None if step.state is None else step.state.copy()
         for team, seen in zip(self.spec.teams, step.teams, strict=True):
             if team.name in self.hooks:
-                self._before[team.name] = seen.obs.copy(), seen.alive.copy()
+                self._before[team.name] = seen.obs.copy(), seen.acting.copy()
 
     def __call__(self, step: Step, actions: Sequence[Array], before: Clock, now: Clock) -> list[Array | None]:
         """The rewards that each team learns from, ``(E, N)``; None for the raw ones."""
@@ -130,16 +140,16 @@ class Shaper:
                 continue
             obs, acting = self._before[team.name]
             # Alive in a copy that has just started again means alive in the next episode.
-            onward = (own.alive & ~own.terminated & ~step.started[:, None]) | own.truncated
+            has_future = (own.acting & ~own.terminated & ~step.started[:, None]) | own.truncated
             needs = self.needs[team.name]
-            seen = Seen(
-                obs, own.next_obs, action, own.reward, own.terminated, own.truncated, acting, onward, step.started,
+            transition = TeamTransition(
+                obs, own.next_obs, action, own.reward, own.terminated, own.truncated, acting, has_future, step.started,
                 self._state, step.next_state, before, now, actions=tuple(actions) if "actions" in needs else None,
                 infos=infos_of(step) if "infos" in needs else None,
             )  # fmt: skip
             reward: Array = own.reward
             for hook in self.hooks[team.name]:
-                reward = shaped_like(type(hook).__name__, hook(seen, reward), own.reward)
+                reward = shaped_like(type(hook).__name__, hook(transition, reward), own.reward)
             reward = np.array(reward, dtype=np.float32)  # a copy: the raw array belongs to the environment
             rewards.append(reward)
             returns = self.returns[team.name]
@@ -164,7 +174,7 @@ class Shaper:
             name: {
                 "returns": self.returns[name].copy(),
                 "finished": list(self.finished[name]),
-                "hooks": [hook.state_dict() if isinstance(hook, Remembers) else {} for hook in hooks],
+                "hooks": [hook.state_dict() if isinstance(hook, Stateful) else {} for hook in hooks],
             }
             for name, hooks in self.hooks.items()
         }
@@ -176,5 +186,5 @@ class Shaper:
             self.returns[name][:] = saved["returns"]
             self.finished[name] = deque(saved["finished"], maxlen=RECENT)
             for hook, own in zip(hooks, saved["hooks"], strict=True):
-                if isinstance(hook, Remembers):
+                if isinstance(hook, Stateful):
                     hook.load_state_dict(own)

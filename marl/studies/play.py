@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from marl.adapters.copies import Copies, CopyOfEnv
+from marl.adapters.copies import CopyOfEnv, LocalBatch
 from marl.adapters.describe import layers, metadata_entry, render_mode
 from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
 from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
-from marl.curriculum.target import Target
+from marl.curriculum.evaluation_tasks import EvaluationTasks
 from marl.curriculum.tasks import HasTasks
 from marl.logs.files import replace_file
 from marl.panel import Talk, beside
-from marl.playing.alone import DecentralizedActor
+from marl.playing.decentralized import DecentralizedActor
 from marl.playing.episodes import evaluation_seeds, play_episodes
 from marl.playing.evaluate import check_same_spec
 from marl.playing.streams import global_streams_kept
@@ -50,7 +50,7 @@ def play(
 ) -> tuple[list[Played], float]:
     """Play some episodes and return them with the environment's frames per second.
 
-    They are those of ``system.evaluate(episodes, seed=seed, num_envs=1, decentralised=True)``, cut after ``max_steps``;
+    They are those of ``system.evaluate(episodes, seed=seed, num_envs=1, decentralized=True)``, cut after ``max_steps``;
     a compiled world is played through its PettingZoo form, which begins other episodes than its batch.
 
     Raises:
@@ -62,7 +62,7 @@ def play(
     with global_streams_kept(), closing_batch(Film(system, actors, limit)) as film:
         check_same_spec(system.spec, film.spec)
         wanted = system.target
-        target = Target(wanted, film, task_seed) if wanted and isinstance(film, HasTasks) else None
+        target = EvaluationTasks(wanted, film, task_seed) if wanted and isinstance(film, HasTasks) else None
         played = [
             Played(film.frames, dict(episode.returns), episode.length)
             for episode in play_episodes(film, actors, episodes, env_seed, target)
@@ -70,7 +70,7 @@ def play(
         return played, float(metadata_entry(film.envs[0], "render_fps") or FRAMES_PER_SECOND)
 
 
-class Film(Copies):
+class Film(LocalBatch):
     """One copy of a system's environment, as a batch of one; :attr:`frames` are those of its last whole episode."""
 
     def __init__(self, system: MultiAgentSystem, actors: DecentralizedActor, max_steps: int) -> None:
@@ -102,7 +102,7 @@ class Film(Copies):
         if isinstance(env, SpokenParallel | SpokenAEC):
             exchange = env.exchange
             loud = (exchange.heard != 0).any(-1)
-            return [Talk(tuple(map(str, exchange.agents)), loud * 1.0, exchange.heard, not exchange.tongues[0].numbers)]
+            return [Talk(tuple(map(str, exchange.agents)), loud * 1.0, exchange.heard, not exchange.codecs[0].numbers)]
         found = []
         for team, inbox in zip(self.actors.spec.teams, self.actors.inboxes, strict=True):
             if inbox is not None:
@@ -126,18 +126,18 @@ class Film(Copies):
 
 
 class _Watched:
-    """A copy of an environment, of which somebody takes a picture after each reset and each step."""
+    """A copy of an environment that takes a picture after each reset and each step."""
 
     def __init__(self, copy: CopyOfEnv, film: Callable[[Any, bool, bool], None]) -> None:
         self.copy, self.env, self.film = copy, copy.env, film
 
     def begin(self, seed: int | None, options: Mapping[str, Any] | None) -> None:
-        """See :class:`~marl.adapters.copies.CopyOfEnv`."""
+        """Start an episode and take a picture."""
         self.copy.begin(seed, options)
         self.film(self.env, True, False)
 
     def step(self, actions: Sequence[Any]) -> bool:
-        """See :class:`~marl.adapters.copies.CopyOfEnv`."""
+        """Step and take a picture; True when the episode is over."""
         over = self.copy.step(actions)
         self.film(self.env, False, over)
         return over

@@ -1,4 +1,4 @@
-"""Sweeps: what a trained team's messages are worth under better and worse links."""
+"""Sweeps: the return of a trained team as a function of message loss, delay, noise and the like."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Returns (sum over agents) against what a link does, everything else as the team was trained.
+    """Returns (sum over agents) as a function of a link's settings.
 
     Args:
         episodes: of each point.
@@ -63,7 +63,7 @@ class Sweep:
         return {"episodes": self.episodes, "points": [dict(zip(names, row, strict=True)) for row in self.rows()]}
 
     def __str__(self) -> str:
-        """A table for people."""
+        """A table."""
         lines = [f"{'link':<12} {'value':>8} {'return':>10}   95 % CI ({self.episodes} episodes each)"]
         for effect, value, mean, low, high in self.rows():
             lines.append(f"{effect:<12} {value:>8} {mean:>10.2f}   {low:.2f} to {high:.2f}")

@@ -12,7 +12,7 @@ import numpy as np
 from marl.adapters.lifecycle import closing_batch
 from marl.config import check_whole
 from marl.league.matches import COPIES, play_matches, scores
-from marl.league.members import Between, sides_of
+from marl.league.members import SideKind, sides_of
 from marl.league.meta import alpha_rank, nash_averaging
 from marl.league.ratings import fit_elo
 from marl.playing.team import Side, Strategy
@@ -85,7 +85,7 @@ class Tournament:
         }
 
     def __str__(self) -> str:
-        """A table for people: payoffs of row against column, then ratings."""
+        """A table of payoffs, row against column, then ratings."""
         ratings = zip(self.elo, alpha_rank(self.payoff), *nash_averaging(self.payoff), strict=True)
         width = max(len(name) for name in self.players)
         numbers = [f"({place})" for place in range(1, len(self.players) + 1)]
@@ -104,7 +104,7 @@ def tournament(
     systems: Mapping[str, MultiAgentSystem],
     games: int = 100,
     *,
-    between: Between | None = None,
+    between: SideKind | None = None,
     greedy: bool = False,
     seed: int = 0,
 ) -> Tournament:
@@ -148,9 +148,9 @@ def tournament(
     return Tournament(tuple(systems), (sides[0].name, sides[1].name), games, won, returns, spread)
 
 
-def two_sides(who: str, system: MultiAgentSystem, between: Between | None) -> tuple[Side, ...]:
+def two_sides(who: str, system: MultiAgentSystem, between: SideKind | None) -> tuple[Side, ...]:
     """The two sides of a system's game. Raises ConfigError where there are not two."""
-    chosen: Between = between or ("agents" if len(system.spec.teams) == 1 else "teams")
+    chosen: SideKind = between or ("agents" if len(system.spec.teams) == 1 else "teams")
     sides = sides_of(system.spec, chosen)
     if len(sides) != 2:
         raise ConfigError(f"{who}: expected a game of two sides, {system.spec.env} has {len(sides)}")
@@ -159,7 +159,9 @@ def two_sides(who: str, system: MultiAgentSystem, between: Between | None) -> tu
 
 def frozen(system: MultiAgentSystem, greedy: bool) -> list[Strategy]:
     """What a system plays as it is now, for each team."""
-    return [[(chance, one.again(greedy)) for chance, one in system.strategy(team.name)] for team in system.spec.teams]
+    return [
+        [(chance, one.with_greedy(greedy)) for chance, one in system.strategy(team.name)] for team in system.spec.teams
+    ]
 
 
 def plot(result: Tournament, out: Path) -> Path:

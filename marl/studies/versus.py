@@ -48,7 +48,7 @@ class Score:
         return (self.wins + self.draws) / self.games
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         won, drawn, lost = (100 * count / self.games for count in (self.wins, self.draws, self.losses))
         shares = f"won {won:.1f} %, drew {drawn:.1f} %, lost {lost:.1f} %"
         return f"{self.games} games: {shares}, {self.illegal} illegal moves"

@@ -54,7 +54,7 @@ def request(
     evaluate_every: int | None,
     log_every: int | None,
 ) -> Request:
-    """What ``MultiAgentSystem.train`` was asked, checked, with the scenario's steps and rule unless given.
+    """The arguments of ``MultiAgentSystem.train``, checked, with the scenario's steps and rule as defaults.
 
     Raises:
         ConfigError: for what has no meaning.
@@ -87,7 +87,7 @@ def train(
     log: Callable[[dict[str, float]], None] | None = None,
     tick: Callable[[], bool] | None = None,
 ) -> History:
-    """Train until something ends it.
+    """Train until a limit, a rule or a callback ends it.
 
     Args:
         state: what changes.
@@ -108,7 +108,7 @@ def train(
     with parallel.one_thread_each():
         while not ended:
             updated = advance(state, env)
-            updated |= update(state, meanwhile=False)
+            updated |= update(state, overlapping=False)
             row: dict[str, float] = {}
             if next_evaluation is not None and every is not None and state.steps >= next_evaluation:
                 if evaluate is not None:
@@ -133,23 +133,23 @@ def train(
 
 
 def advance(state: TrainingState, env: BatchEnv) -> bool:
-    """One environment step of all copies; whether a learner updated meanwhile."""
+    """One environment step of all copies; returns whether a learner updated during it."""
     if state.restarts:
         state.restart()
     hooks, learners = state.hooks, state.learners
     assert state.step is not None
     assert state.seen is not None
-    looks, decisions, actions = [], [], []
+    inputs, decisions, actions = [], [], []
     for learner in learners:
         memory = learner.memory
-        look = memory.look()
-        decision = learner.act(look, explore=True)
+        policy_input = memory.current()
+        decision = learner.act(policy_input, explore=True)
         memory.decide(decision)
-        looks.append(look)
+        inputs.append(policy_input)
         decisions.append(decision)
         actions.append(decision.env_action.cpu().numpy())
     if hooks.acted:
-        choice = Choice(state.step, state.seen, looks, decisions, actions)
+        choice = Choice(state.step, state.seen, inputs, decisions, actions)
         for acted in hooks.acted:
             acted(choice)
         actions = choice.actions
@@ -173,30 +173,30 @@ def advance(state: TrainingState, env: BatchEnv) -> bool:
 
 
 def _step(state: TrainingState, env: BatchEnv, actions: list[Array]) -> tuple[bool, Step]:
-    """Step the environment while learners that can do so update: in the same order wherever it steps."""
+    """Step the environment; learners that overlap with it update meanwhile, in the same order wherever it steps."""
     if isinstance(env, StepsElsewhere):
         env.step_async(actions)
-        return update(state, meanwhile=True), env.step_wait()
-    return update(state, meanwhile=True), env.step(actions)
+        return update(state, overlapping=True), env.step_wait()
+    return update(state, overlapping=True), env.step(actions)
 
 
-def update(state: TrainingState, meanwhile: bool) -> bool:
+def update(state: TrainingState, overlapping: bool) -> bool:
     """Update every learner that is ready, of those that do so while the environment steps or of the others.
 
     Metrics stay tensors until they are logged.
     """
     updated, clock, hooks = False, state.clock, state.hooks
     for place, (learner, team) in enumerate(zip(state.learners, state.spec.teams, strict=True)):
-        if state.overlaps[place] != meanwhile or not learner.ready(clock):
+        if state.overlaps[place] != overlapping or not learner.ready(clock):
             continue
         if hooks.learns and not all(learns(place) for learns in hooks.learns):
-            learner.rest()
+            learner.skip_update()
             continue
         prefix = f"{team.name}/" if len(state.learners) > 1 else ""
         for name, value in learner.update(clock).items():
             state.pending[prefix + name] = value
             updated = True
-    if not meanwhile:
+    if not overlapping:
         for after in hooks.updated:
             state.restarts += after(clock)
     return updated
@@ -229,7 +229,7 @@ def collect(state: TrainingState, env: BatchEnv, rate: Rate) -> dict[str, float]
 
 
 def _tell_losses(state: TrainingState, learnt: Mapping[str, float]) -> None:
-    """Once: that some updates came to nothing, which no table of finite numbers would show."""
+    """Warn once about losses that were not finite, whose updates were skipped."""
     lost = [name for name, value in learnt.items() if not math.isfinite(value)]
     lost += [name for name, value in learnt.items() if name.endswith("non_finite") and value > 0]
     if lost and not state.told_of_losses:
@@ -241,7 +241,7 @@ def _tell_losses(state: TrainingState, learnt: Mapping[str, float]) -> None:
 
 
 def _tell_idle(state: TrainingState) -> None:
-    """A training that was over before the first update looks like any other."""
+    """Warn about a training that ended before the first update."""
     if state.hooks.learns:  # a part says who learns
         return
     for config, team in zip(state.setup.configs, state.spec.teams, strict=True):

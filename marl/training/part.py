@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from marl.learners import Learner
-from marl.memory.base import Decision, Look
+from marl.memory.base import Decision, PolicyInput
 from marl.schedules import Clock
 from marl.types import Array, BatchEnv, Step
 
 
 @dataclass
 class Choice:
-    """What is about to be done in one step of all copies; parts may replace ``actions``.
+    """The joint action of one step, before the environment steps; parts may replace ``actions``.
 
     step: as the environment shows it; arrays are only lent, the next step overwrites them.
     seen: the same as learners see it.
-    looks, decisions: what each team's learner acted on and answered.
+    inputs, decisions: what each team's learner acted on and answered.
     actions: of each team, ``(E, N)`` or ``(E, N, A)``, as the environment will get them.
     """
 
     step: Step
     seen: Step
-    looks: Sequence[Look]
+    inputs: Sequence[PolicyInput]
     decisions: Sequence[Decision]
     actions: list[Array]
 
 
 @dataclass
 class Transition:
-    """What came of it; parts may replace ``seen`` and the entries of ``rewards``.
+    """One step of all copies after the environment has stepped; parts may replace ``seen`` and ``rewards``.
 
     env: the copies that train.
     actions: as the environment got them.
@@ -63,7 +63,7 @@ class Part:
         return True
 
     def connect(self, learners: Sequence[Learner]) -> None:
-        """Take note of the learners: once at first, and again when some of them were restarted."""
+        """Get the learners: once at first, and again when some of them were restarted."""
 
     def start(self) -> None:
         """Before the first step of every call of ``train``."""
@@ -105,11 +105,11 @@ class Part:
         """Go back to a saved state."""
 
 
-class Hooks:
+class PartHooks:
     """The methods that parts override and use, bound once, in the order of the parts."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        """What nobody overrides is an empty list."""
+        """Methods that no part overrides become empty lists."""
         self.parts = parts
         self.start = self._of("start")
         self.options = self._of("options")

@@ -1,4 +1,4 @@
-"""The parts of this library, and the one order in which all parts stand."""
+"""The parts of this library, and the order of all parts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from marl.channels import Line, Overheard, Shown
+from marl.channels import ActionMessageStats, ChannelStats, MessageSlot
 from marl.curriculum.scheduler import Curriculum
-from marl.curriculum.state import Course
+from marl.curriculum.state import CurriculumState
 from marl.curriculum.tasks import Task
-from marl.league import Season, Venue
-from marl.league.season import Trained
+from marl.league import LeagueContext, LeagueState
+from marl.league.state import PolicySource
 from marl.learners import Learner
-from marl.learners.base import ReadsOthers, talker_of
+from marl.learners.base import ReadsOthers, channel_net_of
 from marl.memory.base import RecordsOthers
 from marl.playing.experiment import Entries
 from marl.playing.streams import global_streams_kept
 from marl.schedules import Clock
 from marl.setup import Setup
-from marl.shaping.shaper import Discounts, Shaper, by_team
+from marl.shaping.shaper import HasDiscount, Shaper, by_team
 from marl.teams import team_named
 from marl.training.part import Choice, Part, Transition
 from marl.types import BatchEnv, ConfigError, Spec, Step
@@ -35,7 +35,7 @@ BEFORE, AFTER = ("shaping", "league", "curriculum"), ("messages", "cross_team") 
 
 @dataclass(frozen=True)
 class Context:
-    """What parts are built from, beside the setup.
+    """What parts are built from, besides the setup.
 
     learners: of each team, as they are at first.
     make_env: copies of the environment beside those that train.
@@ -49,7 +49,7 @@ class Context:
     device: torch.device
     learners: Sequence[Learner]
     make_env: Callable[[int], BatchEnv]
-    load: Callable[[Path], Trained]
+    load: Callable[[Path], PolicySource]
     target: Callable[[], Task]
     entries_of: Callable[[BatchEnv], Sequence[str]]
 
@@ -91,9 +91,9 @@ def recipes(context: Context) -> dict[str, Recipe]:
     if by_team(setup.shaping or (), context.spec, setup.patterns):
         found["shaping"] = lambda env: ShapingPart(_shaper(context))
     if setup.league is not None:
-        found["league"] = lambda env: LeaguePart(_season(context))
+        found["league"] = lambda env: LeaguePart(_league_state(context))
     if setup.curriculum is not None:
-        found["curriculum"] = lambda env: CurriculumPart(_course(context, env))
+        found["curriculum"] = lambda env: CurriculumPart(_curriculum_state(context, env))
     for one in fields(setup):
         if isinstance(value := getattr(setup, one.name), MakesPart):
             found[one.name] = partial(value.build_part, context)
@@ -116,14 +116,14 @@ def _kept(part: Part) -> Recipe:
 def _shaper(context: Context) -> Shaper:
     setup, spec = context.setup, context.spec
     discounts = {
-        team.name: config.discount if isinstance(config, Discounts) else None
+        team.name: config.discount if isinstance(config, HasDiscount) else None
         for team, config in zip(spec.teams, setup.configs, strict=True)
     }
     hooks = by_team(setup.shaping or (), spec, setup.patterns)
     return Shaper(hooks, spec, context.num_envs, context.seed(SHAPING), discounts)
 
 
-def _course(context: Context, env: BatchEnv | None) -> Course:
+def _curriculum_state(context: Context, env: BatchEnv | None) -> CurriculumState:
     assert env is not None
     given = context.setup.curriculum
     curricula: dict[str | None, Curriculum] = {}
@@ -131,14 +131,14 @@ def _course(context: Context, env: BatchEnv | None) -> Course:
         curricula |= {context.team(key, "curriculum"): one for key, one in given.items()}
     elif given is not None:
         curricula[None] = given
-    return Course(curricula, env, context.seed(CURRICULUM))
+    return CurriculumState(curricula, env, context.seed(CURRICULUM))
 
 
-def _season(context: Context) -> Season:
+def _league_state(context: Context) -> LeagueState:
     setup, spec = context.setup, context.spec
     assert setup.league is not None
     setup.league.check(spec, dict(zip([team.name for team in spec.teams], setup.configs, strict=True)))
-    venue = Venue(
+    league_context = LeagueContext(
         spec,
         context.num_envs,
         context.seed(LEAGUE),
@@ -149,7 +149,7 @@ def _season(context: Context) -> Season:
         team=lambda key: context.team(key, "league"),
         task=context.target(),
     )
-    return setup.league.build(venue)
+    return setup.league.build(league_context)
 
 
 def _newest_in(path: str) -> Path:
@@ -159,7 +159,7 @@ def _newest_in(path: str) -> Path:
 
 
 class ShapingPart(Part):
-    """What agents are paid for learning."""
+    """Reward shaping."""
 
     name = "shaping"
 
@@ -168,12 +168,12 @@ class ShapingPart(Part):
         self.shaper = shaper
 
     def start(self) -> None:
-        """Say once which hooks change what is optimal."""
+        """Log once which hooks may change the optimal policies."""
         self.shaper.announce()
 
     def acted(self, choice: Choice) -> None:
-        """Keep what is acted on."""
-        self.shaper.look(choice.seen)
+        """Copy the step acted on."""
+        self.shaper.remember(choice.seen)
 
     def stepped(self, transition: Transition) -> None:
         """Shape the raw rewards."""
@@ -185,7 +185,7 @@ class ShapingPart(Part):
         return self.shaper.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Memories of hooks and returns so far."""
+        """States of hooks and returns so far."""
         return self.shaper.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -194,89 +194,89 @@ class ShapingPart(Part):
 
 
 class LeaguePart(Part):
-    """Who plays against whom: seats of others are played by them, and hidden from the learners."""
+    """Leagues: seats of other players are played by them, and masked for the learners."""
 
     name = "league"
 
-    def __init__(self, season: Season) -> None:
-        """``season``: the league as it runs."""
-        self.season = season
+    def __init__(self, league_state: LeagueState) -> None:
+        """``league_state``: the league as it runs."""
+        self.league_state = league_state
 
     def connect(self, learners: Sequence[Learner]) -> None:
-        """Snapshots are taken of these."""
-        self.season.learners = tuple(learners)
+        """Use these learners for snapshots."""
+        self.league_state.learners = tuple(learners)
 
     def begin(self, env: BatchEnv, step: Step, clock: Clock) -> None:
-        """Fill the pools and seat everybody."""
-        self.season.begin(clock)
+        """Fill the pools and assign players."""
+        self.league_state.begin(clock)
 
     def show(self, step: Step) -> Step:
-        """Alive are those who act by what they have learnt and learn from it."""
-        return self.season.seen(step)
+        """The step in which only agents of their learner act."""
+        return self.league_state.seen(step)
 
     def acted(self, choice: Choice) -> None:
-        """Put what others do in place of what the learners chose."""
-        choice.actions = self.season.play(choice.step, choice.actions)
+        """Replace the learners' actions on seats that other policies play."""
+        choice.actions = self.league_state.play(choice.step, choice.actions)
 
     def stepped(self, transition: Transition) -> None:
-        """Learn from finished games and seat the next ones."""
-        transition.seen = self.season.take(transition.step)
+        """Record finished games and assign players to the next ones."""
+        transition.seen = self.league_state.take(transition.step)
 
     def learns(self, place: int) -> bool:
         """Whether a team's learner may update now."""
-        return self.season.learns(place)
+        return self.league_state.learns(place)
 
     def updated(self, clock: Clock) -> Sequence[int]:
         """Let the pools grow; PSRO restarts its learners after each best response."""
         with global_streams_kept():
-            return self.season.tick(clock)
+            return self.league_state.tick(clock)
 
     def metrics(self) -> dict[str, float]:
         """Sizes of pools, ratings, win rates."""
-        return self.season.metrics()
+        return self.league_state.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Members, seats, results, ratings, streams."""
-        return self.season.state_dict()
+        return self.league_state.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
-        self.season.load_state_dict(state)
+        self.league_state.load_state_dict(state)
 
 
 class CurriculumPart(Part):
-    """Which task each copy's next episode plays."""
+    """Curricula: the task of each copy's next episode."""
 
     name = "curriculum"
 
-    def __init__(self, course: Course) -> None:
-        """``course``: the curricula as they run."""
-        self.course = course
+    def __init__(self, curriculum_state: CurriculumState) -> None:
+        """``curriculum_state``: the curricula as they run."""
+        self.curriculum_state = curriculum_state
 
     def options(self) -> Mapping[str, Any]:
         """The first tasks."""
-        return self.course.first()
+        return self.curriculum_state.first()
 
     def begin(self, env: BatchEnv, step: Step, clock: Clock) -> None:
         """Choose the second episodes."""
-        self.course.begin(env, clock)
+        self.curriculum_state.begin(env, clock)
 
     def stepped(self, transition: Transition) -> None:
         """Learn from finished episodes and choose the next ones."""
         finished, started = transition.seen.finished, transition.step.started
-        self.course.take(finished, started, transition.env, transition.now)
+        self.curriculum_state.take(finished, started, transition.env, transition.now)
 
     def metrics(self) -> dict[str, float]:
-        """Stages and the like."""
-        return self.course.metrics()
+        """The metrics of the schedulers, and the mean task."""
+        return self.curriculum_state.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """What is played, what is to come, and every scheduler."""
-        return self.course.state_dict()
+        """Current tasks, next tasks, and every scheduler."""
+        return self.curriculum_state.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
-        self.course.load_state_dict(state)
+        self.curriculum_state.load_state_dict(state)
 
 
 class MessagesPart(Part):
@@ -285,34 +285,34 @@ class MessagesPart(Part):
     name = "messages"
 
     def __init__(self, context: Context, env: BatchEnv | None) -> None:
-        """``env`` may say where observations show messages."""
+        """``env`` may declare which entries of observations show messages."""
         assert env is not None
         self.spec = context.spec
-        self.heard: dict[int, Overheard] = {}
+        self.heard: dict[int, ChannelStats] = {}
         seats = {name: (place, n) for place, team in enumerate(self.spec.teams) for n, name in enumerate(team.agents)}
         known = [Entries.parse(text) for text in context.entries_of(env)]
         lines = [
-            Line(seats[one.listener], seats[one.speaker], one.first, one.last)
+            MessageSlot(seats[one.listener], seats[one.speaker], one.first, one.last)
             for one in known
             if one.listener in seats and one.speaker in seats
         ]
         spoken = context.setup.channel
-        self.shown = Shown(lines, 0 if spoken is None else spoken.link.delay)
+        self.shown = ActionMessageStats(lines, 0 if spoken is None else spoken.link.delay)
 
     def connect(self, learners: Sequence[Learner]) -> None:
-        """Listen in on the networks that talk."""
-        nets = {place: talker_of(learner) for place, learner in enumerate(learners)}
-        self.heard = {place: Overheard(net) for place, net in nets.items() if net is not None}
+        """Find the networks with a channel."""
+        nets = {place: channel_net_of(learner) for place, learner in enumerate(learners)}
+        self.heard = {place: ChannelStats(net) for place, net in nets.items() if net is not None}
 
     def uses(self, hook: str) -> bool:
         """Where nobody talks there is nothing to note."""
         return hook != "acted" or bool(self.heard or self.shown.lines)
 
     def acted(self, choice: Choice) -> None:
-        """Note what was said and done."""
+        """Record messages and actions."""
         for place, heard in self.heard.items():
-            look = choice.looks[place]
-            heard.note(look.obs, choice.decisions[place].action, look.alive, look.started)
+            policy_input = choice.inputs[place]
+            heard.note(policy_input.obs, choice.decisions[place].action, policy_input.acting, policy_input.started)
         if self.shown.lines:
             self.shown.note(choice.step, choice.actions)
 
@@ -325,7 +325,7 @@ class MessagesPart(Part):
         return found | self.shown.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was noted since the last report."""
+        """Records since the last report."""
         heard = {self.spec.teams[place].name: one.state_dict() for place, one in self.heard.items()}
         return {"heard": heard, "shown": self.shown.state_dict()}
 
@@ -337,20 +337,20 @@ class MessagesPart(Part):
 
 
 class CrossTeamPart(Part):
-    """Learners whose critics read what other teams do hear of it."""
+    """Gives learners with cross-team critics the joint action."""
 
     name = "cross_team"
 
     def __init__(self) -> None:
-        """No critic reads another team before :meth:`connect`."""
+        """Start without learners; :meth:`connect` finds them."""
         self.memories: list[RecordsOthers] = []
 
     def connect(self, learners: Sequence[Learner]) -> None:
-        """Tell learners with cross-team critics who controls the other teams."""
+        """Give learners with cross-team critics the other teams' learners."""
         self.memories = []
         for learner in learners:
             if isinstance(learner, ReadsOthers) and learner.cross_team is not None:
-                learner.cross_team.meet(learners)
+                learner.cross_team.connect(learners)
                 if isinstance(learner.memory, RecordsOthers):
                     self.memories.append(learner.memory)
 
@@ -359,6 +359,6 @@ class CrossTeamPart(Part):
         return hook != "acted" or bool(self.memories)
 
     def acted(self, choice: Choice) -> None:
-        """Hand out the joint action."""
+        """Give them the joint action."""
         for memory in self.memories:
-            memory.overhear([torch.from_numpy(action) for action in choice.actions], choice.step)
+            memory.record_joint_action([torch.from_numpy(action) for action in choice.actions], choice.step)

@@ -1,4 +1,4 @@
-"""Saved systems: what a checkpoint says of the system that wrote it, and what is given again."""
+"""Saved systems: the contents of a checkpoint, and the arguments that replace parts of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Saved:
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Whatever goes wrong as learners are built is the checkpoint's. Raises CheckpointError."""
+        """Turn errors while learners are built into a CheckpointError."""
         with received.explained(self.where):
             try:
                 yield
@@ -65,7 +65,7 @@ def read(path: str | Path, given: Setup, trust: bool) -> Saved:
     """
     state, manifest = checkpoint.load(path)
     where, env = f"checkpoint {path}", given.env
-    meta = received.checked(where, manifest["meta"], type(given))
+    meta = received.checked_meta(where, manifest["meta"], type(given))
     reference = None if env is NOWHERE else env if env is not None else meta["env"]
     if env is None and reference is not None and not trust:
         received.refuse_env(where, reference)

@@ -12,18 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl import renamed
 from marl.curriculum.tasks import Task
 from marl.environments import Environments
-from marl.league import PSRO, Season
-from marl.league.season import Trained
+from marl.league import PSRO, LeagueState
+from marl.league.state import PolicySource
 from marl.learners import Learner
-from marl.learners.base import LearnsMeanwhile
+from marl.learners.base import OverlapsEnvStep
 from marl.playing.evaluate import Players
 from marl.schedules import Clock
 from marl.setup import Setup
 from marl.training.history import EpisodeLog
-from marl.training.part import Hooks, Part
-from marl.training.parts import LEAGUE, Context, LeaguePart, Recipe, recipes
+from marl.training.part import Part, PartHooks
+from marl.training.parts import AFTER, BEFORE, LEAGUE, Context, LeaguePart, Recipe, recipes
 from marl.types import BatchEnv, CheckpointError, ConfigError, Spec, Step
 
 EARLY = ("shaping", "cross_team")  # parts that need no environment to be built
@@ -60,13 +61,13 @@ class TrainingState:
 
     @property
     def clock(self) -> Clock:
-        """Now."""
+        """The current step and the total."""
         return Clock(self.steps, self.total)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def join(self, load: Callable[[Path], Trained]) -> None:
-        """Take up the parts of this setup; each is built when it is first needed. ``load``: a system from a folder."""
+    def join(self, load: Callable[[Path], PolicySource]) -> None:
+        """Set the parts of this setup; each is built when it is first needed. ``load``: a system from a folder."""
         self._recipes = recipes(
             Context(
                 self.setup,
@@ -101,7 +102,7 @@ class TrainingState:
             self.saved.pop(name, None)
             self.parts[name] = part
             self.parts = {name: self.parts[name] for name in self._recipes if name in self.parts}
-            self.hooks = Hooks(list(self.parts.values()))
+            self.hooks = PartHooks(list(self.parts.values()))
         return self.parts[name]
 
     def build(self, env: BatchEnv) -> None:
@@ -110,12 +111,14 @@ class TrainingState:
             self.part(name, env)
 
     def connect(self) -> None:
-        """Let everybody know the learners."""
-        self.overlaps = [isinstance(learner, LearnsMeanwhile) and learner.meanwhile for learner in self.learners]
+        """Give every part the learners."""
+        self.overlaps = [
+            isinstance(learner, OverlapsEnvStep) and learner.overlaps_env_step for learner in self.learners
+        ]
         self.overlapping = any(self.overlaps)
         for part in self.parts.values():
             part.connect(self.learners)
-        self.hooks = Hooks(list(self.parts.values()))  # who has something to do depends on the learners
+        self.hooks = PartHooks(list(self.parts.values()))  # who has something to do depends on the learners
 
     def refuse_lost(self) -> None:
         """Raise CheckpointError if the checkpoint had a part that is not here."""
@@ -128,13 +131,13 @@ class TrainingState:
         )
 
     @property
-    def season(self) -> Season:
+    def league_state(self) -> LeagueState:
         """The league as it runs. Raises ConfigError if there is none."""
         if self.setup.league is None:
             raise ConfigError("this system has no league: give league=marl.League() or marl.PSRO()")
         part = self.part("league")
         assert isinstance(part, LeaguePart)
-        return part.season
+        return part.league_state
 
     @property
     def target(self) -> Task:
@@ -149,14 +152,14 @@ class TrainingState:
         if self.lost == "league" and "mixture" in self.saved.get("league", {}):
             self.refuse_lost()
         mixes = isinstance(self.setup.league, PSRO)
-        mixtures = [self.season.strategy(team.name) if mixes else () for team in self.spec.teams]
+        mixtures = [self.league_state.strategy(team.name) if mixes else () for team in self.spec.teams]
         return Players(
             self.spec, self.device, self.learners, self.setup.channels,
-            self.season.sides if mixes else (), mixtures, self.setup.seed, self.setup.channel,
+            self.league_state.sides if mixes else (), mixtures, self.setup.seed, self.setup.channel,
         )  # fmt: skip
 
     def show(self, step: Step) -> Step:
-        """A step as learners see it."""
+        """The step as learners see it."""
         for show in self.hooks.show:
             step = show(step)
         return step
@@ -246,7 +249,7 @@ class TrainingState:
         for name in EARLY:
             if name in self._recipes:
                 self.part(name)
-        self.hooks = Hooks(list(self.parts.values()))
+        self.hooks = PartHooks(list(self.parts.values()))
         self.restarts = [int(place) for place in state["restarts"]]
         self.steps, self.total = int(state["steps"]), state["total"]
         self.logged_at, self.pending = int(state["logged_at"]), dict(state["pending"])
@@ -255,9 +258,11 @@ class TrainingState:
 
 
 def migrated(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A state in today's form. In the first schema every part had a place of its own beside the learners."""
+    """A state in today's form, with today's names. In the first schema every part stood beside the learners."""
     if "parts" in state:
-        return state
+        of_users = {name: own for name, own in state["parts"].items() if name not in (*BEFORE, *AFTER)}
+        today: dict[str, Any] = renamed.state({**state, "parts": {}})
+        return today | {"parts": renamed.state(state["parts"]) | of_users}
     names = ("shaping", "league", "curriculum", "messages")
     parts: dict[str, Any] = {name: own for name in names if (own := state.get(name)) is not None}
     restarts: Sequence[int] = ()
@@ -269,4 +274,4 @@ def migrated(state: Mapping[str, Any]) -> Mapping[str, Any]:
             waits[place] = np.ones_like(waits[place])
         parts["league"] = league | {"waits": waits}
     kept = {name: own for name, own in state.items() if name not in names}
-    return {**kept, "parts": parts, "restarts": restarts}
+    return migrated({**kept, "parts": parts, "restarts": restarts})

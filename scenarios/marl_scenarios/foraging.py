@@ -23,6 +23,6 @@ scenario = marl.Scenario(
     steps=2_000_000,
     shaping=[marl.shaping.Scale(20.0)],  # new networks say one where a lift is worth a sixth: that must not drown it
     # Chance alone lifts something in one episode of 18 on a grid of 5 x 5, in one of 145 on 8 x 8.
-    curriculum=marl.curriculum.DomainRandomisation({"size": marl.curriculum.Among((5, 6, 7, 8))}, target={"size": 8}),
+    curriculum=marl.curriculum.DomainRandomization({"size": marl.curriculum.Among((5, 6, 7, 8))}, target={"size": 8}),
     expect="0.99, sum of two agents (random: 0, all food: 1)",
 )

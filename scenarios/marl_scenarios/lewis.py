@@ -1,4 +1,4 @@
-"""Lewis signalling: a sender and a receiver make up a language for eight states, each from its own reward."""
+"""Lewis signaling: a sender and a receiver make up a language for eight states, each from its own reward."""
 
 import marl
 

@@ -6,7 +6,7 @@ scenario = marl.Scenario(
     name="spread_growing",
     about="cover as many landmarks as there are agents, a team that grows from 3 to 6 (compiled, PPO)",
     env="marl/growing_spread-v0",
-    # Everybody sees the same number of neighbours, however many there are.
+    # Everybody sees the same number of neighbors, however many there are.
     env_kwargs={"N": 6, "num_agent_neighbors": 2, "num_landmark_neighbors": 3},
     # Without ids: one policy for whoever joins.
     agents=marl.ippo(

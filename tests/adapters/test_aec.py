@@ -28,14 +28,14 @@ def test_only_the_agent_to_move_is_alive_and_the_others_keep_their_last_observat
     batch, step = start(({},), agents=("a", "b", "c"))
     assert batch.spec.turn_based
     team = step.teams[0]
-    np.testing.assert_array_equal(team.alive[0], [True, False, False])
+    np.testing.assert_array_equal(team.acting[0], [True, False, False])
     np.testing.assert_array_equal(team.obs[0], [[0, 0], [0, 0], [0, 0]])
     expected = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     for t in range(1, 8):
         team = batch.step(act(batch)).teams[0]
         mover = t % 3
         expected[mover] = [t, mover]
-        np.testing.assert_array_equal(team.alive[0], np.arange(3) == mover)
+        np.testing.assert_array_equal(team.acting[0], np.arange(3) == mover)
         np.testing.assert_array_equal(team.obs[0], expected)
         assert team.next_obs is team.obs
 
@@ -67,7 +67,7 @@ def test_a_player_that_dies_midway_gets_what_it_is_owed_in_the_row_it_dies_in():
     np.testing.assert_array_equal(team.terminated[0], [False, False, True])
     np.testing.assert_array_equal(team.next_obs[0, 2], [2, 2])
     np.testing.assert_array_equal(team.obs[0, 2], [0, 0])
-    np.testing.assert_array_equal(team.alive[0], [True, False, False])
+    np.testing.assert_array_equal(team.acting[0], [True, False, False])
     seen = rows(batch, 3)
     assert [finished != () for *_, finished in seen] == [False, False, True]
     assert seen[-1][1] == [True, True, False]
@@ -77,7 +77,7 @@ def test_agents_may_move_twice_or_be_skipped():
     batch, _ = start(({"next": "a"}, {"next": "c"}, {"next": "a"}), agents=("a", "b", "c"))
     movers = [0]
     for _ in range(6):
-        movers.append(int(batch.step(act(batch)).teams[0].alive[0].argmax()))
+        movers.append(int(batch.step(act(batch)).teams[0].acting[0].argmax()))
     assert movers == [0, 0, 2, 0, 0, 0, 0]
 
 
@@ -85,7 +85,7 @@ def test_late_joiners_move_when_they_are_selected():
     batch, _ = start(({}, {"join": ["c"], "next": "c"}, {}), agents=("a", "b", "c"), first=("a", "b"))
     batch.step(act(batch))
     step = batch.step(act(batch))
-    np.testing.assert_array_equal(step.teams[0].alive[0], [False, False, True])
+    np.testing.assert_array_equal(step.teams[0].acting[0], [False, False, True])
     np.testing.assert_array_equal(step.teams[0].obs[0, 2], [2, 2])
 
 
@@ -106,7 +106,7 @@ def test_max_steps_observes_every_agent_that_is_cut_off():
     team = batch.step(act(batch)).teams[0]
     np.testing.assert_array_equal(team.next_obs[0], [[3, 0], [3, 1], [3, 2]])
     np.testing.assert_array_equal(team.obs[0], [[0, 0], [0, 0], [0, 0]])
-    np.testing.assert_array_equal(team.alive[0], [True, False, False])
+    np.testing.assert_array_equal(team.acting[0], [True, False, False])
 
 
 def test_a_cut_does_not_pay_twice_where_the_environment_clears_rewards_late():
@@ -140,9 +140,9 @@ def test_rewards_earned_before_anybody_moves_come_with_the_first_row():
 def test_masks_belong_to_the_mover_and_no_row_is_ever_all_false():
     batch, step = start(({},), masked=True)
     for t in range(1, 5):
-        legal, alive = step.teams[0].legal[0], step.teams[0].alive[0]
-        np.testing.assert_array_equal(legal[alive], [np.arange(3) == (t - 1) % 3])
-        assert legal[~alive].all()
+        action_mask, acting = step.teams[0].action_mask[0], step.teams[0].acting[0]
+        np.testing.assert_array_equal(action_mask[acting], [np.arange(3) == (t - 1) % 3])
+        assert action_mask[~acting].all()
         step = batch.step(act(batch, (t - 1) % 3))
 
 
@@ -159,7 +159,7 @@ def test_an_agent_that_leaves_without_a_dead_turn_has_terminated():
     batch.step(act(batch))
     step = batch.step(act(batch))
     np.testing.assert_array_equal(step.teams[0].terminated[0], [True, False])
-    np.testing.assert_array_equal(step.teams[0].alive[0], [False, True])
+    np.testing.assert_array_equal(step.teams[0].acting[0], [False, True])
 
 
 def test_returns_equal_what_a_plain_loop_over_last_collects():
@@ -199,7 +199,7 @@ def test_tictactoe_pays_winner_and_loser_once_each():
     step = batch.reset(0)
     total = np.zeros(2)
     for move in (0, 3, 1, 4, 2):  # the first player fills the first column
-        assert step.teams[0].legal[0][step.teams[0].alive[0]][0, move]
+        assert step.teams[0].action_mask[0][step.teams[0].acting[0]][0, move]
         step = batch.step(act(batch, move))
         total += step.teams[0].reward[0]
     np.testing.assert_array_equal(total, [1, -1])
@@ -232,5 +232,5 @@ def test_whatever_happens_each_reward_arrives_once_and_each_end_is_told_once(scr
             assert step.finished[0].length == t
             np.testing.assert_array_equal(ended, [1, 1, 1])
             return
-        assert team.alive[0].sum() == 1
+        assert team.acting[0].sum() == 1
     raise AssertionError("the episode outlived its limit")

@@ -134,7 +134,7 @@ def test_infos_that_are_none_are_empty_ones(masked):
     assert len(steps[-1].finished) == 1
     assert steps[-1].finished[0].info == {}
     if masked:
-        np.testing.assert_array_equal(steps[-1].teams[0].legal[0, 0], [True, False, True])
+        np.testing.assert_array_equal(steps[-1].teams[0].action_mask[0, 0], [True, False, True])
     system = marl.MultiAgentSystem(marl.ippo(rollout=8, epochs=1), lambda: Silent(masked), num_envs=2)
     assert system.train(steps=32)["episode_lengths"] == [3] * 10
 

@@ -24,7 +24,7 @@ def test_the_contract_is_met():
     assert not batch.spec.turn_based
     assert step.started.all()
     assert not step.discarded.any()
-    assert step.teams[0].alive.all()
+    assert step.teams[0].acting.all()
     np.testing.assert_array_equal(step.teams[0].obs[0], [[RESET, 0], [RESET, 1], [RESET, 2]])
 
 
@@ -46,7 +46,7 @@ def test_the_middle_one_of_three_dies():
     batch.step(act(batch))
     step = batch.step(act(batch))
     team = step.teams[0]
-    np.testing.assert_array_equal(team.alive[0], [True, False, True])
+    np.testing.assert_array_equal(team.acting[0], [True, False, True])
     np.testing.assert_array_equal(team.terminated[0], [False, True, False])
     np.testing.assert_array_equal(team.reward[0], [1, -5, 0])  # a dead agent's last reward is kept
     assert team.next_obs is not team.obs
@@ -55,14 +55,14 @@ def test_the_middle_one_of_three_dies():
     assert step.finished == ()
     step = batch.step(act(batch))
     np.testing.assert_array_equal(step.teams[0].terminated[0], [False, False, False])
-    np.testing.assert_array_equal(step.teams[0].alive[0], [True, False, True])
+    np.testing.assert_array_equal(step.teams[0].acting[0], [True, False, True])
     assert step.teams[0].next_obs is step.teams[0].obs
     assert set(batch.envs[0].taken[-1]) == {"a", "c"}  # only the living act
     step = batch.step(act(batch))
     assert step.finished[0].returns == {"a": 3.0, "b": -5.0, "c": 0.0}
     assert step.finished[0].length == 4
     assert step.started.all()
-    assert step.teams[0].alive.all()
+    assert step.teams[0].acting.all()
 
 
 def test_one_terminates_while_another_is_truncated_in_the_same_step():
@@ -104,11 +104,11 @@ def test_rewards_after_death_reach_the_row_and_the_return():
 
 def test_late_joiners_are_not_alive_before_they_appear():
     batch, step = start(({}, {"join": ["c"]}, {}, {"cut": ["a", "b", "c"]}), first=("a", "b"))
-    np.testing.assert_array_equal(step.teams[0].alive[0], [True, True, False])
+    np.testing.assert_array_equal(step.teams[0].acting[0], [True, True, False])
     np.testing.assert_array_equal(step.teams[0].obs[0, 2], [0, 0])
     batch.step(act(batch))
     step = batch.step(act(batch))
-    np.testing.assert_array_equal(step.teams[0].alive[0], [True, True, True])
+    np.testing.assert_array_equal(step.teams[0].acting[0], [True, True, True])
     np.testing.assert_array_equal(step.teams[0].obs[0, 2], [2, 2])
     assert step.teams[0].next_obs is step.teams[0].obs
     assert set(batch.envs[0].taken[-1]) == {"a", "b"}
@@ -116,7 +116,7 @@ def test_late_joiners_are_not_alive_before_they_appear():
     assert set(batch.envs[0].taken[-1]) == {"a", "b", "c"}
     step = batch.step(act(batch))
     assert step.teams[0].truncated.all()
-    np.testing.assert_array_equal(step.teams[0].alive[0], [True, True, False])
+    np.testing.assert_array_equal(step.teams[0].acting[0], [True, True, False])
 
 
 def test_endless_episodes_are_truncated_with_their_true_successor():
@@ -144,7 +144,7 @@ def test_one_step_episodes_follow_each_other():
         assert step.finished[0].length == 1
         assert step.started.all()
         assert step.teams[0].terminated.all()
-        assert step.teams[0].alive.all()
+        assert step.teams[0].acting.all()
 
 
 def test_everybody_flagged_ends_the_episode_even_if_env_agents_is_never_pruned():
@@ -158,7 +158,7 @@ def test_everybody_flagged_ends_the_episode_even_if_env_agents_is_never_pruned()
     batch, _ = start(({"change": linger},))
     batch.step(act(batch))
     step = batch.step(act(batch))
-    np.testing.assert_array_equal(step.teams[0].alive[0], [False, True, True])
+    np.testing.assert_array_equal(step.teams[0].acting[0], [False, True, True])
     step = batch.step(act(batch))
     assert set(batch.envs[0].taken[-1]) == {"a", "b", "c"}  # such environments want an action for everyone
     np.testing.assert_array_equal(step.teams[0].terminated[0], [False, False, False])
@@ -307,13 +307,13 @@ def test_masks_from_info():
     batch = make(lambda: Masked(({"change": masks}, {"change": masks, "die": ["a"]}, {"cut": ["b", "c"]})))
     step = batch.reset(0)
     assert batch.spec.teams[0].masked
-    np.testing.assert_array_equal(step.teams[0].legal[0], [[False, True, True]] * 3)
+    np.testing.assert_array_equal(step.teams[0].action_mask[0], [[False, True, True]] * 3)
     step = batch.step(act(batch, 1))
-    np.testing.assert_array_equal(step.teams[0].legal[0].argmax(-1), [1, 2, 0])
-    assert step.teams[0].legal.sum() == 3
+    np.testing.assert_array_equal(step.teams[0].action_mask[0].argmax(-1), [1, 2, 0])
+    assert step.teams[0].action_mask.sum() == 3
     step = batch.step(act(batch, 1))
-    assert step.teams[0].legal[0, 0].all()  # the dead agent's row is never all False
-    np.testing.assert_array_equal(step.teams[0].legal[0, 1:].argmax(-1), [0, 1])
+    assert step.teams[0].action_mask[0, 0].all()  # the dead agent's row is never all False
+    np.testing.assert_array_equal(step.teams[0].action_mask[0, 1:].argmax(-1), [0, 1])
 
 
 EVENTS = st.lists(
@@ -384,11 +384,11 @@ def test_whatever_happens_the_arrays_tell_it_as_it_was(script):
             shown = [t, n] if agent in before or agent in after else [0, 0]
             np.testing.assert_array_equal(team.next_obs[0, n], shown)
             if not over:
-                assert team.alive[0, n] == (agent in after)
+                assert team.acting[0, n] == (agent in after)
                 np.testing.assert_array_equal(team.obs[0, n], shown if agent in after else [0, 0])
         assert step.started[0] == over
         if over:
             assert step.finished[0].returns == totals
-            np.testing.assert_array_equal(team.alive[0], [True, True, True, False])
+            np.testing.assert_array_equal(team.acting[0], [True, True, True, False])
             return
         assert step.finished == ()

@@ -69,8 +69,8 @@ def legal_actions(batch, step, rng):
         if kind == "box":
             actions.append(rng.uniform(team.action.low, team.action.high, shape).astype(np.float32))
         elif kind == "discrete":
-            legal = np.ones((*shape, team.action.sizes[0]), bool) if now.legal is None else now.legal
-            actions.append((rng.random(legal.shape) * legal).argmax(-1))
+            action_mask = np.ones((*shape, team.action.sizes[0]), bool) if now.action_mask is None else now.action_mask
+            actions.append((rng.random(action_mask.shape) * action_mask).argmax(-1))
         else:
             actions.append(rng.integers(0, team.action.sizes, shape))
     return actions
@@ -84,28 +84,28 @@ def check(batch, step, at_reset=False):
         rows = (batch.num_envs, team.num_agents)
         assert now.obs.shape == now.next_obs.shape == (*rows, *team.obs.shape)
         assert now.obs.dtype == team.obs.dtype
-        for array in (now.reward, now.terminated, now.truncated, now.alive):
+        for array in (now.reward, now.terminated, now.truncated, now.acting):
             assert array.shape == rows
         assert np.isfinite(now.obs).all()
         assert np.isfinite(now.next_obs).all()
         assert np.isfinite(now.reward).all()
         assert not (now.terminated & now.truncated).any()
         ended = now.terminated | now.truncated
-        assert not (ended & now.alive & ~step.started[:, None]).any()
+        assert not (ended & now.acting & ~step.started[:, None]).any()
         if not any(other.terminated.any() or other.truncated.any() for other in step.teams):
             assert now.next_obs is now.obs
         for n, width in enumerate(team.obs.widths):
             if not team.obs.is_image:
                 assert not now.obs[:, n, width:].any()
-        if now.legal is not None:
-            assert now.legal.any(-1).all()
+        if now.action_mask is not None:
+            assert now.action_mask.any(-1).all()
             for n, width in enumerate(team.action.widths):
-                assert not now.legal[:, n, width:].any()
+                assert not now.action_mask[:, n, width:].any()
     if spec.turn_based:
-        assert (sum(now.alive.sum(-1) for now in step.teams) == 1).all()
+        assert (sum(now.acting.sum(-1) for now in step.teams) == 1).all()
     else:
         for e in np.flatnonzero(ends):
-            assert any(now.alive[e].any() for now in step.teams)
+            assert any(now.acting[e].any() for now in step.teams)
     if spec.state_shape is not None:
         assert step.state.shape == (batch.num_envs, *spec.state_shape)
         assert np.isfinite(step.next_state).all()
@@ -137,11 +137,11 @@ def test_every_step_is_sound_and_every_state_comes_back(name, steps, kwargs):
     assert finished > 0 or "chess" in name or "Acrobot" in name
     assert batch.faults == {}
     shown = [now.obs.copy() for now in step.teams]
-    alive = [now.alive.copy() for now in step.teams]
+    acting = [now.acting.copy() for now in step.teams]
     restored = batch.load_state_dict(batch.state_dict())
-    for obs, who, now in zip(shown, alive, restored.teams, strict=True):
+    for obs, who, now in zip(shown, acting, restored.teams, strict=True):
         np.testing.assert_array_equal(obs, now.obs)
-        np.testing.assert_array_equal(who, now.alive)
+        np.testing.assert_array_equal(who, now.acting)
     batch.close()
 
 

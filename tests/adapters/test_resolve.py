@@ -112,7 +112,7 @@ def test_things_that_are_no_environment_are_refused():
         (3, "expected an id, a module, a function"),
         (lambda: 3, "int is no environment"),
         (lambda: None, "NoneType is no environment"),
-        (lambda: gymnasium.make_vec("CartPole-v1", 2), "already vectorised"),
+        (lambda: gymnasium.make_vec("CartPole-v1", 2), "already vectorized"),
         ("gymnasium.spaces", "neither parallel_env nor env"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -132,7 +132,7 @@ def test_environments_with_a_batched_form_bring_it():
         make(Native, max_steps=5)
 
 
-def test_duck_typed_environments_are_recognised():
+def test_duck_typed_environments_are_recognized():
     class Plain:
         """No PettingZoo base class."""
 
@@ -156,4 +156,4 @@ def test_duck_typed_environments_are_recognised():
 
     batch = make(Plain)
     assert batch.spec.agents == ("a", "b", "c")
-    assert batch.reset(0).teams[0].alive.all()
+    assert batch.reset(0).teams[0].acting.all()

@@ -67,7 +67,7 @@ def test_a_restored_batch_goes_on_as_if_never_stopped(name, steps):
 
     other = make(ENVS[name], 3, max_steps=11)
     restored = shown(other.load_state_dict(saved))
-    for key in ("started", "state", *(f"0.{name}" for name in ("obs", "alive", "legal"))):
+    for key in ("started", "state", *(f"0.{name}" for name in ("obs", "acting", "action_mask"))):
         if key in now:
             np.testing.assert_array_equal(now[key], restored[key], err_msg=key)
     rng.bit_generator.state = state_of_rng
@@ -118,7 +118,7 @@ def test_a_copy_that_does_not_come_back_begins_a_new_episode_and_says_so():
     batch.step([np.ones((3, 1), int)])
     step = batch.load_state_dict(batch.state_dict())
     assert step.discarded.tolist() == step.started.tolist() == [False, False, True]
-    assert step.teams[0].alive.all()
+    assert step.teams[0].acting.all()
     fresh = in_process(Walk, 3, first_copy=4)
     assert not fresh.load_state_dict(batch.state_dict()).discarded.any()  # a new episode comes back
     for one in (batch, fresh):  # what was about to be done belongs to an episode that is gone
@@ -257,7 +257,7 @@ def test_copies_do_not_care_how_they_are_split(name):
     step, halves = whole.reset(7), [part.reset(7) for part in parts]
     for _ in range(30):
         for k in range(len(step.teams)):
-            for field in ("obs", "reward", "terminated", "truncated", "alive", "next_obs"):
+            for field in ("obs", "reward", "terminated", "truncated", "acting", "next_obs"):
                 joined = np.concatenate([getattr(half.teams[k], field) for half in halves])
                 np.testing.assert_array_equal(getattr(step.teams[k], field), joined, err_msg=field)
         assert sorted((e.copy, e.length) for e in step.finished) == sorted(

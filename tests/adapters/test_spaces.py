@@ -14,7 +14,7 @@ from marl.spaces import (
     AgentCodec,
     BadValue,
     action_spec,
-    base_legal,
+    base_action_mask,
     check_member,
     flat_width,
     obs_spec,
@@ -118,8 +118,8 @@ def test_images_become_channels_first(shape, expected):
     assert team.obs.dtype == "uint8"
     assert team.obs.widths == (int(np.prod(shape)),)
     raw = np.arange(np.prod(shape), dtype=np.int64).astype(np.uint8).reshape(shape)
-    row, legal = AgentCodec(team, 0).encode(raw)
-    assert legal is None
+    row, action_mask = AgentCodec(team, 0).encode(raw)
+    assert action_mask is None
     if len(shape) == 2:
         np.testing.assert_array_equal(row[0], raw)
     elif expected == shape and shape[0] != shape[2]:
@@ -141,9 +141,9 @@ def test_narrow_agents_are_padded_with_zeros_and_their_padded_choices_are_illega
     assert team.action.sizes == (5,)
     assert team.action.widths == (3, 5)
     assert team.masked
-    row, legal = AgentCodec(team, 0).encode(np.array([0.5, -0.5], np.float32))
+    row, action_mask = AgentCodec(team, 0).encode(np.array([0.5, -0.5], np.float32))
     np.testing.assert_array_equal(row, [0.5, -0.5, 0, 0, 0])
-    np.testing.assert_array_equal(legal, [True] * 3 + [False] * 2)
+    np.testing.assert_array_equal(action_mask, [True] * 3 + [False] * 2)
 
 
 def test_components_that_differ_are_padded_too():
@@ -151,7 +151,7 @@ def test_components_that_differ_are_padded_too():
     spec = action_spec(["a", "b", "c"], actions)
     assert (spec.kind, spec.sizes, spec.widths) == ("multidiscrete", (4, 3), (2, 1, 2))
     np.testing.assert_array_equal(
-        base_legal(spec, actions),
+        base_action_mask(spec, actions),
         [[1, 1, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0], [1] * 7],  # of what b has not the first choice, and no other
     )
     boxes = action_spec(["a", "b"], [Box(-1, 1, (1,)), Box(-2, 3, (3,))])
@@ -190,19 +190,19 @@ def test_the_mask_is_no_part_of_the_observation(key):
     assert team.obs.shape == (2 if key == "observation" else 4,)
     raw = {key: np.array([0.25, 0.5], np.float32), "action_mask": np.array([0, 1, 1], np.int8)}
     raw |= {"clock": 1} if key == "board" else {}
-    row, legal = AgentCodec(team, 0).encode(raw)
+    row, action_mask = AgentCodec(team, 0).encode(raw)
     np.testing.assert_array_equal(row, [0.25, 0.5] + ([0, 1] if key == "board" else []))
-    np.testing.assert_array_equal(legal, [False, True, True])
+    np.testing.assert_array_equal(action_mask, [False, True, True])
 
 
 def test_masks_of_several_components_lie_end_to_end_and_may_be_tuples():
     team = team_spec("team", ["a", "b"], [Box(0, 1, (1,))] * 2, [MultiDiscrete([2, 3]), MultiDiscrete([4, 3])], True)
     codec, out = AgentCodec(team, 0), np.zeros(7, dtype=bool)
     for mask in (np.array([0, 1, 1, 0, 1]), (np.array([0, 1]), np.array([1, 0, 1]))):
-        codec.legal(None, {"action_mask": mask}, out)
+        codec.action_mask(None, {"action_mask": mask}, out)
         np.testing.assert_array_equal(out, [0, 1, 0, 0, 1, 0, 1])
     with pytest.raises(BadValue, match="a mask of 5"):
-        codec.legal(None, {"action_mask": np.ones(7)}, out)
+        codec.action_mask(None, {"action_mask": np.ones(7)}, out)
 
 
 def test_boxes_do_not_broadcast():

@@ -95,7 +95,7 @@ def test_flags_of_their_own_let_one_end_before_the_other():
     step = batch.reset(0)
     for _ in range(3):
         step = batch.step([np.ones((1, 2), np.int64)])
-    assert step.teams[0].alive.tolist() == [[False, True]]
+    assert step.teams[0].acting.tolist() == [[False, True]]
 
 
 def test_a_tuple_of_observations_alone_is_one_agent():
@@ -136,7 +136,7 @@ def test_masks_inside_a_place_are_understood():
             return tuple({"observation": np.zeros(1, np.float32), "action_mask": mask} for _ in range(2))
 
     batch = make(Masked)
-    assert batch.reset(0).teams[0].legal.tolist() == [[[False, True]] * 2]
+    assert batch.reset(0).teams[0].action_mask.tolist() == [[[False, True]] * 2]
 
 
 def test_a_missing_package_names_its_extra(monkeypatch):

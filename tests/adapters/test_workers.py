@@ -38,7 +38,7 @@ def batch():
 
 def arrays_of(step) -> dict[str, np.ndarray]:
     team = step.teams[0]
-    names = ("obs", "next_obs", "reward", "terminated", "truncated", "alive", "legal")
+    names = ("obs", "next_obs", "reward", "terminated", "truncated", "acting", "action_mask")
     found = {name: getattr(team, name).copy() for name in names}
     for name in ("started", "discarded", "state", "next_state"):
         found[name] = getattr(step, name).copy()

@@ -45,7 +45,7 @@ class Toy:
         for e in copies:
             self._step.teams[0].obs[e] = self.rngs[e].uniform(-1, 1, (2, 3))
             self._step.state[e] = (self.time[e], self.first + e)
-            self._step.teams[0].legal[e, :, 0] = self.time[e] % 2 == 0
+            self._step.teams[0].action_mask[e, :, 0] = self.time[e] % 2 == 0
 
     def reset(self, seed, options=None):
         self.rngs = [np.random.default_rng((seed, self.first + e)) for e in range(self.num_envs)]
@@ -53,7 +53,7 @@ class Toy:
         self._observe(range(self.num_envs))
         step = self._step
         team = step.teams[0]
-        team.reward[:], team.alive[:], team.terminated[:], team.truncated[:] = 0, True, False, False
+        team.reward[:], team.acting[:], team.terminated[:], team.truncated[:] = 0, True, False, False
         step.started[:], step.discarded[:] = True, False
         team.next_obs, step.next_state, step.finished = team.obs, step.state, ()
         return step

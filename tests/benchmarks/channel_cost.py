@@ -44,10 +44,10 @@ def cost(agents: int, rounds: int, names: Sequence[str] = tuple(CONTENDERS)) -> 
     whole: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, system in systems.items():
-            learner, look = system.learners[0], system.learners[0].memory.look()
+            learner, inputs = system.learners[0], system.learners[0].memory.current()
             began = time.process_time()
             for _ in range(ROLLOUT):
-                learner.act(look, explore=True)
+                learner.act(inputs, explore=True)
             acting[name].append((time.process_time() - began) / steps * 1e6)
             began = time.process_time()
             system.train(steps=ROLLOUT * COPIES)

@@ -50,7 +50,7 @@ class Task:
     at_most: float | None = None  # what shows that the task is hard: of the mean return, as at_least
     curriculum: bool = True  # False: train without the scenario's, on its target alone
     channel: bool = True  # likewise
-    hindsight: bool = True  # False: the same of goals relabelled
+    hindsight: bool = True  # False: the same of goals relabeled
 
     def make(self) -> marl.Scenario:
         """The scenario to train."""
@@ -58,7 +58,7 @@ class Task:
         if not self.curriculum:
             chosen = scenario.curriculum
             target = (
-                marl.curriculum.DomainRandomisation(chosen.target)
+                marl.curriculum.DomainRandomization(chosen.target)
                 if isinstance(chosen, marl.curriculum.Stages)
                 else None
             )

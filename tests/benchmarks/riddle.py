@@ -6,7 +6,7 @@ from typing import Any
 
 from marl_envs import SwitchRiddle
 from marl_envs.kernel import Kernels, kernel
-from marl_envs.switch_riddle import State, info, legal, observe, reset, state, step
+from marl_envs.switch_riddle import State, action_mask, info, observe, reset, state, step
 
 import marl
 from marl.types import Array
@@ -39,13 +39,13 @@ def go_on(s: State, e: int, task: Array, rng: Array, action: Array, reward: Arra
 class EveryGame(SwitchRiddle, name="switch_riddle_v0"):
     """Copy ``e`` plays game ``e``, again and again."""
 
-    kernels = Kernels(begin, go_on, observe, legal=legal, state=state, info=info)
+    kernels = Kernels(begin, go_on, observe, action_mask=action_mask, state=state, info=info)
 
 
 def share(system: marl.MultiAgentSystem, *, shuffle_messages: bool = False, **messages: Any) -> float:
     """What three prisoners win, as a share of the most there is; ``messages``: what is done to them.
 
-    Exact, but for shuffled messages: copies that play games of neighbouring numbers hear from each other nearly what
+    Exact, but for shuffled messages: copies that play games of neighboring numbers hear from each other nearly what
     they would have said themselves, so those are of 20,000 random games.
     """
     if shuffle_messages:

@@ -128,7 +128,7 @@ class Contender:
 
     @property
     def per_processor_second(self) -> float:
-        """Environment steps for a second of processor time: what neighbours on the machine change least."""
+        """Environment steps for a second of processor time: what neighbors on the machine change least."""
         return statistics.median(answer["steps"] / max(answer["processor"], 1e-9) for answer in self.answers)
 
     def part(self, name: str) -> float:
@@ -307,7 +307,7 @@ def many_agents(run: Run, options: argparse.Namespace, agents: int) -> None:
     ]
     # The same with observations as wide as those of few agents: what more agents cost when they see no more.
     starts += [
-        run.ours(f"{variant}, N={agents}, each sees 2", replace(work, variant=variant, agents=agents, neighbours=2))
+        run.ours(f"{variant}, N={agents}, each sees 2", replace(work, variant=variant, agents=agents, neighbors=2))
         for variant in variants
         if variant == "independent"
     ]
@@ -393,7 +393,7 @@ def growth(run: Run, options: argparse.Namespace) -> None:
     few = Work(copies=min(16, max(options.growth_copies)), threads=threads)
     by_agents = [replace(few, agents=agents) for agents in options.growth_agents]
     # Who sees two others reads as much in any crowd: what is left is the cost of the agents themselves.
-    near = [replace(work, neighbours=2) for work in by_agents]
+    near = [replace(work, neighbors=2) for work in by_agents]
     by_copies = [Work(copies=copies, threads=threads) for copies in options.growth_copies]
     everyone, two = f"agents that see everybody (E={few.copies})", f"agents that see two others (E={few.copies})"
     drawn = []

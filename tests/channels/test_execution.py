@@ -1,4 +1,4 @@
-"""The trained team runs decentralised: each agent from its own row and inbox, in one process or in many."""
+"""The trained team runs decentralized: each agent from its own row and inbox, in one process or in many."""
 
 from __future__ import annotations
 
@@ -106,26 +106,26 @@ def test_apart_everybody_does_what_they_did_together(name, threads):
     system = marl.MultiAgentSystem(config, lambda: env(die=(None, 4), length=6), num_envs=2, seed=1)
     system.train(steps=60)
     greedy = not isinstance(config, marl.Random | marl.Fixed)
-    report = system.evaluate(5, decentralised="processes", num_envs=3)
+    report = system.evaluate(5, decentralized="processes", num_envs=3)
     assert not report.faults
     assert report.agreement.compared > 60
     if greedy:
         assert report.agreement.different == 0, report.agreement
         assert report.returns == report.batched.returns
-    here = system.evaluate(5, decentralised=True, num_envs=3)
+    here = system.evaluate(5, decentralized=True, num_envs=3)
     assert here.returns == report.returns  # in this process and in others: the very same, chance included
 
 
 @pytest.mark.parametrize("env", [Turns, lambda: Single("CartPole-v1", max_episode_steps=30)], ids=["turns", "one"])
 def test_turn_based_and_single_agents_too(env, threads):
     system = marl.MultiAgentSystem(marl.ippo(**ON), env, num_envs=2)
-    report = system.evaluate(4, decentralised="processes")
+    report = system.evaluate(4, decentralized="processes")
     assert report.agreement.different == 0
 
 
 def test_turn_based_agents_who_talk(threads):
     system = marl.MultiAgentSystem(marl.ippo(channel=TarMAC(), **ON), Turns, num_envs=2)
-    report = system.evaluate(4, decentralised="processes")
+    report = system.evaluate(4, decentralized="processes")
     assert report.agreement.different == 0
 
 
@@ -135,7 +135,7 @@ def test_teams_with_channels_of_their_own(threads):
         "agent_*": marl.ia2c(channel=TarMAC(rounds=1), rollout=8),
     }
     system = marl.MultiAgentSystem(config, lambda: Team(widths=(3,) * 4, choices=(2,) * 4), num_envs=2)
-    report = system.evaluate(4, decentralised="processes", silence=["agent_0", "agent_3"], shuffle_messages=True)
+    report = system.evaluate(4, decentralized="processes", silence=["agent_0", "agent_3"], shuffle_messages=True)
     assert report.agreement.different == 0
     assert report.agreement.compared == 4 * 4 * 10
 
@@ -150,10 +150,10 @@ def test_links_lose_the_same_messages_whoever_carries_them(threads, rounds):
     for learner in system.learners:
         learner.model.actor.head.weight.data.mul_(100)
     plain = system.evaluate(6)
-    report = system.evaluate(6, decentralised="processes", link="loss=0.5,noise=1,delay=1")
+    report = system.evaluate(6, decentralized="processes", link="loss=0.5,noise=1,delay=1")
     assert report.agreement.different == 0
     assert report.returns != plain.returns
-    assert report.done == ("link: delay=1,loss=0.5,noise=1",) * 2
+    assert report.changes == ("link: delay=1,loss=0.5,noise=1",) * 2
 
 
 def higher(obs):
@@ -181,7 +181,7 @@ def test_whoever_hears_whom_apart_is_together(channel, topology):
     system = marl.MultiAgentSystem(config, lambda: Team((3,) * 4, (2,) * 4, die=(3,), length=6), num_envs=2)
     system.learners[0].model.actor.head.weight.data.mul_(100)
     link = "loss=0.2,delay=1,noise=0.1,bits=4"
-    together, apart = (system.evaluate(6, link=link, decentralised=one) for one in (False, True))
+    together, apart = (system.evaluate(6, link=link, decentralized=one) for one in (False, True))
     assert together.returns == apart.returns
     assert together.returns != system.evaluate(6, silence=system.spec.agents).returns  # it matters who is heard
 
@@ -236,11 +236,11 @@ def test_rounding_that_grows_in_the_world_is_no_difference_between_policies(name
     config, action = CHAOS[name]
     system = marl.MultiAgentSystem(config, lambda: Logistic(action), num_envs=4, seed=0)
     system.train(steps=400)
-    report = system.evaluate(4, decentralised="processes")
+    report = system.evaluate(4, decentralized="processes")
     assert report.agreement.compared == 4 * 60 * 2
     assert report.agreement.different == 0, report.agreement
     assert report.batched.returns == system.evaluate(4).returns
-    assert report.returns == system.evaluate(4, decentralised=True).returns
+    assert report.returns == system.evaluate(4, decentralized=True).returns
     assert "on the same observations" in str(report)
     assert "batched, played apart" in str(report)
 
@@ -259,7 +259,7 @@ def test_experiments_are_done_to_both_who_are_compared(experiment, threads):
     config = marl.ippo(channel=CommNet(rounds=0), sharing="none", **ON | GRU)
     system = marl.MultiAgentSystem(config, lambda: Team(die=(None, 4), length=6), num_envs=2, seed=1)
     system.learners[0].model.actor.head.weight.data.mul_(100)
-    report = system.evaluate(5, decentralised="processes", num_envs=3, **experiment)
+    report = system.evaluate(5, decentralized="processes", num_envs=3, **experiment)
     assert report.agreement.different == 0, report.agreement
     assert report.returns == report.batched.returns != system.evaluate(5, num_envs=3).returns
 
@@ -275,7 +275,7 @@ def test_an_agent_that_does_something_else_is_found_in_the_step_in_which_it_does
 
     monkeypatch.setattr(processes.ProcessPlayer, "act", other_in_step_7)
     system = marl.MultiAgentSystem(marl.ippo(**ON), Team, num_envs=2)
-    report = system.evaluate(2, decentralised="processes")
+    report = system.evaluate(2, decentralized="processes")
     assert report.agreement.to_dict() == {"compared": 60, "different": 2, "first": "agent_1 in step 7"}
 
 
@@ -325,8 +325,8 @@ def test_what_is_no_agent_is_refused(tmp_path):
     with pytest.raises(marl.ConfigError, match=r"agent_0.*code of yours"):
         code.agent("agent_0").save(tmp_path / "agent")
     with pytest.raises(marl.ConfigError, match=r"agent_0.*code of yours"):
-        code.evaluate(1, decentralised="processes")
-    assert code.evaluate(1, decentralised=True).episodes == 1
+        code.evaluate(1, decentralized="processes")
+    assert code.evaluate(1, decentralized=True).episodes == 1
 
 
 def test_twins_share_parameters_and_nothing_else():
@@ -429,17 +429,17 @@ def test_an_agent_process_that_dies_is_reported_and_the_others_play_on(monkeypat
     )
     looked: dict[str, int] = {}
     pids: dict[str, int] = {}
-    look = processes.ProcessPlayer.look
+    observe = processes.ProcessPlayer.observe
 
     def kill_in_step_12(self, view):
         looked[self.name] = looked.get(self.name, 0) + 1
         pids[self.name] = self.pid or pids[self.name]
         if self.name == "agent_1" and looked[self.name] == 12:
             os.kill(self.pid, signal.SIGKILL)
-        look(self, view)
+        observe(self, view)
 
-    monkeypatch.setattr(processes.ProcessPlayer, "look", kill_in_step_12)
-    report = system.evaluate(6, decentralised="processes", num_envs=2)
+    monkeypatch.setattr(processes.ProcessPlayer, "observe", kill_in_step_12)
+    report = system.evaluate(6, decentralized="processes", num_envs=2)
     assert report.faults == {"agent_1": f"process {pids['agent_1']} was ended by SIGKILL"}
     assert "agent_1" in str(report)
     assert report.episodes == 6
@@ -458,13 +458,13 @@ def test_agent_processes_die_with_a_killed_evaluation(tmp_path):
         from marl.playing import processes
         from tests.support.tiny import Team
 
-        def look(self, view):
+        def observe(self, view):
             print(self.pid, flush=True)
             time.sleep(600)
 
-        processes.ProcessPlayer.look = look
+        processes.ProcessPlayer.observe = observe
         system = marl.MultiAgentSystem(marl.ippo(rollout=8), lambda: Team(widths=(3,), choices=(2,)), num_envs=1)
-        system.evaluate(1, decentralised="processes")
+        system.evaluate(1, decentralized="processes")
     """)
     parent = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
@@ -493,7 +493,7 @@ def test_an_agent_that_cannot_be_loaded_ends_the_evaluation(threads, monkeypatch
     system = marl.MultiAgentSystem(marl.ippo(**ON), Team, num_envs=2)
     monkeypatch.setattr(marl.Agent, "load", broken)
     with pytest.raises(marl.types.ResourceError, match=r"agent_0.*did not start.*makes no sense here"):
-        system.evaluate(1, decentralised="processes")
+        system.evaluate(1, decentralized="processes")
 
 
 # --- experiments ------------------------------------------------------------------------------------------------------
@@ -552,16 +552,16 @@ def whisper():
 ENTRIES = "listener<speaker:0-1"
 
 
-@pytest.mark.parametrize("decentralised", [False, True])
-def test_messages_in_observations_can_be_shuffled_and_silenced(whisper, decentralised):
-    play = {"episodes": 32, "decentralised": decentralised, "message_entries": ENTRIES}
+@pytest.mark.parametrize("decentralized", [False, True])
+def test_messages_in_observations_can_be_shuffled_and_silenced(whisper, decentralized):
+    play = {"episodes": 32, "decentralized": decentralized, "message_entries": ENTRIES}
     assert whisper.evaluate(**play).mean_return == 15  # the first step has nothing to say about
     shuffled = whisper.evaluate(**play, shuffle_messages=True)
     assert shuffled.mean_return == pytest.approx(7.5, abs=1)
     assert "another episode" in str(shuffled)
     silent = whisper.evaluate(**play, silence="speaker")
     assert silent.mean_return == pytest.approx(7.5, abs=1)
-    assert silent.done == ("speaker is silent",)
+    assert silent.changes == ("speaker is silent",)
     assert whisper.evaluate(**play, remove="speaker").mean_return == pytest.approx(7.5, abs=1)
     assert whisper.evaluate(**play).mean_return == 15
 
@@ -582,9 +582,9 @@ def test_experiments_do_the_same_together_and_apart(experiment, rounds):
     system = marl.MultiAgentSystem(marl.ippo(channel=CommNet(rounds=rounds), **ON), Team, num_envs=2, seed=4)
     loud_head(system)
     plain = system.evaluate(8, num_envs=4)
-    together, apart = (system.evaluate(8, num_envs=4, decentralised=how, **experiment) for how in (False, True))
+    together, apart = (system.evaluate(8, num_envs=4, decentralized=how, **experiment) for how in (False, True))
     assert together.returns == apart.returns
-    assert together.done == apart.done
+    assert together.changes == apart.changes
     assert system.evaluate(8, num_envs=4).returns == plain.returns  # and leave no trace
 
 
@@ -621,7 +621,7 @@ def test_swapped_agents_play_with_each_others_policy():
     assert system.evaluate(4).returns_per_agent == {"agent_0": 0, "agent_1": 10, "agent_2": 10}
     report = system.evaluate(4, swap=("agent_2", "agent_0"))
     assert report.returns_per_agent == {"agent_0": 10, "agent_1": 10, "agent_2": 0}
-    assert report.done == ("agent_2 and agent_0 play with each other's policy",)
+    assert report.changes == ("agent_2 and agent_0 play with each other's policy",)
 
 
 class Lamps(Team):
@@ -651,7 +651,7 @@ class Lamps(Team):
         ({"link": 0.1}, "link: expected a marl.Link or text"),
         ({"swap": ("agent_0",)}, "swap: expected two agents"),
         ({"swap": "agent_0"}, "swap: expected two agents"),
-        ({"decentralised": "process"}, "decentralised: expected True, False or 'processes', got 'process'"),
+        ({"decentralized": "process"}, "decentralized: expected True, False or 'processes', got 'process'"),
     ],
 )
 def test_what_cannot_be_done_is_refused(keywords, reason):

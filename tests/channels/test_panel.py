@@ -35,7 +35,7 @@ def count(picture, color):
     return int((picture == np.array(color, np.uint8)).all(-1).sum())
 
 
-def test_lines_are_where_something_is_heard_in_the_colour_of_what_is_said():
+def test_lines_are_where_something_is_heard_in_the_color_of_what_is_said():
     frame = np.zeros((50, 60, 3), np.uint8)
     names = ("a", "b", "c")
     weight, message = np.zeros((3, 3)), np.zeros((3, 3, 4))
@@ -81,7 +81,7 @@ def test_play_carries_messages(env, channel):
 @pytest.mark.parametrize(
     "topology", [marl.topology.Complete(), marl.topology.Nearest(1, (0, 1))], ids=["all", "nearest"]
 )
-def test_play_does_what_decentralised_evaluation_does(topology):
+def test_play_does_what_decentralized_evaluation_does(topology):
     """The same seed: the same episode, messages, deaths and all."""
     system = marl.MultiAgentSystem(
         marl.ippo(channel=marl.CommNet(topology=topology), rollout=8, minibatches=1),
@@ -89,7 +89,7 @@ def test_play_does_what_decentralised_evaluation_does(topology):
         num_envs=2,
     )
     system.learners[0].model.actor.head.weight.data.mul_(100)
-    report = system.evaluate(1, decentralised=True, num_envs=1, seed=5)
+    report = system.evaluate(1, decentralized=True, num_envs=1, seed=5)
     (played,), _ = play(system, 1, seed=5)
     assert played.returns == report.returns_per_agent
     deaf = system.evaluate(1, silence=system.spec.agents, num_envs=1, seed=5)

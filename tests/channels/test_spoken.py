@@ -93,7 +93,7 @@ def test_every_kind_of_action_has_room_for_a_message(kind):
         marl.ippo(rollout=8, minibatches=1), lambda: Room(action), channel=marl.Spoken(words=3), num_envs=2
     )
     system.train(steps=32)
-    assert system.evaluate(2).returns == system.evaluate(2, decentralised=True).returns
+    assert system.evaluate(2).returns == system.evaluate(2, decentralized=True).returns
 
 
 def test_topology_says_who_has_an_inbox_and_who_has_words():
@@ -286,7 +286,7 @@ def test_turn_based_agents_talk_too():
     for recipe in (marl.ippo(rollout=8, minibatches=1), marl.iql(learning_starts=10, batch=8)):
         system = marl.MultiAgentSystem(recipe, Turns, channel=marl.Spoken(words=3, link=Link(loss=0.2)), num_envs=2)
         system.train(steps=64)
-        assert system.evaluate(2).returns == system.evaluate(2, decentralised=True).returns
+        assert system.evaluate(2).returns == system.evaluate(2, decentralized=True).returns
 
 
 def test_in_turns_too_the_dead_fall_silent():
@@ -358,7 +358,7 @@ def test_a_scenario_can_have_a_channel_and_evaluation_other_links():
     plain = system.evaluate(8)
     lossless = system.evaluate(8, link="loss=0")
     assert plain.returns == lossless.returns
-    assert lossless.done == ("link: perfect",)
+    assert lossless.changes == ("link: perfect",)
     silent = system.evaluate(8, silence=system.spec.agents)
     assert system.evaluate(8, link="loss=1").returns == silent.returns != plain.returns
     assert system.evaluate(8, shuffle_messages=True).returns != plain.returns
@@ -457,7 +457,7 @@ def test_a_batch_says_and_hears_what_one_world_does(name):
                     np.testing.assert_array_equal(seen[0, n, : team.obs.widths[n]], observations[agent])
                     mask = infos[agent].get("action_mask")
                     if mask is not None:
-                        assert np.array_equal(now.legal[0, n, : len(mask)], mask.astype(bool))
+                        assert np.array_equal(now.action_mask[0, n, : len(mask)], mask.astype(bool))
                 else:
                     assert not seen[0, n].any()
             if team.action.kind == "box":
@@ -465,8 +465,12 @@ def test_a_batch_says_and_hears_what_one_world_does(name):
                 actions = rng.uniform(low, high, (2, *low.shape)).astype(np.float32)
                 given = {a: actions[0, n, : team.action.widths[n]] for n, a in enumerate(team.agents)}
             else:
-                legal = np.ones((2, len(team.agents), team.action.num_legal), bool) if now.legal is None else now.legal
-                actions = np.where(legal, rng.random(legal.shape), -1).argmax(-1)
+                action_mask = (
+                    np.ones((2, len(team.agents), team.action.num_choices), bool)
+                    if now.action_mask is None
+                    else now.action_mask
+                )
+                actions = np.where(action_mask, rng.random(action_mask.shape), -1).argmax(-1)
                 given = {a: int(actions[0, n]) for n, a in enumerate(team.agents)}
             observations, rewards, _, _, infos = face.step({a: given[a] for a in face.agents})
             step = batch.step([actions])
@@ -508,7 +512,7 @@ def test_a_batch_divides_into_teams_and_goes_on_exactly():
 
 
 def test_worlds_that_talk_can_have_a_curriculum():
-    curriculum = marl.curriculum.DomainRandomisation({"max_cycles": marl.curriculum.Among((3, 6))})
+    curriculum = marl.curriculum.DomainRandomization({"max_cycles": marl.curriculum.Among((3, 6))})
     with marl.MultiAgentSystem(
         marl.ippo(rollout=8), marl_envs.Spread, channel=marl.Spoken(words=2), curriculum=curriculum, num_envs=4
     ) as system:

@@ -50,7 +50,7 @@ def test_messages_matter_and_a_cut_edge_blocks_information_and_gradient(channel,
     # 0 -> 1 -> 2: what 2 sees never reaches 0 or 1, what 0 sees reaches all, along the edges only
     chain = dataclasses.replace(channel, topology=Graph([(0, 1), (1, 2)]))
     net = build(chain, network, index=index, executing=False)
-    if net.medium.keyed:
+    if net.link_simulator.keyed:
         carry = torch.zeros(1, *net.carry_shape)
         net.seed(carry, torch.Generator().manual_seed(0))
     else:
@@ -72,11 +72,11 @@ def test_messages_matter_and_a_cut_edge_blocks_information_and_gradient(channel,
 def test_who_is_not_active_is_silent_and_unheard(channel):
     net = build(channel)
     obs = torch.randn(4, 2, 3, 4)
-    active = torch.ones(4, 2, 3, dtype=torch.bool)
-    active[1:, :, 2] = False
+    acting = torch.ones(4, 2, 3, dtype=torch.bool)
+    acting[1:, :, 2] = False
     changed = obs.clone()
     changed[1:, :, 2] *= -3
-    first, second = play(net, obs, active), play(net, changed, active)
+    first, second = play(net, obs, acting), play(net, changed, acting)
     assert torch.equal(first[:, :, :2], second[:, :, :2])
     assert not torch.equal(play(net, obs)[:, :, :2], play(net, changed)[:, :, :2])
 
@@ -200,7 +200,7 @@ def test_every_recipe_talks_and_acts_alone_as_in_a_batch(config, which):
     with marl.MultiAgentSystem(config, lambda: Team(length=6, die=(3,)), num_envs=4, seed=1) as system:
         system.train(steps=120)
         batched = system.evaluate(6, num_envs=2)
-        alone = system.evaluate(6, num_envs=2, decentralised=True)
+        alone = system.evaluate(6, num_envs=2, decentralized=True)
     assert batched.returns_per_agent == alone.returns_per_agent
     assert batched.episode_lengths == alone.episode_lengths
 
@@ -280,7 +280,7 @@ def test_evaluation_under_a_worse_link_changes_nothing_in_the_system():
             system.train(steps=100)
             if evaluate:
                 system.evaluate(4, link="delay=3,loss=0.5,noise=1")
-                system.evaluate(4, link=marl.Link(bits=1), decentralised=True)
+                system.evaluate(4, link=marl.Link(bits=1), decentralized=True)
             system.train(steps=100)
             return system.state_dict()["learners"]
 
@@ -308,15 +308,15 @@ def test_in_turns_what_was_said_last_stays_in_the_air():
     config = marl.ippo(channel=marl.CommNet(), rollout=8, minibatches=1, network=marl.MLP((8,)))
     with marl.MultiAgentSystem(config, lambda: Turns(moves=4), num_envs=2, seed=0) as system:
         system.train(steps=100)
-        batched, alone = system.evaluate(4), system.evaluate(4, decentralised=True)
+        batched, alone = system.evaluate(4), system.evaluate(4, decentralized=True)
         assert batched.returns_per_agent == alone.returns_per_agent
         net = system.learners[0].policy_net
         assert net is not None
         obs = torch.randn(4, 1, 2, 2)
-        active = torch.tensor([[[True, False]], [[False, True]], [[False, True]], [[False, True]]])
+        acting = torch.tensor([[[True, False]], [[False, True]], [[False, True]], [[False, True]]])
         changed = obs.clone()
         changed[0, 0, 0] += 1
-        differs = (play(net, obs, active) != play(net, changed, active)).any(-1)[:, 0, 1]
+        differs = (play(net, obs, acting) != play(net, changed, acting)).any(-1)[:, 0, 1]
         assert differs.tolist() == [False, True, True, True]  # still heard, two turns of the other's later
 
 

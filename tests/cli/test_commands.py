@@ -57,7 +57,7 @@ def test_evaluate_prints_a_report_or_one_json_object(finished, marl_command):
     report = json.loads(said.out)
     assert report["episodes"] == 3
     assert not said.err
-    again = json.loads(marl_command("evaluate", finished, "--episodes", 3, "--decentralised", "--json").out)
+    again = json.loads(marl_command("evaluate", finished, "--episodes", 3, "--decentralized", "--json").out)
     assert again["returns"] == report["returns"]
     assert json.loads(marl_command("evaluate", finished, "--episodes", 3, "--seed", 9, "--json").out)["seed"] == 9
     last = marl_command("evaluate", finished / "checkpoints" / "last", "--episodes", 2)

@@ -34,13 +34,13 @@ def chatter(tmp_path_factory):
     return folder / "run"
 
 
-def test_decentralised_evaluation_stands_beside_the_batched_one(chatter, marl_command):
-    said = marl_command("evaluate", chatter, "--episodes", 4, "--decentralised", "--json")
+def test_decentralized_evaluation_stands_beside_the_batched_one(chatter, marl_command):
+    said = marl_command("evaluate", chatter, "--episodes", 4, "--decentralized", "--json")
     assert said.code == 0, said.err
     assert not said.err
     report = json.loads(said.out)
-    assert report["decentralised"]
-    assert not report["batched"]["decentralised"]
+    assert report["decentralized"]
+    assert not report["batched"]["decentralized"]
     assert report["returns"] == report["batched"]["returns"]
     assert report["agreement"] == {"compared": 60, "different": 0, "first": None}
     assert report["faults"] == {}
@@ -59,8 +59,8 @@ def test_experiments_are_done_and_said(chatter, marl_command):
     ):
         assert line in said.out
     report = json.loads(marl_command("evaluate", chatter, "--episodes", 4, *words, "--json").out)
-    assert report["done"][0] == "link: bits=4,delay=1,loss=0.2,noise=0.1"
-    assert len(report["done"]) == 3
+    assert report["changes"][0] == "link: bits=4,delay=1,loss=0.2,noise=0.1"
+    assert len(report["changes"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_files_of_one_name_in_two_folders_do_not_get_in_each_others_way(tmp_path
         env = make(scenario.env, 1, workers=1)
         step, length = env.reset(0), 0
         while not step.finished:
-            step, length = env.step([step.teams[0].alive.astype(int)]), length + 1
+            step, length = env.step([step.teams[0].acting.astype(int)]), length + 1
         ends.append(length)
         env.close()
     assert ends == [2, 3]

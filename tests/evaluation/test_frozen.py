@@ -7,7 +7,7 @@ import torch
 
 import marl
 from marl.curriculum import Stage, Stages, Steps
-from marl.playing.team import Frozen
+from marl.playing.team import FrozenPolicy
 from tests.support.equality import assert_equal_trees
 from tests.support.tiny import Team, Turns
 
@@ -79,14 +79,14 @@ def test_a_frozen_policy_acts_as_its_learner_did():
     with FEATURES["plain"]() as system:
         system.train(steps=64)
         learner = system.learners[0]
-        frozen = Frozen(learner, greedy=True)
-        look = learner.memory.look()
-        before, _ = frozen.act(look, torch.Generator())
-        assert torch.equal(before, learner.act(look, explore=False).env_action)
+        frozen = FrozenPolicy(learner, greedy=True)
+        inputs = learner.memory.current()
+        before, _ = frozen.act(inputs, torch.Generator())
+        assert torch.equal(before, learner.act(inputs, explore=False).env_action)
         learner.model.parameters_flat.values.normal_(0.0, 3.0)
-        assert torch.equal(before, frozen.act(look, torch.Generator())[0])
-        sampled = Frozen(learner, greedy=False).act(look, torch.Generator().manual_seed(3))[0]
-        again = learner.act(look, explore=True, generator=torch.Generator().manual_seed(3)).env_action
+        assert torch.equal(before, frozen.act(inputs, torch.Generator())[0])
+        sampled = FrozenPolicy(learner, greedy=False).act(inputs, torch.Generator().manual_seed(3))[0]
+        again = learner.act(inputs, explore=True, generator=torch.Generator().manual_seed(3)).env_action
         assert torch.equal(sampled, again)
 
 
@@ -121,9 +121,9 @@ def test_experiments_are_one_object_and_old_keywords_make_it():
         ):
             one, other = system.evaluate(4, **old), system.evaluate(4, experiment=Experiment(**new))
             assert one == other
-            assert one.done
+            assert one.changes
         pairs = Experiment(swap=[("agent_0", "agent_2")])
         assert pairs == Experiment(swap=("agent_0", "agent_2"))
         with pytest.raises(marl.ConfigError, match="give silence as a part of experiment="):
             system.evaluate(2, silence="agent_0", experiment=pairs)
-        assert system.evaluate(3, decentralised=True) == system.evaluate(3, decentralized=True)
+        assert system.evaluate(3, decentralized=True) == system.evaluate(3, decentralized=True)

@@ -213,7 +213,7 @@ class Shown(Team):
 )
 def test_play_shows_the_very_episodes_of_evaluation(env, greedy):
     system = marl.MultiAgentSystem(marl.ippo(**ON), env, num_envs=2, seed=1)
-    report = system.evaluate(3, decentralised=True, num_envs=1, seed=4, greedy=greedy)
+    report = system.evaluate(3, decentralized=True, num_envs=1, seed=4, greedy=greedy)
     played, _ = play(system, 3, seed=4, explore=not greedy)
     assert [sum(one.returns.values()) for one in played] == list(report.returns)
     assert play(system, 3, seed=5, explore=not greedy)[0][0].returns != played[0].returns
@@ -222,7 +222,7 @@ def test_play_shows_the_very_episodes_of_evaluation(env, greedy):
 def test_play_draws_from_a_mixture_as_evaluation_does():
     pytest.importorskip("pygame")
     with mixed() as system:
-        report = system.evaluate(20, decentralised=True, num_envs=1, seed=2)
+        report = system.evaluate(20, decentralized=True, num_envs=1, seed=2)
         played, _ = play(system, 20, seed=2)
         assert tuple(one.returns["agent_0"] for one in played) == report.teams["agent_0"].returns
         assert set(report.teams["agent_0"].returns) == {-5.0, 5.0}
@@ -230,7 +230,7 @@ def test_play_draws_from_a_mixture_as_evaluation_does():
 
 def test_play_shows_the_task_that_evaluation_plays():
     pytest.importorskip("pygame")
-    curriculum = marl.curriculum.DomainRandomisation({"max_cycles": 3}, target={"max_cycles": 6})
+    curriculum = marl.curriculum.DomainRandomization({"max_cycles": 3}, target={"max_cycles": 6})
     system = marl.MultiAgentSystem(marl.ippo(**ON), "marl/spread-v0", num_envs=2, curriculum=curriculum)
     assert system.evaluate(2).episode_lengths == (6, 6)
     assert [one.length for one in play(system, 3)[0]] == [6, 6, 6]
@@ -282,7 +282,7 @@ class Gives:
     ],
     ids=lambda value: f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else "",
 )
-def test_pictures_of_every_kind_become_bytes_of_three_colours(frame, pixel):
+def test_pictures_of_every_kind_become_bytes_of_three_colors(frame, pixel):
     found = picture(Gives(frame))
     assert found.dtype == np.uint8
     assert found.shape == (2, 3, 3)

@@ -46,7 +46,7 @@ with marl.MultiAgentSystem.load(saved, **{name: made[name] for name in again}) a
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CreditAssigner:
     """What came of it: the run that never stopped, closed; its module; what it had in metrics."""
 
     system: marl.MultiAgentSystem
@@ -62,7 +62,7 @@ def trains_saves_loads_resumes(
     steps: int = 96,
     log_every: int = 32,
     episodes: int = 2,
-) -> Outcome:
+) -> CreditAssigner:
     """Train, save, go on; load what was saved in a new process and go on there: both runs are the same bit for bit.
 
     Args:
@@ -102,7 +102,7 @@ def trains_saves_loads_resumes(
         assert json.loads(done.stdout) == list(returns)
     finally:
         sys.modules.pop(NAME, None)
-    return Outcome(system, module, {name: list(system.history[name]) for name in system.history})
+    return CreditAssigner(system, module, {name: list(system.history[name]) for name in system.history})
 
 
 def refuse_private(source: str) -> None:

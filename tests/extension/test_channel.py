@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import marl
-from marl.extend import Channel, Inbox, Speech, StackedLinear, config, register, setting
+from marl.extend import Channel, Inbox, MessageModule, StackedLinear, config, register, setting
 from tests.support.tiny import Hear
 
 
@@ -24,7 +24,7 @@ class Loudest(Channel):
         return LoudestSpeech(owner, width, self.size, self.rounds, generators)
 
 
-class LoudestSpeech(Speech):
+class LoudestSpeech(MessageModule):
     def __init__(self, owner, width, size, rounds, generators):
         super().__init__()
         self.size = self.summary = size

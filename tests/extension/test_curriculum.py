@@ -82,7 +82,7 @@ def make():
 
 def test_a_curriculum_of_ones_own(tmp_path):
     came = trains_saves_loads_resumes(tmp_path, SOURCE, again=(), steps=128)
-    scheduler = came.system.training.part("curriculum").course.schedulers[None]
+    scheduler = came.system.training.part("curriculum").curriculum_state.schedulers[None]
     assert type(scheduler) is came.module.Widening
     assert scheduler.episodes > 10
     assert scheduler.width == 6

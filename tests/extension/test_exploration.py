@@ -31,10 +31,10 @@ class Stuck:
     def __init__(self, p, last):
         self.p, self.last = p, last
 
-    def __call__(self, scores, who, clock, generator):
+    def __call__(self, scores, inputs, clock, generator):
         greedy = scores.argmax(-1)  # (E, N)
         stuck = torch.rand(greedy.shape, generator=generator, device=greedy.device) < self.p
-        stuck &= ~who.started.unsqueeze(1)
+        stuck &= ~inputs.started.unsqueeze(1)
         self.last = torch.where(stuck, self.last, greedy)
         return self.last
 

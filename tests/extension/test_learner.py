@@ -113,17 +113,17 @@ class SoftQLearner(OffPolicyLearner):
     def policy_net(self):
         return self.net
 
-    def choose(self, out, look, explore, generator):
+    def choose(self, out, inputs, explore, generator):
         if not explore:
-            return self.head.mode(out, look.legal)
-        return self.head.sample(out / self.settings.temperature, look.legal, generator or self.generator)
+            return self.head.mode(out, inputs.action_mask)
+        return self.head.sample(out / self.settings.temperature, inputs.action_mask, generator or self.generator)
 
     def compute_loss(self, sample):
         """(Q(s, a) - y)^2 / 2 with y = r + gamma T log sum_a' exp(Q'(s', a') / T)."""
         seen, next_seen, t = self.net.encode(sample.obs), self.net.encode(sample.next_obs), self.settings.temperature
         with torch.no_grad():
             next_q = at_successors(self.target, sample, seen, next_seen)  # (L, B, N, A)
-            next_value = t * (mask_logits(next_q, sample.next_legal) / t).logsumexp(-1)
+            next_value = t * (mask_logits(next_q, sample.next_action_mask) / t).logsumexp(-1)
             target = td_target(sample, next_value, self.settings.n_step)  # (L, B, N)
         q, _ = self.net.read(seen, sample.carry, sample.started, sample.acting)
         error = target - q.gather(-1, sample.action.unsqueeze(-1)).squeeze(-1)
@@ -151,7 +151,7 @@ class SoftQLearner(OffPolicyLearner):
 
 def make():
     learner = SoftQ(
-        batch=16, learning_starts=20, updates_per_step=0.5, prioritised=marl.memory.Prioritised(), sharing="none",
+        batch=16, learning_starts=20, updates_per_step=0.5, prioritized=marl.memory.Prioritized(), sharing="none",
         network=marl.MLP((8,)),
     )
     return {"agents": learner, "env": Team, "num_envs": 2}
@@ -176,7 +176,7 @@ def test_an_off_policy_learner_of_ones_own(tmp_path):
 
 
 def test_it_learns_from_sequences_as_well(tmp_path):
-    recurrent = OFF_POLICY.replace("prioritised=marl.memory.Prioritised(), ", "sequence=4, n_step=2, ")
+    recurrent = OFF_POLICY.replace("prioritized=marl.memory.Prioritized(), ", "sequence=4, n_step=2, ")
     came = trains_saves_loads_resumes(tmp_path, recurrent.replace("marl.MLP((8,))", "marl.GRU(8)"))
     assert came.system.learners[0].carry_width == 8
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import marl
-from marl.extend import Look, Sample, register
+from marl.extend import PolicyInput, Sample, register
 from marl.types import ConfigError
 from tests.support.tiny import Team
 
@@ -56,8 +56,9 @@ class ReservoirMemory:
     def start(self, step):
         self._see(step)
 
-    def look(self):
-        return Look(self.now["obs"], self.blank, self.now["started"], self.now["acting"], self.now.get("legal"))
+    def current(self):
+        now = self.now
+        return PolicyInput(now["obs"], self.blank, now["started"], now["acting"], now.get("action_mask"))
 
     def decide(self, decision):
         self.now["action"] = decision.action.clone()
@@ -69,11 +70,11 @@ class ReservoirMemory:
             "reward": torch.tensor(earned),
             "discount": self.discount * (1 - torch.tensor(terminated).float()),
             "next_obs": torch.tensor(team.next_obs),
-            "next_acting": torch.tensor(~team.terminated & (team.alive | team.truncated)),
+            "next_acting": torch.tensor(~team.terminated & (team.acting | team.truncated)),
         }
-        if team.legal is not None:
-            known = team.legal if team.next_legal is None else team.next_legal
-            made["next_legal"] = torch.tensor(known)
+        if team.action_mask is not None:
+            known = team.action_mask if team.next_action_mask is None else team.next_action_mask
+            made["next_action_mask"] = torch.tensor(known)
         for copy in np.flatnonzero(~step.discarded):
             self._keep({name: row[copy] for name, row in made.items()})
         self.seen_steps += len(step.started)
@@ -84,10 +85,10 @@ class ReservoirMemory:
         self.now = {
             "obs": torch.tensor(team.obs),
             "started": torch.tensor(step.started),
-            "acting": torch.tensor(team.alive),
+            "acting": torch.tensor(team.acting),
         }
-        if team.legal is not None:
-            self.now["legal"] = torch.tensor(team.legal)
+        if team.action_mask is not None:
+            self.now["action_mask"] = torch.tensor(team.action_mask)
 
     def _keep(self, row):
         """The k-th transition takes the place of another with probability capacity / k."""
@@ -116,15 +117,15 @@ class ReservoirMemory:
             successor=torch.full_like(drawn["acting"], -1, dtype=torch.int64),
             carry=torch.zeros(wanted.batch, *self.blank.shape[1:]),
             weight=torch.ones(wanted.batch, 1),
-            legal=drawn.pop("legal", None),
-            next_legal=drawn.pop("next_legal", None),
+            action_mask=drawn.pop("action_mask", None),
+            next_action_mask=drawn.pop("next_action_mask", None),
             joint=None,
             next_joint=None,
             others=(),
             next_others=(),
             acting_others=(),
             next_acting_others=(),
-            next_legal_others=(),
+            next_action_mask_others=(),
             **drawn,
         )
 
@@ -193,8 +194,8 @@ def test_the_replay_is_a_memory_as_any_other():
             r"^DQN on team 'team': buffer would be ignored, since memory=ReplayMemory\(\.\.\.\) is another",
         ),
         (
-            {"prioritised": marl.memory.Prioritised(), "buffer": 9},
-            "^DQN on team 'team': buffer and prioritised would be ignored",
+            {"prioritized": marl.memory.Prioritized(), "buffer": 9},
+            "^DQN on team 'team': buffer and prioritized would be ignored",
         ),
     ],
 )
@@ -207,7 +208,7 @@ def test_a_memory_that_hears_no_others_is_refused_for_critics_across_teams(tmp_p
     class Deaf:
         def build(self, context):
             replay = marl.extend.ReplayMemory().build(context)
-            names = ("start", "look", "decide", "observe", "ready", "draw", "update_priorities", "state_dict")
+            names = ("start", "current", "decide", "observe", "ready", "draw", "update_priorities", "state_dict")
             deaf = type("Deaf", (), {name: staticmethod(getattr(replay, name)) for name in names})()
             deaf.seen_steps, deaf.ragged = 0, True
             return deaf

@@ -21,7 +21,7 @@ from tests.support.tiny import Team
 
 
 class SoftWeights(Mixer):
-    """``Q_tot = sum_i softmax_i(w(s)) Q_i + V(s)``, of plain layers that PyTorch initialises."""
+    """``Q_tot = sum_i softmax_i(w(s)) Q_i + V(s)``, of plain layers that PyTorch initializes."""
 
     def __init__(self, agents, state_width):
         super().__init__()

@@ -40,13 +40,13 @@ class AverageBody(Body):
         self.layer = make_linear(owner, observed + inputs.extra, self.width, generators)
         self.out = StackedLinear(owner, self.width, self.width, generators)
 
-    def forward(self, x, extra, carry, start, active):
+    def forward(self, x, extra, carry, start, acting):
         x = x if extra is None else torch.cat((x, extra), dim=-1)
         fresh, carries = torch.tanh(self.layer(x)), []
         for t in range(x.shape[1]):
             carry = carry * (~start[:, t]).unsqueeze(-1)
             mixed = torch.lerp(carry, fresh[:, t], self.rate)
-            carry = torch.where(active[:, t].unsqueeze(-1), mixed, carry)
+            carry = torch.where(acting[:, t].unsqueeze(-1), mixed, carry)
             carries.append(carry)
         carries = torch.stack(carries, dim=1)
         return torch.relu(self.out(carries)), carries

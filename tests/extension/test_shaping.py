@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 import marl
-from marl.extend import Hook, Place, Seen, Shaping, register
+from marl.extend import Hook, HookContext, TeamTransition, Shaping, register
 from tests.support.tiny import Team
 
 
@@ -38,7 +38,7 @@ class Balance(Shaping):
     invariant: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset(("state", "actions", "infos"))
 
-    def build(self, place: Place) -> Hook:
+    def build(self, place: HookContext) -> Hook:
         return Balancing(self, place)
 
 
@@ -48,7 +48,7 @@ class Balancing:
         self.right = np.zeros(place.num_envs)
         self.seen = 0
 
-    def __call__(self, seen: Seen, reward):
+    def __call__(self, seen: TeamTransition, reward):
         self.seen += seen.state.shape[0]
         if "right" in seen.infos:
             told = seen.infos["right"]

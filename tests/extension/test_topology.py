@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 import marl
-from marl.extend import Topology, Wiring
+from marl.extend import Topology, Adjacency
 from tests.support.tiny import Hear
 
 
@@ -19,7 +19,7 @@ class Chain(Topology):
     """Each agent hears the one before it."""
 
     def build(self, team):
-        return Wiring(torch.diag(torch.ones(team.num_agents - 1), -1))
+        return Adjacency(torch.diag(torch.ones(team.num_agents - 1), -1))
 
 
 def make():
@@ -30,7 +30,7 @@ def make():
 
 def test_a_topology_of_ones_own(tmp_path):
     came = trains_saves_loads_resumes(tmp_path, SOURCE, again=("env", "agents"))
-    wiring = came.module.Chain().build(came.system.spec.teams[0])
-    assert wiring.weight.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    adjacency = came.module.Chain().build(came.system.spec.teams[0])
+    assert adjacency.weight.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
     net = came.system.learners[0].policy_net
-    assert net.wiring.weight.tolist() == wiring.weight.tolist()
+    assert net.adjacency.weight.tolist() == adjacency.weight.tolist()

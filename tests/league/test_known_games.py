@@ -9,7 +9,7 @@ from marl_envs import kuhn
 
 import marl
 from marl.scenario import find
-from tests.league.mixtures import WINS, kuhn_mixtures, look_at
+from tests.league.mixtures import WINS, inputs_of, kuhn_mixtures
 
 
 def test_naive_self_play_of_rock_paper_scissors_goes_round_in_circles():
@@ -19,18 +19,18 @@ def test_naive_self_play_of_rock_paper_scissors_goes_round_in_circles():
     system = marl.MultiAgentSystem(
         agents, scenario.env, num_envs=16, seed=0, env_kwargs=scenario.env_kwargs, league=None
     )
-    favourites, exploitable = set(), []
+    favorites, exploitable = set(), []
     for _ in range(16):
         system.train(steps=1_000)
         net, _ = system.learners[0].policy()
         first = np.array([[1, 0, 0, 0, 0, 0, 0]], dtype=np.float32)
-        look = look_at(first)
+        inputs = inputs_of(first)
         with torch.inference_mode():
-            out, _ = net(look.obs[None], look.carry, look.started[None], look.alive[None])
+            out, _ = net(inputs.obs[None], inputs.carry, inputs.started[None], inputs.acting[None])
         chances = out[0, 0, 0].softmax(-1).numpy()
-        favourites.add(int(chances.argmax()))
+        favorites.add(int(chances.argmax()))
         exploitable.append((WINS @ chances).max())
-    assert favourites == {0, 1, 2}
+    assert favorites == {0, 1, 2}
     assert np.mean(exploitable[8:]) > 0.5
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import marl
-from marl.curriculum import DomainRandomisation, Rating, Stage, Stages
+from marl.curriculum import DomainRandomization, Rating, Stage, Stages
 from marl.playing.team import OWN
 from tests.league.mixtures import throws_exploitability
 from tests.support.equality import assert_equal_systems
@@ -50,12 +50,12 @@ def test_learners_learn_from_what_they_played_and_from_nothing_else(make, learne
 
     def look(system):
         for learner, seats, step in zip(
-            system.learners, system.season.seats.of, system.training.step.teams, strict=True
+            system.learners, system.league_state.seats.of, system.training.step.teams, strict=True
         ):
             memory = learner.memory
             row = memory.time if hasattr(memory, "time") else memory.head
             acting = memory.acting[row].numpy()
-            assert np.array_equal(acting, step.alive & (seats == OWN))
+            assert np.array_equal(acting, step.acting & (seats == OWN))
             shares.append((seats == OWN).mean())
 
     watch(system, 400, look)
@@ -68,7 +68,7 @@ def test_sides_swap_from_episode_to_episode():
 
     def look(system):
         if system.training.finished:
-            seen.append(system.season.seats.of[0][0].tolist().index(OWN))
+            seen.append(system.league_state.seats.of[0][0].tolist().index(OWN))
 
     watch(system, 120, look)
     assert seen == [(place + 1) % 2 for place in range(len(seen))]
@@ -87,7 +87,7 @@ def test_members_play_what_they_are_and_pure_strategies_are_beaten():
     system.train(steps=4_000)
     assert np.mean(system.history["episode_rewards/agent_0"][-50:]) > 4.5  # paper, five times
     assert torch.equal(system.learners[1].flat.values, before)
-    assert system.season.members[1].name.startswith("Fixed(strategy=0")
+    assert system.league_state.members[1].name.startswith("Fixed(strategy=0")
 
 
 def test_a_mixed_strategy_is_played_as_it_says():
@@ -112,15 +112,15 @@ def test_a_scripted_player_reads_its_observation_and_keeps_to_the_mask():
 
 def test_an_illegal_pure_strategy_gives_way_to_what_is_legal():
     pytest.importorskip("pettingzoo.classic")
-    centre = marl.MultiAgentSystem(marl.Fixed(4), "classic/tictactoe-v3", num_envs=4, seed=0)
-    centre.train(steps=200)
-    assert len(centre.history["episode_rewards"]) > 15
+    center = marl.MultiAgentSystem(marl.Fixed(4), "classic/tictactoe-v3", num_envs=4, seed=0)
+    center.train(steps=200)
+    assert len(center.history["episode_rewards"]) > 15
 
 
 def test_a_snapshot_stands_still_while_its_learner_moves_on():
     system = rps(marl.League(snapshot_every=10_000))
     system.train(steps=4)
-    first = system.season.pool(0)[0]
+    first = system.league_state.pool(0)[0]
     before = {name: value.clone() for name, value in first.net.state_dict().items()}
     start = system.learners[0].flat.values.clone()
     system.train(steps=200)
@@ -132,8 +132,13 @@ def test_a_window_forgets_the_oldest_snapshots_and_no_guest():
     system = rps(marl.League(snapshot_every=20, window=3, opponents=[marl.Random()]))
     system.train(steps=400)
     for place in (0, 1):
-        assert [member.name for member in system.season.pool(place)] == ["Random()", "step 360", "step 380", "step 400"]
-    assert len(system.season.members) <= 8 + 8  # beside the pools at most those that still play
+        assert [member.name for member in system.league_state.pool(place)] == [
+            "Random()",
+            "step 360",
+            "step 380",
+            "step 400",
+        ]
+    assert len(system.league_state.members) <= 8 + 8  # beside the pools at most those that still play
     assert system.history["agent_0/league/pool"][-1] == 4
 
 
@@ -146,11 +151,13 @@ def test_all_matchmaking_latest_is_plain_self_play():
 
 
 def weights(matchmaking, scores):
-    season = rps(marl.League(matchmaking=matchmaking, opponents=[marl.Fixed(0), marl.Fixed(1)], hardness=2)).season
-    for member, score in zip(season.pool(0), scores, strict=True):
+    league_state = rps(
+        marl.League(matchmaking=matchmaking, opponents=[marl.Fixed(0), marl.Fixed(1)], hardness=2)
+    ).league_state
+    for member, score in zip(league_state.pool(0), scores, strict=True):
         for _ in range(2_000):
             member.record(score)
-    return season.weights(0)
+    return league_state.weights(0)
 
 
 def test_matchmaking_prefers_whom_it_says():
@@ -162,16 +169,16 @@ def test_matchmaking_prefers_whom_it_says():
 def test_win_rates_forget_and_ratings_follow():
     system = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[marl.Fixed(2)]), marl.Fixed(0))
     system.train(steps=200)
-    (scissors,) = system.season.pool(1)
+    (scissors,) = system.league_state.pool(1)
     assert scissors.beaten > 0.85  # rock wins all five rounds
     assert scissors.games < 100
-    assert system.season.ratings[0][0] > 1100 > scissors.rating[0]
+    assert system.league_state.ratings[0][0] > 1100 > scissors.rating[0]
     assert system.history["agent_0/league/win_rate"][-1] == 1
     uncertain = rps(
         marl.League(latest=0.0, snapshot_every=None, opponents=[marl.Fixed(2)], rating="openskill"), marl.Fixed(0)
     )
     uncertain.train(steps=200)
-    mu, sigma = uncertain.season.ratings[0]
+    mu, sigma = uncertain.league_state.ratings[0]
     assert mu > 25
     assert sigma < 25 / 3
 
@@ -180,7 +187,7 @@ def test_a_winner_of_ones_own_decides():
     league = marl.League(latest=0.0, snapshot_every=None, opponents=[marl.Fixed(0)], winner=lambda episode: "agent_1")
     system = rps(league, marl.Fixed(1))
     system.train(steps=200)
-    assert system.season.pool(1)[0].beaten < 0.2
+    assert system.league_state.pool(1)[0].beaten < 0.2
     wrong = rps(dataclasses.replace(league, winner=lambda episode: "agent_2"), marl.Fixed(1))
     with pytest.raises(marl.ConfigError, match="did you mean 'agent_1'"):
         wrong.train(steps=200)
@@ -245,7 +252,7 @@ def test_a_rating_moves_a_curriculum_on():
 def outcomes_of(system, steps):
     """What the curriculum of agent_0 learns from a tag of two."""
     taken = []
-    scheduler = system.training.parts["curriculum"].course.schedulers["agent_0"]
+    scheduler = system.training.parts["curriculum"].curriculum_state.schedulers["agent_0"]
     learn = scheduler.learn
     scheduler.learn = lambda outcomes, clock: taken.extend(outcomes) or learn(outcomes, clock)
     system.train(steps=steps)
@@ -263,7 +270,7 @@ def test_a_win_against_the_other_learner_is_a_win():
 
 
 def test_a_curriculum_learns_nothing_from_what_a_member_did_in_its_team_s_place():
-    tasks = DomainRandomisation({"max_cycles": 5})
+    tasks = DomainRandomization({"max_cycles": 5})
     league = marl.League(latest=0.0, snapshot_every=None, opponents=[marl.Fixed(0)])
     system = rps(league, {"agent_0": marl.Fixed(1), "agent_1": marl.Fixed(2)}, curriculum={"agent_0": tasks})
     taken = outcomes_of(system, 400)
@@ -304,17 +311,17 @@ def test_psro_solves_rock_paper_scissors_where_the_newest_response_is_always_bea
         system.train(steps=5_000)
         assert throws_exploitability(system) < 1e-2
         for team in ("agent_0", "agent_1"):
-            assert sum(chance for chance, _ in system.season.strategy(team)) == pytest.approx(1)
+            assert sum(chance for chance, _ in system.league_state.strategy(team)) == pytest.approx(1)
         assert system.history["league/gain"][-1] < 1e-2
-        rows = system.season.payoffs()[0]
-        assert np.array_equal(rows, -system.season.payoffs()[1])
+        rows = system.league_state.payoffs()[0]
+        assert np.array_equal(rows, -system.league_state.payoffs()[1])
         assert (rows.max(axis=0) == 1).all()  # every member is beaten by another
 
 
 def test_psro_with_one_policy_for_both_sides_has_an_antisymmetric_table():
     system = turns(marl.PSRO(between="agents", response_steps=100, games=20), moves=2)
     system.train(steps=300)
-    first, second = system.season.payoffs()
+    first, second = system.league_state.payoffs()
     assert first.shape == (4, 4)
     assert np.array_equal(first, -first.T)
     assert np.array_equal(first, second.T)
@@ -343,7 +350,7 @@ def test_every_best_response_begins_anew_unless_told_otherwise():
         learner = system.learners[0]
         system.train(steps=4)
         moved[fresh] = system.learners[0] is not learner
-        assert list(system.season.learners) == system.learners
+        assert list(system.league_state.learners) == system.learners
     assert moved == {True: True, False: False}
 
 
@@ -359,7 +366,7 @@ def test_resuming_inside_a_league_is_never_having_stopped(name, learner, tmp_pat
     unbroken.train(steps=200)
     resumed = marl.MultiAgentSystem.load(tmp_path / "saved")
     resumed.train(steps=200)
-    assert resumed.season.recent == unbroken.season.recent
+    assert resumed.league_state.recent == unbroken.league_state.recent
     assert_equal_systems(unbroken, resumed)
 
 
@@ -381,8 +388,10 @@ def test_saving_before_training_goes_on_keeps_the_league(tmp_path):
     system.save(tmp_path / "one")
     marl.MultiAgentSystem.load(tmp_path / "one").save(tmp_path / "two")
     again = marl.MultiAgentSystem.load(tmp_path / "two")
-    assert [member.name for member in again.season.pool(0)] == [member.name for member in system.season.pool(0)]
-    assert again.season.ratings == system.season.ratings
+    assert [member.name for member in again.league_state.pool(0)] == [
+        member.name for member in system.league_state.pool(0)
+    ]
+    assert again.league_state.ratings == system.league_state.ratings
     again.train(steps=40)
     system.train(steps=40)
     assert_equal_systems(system, again)
@@ -394,13 +403,13 @@ def test_checkpoints_and_systems_are_opponents(tmp_path):
     path = str(other.save(tmp_path / "other"))
     system = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[path, other]))
     system.train(steps=40)
-    loaded, live = system.season.pool(1)
+    loaded, live = system.league_state.pool(1)
     assert loaded.name == path
     for name, value in live.net.state_dict().items():
         assert torch.equal(value, loaded.net.state_dict()[name])
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     other.save(tmp_path / "run" / "checkpoints" / "last")  # as the link in a run folder
-    run = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[str(tmp_path / "run")])).season.pool(1)[0]
+    run = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[str(tmp_path / "run")])).league_state.pool(1)[0]
     assert torch.equal(run.net.state_dict()["head.weight"], loaded.net.state_dict()["head.weight"])
     system = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[path]))
     system.train(steps=40)
@@ -477,7 +486,7 @@ def test_evaluation_changes_nothing_in_a_league():
             "League.swap_every: the second side would learn from step 100 on",
         ),
         (lambda: marl.Scenario(name="x", env=Team, agents=PPO, league=3), "Scenario 'x': league: expected"),
-        (lambda: rps(None).season, "this system has no league"),
+        (lambda: rps(None).league_state, "this system has no league"),
         (
             lambda: marl.MultiAgentSystem({"agent_0": PPO, "agent_1": PPO, "agent_2": PPO}, Team, league=marl.PSRO()),
             "expected a game of two sides",

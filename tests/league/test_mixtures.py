@@ -16,15 +16,15 @@ from tests.support.tiny import Team, Turns
 NOTHING = np.zeros(7, dtype=np.float32)
 
 
-@pytest.mark.parametrize("decentralised", [False, True])
-def test_evaluation_plays_one_policy_of_the_mixture_in_each_episode(decentralised):
+@pytest.mark.parametrize("decentralized", [False, True])
+def test_evaluation_plays_one_policy_of_the_mixture_in_each_episode(decentralized):
     with mixed() as system:
-        report = system.evaluate(400, decentralised=decentralised)
+        report = system.evaluate(400, decentralized=decentralized)
         first = report.teams["agent_0"]
         assert set(first.returns) == {-5.0, 5.0}  # five rounds of the same throw
         assert first.mean_return == pytest.approx(0.25 * 5 - 0.75 * 5, abs=4 * 5 * np.sqrt(0.75 / 400))
         assert report.teams["agent_1"].mean_return == -first.mean_return
-        assert system.evaluate(400, decentralised=decentralised).returns == report.returns
+        assert system.evaluate(400, decentralized=decentralized).returns == report.returns
 
 
 def test_the_last_response_is_not_what_is_played():
@@ -40,7 +40,7 @@ def test_evaluating_a_mixture_changes_nothing():
     for system in (looked, plain):
         if system is looked:
             system.evaluate(8)
-            system.evaluate(8, decentralised=True)
+            system.evaluate(8, decentralized=True)
             system.agent("agent_0", 1).act(NOTHING)
         system.train(steps=80)
     assert_equal_systems(looked, plain)
@@ -65,7 +65,7 @@ def test_members_of_a_team_play_the_same_policy():
     agents = {"agent_[01]": PPO, "agent_[23]": PPO}
     with marl.MultiAgentSystem(agents, lambda: Team((3,) * 4, (2,) * 4), num_envs=2, league=league) as system:
         system.train(steps=4)
-        system.season.mixture = dict.fromkeys((0, 1), np.array([0.5, 0.5, 0.0]))
+        system.league_state.mixture = dict.fromkeys((0, 1), np.array([0.5, 0.5, 0.0]))
         one, other = (system.agent(name, seed, side_seed=7) for seed, name in enumerate(("agent_0", "agent_1")))
         rival = system.agent("agent_2", 0, side_seed=7)
         seen = []
@@ -88,16 +88,16 @@ def test_two_sides_of_one_pool_draw_for_themselves():
         league=marl.PSRO(between="agents", response_steps=1_000, games=2, opponents=(marl.Fixed(0), marl.Fixed(1))),
     ) as system:
         system.train(steps=4)
-        system.season.mixture = {0: np.array([0.5, 0.5, 0.0])}
-        for decentralised in (False, True):
-            drawn = [sum(abs(x) for x in row) == 0 for row in returns_of(system, decentralised)]
+        system.league_state.mixture = {0: np.array([0.5, 0.5, 0.0])}
+        for decentralized in (False, True):
+            drawn = [sum(abs(x) for x in row) == 0 for row in returns_of(system, decentralized)]
             assert np.mean(drawn) == pytest.approx(0.5, abs=0.15)
 
 
-def returns_of(system, decentralised):
+def returns_of(system, decentralized):
     """Of both agents in single episodes."""
     for seed in range(160):
-        report = system.evaluate(1, seed=seed, decentralised=decentralised)
+        report = system.evaluate(1, seed=seed, decentralized=decentralized)
         yield list(report.returns_per_agent.values())
 
 
@@ -127,12 +127,12 @@ def test_a_mixture_is_one_guest_of_a_league():
         league = marl.League(learn="agent_1", latest=0.0, snapshot_every=None, opponents=[guest, marl.Fixed(2)])
         system = rps(league)
         system.train(steps=8)
-        assert [member.name for member in system.season.pool(0)] == [
+        assert [member.name for member in system.league_state.pool(0)] == [
             "a system of matrix_game_v0, Fixed(strategy=0)",
             "a system of matrix_game_v0, Fixed(strategy=1)",
             "Fixed(strategy=2)",
         ]
-        assert system.season.weights(0) == pytest.approx([0.125, 0.375, 0.5])
+        assert system.league_state.weights(0) == pytest.approx([0.125, 0.375, 0.5])
 
 
 def test_a_loaded_mixture_plays_as_the_saved_one(tmp_path):

@@ -85,12 +85,12 @@ def test_matches_are_the_same_for_the_same_seed_and_keep_recurrent_states_apart(
 def test_members_act_as_single_agents_do():
     system = marl.MultiAgentSystem(PPO, lambda: Turns(3), num_envs=2, seed=3)
     member = Member(0, 0, "it", system.learners[0].policy(None), (), greedy=True)
-    from marl.memory.base import Look
+    from marl.memory.base import PolicyInput
 
     obs = np.random.default_rng(0).uniform(0, 5, (6, 2, 2)).astype(np.float32)
     yes = torch.ones(6, 2, dtype=torch.bool)
-    look = Look(torch.from_numpy(obs), torch.zeros(6, 2, 0), torch.zeros(6, dtype=torch.bool), yes, None)
-    action, _ = member.act(look, torch.Generator())
+    inputs = PolicyInput(torch.from_numpy(obs), torch.zeros(6, 2, 0), torch.zeros(6, dtype=torch.bool), yes, None)
+    action, _ = member.act(inputs, torch.Generator())
     for place, name in enumerate(("player_0", "player_1")):
         agent = system.agent(name)
         assert [agent.act(row) for row in obs[:, place]] == action[:, place].tolist()
@@ -137,7 +137,7 @@ def test_a_best_response_finds_what_a_fixed_policy_gives_away():
 
 def test_games_are_played_on_the_target_of_a_curriculum():
     """In an episode of one round instead of five a strategy wins one point."""
-    tasks = marl.curriculum.DomainRandomisation({"max_cycles": 5}, target={"max_cycles": 1})
+    tasks = marl.curriculum.DomainRandomization({"max_cycles": 5}, target={"max_cycles": 1})
     agents = {"agent_0": marl.Fixed(0), "agent_1": marl.Fixed(0)}
     env_kwargs = RPS | {"rounds": 5}
     make = {"num_envs": 4, "env_kwargs": env_kwargs, "curriculum": tasks}
@@ -150,7 +150,7 @@ def test_games_are_played_on_the_target_of_a_curriculum():
     psro = marl.PSRO(response_steps=100, games=4, opponents=(marl.Fixed(0), marl.Fixed(2)))
     with marl.MultiAgentSystem(agents, "marl/matrix_game-v0", league=psro, **make) as system:
         system.train(steps=8)
-        assert system.season.payoffs()[0][0, 1] == 1
+        assert system.league_state.payoffs()[0][0, 1] == 1
 
 
 def test_exploiting_a_system_changes_nothing_in_it():

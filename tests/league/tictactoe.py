@@ -16,7 +16,7 @@ import torch
 
 import marl
 from marl.league.members import Member
-from marl.memory.base import Look
+from marl.memory.base import PolicyInput
 
 LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
 Board = tuple[int, ...]  # 0 empty, 1 and 2 the players' marks, by field
@@ -53,21 +53,23 @@ def policy_of(system: marl.MultiAgentSystem, greedy: bool) -> dict[Board, np.nda
     boards = list(POSITIONS)
     codecs = [system.agent(name).codec for name in spec.agents]
     obs = np.zeros((len(boards), 2, *spec.obs.shape), dtype=np.float32)
-    legal = np.ones((len(boards), 2, 9), dtype=bool)
+    action_mask = np.ones((len(boards), 2, 9), dtype=bool)
     for row, board in enumerate(boards):
         mover, marks = POSITIONS[board], np.array(board).reshape(3, 3)
         planes = np.stack([marks == mover + 1, marks == 2 - mover], axis=-1).astype(np.int8)
         seen = {"observation": planes, "action_mask": (marks.reshape(-1) == 0).astype(np.int8)}
-        obs[row, mover], legal[row, mover] = codecs[mover].encode(seen, None)
-    alive = torch.ones(len(boards), 2, dtype=torch.bool)
+        obs[row, mover], action_mask[row, mover] = codecs[mover].encode(seen, None)
+    acting = torch.ones(len(boards), 2, dtype=torch.bool)
     started = torch.zeros(len(boards), dtype=torch.bool)
-    look = Look(torch.from_numpy(obs), torch.zeros(len(boards), 2, 0), started, alive, torch.from_numpy(legal))
-    parameters, _ = member.parameters(look)
+    inputs = PolicyInput(
+        torch.from_numpy(obs), torch.zeros(len(boards), 2, 0), started, acting, torch.from_numpy(action_mask)
+    )
+    parameters, _ = member.parameters(inputs)
     if greedy:
-        moves = member.distribution.mode(parameters, look.legal)
+        moves = member.distribution.mode(parameters, inputs.action_mask)
         chances = torch.nn.functional.one_hot(moves, 9).double()
     else:
-        chances = torch.where(look.legal, parameters, -torch.inf).softmax(-1).double()
+        chances = torch.where(inputs.action_mask, parameters, -torch.inf).softmax(-1).double()
     return {board: chances[row, POSITIONS[board]].numpy() for row, board in enumerate(boards)}
 
 

@@ -102,11 +102,11 @@ def test_the_share_is_kept():
 
 TEAMS = {
     "alone": marl.iddpg,
-    "each by priority": lambda **settings: marl.iddpg(prioritised=marl.memory.Prioritised(), **settings),
+    "each by priority": lambda **settings: marl.iddpg(prioritized=marl.memory.Prioritized(), **settings),
     "joint critics": marl.maddpg,
     "team reward": lambda **settings: marl.maddpg(credit=marl.TeamReward(), **settings),
     "team reward by priority": lambda **settings: marl.iql(
-        credit=marl.TeamReward(), prioritised=marl.memory.Prioritised(), **settings
+        credit=marl.TeamReward(), prioritized=marl.memory.Prioritized(), **settings
     ),
     "mixer": lambda **settings: marl.qmix(credit=marl.QMix(state="team"), **settings),
 }
@@ -160,5 +160,5 @@ def test_in_teams_goals_are_each_agents_own_and_critics_see_them(name, die):
 
 def test_goals_in_a_state_are_refused():
     config = marl.maddpg(critic=marl.Joint(of="state"), hindsight=Hindsight(REWARD))
-    with pytest.raises(marl.ConfigError, match="cannot be relabelled"):
+    with pytest.raises(marl.ConfigError, match="cannot be relabeled"):
         marl.MultiAgentSystem(config, Goals)

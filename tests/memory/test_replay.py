@@ -34,7 +34,7 @@ class Record:
         """Note whose turn it is, what it sees and does; that ends the turn before."""
         for e, row in enumerate(self.open):
             for n in range(len(row)):
-                if team.alive[e, n]:
+                if team.acting[e, n]:
                     if row[n] is not None:
                         self.close(e, n, team.obs[e, n].copy(), "on")
                     row[n] = [team.obs[e, n].copy(), action[e, n].item(), 0.0]
@@ -69,9 +69,9 @@ def play(env, steps, credit=None, scope=None, capacity=10_000, seed=0, trees=0, 
     memory.start(step)
     for _ in range(steps):
         team = step.teams[0]
-        action = torch.randint(2, team.alive.shape, generator=random)
+        action = torch.randint(2, team.acting.shape, generator=random)
         record.act(team, action)
-        memory.look()
+        memory.current()
         memory.decide(Decision(action, action, action.float(), torch.zeros(*action.shape, 0)))
         step = batch.step([action.numpy()])
         team = step.teams[0]
@@ -83,7 +83,7 @@ def play(env, steps, credit=None, scope=None, capacity=10_000, seed=0, trees=0, 
     team = step.teams[0]
     for e in range(copies):  # the newest row ends open turns
         for n in range(spec.teams[0].num_agents):
-            if team.alive[e, n] and record.open[e][n] is not None:
+            if team.acting[e, n] and record.open[e][n] is not None:
                 record.close(e, n, team.obs[e, n].copy(), "on")
     batch.close()
     return memory, record
@@ -249,31 +249,31 @@ def test_of_other_teams_it_is_known_what_they_may_do_where_an_episode_is_cut(die
     memory.start(step)
     wanted = []
     for _ in range(30):
-        actions = [random.integers(0, 2, team.alive.shape) for team in step.teams]
+        actions = [random.integers(0, 2, team.acting.shape) for team in step.teams]
         chosen = torch.from_numpy(actions[0])
         memory.decide(Decision(chosen, chosen, chosen.float(), torch.zeros(2, 2, 0)))
-        memory.overhear([torch.from_numpy(action) for action in actions], step)
+        memory.record_joint_action([torch.from_numpy(action) for action in actions], step)
         step = batch.step(actions)
         other = step.teams[1]
-        goes_on = other.truncated | other.alive & ~step.started[:, None]
-        wanted.append((actions[1], other.next_legal.copy(), goes_on, step.started.copy()))
+        goes_on = other.truncated | other.acting & ~step.started[:, None]
+        wanted.append((actions[1], other.next_action_mask.copy(), goes_on, step.started.copy()))
         memory.observe(step)
     batch.close()
     sample = memory.sample(everything(memory), 1, 1, 0.9)
     cuts = 0
     for b, (row, copy) in enumerate((row, copy) for row in range(30) for copy in range(2)):
-        did, legal, goes_on, started = wanted[row]
+        did, action_mask, goes_on, started = wanted[row]
         if not (sample.discount[0, b] > 0).any():
             continue
         cuts += int(started[copy])
         assert torch.equal(sample.others[0][0, b], torch.from_numpy(did[copy]))
         assert torch.equal(sample.next_acting_others[0][0, b], torch.from_numpy(goes_on[copy]))
         living = goes_on[copy]
-        assert np.array_equal(sample.next_legal_others[0][0, b].numpy()[living], legal[copy][living])
+        assert np.array_equal(sample.next_action_mask_others[0][0, b].numpy()[living], action_mask[copy][living])
         later = did if row == 29 or started[copy] else wanted[row + 1][0]  # what is not known is as it was
         assert torch.equal(sample.next_others[0][0, b], torch.from_numpy(later[copy]))
     assert cuts == 12
-    assert not sample.next_legal_others[0].all()
+    assert not sample.next_action_mask_others[0].all()
 
 
 def test_three_step_targets_by_hand():
@@ -366,7 +366,7 @@ def test_who_first_waits_when_a_copy_is_discarded_has_an_open_turn():
         step = first_choices(memory, batch)
         if t == 2:
             step.discarded[0] = step.started[0] = True
-            step.teams[0].alive[1, 0] = False
+            step.teams[0].acting[1, 0] = False
         memory.observe(step)
     complete = memory.sample(everything(memory), 1, 1, 0.9).complete[0]
     assert not complete[0::2].any()
@@ -431,8 +431,8 @@ def test_memory_is_what_its_arrays_need():
 def test_a_sample_is_the_sum_of_its_parts(others):
     values = {field.name: torch.rand(2) for field in dataclasses.fields(Sample)}
     several = [name for name in values if name.endswith("others")]
-    values |= {"legal": None} | {name: tuple(torch.rand(others, 3)) for name in several}
-    values["next_legal_others"] = (None,) * others
+    values |= {"action_mask": None} | {name: tuple(torch.rand(others, 3)) for name in several}
+    values["next_action_mask_others"] = (None,) * others
     sample = Sample(**values)
     again = Sample.of(sample.parts(), others)
     assert [id(part) for part in again.parts()] == [id(part) for part in sample.parts()]

@@ -44,7 +44,7 @@ class Row:
             }[kind](x)  # fmt: skip
             if name == "order":
                 out[name] = torch.arange(*shape).flip(0)
-            elif name == "legal":
+            elif name == "action_mask":
                 out[name][..., 0] = True  # there is always one
         return out
 
@@ -231,8 +231,8 @@ TABLE = {
     ],
     "categorical_sample": [("", partial(ops.categorical_sample, None), {"probs": "float * A"}, "random")],
     "gumbel_softmax_straight_through": [
-        ("", lambda logits, legal: ops.gumbel_softmax_straight_through(logits, 0.7, legal),
-         {"logits": "float * A", "legal": "bool * A"}, "random"),
+        ("", lambda logits, action_mask: ops.gumbel_softmax_straight_through(logits, 0.7, action_mask),
+         {"logits": "float * A", "action_mask": "bool * A"}, "random"),
         ("all", lambda logits: ops.gumbel_softmax_straight_through(logits, 0.7), {"logits": "float * A"}, "random"),
     ],
     "add_gaussian_noise": [

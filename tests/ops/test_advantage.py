@@ -175,7 +175,7 @@ def test_masked_normalize_by_hand():
 
 
 @pytest.mark.parametrize("fill", [0.1, 1e6, -3.3])
-def test_equal_entries_and_lonely_entries_normalise_to_zero(fill):
+def test_equal_entries_and_lonely_entries_normalize_to_zero(fill):
     x = torch.full((50, 3), fill)
     assert torch.equal(
         ops.masked_normalize(x, torch.ones_like(x).bool(), torch.tensor([0, 0, 1]), 2), torch.zeros(50, 3)
@@ -185,7 +185,7 @@ def test_equal_entries_and_lonely_entries_normalise_to_zero(fill):
     assert torch.equal(ops.masked_normalize(x, lonely, torch.tensor([0, 0, 1]), 2), torch.zeros(50, 3))
 
 
-def test_normalising_per_set_equals_normalising_each_set_alone():
+def test_normalizing_per_set_equals_normalizing_each_set_alone():
     g = torch.Generator().manual_seed(1)
     x, mask = torch.randn(8, 5, generator=g), torch.rand(8, 5, generator=g) < 0.7
     owner = torch.tensor([0, 2, 0, 1, 2])

@@ -213,8 +213,8 @@ def test_sampling_is_seeded_and_unbiased():
 
 def test_gumbel_softmax_straight_through():
     logits = torch.zeros(20_000, 3, requires_grad=True)
-    legal = torch.tensor([True, False, True]).expand_as(logits)
-    y = ops.gumbel_softmax_straight_through(logits, 0.7, legal, torch.Generator().manual_seed(0))
+    action_mask = torch.tensor([True, False, True]).expand_as(logits)
+    y = ops.gumbel_softmax_straight_through(logits, 0.7, action_mask, torch.Generator().manual_seed(0))
     assert set(y.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(y.sum(-1), torch.ones(20_000))
     assert not y[:, 1].any()
@@ -387,8 +387,8 @@ def test_multi_agent():
     near(ops.happo_ratio_product(f([[2.0, 3.0, 5.0]]), order), [[5.0, 10.0, 1.0]])
     masked = ops.happo_ratio_product(f([[2.0, 3.0, 5.0]]), order, torch.tensor([[True, True, False]]))
     near(masked, [[1.0, 2.0, 1.0]])
-    legal = torch.tensor([[True, False], [True, True]])
-    near(ops.greedy_action_values(Q0, Q1, legal), [1.0, 3.0])
+    action_mask = torch.tensor([[True, False], [True, True]])
+    near(ops.greedy_action_values(Q0, Q1, action_mask), [1.0, 3.0])
     mask = torch.tensor([[True, False], [True, True]])
     near(ops.sum_mixing(Q0), [3.0, 7.0])
     near(ops.sum_mixing(Q0, mask), [1.0, 7.0])

@@ -11,7 +11,7 @@ F64 = torch.float64
 
 
 class MDP:
-    """A random MDP with a target policy pi and a behaviour policy mu: transitions (S, A, S), rewards (S, A)."""
+    """A random MDP with a target policy pi and a behavior policy mu: transitions (S, A, S), rewards (S, A)."""
 
     def __init__(self, seed):
         g = torch.Generator().manual_seed(seed)
@@ -99,7 +99,7 @@ def test_state_value_operators_have_the_solved_fixed_point(seed):
 def test_action_value_operators_have_the_solved_fixed_point(seed):
     m = MDP(seed)
     states, actions, weights = m.trajectories(m.mu, 2)
-    # Condition on the first action: its behaviour probability leaves the weight.
+    # Condition on the first action: its behavior probability leaves the weight.
     weights = weights / m.mu[states[0], actions[0]]
     r = m.reward[states[:-1], actions]
     d = torch.full_like(r, DISCOUNT)

@@ -23,10 +23,10 @@ def build(channel, network=NETWORKS[0], agents=3, width=4, index=None, ids=None,
     return net
 
 
-def play(net, obs, active=None, start=None, carry=None):
+def play(net, obs, acting=None, start=None, carry=None):
     """Outputs ``(T, B, N, K)`` for observations ``(T, B, N, O)``."""
     length, batch, agents = obs.shape[:3]
     carry = torch.zeros(batch, *net.carry_shape) if carry is None else carry
     start = torch.zeros(length, batch, dtype=torch.bool) if start is None else start
-    active = torch.ones(length, batch, agents, dtype=torch.bool) if active is None else active
-    return net(obs, carry, start, active)[0]
+    acting = torch.ones(length, batch, agents, dtype=torch.bool) if acting is None else acting
+    return net(obs, carry, start, acting)[0]

@@ -24,5 +24,5 @@ def mixed(first=(0.25, 0.75, 0.0), second=(0.0, 0.0, 1.0), **options):
     """Rock and paper against scissors, whatever the responses have come to."""
     system = rps(marl.PSRO(response_steps=1_000, games=4, opponents=THROWS), **options)
     system.train(steps=8)
-    system.season.mixture = {place: np.append(chances, 0.0) for place, chances in enumerate((first, second))}
+    system.league_state.mixture = {place: np.append(chances, 0.0) for place, chances in enumerate((first, second))}
     return system

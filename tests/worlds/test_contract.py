@@ -44,8 +44,8 @@ def snapshot(step: Step) -> list[np.ndarray]:
     """Copies of all arrays of a step."""
     arrays = [step.started, step.discarded]
     for team in step.teams:
-        arrays += [team.obs, team.next_obs, team.reward, team.terminated, team.truncated, team.alive]
-        arrays += [legal for legal in (team.legal, team.next_legal) if legal is not None]
+        arrays += [team.obs, team.next_obs, team.reward, team.terminated, team.truncated, team.acting]
+        arrays += [action_mask for action_mask in (team.action_mask, team.next_action_mask) if action_mask is not None]
     arrays += [] if step.state is None else [step.state, step.next_state]
     return [array.copy() for array in arrays]
 
@@ -86,7 +86,7 @@ def test_arrays_fit_the_spec(make: type[World]) -> None:
     step, rng = batch.reset(0), np.random.default_rng(0)
     for _ in range(60):
         for team, pattern in zip(step.teams, expected.teams, strict=True):
-            for name in ("obs", "next_obs", "reward", "terminated", "truncated", "alive", "legal"):
+            for name in ("obs", "next_obs", "reward", "terminated", "truncated", "acting", "action_mask"):
                 given, wanted = getattr(team, name), getattr(pattern, name)
                 assert (given is None) == (wanted is None)
                 if given is not None:
@@ -216,7 +216,7 @@ def test_deaths_end_one_agent_and_then_the_episode(meet: ModuleType) -> None:
     place[0] = (0.0, 3.0)
     step = batch.step([np.array([[0, 1]])])  # the first walks off, the second stays
     assert step.teams[0].terminated.tolist() == [[True, False]]
-    assert step.teams[0].alive.tolist() == [[False, True]]
+    assert step.teams[0].acting.tolist() == [[False, True]]
     assert step.teams[0].obs[0, 0].tolist() == [0.0, 0.0]
     assert not step.finished
     step = batch.step([np.array([[-7, 1]])])  # actions of the dead are not looked at
@@ -224,7 +224,7 @@ def test_deaths_end_one_agent_and_then_the_episode(meet: ModuleType) -> None:
     place[0, 0] = -5.0
     step = batch.step([np.array([[1, 2]])])
     assert step.teams[0].terminated.tolist() == [[False, True]]
-    assert step.teams[0].alive.tolist() == [[True, True]]
+    assert step.teams[0].acting.tolist() == [[True, True]]
     assert step.started.tolist() == [True]
     (episode,) = step.finished
     assert episode.length == 3
@@ -266,16 +266,16 @@ def test_the_mask_of_a_cut_off_successor_is_what_would_have_been_legal(make: typ
     uncut.reset(0)
     differs = False
     for t in range(1, 8):
-        legal = [team.legal for team in cut._step.teams]
-        actions = [np.where(mask[..., 1], 1, mask.argmax(-1)) for mask in legal]  # on, where one may go on
+        action_mask = [team.action_mask for team in cut._step.teams]
+        actions = [np.where(mask[..., 1], 1, mask.argmax(-1)) for mask in action_mask]  # on, where one may go on
         step, onward = cut.step(actions), uncut.step(actions)
         for team, later in zip(step.teams, onward.teams, strict=True):
-            assert (team.next_legal is team.legal) == (len(step.finished) == 0)
+            assert (team.next_action_mask is team.action_mask) == (len(step.finished) == 0)
             if t == 7:
                 goes_on = ~onward.started
                 assert team.truncated[goes_on].any()
-                assert np.array_equal(team.next_legal[goes_on], later.legal[goes_on])
-                differs |= not np.array_equal(team.next_legal, team.legal)
+                assert np.array_equal(team.next_action_mask[goes_on], later.action_mask[goes_on])
+                differs |= not np.array_equal(team.next_action_mask, team.action_mask)
     assert differs  # from what the fresh episodes allow
 
 
@@ -324,7 +324,7 @@ def test_any_division_into_teams_sees_the_same_world(patterns: list[str]) -> Non
             width = spec.obs.shape[0]
             assert np.array_equal(team.obs, a.teams[0].obs[:, rows, :width])
             assert np.array_equal(team.next_obs, a.teams[0].next_obs[:, rows, :width])
-            for name in ("reward", "terminated", "truncated", "alive"):
+            for name in ("reward", "terminated", "truncated", "acting"):
                 assert np.array_equal(getattr(team, name), getattr(a.teams[0], name)[:, rows])
         assert a.state is not None
         assert b.state is not None
@@ -338,9 +338,9 @@ def test_any_division_into_teams_sees_the_same_world(patterns: list[str]) -> Non
 def test_narrow_agents_get_masks_and_padding() -> None:
     batch = marl_envs.SpeakerListener().batch_env(2)
     step = batch.reset(0)
-    legal = step.teams[0].legal
-    assert legal is not None
-    assert legal[0].tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+    action_mask = step.teams[0].action_mask
+    assert action_mask is not None
+    assert action_mask[0].tolist() == [[True] * 3 + [False] * 2, [True] * 5]
     assert not step.teams[0].obs[:, 0, 3:].any()
     with pytest.raises(EnvContractError, match=r"speaker_0 in copy 1.*0\.\.2.*got 4"):
         batch.step([np.array([[0, 0], [4, 0]])])
@@ -443,7 +443,7 @@ def test_a_smaller_team_in_spread_sees_pushes_and_pays_itself_alone() -> None:
     rng = np.random.default_rng(1)
     small.reset(0)
     step = large.reset(0, {"task": {"agents": 2}})
-    assert step.teams[0].alive.tolist() == [[True, True, False, False, False]] * 4
+    assert step.teams[0].acting.tolist() == [[True, True, False, False, False]] * 4
     small._core.s.pos[...] = large._core.s.pos[:, [0, 1, 5, 6]]
     small._core.s.pos[:, :2] *= 0.1  # so near that they touch
     large._core.s.pos[:, :2] = small._core.s.pos[:, :2]
@@ -488,7 +488,7 @@ def test_arriving_in_the_gridworld_pays_and_is_a_success() -> None:
     s.agent[0], s.goal[0] = [[0, 0], [3, 3]], [[1, 0], [3, 1]]
     step = batch.step([np.array([[2, 3]])])
     assert step.teams[0].reward.tolist() == [[1.0, 0.0]]
-    assert step.teams[0].alive.tolist() == [[False, True]]
+    assert step.teams[0].acting.tolist() == [[False, True]]
     step = batch.step([np.array([[0, 3]])])
     assert step.teams[0].terminated.tolist() == [[False, True]]
     assert step.finished[0].info == {"success": 1.0}

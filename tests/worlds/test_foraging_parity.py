@@ -28,8 +28,8 @@ def original(name: str) -> Any:
     """lbforaging's environment; penalties are part of its code, but of none of its ids."""
     import lbforaging  # noqa: F401
 
-    penalised = name.replace("-pen", "")
-    return gymnasium.make(penalised, penalty=0.1 if penalised != name else 0.0, disable_env_checker=True).unwrapped
+    penalized = name.replace("-pen", "")
+    return gymnasium.make(penalized, penalty=0.1 if penalized != name else 0.0, disable_env_checker=True).unwrapped
 
 
 def copy_state(env: Any, twin: Any) -> None:

@@ -15,13 +15,13 @@ from marl_envs.world import World
 
 import marl
 from marl.conformance import check
-from marl.playing.report import summarise
+from marl.playing.report import summarize
 from marl.types import Array, ConfigError, Episode, Step
 from tests.benchmarks.riddle import EveryGame
 from tests.benchmarks.talk import lewis
 
 
-def put(batch: marl_envs.batch.Batch, **arrays: Array) -> Step:
+def put(batch: marl_envs.batch.WorldBatch, **arrays: Array) -> Step:
     """Go on from the same state but for these arrays of the world; the step to act on."""
     saved = batch.state_dict()
     for name, array in arrays.items():
@@ -55,7 +55,7 @@ def test_an_evaluation_reports_what_episodes_report() -> None:
     assert report.info == {"success": 1.0, "collisions": 0.0, "passed": 0.0}
     assert report.to_dict()["info"] == report.info
     assert "success 1.000" in str(report)
-    assert summarise(system.spec, [Episode(0, {}, 1, {"success": 1.0}), Episode(1, {}, 1)]).info == {"success": 1.0}
+    assert summarize(system.spec, [Episode(0, {}, 1, {"success": 1.0}), Episode(1, {}, 1)]).info == {"success": 1.0}
 
 
 # -- the switch riddle ------------------------------------------------------------------------------------------------
@@ -157,16 +157,16 @@ def test_the_riddle_s_reward_by_hand_and_at_random() -> None:
     exact = float(sum(Fraction(1, 2**t) * (2 * all_drawn(3, t) - 1) for t in range(1, 7)))
     batch, rng = marl_envs.SwitchRiddle().batch_env(30_000), np.random.default_rng(0)
     step = batch.reset(0)
-    first: dict[int, float] = {}  # each copy's first game: counting all that end by some day would favour short ones
+    first: dict[int, float] = {}  # each copy's first game: counting all that end by some day would favor short ones
     seen = np.zeros(3)
     for _ in range(6):
-        legal = step.teams[0].legal
-        assert legal is not None
+        action_mask = step.teams[0].action_mask
+        assert action_mask is not None
         inside = step.teams[0].obs[:, :, 0] > 0
-        assert (legal[:, :, 0]).all()
-        assert (legal[:, :, 1] == inside).all()
+        assert (action_mask[:, :, 0]).all()
+        assert (action_mask[:, :, 1] == inside).all()
         seen += inside.sum(0)
-        step = batch.step([rng.integers(0, 2, (30_000, 3)) * legal[:, :, 1]])
+        step = batch.step([rng.integers(0, 2, (30_000, 3)) * action_mask[:, :, 1]])
         for episode in step.finished:
             first.setdefault(episode.copy, episode.returns["prisoner_1"])
             assert episode.info["success"] == (episode.returns["prisoner_0"] > 0)
@@ -278,8 +278,8 @@ def test_cars_that_both_take_gas_collide_in_the_middle() -> None:
     step = batch.reset(0)
     team = step.teams[0]
     assert not team.obs.any()
-    assert team.legal is not None
-    assert team.legal[0].tolist() == [[False, True]] * 5
+    assert team.action_mask is not None
+    assert team.action_mask[0].tolist() == [[False, True]] * 5
     batch.step([np.zeros((1, 5), dtype=np.int64)])  # gas without a car is not looked at; a car enters at each entry
     s = batch._core.s
     assert team.reward.tolist() == [[0.0] * 5]
@@ -287,8 +287,8 @@ def test_cars_that_both_take_gas_collide_in_the_middle() -> None:
     rest = [n for n in range(5) if n not in (first, second)]
     assert team.obs[0, first, :4].tolist() == [1, 0, 1, 0]  # present, gas, the first of two routes
     assert team.obs[0, second, :4].tolist() == [1, 0, 0, 1]
-    assert team.legal[0, first].all()
-    assert not team.legal[0, rest, 0].any()
+    assert team.action_mask[0, first].all()
+    assert not team.action_mask[0, rest, 0].any()
     s.route[0, rest] = -1
     batch._core.task[:, 0] = 0.0  # nobody else comes
     gas = np.zeros((1, 5), dtype=np.int64)
@@ -409,8 +409,8 @@ def test_predators_are_paid_as_the_mode_says(mode: Any, one: float, two: float, 
     put(batch, place=np.array([[[0, 0], [1, 2], [4, 2], [2, 2]]]))
     step = batch.step([np.array([[2, 2, 1]])])  # right, right onto the prey, left
     np.testing.assert_allclose(step.teams[0].reward, [[-0.05, one, -0.05]], rtol=1e-6)
-    assert step.teams[0].legal is not None
-    assert step.teams[0].legal[0].tolist() == [[True] * 5, [True] + [False] * 4, [True] * 5]
+    assert step.teams[0].action_mask is not None
+    assert step.teams[0].action_mask[0].tolist() == [[True] * 5, [True] + [False] * 4, [True] * 5]
     step = batch.step([np.array([[4, 3, 1]])])  # who is there stays there
     np.testing.assert_allclose(step.teams[0].reward, [[-0.05, two, two]], rtol=1e-6)
     assert step.state is not None
@@ -469,7 +469,7 @@ def test_predators_see_no_farther_than_the_task_says() -> None:
         marl_envs.PredatorPrey("simple")  # type: ignore[arg-type]
 
 
-# -- Lewis signalling -------------------------------------------------------------------------------------------------
+# -- Lewis signaling -------------------------------------------------------------------------------------------------
 
 
 def test_a_protocol_gets_what_it_can_tell_apart() -> None:
@@ -495,12 +495,12 @@ def test_sender_and_receiver_take_turns_and_pairs_know_nothing_of_each_other() -
     batch.reset(0)
     step = put(batch, fact=np.array([[1, 0]]))
     team = step.teams[0]
-    assert team.legal is not None
+    assert team.action_mask is not None
     assert team.obs[0].tolist() == [[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert team.legal[0].tolist() == [[True] * 3, [True] * 3, [True, False, False], [True, False, False]]
+    assert team.action_mask[0].tolist() == [[True] * 3, [True] * 3, [True, False, False], [True, False, False]]
     batch.step([np.array([[2, 0, 0, 0]])])
     assert team.obs[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1], [1, 1, 0, 0]]
-    assert team.legal[0].tolist() == [
+    assert team.action_mask[0].tolist() == [
         [True, False, False],
         [True, False, False],
         [True, True, False],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from marl.config import config, setting
 from marl.memory.base import MemoryContext
 from marl.memory.hindsight import Hindsight
-from marl.memory.priorities import Prioritised
+from marl.memory.priorities import Prioritized
 from marl.memory.replay.ring import Replay
 from marl.types import ConfigError
 
@@ -19,7 +19,7 @@ class ReplayMemory:
 
     buffer: int = setting(default=100_000, doc="environment steps that the replay holds", least=1)
     buffer_dir: str | None = setting(default=None, doc="folder to keep observations in, for replays larger than memory")
-    prioritised: Prioritised | None = setting(default=None, doc="Prioritised() draws by TD error; None: uniformly")
+    prioritized: Prioritized | None = setting(default=None, doc="Prioritized() draws by TD error; None: uniformly")
     hindsight: Hindsight | None = setting(default=None, doc="Hindsight() relabels goals; None: does not")
 
     def build(self, context: MemoryContext) -> Replay:
@@ -43,10 +43,10 @@ class ReplayMemory:
             keep_ends=self.hindsight is not None,
             directory=self.buffer_dir,
         )
-        if self.prioritised is not None:
+        if self.prioritized is not None:
             # A new goal changes what the whole team earns.
             joined = self.hindsight is not None and context.credit.shared
-            replay.prioritise(self.prioritised, context.separate and not joined)
+            replay.prioritize(self.prioritized, context.separate and not joined)
         if self.hindsight is not None:
             replay.relabel(self.hindsight)
         return replay
@@ -60,8 +60,8 @@ class ReplayMemory:
             f"sequence={wanted.length} rows of {copies} copies are longer than buffer={buffer}": (
                 wanted.length * copies > buffer
             ),
-            "prioritised draws are of single transitions; use sequence=1 or prioritised=None": (
-                self.prioritised is not None and wanted.length > 1
+            "prioritized draws are of single transitions; use sequence=1 or prioritized=None": (
+                self.prioritized is not None and wanted.length > 1
             ),
             "hindsight relabels single transitions; use sequence=1 and n_step=1": (
                 self.hindsight is not None and (wanted.length > 1 or wanted.n_step > 1)

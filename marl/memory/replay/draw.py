@@ -39,7 +39,7 @@ class Stored:
         return found
 
     def own(self, name: str, place: Array, over: bool = False) -> Array:
-        """Each agent's own cell, ``(K, N, ...)``, at places ``(K, N)``; likewise."""
+        """Each agent's own cell, ``(K, N, ...)``, at places ``(K, N)``; negative places are kept successors."""
         ring = self.rows[name]
         found: Array = ring.reshape(-1, *ring.shape[3:]).take(
             np.maximum(place, 0) * self.num_agents + self.agents, axis=0
@@ -84,7 +84,7 @@ class Cut:
         self.after = self.successor if self.each else self.successor[:, 0]
 
     def _follow(self, by_team: bool, n_step: int, discount: float) -> None:
-        """What came of the actions in ``cells``."""
+        """Rewards, successors and ends of the actions in ``cells``."""
         shape, cells = self.cells.shape, self._stored.cells
         self.reward, self.worth = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         self.successor, self.complete = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=bool)
@@ -107,15 +107,15 @@ class Cut:
 
     @property
     def goes_on(self) -> Array:
-        """Whose successor has a value ``(L * B, N)``."""
+        """Transitions whose successor has a value, ``(L * B, N)``."""
         return self.complete & (self.worth > 0)
 
     def here(self, name: str) -> Array:
-        """What is stored in the rows ``(L * B, N, ...)``."""
+        """Stored values in the rows ``(L * B, N, ...)``."""
         return (self._stored.own if self.own else self._stored.whole)(name, self.where)
 
     def at_successors(self, name: str) -> Array:
-        """What is stored at each agent's successor ``(L * B, N, ...)``."""
+        """Stored values at each agent's successor ``(L * B, N, ...)``."""
         return (self._stored.own if self.each else self._stored.whole)(name, self.after, self.over)
 
     def sequences(self, x: Array) -> Tensor:
@@ -137,7 +137,7 @@ class Cut:
         return self.sequences(started), torch.from_numpy(carry)
 
     def acting_at_successors(self) -> Array:
-        """Who acts there ``(L * B, N)``. A successor of an agent's own is its own turn, if it has one."""
+        """Agents that act at the successor, ``(L * B, N)``; an agent's own successor is its own turn, if it has one."""
         if self.each and self._stored.num_agents > 1:
             return self.goes_on
         return self._stored.whole("acting", self.successor[:, 0], self.over)

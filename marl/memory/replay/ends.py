@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from marl.spaces import base_legal
+from marl.spaces import base_action_mask
 from marl.types import Array, TeamSpec, TeamStep
 
 
@@ -57,7 +57,7 @@ class Ends:
         link[moved] -= capacity
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, and where in the queue."""
+        """The kept successors and the position of the queue."""
         return {
             "arrays": self.arrays,
             "per_row": self.per_row,
@@ -75,9 +75,9 @@ class Ends:
         self.first, self.count = int(state["first"]), int(state["count"])
 
 
-def legal_at_successor(spec: TeamSpec, team: TeamStep) -> Array:
-    """What a team may do at the successor: where that is not known, all that exists."""
-    if team.next_legal is not None:
-        return team.next_legal
-    legal = base_legal(spec.action, spec.action_spaces)
-    return np.broadcast_to(legal, (len(team.alive), *legal.shape))
+def action_mask_at_successor(spec: TeamSpec, team: TeamStep) -> Array:
+    """The action mask at the successor; where it is not known, all valid choices."""
+    if team.next_action_mask is not None:
+        return team.next_action_mask
+    action_mask = base_action_mask(spec.action, spec.action_spaces)
+    return np.broadcast_to(action_mask, (len(team.acting), *action_mask.shape))

@@ -21,7 +21,7 @@ def settle(
     is_truncated: Array,
     link: Array,
 ) -> None:
-    """Credit what was earned, and how it ended, to the row of each agent's running turn."""
+    """Add rewards and ends to the row of each agent's running turn."""
     for e in range(last.shape[0]):
         for n in range(last.shape[1]):
             row = last[e, n]
@@ -37,7 +37,7 @@ def settle(
 
 @jit(nogil=True)
 def take_turns(last: Array, turn: Array, row: int, link: Array) -> None:
-    """Whoever's turn it is now: that ends the turn before and begins one."""
+    """End the previous turn of every agent that acts now, and begin the next one."""
     for e in range(last.shape[0]):
         for n in range(last.shape[1]):
             if last[e, n] == row:  # waited for as long as the ring is: its turn has been overwritten

@@ -19,20 +19,20 @@ from torch import Tensor
 
 from marl.grid.credit import Credit
 from marl.grid.scope import Scope, as_joint
-from marl.memory.base import Decision, DrawSpec, Look, refuse_wild_actions
+from marl.memory.base import Decision, DrawSpec, PolicyInput, refuse_wild_actions
 from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.limits import free_memory
-from marl.memory.priorities import Priorities, Prioritised, importance_weights
+from marl.memory.priorities import Priorities, Prioritized, importance_weights
 from marl.memory.replay.disk import make_folder
 from marl.memory.replay.draw import Cut, Stored
-from marl.memory.replay.ends import Ends, legal_at_successor
+from marl.memory.replay.ends import Ends, action_mask_at_successor
 from marl.memory.replay.links import PENDING, settle, take_turns
 from marl.memory.sample import Sample
 from marl.schedules import Clock, value_at
 from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
-SHOWN = ("obs", "acting", "legal", "joint", "others_acting", "others_legal")  # what there is to see at a successor
+SHOWN = ("obs", "acting", "action_mask", "joint", "others_acting", "others_action_mask")  # at successors
 
 
 class Replay:
@@ -89,9 +89,9 @@ class Replay:
         shape = scope.shape(spec, team)
         self._reads_joint = shape is not None
         self._gathered = None if shape is None or scope.is_view(spec) else scope
-        hears = [other for other in spec.teams if other is not team] if other_actions else []
-        self._others = [spec.teams.index(other) for other in hears]
-        self._check_memory(cells, carry_width, shape if self._gathered else None, hears)
+        recorded_teams = [other for other in spec.teams if other is not team] if other_actions else []
+        self._others = [spec.teams.index(other) for other in recorded_teams]
+        self._check_memory(cells, carry_width, shape if self._gathered else None, recorded_teams)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(*shape, dtype=dtype)
@@ -100,7 +100,7 @@ class Replay:
             make_folder(directory)
         self.obs = self._large("obs", (*cells, *team.obs.shape), obs_dtype)
         self.acting = zeros(*cells, dtype=torch.bool)
-        self.legal = zeros(*cells, team.action.num_legal, dtype=torch.bool) if team.masked else None
+        self.action_mask = zeros(*cells, team.action.num_choices, dtype=torch.bool) if team.masked else None
         self.started = zeros(self.rows, num_envs, dtype=torch.bool)
         self.carry = zeros(*cells, carry_width)
         self._remembers, self._blank = carry_width > 0, self.carry[0]
@@ -120,14 +120,16 @@ class Replay:
                 *other.action.shape,
                 dtype=torch.float32 if other.action.dtype == "float32" else torch.int64,
             )
-            for other in hears
+            for other in recorded_teams
         )
-        self.others_acting = tuple(zeros(self.rows, num_envs, other.num_agents, dtype=torch.bool) for other in hears)
-        self.others_legal = tuple(
-            zeros(self.rows, num_envs, other.num_agents, other.action.num_legal, dtype=torch.bool)
+        self.others_acting = tuple(
+            zeros(self.rows, num_envs, other.num_agents, dtype=torch.bool) for other in recorded_teams
+        )
+        self.others_action_mask = tuple(
+            zeros(self.rows, num_envs, other.num_agents, other.action.num_choices, dtype=torch.bool)
             if other.masked
             else None
-            for other in hears
+            for other in recorded_teams
         )
         self.credit, self.outcome = credit, credit.outcome(num_envs, agents)
         self._cancelled: int | None = 0 if self.by_team else None  # payments so far that added up to nothing
@@ -137,7 +139,7 @@ class Replay:
         self.seen_steps = 0  # environment steps ever observed
         self.ragged = False  # whether anybody ever sat out a row
         self.priorities: Priorities | None = None
-        self._prioritised = Prioritised()
+        self._prioritized = Prioritized()
         self._relabel: Relabel | None = None
         self._final = torch.full((self.rows, num_envs), -1, dtype=torch.int32)  # an episode's last row, if it is known
         self._since: Tensor | None = None  # rows since a row's episode began, for hindsight
@@ -151,19 +153,20 @@ class Replay:
         self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
 
     def _check_memory(
-        self, cells: tuple[int, int, int], carry: int, joint: tuple[int, ...] | None, hears: list[TeamSpec]
+        self, cells: tuple[int, int, int], carry: int, joint: tuple[int, ...] | None, recorded_teams: list[TeamSpec]
     ) -> None:
         """Refuse what cannot fit, before anything is allocated."""
         obs, action = self.team.obs, self.team.action
         here = self._directory is None  # else observations and joint inputs go to files
         per_agent = here * math.prod(obs.shape) * (1 if obs.is_image else 4) + 4 * carry + 4 + 4 + 3
-        per_agent += (action.num_legal if self.team.masked else 0) + math.prod(action.shape) * (
+        per_agent += (action.num_choices if self.team.masked else 0) + math.prod(action.shape) * (
             4 if action.kind == "box" else 8
         )
         per_step = per_agent * cells[2] + 1 + (4 * math.prod(joint) if joint and here else 0)
         per_step += sum(
-            other.num_agents * (8 * math.prod(other.action.shape) + 1 + (other.action.num_legal if other.masked else 0))
-            for other in hears
+            other.num_agents
+            * (8 * math.prod(other.action.shape) + 1 + (other.action.num_choices if other.masked else 0))
+            for other in recorded_teams
         )
         needed = per_step * cells[0] * cells[1]
         free = free_memory()
@@ -200,17 +203,17 @@ class Replay:
         if self._gathered is not None:
             raise ConfigError(
                 f"hindsight: team {self.team.name!r} reads {self._gathered!r}, whose goals cannot be "
-                "relabelled; use critic=Joint(of='team'), a mixer with state='team', or hindsight=None"
+                "relabeled; use critic=Joint(of='team'), a mixer with state='team', or hindsight=None"
             )
         self._relabel = Relabel(choice, self.team, self.credit)
         self._since = torch.zeros(self.rows, self.num_envs, dtype=torch.int32)
         self._rows["_since"] = self._since.numpy()
 
-    def prioritise(self, choice: Prioritised, separate: bool) -> None:
+    def prioritize(self, choice: Prioritized, separate: bool) -> None:
         """Draw by TD error from now on; ``separate``: every agent has priorities of its own."""
         trees = self.team.num_agents if separate else 1
         alpha = value_at(choice.alpha, Clock(0, 1))
-        self._prioritised = choice
+        self._prioritized = choice
         self.priorities = Priorities(trees, self.rows * self.num_envs, alpha, choice.epsilon)
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -219,28 +222,32 @@ class Replay:
         """Begin with the first step of a training run."""
         self._see(step)
 
-    def look(self) -> Look:
-        """What to act on."""
+    def current(self) -> PolicyInput:
+        """The policy's input at the current step."""
         h = self.head
-        look = Look(
+        inputs = PolicyInput(
             self.obs[h],
             self.carry[h] if self._remembers else self._blank,
             self.started[h],
             self.acting[h],
-            None if self.legal is None else self.legal[h],
+            None if self.action_mask is None else self.action_mask[h],
         )
         if self.device.type == "cpu":
-            return look
-        obs, carry, started, acting = (x.to(self.device) for x in (look.obs, look.carry, look.started, look.alive))
-        return Look(obs, carry, started, acting, None if look.legal is None else look.legal.to(self.device))
+            return inputs
+        obs, carry, started, acting = (
+            x.to(self.device) for x in (inputs.obs, inputs.carry, inputs.started, inputs.acting)
+        )
+        return PolicyInput(
+            obs, carry, started, acting, None if inputs.action_mask is None else inputs.action_mask.to(self.device)
+        )
 
     def decide(self, decision: Decision) -> None:
-        """Keep what was chosen."""
+        """Store the chosen actions."""
         self._rows["action"][self.head] = decision.action.cpu().numpy()
         self._decided = decision.carry
 
-    def overhear(self, actions: list[Tensor], step: Step) -> None:
-        """Keep what the other teams do in a step; ``actions[k]`` is what the environment gets from team ``k``."""
+    def record_joint_action(self, actions: list[Tensor], step: Step) -> None:
+        """Store the actions of the other teams; ``actions[k]`` is what the environment gets from team ``k``."""
         for place, kept in zip(self._others, self.others, strict=True):
             kept[self.head].copy_(actions[place])
         self._see_others(step)
@@ -248,12 +255,12 @@ class Replay:
     def _see_others(self, step: Step) -> None:
         for k, place in enumerate(self._others):
             other = step.teams[place]
-            self._rows[f"others_acting.{k}"][self.head] = other.alive
-            if other.legal is not None:
-                self._rows[f"others_legal.{k}"][self.head] = other.legal
+            self._rows[f"others_acting.{k}"][self.head] = other.acting
+            if other.action_mask is not None:
+                self._rows[f"others_action_mask.{k}"][self.head] = other.action_mask
 
     def observe(self, step: Step, reward: Array | None = None) -> None:
-        """Keep what came of it, and see the next step. ``reward`` replaces the raw one where it is shaped."""
+        """Store the result of a step, and the step to act on next; ``reward`` replaces the raw reward."""
         h, following = self.head, (self.head + 1) % self.rows
         if self._remembers and self._decided is not None:
             self.carry[following].copy_(self._decided)
@@ -302,10 +309,10 @@ class Replay:
             if even and not self.ragged:
                 self.priorities.insert(h * self.num_envs + places)
             else:
-                self._prioritise(self.priorities, running)
+                self._prioritize(self.priorities, running)
 
     def _check_opponents(self, reward: Array, paid: Array) -> None:
-        """Refuse to mix the values of agents whose rewards always cancel out: whatever they do, their team earns 0."""
+        """Refuse to mix the values of agents whose rewards always sum to zero: the team reward is then constant."""
         if paid.any():
             self._cancelled = None  # it does earn something: never look again
         elif self._cancelled is not None:
@@ -317,7 +324,7 @@ class Replay:
                     "credit=Independent()"
                 )
 
-    def _prioritise(self, priorities: Priorities, running: Array) -> None:
+    def _prioritize(self, priorities: Priorities, running: Array) -> None:
         """Of the turns that were running, those that have ended can be drawn from now on."""
         copies, agents = np.nonzero((running >= 0) & (running != self._last))
         rows = running[copies, agents]
@@ -332,16 +339,16 @@ class Replay:
         which = np.nonzero(copies)[0]
         team = step.teams[self.place]
         shown = {"obs": team.next_obs[which], "acting": team.truncated[which]}
-        if self.legal is not None:
-            shown["legal"] = legal_at_successor(self.team, team)[which]
+        if self.action_mask is not None:
+            shown["action_mask"] = action_mask_at_successor(self.team, team)[which]
         if self._gathered is not None:
             shown["joint"] = self._gathered.gather(step, self.place, successor=True, rows=which)
         for k, place in enumerate(self._others):
             other = step.teams[place]
             # Who lives on acts there: in an episode that goes on for them, or but for its being cut.
-            shown[f"others_acting.{k}"] = (other.truncated | other.alive & ~step.started[:, None])[which]
-            if self.others_legal[k] is not None:
-                shown[f"others_legal.{k}"] = legal_at_successor(self.spec.teams[place], other)[which]
+            shown[f"others_acting.{k}"] = (other.truncated | other.acting & ~step.started[:, None])[which]
+            if self.others_action_mask[k] is not None:
+                shown[f"others_action_mask.{k}"] = action_mask_at_successor(self.spec.teams[place], other)[which]
         slots = np.full(self.num_envs, -1, dtype=np.int64)
         slots[which] = self.ends.add(row, self.link, shown)
         return slots
@@ -352,16 +359,16 @@ class Replay:
         self.ends.release(h)
         rows = self._rows
         rows["obs"][h] = team.obs
-        rows["acting"][h] = team.alive
+        rows["acting"][h] = team.acting
         rows["started"][h] = step.started
         if self._since is not None:
             rows["_since"][h] = self._episode
-        if self.legal is not None and team.legal is not None:
-            rows["legal"][h] = team.legal
+        if self.action_mask is not None and team.action_mask is not None:
+            rows["action_mask"][h] = team.action_mask
         if self.joint is not None and self._gathered is not None:
             rows["joint"][h] = self._gathered.gather(step, self.place, successor=False)
         self._see_others(step)
-        turn = team.alive
+        turn = team.acting
         if self.by_team:
             turn = np.broadcast_to(turn.any(axis=1, keepdims=True), turn.shape)
         rows["link"][h] = PENDING
@@ -389,7 +396,7 @@ class Replay:
             self._final[torch.from_numpy((self.head - np.arange(length)) % self.rows), copy] = self.head
 
     def _forget(self, copies: Array) -> None:
-        """Nothing of the running episode of these copies may be learnt from."""
+        """Exclude the running episode of these copies from learning."""
         for copy in copies.tolist():
             length = min(int(self._episode[copy]), self.rows)
             rows = torch.from_numpy((self.head - np.arange(length)) % self.rows)
@@ -403,9 +410,9 @@ class Replay:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def ready(self, wanted: DrawSpec, clock: Clock) -> bool:
-        """Whether there are as many rows as a sequence has, and, of prioritised ones, a turn that has ended."""
+        """Whether there are as many rows as a sequence has, and, of prioritized ones, a turn that has ended."""
         if self.priorities is not None:
-            self.priorities.alpha = value_at(self._prioritised.alpha, clock)
+            self.priorities.alpha = value_at(self._prioritized.alpha, clock)
             if not self.priorities.total.any():
                 return False
         return self.size >= wanted.length
@@ -419,7 +426,7 @@ class Replay:
             place, probability = self.priorities.sample(
                 torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
             )
-            beta = value_at(self._prioritised.beta, clock)
+            beta = value_at(self._prioritized.beta, clock)
             importance = importance_weights(probability, self.size * self.num_envs, beta)
             index = torch.from_numpy(place).t().contiguous()
             weight = torch.from_numpy(importance).t().to(torch.float32)
@@ -475,7 +482,7 @@ class Replay:
             index=index,
             obs=seen,
             action=cut.sequences(cut.here("action")),
-            legal=None if self.legal is None else cut.sequences(cut.here("legal")),
+            action_mask=None if self.action_mask is None else cut.sequences(cut.here("action_mask")),
             started=started,
             acting=cut.sequences(cut.here("acting")),
             complete=cut.sequences(cut.complete),
@@ -483,7 +490,7 @@ class Replay:
             reward=cut.sequences(cut.reward),
             discount=cut.sequences(cut.worth),
             next_obs=next_seen,
-            next_legal=None if self.legal is None else cut.sequences(cut.at_successors("legal")),
+            next_action_mask=None if self.action_mask is None else cut.sequences(cut.at_successors("action_mask")),
             next_acting=cut.sequences(cut.acting_at_successors()),
             carry=carry,
             joint=joint,
@@ -513,9 +520,9 @@ class Replay:
         return as_joint(seen), as_joint(cut.sequences(team))
 
     def _of_others(self, cut: Cut) -> dict[str, Any]:
-        """What the agents of each other team did, who of them acted, and both at successors: fields of a sample."""
+        """Actions, action masks and acting flags of each other team, at rows and successors: fields of a sample."""
         if not self.others:
-            none = ("others", "next_others", "acting_others", "next_acting_others", "next_legal_others")
+            none = ("others", "next_others", "acting_others", "next_acting_others", "next_action_mask_others")
             return dict.fromkeys(none, ())
         if cut.own:
             raise ConfigError("replay: what other teams do needs one place for all agents")
@@ -530,9 +537,9 @@ class Replay:
             "next_others": of_each("others", acted),
             "acting_others": of_each("others_acting", cut.where),
             "next_acting_others": of_each("others_acting", onward, cut.over),
-            "next_legal_others": tuple(
-                None if part is None else cut.sequences(self._stored.whole(f"others_legal.{k}", onward, cut.over))
-                for k, part in enumerate(self.others_legal)
+            "next_action_mask_others": tuple(
+                None if part is None else cut.sequences(self._stored.whole(f"others_action_mask.{k}", onward, cut.over))
+                for k, part in enumerate(self.others_action_mask)
             ),
         }
 
@@ -611,9 +618,9 @@ class Replay:
             refuse_wild_actions(actions, self.spec.teams[place])
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
-        stored = "obs acting legal started carry action reward terminated truncated link joint _final _since"
+        stored = "obs acting action_mask started carry action reward terminated truncated link joint _final _since"
         names = stored.split()
         tensors = [(name, tensor) for name in names if isinstance(tensor := getattr(self, name), Tensor)]
-        for name in ("others", "others_acting", "others_legal"):
+        for name in ("others", "others_acting", "others_action_mask"):
             tensors += [(f"{name}.{k}", part) for k, part in enumerate(getattr(self, name)) if part is not None]
         return tensors

@@ -23,7 +23,7 @@ MPE2 = "mpe2.simple_spread_v3"
 OUTER = {
     "stepping": ("env.step", "env.step_into"),
     "acting": ("learner.act",),
-    "storing": ("memory.look", "memory.decide", "memory.observe", "memory.restart"),
+    "storing": ("memory.current", "memory.decide", "memory.observe", "memory.restart"),
     "updating": ("learner.update",),
 }
 INNER = {
@@ -103,7 +103,7 @@ def learner_of(work: Work) -> marl.PPO:
         for name in ("rollout", "epochs", "minibatches", "lr", "discount", "gae_lambda", "clip", "value_weight")
     }
     settings |= {"entropy": work.entropy, "max_grad_norm": work.max_grad_norm}
-    if work.neighbours:
+    if work.neighbors:
         settings["agent_id"] = False  # ids are as wide as there are agents
     return {
         "ippo": lambda: marl.ippo(**settings),
@@ -126,8 +126,8 @@ def set_threads(count: int) -> None:
 
 def make_system(work: Work, agents: Any = None) -> marl.MultiAgentSystem:
     """The system that ``work`` asks for."""
-    near = work.neighbours
-    neighbours = {"num_agent_neighbors": near, "num_landmark_neighbors": near + 1} if near else {}
+    near = work.neighbors
+    neighbors = {"num_agent_neighbors": near, "num_landmark_neighbors": near + 1} if near else {}
     return marl.MultiAgentSystem(
         agents or learner_of(work),
         MPE2 if work.world == "mpe2" else marl_envs.Spread,
@@ -135,7 +135,7 @@ def make_system(work: Work, agents: Any = None) -> marl.MultiAgentSystem:
         seed=work.seed,
         workers=work.workers,
         device=work.device,
-        env_kwargs={"N": work.agents, "max_cycles": work.max_cycles} | neighbours,
+        env_kwargs={"N": work.agents, "max_cycles": work.max_cycles} | neighbors,
     )
 
 

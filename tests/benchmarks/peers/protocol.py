@@ -28,7 +28,7 @@ class Work:
     copies: int = 128
     agents: int = 3
     max_cycles: int = 25
-    neighbours: int = 0  # of our own: agents that each one sees; 0: all
+    neighbors: int = 0  # of our own: agents that each one sees; 0: all
     rollout: int = 128
     epochs: int = 4
     minibatches: int = 4

@@ -1,4 +1,4 @@
-"""stable-baselines3 PPO on the real mpe2 environment, vectorised by SuperSuit over ``workers`` processes."""
+"""stable-baselines3 PPO on the real mpe2 environment, vectorized by SuperSuit over ``workers`` processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A league as it runs: who plays whom in every copy, what came of it, and everything a checkpoint needs to go on."""
+"""The state of a league: who plays each copy, results, ratings, and everything a checkpoint needs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from marl.config import unknown
 from marl.curriculum.tasks import Task
 from marl.league.matches import side_returns
-from marl.league.members import Between, Member, Parts, sides_of
+from marl.league.members import Member, PolicyParts, SideKind, sides_of
 from marl.league.ratings import RatingName, RatingSystem, rating_system
 from marl.learners import Learner, LearnerConfig
 from marl.learners.base import restore_generator
-from marl.playing.team import OWN, Seats, Side, Strategy
+from marl.playing.team import OWN, SeatAssignment, Side, Strategy
 from marl.schedules import Clock
 from marl.types import Array, BatchEnv, ConfigError, Episode, Spec, Step
 
@@ -25,23 +25,23 @@ RECENT = 100  # games that the win rates of the log are of
 
 
 @runtime_checkable
-class Trained(Protocol):
-    """Somebody else's policies, such as those of a loaded system."""
+class PolicySource(Protocol):
+    """A source of trained policies, such as a loaded system."""
 
     spec: Spec
 
     def strategy(self, team: str) -> Strategy:
-        """What a team plays."""
+        """A team's policies and their probabilities."""
         ...
 
 
-Opponent = LearnerConfig | Trained | str
+Opponent = LearnerConfig | PolicySource | str
 Opponents = Sequence[Opponent] | Mapping[str, Sequence[Opponent]]
 
 
 @dataclass(frozen=True)
-class Venue:
-    """Where a league takes place: the environment, its copies, the streams; how to make more and to load others."""
+class LeagueContext:
+    """What a league is built from: the environment, its copies, random streams, and how to make and load more."""
 
     spec: Spec
     num_envs: int
@@ -49,38 +49,40 @@ class Venue:
     device: torch.device
     learners: Sequence[Learner]
     make_env: Callable[[int], BatchEnv]
-    load: Callable[[str], Trained]
+    load: Callable[[str], PolicySource]
     team: Callable[[str], str]  # the name of a team from a key of a mapping
     task: Task  # that matches between members are played on
 
 
-class Season:
-    """What leagues have in common; how opponents are drawn and when the pool grows is for those who extend it."""
+class LeagueState:
+    """The common part of leagues; subclasses draw opponents and decide when the pool grows."""
 
     def __init__(
         self,
-        venue: Venue,
-        between: Between,
+        context: LeagueContext,
+        between: SideKind,
         opponents: Opponents,
         greedy: bool,
         rating: RatingName,
         winner: Callable[[Episode], str | None] | None = None,
     ) -> None:
-        """Seats everybody at ``begin``. Raises ConfigError for games without two sides."""
-        self.venue, self.spec, self.learners = venue, venue.spec, venue.learners
-        self.sides: tuple[Side, ...] = sides_of(venue.spec, between)
+        """Build the sides and the pool of invited opponents. Raises ConfigError for games without two sides."""
+        self.context, self.spec, self.learners = context, context.spec, context.learners
+        self.sides: tuple[Side, ...] = sides_of(context.spec, between)
         self.greedy, self.winner = greedy, winner
         self.system: RatingSystem = rating_system(rating)
-        draws, plays = venue.seed.spawn(2)
+        draws, plays = context.seed.spawn(2)
         self.random = np.random.default_rng(draws)
-        self.generator = torch.Generator(venue.device).manual_seed(int(plays.generate_state(1, np.uint64)[0] >> 1))
+        self.generator = torch.Generator(context.device).manual_seed(int(plays.generate_state(1, np.uint64)[0] >> 1))
         self.members: dict[int, Member] = {}
         self.next_uid = 0
-        self.who = np.full((venue.num_envs, len(self.sides)), OWN, dtype=np.int64)
-        self.turn = np.arange(venue.num_envs) % len(self.sides)  # whose turn it is to learn; sides swap each episode
+        self.assigned = np.full((context.num_envs, len(self.sides)), OWN, dtype=np.int64)
+        self.turn = np.arange(context.num_envs) % len(self.sides)  # whose turn it is to learn; sides swap each episode
         self.learning: int | None = None  # the only side that learns; None: all do
-        self.waits = [np.zeros(venue.num_envs, dtype=bool) for _ in self.spec.teams]  # begun by an earlier learner
-        self.seats = Seats(self.spec, venue.num_envs, venue.device)
+        self.ignored_until_reset = [
+            np.zeros(context.num_envs, dtype=bool) for _ in self.spec.teams
+        ]  # begun by an earlier learner
+        self.seats = SeatAssignment(self.spec, context.num_envs, context.device)
         self.ratings = [self.system.start for _ in self.spec.teams]
         self.recent: list[deque[float]] = [deque(maxlen=RECENT) for _ in self.sides]
         self._invite(opponents)
@@ -88,10 +90,10 @@ class Season:
     # --- the pool -----------------------------------------------------------------------------------------------------
 
     def _invite(self, opponents: Opponents) -> None:
-        """Those who are in the pool from the beginning and for good."""
+        """Add the opponents that stay in the pool for good."""
         lists: dict[str, Sequence[Opponent]] = {team.name: () for team in self.spec.teams}
         if isinstance(opponents, Mapping):
-            lists |= {self.venue.team(key): guests for key, guests in opponents.items()}
+            lists |= {self.context.team(key): guests for key, guests in opponents.items()}
         else:
             lists = dict.fromkeys(lists, opponents)
         for place, guests in enumerate(lists.values()):
@@ -104,14 +106,14 @@ class Season:
                         )
                     )  # fmt: skip
 
-    def _policies(self, guest: Opponent, place: int) -> list[tuple[float, str, Parts, bool]]:
-        """A guest's policies, one unless it is a mixture: share, name, policy, whether it takes likely actions only."""
+    def _policies(self, guest: Opponent, place: int) -> list[tuple[float, str, PolicyParts, bool]]:
+        """An opponent's policies, one unless it is a mixture: probability, name, policy, whether it is greedy."""
         team, name = self.spec.teams[place], str(guest)
         if isinstance(guest, str):
-            guest = self.venue.load(guest)
-        elif isinstance(guest, Trained):
+            guest = self.context.load(guest)
+        elif isinstance(guest, PolicySource):
             name = f"a system of {guest.spec.env}"
-        if isinstance(guest, Trained):
+        if isinstance(guest, PolicySource):
             for theirs in guest.spec.teams:
                 if theirs.agents == team.agents and (theirs.obs, theirs.action) == (team.obs, team.action):
                     strategy = guest.strategy(theirs.name)
@@ -132,8 +134,8 @@ class Season:
                 f"league: opponents are learners such as marl.Random() or marl.Fixed(0), paths of checkpoints, or "
                 f"systems; got {guest!r:.80}"
             )
-        seed = np.random.SeedSequence([self.next_uid, *self.venue.seed.generate_state(2)])
-        return [(1.0, name, guest.build(self.spec, team, 1, seed, self.venue.device).policy(None), False)]
+        seed = np.random.SeedSequence([self.next_uid, *self.context.seed.generate_state(2)])
+        return [(1.0, name, guest.build(self.spec, team, 1, seed, self.context.device).policy(None), False)]
 
     def _add(self, member: Member) -> Member:
         self.members[member.uid] = member
@@ -141,7 +143,7 @@ class Season:
         return member
 
     def snapshot(self, place: int, name: str, *, pooled: bool = True) -> Member:
-        """Freeze what a team's learner has come to."""
+        """Add a frozen copy of a team's current policy."""
         policy = self.learners[place].policy(None)
         return self._add(
             Member(self.next_uid, place, name, policy, self.ratings[place], greedy=self.greedy, pooled=pooled)
@@ -152,8 +154,8 @@ class Season:
         return [member for member in self.members.values() if member.place == place and member.pooled]
 
     def _sweep(self, keep: Iterable[int] = ()) -> None:
-        """Forget members that nobody will draw and nobody still plays."""
-        needed = {*keep, *np.unique(self.who).tolist()}
+        """Remove members that can no longer be drawn and that play in no copy."""
+        needed = {*keep, *np.unique(self.assigned).tolist()}
         for uid in [uid for uid, member in self.members.items() if not member.pooled and uid not in needed]:
             del self.members[uid]
             self.seats.carries.pop(uid, None)
@@ -169,12 +171,12 @@ class Season:
         """How likely each member of :meth:`pool` is drawn."""
         raise NotImplementedError
 
-    def present(self, place: int) -> int:
-        """Who stands for a team as it is now while it does not learn."""
+    def current_member(self, place: int) -> int:
+        """The member that plays for a team while it does not learn."""
         raise NotImplementedError
 
     def first(self, clock: Clock) -> None:
-        """Fill the pool before anybody plays."""
+        """Fill the pool before the first step."""
         raise NotImplementedError
 
     def tick(self, clock: Clock) -> Sequence[int]:
@@ -188,12 +190,12 @@ class Season:
     # --- playing ------------------------------------------------------------------------------------------------------
 
     def begin(self, clock: Clock) -> None:
-        """Before the first step: fill the pools and seat everybody."""
+        """Before the first step: fill the pools and assign players."""
         self.first(clock)
-        self._draw(np.arange(self.venue.num_envs))
+        self._draw(np.arange(self.context.num_envs))
 
     def play(self, step: Step, actions: list[Array]) -> list[Array]:
-        """Put what others do in place of what the learners chose."""
+        """Replace the learners' actions on seats that members play."""
         if all((seats == OWN).all() for seats in self.seats.of):
             return actions
         mixed = [action.copy() for action in actions]
@@ -201,20 +203,22 @@ class Season:
         return mixed
 
     def take(self, step: Step) -> Step:
-        """Learn from finished games, seat the next ones, and hide from the learners what was not theirs."""
+        """Record finished games, assign players to the next ones, and mask other players' steps for the learners."""
         finished = [replace(episode, info=episode.info | self._record(episode)) for episode in step.finished]
         if step.started.any():
             begun = np.flatnonzero(step.started)
-            for waits in self.waits:
-                waits[begun] = False
+            for ignored_until_reset in self.ignored_until_reset:
+                ignored_until_reset[begun] = False
             self._draw(begun)
         return replace(self.seen(step), finished=finished)
 
     def seen(self, step: Step) -> Step:
-        """A step as learners see it: alive are those who act by what they have learnt and learn from it."""
+        """The step as learners see it: only agents that their learner controls are acting."""
         teams = tuple(
-            replace(team, alive=team.alive & (seats == OWN) & ~waits[:, None])
-            for team, seats, waits in zip(step.teams, self.seats.of, self.waits, strict=True)
+            replace(team, acting=team.acting & (seats == OWN) & ~ignored_until_reset[:, None])
+            for team, seats, ignored_until_reset in zip(
+                step.teams, self.seats.of, self.ignored_until_reset, strict=True
+            )
         )
         return replace(step, teams=teams)
 
@@ -225,34 +229,34 @@ class Season:
     def restart(self, places: Sequence[int]) -> Sequence[int]:
         """The learners at these places restart: they learn nothing of the games that run."""
         for place in places:
-            self.waits[place][:] = True
+            self.ignored_until_reset[place][:] = True
         return places
 
     def _draw(self, copies: Array) -> None:
-        """Who plays the next game of these copies."""
+        """Draw the players of the next game in these copies."""
         for copy in copies.tolist():
             if self.learning is None and self.random.random() < self.latest:
-                self.who[copy] = OWN
+                self.assigned[copy] = OWN
             else:
                 live = int(self.turn[copy]) if self.learning is None else self.learning
                 for number, side in enumerate(self.sides):
-                    self.who[copy, number] = OWN if number == live else self._opponent(side)
+                    self.assigned[copy, number] = OWN if number == live else self._opponent(side)
                 self.turn[copy] = (live + 1) % len(self.sides)
         for number, side in enumerate(self.sides):
-            self.seats.of[side.place][np.ix_(copies, np.array(side.columns))] = self.who[copies, number][:, None]
+            self.seats.of[side.place][np.ix_(copies, np.array(side.columns))] = self.assigned[copies, number][:, None]
 
     def _opponent(self, side: Side) -> int:
         if self.learning is not None and self.random.random() < self.latest:
-            return self.present(side.place)
+            return self.current_member(side.place)
         pool = self.pool(side.place)
         return pool[int(self.random.choice(len(pool), p=self.weights(side.place)))].uid
 
     # --- results ------------------------------------------------------------------------------------------------------
 
     def _record(self, episode: Episode) -> dict[str, float]:
-        """Who beat whom; what a curriculum may ask of the game: ``absent`` are teams that frozen policies played."""
+        """Record the result of a game; returns infos for curricula: ``absent`` marks teams that members played."""
         info: dict[str, float] = {}
-        row = self.who[episode.copy].tolist()
+        row = self.assigned[episode.copy].tolist()
         several = len(self.spec.teams) > 1
         for number, side in enumerate(self.sides):
             team = self.spec.teams[side.place].name
@@ -276,7 +280,7 @@ class Season:
         return info
 
     def _score(self, episode: Episode, number: int, other: int) -> float:
-        """Of one side against another: 1 won, 0.5 drawn, 0 lost."""
+        """The score of one side against another: 1 won, 0.5 drawn, 0 lost."""
         if self.winner is None:
             found = side_returns(self.sides, episode.returns)
             return float(0.5 * (1 + np.sign(found[number] - found[other])))
@@ -287,7 +291,7 @@ class Season:
         return 0.5 if name is None else float(name == names[number])
 
     def _met(self, episode: Episode, number: int, other: int, member: Member) -> float:
-        """The same where the other one is a member, whose record and rating it changes."""
+        """The score against a member, whose record and rating change."""
         score = self._score(episode, number, other)
         member.record(score)
         place = self.sides[number].place
@@ -313,10 +317,10 @@ class Season:
         return {
             "members": [member.state_dict() for member in self.members.values()],
             "next_uid": self.next_uid,
-            "who": self.who.copy(),
+            "assigned": self.assigned.copy(),
             "turn": self.turn.copy(),
             "learning": self.learning,
-            "waits": [waits.copy() for waits in self.waits],
+            "ignored_until_reset": [ignored_until_reset.copy() for ignored_until_reset in self.ignored_until_reset],
             "carries": [[uid, carry.clone()] for uid, carry in self.seats.carries.items()],
             "ratings": [list(rating) for rating in self.ratings],
             "recent": [list(recent) for recent in self.recent],
@@ -338,12 +342,12 @@ class Season:
             member.load_state_dict(saved)
             self.members[uid] = member
         self.next_uid = int(state["next_uid"])
-        self.who[...], self.turn[...] = state["who"], state["turn"]
+        self.assigned[...], self.turn[...] = state["assigned"], state["turn"]
         self.learning = None if state["learning"] is None else int(state["learning"])
-        for waits, saved in zip(self.waits, state["waits"], strict=True):
-            waits[...] = saved
+        for ignored_until_reset, saved in zip(self.ignored_until_reset, state["ignored_until_reset"], strict=True):
+            ignored_until_reset[...] = saved
         for number, side in enumerate(self.sides):
-            self.seats.of[side.place][:, side.columns] = self.who[:, number][:, None]
+            self.seats.of[side.place][:, side.columns] = self.assigned[:, number][:, None]
         self.seats.carries = {int(uid): carry.clone().to(self.generator.device) for uid, carry in state["carries"]}
         self.ratings = [tuple(float(x) for x in rating) for rating in state["ratings"]]
         self.recent = [deque(recent, maxlen=RECENT) for recent in state["recent"]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import marl
-from marl.channels.overheard import Line, Overheard, Shown, entropy, information
+from marl.channels.statistics import ActionMessageStats, ChannelStats, MessageSlot, entropy, information
 from marl.types import zeros_step
 from tests.support.channels import build, play
 from tests.support.tiny import Hear, spec_of
@@ -32,7 +32,7 @@ def test_a_report_pairs_messages_with_the_actions_they_reach(rounds, delay):
     link, graph = marl.Link(delay=delay), marl.topology.Graph([(0, 1), (1, 0)])
     net = build(marl.DIAL(size=1, rounds=rounds, topology=graph, link=link), agents=2, width=2)
     lag = delay + 1 - rounds
-    overheard = Overheard(net)
+    overheard = ChannelStats(net)
     seen = torch.randn(64, 100, 2, 2).sign()
     told = (seen[:, :, 0, 0] > 0).long()
     for t in range(64):
@@ -52,7 +52,7 @@ def test_a_report_pairs_messages_with_the_actions_they_reach(rounds, delay):
 def test_what_an_episode_s_end_cuts_off_is_not_paired():
     """Every episode lasts two steps and a message takes two: nobody ever hears any."""
     net = build(marl.DIAL(size=1, link=marl.Link(delay=1)), agents=2, width=2)
-    overheard = Overheard(net)
+    overheard = ChannelStats(net)
     signs = torch.ones(64, 50, 2, 1).bernoulli(0.5) * 2 - 1
     for t in range(64):
         net.last = signs[t], torch.ones(50, 2)
@@ -65,7 +65,7 @@ def test_what_an_episode_s_end_cuts_off_is_not_paired():
 
 def test_a_spent_budget_shows_in_the_rate():
     net = build(marl.CommNet(link=marl.Link(budget=1)), agents=2)
-    overheard, carry = Overheard(net), torch.zeros(4, *net.carry_shape)
+    overheard, carry = ChannelStats(net), torch.zeros(4, *net.carry_shape)
     for _ in range(4):
         obs = torch.randn(4, 2, 4)
         with torch.no_grad():
@@ -79,7 +79,7 @@ def test_a_closed_gate_shows_in_the_rate():
     net = build(marl.IC3Net(rounds=1))
     with torch.no_grad():
         net.speech.gate.bias.fill_(-50.0)
-    overheard = Overheard(net)
+    overheard = ChannelStats(net)
     for _ in range(3):
         obs = torch.randn(4, 3, 4)
         with torch.no_grad():
@@ -102,13 +102,13 @@ def test_reports_are_in_the_history_of_teams_that_talk():
 def test_messages_that_observations_show_are_reported_too(delay):
     """Agent 0 says what it sees in one of two words, three times of four; agent 1 obeys what it reads."""
     spec = spec_of(2, 5)
-    shown = Shown([Line((0, 1), (0, 0), 3, 4)], delay)
+    shown = ActionMessageStats([MessageSlot((0, 1), (0, 0), 3, 4)], delay)
     rng, copies, lag = np.random.default_rng(0), 200, delay + 1
     seen, said = rng.integers(0, 2, (64, copies)), rng.random((64, copies)) < 0.75
     for t in range(64):
         step = zeros_step(spec, copies)
         step.started[...] = t == 40
-        step.teams[0].alive[...] = True
+        step.teams[0].acting[...] = True
         step.teams[0].obs[:, 0, 0] = 2.0 * seen[t] - 1
         if t >= lag and not 40 <= t < 40 + lag:
             word = np.eye(2)[seen[t - lag]] * said[t - lag][:, None]

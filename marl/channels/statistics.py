@@ -1,4 +1,4 @@
-"""Statistics of what a team says while it trains: how often, how much, about what, and to what effect."""
+"""Statistics of messages while a team trains: how often, how much, about what, and to what effect."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WORDS = 62  # entries of a message in an observation that are looked at: of word
 LINES = 32  # pairs of speaker and listener that are looked at
 
 
-class Overheard:
-    """Listens in on one team's talk for a while and makes numbers of it.
+class ChannelStats:
+    """Statistics of one team's messages over a number of steps.
 
     Messages and observations are coded by the signs of their first entries (of observations, those above their mean, of
     the entries that vary most), since mutual information of numbers is hopeless to estimate from a few thousand draws.
@@ -30,18 +30,18 @@ class Overheard:
         self.net = net
         self._rows: list[tuple[Array, ...]] = []
 
-    def note(self, obs: Tensor, action: Tensor, alive: Tensor, started: Tensor) -> None:
-        """Take in a step: observations ``(E, N, *O)``, actions ``(E, N[, A])``; what was said the network knows."""
+    def note(self, obs: Tensor, action: Tensor, acting: Tensor, started: Tensor) -> None:
+        """Record a step: observations ``(E, N, *O)``, actions ``(E, N[, A])``, and the network's last messages."""
         if len(self._rows) < ROWS and self.net.last is not None:
-            rows = (*self.net.last, obs.flatten(2), action, alive, started)
+            rows = (*self.net.last, obs.flatten(2), action, acting, started)
             self._rows.append(tuple(row.cpu().numpy().copy() for row in rows))
 
     def state_dict(self) -> list[Array]:
-        """What was noted since the last report, steps first."""
+        """Records since the last report, steps first."""
         return [np.stack(column) for column in zip(*self._rows, strict=True)]
 
     def load_state_dict(self, state: Sequence[Array]) -> None:
-        """Go on as if this had just been noted."""
+        """Go back to saved records."""
         self._rows = list(zip(*state, strict=True))
 
     def metrics(self) -> dict[str, float]:
@@ -52,34 +52,34 @@ class Overheard:
         """
         if len(self._rows) < 2:
             return {}
-        said, loud, obs, action, alive, started = (np.stack(column) for column in zip(*self._rows, strict=True))
+        said, loud, obs, action, acting, started = (np.stack(column) for column in zip(*self._rows, strict=True))
         self._rows.clear()
-        spoke = (loud > 0) & alive
-        report = {"messages/rate": float(spoke.sum() / max(alive.sum(), 1))}
+        spoke = (loud > 0) & acting
+        report = {"messages/rate": float(spoke.sum() / max(acting.sum(), 1))}
         message = _signs(said)  # (T, E, N)
         seen = _signs(obs - obs.mean((0, 1, 2)), order=np.argsort(-obs.var((0, 1, 2))))
-        done = action if action.ndim == 3 and action.dtype.kind == "i" else _signs(action.reshape(*alive.shape, -1))
+        taken = action if action.ndim == 3 and action.dtype.kind == "i" else _signs(action.reshape(*acting.shape, -1))
         report["messages/entropy"] = entropy(message[spoke])
         report["messages/observation"] = information(message[spoke], seen[spoke])
         lag = self.net.link.delay + (not self.net.channel.rounds)  # steps until a message is heard
-        sender, listener = spoke[: max(len(spoke) - lag, 0)], alive[lag:].copy()
+        sender, listener = spoke[: max(len(spoke) - lag, 0)], acting[lag:].copy()
         for step in range(1, lag + 1):  # what is on its way when an episode begins never arrives
             listener &= ~started[step : step + len(listener), :, None]
-        agents = alive.shape[-1]
-        pairs = [(i, j) for i in range(agents) for j in range(agents) if i != j and self.net.wiring.weight[i, j] > 0]
+        agents = acting.shape[-1]
+        pairs = [(i, j) for i in range(agents) for j in range(agents) if i != j and self.net.adjacency.weight[i, j] > 0]
         pairs = pairs[:: max(1, len(pairs) // LINES)]
         found = []
         for i, j in pairs:
             both = sender[..., j] & listener[..., i]
-            found.append(information(message[: len(sender), :, j][both], done[lag:, :, i][both]))
+            found.append(information(message[: len(sender), :, j][both], taken[lag:, :, i][both]))
         if found:
             report["messages/action"] = float(np.mean(found))
         return report
 
 
 @dataclass(frozen=True)
-class Line:
-    """Entries ``first`` to ``last`` of what a listener sees are what a speaker said; both by team and place in it."""
+class MessageSlot:
+    """Entries ``first`` to ``last`` of a listener's observation show a speaker's message; both by team and index."""
 
     listener: tuple[int, int]
     speaker: tuple[int, int]
@@ -87,31 +87,31 @@ class Line:
     last: int
 
 
-class Shown:
-    """The same of messages that are actions, where observations show them: words, and worlds in which agents talk."""
+class ActionMessageStats:
+    """Statistics of messages that are actions and that observations show."""
 
-    def __init__(self, lines: Sequence[Line], delay: int) -> None:
+    def __init__(self, lines: Sequence[MessageSlot], delay: int) -> None:
         """``delay``: steps that a message takes beyond the one in which it is said."""
         self.lines, self.lag = list(lines)[:: max(1, len(lines) // LINES)], 1 + delay
         self._rows: list[tuple[Array, ...]] = []
 
     def note(self, step: Step, actions: Sequence[Array]) -> None:
-        """Take in a step and what everybody did in it: ``(E, N[, A])`` of every team."""
+        """Record a step and the joint action: ``(E, N[, A])`` of every team."""
         if len(self._rows) < ROWS:
-            teams = [(team.obs.reshape(*team.alive.shape, -1), team.alive) for team in step.teams]
+            teams = [(team.obs.reshape(*team.acting.shape, -1), team.acting) for team in step.teams]
             flat = (step.started, *(array for team in teams for array in team), *actions)
             self._rows.append(tuple(array.copy() for array in flat))
 
     def state_dict(self) -> list[Array]:
-        """What was noted since the last report, steps first."""
+        """Records since the last report, steps first."""
         return [np.stack(column) for column in zip(*self._rows, strict=True)]
 
     def load_state_dict(self, state: Sequence[Array]) -> None:
-        """Go on as if this had just been noted."""
+        """Go back to saved records."""
         self._rows = list(zip(*state, strict=True))
 
     def metrics(self) -> dict[str, float]:
-        """As :meth:`Overheard.metrics`; means over lines of what their listeners, alive, have before them.
+        """As :meth:`ChannelStats.metrics`; means over lines of what their listeners, alive, have before them.
 
         ``rate``: how often that is anything, once a message can have come.
         """
@@ -120,7 +120,7 @@ class Shown:
         started, *columns = (np.stack(column) for column in zip(*self._rows, strict=True))
         self._rows.clear()
         count = len(columns) // 3
-        obs, alive, action = columns[0 : 2 * count : 2], columns[1 : 2 * count : 2], columns[2 * count :]
+        obs, acting, action = columns[0 : 2 * count : 2], columns[1 : 2 * count : 2], columns[2 * count :]
         length, lag = len(started) - self.lag, self.lag
         going = np.ones((length, started.shape[1]), bool)  # no episode begins while the message is on its way
         for step in range(1, lag + 1):
@@ -129,7 +129,7 @@ class Shown:
         for line in self.lines:
             (team, n), (other, m) = line.listener, line.speaker
             heard = obs[team][lag:, :, n, line.first : line.last + 1][..., :WORDS]
-            could = going & alive[team][lag:, :, n] & alive[other][:length, :, m]
+            could = going & acting[team][lag:, :, n] & acting[other][:length, :, m]
             spoke = could & (heard != 0).any(-1)
             message, seen = _signs(heard, most=WORDS)[spoke], obs[other][:length, :, m]
             seen = _signs(seen - seen.mean((0, 1)), order=np.argsort(-seen.var((0, 1))))
@@ -159,7 +159,7 @@ def entropy(code: Array) -> float:
 
 
 def information(a: Array, b: Array) -> float:
-    """``I(a; b) = H(a) + H(b) - H(a, b)`` in bits, less what shuffled pairs seem to have; at least 0."""
+    """Mutual information ``H(a) + H(b) - H(a, b)`` in bits, minus that of shuffled pairs (the bias); at least 0."""
     if not a.size:
         return 0.0
     a, b = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]

@@ -12,8 +12,8 @@ from marl.schedules import Clock
 from marl.types import Array, BatchEnv
 
 
-class Target:
-    """The tasks that evaluation plays: drawn for each episode, from a stream of the evaluation's own."""
+class EvaluationTasks:
+    """Tasks of evaluation, drawn for each episode from a stream of their own."""
 
     def __init__(self, task: Task, env: BatchEnv, seed: int) -> None:
         """Raises ConfigError if the environment has no such tasks."""

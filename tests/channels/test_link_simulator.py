@@ -9,8 +9,8 @@ import torch
 
 import marl
 from marl.channels import Link
-from marl.channels.chance import PERIOD, advance, draw_keys, normal, uniform
-from marl.channels.medium import Medium, Wires
+from marl.channels.chance import PERIOD, draw_keys, next_keys, normal, uniform
+from marl.channels.link_simulator import ActiveEdges, LinkSimulator
 from marl.topology import Grid
 from tests.support.tiny import spec_of
 
@@ -21,10 +21,10 @@ def team(n, width=4):
 
 def heard(topology, n, obs=None):
     """For each agent, the places it hears."""
-    wiring = topology.build(team(n))
-    weight = wiring.weight
+    adjacency = topology.build(team(n))
+    weight = adjacency.weight
     if obs is not None:
-        edges, ears = wiring.moving(torch.tensor(obs).unsqueeze(0))
+        edges, ears = adjacency.dynamic(torch.tensor(obs).unsqueeze(0))
         weight = (edges * ears.unsqueeze(-1))[0]
     return [torch.nonzero(row)[:, 0].tolist() for row in weight]
 
@@ -129,26 +129,28 @@ def test_links_are_read_from_text():
 # --- what links do ----------------------------------------------------------------------------------------------------
 
 
-def send(link, messages, rounds=0, seed=0, copies=None, active=None):
+def send(link, messages, rounds=0, seed=0, copies=None, acting=None):
     """Let agents say ``messages (T, B, N, M)``; what everybody hears at each step as inboxes."""
     length, batch, agents, size = messages.shape
-    medium = Medium(agents, size, rounds, link, moving=False)
-    state = torch.zeros(batch, agents, medium.width)
-    medium.seed(state, torch.Generator().manual_seed(seed))
-    wires = Wires(torch.ones(agents, agents) - torch.eye(agents))
+    link_simulator = LinkSimulator(agents, size, rounds, link, dynamic=False)
+    state = torch.zeros(batch, agents, link_simulator.width)
+    link_simulator.seed(state, torch.Generator().manual_seed(seed))
+    active_edges = ActiveEdges(torch.ones(agents, agents) - torch.eye(agents))
     start = torch.zeros(batch, dtype=torch.bool)
     loud = torch.ones(batch, agents)
-    active = torch.ones(length, batch, agents, dtype=torch.bool) if active is None else active
+    acting = torch.ones(length, batch, agents, dtype=torch.bool) if acting is None else acting
     inboxes = []
     for t in range(length):
-        air = medium.open(state, start)
+        in_flight = link_simulator.open(state, start)
         if rounds == 0:
-            inboxes.append(medium.arriving(air, wires))
-            medium.leave(air, messages[t], loud, wires, active[t])
+            inboxes.append(link_simulator.arriving(in_flight, active_edges))
+            link_simulator.leave(in_flight, messages[t], loud, active_edges, acting[t])
         else:
             for turn in range(rounds):
-                inboxes.append(medium.exchange(air, turn, messages[t] + 100 * turn, loud, wires, active[t]))
-        state = medium.close(air)
+                inboxes.append(
+                    link_simulator.exchange(in_flight, turn, messages[t] + 100 * turn, loud, active_edges, acting[t])
+                )
+        state = link_simulator.close(in_flight)
     return inboxes
 
 
@@ -232,23 +234,31 @@ def test_floats_cut_a_message_and_saturation_its_size():
 def test_a_spent_budget_is_silence_until_the_next_episode():
     inboxes = send(Link(budget=2), torch.ones(5, 1, 2, 1))
     assert [bool(inbox.weight.any()) for inbox in inboxes] == [False, True, True, False, False]
-    active = torch.ones(5, 1, 2, dtype=torch.bool)
-    active[0, 0, 0] = False  # who does not speak spends nothing
-    inboxes = send(Link(budget=2), torch.ones(5, 1, 2, 1), active=active)
+    acting = torch.ones(5, 1, 2, dtype=torch.bool)
+    acting[0, 0, 0] = False  # who does not speak spends nothing
+    inboxes = send(Link(budget=2), torch.ones(5, 1, 2, 1), acting=acting)
     assert [bool(inbox.weight[0, 1, 0]) for inbox in inboxes] == [False, False, True, True, False]
     within = send(Link(budget=1), torch.ones(2, 1, 2, 1), rounds=2)
     assert [bool(inbox.weight.any()) for inbox in within] == [True, True, False, False]
 
 
 def test_who_is_silent_in_the_first_round_pays_for_the_second():
-    medium = Medium(2, 1, 2, Link(budget=1), moving=False)
-    state, wires, active = torch.zeros(1, 2, medium.width), Wires(torch.ones(2, 2)), torch.ones(1, 2, dtype=torch.bool)
+    link_simulator = LinkSimulator(2, 1, 2, Link(budget=1), dynamic=False)
+    state, active_edges, acting = (
+        torch.zeros(1, 2, link_simulator.width),
+        ActiveEdges(torch.ones(2, 2)),
+        torch.ones(1, 2, dtype=torch.bool),
+    )
     heard = []
     for _ in range(2):
-        air = medium.open(state, torch.tensor([False]))
+        in_flight = link_simulator.open(state, torch.tensor([False]))
         for turn, loud in enumerate((torch.tensor([[0.0, 1.0]]), torch.ones(1, 2))):
-            heard.append(medium.exchange(air, turn, torch.ones(1, 2, 1), loud, wires, active).weight[0, 0].tolist())
-        state = medium.close(air)
+            heard.append(
+                link_simulator.exchange(in_flight, turn, torch.ones(1, 2, 1), loud, active_edges, acting)
+                .weight[0, 0]
+                .tolist()
+            )
+        state = link_simulator.close(in_flight)
     assert heard == [[0, 1], [1, 1], [0, 0], [0, 0]]
 
 
@@ -266,7 +276,7 @@ def test_keys_visit_many_numbers_and_are_drawn_only_once():
     key = torch.arange(4096).float()
     for _ in range(64):
         seen[key.long()] = True
-        key = advance(key)
+        key = next_keys(key)
     assert seen.sum() > 4096 * 62  # no short cycles
     assert key.dtype == torch.float32
     assert ((key >= 0) & (key < PERIOD)).all()

@@ -1,4 +1,4 @@
-"""Every agent on its own: it sees its own row, hears what its links bring, says and does what it decides."""
+"""Decentralized acting: every agent decides from its own observation and inbox alone."""
 
 from __future__ import annotations
 
@@ -16,72 +16,72 @@ from marl.types import Array, Spec, Step, TeamSpec
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What one agent hears of its team's ``N`` in ``E`` copies: ``message (E, N, M)``, ``weight (E, N)``."""
+class ReceivedMessages:
+    """Messages that one agent receives from its team's ``N`` agents: ``message (E, N, M)``, ``weight (E, N)``."""
 
     message: Array
     weight: Array
 
     @classmethod
-    def of(cls, inbox: Inbox, listener: int) -> Heard:
-        """One listener's share; what it does not hear is not in it."""
+    def of(cls, inbox: Inbox, listener: int) -> ReceivedMessages:
+        """One listener's messages; messages that it does not receive are zero."""
         message = inbox.message[:, 0 if inbox.message.shape[1] == 1 else listener]
         weight = inbox.weight[:, listener]
         return cls((message * (weight > 0).unsqueeze(-1)).numpy(), weight.numpy())
 
     def copy(self, e: int) -> Inbox:
-        """In one copy of the environment."""
+        """The messages in one copy of the environment."""
         message, weight = torch.from_numpy(self.message[e]), torch.from_numpy(self.weight[e])
         return Inbox(message[None, None], weight[None, None])
 
 
 @dataclass(frozen=True)
-class View:
-    """What one agent gets when a step of ``E`` copies begins: its own rows and flags, and what it was told since.
+class AgentInput:
+    """One agent's input of a step of ``E`` copies: its own observation, flags, and received messages.
 
     obs ``(E, *O)``; legal ``(E, L)`` or None; started, alive ``(E,)``.
     """
 
     obs: Array
-    legal: Array | None
+    action_mask: Array | None
     started: Array
-    alive: Array
-    heard: Heard | None
+    acting: Array
+    heard: ReceivedMessages | None
 
     @classmethod
-    def of(cls, step: Step, team: int, agent: int, heard: Heard | None) -> View:
-        """One agent's share of a step."""
+    def of(cls, step: Step, team: int, agent: int, heard: ReceivedMessages | None) -> AgentInput:
+        """One agent's part of a step."""
         rows = step.teams[team]
-        legal = None if rows.legal is None else rows.legal[:, agent]
-        return cls(rows.obs[:, agent], legal, step.started, rows.alive[:, agent], heard)
+        action_mask = None if rows.action_mask is None else rows.action_mask[:, agent]
+        return cls(rows.obs[:, agent], action_mask, step.started, rows.acting[:, agent], heard)
 
 
 class Player(Protocol):
-    """One agent in all copies, wherever it lives. A step is: look, say (and hear) as often as its team talks, act.
+    """One agent in all copies, in this process or in another.
 
     fault: why it does not play any more, and somebody else sits in for it; empty while all is well.
     """
 
     fault: str
 
-    def look(self, view: View) -> None:
-        """Take in the view."""
+    def observe(self, view: AgentInput) -> None:
+        """Take the agent's input of this step."""
         ...
 
     def say(self) -> tuple[Array, Array]:
-        """Messages ``(E, M)`` and how loud they are ``(E,)``; silence where it is not alive."""
+        """Messages ``(E, M)`` and loudness ``(E,)``; silence where the agent does not act."""
         ...
 
-    def hear(self, heard: Heard) -> None:
-        """What is heard in this round within the step."""
+    def hear(self, heard: ReceivedMessages) -> None:
+        """Take the messages of this round."""
         ...
 
     def act(self) -> Array:
-        """Actions ``(E,)`` or ``(E, A)``; zeros where it is not alive."""
+        """Actions ``(E,)`` or ``(E, A)``; zeros where the agent does not act."""
         ...
 
     def close(self) -> None:
-        """Its services are needed no longer."""
+        """Release its process, if it has one."""
         ...
 
 
@@ -95,38 +95,38 @@ class LocalPlayer:
         self._action = agents[0].team.action
         self._turns: dict[int, Turn] = {}
 
-    def look(self, view: View) -> None:
-        """See :class:`Player`."""
+    def observe(self, view: AgentInput) -> None:
+        """Take the agent's input of this step."""
         self._actions = np.zeros((len(self.agents), *self._action.shape), self._action.dtype)
         self._turns = {}
         self._hush()
         for e, agent in enumerate(self.agents):
             if view.started[e]:
                 agent.reset()
-            if view.alive[e]:
-                legal = None if view.legal is None else view.legal[e]
+            if view.acting[e]:
+                action_mask = None if view.action_mask is None else view.action_mask[e]
                 inbox = None if view.heard is None else view.heard.copy(e)
-                self._turns[e] = agent.turn(view.obs[e], legal, self.explore, inbox)
+                self._turns[e] = agent.turn(view.obs[e], action_mask, self.explore, inbox)
                 self._go_on(e, None)
 
     def say(self) -> tuple[Array, Array]:
-        """See :class:`Player`."""
+        """Messages ``(E, M)`` and loudness ``(E,)``."""
         return self._said, self._loud
 
-    def hear(self, heard: Heard) -> None:
-        """See :class:`Player`."""
+    def hear(self, heard: ReceivedMessages) -> None:
+        """Take the messages of this round."""
         self._hush()
         for e in list(self._turns):
             self._go_on(e, heard.copy(e))
 
     def act(self) -> Array:
-        """See :class:`Player`."""
+        """Actions ``(E,)`` or ``(E, A)``."""
         for e in list(self._turns):
             self._go_on(e, None)
         return self._actions
 
     def close(self) -> None:
-        """See :class:`Player`."""
+        """Nothing to release."""
 
     def _hush(self) -> None:
         self._said = np.zeros((len(self.agents), self.size), np.float32)
@@ -144,13 +144,13 @@ class LocalPlayer:
 
 
 def random_player(team: TeamSpec, index: int, seeds: Sequence[int], size: int) -> LocalPlayer:
-    """Who takes the seat of an agent that is gone: any legal action is as likely as another, and not a word."""
+    """A player with uniformly random legal actions and no messages, for the seat of a missing agent."""
     agent = Agent(team, index, None, uniform(team.action.of(index)))
     return LocalPlayer([agent.twin(seed) for seed in seeds], True, size)
 
 
 class DecentralizedActor:
-    """All agents of all teams, each by itself; hubs carry what they say."""
+    """All agents of all teams, each acting on its own; hubs carry their messages."""
 
     def __init__(self, spec: Spec, players: Sequence[Sequence[Player]], hubs: Sequence[Hub | None]) -> None:
         """``players[k][n]`` has the seat of agent ``n`` of team ``k``."""
@@ -158,15 +158,15 @@ class DecentralizedActor:
         self.inboxes: list[Inbox | None] = [None] * len(hubs)  # what each team heard last
 
     def act(self, step: Step) -> list[Array]:
-        """What everybody does. All see before anyone is waited for, so that processes think at the same time."""
+        """Actions of all agents. All inputs are sent before the first answer is read: processes run in parallel."""
         for place, (players, hub) in enumerate(zip(self.players, self.hubs, strict=True)):
             inbox = None
             if hub is not None:
                 rows = step.teams[place]
-                started, alive = torch.from_numpy(step.started), torch.from_numpy(rows.alive)
-                inbox = self.inboxes[place] = hub.begin(torch.from_numpy(rows.obs), started, alive)
+                started, acting = torch.from_numpy(step.started), torch.from_numpy(rows.acting)
+                inbox = self.inboxes[place] = hub.begin(torch.from_numpy(rows.obs), started, acting)
             for n, player in enumerate(players):
-                player.look(View.of(step, place, n, None if inbox is None else Heard.of(inbox, n)))
+                player.observe(AgentInput.of(step, place, n, None if inbox is None else ReceivedMessages.of(inbox, n)))
         for place, (players, hub) in enumerate(zip(self.players, self.hubs, strict=True)):
             if hub is not None:
                 self.inboxes[place] = self._talk(players, hub) or self.inboxes[place]
@@ -181,19 +181,19 @@ class DecentralizedActor:
             )
             if inbox is not None:
                 for n, player in enumerate(players):
-                    player.hear(Heard.of(inbox, n))
+                    player.hear(ReceivedMessages.of(inbox, n))
         hub.end()
         return inbox
 
     @property
     def faults(self) -> dict[str, str]:
-        """Agents that were lost on the way, and how."""
+        """Agents whose process was lost, and how."""
         names = (name for team in self.spec.teams for name in team.agents)
         seats = (player for players in self.players for player in players)
         return {name: player.fault for name, player in zip(names, seats, strict=True) if player.fault}
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Close all players."""
         for players in self.players:
             for player in players:
                 player.close()
