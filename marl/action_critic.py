@@ -285,7 +285,6 @@ def td_loss(value: Tensor, target: Tensor, weight: Tensor, complete: Tensor) -> 
 
 def own_action_only(policy: Tensor, replayed: Tensor) -> Tensor:
     """Features of all actions for each agent's loss, ``(L, B, N, N * F)``: its own from the policy, others as stored.
-    were.
 
     So ``dQ_i / da_j = 0`` for ``j != i`` whatever the loss: an agent improves its own action alone.
     """

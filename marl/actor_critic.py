@@ -217,7 +217,7 @@ class ActorCritic(nn.Module):
         time = rollout.steps
         seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
         critic_input = None
-        apart = isinstance(self.actor, ChannelNet) and self.actor.adjacency.dynamic is not None  # wires are for actors
+        apart = isinstance(self.actor, ChannelNet) and self.actor.adjacency.dynamic is not None  # edges are for actors
         if self.estimator.joint or self.critic.norm is not None or apart:
             critic_input = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
         action, policy = rollout.action, None

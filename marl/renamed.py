@@ -50,11 +50,14 @@ STATE: Mapping[str, str] = {  # keys of saved states
     "who": "assigned",
 }
 _PREFIXES = {"others_legal.": "others_action_mask."}
-_WORD = re.compile(r"\b(" + "|".join([*NAMES, *FIELDS]) + r")\b")
+_CLASSES = [name for name in NAMES if name != "Seen"]  # which no setting holds
+_WORD = re.compile(r"(?<![\w/'\"-])(" + "|".join([*_CLASSES, *FIELDS]) + r")(?=\s*[=(.]|$)")
 
 
 def assignment(text: str) -> str:
-    """``KEY=VALUE`` of a run that an older version began, in today's names."""
+    """``KEY=VALUE`` of a run that an older version began, in today's names. Arguments of environments are theirs."""
+    if text.lstrip().startswith("env_kwargs."):
+        return text
     return _WORD.sub(lambda match: NAMES.get(match[1]) or FIELDS[match[1]], text)
 
 
@@ -62,7 +65,7 @@ def state(tree: Any) -> Any:
     """A saved state in today's names. Where a key is taken, it stays."""
     if isinstance(tree, Mapping):
         return {_key(key, tree): state(item) for key, item in tree.items()}
-    return [state(item) for item in tree] if type(tree) is list else tree
+    return type(tree)(map(state, tree)) if type(tree) in (list, tuple) else tree
 
 
 def _key(key: Any, tree: Mapping[Any, Any]) -> Any:
@@ -83,6 +86,9 @@ class _Attribute:
         self.text = f"{owner.__name__}.{name} is now {owner.__name__}.{self.new}"
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(self.text)
+
+    def __set__(self, instance: object, value: object) -> NoReturn:
         raise AttributeError(self.text)
 
 

@@ -104,7 +104,7 @@ class Setup(Features):
     parts: Sequence[Any] = field(default=(), metadata=says(saved=None, told=FILE, same=False))
 
     def over(self, base: Features | None) -> Setup:
-        """These settings, filled up with those of ``base``; the environment is that of ``base``."""
+        """These settings, filled up with those of ``base``; its environment, and both's keywords."""
         if base is None:
             return self
         merged: dict[str, Any] = {}

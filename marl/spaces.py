@@ -50,7 +50,7 @@ def without_mask(space: Space[Any]) -> Space[Any]:
 
 
 def image_axes(space: Space[Any]) -> tuple[int, int, int] | None:
-    """The transposition of an image's axes to ``(C, H, W)``; None for anything but an image.
+    """The transposition of an image's axes to ``(C, H, W)``, -1 for a channel axis to add; None if it is no image.
 
     An image is a uint8 box over 0..255 of rank 2 or 3. Channels are last unless the first axis is obviously theirs: at
     most a quarter of height and width, and the last axis is not 1, 3 or 4.

@@ -365,7 +365,7 @@ def _refined(
     edges: Callable[[Tensor, Tensor], Tensor],
     ears: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Adjacency:
-    """Another condition on top of a wiring's own. No closures: an agent that holds a wiring can be pickled."""
+    """Another condition on top of an adjacency's own. No closures: an agent that holds one can be pickled."""
     return Adjacency(inner.weight, partial(_refine, inner, edges, ears))
 
 

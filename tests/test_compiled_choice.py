@@ -136,7 +136,7 @@ def test_a_setting_that_is_added_leaves_the_loss_to_autograd(kind):
 
     @settings_of
     class Wider(kind):
-        dual_clip: float = setting(0.0, "what the kernel does not know")
+        unheard_of: float = setting(0.0, "what the kernel does not know")
 
     values = LEARNERS[kind][1]
     assert not is_compiled(trained(Wider(**values)))
@@ -144,9 +144,9 @@ def test_a_setting_that_is_added_leaves_the_loss_to_autograd(kind):
     # As if it stood in the class that there is.
     Wider.__module__, Wider.__qualname__ = kind.__module__, kind.__qualname__
     assert is_compiled(trained(Wider(**values)))
-    learner = trained(Wider(**values, dual_clip=3.0))
+    learner = trained(Wider(**values, unheard_of=3.0))
     assert not is_compiled(learner)
-    assert learner.chosen.reason == "setting 'dual_clip' is not among those that the kernel computes"
+    assert learner.chosen.reason == "setting 'unheard_of' is not among those that the kernel computes"
 
 
 class Doubled(MLPBody):

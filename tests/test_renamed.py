@@ -10,6 +10,7 @@ import pytest
 import marl
 from marl import checkpoint, renamed
 from marl.config import from_json, to_json, today
+from marl.training.state import migrated
 from marl.types import TeamStep
 from tests.support.tiny import Team
 
@@ -90,6 +91,7 @@ def test_states_that_were_saved_under_old_names_are_read(agents, tmp_path):
     with marl.MultiAgentSystem(agents, Team, num_envs=2, seed=3) as system:
         system.train(steps=40)
         state = as_before(system.state_dict(), OLD_STATE)
+        del state["names"]
         learner = state["learners"]["team"]
         assert "optimisers" in learner or "optimiser" in learner
         checkpoint.save(tmp_path / "old", state, system.setup.to_json() | meta(system))
@@ -117,6 +119,26 @@ def test_a_state_keeps_a_key_that_is_taken():
     assert renamed.state([{"others_legal.0": 1, "who": {"alive": 2}}]) == [
         {"others_action_mask.0": 1, "assigned": {"acting": 2}}
     ]
+    assert renamed.state(({"legal": 1},)) == ({"action_mask": 1},)
+
+
+def test_names_of_users_that_this_version_wrote_stay():
+    state = {"names": 2, "parts": {}, "env": {"alive": 1}, "learners": {"team": {"legal": 2}}}
+    assert migrated(state) is state
+
+
+def test_an_old_attribute_cannot_be_set():
+    class Now:
+        pass
+
+    renamed.old_attributes(alive="acting")(Now)
+    with pytest.raises(AttributeError, match=r"Now\.alive is now Now\.acting"):
+        Now().alive = 1
+
+
+def test_arguments_of_environments_and_paths_are_no_names_of_ours():
+    for text in ("env_kwargs.neighbours=3", "learner.buffer_dir='/data/neighbours'"):
+        assert renamed.assignment(text) == text
 
 
 def test_settings_of_a_run_that_an_older_version_began_are_understood():

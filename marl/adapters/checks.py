@@ -65,7 +65,7 @@ class Checks:
         self.looks, self.ends = Gaps(), [Gaps() for _ in self._rows]
 
     def successor(self, e: int) -> None:
-        """The true successor of a step in which somebody's episode ended in copy ``e``. Raises Breach."""
+        """The true successor of a step in which somebody's episode ended in copy ``e``. Raises ContractViolation."""
         rows, ends = self._rows[e], self.ends[e]
         violation = rows.non_finite(successor=True)
         ends.left -= 1

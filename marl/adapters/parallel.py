@@ -205,7 +205,7 @@ class ParallelCopy:
         self.slots = [(agent, g, rows.decoders[g]) for agent, g in zip(agents, indices, strict=True)]
 
     def _explain(self, answer: Sequence[Any]) -> None:
-        """Raise the Breach that made an answer unreadable. Returns if there is none: the environment itself raised."""
+        """Raise the ContractViolation of an unreadable answer. Returns if there is none: the environment raised."""
         for table, given in zip(TABLES, answer, strict=True):
             if not isinstance(given, Mapping) and not (table == "infos" and given is None):
                 raise ContractViolation(None, table, "a dictionary by agent", shown(given))

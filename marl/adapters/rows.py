@@ -50,8 +50,8 @@ def is_flag(value: Any) -> bool:
 class Rows:
     """Views of one copy's rows, indexed by agent ``g`` (all teams laid end to end).
 
-    ids: the environment's own agent ids, in that order. obs[k], legal[k], state: this copy's rows of each array;
-    next_obs[k], next_legal[k], next_state: the second buffer, used only in steps that end somebody's episode.
+    ids: the environment's own agent ids, in that order. obs[k], action_mask[k], state: this copy's rows of each
+    array; next_obs[k], next_action_mask[k], next_state: the second buffer, used only in steps in which an episode ends.
     """
 
     def __init__(

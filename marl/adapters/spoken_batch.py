@@ -104,7 +104,7 @@ class SpokenBatch:
         return now
 
     def _listen(self, seen: Sequence[Array], start: torch.Tensor) -> Array:
-        """What everybody hears of everybody, ``(E, N, N, M)``, and the wires and the air of this moment."""
+        """What everybody hears of everybody, ``(E, N, N, M)``, and sets the active edges and messages in flight."""
         adjacency, link_simulator = self._exchange.adjacency, self._exchange.link_simulator
         self._active_edges = ActiveEdges(adjacency.weight)
         if adjacency.dynamic is not None:

@@ -79,7 +79,7 @@ class LinkSimulator:
         keep_last: bool = False,
         tamper: Tamper | None = None,
     ) -> None:
-        """``dynamic``: wires change; ``chancy``: senders need chance too; ``keep_last``: the last message stays
+        """``dynamic``: edges change; ``chancy``: senders need chance too; ``keep_last``: the last message stays
         in flight while its sender waits for its turn; ``tamper``: what an experimenter does to all messages.
         """
         self.agents, self.size, self.rounds, self.link = agents, size, rounds, link

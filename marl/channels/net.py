@@ -174,7 +174,7 @@ class ChannelNet(AgentNet):
         With 0 rounds ``inbox`` is what arrived since the last step, and what is said is yielded once, unanswered.
 
         Args:
-            x: encoded observations ``(1, B, N, ...)`` without wires.
+            x: encoded observations ``(1, B, N, ...)`` without edges.
             own: what agents keep for themselves, ``(B, N, own_width)``.
             start: ``(B,)``, episodes that begin.
             acting: ``(B, N)``, who acts.

@@ -34,7 +34,8 @@ SWITCHED_OFF = f"compiled code is switched off (marl.compiled.use or {VARIABLE})
 KERNELS = ("marl.compiled.ppo", "marl.compiled.dqn", "marl.compiled.sac")  # what registers gradients
 PARTS = 3  # inputs of a compiled network that may come side by side
 CHECKED = 10  # updates of each learner that "check" computes both ways
-COMPUTES = ("forward", "read", "encode", "evaluate", "critic_value", "value_of", "values_of", "inputs")  # numbers
+# Methods that compute a module's numbers.
+COMPUTES = ("forward", "read", "encode", "evaluate", "critic_value", "value_of", "values_of", "inputs")
 
 
 class MismatchError(MarlError, RuntimeError):

@@ -115,7 +115,8 @@ class Joint(Scope):
         if self.of == "state":
             if spec.state_shape is None:
                 raise ConfigError(
-                    f"critic=Joint(of='state'): {spec.env} has no state(); use Joint(of='team') or Joint(of='all')"
+                    f"Joint(of='state'): {spec.env} has no state(), or no setting says reads_state; "
+                    "use Joint(of='team') or Joint(of='all')"
                 )
             return spec.state_shape
         if self.is_view(spec):

@@ -164,7 +164,7 @@ class Responses(LeagueState):
 
 
 def _warn_unless_zero_sum(first: Array, second: Array) -> bool:
-    """Warn if the payoffs of the two sides do not add up to a constant."""
+    """Warn if the payoffs of the two sides do not add up to a constant; returns whether it warned."""
     total = first + second
     if np.ptp(total) <= 1e-6 * max(1.0, float(np.abs(first).max()), float(np.abs(second).max())):
         return False

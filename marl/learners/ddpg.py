@@ -110,15 +110,14 @@ class DDPGLearner(OffPolicyLearner):
     # --- the equations ------------------------------------------------------------------------------------------------
 
     def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:
-        """``(Q(x, a) - y)^2 / 2``, and the errors that become priorities.
+        """``(Q(x, a) - y)^2 / 2`` with ``y = r + gamma Q'(x', mu'(o'))``, and ``|y - Q|`` for priorities.
 
         The loss is the mean over rows, summed over parameter sets; with a mixer ``Q`` is ``Q_tot``.
         """
         with torch.no_grad():
             next_out = at_successors(self.actor_target, sample, seen, next_seen)
-            next_action = self.head.features(self.head.mode(next_out, sample.next_action_mask)) * goes_on(
-                sample
-            )  # mu'(o')
+            next_action = self.head.mode(next_out, sample.next_action_mask)  # mu'(o')
+            next_action = self.head.features(next_action) * goes_on(sample)
             next_value = self.critic.next_value(sample, next_action)[0, ..., 0]  # (L, B, N)
             if self.mixer is not None:
                 team = TeamValues(next_value, next_value, sample.next_acting, sample.next_joint, next_action)

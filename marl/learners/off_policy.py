@@ -319,7 +319,7 @@ class OffPolicyLearner(ABC):
         refuse(
             other_actions and not isinstance(memory, RecordsOthers),
             f"{self.where}: critic={settings.critic} reads what other teams do, but memory={settings.memory} does not "
-            "keep it (it has no overhear()); use Joint(of='team'), or another memory",
+            "keep it (it has no record_joint_action()); use Joint(of='team'), or another memory",
         )
         self.memory, self._others = memory, len(self.spec.teams) - 1 if other_actions else 0
         self.experience = Experience(settings, memory, wanted, self.owner, self.policy_net, self._sampler, self.device)

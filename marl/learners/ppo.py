@@ -24,6 +24,7 @@ from marl.reduce import weighted_mean
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
 
+# What is logged of the loss. The compiled gradient returns these columns in this order: one more is added there too.
 PARTS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
 
 

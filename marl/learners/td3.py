@@ -98,7 +98,7 @@ class TD3Learner(OffPolicyLearner):
     # --- the equations ------------------------------------------------------------------------------------------------
 
     def compute_critic_loss(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor]:
-        """``sum_c (Q_c(x, a) - y)^2 / 2``, and the errors that become priorities.
+        """``sum_c (Q_c(x, a) - y)^2 / 2`` with ``y = r + gamma min_c Q'_c(x', mu'(o') + noise)``, and the errors.
 
         The loss is the mean over rows, summed over parameter sets.
         """

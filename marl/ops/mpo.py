@@ -64,7 +64,7 @@ def mpo_loss(
 
     plus the temperature's dual loss, the KL penalties and the multipliers' dual losses, each times its weight.
 
-    Paper: "Maximum a Posteriori Policy Optimization", Abdolmaleki et al. 2018 (https://arxiv.org/abs/1806.06920).
+    Paper: "Maximum a Posteriori Policy Optimisation", Abdolmaleki et al. 2018 (https://arxiv.org/abs/1806.06920).
 
     Args:
         sample_log_probs: (*) with an axis S of sampled actions at sample_axis: log-probabilities under the policy.
@@ -117,7 +117,7 @@ def mpo_compute_weights_and_temperature_loss(
 
         w = softmax_s(q_s / eta),    loss = eta (epsilon + log mean_s exp(q_s / eta))
 
-    Paper: "Maximum a Posteriori Policy Optimization", Abdolmaleki et al. 2018 (https://arxiv.org/abs/1806.06920).
+    Paper: "Maximum a Posteriori Policy Optimisation", Abdolmaleki et al. 2018 (https://arxiv.org/abs/1806.06920).
 
     Args:
         sample_q_values: (*) with an axis S at sample_axis.

@@ -50,7 +50,7 @@ def happo_ratio_product(ratio_t: Tensor, order: Tensor, mask: Tensor | None = No
 
     An agent's surrogate uses M times the joint advantage, so that each update builds on those before it.
 
-    Paper: "Trust Region Policy Optimization in Multi-Agent Reinforcement Learning", Kuba et al. 2022
+    Paper: "Trust Region Policy Optimisation in Multi-Agent Reinforcement Learning", Kuba et al. 2022
     (https://arxiv.org/abs/2109.11251).
 
     Args:
@@ -77,7 +77,7 @@ def happo_ratio_product(ratio_t: Tensor, order: Tensor, mask: Tensor | None = No
     return before[..., place]
 
 
-def greedy_action_values(q_t_value: Tensor, q_t_selector: Tensor, legal_t: Tensor | None = None) -> Tensor:
+def greedy_action_values(q_t_value: Tensor, q_t_selector: Tensor, action_mask_t: Tensor | None = None) -> Tensor:
     """Each agent's value of its own greedy legal action, selected and valued by separate estimates.
 
         v = q_t_value[argmax_a q_t_selector[a]],    illegal selector entries replaced by a large negative finite number
@@ -88,7 +88,7 @@ def greedy_action_values(q_t_value: Tensor, q_t_selector: Tensor, legal_t: Tenso
     Args:
         q_t_value: (*, A) values, usually of the target network; agents are among *.
         q_t_selector: (*, A) values that choose; no gradient reaches them.
-        legal_t: (*, A) bool, or None for all.
+        action_mask_t: (*, A) bool, or None for all.
 
     Returns:
         (*). Differentiable in q_t_value.
@@ -97,9 +97,9 @@ def greedy_action_values(q_t_value: Tensor, q_t_selector: Tensor, legal_t: Tenso
         ValueError: a shape or dtype differs from the above.
     """
     check(q_t_value=(q_t_value, "float * A"), q_t_selector=(q_t_selector, "float * A"))
-    if legal_t is not None:
-        check(q_t_value=(q_t_value, "float * A"), legal_t=(legal_t, "bool * A"))
-        q_t_selector = torch.where(legal_t, q_t_selector, torch.finfo(q_t_selector.dtype).min / 2)
+    if action_mask_t is not None:
+        check(q_t_value=(q_t_value, "float * A"), action_mask_t=(action_mask_t, "bool * A"))
+        q_t_selector = torch.where(action_mask_t, q_t_selector, torch.finfo(q_t_selector.dtype).min / 2)
     return batched_index(q_t_value, q_t_selector.argmax(-1))
 
 
@@ -135,7 +135,7 @@ def monotonic_mixing(
 
         Q_tot = |w_2| . ELU(q |w_1| + b_1) + b_2,    so dQ_tot / dQ_i >= 0
 
-    Paper: "QMIX: Monotonic Value Function Factorization for Deep Multi-Agent Reinforcement Learning", Rashid et al.
+    Paper: "QMIX: Monotonic Value Function Factorisation for Deep Multi-Agent Reinforcement Learning", Rashid et al.
     2018
     (https://arxiv.org/abs/1803.11485).
 
@@ -208,7 +208,7 @@ def qmix_targets(
 
         y = r_t + discount_t monotonic_mixing(Q_1(a_1*), ..., Q_N(a_N*))
 
-    Paper: "QMIX: Monotonic Value Function Factorization for Deep Multi-Agent Reinforcement Learning", Rashid et al.
+    Paper: "QMIX: Monotonic Value Function Factorisation for Deep Multi-Agent Reinforcement Learning", Rashid et al.
     2018
     (https://arxiv.org/abs/1803.11485).
 

@@ -39,7 +39,7 @@ class ReceivedMessages:
 class AgentInput:
     """One agent's input of a step of ``E`` copies: its own observation, flags, and received messages.
 
-    obs ``(E, *O)``; legal ``(E, L)`` or None; started, alive ``(E,)``.
+    obs ``(E, *O)``; action_mask ``(E, L)`` or None; started, acting ``(E,)``.
     """
 
     obs: Array

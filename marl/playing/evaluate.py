@@ -226,7 +226,7 @@ def evaluate(
     open_copies: Callable[[int, Spoken | None], AbstractContextManager[BatchEnv]],
     entries_of: Callable[[BatchEnv], Sequence[str]],
 ) -> Report:
-    """Play whole episodes with frozen policies and report raw returns.
+    """Play whole episodes with frozen policies and report raw returns. Changes nothing in the players.
 
     Args:
         players: who plays.

@@ -32,15 +32,15 @@ class Layout:
     def __init__(self, agent: Agent, copies: int) -> None:
         """Compute the sizes."""
         team = agent.team
-        action_mask = team.action.num_choices if team.masked else None
+        num_choices = team.action.num_choices if team.masked else None
         self.talks, self.rounds = agent.talks, agent.rounds
         self.arrives = agent.talks and not agent.rounds
         obs: Field = (team.obs.shape, team.obs.dtype)
-        self.observe, self.hear = view_fields(copies, obs, action_mask, team.num_agents, agent.size, self.arrives)
+        self.observe, self.hear = view_fields(copies, obs, num_choices, team.num_agents, agent.size, self.arrives)
         self.say: list[Field] = [((copies, agent.size), "float32"), ((copies,), "float32")]
         self.act: list[Field] = [((copies, *team.action.shape), team.action.dtype)]
         self.begin: list[Field] = [((copies,), "int64"), ((), "bool")]
-        self.masked = action_mask is not None
+        self.masked = num_choices is not None
 
     @property
     def sizes(self) -> Array:

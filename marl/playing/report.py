@@ -11,7 +11,7 @@ import numpy as np
 from marl.renamed import old_attributes
 from marl.types import Array, Episode, Spec
 
-Record = tuple[list[Array], list[Array]]  # one step: the actions of each team, and who of it was alive
+Record = tuple[list[Array], list[Array]]  # one step: the actions of each team, and who of it acted
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Metric:
 class Agreement:
     """Whether two actors choose the same actions on the same observations.
 
-    compared: actions of agents that were alive.
+    compared: actions of agents that acted.
     different: how many were not equal (boxes: apart by more than ``TOLERANCE``, or by that share of a number beyond 1;
         a batch of another size rounds differently).
     first: who differed first, and in which step; None where nobody did.
@@ -82,8 +82,8 @@ class Agreement:
     def of(cls, spec: Spec, ours: Sequence[Record], theirs: Sequence[Record]) -> Agreement:
         """Compare the actions of acting agents, step by step."""
         compared, different, first = 0, 0, None
-        for number, ((mine, acting), (other, lived)) in enumerate(zip(ours, theirs, strict=False)):
-            for team, a, b, one, two in zip(spec.teams, mine, other, acting, lived, strict=True):
+        for number, ((mine, acting), (other, their_acting)) in enumerate(zip(ours, theirs, strict=False)):
+            for team, a, b, one, two in zip(spec.teams, mine, other, acting, their_acting, strict=True):
                 if team.action.kind == "box":
                     apart = (np.abs(a - b) > cls.TOLERANCE * np.maximum(1.0, np.abs(a))).any(-1)
                 else:

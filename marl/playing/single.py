@@ -140,7 +140,7 @@ class Agent:
         if self.net is not None:
             x = torch.from_numpy(np.asarray(row)).view(1, 1, 1, *row.shape)
             if isinstance(self.net, ChannelNet):
-                seen = AgentNet.encode(self.net, x)  # the wires are the hub's business
+                seen = AgentNet.encode(self.net, x)  # the edges are the hub's
                 heard = self._silence if inbox is None else inbox
                 out, self._carry = yield from self.net.converse(seen, self._carry, self._no[0], self._yes[0], heard)
                 parameters = out.unsqueeze(0)

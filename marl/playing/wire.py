@@ -125,11 +125,11 @@ class Wire:
 
 
 def view_fields(
-    copies: int, obs: Field, action_mask: int | None, agents: int, size: int, arrives: bool
+    copies: int, obs: Field, num_choices: int | None, agents: int, size: int, arrives: bool
 ) -> tuple[list[Field], list[Field]]:
-    """Fields of the frames LOOK (started, alive, observation, legal choices) and HEAR (messages, weights)."""
+    """Fields of the frames LOOK (started, acting, observation, action mask) and HEAR (messages, weights)."""
     inbox: list[Field] = [((copies, agents, size), "float32"), ((copies, agents), "float32")]
     view: list[Field] = [((copies,), "bool"), ((copies,), "bool"), ((copies, *obs[0]), obs[1])]
-    if action_mask is not None:
-        view.append(((copies, action_mask), "bool"))
+    if num_choices is not None:
+        view.append(((copies, num_choices), "bool"))
     return (view + inbox if arrives else view), inbox

@@ -29,6 +29,8 @@ from marl.types import BatchEnv, CheckpointError, ConfigError, Spec, Step
 
 EARLY = ("shaping", "cross_team")  # parts that need no environment to be built
 
+NAMES = 2  # of the keys of a saved state; in 0.1 they had others
+
 
 class TrainingState:
     """Everything that changes while a system trains."""
@@ -228,6 +230,7 @@ class TrainingState:
             },
             "env": training.state_dict() if on_the_way and training is not None else self.saved_env,
             "parts": {name: state for name, state in parts.items() if state is not None},
+            "names": NAMES,
             "restarts": list(self.restarts),
             "steps": self.steps,
             "total": self.total,
@@ -259,6 +262,8 @@ class TrainingState:
 
 def migrated(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """A state in today's form, with today's names. In the first schema every part stood beside the learners."""
+    if state.get("names") == NAMES:
+        return state
     if "parts" in state:
         of_users = {name: own for name, own in state["parts"].items() if name not in (*BEFORE, *AFTER)}
         today: dict[str, Any] = renamed.state({**state, "parts": {}})

@@ -1,4 +1,4 @@
-"""The mazes of ``gridworld_curriculum`` without a list of stages: practise where results change most."""
+"""The mazes of ``gridworld_curriculum`` without a list of stages: practice where results change most."""
 
 import marl
 

@@ -358,7 +358,7 @@ TABLE = {
     ],
     "greedy_action_values": [
         ("", ops.greedy_action_values,
-         {"q_t_value": "float * A", "q_t_selector": "float * A", "legal_t": "bool * A"}),
+         {"q_t_value": "float * A", "q_t_selector": "float * A", "action_mask_t": "bool * A"}),
     ],
     "sum_mixing": [("", ops.sum_mixing, {"q": "float * N", "mask": "bool * N"})],
     "monotonic_mixing": [("", ops.monotonic_mixing, {"q": "float * N", **MIXER, "mask": "bool * N"})],

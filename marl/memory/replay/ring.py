@@ -32,7 +32,7 @@ from marl.schedules import Clock, value_at
 from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
-SHOWN = ("obs", "acting", "action_mask", "joint", "others_acting", "others_action_mask")  # at successors
+SHOWN = ("obs", "acting", "action_mask", "joint", "others_acting", "others_action_mask")  # kept of successors
 
 
 class Replay:
