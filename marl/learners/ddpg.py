@@ -202,13 +202,7 @@ class DDPGLearner(OffPolicyLearner):
 
     def choose(self, out: Tensor, inputs: PolicyInput, explore: bool, generator: torch.Generator | None) -> Tensor:
         """The actor's action, or one near it; uniform until learning starts."""
-        if not explore:
-            action = self.head.mode(out, inputs.action_mask)
-        elif self.settings.random_start and generator is None and self.experience.warming_up:
-            action = self.head.uniform(out, inputs.action_mask, self.generator)
-        else:
-            action = self.explore(self.head.scores(out), inputs, generator)
-        return self.head.own_action(action)  # whatever explores knows nothing of padding
+        return self.near_mode(self.head, out, inputs, explore, generator, self.settings.random_start)
 
     @torch.no_grad()
     def planned(self, obs: Tensor, action_mask: Tensor | None) -> Tensor:

@@ -31,6 +31,7 @@ from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Prioritized
 from marl.memory.replay import ReplayMemory
 from marl.memory.sample import Sample
+from marl.nets.action_head import ActionHead
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import GRU, Network, default_network
@@ -410,6 +411,24 @@ class OffPolicyLearner(ABC):
             visitor.load_state_dict(self.explorer.state_dict())
             self._visitor = generator, visitor
         return self._visitor[1](scores, inputs, self.clock, generator)
+
+    def near_mode(
+        self,
+        head: ActionHead,
+        out: Tensor,
+        inputs: PolicyInput,
+        explore: bool,
+        generator: torch.Generator | None,
+        random_start: bool,
+    ) -> Tensor:
+        """The action of a deterministic policy, or one near it; uniform until learning starts if ``random_start``."""
+        if not explore:
+            action = head.mode(out, inputs.action_mask)
+        elif random_start and generator is None and self.experience.warming_up:
+            action = head.uniform(out, inputs.action_mask, self.generator)
+        else:
+            action = self.explore(head.scores(out), inputs, generator)
+        return head.own_action(action)  # exploration knows nothing of padding
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
