@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marl.grid.counterfactual import Counterfactual
-from marl.grid.credit import TeamReward
-from marl.grid.mixers import VDN, QMix, QPlex, WeightedQMix
-from marl.grid.scope import Joint, Local
+from marl.grid import VDN, Counterfactual, Joint, Local, QMix, QPlex, TeamReward, WeightedQMix
 from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 
 # What the particle worlds wanted (docs/benchmarks.md); rare updates of large batches are the papers' way too.

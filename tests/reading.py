@@ -30,14 +30,14 @@ VOCABULARY = (
 BYSTANDERS = ("training/state.py", "training/history.py", "auxiliary.py")
 ON_POLICY = ("training/loop.py", "memory/rollout.py")
 OFF_POLICY = (
-    *("training/loop.py", "memory/replay/ring.py", "memory/replay/links.py", "memory/replay/ends.py"),
-    *("memory/replay/draw.py", "memory/sample.py", "learners/off_policy.py"),
+    *("training/loop.py", "memory/replay/ring.py", "memory/replay/draw.py", "memory/sample.py"),
+    "learners/off_policy.py",
 )
 PATHS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "PPO, MAPPO": (
         lambda: marl.mappo(rollout=8),
         (
-            *(*ON_POLICY, "learners/on_policy.py", "learners/ppo.py", "learners/gradients.py", "actor_critic.py"),
+            *(*ON_POLICY, "learners/on_policy.py", "learners/ppo.py", "actor_critic.py"),
             *("grid/critics.py", "grid/scope.py", "grid/credit.py"),
         ),
     ),
@@ -47,7 +47,7 @@ PATHS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     ),
     "QMIX": (
         lambda: marl.qmix(learning_starts=16, batch=16),
-        (*OFF_POLICY, "learners/dqn.py", "learners/gradients.py", "grid/mixers.py", "grid/scope.py", "grid/credit.py"),
+        (*OFF_POLICY, "learners/dqn.py", "grid/mixers.py", "grid/scope.py", "grid/credit.py"),
     ),
 }
 

@@ -106,6 +106,7 @@ def changed(kind, name):
     ("kind", "name"),
     [
         (marl.PPO, "compute_loss"),
+        (marl.PPO, "policy_cost"),
         (marl.A2C, "compute_loss"),
         (marl.DQN, "separate_loss"),
         (marl.DQN, "cost"),

@@ -7,7 +7,9 @@ import itertools
 import pytest
 import torch
 
-from marl.grid.mixers import DuplexMixer, FreeMixer, MonotonicMixer, SumMixer
+from marl.grid.duplex import DuplexMixer
+from marl.grid.mixers import MonotonicMixer, SumMixer
+from marl.grid.weighted import FreeMixer
 
 N, S, A = 3, 5, 4
 KINDS = [SumMixer, MonotonicMixer, DuplexMixer, FreeMixer]

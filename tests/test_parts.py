@@ -122,6 +122,23 @@ def test_a_part_may_restart_learners():
         assert system.learners[0] is not before
 
 
+def test_a_part_may_end_the_training_and_its_last_row_is_logged():
+    class Enough(Part):
+        name = "enough"
+        steps = 0
+
+        def stepped(self, transition):
+            self.steps = transition.now.steps
+
+        def ended(self):
+            return self.steps >= 40
+
+    with make(parts=[Enough()]) as system:
+        history = system.train(steps=1_000)
+        assert system.steps == 40
+        assert history["steps"][-1] == 40
+
+
 def test_the_loop_is_short_and_knows_no_feature():
     source = inspect.getsource(loop)
     functions = {node.name: node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}

@@ -28,5 +28,12 @@ def test_nothing_else_runs_on_the_way_and_all_of_it_does(name):
     assert set(files) - found == set(), "nobody needs to open this"
 
 
+@pytest.mark.parametrize("name", PATHS)
+def test_an_algorithm_is_read_in_nine_files_and_3000_lines(name):
+    files = PATHS[name][1]
+    assert len(files) <= 9
+    assert sum(map(lines, files)) <= 3_000
+
+
 def test_the_facade_is_short():
     assert lines("system.py") < 300

@@ -80,7 +80,7 @@ _VALUE, _VALUE_ROOM, _VALUE_REST = spans(Net, RolloutRows, ValueData, Room)[2:]
 @covers(
     "marl.learners.ppo.PPOLearner",
     "marl.learners.ppo.PPO",
-    equations=("compute_loss",),
+    equations=("compute_loss", "policy_cost"),
     settings=(
         *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # as far as :meth:`refuses`
         *("rollout", "sequence", "discount", "gae_lambda"),

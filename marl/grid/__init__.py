@@ -2,8 +2,10 @@
 
 from marl.grid.counterfactual import Counterfactual
 from marl.grid.credit import Independent, TeamReward
-from marl.grid.mixers import VDN, QMix, QPlex, WeightedQMix
+from marl.grid.duplex import QPlex
+from marl.grid.mixers import VDN, QMix
 from marl.grid.scope import Joint, Local
+from marl.grid.weighted import WeightedQMix
 
 __all__ = [
     "VDN",

@@ -1,6 +1,7 @@
-"""Mixers: from the values of a team's agents to one value of the team, which turns DQN into VDN, QMIX and QPLEX.
+"""Mixers: from the values of a team's agents to one value of the team, which turns DQN into VDN and QMIX.
 
-Each choice (a credit) stands beside its module. ``TrackedMixer`` adds the target; weighted QMIX has a loss of its own.
+Each choice (a credit) stands beside its module; :class:`TrackedMixer` adds the target. QPLEX is in
+:mod:`marl.grid.duplex`, weighted QMIX in :mod:`marl.grid.weighted`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from marl import ops
 from marl.grid.credit import Credit, team_mean
@@ -119,7 +119,7 @@ class TeamMixer(Protocol):
         """Parts with dropout or batch norm, which are in training mode while the loss is computed."""
         ...
 
-    def parts(self) -> dict[str, nn.Module]:
+    def saved_modules(self) -> dict[str, nn.Module]:
         """Everything with parameters or buffers, targets too, by the name under which it is saved."""
         ...
 
@@ -169,9 +169,22 @@ class Mixing(Credit, Protocol):
         """The mean of the team's rewards."""
         return team_mean(reward)
 
+    @property
+    def state(self) -> str:
+        """What the mixer reads as state: ``"state"``, ``"team"`` or ``"auto"``, see :func:`mixer_scope`.
+
+        A field of that name takes its place; observations of the team side by side cost nothing.
+        """
+        return "team"
+
+    @property
+    def reads_state(self) -> bool:
+        """Unless it reads the team's observations."""
+        return self.state != "team"
+
     def scope(self, spec: Spec) -> Scope:
-        """What the mixer reads as state: the team's observations side by side, unless said otherwise."""
-        return Joint()
+        """The state, or the team's observations side by side: see :attr:`state`."""
+        return mixer_scope(self.state, spec)
 
     def build(self, context: MixerContext) -> TeamMixer:
         """Make the mixer of one team: ``TrackedMixer(context, module)`` where it only mixes in another way."""
@@ -199,6 +212,16 @@ def mixer_scope(state: str, spec: Spec) -> Joint:
     return Joint(of=state)
 
 
+def check_mixer(credit: Mixing, **sizes: int) -> None:
+    """Raise ConfigError for sizes, by name, that are no positive whole numbers, and for a state that is not known."""
+    name = type(credit).__name__
+    for field, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(f"{name}.{field}: expected a positive whole number, got {getattr(credit, field)!r}")
+    if credit.state not in ("auto", "state", "team"):
+        raise ConfigError(f"{name}.state: expected 'auto', 'state' or 'team', got {credit.state!r}")
+
+
 class Dense(nn.Module):
     """``y = x W + b``, initialized from a generator of its own, uniformly within ``1 / sqrt(in)``."""
 
@@ -219,7 +242,8 @@ def _uniform(rows: int, columns: int, bound: float, generator: torch.Generator) 
     return torch.empty(rows, columns, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
 
 
-def _layers(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
+def dense_layers(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
+    """Layers of these widths with rectifiers between them."""
     parts: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
         parts += [Dense(before, after, generator), nn.ReLU()]
@@ -255,7 +279,7 @@ class TrackedMixer(nn.Module):
         """Those of the mixer."""
         return [] if self.flat is None else [self.flat]
 
-    def parts(self) -> dict[str, nn.Module]:
+    def saved_modules(self) -> dict[str, nn.Module]:
         """The mixer and its target."""
         return {"mixer": self}
 
@@ -296,10 +320,6 @@ class SumMixer(Mixer):
 class VDN(Mixing):
     """The team's value is the sum of its members': ``Q_tot = sum_i Q_i`` (Sunehag et al. 2018)."""
 
-    def scope(self, spec: Spec) -> Scope:
-        """It reads no state; the team's observations cost nothing."""
-        return Joint()
-
     def build(self, context: MixerContext) -> TeamMixer:
         """Make the mixer."""
         return TrackedMixer(context, SumMixer(*context.sizes, context.generator()))
@@ -321,10 +341,10 @@ class MonotonicMixer(Mixer):
         super().__init__()
         self.num_agents, self.embed = num_agents, embed
         hidden = (hypernet,) if hypernet else ()
-        self.weight_1 = _layers((state_width, *hidden, num_agents * embed), generator)
-        self.bias_1 = _layers((state_width, embed), generator)
-        self.weight_2 = _layers((state_width, *hidden, embed), generator)
-        self.value = _layers((state_width, embed, 1), generator)
+        self.weight_1 = dense_layers((state_width, *hidden, num_agents * embed), generator)
+        self.bias_1 = dense_layers((state_width, embed), generator)
+        self.weight_2 = dense_layers((state_width, *hidden, embed), generator)
+        self.value = dense_layers((state_width, embed, 1), generator)
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """``Q_tot``, monotonic in every agent's value."""
@@ -353,267 +373,8 @@ class QMix(Mixing):
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _check_mixer(self, embed=self.embed, hypernet=self.hypernet + 1)
-
-    @property
-    def reads_state(self) -> bool:
-        """Unless it reads the team's observations."""
-        return self.state != "team"
-
-    def scope(self, spec: Spec) -> Scope:
-        """The state, or the team's observations side by side."""
-        return mixer_scope(self.state, spec)
+        check_mixer(self, embed=self.embed, hypernet=self.hypernet + 1)
 
     def build(self, context: MixerContext) -> TeamMixer:
         """Make the mixer."""
         return TrackedMixer(context, MonotonicMixer(*context.sizes, context.generator(), self.embed, self.hypernet))
-
-
-class DuplexMixer(Mixer):
-    """``Q_tot = sum_i (w_i V_i + b_i) + sum_i lambda_i w_i (Q_i - V_i)`` (QPLEX, Wang et al. 2021).
-
-    ``w_i(s) > 0``, ``lambda_i(s, a) > 0`` and ``V_i = max Q_i``, so the advantage is never positive and the best joint
-    action is everybody's own best one. ``lambda_i = sum_h k_h(s) g_ih(s) f_ih(s, a)`` with positive factors.
-    """
-
-    def __init__(
-        self,
-        num_agents: int,
-        state_width: int,
-        action_width: int,
-        generator: torch.Generator,
-        heads: int = 4,
-        hypernet: int = 64,
-    ) -> None:
-        """``heads``: terms of ``lambda``; ``hypernet``: hidden width of all networks."""
-        super().__init__()
-        self.num_agents, self.heads = num_agents, heads
-        self.weight = _layers((state_width, hypernet, num_agents), generator)
-        self.bias = _layers((state_width, hypernet, num_agents), generator)
-        self.key = _layers((state_width, hypernet, heads), generator)
-        self.agent = _layers((state_width, hypernet, num_agents * heads), generator)
-        self.joint = _layers((state_width + num_agents * action_width, hypernet, num_agents * heads), generator)
-
-    def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """``Q_tot`` from values, advantages and the features of the actions taken."""
-        weight = functional.softplus(self.weight(state)) + 1e-10  # (..., N)
-        taken = (action * acting.unsqueeze(-1)).flatten(-2)
-        shape = (self.num_agents, self.heads)
-        key = functional.softplus(self.key(state)).unsqueeze(-2)  # (..., 1, H)
-        agent = torch.unflatten(torch.sigmoid(self.agent(state)), -1, shape)
-        joint = torch.unflatten(torch.sigmoid(self.joint(torch.cat((state, taken), dim=-1))), -1, shape)
-        strength = (key * agent * joint).sum(-1) + 1e-10  # (..., N): lambda
-        mine = torch.where(acting, weight * chosen + self.bias(state), 0.0)
-        # The same number as sum (w V + b) + sum lambda w (Q - V), but each Q_i learns at full strength from every
-        # joint action, as in the authors' code. Through lambda it would not: where lambda has gone to 0, as it does for
-        # the best joint action while another one is greedy, so has the gradient that would raise it.
-        advantage = torch.where(acting, (strength - 1) * (weight * (chosen - best)).detach(), 0.0)
-        total: Tensor = mine.sum(-1) + advantage.sum(-1)
-        return total
-
-
-@dataclass(frozen=True)
-class QPlex(Mixing):
-    """Duplex dueling: any team value whose best joint action is made of the members' own best ones (Wang et al. 2021).
-
-    ``Q_tot = sum_i (w_i(s) V_i + b_i(s)) + sum_i lambda_i(s, a) w_i(s) (Q_i - V_i)`` with ``V_i = max_a Q_i`` and
-    positive ``w``, ``lambda``.
-
-    Args:
-        heads: attention heads that make ``lambda``.
-        hypernet: width of the hidden layers.
-        state: as for :class:`QMix`.
-    """
-
-    heads: int = 4
-    hypernet: int = 64
-    state: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _check_mixer(self, heads=self.heads, hypernet=self.hypernet)
-
-    @property
-    def compares_actions(self) -> bool:
-        """Advantages are differences from the best action's value."""
-        return True
-
-    @property
-    def reads_state(self) -> bool:
-        """Unless it reads the team's observations."""
-        return self.state != "team"
-
-    def scope(self, spec: Spec) -> Scope:
-        """The state, or the team's observations side by side."""
-        return mixer_scope(self.state, spec)
-
-    def build(self, context: MixerContext) -> TeamMixer:
-        """Make the mixer."""
-        return TrackedMixer(context, DuplexMixer(*context.sizes, context.generator(), self.heads, self.hypernet))
-
-
-class FreeMixer(Mixer):
-    """``f(s, Q_1 ... Q_N)`` without any restriction: weighted QMIX's central value (Rashid et al. 2020)."""
-
-    def __init__(
-        self,
-        num_agents: int,
-        state_width: int,
-        action_width: int,
-        generator: torch.Generator,
-        hidden: tuple[int, ...] = (128, 128),
-    ) -> None:
-        """``hidden``: widths of its layers."""
-        super().__init__()
-        self.mix = _layers((state_width + num_agents, *hidden, 1), generator)
-        self.value = _layers((state_width, hidden[0], 1), generator)
-
-    def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """``f(s, Q_1 ... Q_N)``."""
-        q = torch.where(acting, chosen, 0.0)
-        total: Tensor = (self.mix(torch.cat((state, q), dim=-1)) + self.value(state)).squeeze(-1)
-        return total
-
-
-class Central(nn.Module):
-    """``Q*``: values of its own for every agent, mixed without restriction."""
-
-    def __init__(self, context: MixerContext) -> None:
-        """A network of the learner's kind and an unrestricted mixer, with their targets."""
-        super().__init__()
-        self.mixer = TrackedMixer(context, FreeMixer(*context.sizes, context.generator()))
-        assert context.net is not None
-        self.net = context.net()
-        self.target = copy.deepcopy(self.net)
-        self.flat = FlatParameters([self.net], context.owner.num_sets)
-        self.target_flat = FlatParameters([self.target], context.owner.num_sets)
-
-    @property
-    def flats(self) -> Sequence[FlatParameters]:
-        """Those of the network and of the mixer."""
-        return [self.flat, *self.mixer.flats]
-
-    @torch.no_grad()
-    def track(self, tau: float) -> None:
-        """Move the targets."""
-        self.target_flat.follow(self.flat, tau)
-        self.mixer.track(tau)
-
-
-class WeightedMixer:
-    """QMIX's mixer beside ``Q*``, which makes the targets and says where they can be trusted."""
-
-    def __init__(self, settings: WeightedQMix, context: MixerContext) -> None:
-        """``Q_tot`` as QMIX has it."""
-        self.settings = settings
-        mixer = MonotonicMixer(*context.sizes, context.generator(), settings.embed, settings.hypernet)
-        self.mixer = TrackedMixer(context, mixer)
-        self.central = Central(context)
-
-    @property
-    def flats(self) -> Sequence[FlatParameters]:
-        """Those of ``Q_tot`` and of ``Q*``."""
-        return [*self.mixer.flats, *self.central.flats]
-
-    @property
-    def parts_with_mode(self) -> Sequence[nn.Module]:
-        """Those of the central network."""
-        return self.central.net.parts_with_mode
-
-    def parts(self) -> dict[str, nn.Module]:
-        """``Q_tot`` and ``Q*``."""
-        return {"mixer": self.mixer, "central": self.central}
-
-    def now(self, team: TeamValues) -> Tensor:
-        """``Q_tot(s, a)``, ``(L, B)``."""
-        return self.mixer.now(team)
-
-    def later(self, team: TeamValues) -> Tensor:
-        """``Q*'(s', argmax_a Q_tot(s', a))``, ``(L, B)``."""
-        choices = team.choices
-        assert choices is not None
-        return self.central.mixer.later(chosen_as(team, choices.through(self.central.target), choices.index))
-
-    def loss(self, cost: Tensor, team: TeamValues, total: Tensor, target: Tensor) -> Tensor:
-        """``w(s, a) cost + (Q*(s, a) - y)^2``, ``(L, B)``."""
-        choices = team.choices
-        assert choices is not None
-        own = choices.through(self.central.net)  # (L, B, N, A)
-        central = self.central.mixer.now(chosen_as(team, own, choices.index))  # (L, B): Q*(s, a)
-        if self.settings.weighting == "optimistic":
-            trusted = total.detach() < target
-        else:
-            with torch.no_grad():
-                greedy = choices.greedy
-                peak = self.central.mixer.now(chosen_as(team, own, greedy))  # (L, B): Q*(s, argmax Q_tot)
-                same = ((greedy == choices.index) | ~team.acting).all(-1)
-            trusted = (target > peak) | same
-        return torch.where(trusted, cost, self.settings.alpha * cost) + (target - central).square()
-
-    def track(self, tau: float) -> None:
-        """Move all targets."""
-        self.mixer.track(tau)
-        self.central.track(tau)
-
-
-def chosen_as(team: TeamValues, values: Tensor, index: Tensor) -> TeamValues:
-    """The same rows with other values ``(L, B, N, A)`` and chosen actions ``(L, B, N)``, no action compared."""
-    chosen = values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-    return TeamValues(chosen, chosen, team.acting, team.joint, ops.one_hot(index, values.shape[-1]))
-
-
-@dataclass(frozen=True)
-class WeightedQMix(Mixing):
-    """QMIX with smaller weights on overestimated joint actions, and an unrestricted ``Q*`` (Rashid et al. 2020).
-
-    ``sum w(s, a) (Q_tot - y)^2`` with ``y = r + gamma Q*'(s', argmax Q_tot)``. Optimistic: ``w = 1`` where
-    ``Q_tot < y``, else ``alpha``; central: ``w = 1`` where ``y > Q*(s, argmax Q_tot)`` or ``a`` is that action.
-
-    Args:
-        weighting: ``"optimistic"`` or ``"central"``.
-        alpha: the smaller weight.
-        embed: as for :class:`QMix`.
-        hypernet: as for :class:`QMix`.
-        state: as for :class:`QMix`.
-    """
-
-    weighting: str = "optimistic"
-    alpha: float = 0.5
-    embed: int = 32
-    hypernet: int = 64
-    state: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _check_mixer(self, embed=self.embed, hypernet=self.hypernet + 1)
-        if self.weighting not in ("optimistic", "central"):
-            raise ConfigError(f"WeightedQMix.weighting: expected 'optimistic' or 'central', got {self.weighting!r}")
-        if not 0 < self.alpha <= 1:
-            raise ConfigError(f"WeightedQMix.alpha: expected a number above 0 and at most 1, got {self.alpha!r}")
-
-    @property
-    def compares_actions(self) -> bool:
-        """``Q*`` judges the greedy actions beside those taken."""
-        return True
-
-    @property
-    def reads_state(self) -> bool:
-        """Unless it reads the team's observations."""
-        return self.state != "team"
-
-    def scope(self, spec: Spec) -> Scope:
-        """The state, or the team's observations side by side."""
-        return mixer_scope(self.state, spec)
-
-    def build(self, context: MixerContext) -> TeamMixer:
-        """Make the mixer."""
-        return WeightedMixer(self, context)
-
-
-def _check_mixer(credit: QMix | QPlex | WeightedQMix, **sizes: int) -> None:
-    name = type(credit).__name__
-    for field, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"{name}.{field}: expected a positive whole number, got {getattr(credit, field)!r}")
-    if credit.state not in ("auto", "state", "team"):
-        raise ConfigError(f"{name}.state: expected 'auto', 'state' or 'team', got {credit.state!r}")

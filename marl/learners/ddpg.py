@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
-from marl.action_critic import ActionCritic, goes_on, td_loss
+from marl.action_critic import goes_on, td_loss
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
@@ -74,18 +74,7 @@ class DDPGLearner(OffPolicyLearner):
         self.actor_target = copy.deepcopy(self.actor)
         self.actor_flat = FlatParameters([self.actor], self.owner.num_sets)
         self.actor_target_flat = FlatParameters([self.actor_target], self.owner.num_sets)
-        self.critic = ActionCritic(
-            spec,
-            team,
-            self.owner,
-            settings.critic,
-            settings.critic_network,
-            self.network,
-            generators,
-            ids=self.ids,
-            normalize=settings.normalize_obs,
-            device=self.device,
-        )
+        self.critic = self.make_critic(settings.critic_network, generators)
         self.cross_team = self.critic.others
         self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
         self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
@@ -215,7 +204,7 @@ class DDPGLearner(OffPolicyLearner):
     def modules(self) -> dict[str, nn.Module]:
         """Actor, critic, mixer, targets."""
         named: dict[str, nn.Module] = {"actor": self.actor, "actor_target": self.actor_target, "critic": self.critic}
-        return named | ({} if self.mixer is None else self.mixer.parts())
+        return named | ({} if self.mixer is None else self.mixer.saved_modules())
 
     def optimizers(self) -> dict[str, Stepper]:
         """The optimizers of actor, critic and mixer."""

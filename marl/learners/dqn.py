@@ -19,7 +19,6 @@ from marl.config import config, setting
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
 from marl.grid.mixers import Choices, MixerContext, Mixing, TeamMixer, team_mixer, team_values
 from marl.grid.scope import Local, Scope
-from marl.learners.gradients import SampleAutograd, SampleGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, one_step_on, refuse, without_memory
 from marl.memory.base import Decision, PolicyInput
 from marl.memory.sample import Sample, td_target
@@ -124,7 +123,7 @@ class DQNLearner(OffPolicyLearner):
             self.flats += self.mixer.flats
         self.steppers = [Stepper(settings.optimizer, flat) for flat in self.flats]
         self.remember(scope)
-        self._autograd: SampleGradient = SampleAutograd(self)
+        self._autograd = SampleAutograd(self)
         gradient_for(self, self._autograd)
 
     def _make_net(self) -> AgentNet:
@@ -301,7 +300,7 @@ class DQNLearner(OffPolicyLearner):
 
     def modules(self) -> dict[str, nn.Module]:
         """The network, the mixer, and their targets."""
-        return {"net": self.net, "target": self.target} | ({} if self.mixer is None else self.mixer.parts())
+        return {"net": self.net, "target": self.target} | ({} if self.mixer is None else self.mixer.saved_modules())
 
     def optimizers(self) -> dict[str, Stepper]:
         """The optimizer of each matrix of parameters."""
@@ -314,3 +313,17 @@ def pick(values: Tensor, action: Tensor) -> Tensor:
         return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     index = action[..., None, None].expand(*action.shape, 1, values.shape[-1])
     return values.gather(-2, index).squeeze(-2)
+
+
+class SampleAutograd:
+    """The gradient of :meth:`DQNLearner.compute_loss`; :func:`marl.compiled.gradient_for` may replace it."""
+
+    def __init__(self, learner: DQNLearner) -> None:
+        """The loss is looked up when it is computed: whatever stands there is what is learnt by."""
+        self.learner = learner
+
+    def fill(self, sample: Sample, seen: Tensor, next_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Fill the gradients; the loss, what priorities are made of, and the values of the actions taken."""
+        loss, error, chosen = self.learner.compute_loss(sample, seen, next_seen)
+        self.learner.backward(loss, self.learner.flats, sample, seen)
+        return loss.detach(), error, chosen

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
+from marl.action_critic import ActionCritic
 from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.config import config, setting
@@ -293,6 +294,26 @@ class OffPolicyLearner(ABC):
             normalize=self.settings.normalize_obs,
         ).to(self.device)
 
+    def make_critic(
+        self, network: Network | None, generators: Sequence[torch.Generator], count: int = 1, outputs: int = 1
+    ) -> ActionCritic:
+        """``count`` critics of the team's actions, with their targets (:class:`~marl.action_critic.ActionCritic`)."""
+        settings = self.settings
+        return ActionCritic(
+            self.spec,
+            self.team,
+            self.owner,
+            settings.critic,
+            network,
+            self.network,
+            generators,
+            count=count,
+            outputs=outputs,
+            ids=self.ids,
+            normalize=settings.normalize_obs,
+            device=self.device,
+        )
+
     def remember(self, scope: Scope, other_actions: bool = False) -> None:
         """Make the memory, once the networks are known. ``scope``: what the critic or mixer reads."""
         settings, length, net = self.settings, self.length, self.policy_net
@@ -475,7 +496,7 @@ class OffPolicyLearner(ABC):
                 optimizer.rows = self._rows(sample)
         if not recording(self.device) or not self._recordable:
             return self.learn(sample)
-        parts = self._recorded((*self.flags(), self.memory.ragged), *sample.parts())
+        parts = self._recorded((*self.flags(), self.memory.ragged), *sample.tensors())
         return {name: part.clone() for name, part in parts.items()}
 
     def _all_optimizers(self) -> list[Stepper]:

@@ -17,9 +17,10 @@ from marl.actor_critic import Batch, explained_variance, minibatches
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.graphs import Recorded, recording
-from marl.learners.gradients import RolloutAutograd, RolloutGradient
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
 from marl.nets.owner import weights_of
+from marl.nets.stacked import backward_through, gradients_of
+from marl.parallel import both, worth_splitting
 from marl.reduce import weighted_mean
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ConfigError, Spec, TeamSpec
@@ -72,8 +73,8 @@ class PPOLearner(OnPolicyLearner):
                 f"PPO on team {team.name!r}: sequential=True needs parameters to update one after the other; "
                 "use sharing='none' or 'type'"
             )
-        self._autograd: RolloutGradient = RolloutAutograd(self)
-        self._gradient: RolloutGradient = gradient_for(self, self._autograd)
+        self._autograd = RolloutAutograd(self)
+        self._gradient = gradient_for(self, self._autograd)
 
     def update(self, clock: Clock) -> dict[str, Tensor]:
         """Epochs of minibatch steps over the rollout, then start the next one."""
@@ -185,7 +186,7 @@ class PPOLearner(OnPolicyLearner):
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)
         log_ratio = torch.where(batch.complete, log_prob - batch.log_prob, 0.0)
         ratio = log_ratio.exp()
-        cost = ops.clipped_surrogate_pg_loss(ratio.unsqueeze(0), batch.advantage.unsqueeze(0), clip)  # (L, C, N)
+        cost = self.policy_cost(ratio, batch.advantage, clip)  # (L, C, N)
         error = ops.l2_loss(value, batch.target)
         if settings.value_clip is not None:
             near = batch.value + (value - batch.value).clamp(-settings.value_clip, settings.value_clip)
@@ -207,3 +208,61 @@ class PPOLearner(OnPolicyLearner):
             "clip_fraction": beyond,
         }
         return loss, kl, parts
+
+    def policy_cost(self, ratio: Tensor, advantage: Tensor, clip: Any) -> Tensor:
+        """``-min(r A, clip(r, 1 - c, 1 + c) A)`` of each row, ``(L, C, N)``."""
+        return ops.clipped_surrogate_pg_loss(ratio.unsqueeze(0), advantage.unsqueeze(0), clip)
+
+
+class RolloutAutograd:
+    """The gradient of :meth:`PPOLearner.compute_loss`, in two halves at once where that pays.
+
+    :func:`marl.compiled.gradient_for` may replace it.
+    """
+
+    def __init__(self, learner: PPOLearner) -> None:
+        """The loss is looked up when it is computed: whatever stands there is what is learnt by."""
+        self.learner = learner
+        self._batch: Batch | None = None
+
+    def begin(self, batch: Batch) -> None:
+        """Take the rollout."""
+        self._batch = self.learner.to_static_buffer(batch)
+
+    def fill(self, index: Tensor, clip: Any, entropy_weight: Any) -> Tensor:
+        """Fill the gradients from some sequences; the loss's parts of every parameter set, ``(P, parts)``."""
+        assert self._batch is not None
+        learner = self.learner
+        batch = self._batch.select(index)
+        weight = learner.weigh(batch)  # (L, C, N)
+        sequences = weight.shape[1]
+        # A batch's statistics are those of all of it, and what is dropped must not depend on which thread is first.
+        if sequences < 2 or learner.parts_with_mode or not worth_splitting(weight.numel(), weight.device):
+            loss, told = self._loss(batch, weight, clip, entropy_weight)
+            backward_through(loss, learner.flats)
+            return told
+
+        def half(start: int, length: int) -> tuple[list[tuple[Tensor | None, ...]], Tensor, Tensor]:
+            loss, told = self._loss(batch.narrow(start, length), weight.narrow(1, start, length), clip, entropy_weight)
+            return gradients_of(loss, learner.flats), told, loss.detach()
+
+        middle = sequences // 2
+        one, other = both(lambda: half(0, middle), lambda: half(middle, sequences - middle))
+        for flat, first, second in zip(learner.flats, one[0], other[0], strict=True):
+            flat.put(first, second)
+            flat.loss = one[2] + other[2]
+        return one[1] + other[1]
+
+    def _loss(self, batch: Batch, weight: Tensor, clip: Any, entropy_weight: Any) -> tuple[Tensor, Tensor]:
+        """The loss, auxiliary ones included, and its parts."""
+        learner = self.learner
+        loss, kl, parts = learner.compute_loss(batch, weight, clip, entropy_weight)
+        if learner.auxiliary:
+            more = learner.auxiliary_loss(batch, weight)
+            loss, parts = loss + more, parts | {"auxiliary_loss": more.detach() / len(kl)}
+        return loss, self._rows(kl, parts)
+
+    def _rows(self, kl: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """Means over parameter sets stand in the row of each; the KL is each set's own."""
+        columns = [kl if name == "kl" else parts[name].expand(kl.shape) for name in self.learner.parts]
+        return torch.stack(columns, dim=1)

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marl.action_critic import ActionCritic, goes_on, td_loss
+from marl.action_critic import goes_on, td_loss
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
 from marl.grid.mixers import Mixing
 from marl.learners.base import refuse_noise
-from marl.learners.gradients import ActorCriticAutograd, ActorCriticGradient
 from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, refuse, without_memory
 from marl.memory.base import PolicyInput
 from marl.memory.sample import Sample, td_target
@@ -95,20 +94,7 @@ class SACLearner(OffPolicyLearner):
         self.actor_target = copy.deepcopy(self.actor)
         self.actor_flat = FlatParameters([self.actor], self.owner.num_sets)
         self.actor_target_flat = FlatParameters([self.actor_target], self.owner.num_sets)
-        self.critic = ActionCritic(
-            spec,
-            team,
-            self.owner,
-            settings.critic,
-            settings.critic_network,
-            self.network,
-            generators,
-            count=2,
-            outputs=max(self.choices, 1),
-            ids=self.ids,
-            normalize=settings.normalize_obs,
-            device=self.device,
-        )
+        self.critic = self.make_critic(settings.critic_network, generators, count=2, outputs=max(self.choices, 1))
         self.cross_team = self.critic.others
         self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
         self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)
@@ -121,7 +107,7 @@ class SACLearner(OffPolicyLearner):
         default = settings.entropy_share * widths.log() if self.choices else -widths
         self.goal = default if settings.target_entropy is None else torch.full_like(widths, settings.target_entropy)
         self.remember(settings.critic, other_actions=self.cross_team is not None)
-        self._autograd: ActorCriticGradient = ActorCriticAutograd(self)
+        self._autograd = ActorCriticAutograd(self)
         gradient_for(self, self._autograd)
 
     def _head(self, action: ActionSpec, device: torch.device | str) -> SquashedHead | Categorical:
@@ -270,3 +256,29 @@ class SACLearner(OffPolicyLearner):
         """Go back to a saved state."""
         super().load_state_dict(state)
         self.log_temperature.values[:, 0].copy_(state["log_temperature"])
+
+
+class ActorCriticAutograd:
+    """The gradients of the losses of :class:`SACLearner`; :func:`marl.compiled.gradient_for` may replace them."""
+
+    def __init__(self, learner: SACLearner) -> None:
+        """The losses are looked up when they are computed: whatever stands there is what is learnt by."""
+        self.learner = learner
+
+    def fill_critic(
+        self, sample: Sample, seen: Tensor, next_seen: Tensor, weight: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Fill the critics' gradients; the loss, and what priorities are made of."""
+        learner = self.learner
+        with learner.fitting(learner.critic.online):
+            loss, error = learner.compute_critic_loss(sample, seen, next_seen, alpha)
+            learner.critic.flat.backward(loss)
+        return loss.detach(), error
+
+    def fill_actor(self, sample: Sample, seen: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Fill the actor's gradients; the loss, and the policy's entropy ``(L, B, N)``."""
+        learner = self.learner
+        with learner.critic.fixed(), learner.fitting(learner.actor):
+            loss, entropy = learner.compute_actor_loss(sample, seen, alpha)
+            learner.backward(loss, [learner.actor_flat], sample, seen)
+        return loss.detach(), entropy

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marl.action_critic import ActionCritic, goes_on, td_loss
+from marl.action_critic import goes_on, td_loss
 from marl.compiled import gradient_for
 from marl.config import config, setting
 from marl.exploration import Exploration, GaussianNoise, GumbelSample
@@ -76,19 +76,7 @@ class TD3Learner(OffPolicyLearner):
         self.actor_target = copy.deepcopy(self.actor)
         self.actor_flat = FlatParameters([self.actor], self.owner.num_sets)
         self.actor_target_flat = FlatParameters([self.actor_target], self.owner.num_sets)
-        self.critic = ActionCritic(
-            spec,
-            team,
-            self.owner,
-            settings.critic,
-            settings.critic_network,
-            self.network,
-            generators,
-            count=2,
-            ids=self.ids,
-            normalize=settings.normalize_obs,
-            device=self.device,
-        )
+        self.critic = self.make_critic(settings.critic_network, generators, count=2)
         self.cross_team = self.critic.others
         self.actor_optimizer = Stepper(settings.optimizer, self.actor_flat)
         self.critic_optimizer = Stepper(settings.optimizer, self.critic.flat, scale=settings.critic_lr)

@@ -47,7 +47,7 @@ class Sample:
         """``L``."""
         return len(self.reward)
 
-    def parts(self) -> list[Tensor | None]:
+    def tensors(self) -> list[Tensor | None]:
         """All tensors in a row; the inverse of :meth:`of`."""
         found: list[Tensor | None] = []
         for value in vars(self).values():
@@ -55,9 +55,9 @@ class Sample:
         return found
 
     @staticmethod
-    def of(parts: Sequence[Tensor | None], others: int) -> Sample:
-        """From its :meth:`parts`, if there are ``others`` other teams."""
-        rest, values = iter(parts), dict[str, Any]()
+    def of(tensors: Sequence[Tensor | None], others: int) -> Sample:
+        """From its :meth:`tensors`, if there are ``others`` other teams."""
+        rest, values = iter(tensors), dict[str, Any]()
         for field in fields(Sample):
             values[field.name] = tuple(islice(rest, others)) if field.name.endswith("others") else next(rest)
         return Sample(**values)

@@ -119,6 +119,7 @@ def train(
             )
             if asked.stop is not None and state.finished and asked.stop(history["episode_rewards"]):
                 ended = True
+            ended |= any(over() for over in state.hooks.ended)
             if row or ended or (updated and state.steps - state.logged_at >= asked.log_every):
                 metrics = collect(state, env, rate) | row
                 history.add(metrics)

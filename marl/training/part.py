@@ -93,6 +93,10 @@ class Part:
         """After the updates of a step: the places of the learners to build anew before the next step."""
         return ()
 
+    def ended(self) -> bool:
+        """After every step: whether training ends here, as by a limit of the user's."""
+        return False
+
     def metrics(self) -> dict[str, float]:
         """What to log."""
         return {}
@@ -119,6 +123,7 @@ class PartHooks:
         self.stepped = self._of("stepped")
         self.learns = self._of("learns")
         self.updated = self._of("updated")
+        self.ended = self._of("ended")
         self.metrics = self._of("metrics")
 
     def _of(self, name: str) -> list[Callable[..., Any]]:

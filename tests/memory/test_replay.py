@@ -434,7 +434,7 @@ def test_a_sample_is_the_sum_of_its_parts(others):
     values |= {"action_mask": None} | {name: tuple(torch.rand(others, 3)) for name in several}
     values["next_action_mask_others"] = (None,) * others
     sample = Sample(**values)
-    again = Sample.of(sample.parts(), others)
-    assert [id(part) for part in again.parts()] == [id(part) for part in sample.parts()]
+    again = Sample.of(sample.tensors(), others)
+    assert [id(part) for part in again.tensors()] == [id(part) for part in sample.tensors()]
     assert all(getattr(again, name) is value or name.endswith("others") for name, value in values.items())
     assert [len(getattr(again, name)) for name in several] == [others] * 5

@@ -1,28 +1,82 @@
 """Reading a replay: rows by their places, and one draw of sequences with the successors of their transitions.
 
-A place is ``row * E + copy`` in the ring; below 0 it is a kept successor, see :mod:`marl.memory.replay.links`.
+A place is ``row * E + copy`` in the ring; below 0 it is a kept successor: -2 is slot 0, -3 slot 1, ...
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl.memory.replay.ends import Ends
-from marl.memory.replay.links import walk
-from marl.types import Array
+from marl.compiled.cache import jit
+from marl.grid.scope import as_joint
+from marl.memory.hindsight import Relabel
+from marl.types import Array, ConfigError
 
+PENDING = -1  # a link not known yet
 WALKED = ("reward", "terminated", "truncated", "link", "acting")
+
+
+@jit(nogil=True)
+def walk(
+    cells: Array,
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    link: Array,
+    acting: Array,
+    by_team: bool,
+    copies: int,
+    n_step: int,
+    discount: float,
+    total: Array,
+    worth: Array,
+    successor: Array,
+    complete: Array,
+) -> bool:
+    """Follow each agent's links for ``n_step`` turns: summed reward, worth of the successor, where it is.
+
+    Returns whether any of the successors is a kept end.
+    """
+    over = False
+    for b in range(cells.shape[0]):
+        for n in range(cells.shape[1]):
+            place = cells[b, n]
+            known = link[place, n] != -1 and (by_team or acting[place, n])
+            complete[b, n] = known
+            total[b, n], worth[b, n], successor[b, n] = 0.0, 0.0, place
+            if not known:
+                continue
+            factor = 1.0
+            for _ in range(n_step):
+                after = link[place, n]
+                if after == -1:  # the newest row: stop at it, with as many turns as there are
+                    break
+                total[b, n] += factor * reward[place, n]
+                factor *= discount
+                if terminated[place, n]:
+                    factor = 0.0
+                    successor[b, n] = after if after < 0 else place
+                    break
+                if truncated[place, n]:
+                    successor[b, n] = after
+                    break
+                place = after * copies + place % copies
+                successor[b, n] = place
+            worth[b, n] = factor
+            over |= successor[b, n] < 0
+    return over
 
 
 class Stored:
     """The rows of a ring ``(R, E, N, ...)`` and the successors kept beside it, read by place."""
 
-    def __init__(self, rows: Mapping[str, Array], ends: Ends) -> None:
-        """``rows`` by name."""
+    def __init__(self, rows: Mapping[str, Array], ends: Mapping[str, Tensor]) -> None:
+        """``rows`` and kept ``ends`` by name; both are the replay's own and change with it."""
         self.rows, self.ends = rows, ends
         self.size, self.copies, self.num_agents = rows["acting"].shape
         self.agents = np.arange(self.num_agents)
@@ -35,7 +89,7 @@ class Stored:
         if not over:
             return flat.take(place, axis=0)
         found, gone = flat.take(np.maximum(place, 0), axis=0), place < 0
-        found[gone] = self.ends.arrays[name].numpy()[-2 - place[gone]]
+        found[gone] = self.ends[name].numpy()[-2 - place[gone]]
         return found
 
     def own(self, name: str, place: Array, over: bool = False) -> Array:
@@ -46,7 +100,7 @@ class Stored:
         )
         if over:
             row, agent = np.nonzero(place < 0)
-            found[row, agent] = self.ends.arrays[name].numpy()[-2 - place[row, agent], agent]
+            found[row, agent] = self.ends[name].numpy()[-2 - place[row, agent], agent]
         return found
 
 
@@ -162,3 +216,89 @@ class Cut:
             onward = np.take_along_axis(onward, self.goes_on.argmax(1)[:, None], 1)[:, 0]
         known = (onward >= 0) & (onward // self._stored.copies != head)
         return onward, np.where(known, onward, self.where)
+
+    def joint_inputs(
+        self, seen: Tensor, next_seen: Tensor, next_obs: Array, relabel: Relabel | None
+    ) -> tuple[Tensor, Tensor]:
+        """What a joint critic or mixer reads, ``(L, B, *J)``, and at successors ``(L, B, *J)`` or ``(L, B, N, *J)``.
+
+        Args:
+            seen: (L, B, N, *O) the team's observations.
+            next_seen: (L, B, N, *O) those at each agent's successor.
+            next_obs: (L * B, N, *O) the same as an array.
+            relabel: who has put new goals there, if anybody.
+        """
+        if self.own:
+            raise ConfigError("replay: a joint input needs one place for all agents")
+        if "joint" in self._stored.rows:
+            here = self._stored.whole("joint", self.where)
+            return self.sequences(here), self.sequences(self._stored.whole("joint", self.after, self.over))
+        # The same numbers as the observations, side by side.
+        if not self.each:
+            return as_joint(seen), as_joint(next_seen)
+        team = self._stored.whole("obs", self.after, self.over)  # (K, N, N, O): all agents at each agent's successor
+        if relabel is not None:
+            team[..., relabel.desired] = next_obs[:, None, :, relabel.desired]
+        return as_joint(seen), as_joint(self.sequences(team))
+
+    def of_others(self, num_teams: int, head: int) -> dict[str, Any]:
+        """Actions, action masks and acting flags of each other team, at rows and successors: fields of a sample."""
+        if not num_teams:
+            none = ("others", "next_others", "acting_others", "next_acting_others", "next_action_mask_others")
+            return dict.fromkeys(none, ())
+        if self.own:
+            raise ConfigError("replay: what other teams do needs one place for all agents")
+        onward, acted = self.for_others(head)
+
+        def of_each(name: str, place: Array, over: bool = False) -> tuple[Tensor | None, ...]:
+            names = [f"{name}.{k}" for k in range(num_teams)]
+            return tuple(
+                self.sequences(self._stored.whole(each, place, over)) if each in self._stored.rows else None
+                for each in names
+            )
+
+        return {
+            "others": of_each("others", self.where),
+            "next_others": of_each("others", acted),
+            "acting_others": of_each("others_acting", self.where),
+            "next_acting_others": of_each("others_acting", onward, self.over),
+            "next_action_mask_others": of_each("others_action_mask", onward, self.over),
+        }
+
+    def put_new_goals(
+        self,
+        relabel: Relabel,
+        obs: Array,
+        next_obs: Array,
+        head: int,
+        size: int,
+        generator: torch.Generator | None,
+    ) -> None:
+        """Relabel a share of the observations ``(L * B, N, O)`` and of the rewards, in place.
+
+        ``head`` and ``size``: where the ring stands.
+        """
+        choice, stored, rows = relabel.choice, self._stored, self._stored.rows
+        index = self.cells if self.each else self.cells[:, :1]  # (B, N) or (B, 1)
+        row, copy = np.divmod(index, stored.copies)
+        last = rows["_final"].reshape(-1)[index].astype(np.int64)
+        newest = (head - 1) % stored.size
+        last = np.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
+        ahead = (last - row) % stored.size  # rows that follow in the episode
+        uniform = torch.rand(2, len(index), 1, generator=generator, dtype=torch.float32).numpy()
+        if choice.strategy == "final":
+            jump = ahead
+        else:
+            jump = (uniform[0] * (ahead + 1).astype(np.float32)).astype(np.int64)
+        if choice.strategy == "episode":
+            oldest = (head - size) % stored.size
+            since = np.minimum(rows["_since"].reshape(-1)[index], (row - oldest) % stored.size)
+            jump = (uniform[0] * (ahead + since + 1).astype(np.float32)).astype(np.int64) - since
+        other = np.broadcast_to((row + jump) % stored.size * stored.copies + copy, self.cells.shape)
+        link = stored.own("link", other).astype(np.int64)  # (B, N)
+        known = link != PENDING
+        after = np.where(known, np.where(link >= 0, link * stored.copies + copy, link), other)
+        found = stored.own("obs", after, over=True) if self.each else stored.whole("obs", after[:, 0], over=True)
+        acted = stored.own("acting", np.broadcast_to(index, self.cells.shape))
+        chosen = known & acted & (uniform[1] < choice.share)
+        relabel(*map(torch.from_numpy, (obs, next_obs, self.reward, found[..., relabel.achieved], chosen)))

@@ -8,8 +8,6 @@ next one: what it earns in between is added to the row of its turn.
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,22 +15,134 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.compiled.cache import jit
 from marl.grid.credit import Credit
-from marl.grid.scope import Scope, as_joint
+from marl.grid.scope import Scope
 from marl.memory.base import Decision, DrawSpec, PolicyInput, refuse_wild_actions
 from marl.memory.hindsight import Hindsight, Relabel
-from marl.memory.limits import free_memory
 from marl.memory.priorities import Priorities, Prioritized, importance_weights
-from marl.memory.replay.disk import make_folder
-from marl.memory.replay.draw import Cut, Stored
-from marl.memory.replay.ends import Ends, action_mask_at_successor
-from marl.memory.replay.links import PENDING, settle, take_turns
+from marl.memory.replay.draw import PENDING, Cut, Stored
+from marl.memory.replay.room import Room
 from marl.memory.sample import Sample
 from marl.schedules import Clock, value_at
-from marl.types import Array, ConfigError, ResourceError, Spec, Step, TeamSpec
+from marl.spaces import base_action_mask
+from marl.types import Array, ConfigError, Spec, Step, TeamSpec, TeamStep
 
 CANCELLED = 20  # payments that add up to nothing make a team of opponents
 SHOWN = ("obs", "acting", "action_mask", "joint", "others_acting", "others_action_mask")  # kept of successors
+
+
+@jit(nogil=True)
+def settle(
+    last: Array,
+    paid: Array,
+    terminated: Array,
+    truncated: Array,
+    kept: Array,
+    slots: Array,
+    reward: Array,
+    is_terminated: Array,
+    is_truncated: Array,
+    link: Array,
+) -> None:
+    """Add rewards and ends to the row of each agent's running turn."""
+    for e in range(last.shape[0]):
+        for n in range(last.shape[1]):
+            row = last[e, n]
+            if row < 0:
+                continue
+            reward[row, e, n] += paid[e, n]
+            if terminated[e, n] or truncated[e, n]:
+                is_terminated[row, e, n] = terminated[e, n]
+                is_truncated[row, e, n] = truncated[e, n]
+                link[row, e, n] = -2 - slots[e] if kept[e, n] else row
+                last[e, n] = -1
+
+
+@jit(nogil=True)
+def take_turns(last: Array, turn: Array, row: int, link: Array) -> None:
+    """End the previous turn of every agent that acts now, and begin the next one."""
+    for e in range(last.shape[0]):
+        for n in range(last.shape[1]):
+            if last[e, n] == row:  # waited for as long as the ring is: its turn has been overwritten
+                last[e, n] = -1
+            if turn[e, n]:
+                if last[e, n] >= 0:
+                    link[last[e, n], e, n] = row
+                last[e, n] = row
+
+
+class Ends:
+    """True successors of ended episodes, a queue that grows where it must: oldest rows leave first."""
+
+    def __init__(self, rings: Mapping[str, Tensor]) -> None:
+        """``rings (R, E, ...)``: what is kept of each, by name."""
+        self._rings = rings
+        self.per_row = np.zeros(len(rings["obs"]), dtype=np.int64)  # how many belong to each row of the ring
+        self.first = self.count = 0
+        self.arrays: dict[str, Tensor] = {}
+        self._allocate(64)
+
+    def _allocate(self, capacity: int) -> None:
+        self.capacity = capacity
+        # The dictionary stays the same one: whoever reads draws has it.
+        self.arrays.update({name: ring.new_zeros(capacity, *ring.shape[2:]) for name, ring in self._rings.items()})
+
+    def add(self, row: int, link: Tensor, shown: Mapping[str, Array]) -> Array:
+        """Store some successors of one row, ``(K, ...)`` by name; their slots."""
+        new = len(shown["obs"])
+        while self.count + new > self.capacity:
+            self._grow(link)
+        slots: Array = (self.first + self.count + np.arange(new)) % self.capacity
+        for name, array in self.arrays.items():
+            array.numpy()[slots] = shown[name]
+        self.count += new
+        self.per_row[row] += new
+        return slots
+
+    def release(self, row: int) -> None:
+        """The row is about to be overwritten: so are its successors."""
+        gone = int(self.per_row[row])
+        self.first = (self.first + gone) % self.capacity
+        self.count -= gone
+        self.per_row[row] = 0
+
+    def _grow(self, link: Tensor) -> None:
+        """Twice the room; what had wrapped round moves behind the rest, and the links to it with it."""
+        old, capacity = dict(self.arrays), self.capacity
+        wrapped = max(0, self.first + self.count - capacity)
+        self._allocate(2 * capacity)
+        for name, tensor in self.arrays.items():
+            tensor[:capacity] = old[name]
+            tensor[capacity : capacity + wrapped] = old[name][:wrapped]
+        moved = (link <= -2) & (link > -2 - wrapped)
+        link[moved] -= capacity
+
+    def state_dict(self) -> dict[str, Any]:
+        """The kept successors and the position of the queue."""
+        return {
+            "arrays": self.arrays,
+            "per_row": self.per_row,
+            "first": self.first,
+            "count": self.count,
+            "capacity": self.capacity,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self._allocate(int(state["capacity"]))
+        for name, tensor in self.arrays.items():
+            tensor.copy_(state["arrays"][name])
+        self.per_row[...] = state["per_row"]
+        self.first, self.count = int(state["first"]), int(state["count"])
+
+
+def action_mask_at_successor(spec: TeamSpec, team: TeamStep) -> Array:
+    """The action mask at the successor; where it is not known, all valid choices."""
+    if team.next_action_mask is not None:
+        return team.next_action_mask
+    action_mask = base_action_mask(spec.action, spec.action_spaces)
+    return np.broadcast_to(action_mask, (len(team.acting), *action_mask.shape))
 
 
 class Replay:
@@ -81,7 +191,7 @@ class Replay:
         self.num_envs, self.device = num_envs, torch.device(device)
         self.rows = math.ceil(capacity / num_envs) + 1
         self.by_team = credit.by_team
-        self.keep_ends, self._directory = keep_ends, directory
+        self.keep_ends = keep_ends
         agents = team.num_agents
         cells = (self.rows, num_envs, agents)
         obs_dtype = torch.uint8 if team.obs.dtype == "uint8" else torch.float32
@@ -91,14 +201,13 @@ class Replay:
         self._gathered = None if shape is None or scope.is_view(spec) else scope
         recorded_teams = [other for other in spec.teams if other is not team] if other_actions else []
         self._others = [spec.teams.index(other) for other in recorded_teams]
-        self._check_memory(cells, carry_width, shape if self._gathered else None, recorded_teams)
+        room = Room(team, cells, directory)
+        room.check(carry_width, shape if self._gathered else None, recorded_teams)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(*shape, dtype=dtype)
 
-        if directory is not None:
-            make_folder(directory)
-        self.obs = self._large("obs", (*cells, *team.obs.shape), obs_dtype)
+        self.obs = room.array("obs", (*cells, *team.obs.shape), obs_dtype)
         self.acting = zeros(*cells, dtype=torch.bool)
         self.action_mask = zeros(*cells, team.action.num_choices, dtype=torch.bool) if team.masked else None
         self.started = zeros(self.rows, num_envs, dtype=torch.bool)
@@ -111,7 +220,7 @@ class Replay:
         self.link = torch.full(cells, PENDING, dtype=torch.int32)
         self.joint = None
         if shape is not None and self._gathered is not None:
-            self.joint = self._large("joint", (self.rows, num_envs, *shape), torch.float32)
+            self.joint = room.array("joint", (self.rows, num_envs, *shape), torch.float32)
         self.others = tuple(
             torch.zeros(
                 self.rows,
@@ -146,51 +255,11 @@ class Replay:
         stored = dict(self._tensors())
         self._rows = {name: tensor.numpy() for name, tensor in stored.items()}  # the same memory, quicker to reach
         self.ends = Ends({name: ring for name, ring in stored.items() if name.partition(".")[0] in SHOWN})
-        self._stored = Stored(self._rows, self.ends)
+        self._stored = Stored(self._rows, self.ends.arrays)
         # The carry after the action just taken: the row that it belongs to is the oldest until the step is observed.
         self._decided: Tensor | None = None
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
         self._episode = np.zeros(num_envs, dtype=np.int64)  # rows since each copy's episode began
-
-    def _check_memory(
-        self, cells: tuple[int, int, int], carry: int, joint: tuple[int, ...] | None, recorded_teams: list[TeamSpec]
-    ) -> None:
-        """Refuse what cannot fit, before anything is allocated."""
-        obs, action = self.team.obs, self.team.action
-        here = self._directory is None  # else observations and joint inputs go to files
-        per_agent = here * math.prod(obs.shape) * (1 if obs.is_image else 4) + 4 * carry + 4 + 4 + 3
-        per_agent += (action.num_choices if self.team.masked else 0) + math.prod(action.shape) * (
-            4 if action.kind == "box" else 8
-        )
-        per_step = per_agent * cells[2] + 1 + (4 * math.prod(joint) if joint and here else 0)
-        per_step += sum(
-            other.num_agents
-            * (8 * math.prod(other.action.shape) + 1 + (other.action.num_choices if other.masked else 0))
-            for other in recorded_teams
-        )
-        needed = per_step * cells[0] * cells[1]
-        free = free_memory()
-        if free is not None and needed > free:
-            raise ResourceError(
-                f"replay of team {self.team.name!r}: {cells[0] * cells[1]:,} steps of {per_step:,} bytes need "
-                f"{needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free; lower buffer="
-                + (", or keep it on disk with buffer_dir=" if here else "")
-            )
-
-    def _large(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An array in memory, or in a file in the chosen directory."""
-        if self._directory is None:
-            return torch.zeros(shape, dtype=dtype)
-        kind = np.dtype(np.uint8 if dtype == torch.uint8 else np.float32)
-        needed, free = math.prod(shape) * kind.itemsize, shutil.disk_usage(self._directory).free
-        if needed > free:  # a file with holes would end in a bus error
-            raise ResourceError(
-                f"replay of team {self.team.name!r}: {name} of {shape[0] * shape[1]:,} steps needs "
-                f"{needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free in {self._directory}; lower buffer="
-            )
-        # Without a name: no two replays can meet in it, and it goes when its process does.
-        with tempfile.TemporaryFile(dir=self._directory) as file:
-            return torch.from_numpy(np.memmap(file, dtype=kind, mode="w+", shape=shape))
 
     @property
     def nbytes(self) -> int:
@@ -474,9 +543,11 @@ class Replay:
         cut = Cut(self._stored, index.numpy(), length, n_step, discount, self.by_team, self.ragged)
         obs, next_obs = cut.here("obs"), cut.at_successors("obs")
         if self._relabel is not None:
-            self._with_new_goals(cut.cells if cut.each else cut.cells[:, :1], obs, next_obs, cut.reward, generator)
+            cut.put_new_goals(self._relabel, obs, next_obs, self.head, self.size, generator)
         seen, next_seen = cut.sequences(obs), cut.sequences(next_obs)
-        joint, next_joint = self._joint_inputs(cut, seen, next_seen, next_obs)
+        joint, next_joint = None, None
+        if self._reads_joint:
+            joint, next_joint = cut.joint_inputs(seen, next_seen, next_obs, self._relabel)
         started, carry = cut.starts(remembers=self.carry.shape[-1] > 0)
         return Sample(
             index=index,
@@ -495,86 +566,9 @@ class Replay:
             carry=carry,
             joint=joint,
             next_joint=next_joint,
-            **self._of_others(cut),
+            **cut.of_others(len(self._others), self.head),
             weight=torch.ones(index.shape, dtype=torch.float32) if weight is None else weight,
         ).to(self.device)
-
-    def _joint_inputs(
-        self, cut: Cut, seen: Tensor, next_seen: Tensor, next_obs: Array
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What a joint critic or mixer reads, ``(L, B, *J)``, and at successors ``(L, B, *J)`` or ``(L, B, N, *J)``."""
-        if not self._reads_joint:
-            return None, None
-        if cut.own:
-            raise ConfigError("replay: a joint input needs one place for all agents")
-        if self.joint is not None:
-            here = self._stored.whole("joint", cut.where)
-            return cut.sequences(here), cut.sequences(self._stored.whole("joint", cut.after, cut.over))
-        # The same numbers as the observations, side by side.
-        if not cut.each:
-            return as_joint(seen), as_joint(next_seen)
-        team = self._stored.whole("obs", cut.after, cut.over)  # (K, N, N, O): everybody's team at everybody's successor
-        if self._relabel is not None:  # everybody's new goal
-            desired = self._relabel.desired
-            team[..., desired] = next_obs[:, None, :, desired]
-        return as_joint(seen), as_joint(cut.sequences(team))
-
-    def _of_others(self, cut: Cut) -> dict[str, Any]:
-        """Actions, action masks and acting flags of each other team, at rows and successors: fields of a sample."""
-        if not self.others:
-            none = ("others", "next_others", "acting_others", "next_acting_others", "next_action_mask_others")
-            return dict.fromkeys(none, ())
-        if cut.own:
-            raise ConfigError("replay: what other teams do needs one place for all agents")
-        onward, acted = cut.for_others(self.head)
-
-        def of_each(name: str, place: Array, over: bool = False) -> tuple[Tensor, ...]:
-            found = (self._stored.whole(f"{name}.{k}", place, over) for k in range(len(self.others)))
-            return tuple(map(cut.sequences, found))
-
-        return {
-            "others": of_each("others", cut.where),
-            "next_others": of_each("others", acted),
-            "acting_others": of_each("others_acting", cut.where),
-            "next_acting_others": of_each("others_acting", onward, cut.over),
-            "next_action_mask_others": tuple(
-                None if part is None else cut.sequences(self._stored.whole(f"others_action_mask.{k}", onward, cut.over))
-                for k, part in enumerate(self.others_action_mask)
-            ),
-        }
-
-    def _with_new_goals(
-        self, index: Array, obs: Array, next_obs: Array, reward: Array, generator: torch.Generator | None
-    ) -> None:
-        """Relabel a share of what is at places ``(B, 1)``, or of each agent's own ``(B, N)``, in place."""
-        relabel = self._relabel
-        assert relabel is not None
-        choice, agents, rows = relabel.choice, self.team.num_agents, self._rows
-        row, copy = np.divmod(index, self.num_envs)
-        last = rows["_final"].reshape(-1)[index].astype(np.int64)
-        newest = (self.head - 1) % self.rows
-        last = np.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
-        ahead = (last - row) % self.rows  # rows that follow in the episode
-        uniform = torch.rand(2, len(index), 1, generator=generator, dtype=torch.float32).numpy()
-        if choice.strategy == "final":
-            jump = ahead
-        else:
-            jump = (uniform[0] * (ahead + 1).astype(np.float32)).astype(np.int64)
-        if choice.strategy == "episode":
-            oldest = (self.head - self.size) % self.rows
-            since = np.minimum(rows["_since"].reshape(-1)[index], (row - oldest) % self.rows)
-            jump = (uniform[0] * (ahead + since + 1).astype(np.float32)).astype(np.int64) - since
-        other = np.broadcast_to((row + jump) % self.rows * self.num_envs + copy, (len(index), agents))
-        link = self._stored.own("link", other).astype(np.int64)  # (B, N)
-        known = link != PENDING
-        after = np.where(known, np.where(link >= 0, link * self.num_envs + copy, link), other)
-        if index.shape[1] > 1:
-            found = self._stored.own("obs", after, over=True)
-        else:
-            found = self._stored.whole("obs", after[:, 0], over=True)
-        acted = self._stored.own("acting", np.broadcast_to(index, (len(index), agents)))
-        chosen = known & acted & (uniform[1] < choice.share)
-        relabel(*map(torch.from_numpy, (obs, next_obs, reward, found[..., relabel.achieved], chosen)))
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
