@@ -23,6 +23,7 @@ from marl.curriculum.state import checked_curricula
 from marl.installed import entry_points
 from marl.league import checked_league
 from marl.learners import LearnerConfig
+from marl.registry import FILE_NAME, prefer
 from marl.setup import DEFAULT_COPIES, FILE, Features, says
 from marl.shaping.shaper import Hooks, checked_hooks
 from marl.stopping import Stop
@@ -200,8 +201,9 @@ def _module_of(path: Path) -> ModuleType:
     except OSError as error:
         raise ConfigError(f"scenario file {path}: cannot be read ({error.strerror})") from None
     if path in _loaded and _loaded[path][0] == source:
+        prefer(_loaded[path][1].__name__)
         return _loaded[path][1]
-    name = f"marl_scenario_{path.stem}"
+    name = called = f"marl_scenario_{path.stem}"
     if any(module.__name__ == name and other != path for other, (_, module) in _loaded.items()):
         name += f"_{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:8]}"  # another folder's
     spec = importlib.util.spec_from_file_location(name, path)
@@ -209,6 +211,7 @@ def _module_of(path: Path) -> ModuleType:
         raise ConfigError(f"scenario file {path} is not Python")
     importable(path.parent)
     module = importlib.util.module_from_spec(spec)
+    setattr(module, FILE_NAME, called)  # whatever other files of that name this process has met
     before = sys.modules.get(name)
     sys.modules[name] = module  # so that worker processes, pickles and dataclasses find it
     try:

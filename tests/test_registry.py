@@ -247,3 +247,18 @@ def test_a_scenario_file_registers_classes_of_its_own(tmp_path, capsys):
     network = json.loads((run / "checkpoints" / "last" / MANIFEST).read_text())["meta"]["agents"]["network"]
     assert network == {"$class": "marl_scenario_task:Thin", "width": 4}
     assert main(["evaluate", str(run), "--env", str(file), "--episodes", "1"]) == 0, capsys.readouterr().err
+
+
+def test_files_of_one_name_in_two_folders_register_classes_of_one_name(tmp_path, capsys):
+    """What a run is called by does not depend on which files the process has met before."""
+    runs = {}
+    for folder in ("one", "other"):
+        file = tmp_path / folder / "task.py"
+        file.parent.mkdir()
+        file.write_text(TASK.replace("width: int = 8", f"width: int = 8\n    {folder}: int = 1"))
+        runs[file] = run = tmp_path / f"run-{folder}"
+        assert main(["train", str(file), "--run-dir", str(run), "--quiet", "--no-evaluate"]) == 0
+        network = json.loads((run / "checkpoints" / "last" / MANIFEST).read_text())["meta"]["agents"]["network"]
+        assert network == {"$class": "marl_scenario_task:Thin", "width": 4, folder: 1}
+    for file, run in runs.items():
+        assert main(["evaluate", str(run), "--env", str(file), "--episodes", "1"]) == 0, capsys.readouterr().err
