@@ -276,13 +276,13 @@ class AdamRule:
         decay, square_decay = self.betas
         self.steps += moving
         share = moving.unsqueeze(1).float()  # other rows neither decay nor move
-        gradient, steps = self.flat.gradients, self.steps.clamp(min=1).unsqueeze(1)
+        gradient, steps = self.flat.gradients, self.steps.clamp(min=1).unsqueeze(1).double()
         if self.weight_decay:
             self.flat.values.mul_(1 - share * (rate * self.weight_decay))
         self.mean.add_((gradient - self.mean) * (share * (1 - decay)))
         self.square.add_((gradient.square() - self.square) * (share * (1 - square_decay)))
-        root = (self.square / (1 - square_decay**steps)).sqrt_().add_(self.eps)
-        self.flat.values.sub_(share * rate * (self.mean / (1 - decay**steps)) / root)
+        root = (self.square / (1 - square_decay**steps).float()).sqrt_().add_(self.eps)
+        self.flat.values.sub_(share * rate * (self.mean / (1 - decay**steps).float()) / root)
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and counts of steps."""

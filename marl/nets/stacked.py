@@ -206,7 +206,8 @@ class FlatParameters:
         A set whose gradient is not finite gets none; no set does where the loss is not finite, as a squared error may
         overflow while its gradient is finite still.
         """
-        norm: Tensor = torch.linalg.vector_norm(self.gradients, dim=1)
+        # In doubles: squares of large numbers are no float32 while their root still is.
+        norm: Tensor = torch.linalg.vector_norm(self.gradients, dim=1, dtype=torch.float64).float()
         finite = torch.isfinite(norm) & self.loss_is_finite()
         self.loss = 0.0
         scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)

@@ -90,7 +90,7 @@ def test_ctrl_c_ends_a_training_wherever_it_is(point, workers, saved, tmp_path):
     process = subprocess.Popen(
         [*MARL, "train", *words],
         cwd=tmp_path,
-        env=env | ({"NUMBA_CACHE_DIR": str(tmp_path / "numba")} if point == "compile" else {}),
+        env=env | ({"NUMBA_CACHE_DIR": str(tmp_path / "numba"), "MARL_COMPILED": "auto"} if point == "compile" else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

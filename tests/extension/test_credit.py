@@ -8,6 +8,7 @@ import torch
 
 import marl
 from tests.extension.support import trains_saves_loads_resumes
+from tests.support.learning import refused
 from tests.support.tiny import Team
 
 SHARE = '''
@@ -189,7 +190,7 @@ def test_a_critic_of_ones_own(tmp_path):
     (learner,) = came.system.learners
     assert type(learner.model.critic) is came.module.Pair
     assert any(name.startswith("critic.layers") for name in learner.model.state_dict())
-    assert "Total" in learner.chosen.reason
+    assert refused(learner, "Total")
     with pytest.raises(marl.ConfigError, match=r"Surprise\(\) brings a critic for on-policy learners"):
         marl.MultiAgentSystem(marl.DQN(credit=came.module.Surprise()), Team)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.extension.support import trains_saves_loads_resumes
+from tests.support.learning import refused
 
 SOURCE = '''
 import marl
@@ -184,7 +185,7 @@ def test_it_learns_from_sequences_as_well(tmp_path):
 def test_a_loss_of_ones_own(tmp_path):
     came = trains_saves_loads_resumes(tmp_path, LOSS)
     (learner,) = came.system.learners
-    assert learner.chosen.reason == "BoldLearner may compute something else than PPOLearner"
+    assert refused(learner, "BoldLearner may compute something else than PPOLearner")
     plain = came.module.marl.ippo(rollout=8, minibatches=1, network=came.module.marl.MLP((8,)))
     with came.module.marl.MultiAgentSystem(**came.module.make() | {"agents": plain}) as other:
         other.train(steps=2 * 96)

@@ -7,6 +7,7 @@ import torch
 from gymnasium.spaces import Discrete
 
 import marl
+from marl.compiled import backend
 from tests.support.tiny import spec_of
 
 
@@ -50,3 +51,9 @@ def trained(config, env, steps=200, **options):
     system = marl.MultiAgentSystem(config, env, num_envs=2, seed=3, **options)
     system.train(steps=steps)
     return system
+
+
+def refused(learner, reason):
+    """Whether there is no compiled gradient for this reason, or since compiled code is switched off in these tests."""
+    said = learner.chosen.reason
+    return not learner.chosen.compiled and (reason in said or (not backend.enabled and said == backend.SWITCHED_OFF))
