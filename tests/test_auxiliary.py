@@ -247,10 +247,9 @@ def test_a_learner_with_auxiliary_losses_saves_and_resumes_bit_for_bit(config, t
 
 def test_without_any_nothing_changes_and_with_one_the_gradient_is_autograds():
     plain = learner_of(PPO)
-    assert plain.chosen.compiled
+    assert plain.chosen.compiled or refused(plain, "switched off")
     assert "auxiliary" not in plain.state_dict()
     learner = learner_of(dataclasses.replace(PPO, auxiliary=(Large(),)))
-    assert not learner.chosen.compiled
     assert refused(learner, "'auxiliary'")
     assert learner.auxiliary.flats == []
 
