@@ -19,7 +19,7 @@ from torch import Tensor
 from marl.adapters.resolve import comes_with_library
 from marl.channels import Channel
 from marl.config import class_named, code_in, from_json, to_json
-from marl.scenario import Scenario, names
+from marl.scenario import Scenario, is_installed
 from marl.setup import SETTINGS, Setup, saved_as
 from marl.types import CheckpointError, ConfigError, MarlError, Spec
 
@@ -208,20 +208,21 @@ def _read(where: str, data: Any) -> Any:
 
 def refuse_env(where: str, name: str) -> None:
     """Raise CheckpointError unless an environment's or scenario's name is one that a file may choose."""
-    if name not in names() and not comes_with_library(name):
+    if not is_installed(name) and not comes_with_library(name):
         raise CheckpointError(
             f"{where}: it would import and run {name!r:.200}, which is neither a registered environment nor an "
-            "installed scenario. If you trust it, name it again (env=; on the command line SCENARIO or --env) or say "
+            "installed scenario. If you trust it, name it again (env=; on the command line WHAT or --env) or say "
             "trust=True (--trust)"
         )
 
 
 def refuse_scenario(where: str, name: str) -> None:
-    """Raise CheckpointError unless a scenario's name is one that a file may choose."""
-    if name not in names():
+    """Raise CheckpointError unless what a run trains, a scenario or an environment, is one that a file may choose."""
+    if not is_installed(name) and not comes_with_library(name):
         raise CheckpointError(
-            f"{where}: it would import and run {name!r:.200}, which is no installed scenario. If you trust it, say "
-            "--trust, or name it again: marl train SCENARIO --run-dir RUN --resume, marl evaluate RUN --env SCENARIO"
+            f"{where}: it would import and run {name!r:.200}, which is no installed scenario and no registered "
+            "environment. If you trust it, say --trust, or name it again: marl train WHAT --run-dir RUN --resume, "
+            "marl evaluate RUN --env WHAT"
         )
 
 
