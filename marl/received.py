@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from marl.adapters.copies import BAD_OBS
 from marl.adapters.resolve import comes_with_library
 from marl.channels import Channel
 from marl.config import class_named, code_in, from_json, to_json
@@ -47,7 +48,8 @@ def checked_meta(where: str, meta: Mapping[str, Any], cls: type[Setup] = Setup) 
             raise CheckpointError(f"{where}: {name}: expected {wanted}, got {value!r:.80}")
     options = said["options"] or {}
     limit, kwargs = options.get("max_steps"), options.get("env_kwargs")
-    if not (limit is None or (type(limit) is int and limit >= 1)) or not (kwargs is None or type(kwargs) is dict):
+    right = (limit is None or (type(limit) is int and limit >= 1)) and (kwargs is None or type(kwargs) is dict)
+    if not right or options.get("on_bad_obs") not in (None, *BAD_OBS):
         raise CheckpointError(f"{where}: options make no sense: {options!r:.80}")
     return said
 
@@ -106,20 +108,21 @@ def settings(
 
 
 def options(where: str, meta: Mapping[str, Any], scenario: Scenario | None) -> dict[str, Any]:
-    """``env_kwargs`` as JSON and ``max_steps``, as saved; where the first schema could not write them, the scenario's.
+    """``env_kwargs`` as JSON and the other options, as saved; the scenario's where the first schema has none.
 
     Raises:
         CheckpointError: if nobody can say what they were.
     """
     saved = meta["options"]
     if saved is None and scenario is not None:
-        saved = {"env_kwargs": to_json(scenario.env_kwargs, code=True), "max_steps": scenario.max_steps}
+        saved = {"env_kwargs": to_json(scenario.env_kwargs, code=True)}
+        saved |= {name: getattr(scenario, name) for name in ("max_steps", "on_bad_obs")}
     if saved is None:
         raise CheckpointError(
             f"{where}: the version that saved it could not write the environment's options; pass "
             "env=marl.Scenario(...) with env_kwargs= and max_steps= as then"
         )
-    return {"env_kwargs": saved.get("env_kwargs"), "max_steps": saved.get("max_steps")}
+    return {name: saved.get(name) for name in ("env_kwargs", "max_steps", "on_bad_obs")}
 
 
 def refuse_sizes(where: str, meta: Mapping[str, Any], spec: Spec, learners: Any) -> None:

@@ -22,7 +22,7 @@ from marl.curriculum.state import checked_curricula
 from marl.installed import entry_points
 from marl.league import checked_league
 from marl.learners import LearnerConfig
-from marl.setup import DEFAULT_COPIES, FILE, Features, says
+from marl.setup import DEFAULT_COPIES, FILE, Features, checked_on_bad_obs, says
 from marl.shaping.shaper import Hooks, checked_hooks
 from marl.stopping import Stop
 from marl.types import ConfigError
@@ -42,6 +42,7 @@ class Scenario(Features):
         steps: environment steps of a full training (all copies counted).
         env_kwargs: keywords for the environment.
         max_steps: truncate episodes of environments that do not end by themselves.
+        on_bad_obs: what to do about observations outside their space: ``"error"``, ``"cast"``, ``"clip"``, ``"drop"``.
         workers: processes that the copies are spread over; 0 steps them in this process.
         stop: stop early when this rule says so.
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
@@ -89,6 +90,7 @@ class Scenario(Features):
                 f"environment, which training and evaluation cannot share; pass lambda: {type(self.env).__name__}(...)"
             )
         try:
+            checked_on_bad_obs(self.on_bad_obs)
             checked_hooks(self.shaping)
             checked_league(self.league, self.steps)
             if self.curriculum is not None:
