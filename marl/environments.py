@@ -189,8 +189,9 @@ class Environments:
             source = other.env if other is not None else source
             if self.spoken is not None:
                 source = (spoken or self.spoken).source(source)
-            limit = other.max_steps if other else self.options["max_steps"]
-            options |= {"env_kwargs": dict(other.env_kwargs) if other else None, "max_steps": limit}
+            kept = ("max_steps", "on_bad_obs")
+            options |= {name: getattr(other, name) if other else self.options[name] for name in kept}
+            options["env_kwargs"] = dict(other.env_kwargs) if other else None
             return adapters.make(source, num_envs, self.patterns, **options)
         if self.source is None:
             raise ConfigError(MISSING)

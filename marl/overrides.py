@@ -1,17 +1,20 @@
-"""Settings from the command line: ``learner.clip=0.1`` into the dataclasses of a scenario, typed by their fields."""
+"""Settings from the command line: ``learner.clip=0.1`` into the dataclasses of a scenario, ``ippo(lr=3e-4)``."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from marl.config import nearest, settings_class
+from marl.config import SETTINGS, nearest, settings_class
+from marl.learners import LEARNERS, LearnerConfig
+from marl.recipes import recipe_named
 from marl.scenario import Scenario
-from marl.setup import FILE, INSIDE, WHOLE
+from marl.setup import FILE, INSIDE, WHOLE, Agents
 from marl.types import ConfigError
 
 
@@ -32,6 +35,71 @@ def override(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as learner.lr=0.001")
         scenario = _set(scenario, key, text.strip())
     return scenario
+
+
+def agents_said(texts: Sequence[str]) -> Agents:
+    """Learners in words: ``ippo(lr=3e-4)``, or ``PATTERN=RECIPE(...)`` for each team.
+
+    A recipe's or learner's name, called with plain values and settings objects; nothing else is evaluated.
+
+    Raises:
+        ConfigError: for anything else, naming the nearest.
+    """
+    said = [_PATTERN.fullmatch(text.strip()) for text in texts]
+    if len(said) == 1 and said[0] is None:
+        return _learner(texts[0])
+    for text, match in zip(texts, said, strict=True):
+        if match is None:
+            raise ConfigError(f"--agents {text}: expected PATTERN=RECIPE(...) for each team, such as 'agent_*=ippo()'")
+    teams = [(match["pattern"].strip(), match["learner"]) for match in said if match is not None]
+    for pattern in {pattern for pattern, _ in teams if [one for one, _ in teams].count(pattern) > 1}:
+        raise ConfigError(f"--agents {pattern}=...: given twice")
+    return {pattern: _learner(text) for pattern, text in teams}
+
+
+def keywords_said(texts: Sequence[str]) -> dict[str, Any]:
+    """Keywords of an environment in words, ``N=5``. Raises ConfigError for what is no assignment."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ConfigError(f"--env-kwargs {text}: expected NAME=VALUE, such as N=5")
+        found[name.strip()] = _literal(value.strip())
+    return found
+
+
+_PATTERN = re.compile(r"(?P<pattern>[^=()]+)=(?P<learner>.+)", re.DOTALL)
+
+
+def _learner(text: str) -> LearnerConfig:
+    """A recipe's settings in words; brackets may be left out."""
+    where = f"--agents {text.strip()}"
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        node = None
+    call = node if isinstance(node, ast.Call) else None
+    name = _called(call.func if call is not None else node)
+    if name is None:
+        raise ConfigError(f"{where}: expected RECIPE(NAME=VALUE, ...), such as ippo(lr=3e-4)")
+    classes = {cls.__name__: cls for cls in LEARNERS}
+    made = classes[name] if name in classes else recipe_named(name, where, list(classes))
+    try:
+        if call is not None and call.args:
+            raise ConfigError("settings are given by name, such as lr=3e-4")
+        keywords = {str(keyword.arg): _made(keyword.value) for keyword in call.keywords} if call is not None else {}
+        return made(**keywords)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _called(node: ast.expr | None) -> str | None:
+    """The name in ``NAME`` or ``marl.NAME``; None for any other expression."""
+    if isinstance(node, ast.Attribute):
+        return (
+            node.attr if all(isinstance(part, ast.Attribute | ast.Name | ast.Load) for part in ast.walk(node)) else None
+        )
+    return node.id if isinstance(node, ast.Name) else None
 
 
 def keys(scenario: Scenario) -> list[str]:
@@ -245,15 +313,23 @@ def _call(text: str) -> Any:
         node = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
-    return _made(node) if isinstance(node, ast.Call) else None
+    return _made(node, inner=False) if isinstance(node, ast.Call) else None
 
 
-def _made(node: ast.expr) -> Any:
-    """The value of an expression: plain, or a settings object, whose arguments may be settings objects again."""
+def _made(node: ast.expr, inner: bool = True) -> Any:
+    """The value of an expression: plain, or a settings object, whose arguments may be settings objects again.
+
+    None for the call of another name; an ``inner`` one is refused. Raises ConfigError.
+    """
     if not isinstance(node, ast.Call):
-        return ast.literal_eval(node)
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        return _plain(node)
+    name = _called(node.func) or ""
     cls = settings_class(name)
+    if cls is None and inner:
+        known = sorted(one for names in SETTINGS.values() for one in names)
+        near = nearest(name, known)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ConfigError(f"{name!r} is no settings class of the library{hint}")
     if cls is None:
         return None
     try:
@@ -264,6 +340,21 @@ def _made(node: ast.expr) -> Any:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{name}: {error}") from None
+
+
+def _plain(node: ast.expr) -> Any:
+    """A plain value: numbers, texts, truth values, None, and lists, tuples and mappings of what :func:`_made` makes.
+
+    Raises:
+        ConfigError: for names and anything that would have to be computed.
+    """
+    if isinstance(node, ast.Tuple | ast.List):
+        items = [_made(item) for item in node.elts]
+        return tuple(items) if isinstance(node, ast.Tuple) else items
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        raise ConfigError(f"expected a plain value or a settings object, got {ast.unparse(node)!r:.80}") from None
 
 
 def _word(hint: Any) -> str:

@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
+from marl.adapters.copies import BAD_OBS
 from marl.adapters.resolve import comes_with_library
 from marl.channels import Channel
 from marl.config import class_named, code_in, from_json, to_json
-from marl.scenario import Scenario, names
+from marl.scenario import Scenario, is_installed
 from marl.setup import SETTINGS, Setup, saved_as
 from marl.types import CheckpointError, ConfigError, MarlError, Spec
 
@@ -47,7 +48,8 @@ def checked_meta(where: str, meta: Mapping[str, Any], cls: type[Setup] = Setup) 
             raise CheckpointError(f"{where}: {name}: expected {wanted}, got {value!r:.80}")
     options = said["options"] or {}
     limit, kwargs = options.get("max_steps"), options.get("env_kwargs")
-    if not (limit is None or (type(limit) is int and limit >= 1)) or not (kwargs is None or type(kwargs) is dict):
+    right = (limit is None or (type(limit) is int and limit >= 1)) and (kwargs is None or type(kwargs) is dict)
+    if not right or options.get("on_bad_obs") not in (None, *BAD_OBS):
         raise CheckpointError(f"{where}: options make no sense: {options!r:.80}")
     return said
 
@@ -106,20 +108,21 @@ def settings(
 
 
 def options(where: str, meta: Mapping[str, Any], scenario: Scenario | None) -> dict[str, Any]:
-    """``env_kwargs`` as JSON and ``max_steps``, as saved; where the first schema could not write them, the scenario's.
+    """``env_kwargs`` as JSON and the other options, as saved; the scenario's where the first schema has none.
 
     Raises:
         CheckpointError: if nobody can say what they were.
     """
     saved = meta["options"]
     if saved is None and scenario is not None:
-        saved = {"env_kwargs": to_json(scenario.env_kwargs, code=True), "max_steps": scenario.max_steps}
+        saved = {"env_kwargs": to_json(scenario.env_kwargs, code=True)}
+        saved |= {name: getattr(scenario, name) for name in ("max_steps", "on_bad_obs")}
     if saved is None:
         raise CheckpointError(
             f"{where}: the version that saved it could not write the environment's options; pass "
             "env=marl.Scenario(...) with env_kwargs= and max_steps= as then"
         )
-    return {"env_kwargs": saved.get("env_kwargs"), "max_steps": saved.get("max_steps")}
+    return {name: saved.get(name) for name in ("env_kwargs", "max_steps", "on_bad_obs")}
 
 
 def refuse_sizes(where: str, meta: Mapping[str, Any], spec: Spec, learners: Any) -> None:
@@ -208,20 +211,21 @@ def _read(where: str, data: Any) -> Any:
 
 def refuse_env(where: str, name: str) -> None:
     """Raise CheckpointError unless an environment's or scenario's name is one that a file may choose."""
-    if name not in names() and not comes_with_library(name):
+    if not is_installed(name) and not comes_with_library(name):
         raise CheckpointError(
             f"{where}: it would import and run {name!r:.200}, which is neither a registered environment nor an "
-            "installed scenario. If you trust it, name it again (env=; on the command line SCENARIO or --env) or say "
+            "installed scenario. If you trust it, name it again (env=; on the command line WHAT or --env) or say "
             "trust=True (--trust)"
         )
 
 
 def refuse_scenario(where: str, name: str) -> None:
-    """Raise CheckpointError unless a scenario's name is one that a file may choose."""
-    if name not in names():
+    """Raise CheckpointError unless what a run trains, a scenario or an environment, is one that a file may choose."""
+    if not is_installed(name) and not comes_with_library(name):
         raise CheckpointError(
-            f"{where}: it would import and run {name!r:.200}, which is no installed scenario. If you trust it, say "
-            "--trust, or name it again: marl train SCENARIO --run-dir RUN --resume, marl evaluate RUN --env SCENARIO"
+            f"{where}: it would import and run {name!r:.200}, which is no installed scenario and no registered "
+            "environment. If you trust it, say --trust, or name it again: marl train WHAT --run-dir RUN --resume, "
+            "marl evaluate RUN --env WHAT"
         )
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import pkgutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -17,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from marl.adapters.resolve import is_instance
+from marl import sources
+from marl.adapters.resolve import environment_in, is_instance
 from marl.config import unknown
 from marl.curriculum.state import checked_curricula
 from marl.installed import entry_points
 from marl.league import checked_league
 from marl.learners import LearnerConfig
-from marl.registry import FILE_NAME, prefer
-from marl.setup import DEFAULT_COPIES, FILE, Features, says
+from marl.setup import DEFAULT_COPIES, FILE, Features, checked_on_bad_obs, says
 from marl.shaping.shaper import Hooks, checked_hooks
 from marl.stopping import Stop
 from marl.types import ConfigError
@@ -44,6 +42,7 @@ class Scenario(Features):
         steps: environment steps of a full training (all copies counted).
         env_kwargs: keywords for the environment.
         max_steps: truncate episodes of environments that do not end by themselves.
+        on_bad_obs: what to do about observations outside their space: ``"error"``, ``"cast"``, ``"clip"``, ``"drop"``.
         workers: processes that the copies are spread over; 0 steps them in this process.
         stop: stop early when this rule says so.
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
@@ -52,6 +51,8 @@ class Scenario(Features):
         channel: messages as actions: ``marl.Spoken``; learned ones are a learner's ``channel=``.
         message_entries: where observations show what others did to be understood, such as
             ``("listener_0<speaker_0:8-10",)``: entries 8 to 10 of what ``listener_0`` sees are what ``speaker_0`` said.
+        algorithms: other algorithms that this task has settings for: a name, and the fields of the scenario that
+            differ, ``{"qmix": {"agents": marl.qmix(), "steps": 800_000}}``. See :meth:`by`.
         expect: the return to expect after ``steps``, in words.
         extra: the extra that its environment needs (``pip install 'marl-system[EXTRA]'``).
         about: one line for ``marl list``.
@@ -68,6 +69,7 @@ class Scenario(Features):
     stop: Stop | None = None
     shaping: Hooks = field(default=(), metadata=says(told=FILE))
     message_entries: tuple[str, ...] = field(default=(), metadata=says(told=FILE))
+    algorithms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=says(told=FILE))
     expect: str = field(default="", metadata=says(told=FILE))
     extra: str | None = field(default=None, metadata=says(told=FILE))
     about: str = field(default="", metadata=says(told=FILE))
@@ -88,6 +90,7 @@ class Scenario(Features):
                 f"environment, which training and evaluation cannot share; pass lambda: {type(self.env).__name__}(...)"
             )
         try:
+            checked_on_bad_obs(self.on_bad_obs)
             checked_hooks(self.shaping)
             checked_league(self.league, self.steps)
             if self.curriculum is not None:
@@ -101,11 +104,57 @@ class Scenario(Features):
             )
         if not self.reference:
             object.__setattr__(self, "reference", self.name)
+        for algorithm, different in self.algorithms.items():
+            where = f"Scenario {self.name!r}: algorithms[{algorithm!r}]"
+            known = [one.name for one in fields(self) if one.name not in ("name", "reference", "algorithms")]
+            if not isinstance(different, Mapping) or "agents" not in different:
+                raise ConfigError(f"{where}: expected the fields that differ, with agents, got {different!r:.80}")
+            for name in different:
+                if name not in known:
+                    raise ConfigError(unknown(where, name, known, "field"))
+            self.by(algorithm)
+
+    def by(self, algorithm: str) -> Scenario:
+        """The same task with its settings for another algorithm: ``spread`` by ``qmix`` is called ``spread_qmix``.
+
+        Raises:
+            ConfigError: if it has none for that algorithm.
+        """
+        if algorithm not in self.algorithms:
+            raise ConfigError(unknown(f"scenario {self.name!r}", algorithm, self.algorithms, "algorithm"))
+        file = sources.split(self.reference)
+        base = self.reference if file is None or file[1] else f"{self.reference}:{self.name}"
+        different: dict[str, Any] = {**self.algorithms[algorithm], "algorithms": {}}
+        return replace(self, name=f"{self.name}_{algorithm}", reference=f"{base}_{algorithm}", **different)
 
 
 def names() -> list[str]:
     """The names of all installed scenarios."""
     return sorted(_installed())
+
+
+def is_installed(name: str) -> bool:
+    """Whether it names an installed scenario, or ``NAME_ALGORITHM``, one of the algorithms that it has settings for."""
+    return name in _installed() or variant(name) is not None
+
+
+def variant(name: str) -> tuple[str, str] | None:
+    """An installed scenario and one of its algorithms that ``NAME_ALGORITHM`` names; None if it names none."""
+    installed = _installed()
+    return None if name in installed else _divided(name, installed, lambda base: _load(base, installed[base]))
+
+
+def _divided(name: str, known: Iterable[str], load: Callable[[str], Scenario]) -> tuple[str, str] | None:
+    """``NAME_ALGORITHM`` as the name and the algorithm, if there are such."""
+    for base in known:
+        algorithm = name.removeprefix(f"{base}_")
+        if algorithm != name and algorithm in load(base).algorithms:
+            return base, algorithm
+    return None
+
+
+def _load(name: str, point: EntryPoint) -> Scenario:
+    return _checked(name, getattr(importlib.import_module(point.module), point.attr, None))
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -133,40 +182,60 @@ def _modules_in(package: str) -> list[str]:
 def find(reference: str) -> Scenario:
     """A scenario by installed name, by path to a ``.py`` file, or as ``module:attribute``.
 
+    ``file.py:NAME`` is one of several in a file. ``NAME_ALGORITHM`` is, everywhere, the scenario with its settings for
+    another algorithm; see :meth:`Scenario.by`.
+
     Raises:
         ConfigError: if there is none, naming the nearest; or if what is found is no scenario.
     """
-    if reference.endswith(".py"):
-        path = Path(reference).absolute()
-        return replace(_from_file(path), reference=str(path))
+    file = sources.split(reference)
+    if file is not None:
+        return _from_file(*file)
     if ":" in reference:
         module_name, _, attribute = reference.partition(":")
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise ConfigError(f"scenario {reference!r}: cannot import {module_name!r} ({error})") from None
-        return _checked(reference, getattr(module, attribute, None))
+        found = _named_in(module, attribute, f"{module_name}:")
+        return _checked(reference, getattr(module, attribute, None)) if found is None else found
     installed = _installed()
-    if reference not in installed:
+    if reference in installed:
+        return _load(reference, installed[reference])
+    divided = variant(reference)
+    if divided is None:
         raise ConfigError(unknown("scenario", reference, sorted(installed), "scenario"))
-    point = installed[reference]
-    return _checked(reference, getattr(importlib.import_module(point.module), point.attr, None))
+    base, algorithm = divided
+    return _load(base, installed[base]).by(algorithm)
 
 
 def resolve_scenario(env: Any) -> Scenario | None:
     """The scenario that ``env`` is or names; None if it is an environment. Raises ConfigError for a name of neither."""
     if isinstance(env, Scenario):
         return env
-    if isinstance(env, str) and (env in names() or env.endswith(".py")):
+    if not isinstance(env, str):
+        return None
+    file = sources.split(env)
+    if file is not None:
+        return None if _is_environment(*file) else find(env)
+    if is_installed(env) or (env.isidentifier() and importlib.util.find_spec(env) is None):
         return find(env)
-    if isinstance(env, str) and env.isidentifier() and importlib.util.find_spec(env) is None:
-        return find(env)
-    if isinstance(env, str) and ":" in env:
+    if ":" in env:
         module_name, _, attribute = env.partition(":")
-        with suppress(ImportError):  # who makes the environment says what is missing
-            if isinstance(getattr(importlib.import_module(module_name), attribute, None), Scenario):
-                return find(env)
+        with suppress(ImportError, ValueError):  # who makes the environment says what is missing
+            return _named_in(importlib.import_module(module_name), attribute, f"{module_name}:")
     return None
+
+
+def _is_environment(path: Path, name: str) -> bool:
+    """Whether what a file calls ``name`` (empty: the file) is an environment and no scenario."""
+    module = sources.module_of(path)
+    if _named_in(module, name, "") is not None or (not name and _scenarios_in(module)):
+        return False
+    with suppress(ConfigError):
+        environment_in(module, path.name, name)
+        return True
+    return False
 
 
 def reference_of(env: Any, scenario: Scenario | None) -> str | None:
@@ -174,60 +243,51 @@ def reference_of(env: Any, scenario: Scenario | None) -> str | None:
     return scenario.reference if scenario is not None else env if isinstance(env, str) else None
 
 
-def importable(folder: Path) -> None:
-    """Let modules in a folder be imported, after whatever is installed: worker processes get the same path."""
-    entry = str(folder.absolute())
-    if entry not in sys.path:
-        sys.path.append(entry)
-
-
-_loaded: dict[Path, tuple[bytes, ModuleType]] = {}  # a file is run once, so that its classes are the same everywhere
-
-
-def _from_file(path: Path) -> Scenario:
-    module = _module_of(path)
-    found = [value for value in vars(module).values() if isinstance(value, Scenario)]
-    if len(found) != 1:
-        raise ConfigError(f"scenario file {path}: expected one marl.Scenario at module level, found {len(found)}")
-    return found[0]
-
-
-def _module_of(path: Path) -> ModuleType:
-    """The module that a scenario file makes, run anew only when the file has changed."""
-    if not path.is_file():
-        raise ConfigError(f"scenario file {path} does not exist")
+def _from_file(path: Path, name: str) -> Scenario:
+    """The scenario that a file calls ``name``, or its only one. Raises ConfigError."""
+    module = sources.module_of(path)
+    found = _scenarios_in(module)
+    if not name and len(found) == 1:
+        return replace(next(iter(found.values())), reference=str(path))
+    named = _named_in(module, name, f"{path}:") if name else None
+    if named is not None:
+        return named
+    asked = f"there is no scenario {name!r} in it" if name else f"expected one marl.Scenario, found {len(found)}"
+    if found:
+        raise ConfigError(f"file {path}: {asked}; name one: {', '.join(f'{path.name}:{one}' for one in found)}")
     try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"scenario file {path}: cannot be read ({error.strerror})") from None
-    if path in _loaded and _loaded[path][0] == source:
-        prefer(_loaded[path][1].__name__)
-        return _loaded[path][1]
-    name = called = f"marl_scenario_{path.stem}"
-    if any(module.__name__ == name and other != path for other, (_, module) in _loaded.items()):
-        name += f"_{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:8]}"  # another folder's
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None:
-        raise ConfigError(f"scenario file {path} is not Python")
-    importable(path.parent)
-    module = importlib.util.module_from_spec(spec)
-    setattr(module, FILE_NAME, called)  # whatever other files of that name this process has met
-    before = sys.modules.get(name)
-    sys.modules[name] = module  # so that worker processes, pickles and dataclasses find it
-    try:
-        # Whoever calls has named the file; what a checkpoint or run folder names never comes here untrusted
-        # (`marl.received`). Compiled here, since the import system may take a cached one of the same second.
-        exec(compile(source, path, "exec", dont_inherit=True), vars(module))
-    except BaseException as error:
-        if before is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
-        if isinstance(error, ConfigError) or not isinstance(error, Exception | SystemExit):
-            raise
-        raise ConfigError(f"scenario file {path}: {type(error).__name__}: {error}") from error
-    _loaded[path] = source, module
-    return module
+        environment_in(module, path.name, name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"file {path}: expected one marl.Scenario at module level, or an environment, found neither ({error})"
+        ) from None
+    raise ConfigError(f"file {path}: expected one marl.Scenario at module level, found an environment")
+
+
+def _scenarios_in(module: ModuleType) -> dict[str, Scenario]:
+    """The scenarios of a module by the name of their variable, each once."""
+    found: dict[str, Scenario] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, Scenario) and not any(value is other for other in found.values()):
+            found[name] = value
+    return found
+
+
+def _named_in(module: ModuleType, name: str, prefix: str) -> Scenario | None:
+    """The scenario of a module whose variable or own name is ``name``, or ``NAME_ALGORITHM``; None: there is none.
+
+    ``prefix``: what stands before the name in its reference.
+    """
+    own = {**{scenario.name: scenario for scenario in _scenarios_in(module).values()}, **_scenarios_in(module)}
+    value = getattr(module, name, None) if name else None
+    scenario = value if isinstance(value, Scenario) else own.get(name)
+    if scenario is not None:
+        return replace(scenario, reference=f"{prefix}{name}")
+    divided = _divided(name, own, own.__getitem__)
+    if divided is None:
+        return None
+    base, algorithm = divided
+    return replace(own[base], reference=f"{prefix}{base}").by(algorithm)
 
 
 def _checked(reference: str, value: object) -> Scenario:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from marl.adapters.copies import BAD_OBS
 from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.channels import Channel
-from marl.config import check_whole, described, to_json
+from marl.config import check_whole, described, to_json, unknown
 from marl.curriculum.state import Curricula, checked_curricula
 from marl.curriculum.tasks import Task
 from marl.league import PSRO, Leagues, checked_league
@@ -68,6 +69,7 @@ class Features:
     """
 
     max_steps: int | None = field(default=None, metadata=says(saved=OPTION, told=WHOLE))
+    on_bad_obs: str | None = field(default=None, metadata=says(saved=OPTION, told=WHOLE))
     curriculum: Curricula | None = field(default=None, metadata=says())
     league: Leagues | None = field(default=None, metadata=says())
     channel: Spoken | None = field(default=None, metadata=says(plays=True))
@@ -84,6 +86,7 @@ class Setup(Features):
         num_envs: copies that train side by side.
         workers: processes that the copies are spread over.
         max_steps: truncate episodes of environments that do not end by themselves.
+        on_bad_obs: what to do about observations outside their space: ``"error"``, ``"cast"``, ``"clip"``, ``"drop"``.
         seed: everything random derives from it.
         device: where to compute.
         shaping: hooks that change what agents are paid for learning.
@@ -137,6 +140,7 @@ class Setup(Features):
             channel=channel,
             env_kwargs=dict(self.env_kwargs or {}) or None,
             max_steps=None if self.max_steps is None else check_whole("max_steps", self.max_steps, 1),
+            on_bad_obs=checked_on_bad_obs(self.on_bad_obs),
             num_envs=check_whole("num_envs", copies, 1),
             workers=check_whole("workers", self.workers or 0, 0),
             parts=tuple(self.parts),
@@ -204,6 +208,13 @@ class Setup(Features):
         """The tasks that evaluation plays: those of the curriculum's target. Empty: the world's defaults."""
         curricula = self.curriculum.values() if isinstance(self.curriculum, Mapping) else [self.curriculum]
         return {name: value for one in curricula if one is not None for name, value in one.target.items()}
+
+
+def checked_on_bad_obs(value: Any) -> str | None:
+    """What to do about bad observations, or None. Raises ConfigError, naming what there is."""
+    if value is not None and value not in BAD_OBS:
+        raise ConfigError(unknown("on_bad_obs", str(value), BAD_OBS, "value"))
+    return None if value is None else str(value)
 
 
 def checked_spoken(channel: Any) -> Spoken | None:

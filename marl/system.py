@@ -43,6 +43,8 @@ class MultiAgentSystem:
         workers: processes that the copies are spread over; 0 steps them in this process.
         env_kwargs: keywords for the environment.
         max_steps: truncate episodes of environments that do not end by themselves.
+        on_bad_obs: what to do about observations outside their space: ``"error"`` ends training; ``"cast"`` accepts a
+            wider dtype; ``"clip"`` does so and clips to the bounds; ``"drop"`` throws the episode away.
         shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
@@ -57,13 +59,13 @@ class MultiAgentSystem:
         self, agents: Agents | None, env: Any, *, num_envs: int | None = None, seed: int = 0, device: str = "cpu",
         workers: int | None = None, env_kwargs: Mapping[str, Any] | None = None, max_steps: int | None = None,
         shaping: Hooks | None = None, curriculum: Curricula | None = None, league: Leagues | None = None,
-        channel: Spoken | None = None, parts: Sequence[Part] = (),
+        channel: Spoken | None = None, parts: Sequence[Part] = (), on_bad_obs: str | None = None,
     ) -> None:  # fmt: skip
         """Build the learners; the class documents the arguments."""
         given = Setup(
             agents=agents, env=env, env_kwargs=env_kwargs, num_envs=num_envs, workers=workers, max_steps=max_steps,
             seed=seed, device=device, shaping=shaping, curriculum=curriculum, league=league, channel=channel,
-            parts=parts,
+            parts=parts, on_bad_obs=on_bad_obs,
         )  # fmt: skip
         scenario = resolve_scenario(env)
         self._adopt(given.over(scenario).checked(), scenario, reference_of(env, scenario))

@@ -54,7 +54,11 @@ def test_settings_objects_are_said_as_in_python_one_within_another():
             "is None here; give it whole, such as learner.hindsight=Hindsight(...)",
         ),
         ("cartpole_dqn", "learner.exploration=Greedy", "expected EpsilonGreedy(...), GaussianNoise(...) or another"),
-        ("cartpole_dqn", "learner.exploration=EpsilonGreedy(Linaer(1.0, 0.1))", "EpsilonGreedy.epsilon"),
+        (
+            "cartpole_dqn",
+            "learner.exploration=EpsilonGreedy(Linaer(1.0, 0.1))",
+            "'Linaer' is no settings class of the library; did you mean 'Linear'?",
+        ),
         ("gridworld_curriculum", "curriculum.patience=0", "expected a whole number of at least 1"),
         ("gridworld_curriculum", "curriculum.stages.9.name=a", "unknown key"),
         ("gridworld_curriculum", "curriculum.stages.0.task.wdith=3", "did you mean 'curriculum.stages.0.task.width'?"),

@@ -20,7 +20,8 @@ from marl import checkpoint
 from marl.adapters import make
 from marl.config import SETTINGS, from_json, name_of, to_json
 from marl.curriculum import Among, Stage
-from marl.types import CheckpointError, ConfigError
+from marl.overrides import override
+from marl.types import CheckpointError, ConfigError, EnvContractError
 from tests.support.tiny import Constant, Team
 
 
@@ -34,6 +35,13 @@ class Level(enum.IntEnum):
 
 class Word(str):
     pass
+
+
+class Far(Constant):
+    """Shows what its space does not allow."""
+
+    def _look(self):
+        return super()._look() * 7
 
 
 class Keen(Constant):
@@ -135,7 +143,33 @@ def test_the_first_schema_could_not_write_options_and_that_is_not_the_same_as_no
         marl.MultiAgentSystem.load(path, env=Keen)
     scenario = marl.Scenario(name="keen", env=Keen, env_kwargs={"x": len}, agents=marl.Random(), max_steps=5)
     loaded = marl.MultiAgentSystem.load(path, env=scenario)
-    assert loaded.setup.options == {"env_kwargs": {"x": len}, "max_steps": 5}
+    assert loaded.setup.options == {"env_kwargs": {"x": len}, "max_steps": 5, "on_bad_obs": None}
+
+
+def test_what_is_done_about_bad_observations_is_a_setting_that_is_saved(folder):
+    with marl.MultiAgentSystem(marl.ia2c(rollout=4), Far, num_envs=2, on_bad_obs="clip") as system:
+        system.train(steps=16)
+        assert system.faults["clip"] >= 4
+        path = system.save(folder / "it")
+    with marl.MultiAgentSystem.load(path, env=Far) as loaded:
+        assert loaded.setup.on_bad_obs == "clip"
+        assert "clip" in loaded.evaluate(2).faults
+    with (
+        marl.MultiAgentSystem(marl.ia2c(rollout=4), Far) as plain,
+        pytest.raises(EnvContractError, match="expected values in"),
+    ):
+        plain.train(steps=16)
+    with pytest.raises(marl.ConfigError, match="on_bad_obs: unknown value 'clipp'; did you mean 'clip'"):
+        marl.MultiAgentSystem(marl.ia2c(), Far, on_bad_obs="clipp")
+
+
+def test_bad_observations_are_a_setting_of_scenarios_and_of_the_command_line():
+    scenario = marl.Scenario(name="far", env=Far, agents=marl.ia2c(rollout=4), on_bad_obs="drop")
+    assert marl.MultiAgentSystem(None, scenario).setup.on_bad_obs == "drop"
+    assert override(scenario, ["on_bad_obs=cast"]).on_bad_obs == "cast"
+    assert override(scenario, ["on_bad_obs=none"]).on_bad_obs is None
+    with pytest.raises(marl.ConfigError, match=r"--set on_bad_obs=clipp: .*did you mean 'clip'"):
+        override(scenario, ["on_bad_obs=clipp"])
 
 
 def test_numpy_numbers_are_numbers_at_every_door(folder):

@@ -14,12 +14,14 @@ import pytest
 
 import marl
 from marl import parallel
-from marl.scenario import GROUP, find, names
+from marl.scenario import GROUP, find, is_installed, names
 from marl.types import ConfigError
 from tests.benchmarks.learning import TASKS, main
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for path in (ROOT / "scenarios" / "marl_scenarios").glob("*.py") if path.stem != "__init__")
+VARIANTS = [f"{path.stem}_{algorithm}" for path in FILES for algorithm in find(path.stem).algorithms]
+NAMES = [*(path.stem for path in FILES), *VARIANTS]
 NEEDS = {
     "mpe": ["mpe2"],
     "classic": ["rlcard"],
@@ -31,8 +33,8 @@ BY_THE_CLOCK = {"pursuit_vision"}  # stages that last so many steps, more than a
 SLOW = {"pursuit", "multiwalker", "knights_archers_zombies"}  # environments of a few hundred steps a second
 
 
-def scenario_of(path):
-    scenario = find(path.stem)
+def scenario_of(name):
+    scenario = find(name)
     for module in NEEDS.get(scenario.extra, []):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs the extra {scenario.extra!r}")
@@ -73,14 +75,14 @@ def soon(config):
     return dataclasses.replace(config, learning_starts=16, batch=16, buffer=1_000, updates_per_step=0.25)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_scenario_trains_and_is_evaluated(path):
-    scenario = scenario_of(path)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scenario_trains_and_is_evaluated(name):
+    scenario = scenario_of(name)
     agents = scenario.agents if isinstance(scenario.agents, dict) else {"*": scenario.agents}
     agents = {pattern: soon(config) for pattern, config in agents.items()}
     rows = max(getattr(config, "rollout", 16) for config in agents.values())
     chosen = agents if isinstance(scenario.agents, dict) else agents["*"]
-    if path.stem in BY_THE_CLOCK:
+    if name in BY_THE_CLOCK:
         with (
             pytest.raises(ConfigError, match="can never be reached"),
             marl.MultiAgentSystem(chosen, scenario) as system,
@@ -90,10 +92,10 @@ def test_a_scenario_trains_and_is_evaluated(path):
     with marl.MultiAgentSystem(chosen, scenario, num_envs=4, seed=0) as system:
         history = system.train(steps=4 * rows)
         assert system.steps == 4 * rows
-        losses = [values for name, values in history.items() if name.split("/")[-1] in ("policy_loss", "loss")]
+        losses = [values for key, values in history.items() if key.split("/")[-1] in ("policy_loss", "loss")]
         assert len(losses) == len(system.learners)
         assert all(math.isfinite(value) for values in losses for value in values)
-        if path.stem in SLOW:  # whole episodes of these take long
+        if name in SLOW:  # whole episodes of these take long
             return
         report = system.evaluate(2)
         assert report.episodes == 2
@@ -104,7 +106,7 @@ def test_a_scenario_trains_and_is_evaluated(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SLOW))
 def test_a_slow_scenario_is_evaluated(name):
-    with marl.MultiAgentSystem(None, scenario_of(Path(f"{name}.py")), seed=0) as system:
+    with marl.MultiAgentSystem(None, scenario_of(name), seed=0) as system:
         assert math.isfinite(system.evaluate(1).mean_return)
 
 
@@ -115,6 +117,65 @@ def test_a_scenario_survives_worker_processes():
         assert len(system.history["episode_rewards"]) == 4
 
 
+# What trained these tasks before, in files of their own: the numbers of docs/benchmarks.md are theirs.
+BEFORE = {
+    "spread_iql": (marl.iql, "marl/spread-v0", 16, 800_000, {"discount": 0.8, "batch": 512, "buffer": 200_000}),
+    "spread_qmix": (marl.qmix, "marl/spread-v0", 16, 800_000, {"discount": 0.8, "learning_starts": 5_000}),
+    "spread_masac": (marl.masac, "marl/spread-v0", 16, 1_000_000, {"discount": 0.85, "buffer": 500_000}),
+    "cartpole_a2c": (marl.A2C, "CartPole-v1", 8, 500_000, {"rollout": 5, "discount": 0.99}),
+    "acrobot_dqn": (marl.DQN, "marl/acrobot-v0", 8, 100_000, {"n_step": 3, "updates_per_step": 0.25}),
+    "pendulum_td3": (marl.TD3, "marl/pendulum-v0", 1, 20_000, {"batch": 128, "lr": 1e-3, "discount": 0.98}),
+    "connect_four_dqn": (marl.DQN, "classic/connect_four-v3", 16, 400_000, {"updates_per_step": 0.2, "n_step": 3}),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_name_that_had_a_file_of_its_own_means_the_same_settings(name):
+    recipe, env, num_envs, steps, settings = BEFORE[name]
+    scenario = find(name)
+    assert (scenario.name, scenario.reference) == (name, name)
+    assert (scenario.env, scenario.num_envs, scenario.steps) == (env, num_envs, steps)
+    plain = recipe()
+    assert type(scenario.agents) is type(plain)
+    for axis in ("critic", "credit"):
+        assert getattr(scenario.agents, axis, None) == getattr(plain, axis, None)
+    assert {key: getattr(scenario.agents, key) for key in settings} == settings
+
+
+def test_a_scenario_by_another_algorithm_keeps_what_that_does_not_change():
+    spread, qmix = find("spread"), find("spread").by("qmix")
+    assert (qmix.name, qmix.about, qmix.algorithms) == ("spread_qmix", spread.about, {})
+    assert find("tag_maddpg").agents["adversary_*"].critic == marl.Joint(of="all")
+    assert find("connect_four_dqn").league.window == 5
+    assert find("connect_four").league.window != 5
+    with pytest.raises(ConfigError, match=r"scenario 'spread': unknown algorithm 'qmx'; did you mean 'qmix'"):
+        spread.by("qmx")
+
+
+def test_names_of_scenarios_by_algorithm_are_installed_and_others_are_not():
+    assert is_installed("spread_qmix")
+    assert is_installed("speaker_listener_maddpg")  # speaker is none, speaker_listener is one
+    assert not is_installed("spread_happo")
+    assert not is_installed("spread_")
+    with pytest.raises(ConfigError, match="unknown scenario 'spread_happo'; did you mean"):
+        find("spread_happo")
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "message"),
+    [
+        ({"dqn": {"steps": 5}}, r"algorithms\['dqn'\]: expected the fields that differ, with agents"),
+        ({"dqn": marl.DQN()}, r"algorithms\['dqn'\]: expected the fields that differ, with agents"),
+        ({"dqn": {"agents": marl.DQN(), "stesp": 5}}, "unknown field 'stesp'; did you mean 'steps'"),
+        ({"dqn": {"agents": marl.DQN(), "name": "x"}}, "unknown field 'name'"),
+        ({"dqn": {"agents": marl.DQN(), "steps": 0}}, "'task_dqn': steps must be a whole number of at least 1"),
+    ],
+)
+def test_settings_for_an_algorithm_that_make_no_sense_are_refused(algorithms, message):
+    with pytest.raises(ConfigError, match=message):
+        marl.Scenario(name="task", env="CartPole-v1", agents=marl.ippo(), algorithms=algorithms)
+
+
 def test_an_unknown_scenario_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'cartpole'"):
         find("cartpol")
@@ -122,7 +183,7 @@ def test_an_unknown_scenario_names_the_nearest():
 
 def test_the_learning_benchmark_trains_shipped_scenarios(capsys, monkeypatch):
     monkeypatch.setattr(parallel, "_threads", 1)  # so that the script's own setting ends with this test
-    assert {task.scenario for task in TASKS.values()} <= {path.stem for path in FILES}
+    assert {task.scenario for task in TASKS.values()} <= set(NAMES)
     assert TASKS["spread_ippo"].make().agents.critic == marl.Local()
     assert TASKS["spread_mappo"].make().agents.critic == marl.Joint()
     assert TASKS["reach"].make().agents.hindsight is not None

@@ -25,7 +25,7 @@ def make(
     workers: int = 0,
     env_kwargs: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
-    on_bad_obs: str = "error",
+    on_bad_obs: str | None = None,
     deadline: float = 60.0,
     state: bool = True,
     infos: bool = False,
@@ -41,7 +41,7 @@ def make(
     workers: how many processes the copies are spread over; 0 keeps them in this one. Results do not depend on it.
     env_kwargs: passed to the function or class that makes the environment.
     max_steps: truncate episodes after this many steps.
-    on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `LocalBatch`).
+    on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `LocalBatch`); None: ``error``.
     deadline: seconds a worker process may take for one step before it is replaced.
     state: read ``env.state()`` in every step; switch it off where no critic or mixer wants the global state.
     infos: put all infos of the environment into each step, which a batched form or workers do not.
@@ -77,7 +77,7 @@ def make(
             patterns,
             workers=workers,
             max_steps=max_steps,
-            on_bad_obs=on_bad_obs,
+            on_bad_obs=on_bad_obs or "error",
             deadline=deadline,
             build=functools.partial(in_process, state=state),
         )
@@ -86,7 +86,7 @@ def make(
         num_envs,
         patterns,
         max_steps=max_steps,
-        on_bad_obs=on_bad_obs,
+        on_bad_obs=on_bad_obs or "error",
         state=state,
         infos=infos,
         first=first,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import pettingzoo
@@ -21,6 +21,7 @@ from gymnasium.envs.registration import EnvSpec
 from pettingzoo.env_registry import exceptions
 from pettingzoo.env_registry.helpers import find_spec
 
+from marl import sources
 from marl.adapters.tuples import by_agent, make_by_agent
 from marl.config import unknown
 from marl.installed import entry_points
@@ -42,6 +43,8 @@ FAMILIES = {  # packages whose modules are environments, and what these are call
     "pettingzoo": r"pettingzoo\.(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v[0-9]+",
 }
 ID = r"([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+"
+MAKERS = ("parallel_env", "env", "make")  # what a module calls the function that makes its environment
+MISSING = re.compile(r"missing \d+ required (positional|keyword-only) arguments?: '\w+'.*")
 FOREIGN = ("GymV21Environment", "GymV26Environment")  # ids that make what their arguments name
 REGISTRARS = {"Foraging": "lbforaging"}  # how Gymnasium ids begin that a package registers when it is imported
 
@@ -87,8 +90,12 @@ def _is_instance(env: object) -> bool:
 
 
 def make_by_name(name: str, kwargs: Mapping[str, Any]) -> Any:
-    """Make an environment from a Gymnasium id, a PettingZoo id (parallel before AEC), or a dotted module path."""
+    """Make an environment from a Gymnasium id, a PettingZoo id (parallel before AEC), a module or a file."""
     with _Explained(name):
+        file = sources.split(name)
+        if file is not None:
+            path, attribute = file
+            return by_agent(environment_in(sources.module_of(path), path.name, attribute)(**kwargs))
         _register_namespace(name)
         for registry, kind in ((pettingzoo.parallel_registry, "parallel"), (pettingzoo.aec_registry, "aec")):
             if _registered(registry, name):
@@ -96,12 +103,9 @@ def make_by_name(name: str, kwargs: Mapping[str, Any]) -> Any:
         if ":" in name and not name.startswith("gymnasium:"):
             module_name, _, attribute = name.partition(":")
             module = importlib.import_module(module_name)
-            found = getattr(module, attribute, None)
-            if callable(found):
-                return by_agent(found(**kwargs))
-            if not any(key == attribute or key.startswith(f"{attribute}-v") for key in gymnasium.registry):
-                own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
-                raise ConfigError(unknown("environment", name, [f"{module_name}:{key}" for key in own], "environment"))
+            known = any(key == attribute or key.startswith(f"{attribute}-v") for key in gymnasium.registry)
+            if callable(getattr(module, attribute, None)) or not known:
+                return by_agent(environment_in(module, module_name, attribute)(**kwargs))
         if ":" in name or _in_gymnasium(name):
             return by_agent(gymnasium.make(name, disable_env_checker=True, **kwargs))
         if _importable(name):
@@ -152,14 +156,39 @@ def _register_namespace(name: str) -> None:
 
 
 def make_from_module(name: str, kwargs: Mapping[str, Any]) -> Any:
-    """Make a module's ``parallel_env``, else its ``env``."""
+    """Make a module's environment; see :func:`environment_in`."""
     with _Explained(name):
-        module = importlib.import_module(name)
-        for attribute in ("parallel_env", "env"):
-            maker = getattr(module, attribute, None)
-            if callable(maker):
-                return maker(**kwargs)
-    raise ConfigError(f"module {name!r} has neither parallel_env nor env")
+        return by_agent(environment_in(importlib.import_module(name), name)(**kwargs))
+
+
+def environment_in(module: ModuleType, where: str, name: str = "") -> Callable[..., Any]:
+    """What makes a module's environment: what it calls ``name``, else ``parallel_env``, ``env``, ``make``, its class.
+
+    Args:
+        module: of the user's.
+        where: its name or file, for the error.
+        name: of something in it.
+
+    Raises:
+        ConfigError: if there is none, or more than one class that could be meant.
+    """
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    if name:
+        found = getattr(module, name, None)
+        if not callable(found):
+            raise ConfigError(
+                unknown("environment", f"{where}:{name}", [f"{where}:{key}" for key in own], "environment")
+            )
+        return cast(Callable[..., Any], found)
+    for attribute in MAKERS:
+        if callable(maker := getattr(module, attribute, None)):
+            return cast(Callable[..., Any], maker)
+    classes = {key: getattr(module, key) for key in own if isinstance(getattr(module, key), type)}
+    classes = {key: cls for key, cls in classes.items() if hasattr(cls, "reset") and hasattr(cls, "step")}
+    if len(classes) == 1:
+        return cast(Callable[..., Any], next(iter(classes.values())))
+    ways = f"; name one: {', '.join(f'{where}:{key}' for key in classes)}" if classes else ""
+    raise ConfigError(f"module {where!r} has none of {', '.join(MAKERS)}{ways}")
 
 
 def _registered(registry: Mapping[str, Any], name: str) -> bool:
@@ -204,6 +233,13 @@ class _Explained:
             family = next((part for part in parts if part in EXTRAS), None)
             mend = f": pip install '{EXTRAS[family]}'" if family else ""
             raise ConfigError(f"environment {self.name!r} needs something not installed ({error}){mend}") from None
+        missing = MISSING.search(str(error)) if isinstance(error, TypeError) else None
+        if missing is not None:
+            lacking = re.findall(r"'(\w+)'", missing.group())
+            raise ConfigError(
+                f"environment {self.name!r} cannot be made without {' and '.join(lacking)} ({error}); give "
+                f"env_kwargs={{{lacking[0]!r}: ...}} (on the command line --set env_kwargs.{lacking[0]}=VALUE)"
+            ) from None
         if isinstance(error, TypeError) and "argument" in str(error):
             raise ConfigError(f"environment {self.name!r} does not take these env_kwargs: {error}") from None
 

@@ -15,10 +15,18 @@ from marl.cli.options import NUMBER
 class Asked:
     """What ``marl train`` is asked for."""
 
-    scenario: Annotated[Positional[str | None], arg(metavar="SCENARIO")] = None
-    """A shipped scenario (marl list), a path to a .py file, or module:attribute; may be left out with --resume."""
+    scenario: Annotated[Positional[str | None], arg(metavar="WHAT")] = None
+    """A shipped scenario (marl list), a Gymnasium or PettingZoo id, a module, module:attribute, FILE.py, FILE.py:NAME.
+
+    May be left out with --resume."""
+    algorithm: Annotated[str | None, arg(metavar="NAME")] = None
+    """A recipe (marl list): mappo, qmix, ppo, ...; a scenario's own settings for it where it has some."""
+    agents: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="[PATTERN=]RECIPE(...)")] = ()
+    """Learners with settings, instead of --algorithm: 'ippo(lr=3e-4)', or 'adversary_*=mappo()' 'agent_*=iql()'."""
     steps: Annotated[int | None, NUMBER] = None
-    """Environment steps of the whole run, all copies counted; the scenario's unless given. --resume does the rest."""
+    """Environment steps of the whole run, all copies counted; the scenario's unless given, 100,000 of an environment.
+
+    --resume does the rest."""
     seed: Annotated[int | None, NUMBER] = None
     """Everything random derives from it; 0 unless given."""
     num_envs: Annotated[int | None, NUMBER] = None
@@ -30,15 +38,15 @@ class Asked:
     threads: Annotated[int | None, NUMBER] = None
     """Threads that PyTorch computes with."""
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Where to write; runs/SCENARIO-SEED-DATE unless given."""
+    """Where to write; runs/WHAT-SEED-DATE unless given."""
     resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
-    """Go on with the run in --run-dir (or the scenario's latest) from its newest checkpoint, or from CHECKPOINT.
+    """Go on with the run in --run-dir (or the latest of WHAT) from its newest checkpoint, or from CHECKPOINT.
 
     Options that are not given again stay as they were."""
     force: bool = False
     """Throw away the run that is in --run-dir."""
     trust: bool = False
-    """With --resume: run whatever code the run names, such as its .py file, where SCENARIO is left out."""
+    """With --resume: run whatever code the run names, such as its .py file, where WHAT is left out."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
     evaluate_every: Annotated[int | None, NUMBER] = None

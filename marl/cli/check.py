@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from marl.cli.options import NUMBER
 from marl.cli.output import print_json, quiet
-from marl.cli.runs import scenario_named
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class Check:
     """Examine an environment: does it keep its contract, and which learners can train it?"""
 
     env: Annotated[Positional[str], arg(metavar="ENV")]
-    """A Gymnasium or PettingZoo id, a module, module:attribute, or a scenario."""
+    """A Gymnasium or PettingZoo id, a module, module:attribute, FILE.py, FILE.py:NAME, or a scenario."""
     steps: Annotated[int, NUMBER] = 2000
     """Steps of random legal play."""
     seed: Annotated[int, NUMBER] = 0
     """Of everything random."""
+    env_kwargs: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """A keyword for the environment: --env-kwargs N=5 max_cycles=50. Repeatable."""
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
 
@@ -34,25 +36,20 @@ class Check:
 def check(asked: Check) -> int:
     """``marl check``."""
     from marl import conformance
+    from marl.adapters.resolve import resolve
     from marl.config import check_whole
-    from marl.scenario import names
-    from marl.types import ConfigError
+    from marl.overrides import keywords_said
+    from marl.scenario import resolve_scenario
 
     check_whole("--steps", asked.steps, 1)
     check_whole("--seed", asked.seed, 0)
-    env: Any = asked.env
-    if asked.env in names() or asked.env.endswith(".py") or ":" in asked.env:
-        from marl.adapters.resolve import resolve
-
-        try:
-            scenario = scenario_named(asked.env)
-        except ConfigError:
-            if asked.env in names() or asked.env.endswith(".py"):
-                raise
-        else:
-            env = resolve(scenario.env, scenario.env_kwargs)[0] if scenario.env_kwargs else scenario.env
+    given = keywords_said(asked.env_kwargs)
     with quiet():
-        report = conformance.check(env, steps=asked.steps, seed=asked.seed)
+        scenario = resolve_scenario(asked.env)
+        env: Any = asked.env if scenario is None else scenario.env
+        keywords = {**(scenario.env_kwargs if scenario is not None else {}), **given}
+        env = resolve(env, keywords)[0] if keywords else env
+        report = conformance.check(env, steps=asked.steps, seed=asked.seed, progress=_progress(asked))
     if asked.json:
         print_json(report.to_dict() | {"env": asked.env})
         return 0 if report.ok else 3
@@ -64,6 +61,17 @@ def check(asked: Check) -> int:
     if report.learners:
         print("  learners: " + "; ".join(f"{name} {verdict}" for name, verdict in report.learners.items()))
     return 0 if report.ok else 3
+
+
+def _progress(asked: Check) -> Callable[[str], None]:
+    """Says on a terminal what the check is doing, in one line that the next one overwrites."""
+    shown = not asked.json and sys.stderr is not None and sys.stderr.isatty()
+
+    def say(text: str) -> None:
+        if shown:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    return say
 
 
 def _fact(value: Any) -> str:

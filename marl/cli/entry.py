@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from marl.cli.interrupts import Interrupts
 from marl.cli.output import note, only_answers
 from marl.cli.parsing import Command, parse
-from marl.cli.runs import is_shipped
+from marl.cli.runs import is_known
 from marl.cli.status import UsageError, say, status_of
 
 LAST_SECONDS = 5.0  # for threads of others to end after a command
@@ -64,15 +64,9 @@ def _end_for_certain(code: int) -> None:
 def _run(asked: Command) -> int:
     """Do what was asked."""
     named = [name for key in ("scenario", "env") if (name := getattr(asked, key, None)) is not None]
-    if getattr(asked, "trust", False) or not all(map(_is_installed, named)):
+    if getattr(asked, "trust", False) or not all(map(is_known, named)):
         _find_modules_here()
     return asked.run()
-
-
-def _is_installed(name: str) -> bool:
-    from marl.adapters.resolve import comes_with_library
-
-    return is_shipped(name) or comes_with_library(name)
 
 
 @contextlib.contextmanager

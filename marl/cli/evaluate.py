@@ -10,7 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from marl.cli.options import NUMBER
 from marl.cli.output import note, print_json, quiet
-from marl.cli.runs import chosen_scenario, config_of, open_run, same_reference
+from marl.cli.runs import chosen_task, config_of, open_run, same_reference
 from marl.cli.status import UsageError
 
 
@@ -68,7 +68,7 @@ def _own_env(asked: Evaluate) -> Any:
     path = candidates(asked.run_folder, asked.checkpoint)[0]
     file, config = config_of(path)
     if config is not None and same_reference(asked.env, config["scenario"]):
-        return chosen_scenario(file, asked.env, config["set"], asked.trust, named=True)
+        return chosen_task(file, config, asked.trust, asked.env).scenario
     try:
         reference = checkpoint.read_manifest(path)["meta"].get("env") if config is None else config["scenario"]
         if same_reference(asked.env, reference):

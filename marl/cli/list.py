@@ -22,44 +22,47 @@ class List:
 
 def show(asked: List) -> int:
     """``marl list``."""
-    import inspect
-
-    from marl import algorithms
     from marl.learners import LEARNERS, Random
-    from marl.scenario import find, names
-    from marl.types import MarlError
+    from marl.recipes import PLAIN, recipes
+    from marl.scenario import names
 
-    scenarios: dict[str, dict[str, Any]] = {}
-    for name in names():
-        try:
-            with quiet():
-                found = find(name)
-        except (MarlError, ImportError, AttributeError) as error:
-            scenarios[name] = {
-                "about": f"cannot be used: {' '.join(str(error).split())}",
-                "expect": "",
-                "steps": None,
-                "extra": None,
-            }
-            continue
-        scenarios[name] = {"about": found.about, "expect": found.expect, "steps": found.steps, "extra": found.extra}
+    scenarios = {name: _facts(name) for name in names()}
     learners = {cls.__name__: first_line(cls) for cls in (*LEARNERS, Random)}
-    recipes = {
-        name: first_line(recipe)
-        for name, recipe in vars(algorithms).items()
-        if inspect.isfunction(recipe) and recipe.__module__ == algorithms.__name__ and not name.startswith("_")
-    }
+    by_name = {name: first_line(recipe) for name, recipe in recipes().items()}
     if asked.json:
-        print_json({"scenarios": scenarios, "learners": learners, "recipes": recipes})
+        print_json({"scenarios": scenarios, "learners": learners, "recipes": by_name})
         return 0
-    width = max((len(name) for name in [*scenarios, *learners, *recipes]), default=0)
-    print("scenarios (marl train NAME)")
+    width = max((len(name) for name in [*scenarios, *learners, *by_name]), default=0)
+    print("scenarios (marl train NAME), with their algorithms (--algorithm ALGORITHM) and the returns to expect")
     for name, facts in scenarios.items():
         extra = f"; needs pip install 'marl-system[{facts['extra']}]'" if facts["extra"] else ""
-        expect = f"\n  {'':{width}}  expect {facts['expect']}" if facts["expect"] else ""
-        print(f"  {name:{width}}  {facts['about']}{extra}{expect}")
-    for title, table in (("learners", learners), ("recipes", recipes)):
+        print(f"  {name:{width}}  {facts['about']}{extra}")
+        for algorithm, own in facts["algorithms"].items():
+            print(f"  {'':{width}}    {algorithm:10}  {own['expect'] or 'not measured'}")
+    plain = ", ".join(PLAIN)
+    for title, table in (
+        ("learners", learners),
+        (f"recipes (marl train ANY_ENVIRONMENT --algorithm NAME; {plain} are those of one agent)", by_name),
+    ):
         print(f"\n{title}")
         for name, about in table.items():
             print(f"  {name:{width}}  {about}")
     return 0
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """What is known of a scenario, and of each algorithm that it has settings for, its own first."""
+    from marl.recipes import names_of
+    from marl.scenario import find
+    from marl.types import MarlError
+
+    try:
+        with quiet():
+            found = find(name)
+    except (MarlError, ImportError, AttributeError) as error:
+        about = f"cannot be used: {' '.join(str(error).split())}"
+        return {"about": about, "expect": "", "steps": None, "extra": None, "algorithms": {}}
+    ways = {names_of(found.agents): found, **{algorithm: found.by(algorithm) for algorithm in found.algorithms}}
+    algorithms = {way: {"expect": one.expect, "steps": one.steps, "extra": one.extra} for way, one in ways.items()}
+    own = {"about": found.about, "expect": found.expect, "steps": found.steps, "extra": found.extra}
+    return own | {"algorithms": algorithms}

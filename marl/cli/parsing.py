@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 from marl.cli.output import first_line
 from marl.cli.status import UsageError
 
+SEVERAL = ("--agents", "--env-kwargs")  # options that one may give several values at once, NAME=VALUE each
 EPILOG = "Add --debug to any command to see the traceback of an error."
 
 
@@ -150,6 +151,9 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
                 place += 1
         _check_number(f"marl {name}: {option}", plain[key], value)
         spelled += [option, value]
+        while option in SEVERAL and place < len(words) and re.match(r"[^-].*[=(]", words[place]):
+            spelled += [option, words[place]]
+            place += 1
     needed = [key for key in positional if fields[key].default is dataclasses.MISSING]
     if given < len(needed):
         what = {"run_folder": "RUN", "runs": "RUN", "env": "ENV"}[needed[given]]

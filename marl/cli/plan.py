@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from marl.cli.asked import Asked
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
-from marl.cli.runs import chosen_scenario, scenario_named
+from marl.cli.runs import chosen_task
 from marl.cli.status import UsageError, config_error
+from marl.cli.task import Task, file_name, misfit, task_named
 
+MISSING = "WHAT is missing: marl train WHAT, a scenario (see marl list) or any environment"
 # What a config.json may ask for.
 LEAST = {"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "evaluate_episodes": 1}
 MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
@@ -73,6 +75,8 @@ class Plan:
     """What a run comes to, once defaults, the scenario, --set and a run to be resumed have had their say."""
 
     scenario: Scenario
+    agents: tuple[str, ...]  # its learners in words, where they are not the scenario's own
+    notes: tuple[str, ...]  # what was chosen, since nobody said it
     assignments: tuple[str, ...]
     steps: int
     seed: int
@@ -84,13 +88,21 @@ class Plan:
     before: Mapping[str, Any]  # what the commands so far have asked for
 
     def build(self) -> MultiAgentSystem:
-        """A fresh system; whatever draws from PyTorch's own stream (a dropout of the user's) is seeded too."""
+        """A fresh system; whatever draws from PyTorch's own stream (a dropout of the user's) is seeded too.
+
+        Raises:
+            ConfigError: for what has no meaning; where learners cannot act in the environment, with those that can.
+        """
         import torch
 
         from marl.system import MultiAgentSystem
+        from marl.types import ConfigError
 
         torch.manual_seed(self.seed)
-        return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device)
+        try:
+            return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device)
+        except ConfigError as error:
+            raise misfit(self.scenario) or error from None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -110,6 +122,7 @@ class Plan:
         return {
             "asked": {name: str(value) if isinstance(value, Path) else value for name, value in words.items()},
             "scenario": self.scenario.reference,
+            "agents": list(self.agents),
             "set": list(self.assignments),
             "settings": self.identity,
             "tunable": {
@@ -127,8 +140,6 @@ class Plan:
 
 def folder_of(asked: Asked) -> Path:
     """Where the run goes: as asked; next to the checkpoint to resume; the latest of the scenario; or a new folder."""
-    from marl.logs.files import safe_name
-
     if asked.run_dir is not None:
         return asked.run_dir.absolute()
     explicit = explicit_checkpoint(asked)
@@ -137,8 +148,8 @@ def folder_of(asked: Asked) -> Path:
             return explicit.parent.parent
         raise UsageError(f"--resume {explicit}: is in no run folder; say by --run-dir where to go on")
     if asked.scenario is None:
-        raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
-    name = safe_name(Path(asked.scenario).stem if asked.scenario.endswith(".py") else asked.scenario.replace(":", "-"))
+        raise UsageError(MISSING)
+    name = file_name(asked.scenario) + (f"-{file_name(asked.algorithm)}" if asked.algorithm is not None else "")
     if asked.resume is not None:
         seed = r"\d+" if asked.seed is None else str(asked.seed)
         pattern = re.compile(rf"{re.escape(name)}-{seed}-\d{{8}}-\d{{6}}(-\d+)?")
@@ -205,13 +216,15 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
     then: Mapping[str, Any] = {} if stored is None else {**stored["settings"], **stored["tunable"]}
     reference = asked.scenario if asked.scenario is not None else (stored or {}).get("scenario")
     if reference is None:
-        raise UsageError("SCENARIO is missing: marl train SCENARIO (see marl list)")
+        raise UsageError(MISSING)
     assignments = (*(stored or {}).get("set", ()), *asked.set)
     if stored is None:
-        scenario = override(scenario_named(reference), assignments)
+        task = task_named(reference, asked.algorithm, asked.agents, assignments)
+        task = dataclasses.replace(task, scenario=override(task.scenario, assignments))
     else:
-        named = asked.scenario is not None
-        scenario = chosen_scenario(folder_of(asked), reference, stored["set"], asked.trust, named, asked.set)
+        folder = folder_of(asked)
+        task = chosen_task(folder, stored, asked.trust, asked.scenario, asked.algorithm, asked.agents, asked.set)
+    scenario = task.scenario
 
     set_now = {text.partition("=")[0].strip() for text in asked.set}
 
@@ -231,6 +244,8 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
     before = (stored or {}).get("asked")
     plan = Plan(
         scenario,
+        task.agents,
+        () if stored is not None else _notes(task, pick("steps", None) is None and "steps" not in set_now),
         assignments,
         steps,
         pick("seed", 0),
@@ -247,6 +262,12 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
                 raise config_error(f"--resume: {key}: expected at most {MOST[key]:,}, got {value:,}")
         _refuse_other(stored, plan)
     return plan
+
+
+def _notes(task: Task, untold: bool) -> tuple[str, ...]:
+    """What was chosen, since nobody said it; ``untold``: the number of steps too."""
+    steps = f"{task.scenario.name}: {task.scenario.steps:,} steps, unless --steps says otherwise"
+    return tuple(filter(None, (task.note, steps if task.made and untold else "")))
 
 
 def _refuse_other(stored: Mapping[str, Any], plan: Plan) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,33 +13,9 @@ if TYPE_CHECKING:
     from marl.system import MultiAgentSystem
 from marl.cli.output import note, quiet
 from marl.cli.status import config_error
+from marl.cli.task import Task, task_named
 
 LONGEST_SETTING = 10_000  # characters of a --set that a config.json holds
-
-
-def scenario_named(reference: str) -> Scenario:
-    """A scenario, or a helpful word about what was given instead."""
-    from marl.scenario import find, names
-    from marl.types import ConfigError
-
-    with quiet():
-        try:
-            return find(reference)
-        except ConfigError as error:
-            if reference in names() or ":" in reference or reference.endswith(".py") or not _is_env(reference):
-                raise
-            raise ConfigError(
-                f"{reference!r} is an environment, and a scenario is needed: put marl.Scenario(name='mine', "
-                f"env={reference!r}, agents=marl.ippo()) into a .py file and train that ({error})"
-            ) from None
-
-
-def _is_env(reference: str) -> bool:
-    import gymnasium
-    import pettingzoo
-
-    known = (gymnasium.registry, pettingzoo.parallel_registry, pettingzoo.aec_registry)
-    return any(reference in registry for registry in known)
 
 
 def load_system(path: Path, device: str, env: Any, trust: bool) -> MultiAgentSystem:
@@ -83,17 +60,27 @@ def config_of(path: Path) -> tuple[Path, dict[str, Any] | None]:
 def _scenario_of(path: Path, trust: bool) -> Scenario | None:
     """The scenario of the run that a checkpoint lies in, with its --set; None where there is no such run."""
     file, config = config_of(path)
-    if config is None:
-        return None
-    return chosen_scenario(file, config["scenario"], config["set"], trust)
+    return None if config is None else chosen_task(file, config, trust).scenario
 
 
-def chosen_scenario(
-    file: Path, reference: str, stored: Sequence[Any], trust: bool, named: bool = False, own: Sequence[str] = ()
-) -> Scenario:
-    """A scenario with --set as a run's config.json has them, then the user's ``own``.
+def chosen_task(
+    file: Path,
+    config: Mapping[str, Any],
+    trust: bool,
+    named: str | None = None,
+    algorithm: str | None = None,
+    agents: Sequence[str] = (),
+    own: Sequence[str] = (),
+) -> Task:
+    """The task of a run, with agents and --set as its config.json has them.
 
-    ``named``: the user has named the scenario again.
+    Args:
+        file: where that came from.
+        config: the config.json.
+        trust: whether it may name whatever it likes.
+        named: what the user has named again.
+        algorithm: the user's, instead of those then; likewise ``agents``.
+        own: the user's further --set.
 
     Raises:
         CheckpointError: if that would run code of whoever wrote the file.
@@ -101,28 +88,47 @@ def chosen_scenario(
     from marl import received
     from marl.overrides import override
 
-    if not all(isinstance(item, str) and len(item) <= LONGEST_SETTING for item in stored):
-        raise config_error(f"{file}: 'set': expected texts of at most {LONGEST_SETTING:,} characters")
-    if not trust and not named:
-        received.refuse_scenario(str(file), reference)
-    plain = scenario_named(reference)
-    scenario = override(plain, [*stored, *own])
+    stored, words = config["set"], config.get("agents") or []
+    for key, texts in (("set", stored), ("agents", words)):
+        right = isinstance(texts, list | tuple)
+        if not right or not all(isinstance(item, str) and len(item) <= LONGEST_SETTING for item in texts):
+            raise config_error(f"{file}: {key!r}: expected texts of at most {LONGEST_SETTING:,} characters")
+    if not trust and named is None:
+        received.refuse_scenario(str(file), config["scenario"])
+    again = named is None or same_reference(named, config["scenario"])
+    reference = config["scenario"] if again and algorithm is None else named or config["scenario"]
+    if algorithm is not None or not again:
+        words = []
+    asked = task_named(reference, algorithm, agents or words, [*stored, *own], choose=algorithm is not None)
+    plain = asked if agents or not words else task_named(reference, choose=False)
+    scenario = override(asked.scenario, [*stored, *own])
     if not trust:
-        received.refuse_side_effects(
-            str(file), received.side_effects_of(scenario), received.side_effects_of(override(plain, own))
-        )
-    return scenario
+        then = received.side_effects_of(asked.scenario)
+        now = [effect for effect in received.side_effects_of(override(asked.scenario, own)) if effect not in then]
+        allowed = [*received.side_effects_of(plain.scenario), *now]
+        received.refuse_side_effects(str(file), received.side_effects_of(scenario), allowed)
+    return replace(asked, scenario=scenario)
 
 
 def same_reference(named: str, reference: object) -> bool:
-    """Whether what the user names is what a run names."""
-    if named.endswith(".py") and isinstance(reference, str) and reference.endswith(".py"):
-        return os.path.abspath(named) == os.path.abspath(reference)
-    return named == reference
+    """Whether what the user names is what a run names: the same, or one of its algorithms."""
+    from marl import sources
+    from marl.scenario import resolve_scenario
+
+    if not isinstance(reference, str):
+        return False
+    here, there = sources.split(named), sources.split(reference)
+    if here is not None and there is not None and here[0] == there[0] and here[1] in ("", there[1]):
+        return True
+    if named == reference or here is not None:
+        return named == reference
+    scenario = resolve_scenario(named) if reference.startswith(f"{named}_") else None
+    return scenario is not None and any(scenario.by(name).reference == reference for name in scenario.algorithms)
 
 
-def is_shipped(name: str) -> bool:
-    """Whether it names an installed scenario."""
-    from marl.scenario import names
+def is_known(name: str) -> bool:
+    """Whether it names an installed scenario or a registered environment, which a run may name too."""
+    from marl.adapters.resolve import comes_with_library
+    from marl.scenario import is_installed
 
-    return name in names()
+    return is_installed(name) or comes_with_library(name)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 from marl.cli.asked import Asked
 from marl.cli.output import note, print_json
 from marl.cli.plan import Plan, as_before, check_numbers, explicit_checkpoint, folder_of, make_plan, stored_config
-from marl.cli.runs import is_shipped, load_system
+from marl.cli.runs import is_known, load_system
 from marl.cli.status import UsageError, need, status_of
 
 
 @dataclass(frozen=True)
 class Train(Asked):
-    """Train a scenario's agents, and write a run folder."""
+    """Train the agents of a scenario or of any environment, and write a run folder."""
 
     def run(self) -> int:
         """Run the command; return its exit status."""
@@ -57,6 +57,8 @@ def train(asked: Asked) -> int:
     _set_threads(plan.threads)
     if asked.resume is None:
         system = plan.build()
+        for text in () if asked.quiet else plan.notes:
+            note(text)
         try:
             run = Run(
                 folder, force=asked.force, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes
@@ -185,9 +187,9 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
 
 
 def _named_again(plan: Plan) -> str:
-    """The scenario where only the user may name it, and a space."""
+    """The scenario or environment where only the user may name it, and a space."""
     reference = plan.scenario.reference
-    return "" if is_shipped(reference) else f"{shlex.quote(reference)} "
+    return "" if is_known(reference) else f"{shlex.quote(reference)} "
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,15 @@ from marl.conformance.report import Findings
 from marl.types import Array, BatchEnv, ConfigError, MarlError
 
 
-def run_adapted(env: Any, steps: int, seed: int, log: Findings, facts: dict[str, Any], player: EnvPlayer) -> None:
+def run_adapted(
+    env: Any,
+    steps: int,
+    seed: int,
+    log: Findings,
+    facts: dict[str, Any],
+    player: EnvPlayer,
+    progress: Callable[[str], None],
+) -> None:
     """Play as training will: random legal actions through the adapter."""
     limit = None if player.ended else player.limit
     try:
@@ -30,7 +38,9 @@ def run_adapted(env: Any, steps: int, seed: int, log: Findings, facts: dict[str,
     try:
         step = batch.reset(seed)
         began = time.perf_counter()
-        for _ in range(steps):
+        for done in range(steps):
+            if done % max(1, steps // 100) == 0:
+                progress(f"playing as training does, step {done:,} of {steps:,}")
             step = batch.step(_random_actions(batch, step.teams, rng))
             for episode in step.finished:
                 lengths.append(episode.length)

@@ -15,11 +15,18 @@ from marl.types import ConfigError
 RAW_STEPS = 1000  # an episode longer than this is examined up to here
 
 
-def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] | None = None) -> CheckReport:
+def check(
+    env: Any,
+    steps: int = 2000,
+    seed: int = 0,
+    learners: Sequence[type] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> CheckReport:
     """Examine an environment: an id, a factory or an instance, whatever `marl.adapters.make` accepts.
 
     steps: environment steps of random legal play through the adapter, after the raw examination.
     learners: learner config classes to judge, each with its ``action_kinds``; all of `marl.learners` unless given.
+    progress: told in words what is being done.
     Raises ConfigError if there is no such environment; all that is wrong with it is reported, never raised.
     """
     if steps < 1:
@@ -29,11 +36,13 @@ def check(env: Any, steps: int = 2000, seed: int = 0, learners: Sequence[type] |
     facts: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        progress("playing the raw environment, twice in fresh copies and once in a used one")
         player = examine(create, only_one, min(steps, RAW_STEPS), seed, log, facts)
         if player is not None and not log.has_errors():
-            run_adapted(env, steps, seed, log, facts, player)
+            run_adapted(env, steps, seed, log, facts, player, progress)
         if player is not None and only_one:
             close_checked(log, player.env)
+    progress("")
     told = [w for w in caught if not issubclass(w.category, DeprecationWarning | PendingDeprecationWarning)]
     for text in sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in told}):
         log.add("note", "warns", text, f"the environment warns: {text}")

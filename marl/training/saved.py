@@ -75,7 +75,8 @@ def read(path: str | Path, given: Setup, trust: bool) -> Saved:
     options = received.options(where, meta, scenario)
     said, lost = received.settings(where, meta | options, given, scenario, trust)
     numbers = {one.name: meta[one.name] for one in saved_as(type(given), NUMBER)}
-    setup = replace(given, **said, **numbers, max_steps=options["max_steps"]).checked()
+    setup = replace(given, **said, **numbers, max_steps=options["max_steps"], on_bad_obs=options["on_bad_obs"])
+    setup = setup.checked()
     with received.explained(where):
         spec = spec_from_json(meta["spec"])
         if given.agents is None:

@@ -4,7 +4,7 @@ import marl
 
 scenario = marl.Scenario(
     name="acrobot",
-    about="swing a two-link arm above the bar (Gymnasium, 1 agent, PPO)",
+    about="swing a two-link arm above the bar (Gymnasium, 1 agent)",
     env="Acrobot-v1",
     agents=marl.PPO(
         rollout=256,
@@ -17,4 +17,21 @@ scenario = marl.Scenario(
     num_envs=16,
     steps=100_000,
     expect="-85 or better (random: -500)",
+    algorithms={
+        "dqn": {
+            "env": "marl/acrobot-v0",
+            "agents": marl.DQN(
+                network=marl.MLP((128, 128), "relu"),
+                lr=marl.Linear(1e-3, 1e-4),
+                batch=128,
+                updates_per_step=0.25,
+                n_step=3,
+                tau=0.01,
+                exploration=marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.05, 12_000)),
+            ),
+            "num_envs": 8,
+            "steps": 100_000,
+            "expect": "-78 (random: -500)",
+        },
+    },
 )

@@ -4,7 +4,7 @@ import marl
 
 scenario = marl.Scenario(
     name="speaker_listener",
-    about="one agent names the goal, the other goes there (mpe2, 2 agents, MAPPO)",
+    about="one agent names the goal, the other goes there (mpe2, 2 agents)",
     env="mpe2.simple_speaker_listener_v4",
     agents=marl.mappo(
         sharing="none",
@@ -23,4 +23,18 @@ scenario = marl.Scenario(
     message_entries=("listener_0<speaker_0:8-10",),
     expect="-15, sum of both agents (random: -79; best without a message: -30.4)",
     extra="mpe",
+    algorithms={
+        "maddpg": {
+            "env": "marl/speaker_listener-v0",
+            "extra": None,
+            "agents": marl.maddpg(
+                network=marl.MLP((128, 128), "relu"),
+                learning_starts=5_000,
+                buffer=500_000,
+            ),
+            "num_envs": 16,
+            "steps": 500_000,
+            "expect": "-15, sum of both agents (random: -79; best without a message: -30.4)",
+        },
+    },
 )

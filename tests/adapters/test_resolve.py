@@ -113,7 +113,7 @@ def test_things_that_are_no_environment_are_refused():
         (lambda: 3, "int is no environment"),
         (lambda: None, "NoneType is no environment"),
         (lambda: gymnasium.make_vec("CartPole-v1", 2), "already vectorized"),
-        ("gymnasium.spaces", "neither parallel_env nor env"),
+        ("gymnasium.spaces", "has none of parallel_env, env, make"),
     ):
         with pytest.raises(ConfigError, match=words):
             make(thing)

@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     """Print one line per seed and a verdict; True if the task is met or has no threshold."""
     about = (__doc__ or "").split(":")[0]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.learning", description=about)
-    known = sorted({*TASKS, *names()} - {"spread"})
+    known = sorted({*TASKS, *names()} - {"spread"})  # each algorithm of a scenario is a task here
     parser.add_argument("task", choices=known)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="environment steps of each seed (default: the scenario's)")

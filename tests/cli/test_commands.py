@@ -88,6 +88,20 @@ def test_list_names_scenarios_learners_and_recipes(marl_command):
     assert set(known) == {"scenarios", "learners", "recipes"}
 
 
+def test_list_shows_each_task_once_with_its_algorithms_and_what_to_expect(marl_command):
+    known = json.loads(marl_command("list", "--json").out)["scenarios"]
+    assert "spread_qmix" not in known
+    assert list(known["spread"]["algorithms"]) == ["mappo", "iql", "vdn", "qmix", "maddpg", "matd3", "masac"]
+    assert list(known["cartpole"]["algorithms"]) == ["ppo", "a2c", "dqn"]
+    assert list(known["tag"]["algorithms"]) == ["mappo, ppo", "maddpg"]
+    qmix = known["spread"]["algorithms"]["qmix"]
+    assert qmix == {"expect": "-27, sum of three agents (random: -79)", "steps": 800_000, "extra": None}
+    assert known["spread"]["extra"] == "mpe"
+    said = marl_command("list").out
+    assert said.count("cover three landmarks together") == 1
+    assert "    qmix        -27, sum of three agents (random: -79)" in said
+
+
 def test_check_passes_a_good_environment_and_fails_a_bad_one(tmp_path, marl_command):
     said = marl_command("check", "CartPole-v1", "--steps", 100)
     assert said.code == 0

@@ -1,0 +1,84 @@
+"""Recipes by name: which there are, what one agent's are called, and which fit an environment's actions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from marl import algorithms
+from marl.config import unknown
+from marl.grid import Counterfactual
+from marl.learners import LearnerConfig
+from marl.types import ConfigError
+
+Recipe = Callable[..., LearnerConfig]
+PLAIN = {"ppo": "ippo", "a2c": "ia2c", "dqn": "iql", "ddpg": "iddpg", "td3": "itd3", "sac": "isac"}  # of one agent
+# What tells one recipe from another of the same learner, the most telling first.
+AXES = (("critic", "credit", "sequential"), ("critic", "sequential"))
+
+
+def recipes() -> dict[str, Recipe]:
+    """All recipes of :mod:`marl.algorithms` by name."""
+    own = vars(algorithms).items()
+    return {
+        name: value
+        for name, value in own
+        if inspect.isfunction(value) and value.__module__ == algorithms.__name__ and not name.startswith("_")
+    }
+
+
+def canonical(name: str) -> str:
+    """A recipe's name; a learner's plain name means the recipe with local critics, ``ppo`` means ``ippo``."""
+    return PLAIN.get(name, name)
+
+
+def recipe_named(name: str, where: str, more: Sequence[str] = ()) -> Recipe:
+    """A recipe by its name or its learner's plain name.
+
+    Args:
+        name: of the recipe.
+        where: what names it, for the error.
+        more: further names that would have been right there.
+
+    Raises:
+        ConfigError: if there is none, naming the nearest.
+    """
+    known = recipes()
+    if canonical(name) not in known:
+        raise ConfigError(unknown(where, name, dict.fromkeys([*more, *PLAIN, *known]), "algorithm"))
+    return known[canonical(name)]
+
+
+def name_of(settings: LearnerConfig) -> str:
+    """The recipe that a learner's settings are one of, with its plain name where critics are local."""
+    plain = {recipe: name for name, recipe in PLAIN.items()}
+    for axes in AXES:
+        for name, recipe in recipes().items():
+            if _kinds(recipe(), axes) == _kinds(settings, axes):
+                return plain.get(name, name)
+    return type(settings).__name__.lower()
+
+
+def _kinds(settings: LearnerConfig, axes: Sequence[str]) -> list[Any]:
+    """The learner, and what it has on some axes."""
+    values = [getattr(settings, axis, None) for axis in axes]
+    return [type(settings), *(value if isinstance(value, bool) else type(value) for value in values)]
+
+
+def names_of(agents: LearnerConfig | Mapping[str, LearnerConfig]) -> str:
+    """The recipes of all teams in words: ``mappo``, or ``mappo, ppo``."""
+    settings = agents.values() if isinstance(agents, Mapping) else [agents]
+    return ", ".join(dict.fromkeys(map(name_of, settings)))
+
+
+def fits(settings: LearnerConfig, kinds: Sequence[str]) -> bool:
+    """Whether a learner acts in all of these kinds of action."""
+    one_choice = isinstance(getattr(settings, "credit", None), Counterfactual)
+    return set(kinds) <= (frozenset(("discrete",)) if one_choice else settings.action_kinds)
+
+
+def fitting(kinds: Sequence[str], num_agents: int) -> list[str]:
+    """The recipes that act in all of these kinds of action; for one agent the plain ones, which are the same there."""
+    known = recipes()
+    return [name for name in (PLAIN if num_agents == 1 else known) if fits(known[canonical(name)](), kinds)]
