@@ -22,7 +22,20 @@ from marl.training import loop
 
 ROOT = Path(marl.__file__).parent
 VOCABULARY = (
-    *("renamed", "types", "lazy", "files", "parallel", "reduce", "compiled", "ops", "spaces", "installed", "registry"),
+    *(
+        "renamed",
+        "types",
+        "lazy",
+        "files",
+        "notebook",
+        "parallel",
+        "reduce",
+        "compiled",
+        "ops",
+        "spaces",
+        "installed",
+        "registry",
+    ),
     *("config", "teams", "schedules", "graphs", "nets", "optim", "exploration"),
 )
 # Run on the way and change no number that is learnt from: the clock, the log of episodes, losses of others, of which
