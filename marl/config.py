@@ -126,7 +126,9 @@ def setting(
     return dataclasses.field(default=default, metadata={"doc": doc, **limits})
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting, dataclasses.field))
+# `setting` is no field specifier: checkers would look for a default that is given by the keyword `default=`, find none,
+# and ask for every field. So they take what it returns for the default, as they do of any value.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def config(cls: type[C]) -> type[C]:
     """Make a class of :func:`setting` fields a frozen keyword-only dataclass that refuses what it cannot mean."""
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
@@ -134,6 +136,7 @@ def config(cls: type[C]) -> type[C]:
     fields = {field.name: field for field in dataclasses.fields(made)}  # type: ignore[arg-type]
     hints: dict[str, Any] = {}
 
+    @functools.wraps(plain_init)  # editors and inspect.signature see the fields
     def __init__(self: C, *places: Any, **values: Any) -> None:
         if not hints:
             hints.update(typing.get_type_hints(made))

@@ -20,7 +20,10 @@ from marl.shaping.shaper import reads_state
 from marl.types import BatchEnv, ConfigError, Spec
 
 Lent = AbstractContextManager[BatchEnv]
-MISSING = "this system was loaded without its environment: pass env= to MultiAgentSystem.load"
+MISSING = (
+    "this system was loaded without its environment, which no file can name: pass env= to MultiAgentSystem.load, or "
+    "name it again: marl evaluate RUN --env WHAT, marl train WHAT --run-dir RUN --resume"
+)
 
 
 class Environments:

@@ -22,6 +22,7 @@ from marl.curriculum.state import checked_curricula
 from marl.installed import entry_points
 from marl.league import checked_league
 from marl.learners import LearnerConfig
+from marl.notebook import html_table
 from marl.setup import DEFAULT_COPIES, FILE, Features, checked_on_bad_obs, says
 from marl.shaping.shaper import Hooks, checked_hooks
 from marl.stopping import Stop
@@ -126,6 +127,21 @@ class Scenario(Features):
         base = self.reference if file is None or file[1] else f"{self.reference}:{self.name}"
         different: dict[str, Any] = {**self.algorithms[algorithm], "algorithms": {}}
         return replace(self, name=f"{self.name}_{algorithm}", reference=f"{base}_{algorithm}", **different)
+
+    def __repr__(self) -> str:
+        """Its name, environment, learners and length."""
+        return f"<Scenario {self.name!r}: {', '.join(f'{name} {said}' for name, said in self._rows())}>"
+
+    def _repr_html_(self) -> str:
+        """The same as a table, with what it is about."""
+        more = [("about", self.about), ("to expect", self.expect)]
+        return html_table(f"Scenario {self.name}", [*self._rows(), *(row for row in more if row[1])])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        learners = self.agents.items() if isinstance(self.agents, Mapping) else [("", self.agents)]
+        said = ", ".join(f"{pattern} {type(one).__name__}".strip() for pattern, one in learners)
+        env = self.env if isinstance(self.env, str) else getattr(self.env, "__name__", type(self.env).__name__)
+        return [("on", env), ("by", said), ("for", f"{self.steps:,} steps"), ("in", f"{self.num_envs} copies")]
 
 
 def names() -> list[str]:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from marl import checkpoint
+from marl import checkpoint, film
 from marl.adapters.spoken import Spoken
 from marl.channels import Link, Tamper
 from marl.curriculum.state import Curricula
 from marl.curriculum.tasks import Task
 from marl.environments import Environments
+from marl.film import Played
 from marl.league import Leagues, LeagueState
 from marl.learners import Learner
 from marl.logs import LoggedRun, Logger, looking_on
+from marl.logs.progress import Screen
+from marl.notebook import html_table
 from marl.playing import Agent, Experiment, Report, Strategy
 from marl.playing.evaluate import Decentralized, EvaluationPlan, Metrics, evaluate
 from marl.renamed import old_attributes, old_keywords
+from marl.run import Run, train_in
 from marl.scenario import Scenario, reference_of, resolve_scenario
 from marl.setup import Agents, Setup, pick_device
 from marl.shaping.shaper import Hooks
@@ -27,7 +32,7 @@ from marl.stopping import Stop
 from marl.training import History, Part, Watcher, loop
 from marl.training.saved import NOWHERE, read
 from marl.training.state import TrainingState
-from marl.types import BatchEnv, Spec
+from marl.types import BatchEnv, ConfigError, Spec
 
 
 @old_attributes(season="league_state")
@@ -80,6 +85,7 @@ class MultiAgentSystem:
         self.agents, self.shaping, self.curriculum = setup.agents, setup.shaping or (), setup.curriculum
         self.league, self.spoken, self.seed, self.max_steps = setup.league, setup.channel, setup.seed, setup.max_steps
         self.num_envs, self.device = setup.num_envs or 1, pick_device(setup.device)
+        self.run_dir: Path | None = None  # the run folder in which this object trained last
         self.environments = Environments(setup, () if scenario is None else scenario.message_entries)
 
     def _begin(self, spec: Spec) -> None:
@@ -93,6 +99,7 @@ class MultiAgentSystem:
         self, steps: int | None = None, episodes: int | None = None, callback: loop.Callback | None = None, *,
         stop: Stop | None = None, evaluate_every: int | None = None, evaluate_episodes: int = 20,
         log_every: int | None = None, watcher: Watcher | None = None, loggers: Sequence[Logger] = (),
+        progress: bool = False, run_dir: str | Path | None = None, resume: bool = False,
     ) -> History:  # fmt: skip
         """Train for so many environment steps (all copies counted) or episodes more, and return the history.
 
@@ -106,13 +113,33 @@ class MultiAgentSystem:
             log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
             watcher: a run folder or progress display.
             loggers: where each row of metrics goes as well, such as ``marl.logs.TensorBoard("events")``.
+            progress: show steps, speed, time left and returns: one line that changes, in notebooks too.
+            run_dir: write a run folder there, as ``marl train`` does: settings, metrics, checkpoints, how it ended.
+                A further call with the same folder goes on with it. Ctrl-C ends the training after its step and saves.
+            resume: go on with the run that is in ``run_dir``, from its newest checkpoint, if there is one;
+                ``steps`` and ``episodes`` count from its beginning.
 
         Raises:
+            ConfigError: if ``run_dir`` holds the run of another system.
             NonFiniteError: if losses or gradients stay NaN or infinite.
+            KeyboardInterrupt: after Ctrl-C, once everything is saved in ``run_dir``.
         """
         asked = loop.request(self.training, self.scenario, steps, episodes, stop, callback, evaluate_every, log_every)
+        if run_dir is not None and watcher is None:
+            here = partial(
+                self.train, callback=callback, stop=stop, evaluate_every=evaluate_every,
+                evaluate_episodes=evaluate_episodes, loggers=loggers, progress=progress,
+            )  # fmt: skip
+            return train_in(self, run_dir, resume, asked, (evaluate_every, evaluate_episodes), here)
+        if run_dir is not None or resume:
+            raise ConfigError("train: resume= goes with run_dir=, and watcher= with neither")
+        if progress:
+            loggers = (*loggers, Screen(asked.last_step, tuple(team.name for team in self.spec.teams)))
         evaluation = None if evaluate_every is None else lambda: self.evaluate(evaluate_episodes).mean_return
-        with looking_on(LoggedRun(self.spec.env, resumed_at=self.steps or None), loggers, watcher, self) as (log, tick):
+        run = LoggedRun(self.spec.env, resumed_at=self.steps or None)
+        if isinstance(watcher, Run):
+            run = replace(run, folder=watcher.path, settings=watcher.config or {}, note=watcher.note)
+        with looking_on(run, loggers, watcher, self) as (log, tick):
             return loop.train(self.training, asked, evaluation, log, tick)
 
     @property
@@ -209,6 +236,23 @@ class MultiAgentSystem:
         """
         return self.training.players.agent(name, seed, side_seed=side_seed)
 
+    def render_episode(self, seed: int = 0, *, max_steps: int = 1000, greedy: bool = True) -> Played:
+        """Play an episode for its pictures; in a notebook it shows itself (extra ``play``).
+
+        It is the first episode of ``evaluate(seed=seed, num_envs=1, decentralized=True)``, but of a compiled world,
+        which is played in its PettingZoo form. ``save("episode.gif")`` writes it, ``frames`` are the pictures.
+
+        Args:
+            seed: of the environment and of everything that is drawn.
+            max_steps: end the episode after so many steps.
+            greedy: take the most likely action; False samples.
+
+        Raises:
+            ConfigError: if the environment cannot be rendered to pictures.
+        """
+        played, _ = film.play(self, 1, seed, max_steps, explore=not greedy)
+        return played[0]
+
     def strategy(self, team: str) -> Strategy:
         """A team's policies and their probabilities; one is drawn for each episode.
 
@@ -277,6 +321,16 @@ class MultiAgentSystem:
         learners = zip(self.spec.teams, self.setup.configs, strict=True)
         teams = ", ".join(f"{team.name}: {type(one).__name__} of {team.num_agents}" for team, one in learners)
         return f"<MultiAgentSystem on {self.spec.env}, {self.num_envs} copies; {teams}; {self.steps:,} steps>"
+
+    def _repr_html_(self) -> str:
+        """Environment, teams with their learners, what was trained, and where."""
+        learners = zip(self.spec.teams, self.setup.configs, strict=True)
+        rows = [(f"team {team.name}", f"{type(one).__name__}: {', '.join(team.agents)}") for team, one in learners]
+        returns = self.history.get("mean_return")
+        rows += [("copies", f"{self.num_envs}, {self.workers} worker processes"), ("device", str(self.device))]
+        rows += [("trained", f"{self.steps:,} steps, {self.episodes:,} episodes")]
+        rows += [("mean return", f"{returns[-1]:.2f}")] if returns else []
+        return html_table(f"MultiAgentSystem on {self.spec.env}", rows)
 
     @property
     def env(self) -> BatchEnv:

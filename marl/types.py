@@ -6,6 +6,7 @@ the only loop. Everything here is plain numpy: worlds may import this module and
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -53,6 +54,25 @@ class ResourceError(MarlError, RuntimeError):
     """Memory, disk, file descriptors or worker processes ran out (exit status 6)."""
 
     exit_code = 6
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status of the command line after an error, also in a run's ``summary.json``."""
+    if isinstance(error, MarlError):
+        return error.exit_code
+    text = str(error)
+    short = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate")
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in short) or lost_gpu(error):
+        return 6
+    if isinstance(error, OSError):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+        return 6 if error.errno in full else 1
+    return 1
+
+
+def lost_gpu(error: BaseException) -> bool:
+    """Whether CUDA gave up: nothing on that GPU can be read any more by this process."""
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def test_settings_and_metrics_are_replaced_not_written_through_links(secret, tmp
 def test_pictures_in_a_run_folder_replace_links_that_lie_there(secret, tmp_path):
     import numpy as np
 
-    from marl.studies.play import Played, write_gif
+    from marl.film import Played, write_gif
 
     (tmp_path / "metrics.jsonl").write_text('{"steps": 1, "mean_return": 1.0}\n{"steps": 2, "mean_return": 2.0}\n')
     for name in ("curves.png", "episode.gif"):

@@ -17,13 +17,13 @@ LEVELS = (
     ("L0", "renamed types lazy"),
     (
         "L1",
-        "files parallel reduce compiled ops spaces installed registry sources config teams schedules graphs nets optim "
-        "exploration",
+        "files notebook parallel reduce compiled ops spaces installed registry sources config teams schedules graphs "
+        "nets optim exploration",
     ),
     ("L2", "topology channels auxiliary grid stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic learners"),
     ("L4", "algorithms recipes checkpoint spec_json playing league setup scenario received environments training logs"),
-    ("L5", "system panel studies conformance run extend"),
+    ("L5", "run panel film system studies conformance extend"),
     ("L6", "overrides cli __main__"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]

@@ -15,8 +15,8 @@ import pytest
 import marl
 from marl import conformance
 from marl.adapters import copies, make, worker, workers
+from marl.film import play
 from marl.studies.exploit import exploit
-from marl.studies.play import play
 from marl.studies.tournament import tournament
 from marl.studies.versus import versus
 from marl.types import ConfigError, EnvContractError, ResourceError

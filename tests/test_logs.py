@@ -13,7 +13,7 @@ import torch
 from marl.logs import MetricsFile, read_metrics
 from marl.logs import metrics as metrics_module
 from marl.logs.files import RetryBackoff, read_json, safe_name, write_json
-from marl.logs.metrics import column, finite, keep_until, line_of
+from marl.logs.metrics import finite, keep_until, line_of
 from marl.logs.progress import Progress, duration, sparkline
 from marl.types import ConfigError, ResourceError
 
@@ -36,6 +36,8 @@ def test_rows_come_back(tmp_path, patience):
         assert read_metrics(tmp_path)[-1] == row  # at once, not when the file is closed
     file.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == rows
+    from marl.training.curves import column
+
     assert column(rows, "new") == ([20], [1.0])
     assert read_metrics(tmp_path / "nowhere") == []
 

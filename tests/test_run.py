@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 import marl
 from marl import checkpoint
+from marl.cli import main
 from marl.config import described, differences
 from marl.logs import read_metrics
 from marl.run import Run, candidates, checkpoints, first_valid, read_best
@@ -307,3 +310,183 @@ def test_a_training_without_a_single_update_says_so(learner, why, caplog):
     system.train(steps=1000)
     marl.MultiAgentSystem(marl.Random(), Constant).train(steps=10)
     assert not caplog.text
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+LEARNER = marl.ippo(rollout=8, minibatches=1, network=marl.MLP((4,)))
+
+
+def made(env=Constant, learner=LEARNER, **how):
+    return marl.MultiAgentSystem(learner, env, num_envs=1, **how)
+
+
+def said(run, name="summary.json"):
+    return json.loads((run / name).read_text())
+
+
+def weights(system):
+    return [learner.flat.values.clone() for learner in system.learners]
+
+
+def test_training_in_a_folder_leaves_all_that_the_command_line_does(tmp_path, system):
+    folder = tmp_path / "mine"
+    history = system.train(
+        steps=80, run_dir=folder, evaluate_every=40, evaluate_episodes=1, loggers=[marl.logs.TensorBoard()]
+    )
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("checkpoints", "config.json", "metrics.jsonl", "summary.json", "tensorboard")
+    ]
+    assert checkpoints(folder)[0].name == "step-000000000080"
+    assert read_best(folder)["metric"] == "evaluation_return"
+    rows = read_metrics(folder)
+    assert [{name: row[name] for name in row if name != "seconds"} for row in rows] == history.rows
+    summary = said(folder)
+    assert (summary["status"], summary["steps"], summary["exit_code"]) == ("finished", 80, 0)
+    config = said(folder, "config.json")
+    assert config["settings"]["learner"]["rollout"] == 8
+    assert config["tunable"] | {"steps": 80, "evaluate_every": 40, "device": "cpu"} == config["tunable"]
+    assert config["versions"]["torch"]
+
+
+def test_a_second_training_in_the_same_folder_goes_on(tmp_path, system):
+    system.train(steps=16, run_dir=tmp_path)
+    system.train(steps=16, run_dir=tmp_path)
+    assert said(tmp_path)["steps"] == 32
+    assert [row["steps"] for row in read_metrics(tmp_path)] == system.history["steps"]
+
+
+def test_the_run_of_another_system_is_refused_and_resume_takes_it(tmp_path, system):
+    system.train(steps=16, run_dir=tmp_path)
+    with made(seed=0) as other:
+        with pytest.raises(ConfigError, match=r"holds a run of another system; go on with it by .*resume=True"):
+            other.train(steps=48, run_dir=tmp_path)
+        other.train(steps=48, run_dir=tmp_path, resume=True)
+        assert (other.steps, other.episodes) == (48, said(tmp_path)["episodes"])
+        assert said(tmp_path)["steps"] == 48
+        with pytest.raises(ConfigError, match="holds this run at a later step, 48"):
+            system.train(steps=16, run_dir=tmp_path)
+    with (
+        made(learner=marl.ippo(rollout=8, minibatches=1, network=marl.MLP((4,)), lr=1e-2)) as different,
+        pytest.raises(
+            ConfigError, match=r"resume: this is not the run that was begun there \(learner\.lr: 0.00025 -> "
+        ),
+    ):
+        different.train(steps=64, run_dir=tmp_path, resume=True)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
+    with made(seed=5) as whole:
+        whole.train(steps=80, run_dir=tmp_path / "whole")
+    with made(seed=5) as first:
+        first.train(steps=80, run_dir=tmp_path / "parts", callback=lambda row: row["steps"] >= 40)
+        assert 40 <= first.steps < 80
+    with made(seed=5) as second:
+        second.train(steps=80, run_dir=tmp_path / "parts", resume=True)
+    assert second.steps == 80
+    assert all((a == b).all() for a, b in zip(weights(whole), weights(second), strict=True))
+    assert second.history["episode_rewards"] == whole.history["episode_rewards"]
+
+
+def test_a_finished_run_is_not_trained_further_by_resume(tmp_path, system):
+    system.train(steps=16, run_dir=tmp_path)
+    with made() as again:
+        again.train(steps=16, run_dir=tmp_path, resume=True)
+        assert again.steps == 16
+    assert said(tmp_path)["status"] == "finished"
+
+
+def test_resume_of_nothing_begins(tmp_path, system):
+    system.train(steps=16, run_dir=tmp_path / "new", resume=True)
+    assert said(tmp_path / "new")["steps"] == 16
+
+
+def test_resume_needs_a_folder_and_a_watcher_none(run, system, tmp_path):
+    with pytest.raises(ConfigError, match="resume= goes with run_dir="):
+        system.train(steps=8, resume=True)
+    with pytest.raises(ConfigError, match="watcher= with neither"):
+        system.train(steps=8, watcher=run, run_dir=tmp_path / "other")
+
+
+def test_ctrl_c_saves_and_then_raises(tmp_path, system):
+    def press(row):
+        if row["steps"] == 24:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"stopped at step 24; saved in .*: everything"):
+        system.train(steps=80, log_every=8, callback=press, run_dir=tmp_path)
+    assert checkpoints(tmp_path)[0].name == "step-000000000024"
+    summary = said(tmp_path)
+    assert (summary["status"], summary["exit_code"], summary["steps"]) == ("interrupted", 130, 24)
+    assert not (tmp_path / "run.lock").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    system.train(steps=8, run_dir=tmp_path)
+    assert said(tmp_path)["status"] == "finished"
+
+
+def test_ctrl_c_twice_ends_at_once_and_not_the_process(tmp_path, system, monkeypatch):
+    monkeypatch.setattr("marl.run.writer.ECHO", 0.0)
+
+    def press(row):
+        if row["steps"] == 24:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"saved in .*: step 16"):
+        system.train(steps=160, log_every=8, callback=press, run_dir=tmp_path)
+    assert said(tmp_path)["status"] == "interrupted"
+
+
+def test_a_scheduler_s_signal_saves_and_ends_the_program_with_its_status(tmp_path, system):
+    def press(row):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        system.train(steps=80, log_every=8, callback=press, run_dir=tmp_path)
+    assert ended.value.code == 75
+    assert said(tmp_path)["status"] == "preempted"
+
+
+def test_an_error_ends_the_run_and_is_told(tmp_path, system):
+    def fail(row):
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        system.train(steps=80, callback=fail, run_dir=tmp_path)
+    assert said(tmp_path) | {"status": "failed", "error": "no more", "exit_code": 1} == said(tmp_path)
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_in_a_thread_training_hears_no_signals_and_works(tmp_path, system):
+    thread = threading.Thread(target=lambda: system.train(steps=16, run_dir=tmp_path))
+    thread.start()
+    thread.join()
+    assert said(tmp_path)["status"] == "finished"
+
+
+@pytest.fixture
+def cartpole(tmp_path):
+    with marl.MultiAgentSystem(LEARNER, "CartPole-v1", num_envs=1, seed=2) as made:
+        made.train(steps=32, run_dir=tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_command_line_evaluates_and_resumes_a_run_whose_environment_has_a_name(cartpole, capsys):
+    assert main(["evaluate", str(cartpole), "--episodes", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 32
+    assert main(["train", "--run-dir", str(cartpole), "--resume", "--steps", "48", "--quiet"]) == 0
+    assert said(cartpole)["steps"] == 48
+    assert said(cartpole, "config.json")["tunable"]["steps"] == 48
+    assert main(["train", "--run-dir", str(cartpole), "--resume", "--set", "learner.lr=1", "--quiet"]) == 2
+    assert "--set: " in capsys.readouterr().err
+
+
+def test_the_command_line_says_what_must_be_named_again(tmp_path, system, capsys):
+    system.train(steps=16, run_dir=tmp_path)
+    for words in (["evaluate", str(tmp_path)], ["train", "--run-dir", str(tmp_path), "--resume", "--quiet"]):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "marl evaluate RUN --env WHAT, marl train WHAT --run-dir RUN --resume" in said
+    what = "tests.support.tiny:Constant"
+    assert main(["evaluate", str(tmp_path), "--env", what, "--episodes", "1"]) == 0
+    assert main(["train", what, "--run-dir", str(tmp_path), "--resume", "--steps", "24", "--quiet"]) == 0

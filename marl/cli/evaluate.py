@@ -70,11 +70,12 @@ def _own_env(asked: Evaluate) -> Any:
     if config is not None and same_reference(asked.env, config["scenario"]):
         return chosen_task(file, config, asked.trust, asked.env).scenario
     try:
-        reference = checkpoint.read_manifest(path)["meta"].get("env") if config is None else config["scenario"]
+        named = None if config is None else config["scenario"]
+        reference = checkpoint.read_manifest(path)["meta"].get("env") if named is None else named
         if same_reference(asked.env, reference):
             return asked.env
         if not asked.trust and isinstance(reference, str):
-            (received.refuse_env if config is None else received.refuse_scenario)(str(file), reference)
+            (received.refuse_env if named is None else received.refuse_scenario)(str(file), reference)
     except CheckpointError:
         return NOWHERE
     return None

@@ -46,8 +46,8 @@ class Play:
 def play(asked: Play) -> int:
     """``marl play``."""
     from marl.config import check_whole
-    from marl.studies.play import play as play_episodes
-    from marl.studies.play import write_gif
+    from marl.film import play as play_episodes
+    from marl.film import write_gif
 
     check_whole("--episodes", asked.episodes, 1)
     check_whole("--seed", asked.seed, 0)

@@ -52,7 +52,7 @@ def config_of(path: Path) -> tuple[Path, dict[str, Any] | None]:
     if not os.path.lexists(file):
         return file, None
     config = read_json(file)
-    if not isinstance(config.get("scenario"), str) or not isinstance(config.get("set"), list):
+    if not isinstance(config.get("scenario", 0), str | None) or not isinstance(config.get("set"), list):
         raise config_error(f"{file}: 'scenario' or 'set' is missing; was it edited?")
     return file, config | {"set": [assignment(text) if isinstance(text, str) else text for text in config["set"]]}
 
@@ -60,7 +60,9 @@ def config_of(path: Path) -> tuple[Path, dict[str, Any] | None]:
 def _scenario_of(path: Path, trust: bool) -> Scenario | None:
     """The scenario of the run that a checkpoint lies in, with its --set; None where there is no such run."""
     file, config = config_of(path)
-    return None if config is None else chosen_task(file, config, trust).scenario
+    if config is None or config["scenario"] is None:  # a run that began in Python: its checkpoints say it
+        return None
+    return chosen_task(file, config, trust).scenario
 
 
 def chosen_task(

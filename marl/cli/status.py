@@ -28,33 +28,18 @@ def need(module: str, extra: str) -> None:
 
 def status_of(error: BaseException) -> int:
     """The exit status of an error."""
-    from marl.types import MarlError
+    from marl.types import exit_status
 
-    if isinstance(error, MarlError):
-        return error.exit_code
-    text = str(error)
-    short = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate")
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in short) or _lost_gpu(error):
-        return 6
-    if isinstance(error, OSError):
-        import errno
-
-        return (
-            6 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO) else 1
-        )
-    return 1
-
-
-def _lost_gpu(error: BaseException) -> bool:
-    """Whether CUDA gave up: nothing on that GPU can be read any more by this process."""
-    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
+    return exit_status(error)
 
 
 def say(error: BaseException, code: int, debug: bool = False) -> int:
     """One line on stderr."""
+    from marl.types import lost_gpu
+
     text = " ".join(str(error).split()) or type(error).__name__
     text = text if len(text) <= LONGEST_LINE or debug else f"{text[:LONGEST_LINE]}..."
-    if _lost_gpu(error):
+    if lost_gpu(error):
         text = f"the GPU was lost ({text}); checkpoints are intact: go on with --resume"
     elif code == 6 and not hasattr(error, "exit_code"):
         text = f"resources ran out: {text}; lower num_envs, the rollout or the network"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,11 @@ if TYPE_CHECKING:
     from marl.run import Run
     from marl.system import MultiAgentSystem
 from marl.cli.asked import Asked
+from marl.cli.continued import began_in_python, go_on
 from marl.cli.output import note, print_json
 from marl.cli.plan import Plan, as_before, check_numbers, explicit_checkpoint, folder_of, make_plan, stored_config
 from marl.cli.runs import is_known, load_system
-from marl.cli.status import UsageError, need, status_of
+from marl.cli.status import UsageError, need
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def train(asked: Asked) -> int:
         )
     folder = folder_of(asked)
     check_folder(folder, resume=asked.resume is not None, force=asked.force)
+    if asked.resume is not None and began_in_python(folder):
+        return go_on(asked, folder)
     stored = stored_config(asked, folder)
     if stored is not None:
         asked = as_before(asked, stored)
@@ -111,7 +113,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     from marl.compiled import decisions
     from marl.logs import LoggedRun
     from marl.logs.progress import Progress
-    from marl.types import ResourceError
+    from marl.run import counts, failure, session
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
@@ -128,7 +130,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
     summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}
     try:
-        with run.signals():
+        with session(run, system, summary):
             if not finished:
                 system.train(
                     steps=plan.steps - began_at,
@@ -138,16 +140,9 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
                     log_every=max(1, plan.steps // 100),
                     watcher=run,
                 )
-                run.end(system)
-    except BaseException as error:
+    except BaseException:
         if run.cut_short:
             return _interrupted(asked, plan, run, system, summary, "before the next step was taken")
-        if isinstance(error, ResourceError) and system.steps > began_at:
-            # Workers that died for good take their episodes with them, and nothing else.
-            with contextlib.suppress(Exception):
-                run.save(system)
-        ended = {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
-        run.summarize(summary | _failure(error) | ended)
         if system.faults:
             note(_fault_table(system.faults))
         raise
@@ -155,12 +150,12 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
         for sink in run.sinks:
             sink.close()
         run.note = note
-    summary["faults"] = system.faults
+    summary |= counts(system)
     if system.faults:
         note(_fault_table(system.faults))
     if run.signal is not None:
         return _interrupted(asked, plan, run, system, summary, f"at step {system.steps:,} and saved")
-    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": 0, "status": "finished"}
+    summary |= {"exit_code": 0, "status": "finished"}
     if finished:
         note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
     if asked.evaluate:
@@ -173,7 +168,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
                 return _interrupted(
                     asked, plan, run, system, summary, "in the final evaluation, with all training saved"
                 )
-            run.summarize(summary | _failure(error))
+            run.summarize(summary | failure(error))
             raise
         run.end(system)  # if somebody removed the folder meanwhile; its environments, closed, would then begin anew
     run.summarize(summary)
@@ -192,19 +187,13 @@ def _named_again(plan: Plan) -> str:
     return "" if is_known(reference) else f"{shlex.quote(reference)} "
 
 
-def _failure(error: BaseException) -> dict[str, Any]:
-    """What summary.json says of an error that ended a run."""
-    return {"status": "failed", "error": " ".join(str(error).split()), "exit_code": status_of(error)}
-
-
 def _interrupted(
     asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, summary: dict[str, Any], where: str
 ) -> int:
     """Say and write that a signal ended the run; returns the exit status."""
-    status = "interrupted" if run.exit_code == 130 else "preempted"
-    summary |= {"steps": system.steps, "episodes": system.episodes, "exit_code": run.exit_code, "status": status}
-    summary.setdefault("faults", system.faults)
-    run.summarize(summary)
+    from marl.run import interrupted
+
+    status = interrupted(run, system, summary)
     note(f"{status} {where}; to go on: marl train {_named_again(plan)}--run-dir {run.path} --resume")
     if asked.json:
         print_json(summary)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from marl.notebook import html_table
 from marl.types import ConfigError
 
 Severity = Literal["error", "warning", "note"]
@@ -39,6 +40,18 @@ class CheckReport:
     findings: tuple[Finding, ...]
     facts: dict[str, Any] = field(default_factory=dict)
     learners: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The environment, and how many findings of each level."""
+        levels = [finding.level for finding in self.findings]
+        found = ", ".join(f"{levels.count(level)} {level}s" for level in dict.fromkeys(levels)) or "nothing found"
+        return f"<CheckReport of {self.env}: {found}>"
+
+    def _repr_html_(self) -> str:
+        """Findings, then learners."""
+        rows: list[tuple[str, str, str]] = [(one.level, one.rule, one.text) for one in self.findings]
+        rows += [("learner", name, fits) for name, fits in self.learners.items()]
+        return html_table(repr(self).strip("<>"), rows)
 
     @property
     def ok(self) -> bool:

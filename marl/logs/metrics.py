@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +183,6 @@ def keep_until(path: Path, steps: int) -> int:
     if len(kept) < len(lines):
         replace_file(path, b"".join(line + b"\n" for line in kept))
     return len(lines) - len(kept)
-
-
-def column(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """Steps and values of one metric, where it was logged and is a number."""
-    pairs = [(row["steps"], row[name]) for row in rows if "steps" in row and math.isfinite(row.get(name, math.nan))]
-    return [x for x, _ in pairs], [y for _, y in pairs]
 
 
 def finite(value: Any) -> Any:

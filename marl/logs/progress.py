@@ -1,4 +1,4 @@
-"""Training on the screen: a live display on a terminal, plain lines anywhere else."""
+"""Training on the screen: a live display on a terminal, a line that rewrites itself in a notebook, else plain lines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TextIO
 
@@ -15,6 +16,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from marl.logs.logger import LoggedRun
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 REDRAW_SECONDS = 0.25
@@ -43,6 +46,28 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def in_notebook(stream: object) -> bool:
+    """Whether what is written there appears below a notebook's cell."""
+    return type(stream).__module__.startswith("ipykernel")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Progress on the screen, as a logger.
+
+    Args:
+        total: steps of the whole run, or None.
+        teams: team names.
+    """
+
+    total: int | None
+    teams: tuple[str, ...]
+
+    def build(self, run: LoggedRun) -> Progress:
+        """Begin to show it."""
+        return Progress(self.total, self.teams, run.resumed_at or 0)
+
+
 class Progress:
     """Steps, speed, time left, and the episode return of every team with its course so far.
 
@@ -50,13 +75,14 @@ class Progress:
         total: steps of the whole run, or None.
         teams: team names; with more than one, each has a line of its own.
         start: steps already taken when this process began.
-        stream: where to draw; a live display if it is a terminal.
+        stream: where to draw; a live display if it is a terminal. None: stderr, but below the cell of a notebook.
     """
 
     def __init__(self, total: int | None, teams: Sequence[str], start: int = 0, stream: TextIO | None = None) -> None:
         """Nothing is drawn before the first tick."""
-        stream = stream if stream is not None else sys.stderr
-        self._console = Console(file=stream, highlight=False)
+        stream = stream if stream is not None else sys.stdout if in_notebook(sys.stdout) else sys.stderr
+        self._console = Console(file=stream, highlight=False, force_jupyter=False)
+        self._rewrites, self._width = in_notebook(stream), 0
         self._unicode = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "") == "utf8"
         self._stream = stream
         self._total, self._start, self._steps = total, start, start
@@ -70,7 +96,7 @@ class Progress:
         self._began = time.monotonic()
         self._drawn = -math.inf
         self._live: Live | None = None
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
+        if self._console.is_terminal and not self._rewrites and not self._console.is_dumb_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=False)
             self._live.start()
 
@@ -87,23 +113,33 @@ class Progress:
             if name.endswith("curriculum/stage")
         }
         now = time.monotonic()
-        if self._live is None and (now - self._drawn >= LINE_SECONDS or self._done):
+        if self._rewrites:
+            self._rewrite()
+        elif self._live is None and (now - self._drawn >= LINE_SECONDS or self._done):
             self._drawn = now
             self._print(self.line())
 
     def tick(self, steps: int) -> None:
         """Redraw if it is time."""
         self._steps = steps
-        if self._live is not None and time.monotonic() - self._drawn >= REDRAW_SECONDS:
+        if (self._live is not None or self._rewrites) and time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._draw()
 
     def note(self, text: str) -> None:
         """Say something without disturbing the display."""
         if self._live is None:
-            self._print(text)
+            self._print(f"\r{text:<{self._width}}" if self._rewrites else text)
             return
         with contextlib.suppress(OSError):
             self._console.print(Text(text))
+
+    def _rewrite(self) -> None:
+        """The line again, over the last one."""
+        self._drawn = time.monotonic()
+        line = self.line()
+        with contextlib.suppress(OSError):
+            print(f"\r{line:<{self._width}}", end="", file=self._stream, flush=True)
+        self._width = len(line)
 
     def _print(self, text: str) -> None:
         """A line, if it can be written: a full disk under a log file, or a closed terminal, ends no training."""
@@ -112,6 +148,10 @@ class Progress:
 
     def close(self) -> None:
         """Draw once more, and leave the screen as it is."""
+        if self._rewrites:
+            self._rewrite()
+            self._print("")
+            self._rewrites = False
         if self._live is not None:
             self._draw()
             with contextlib.suppress(OSError):
@@ -150,6 +190,9 @@ class Progress:
         return [((label, key), self._courses[key]) for label, key in self._keys]
 
     def _draw(self) -> None:
+        if self._rewrites:
+            self._rewrite()
+            return
         self._drawn = time.monotonic()
         table = Table.grid(padding=(0, 2))
         of = "" if self._total is None else f" / {self._total:,}"

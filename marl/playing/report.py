@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from marl.notebook import html_table
 from marl.renamed import old_attributes
 from marl.types import Array, Episode, Spec
 
@@ -28,6 +29,12 @@ class TeamReport:
     confidence_interval: tuple[float, float]
     returns_per_agent: dict[str, float]
     returns: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        """The return."""
+        return (
+            f"<TeamReport: {len(self.returns):,} episodes, return {self.mean_return:.2f} (95 % CI {_interval(self)})>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -51,6 +58,10 @@ class Metric:
     mean: float
     confidence_interval: tuple[float, float]
     values: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        """The mean."""
+        return f"<Metric: {len(self.values):,} episodes, mean {self.mean:.3f} (95 % CI {_interval(self, 3)})>"
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Metric:
@@ -186,6 +197,22 @@ class Report:
             "agreement": None if self.agreement is None else self.agreement.to_dict(),
         }
 
+    def __repr__(self) -> str:
+        """Episodes and return; ``print`` says more."""
+        return f"<Report: {self.episodes:,} episodes, return {self.mean_return:.2f} (95 % CI {_interval(self)})>"
+
+    def _repr_html_(self) -> str:
+        """Returns of all, of teams and agents, and metrics, with their intervals where there are such."""
+        rows: list[tuple[str, float, str]] = [("return, sum over agents", self.mean_return, _interval(self))]
+        if len(self.teams) > 1:
+            rows += [(f"team {name}", team.mean_return, _interval(team)) for name, team in self.teams.items()]
+        rows += [(agent, mean, "") for agent, mean in self.returns_per_agent.items()]
+        rows += [(name, mean, "") for name, mean in self.info.items()]
+        rows += [(name, metric.mean, _interval(metric)) for name, metric in self.metrics.items()]
+        rest = "; ".join([*self.changes, *self.troubles, *([str(self.agreement)] if self.agreement else [])])
+        title = f"{self.episodes:,} episodes{', decentralized' if self.decentralized else ''}"
+        return html_table(title + (f"; {rest}" if rest else ""), rows, ("", "mean", "95 % CI"))
+
     def __str__(self) -> str:
         """A few lines of text."""
         low, high = self.confidence_interval
@@ -207,6 +234,11 @@ class Report:
             low, high = metric.confidence_interval
             lines.append(f"  {name} {metric.mean:.3f} (95 % CI {low:.3f} to {high:.3f})")
         return "\n".join(lines)
+
+
+def _interval(found: Report | TeamReport | Metric, digits: int = 2) -> str:
+    low, high = found.confidence_interval
+    return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def summarize(

@@ -20,6 +20,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json
 from marl.nets.owner import Owner
+from marl.notebook import html_table
 from marl.playing.team import Strategy
 from marl.spaces import AgentCodec, BadValue
 from marl.spec_json import team_from_json, team_to_json
@@ -60,6 +61,17 @@ class Agent:
         self._silence = Inbox(heard, torch.zeros(1, 1, len(team.agents), dtype=torch.float32))
         self.inbox = self._silence
         self.said: Array | None = None
+
+    def __repr__(self) -> str:
+        """Its name, team, and what it decides by."""
+        net = "no network" if self.net is None else f"{sum(one.numel() for one in self.net.parameters()):,} parameters"
+        talks = f", hears and says {self.size} numbers" if self.talks else ""
+        return f"<Agent {self.name!r} of team {self.team.name!r}: {net}{talks}>"
+
+    def _repr_html_(self) -> str:
+        """The same, with its spaces."""
+        rows = [("team", self.team.name), ("observation", self.codec.raw_space), ("action", self.codec.action_space)]
+        return html_table(repr(self).strip("<>"), rows)
 
     def twin(self, seed: int | None = None) -> Agent:
         """A copy with an episode and a random stream of its own; parameters are shared."""

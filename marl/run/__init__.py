@@ -7,6 +7,7 @@
     RUN/run.lock         who is writing here now
 
 A :class:`Run` is a watcher of :meth:`marl.MultiAgentSystem.train`: it logs, saves, and ends the training on a signal.
+``train(run_dir=...)`` makes one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from marl.run.folder import (
     first_valid,
     read_best,
 )
+from marl.run.session import counts, failure, interrupted, session, train_in
 from marl.run.writer import Run
 
 __all__ = [
@@ -33,6 +35,11 @@ __all__ = [
     "candidates",
     "check_folder",
     "checkpoints",
+    "counts",
+    "failure",
     "first_valid",
+    "interrupted",
     "read_best",
+    "session",
+    "train_in",
 ]

@@ -9,11 +9,12 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from marl import checkpoint
 from marl.logs import MetricsFile, Sink, read_metrics
@@ -34,15 +35,39 @@ from marl.run.folder import (
     step_of,
 )
 from marl.run.lock import Lock
-from marl.types import ConfigError, ResourceError
-
-if TYPE_CHECKING:
-    from marl.system import MultiAgentSystem
+from marl.types import ConfigError, ResourceError, Spec
 
 T = TypeVar("T")
 GRACE = 20.0  # seconds to save in after a signal; schedulers kill after 30
 ECHO = 0.2  # a signal that comes twice within this time was sent once, to the process and to its group
 FIRST_EPISODES = 100  # a mean return over fewer episodes names no best checkpoint
+
+
+class Trained(Protocol):
+    """What a run folder asks of a system that trains."""
+
+    spec: Spec
+    league: Any
+    curriculum: Any
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        ...
+
+    @property
+    def episodes(self) -> int:
+        """Episodes that ended so far."""
+        ...
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Faults that training survived, by kind."""
+        ...
+
+    def save(self, path: str | Path) -> Path:
+        """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
+        ...
 
 
 def warn(text: str) -> None:
@@ -64,6 +89,7 @@ class Run:
         note: told what a person should know.
         retry_seconds: wait after the disk refused for the first time; doubles each time.
         patience: how often in a row it may refuse.
+        ends_process: whether a second signal ends the process; if not, it raises KeyboardInterrupt at once.
 
     Raises:
         ConfigError: if the folder cannot be used, holds another run, or is being written by another process.
@@ -81,11 +107,13 @@ class Run:
         note: Callable[[str], None] = warn,
         retry_seconds: float = 10.0,
         patience: int = 6,
+        ends_process: bool = True,
     ) -> None:
         """Take the folder; nothing is written but its lock."""
         self.path = Path(path).absolute()
         self.checkpoints = self.path / CHECKPOINTS
         self.keep, self.save_every, self.save_minutes, self.note = max(1, keep), save_every, save_minutes, note
+        self.ends_process = ends_process
         self.signal: signal.Signals | None = None
         self.sinks: list[Sink] = []
         check_folder(self.path, resume=resume, force=force)
@@ -229,7 +257,7 @@ class Run:
         elif self._candidate is not None and self._candidate["metric"] == metric:
             self._candidate = None
 
-    def tick(self, system: MultiAgentSystem) -> bool:
+    def tick(self, system: Trained) -> bool:
         """Save if it is time; True once a signal has come and everything is saved."""
         self._at_once = False
         for sink in self.sinks:
@@ -247,7 +275,7 @@ class Run:
         self._insist(system)
         return True
 
-    def save(self, system: MultiAgentSystem) -> bool:
+    def save(self, system: Trained) -> bool:
         """Write a checkpoint; False if the disk refused. Raises ResourceError if it has refused too often."""
         name = f"step-{system.steps:012d}"
         best, self._candidate = self._candidate, None
@@ -300,7 +328,7 @@ class Run:
                 os.rename(path, going)  # so that a half-removed one is never taken for a checkpoint
                 shutil.rmtree(going, ignore_errors=True)
 
-    def _insist(self, system: MultiAgentSystem) -> None:
+    def _insist(self, system: Trained) -> None:
         """Save, whatever it takes within reason. Raises ResourceError."""
         while not self.save(system):
             wait = self._saving.wait
@@ -321,8 +349,11 @@ class Run:
         """While inside: the first signal ends the training after its step and saves, the second one exits at once.
 
         Before the first step has ended and after :meth:`end` nothing is left to be saved: there the first signal raises
-        KeyboardInterrupt.
+        KeyboardInterrupt. Signals reach a process's main thread alone; in another thread there are none to be heard.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
         before = {number: signal.signal(number, self._signaled) for number in wanted}
         try:
@@ -339,7 +370,12 @@ class Run:
                 self.cut_short = True
                 raise KeyboardInterrupt
             _say(f"\n{name}: ending after this step and saving; once more ends at once\n")
-        elif number != self.signal or now - self._signalled_at >= ECHO:
+        elif number == self.signal and now - self._signalled_at < ECHO:
+            return
+        elif not self.ends_process:
+            self.cut_short = True
+            raise KeyboardInterrupt
+        else:
             _say(f"\n{name} again: ended at once; the last checkpoint is intact\n")
             os._exit(128 + number)
 
@@ -352,7 +388,7 @@ class Run:
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
-    def end(self, system: MultiAgentSystem) -> None:
+    def end(self, system: Trained) -> None:
         """Save the final state. Raises ResourceError if the disk refuses for good."""
         self._ended = self._ended or time.monotonic()
         self._insist(system)

@@ -1,7 +1,7 @@
 """What is asked of trained systems: tournaments, exploitability, sweeps over links, games by seat, pictures."""
 
+from marl.film import Played, play
 from marl.studies.exploit import Exploitation, exploit
-from marl.studies.play import Played, play
 from marl.studies.sweep import Sweep, sweep
 from marl.studies.tournament import Tournament, tournament
 from marl.studies.versus import Score, versus

@@ -12,6 +12,7 @@ import numpy as np
 
 from marl.channels import Link
 from marl.config import unknown
+from marl.notebook import html_table
 from marl.playing.report import Report
 from marl.system import MultiAgentSystem
 from marl.types import ConfigError
@@ -61,6 +62,15 @@ class Sweep:
         """Plain JSON values."""
         names = ("effect", "value", "mean_return", "low", "high")
         return {"episodes": self.episodes, "points": [dict(zip(names, row, strict=True)) for row in self.rows()]}
+
+    def __repr__(self) -> str:
+        """What was swept; ``print`` shows the table."""
+        return f"<Sweep: {', '.join(self.curves)}; {self.episodes} episodes each>"
+
+    def _repr_html_(self) -> str:
+        """The return under every link."""
+        head = ("link", "value", "return", "low", "high")
+        return html_table(f"95 % CI, {self.episodes} episodes each", self.rows(), head)
 
     def __str__(self) -> str:
         """A table."""

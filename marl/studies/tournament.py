@@ -15,6 +15,7 @@ from marl.league.matches import COPIES, play_matches, scores
 from marl.league.members import SideKind, sides_of
 from marl.league.meta import alpha_rank, nash_averaging
 from marl.league.ratings import fit_elo
+from marl.notebook import html_table
 from marl.playing.team import Side, Strategy
 from marl.system import MultiAgentSystem
 from marl.types import Array, ConfigError
@@ -83,6 +84,17 @@ class Tournament:
             "nash": mixed.tolist(),
             "nash_skill": skill.tolist(),
         }
+
+    def __repr__(self) -> str:
+        """Players and games; ``print`` shows the table."""
+        return f"<Tournament: {', '.join(self.players)}; {2 * self.games} games a pair>"
+
+    def _repr_html_(self) -> str:
+        """Payoffs, row against column, and ratings."""
+        ratings = zip(self.players, self.payoff.tolist(), self.elo.tolist(), strict=True)
+        rows = [(name, *row, round(elo)) for name, row, elo in ratings]
+        title = f"won less lost, {2 * self.games} games a pair, sides swapped"
+        return html_table(title, rows, ("", *self.players, "Elo"))
 
     def __str__(self) -> str:
         """A table of payoffs, row against column, then ratings."""

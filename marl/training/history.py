@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from marl.types import Episode, Episodes, Spec
+from marl.notebook import html_table
+from marl.types import ConfigError, Episode, Episodes, Spec
+
+if TYPE_CHECKING:
+    import pandas
+
+    from marl.training.curves import Curves
 
 RECENT = 100  # episodes that means in metrics are over
 MOST_NAMES = 64  # different names in infos that metrics follow
@@ -27,16 +33,83 @@ class Watcher(Protocol):
 
 
 class History(dict[str, list[float]]):
-    """Everything logged, a list per name, with ``episode_rewards`` (sum over agents) and ``episode_lengths``."""
+    """Everything logged, a list per name, with ``episode_rewards`` (sum over agents) and ``episode_lengths``.
+
+    Metrics come in rows, but not every row has each of them: :attr:`rows` has them as they came.
+    """
 
     def __init__(self) -> None:
         """Empty."""
         super().__init__(episode_rewards=[], episode_lengths=[])
+        self.places: dict[str, list[int]] = {}  # the number of the row that each value of a metric came in
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Append one row."""
+        place = len(self.get("steps", ()))
         for name, value in metrics.items():
             self.setdefault(name, []).append(value)
+            self.places.setdefault(name, []).append(place)
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """Rows of metrics, as ``metrics.jsonl`` has them."""
+        rows: list[dict[str, float]] = [{} for _ in self.get("steps", ())]
+        for name, places in self.places.items():
+            for place, value in zip(places, self[name], strict=True):
+                if 0 <= place < len(rows):
+                    rows[place][name] = value
+        return rows
+
+    @property
+    def episodes(self) -> dict[str, list[float]]:
+        """What was noted of every episode that ended: returns, of teams too, and lengths."""
+        return {
+            name: values for name, values in self.items() if name.startswith(("episode_rewards", "episode_lengths"))
+        }
+
+    def to_pandas(self, episodes: bool = False) -> pandas.DataFrame:
+        """Rows of metrics as a table (extra ``notebook``), empty cells where a row lacks one.
+
+        Args:
+            episodes: a row for every episode that ended instead: returns and lengths.
+
+        Raises:
+            ConfigError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ConfigError("pandas is not installed: pip install 'marl-system[notebook]'") from None
+        return pandas.DataFrame(self.episodes if episodes else self.rows)
+
+    def plot(self, *names: str) -> Curves:
+        """Metrics over environment steps as a figure of matplotlib, which a notebook shows (extra ``plot``).
+
+        Args:
+            names: of metrics, a panel each; none: returns, of teams too, and evaluations.
+
+        Raises:
+            ConfigError: if there is no such metric, or matplotlib is not installed.
+        """
+        from marl.training.curves import curves
+
+        return curves([("history", "training", self.rows)], names)
+
+    def __repr__(self) -> str:
+        """How much there is, and the latest return."""
+        return f"<History: {self._words()}>"
+
+    def _repr_html_(self) -> str:
+        """The same with a table of metrics: how often logged, first, last."""
+        found = [(name, len(self[name]), float(self[name][0]), float(self[name][-1])) for name in self.places]
+        return html_table(self._words(), found, ("metric", "rows", "first", "last"))
+
+    def _words(self) -> str:
+        episodes, steps, returns = self["episode_lengths"], self.get("steps", ()), self.get("mean_return", ())
+        words = [f"{len(episodes):,} episodes", f"{len(steps):,} rows of metrics"]
+        words += [f"{int(steps[-1]):,} steps"] if steps else []
+        words += [f"mean_return {returns[-1]:.2f}"] if returns else []
+        return ", ".join(words)
 
 
 class Rate:
@@ -113,6 +186,7 @@ class EpisodeLog:
         return {
             "episodes": self.episodes,
             "history": {name: np.asarray(values, dtype=np.float64) for name, values in self.history.items()},
+            "places": {name: np.asarray(places, dtype=np.int64) for name, places in self.history.places.items()},
             "said": {name: np.asarray(values) for name, values in self.said.items()},
         }
 
@@ -121,4 +195,10 @@ class EpisodeLog:
         self.episodes = int(state["episodes"])
         self.history = History()
         self.history.update({name: values.tolist() for name, values in state["history"].items()})
+        places = {name: found.tolist() for name, found in state.get("places", {}).items()}
+        rows = len(self.history.get("steps", ()))
+        for name, values in self.history.items():  # states of 0.1 do not say which row a value came in, unless all did
+            if name not in self.history.episodes:
+                missing = range(rows) if len(values) == rows else [-1] * len(values)
+                self.history.places[name] = list(places.get(name, missing))
         self.said = {name: values.tolist() for name, values in state.get("said", {}).items()}

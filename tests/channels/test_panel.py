@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import marl
+from marl.film import play
 from marl.panel import FAINT, LOW, WORDS, Talk, beside, tone
-from marl.studies.play import play
 from tests.support.tiny import Team, Turns
 
 pytest.importorskip("pygame")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import marl
-from marl.studies.play import play
+from marl.film import play
 from marl.types import ConfigError
 from tests.support.tiny import Constant, Single
 

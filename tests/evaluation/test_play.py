@@ -11,7 +11,7 @@ from pettingzoo.utils.wrappers import BaseParallelWrapper
 
 import marl
 from marl.adapters.describe import render_mode
-from marl.studies.play import picture, play
+from marl.film import picture, play
 from marl.types import ConfigError, EnvContractError
 from tests.support.leagues import mixed
 from tests.support.tiny import Team, Turns

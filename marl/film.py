@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,37 +16,75 @@ from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
 from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
 from marl.curriculum.evaluation_tasks import EvaluationTasks
-from marl.curriculum.tasks import HasTasks
+from marl.curriculum.tasks import HasTasks, Task
 from marl.logs.files import replace_file
+from marl.notebook import html_image
 from marl.panel import Talk, beside
 from marl.playing.decentralized import DecentralizedActor
 from marl.playing.episodes import evaluation_seeds, play_episodes
 from marl.playing.evaluate import check_same_spec
 from marl.playing.streams import global_streams_kept
-from marl.system import MultiAgentSystem
-from marl.types import Array, ConfigError, MarlError
+from marl.setup import Setup
+from marl.training.state import TrainingState
+from marl.types import Array, ConfigError, MarlError, Spec
 
 FRAMES_PER_SECOND = 15.0
 PICTURES = "rgb_array"
 
 
+class Filmed(Protocol):
+    """What a film asks of a system."""
+
+    spec: Spec
+    training: TrainingState
+    setup: Setup
+    max_steps: int | None
+
+    @property
+    def target(self) -> Task:
+        """The tasks to play."""
+        ...
+
+    def make_env(self, **env_kwargs: Any) -> Any:
+        """One more environment as its author made it."""
+        ...
+
+
 @dataclass
 class Played:
-    """An episode that was played for its pictures.
+    """An episode that was played for its pictures; in a notebook it shows itself.
 
     Args:
         frames: ``(H, W, 3)`` uint8.
         returns: the return of every agent.
         length: steps.
+        rate: frames per second.
     """
 
     frames: list[Array] = field(default_factory=list)
     returns: dict[str, float] = field(default_factory=dict)
     length: int = 0
+    rate: float = FRAMES_PER_SECOND
+
+    def save(self, path: str | Path) -> Path:
+        """Write a GIF (extra ``play``). Raises ConfigError where that is not installed."""
+        return write_gif([self], self.rate, Path(path))
+
+    def __repr__(self) -> str:
+        """Length and returns, not the pictures."""
+        return f"<Played: {self._words()}; {len(self.frames):,} frames>"
+
+    def _repr_html_(self) -> str:
+        """The GIF, with the returns below it."""
+        return html_image(gif([self], self.rate), "gif", self._words())
+
+    def _words(self) -> str:
+        agents = ", ".join(f"{agent} {value:.2f}" for agent, value in self.returns.items())
+        return f"{self.length:,} steps, return {sum(self.returns.values()):.2f} ({agents})"
 
 
 def play(
-    system: MultiAgentSystem, episodes: int = 1, seed: int = 0, max_steps: int = 1000, explore: bool = False
+    system: Filmed, episodes: int = 1, seed: int = 0, max_steps: int = 1000, explore: bool = False
 ) -> tuple[list[Played], float]:
     """Play some episodes and return them with the environment's frames per second.
 
@@ -63,17 +101,18 @@ def play(
         check_same_spec(system.spec, film.spec)
         wanted = system.target
         target = EvaluationTasks(wanted, film, task_seed) if wanted and isinstance(film, HasTasks) else None
+        rate = float(metadata_entry(film.envs[0], "render_fps") or FRAMES_PER_SECOND)
         played = [
-            Played(film.frames, dict(episode.returns), episode.length)
+            Played(film.frames, dict(episode.returns), episode.length, rate)
             for episode in play_episodes(film, actors, episodes, env_seed, target)
         ]
-        return played, float(metadata_entry(film.envs[0], "render_fps") or FRAMES_PER_SECOND)
+        return played, rate
 
 
 class Film(LocalBatch):
     """One copy of a system's environment, as a batch of one; :attr:`frames` are those of its last whole episode."""
 
-    def __init__(self, system: MultiAgentSystem, actors: DecentralizedActor, max_steps: int) -> None:
+    def __init__(self, system: Filmed, actors: DecentralizedActor, max_steps: int) -> None:
         """``actors``: who plays in it, and may talk."""
         self.actors = actors
         self.frames: list[Array] = []
@@ -143,7 +182,7 @@ class _Watched:
         return over
 
 
-def _pictured(system: MultiAgentSystem) -> Any:
+def _pictured(system: Filmed) -> Any:
     """One of a system's environments that renders pictures. Raises ConfigError."""
     env = system.make_env(render_mode=PICTURES)
     modes = metadata_entry(env, "render_modes")
@@ -191,6 +230,14 @@ def picture(env: Any) -> Array:
 
 def write_gif(episodes: list[Played], rate: float, path: Path) -> Path:
     """Write the frames of all episodes as one endless GIF. Raises ConfigError."""
+    pictures = gif(episodes, rate)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, pictures)  # it may lie in a run folder: never through a link
+    return path
+
+
+def gif(episodes: list[Played], rate: float) -> bytes:
+    """The frames of all episodes as one endless GIF. Raises ConfigError."""
     frames = [frame for played in episodes for frame in played.frames]
     if not frames:
         raise ConfigError("the environment's render() gave no pictures")
@@ -202,9 +249,7 @@ def write_gif(episodes: list[Played], rate: float, path: Path) -> Path:
         import imageio.v3 as imageio
     except ImportError:
         raise ConfigError("imageio is not installed: pip install 'marl-system[play]'") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Players round a frame's time to hundredths of a second, and slow down below two of them.
-    gif = io.BytesIO()
-    imageio.imwrite(gif, canvas, extension=".gif", duration=max(20.0, round(100 / rate) * 10), loop=0)
-    replace_file(path, gif.getvalue())  # it may lie in a run folder: never through a link
-    return path
+    file = io.BytesIO()
+    imageio.imwrite(file, canvas, extension=".gif", duration=max(20.0, round(100 / rate) * 10), loop=0)
+    return file.getvalue()

@@ -1,0 +1,89 @@
+"""``marl train --resume`` of a run that began in Python, with ``train(run_dir=...)``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from marl.cli.asked import Asked
+from marl.cli.output import note, print_json
+from marl.cli.runs import open_run
+from marl.cli.status import UsageError, config_error, need
+
+# The rest of a run's settings stands in its checkpoints.
+MAY_CHANGE = {"scenario", "steps", "workers", "device", "threads", "run_dir", "resume", "trust", "quiet", "json"} | {
+    "evaluate_every",
+    "evaluate_episodes",
+    "tensorboard",
+    "logger",
+}
+
+
+def began_in_python(folder: Path) -> bool:
+    """Whether the run in a folder was not begun by the command line: it names no scenario."""
+    from marl.logs.files import read_json
+    from marl.run import CONFIG
+
+    return (folder / CONFIG).exists() and read_json(folder / CONFIG).get("scenario", "") is None
+
+
+def go_on(asked: Asked, folder: Path) -> int:
+    """Train the system of the newest checkpoint, as ``train(run_dir=..., resume=True)`` does; the exit status.
+
+    Raises:
+        ConfigError: if the run cannot be gone on with.
+    """
+    from marl import parallel
+    from marl.config import check_whole, from_json
+    from marl.environments import MISSING
+    from marl.logs import logger_named
+    from marl.logs.files import read_json
+    from marl.run import CONFIG, SUMMARY
+
+    other = sorted(set(asked.given) - MAY_CHANGE)
+    if other:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise UsageError(f"{names}: {folder} is a run that began in Python, which has these settings; leave that out")
+    if asked.resume not in ("", "auto"):
+        raise UsageError(f"--resume {asked.resume}: a run that began in Python goes on from its newest checkpoint")
+    tunable = read_json(folder / CONFIG).get("tunable")
+    if not isinstance(tunable, dict):
+        raise config_error(f"{folder / CONFIG}: 'tunable' is missing or no dict; was it edited?")
+    steps = asked.steps if asked.steps is not None else tunable.get("steps")
+    if steps is None:
+        raise UsageError("--steps is missing: this run was to train for so many episodes")
+    if asked.tensorboard:
+        need("tensorboard", "tensorboard")
+    loggers = dict.fromkeys((*asked.logger, *["tensorboard"] * asked.tensorboard))
+    every = asked.evaluate_every if asked.evaluate_every is not None else tunable.get("evaluate_every")
+    if asked.threads is not None:
+        parallel.set_threads(asked.threads)
+    _, system = open_run(folder, "last", asked.device, asked.trust, asked.scenario)
+    if system.environments.source is None:
+        raise config_error(MISSING)
+    with system:
+        if asked.workers is not None:
+            system.workers = asked.workers
+        try:
+            system.train(
+                steps=check_whole("--steps", steps, 1),
+                stop=from_json(tunable.get("stop")),
+                evaluate_every=None if every is None else check_whole("--evaluate-every", every, 1),
+                evaluate_episodes=asked.evaluate_episodes,
+                loggers=[logger_named(name) for name in loggers],
+                progress=not asked.quiet,
+                run_dir=folder,
+                resume=True,
+            )
+        except KeyboardInterrupt as stopped:
+            note(str(stopped))
+            return 130
+        except SystemExit as stopped:
+            return int(stopped.code or 0)
+    if asked.json:
+        print_json(read_json(folder / SUMMARY))
+    else:
+        print(f"run folder: {folder}")
+        print(f"next: marl evaluate {folder}    marl play {folder}    marl plot {folder}")
+    return 0
