@@ -9,6 +9,7 @@ from typing import Any
 
 from marl import checkpoint
 from marl.adapters.spoken import Spoken
+from marl.callbacks import Callback, as_callbacks
 from marl.channels import Link, Tamper
 from marl.curriculum.state import Curricula
 from marl.curriculum.tasks import Task
@@ -25,6 +26,7 @@ from marl.shaping.shaper import Hooks
 from marl.spec_json import spec_to_json
 from marl.stopping import Stop
 from marl.training import History, Part, Watcher, loop
+from marl.training.callback import RowFunction
 from marl.training.saved import NOWHERE, read
 from marl.training.state import TrainingState
 from marl.types import BatchEnv, Spec
@@ -88,9 +90,10 @@ class MultiAgentSystem:
         self.training.join(partial(MultiAgentSystem.load, env=NOWHERE, device=str(self.device), trust=self._trust))
 
     def train(
-        self, steps: int | None = None, episodes: int | None = None, callback: loop.Callback | None = None, *,
+        self, steps: int | None = None, episodes: int | None = None, callback: RowFunction | None = None, *,
         stop: Stop | None = None, evaluate_every: int | None = None, evaluate_episodes: int = 20,
         log_every: int | None = None, watcher: Watcher | None = None, loggers: Sequence[Logger] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> History:  # fmt: skip
         """Train for so many environment steps (all copies counted) or episodes more, and return the history.
 
@@ -104,14 +107,46 @@ class MultiAgentSystem:
             log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
             watcher: a run folder or progress display.
             loggers: where each row of metrics goes as well, such as ``marl.logs.TensorBoard("events")``.
+            callbacks: objects that look on, stop, save and change settings: those of ``marl.callbacks``, or your own.
 
         Raises:
             NonFiniteError: if losses or gradients stay NaN or infinite.
         """
-        asked = loop.request(self.training, self.scenario, steps, episodes, stop, callback, evaluate_every, log_every)
-        evaluation = None if evaluate_every is None else lambda: self.evaluate(evaluate_episodes).mean_return
-        with looking_on(LoggedRun(self.spec.env, resumed_at=self.steps or None), loggers, watcher, self) as (log, tick):
-            return loop.train(self.training, asked, evaluation, log, tick)
+        everybody = as_callbacks(callbacks, callback, evaluate_every, evaluate_episodes)
+        asked = loop.request(self.training, self.scenario, steps, episodes, stop, log_every)
+        settings = self.setup.identity() if loggers else {}
+        run = LoggedRun(self.spec.env, resumed_at=self.steps or None, settings=settings)
+        with looking_on(run, loggers, watcher, self) as (log, tick), self.training.called(self, everybody) as ended:
+            history = loop.train(self.training, asked, log, tick)
+            ended()
+            return history
+
+    def value(self, setting: str) -> Any:
+        """A setting that may change, as it is now; of a schedule its value of now. Names as for :meth:`change`.
+
+        Raises:
+            ConfigError: if it is none of these, or if teams that the name means differ in it.
+        """
+        return self.training.value(setting)
+
+    def change(self, setting: str, value: Any) -> None:
+        """Give a setting another value, from the next step on. Checkpoints keep it, and a resumed run goes on with it.
+
+        Args:
+            setting: ``learner.lr`` (every team's), ``TEAM.lr``, ``shaping.0.weight``, ``curriculum.FIELD``, or a field
+                of one of these: ``learner.exploration.epsilon``. What may change are fields of the type ``Schedule``,
+                the exploration of off-policy learners, SAC's temperature, PPO's target_kl, and curricula.
+            value: a number or schedule, or what else the setting may be.
+
+        Raises:
+            ConfigError: for a setting that may not change, naming those that may, and for a value that it cannot have.
+        """
+        self.training.change(setting, value)
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """When settings were changed, the newest at the end: ``step``, ``setting``, ``from`` and ``to``."""
+        return list(self.training.changes)
 
     @property
     def history(self) -> History:
@@ -232,7 +267,10 @@ class MultiAgentSystem:
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
         said = {"env": self._reference, "steps": self.steps, "spec": spec_to_json(self.spec)}
-        return checkpoint.save(path, self.state_dict(), self.setup.to_json() | {"workers": self.workers} | said)
+        meta = self.setup.to_json() | {"workers": self.workers} | said
+        saved = checkpoint.save(path, self.state_dict(), meta)
+        self.training.callbacks.saved(saved)
+        return saved
 
     @classmethod
     def load(

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 from marl.cli.output import first_line
 from marl.cli.status import UsageError
 
+EARLIER = {"--logger": "--log"}  # names of options that have another one now
 EPILOG = "Add --debug to any command to see the traceback of an error."
 
 
@@ -130,6 +131,7 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
             continue
         option, equals, value = word.partition("=")
         option = option.replace("_", "-")
+        option = EARLIER.get(option, option)
         if option not in known:
             near = known if option.startswith("--no-") else list(options)
             raise UsageError(f"marl {name}: {_unknown('option', option, near)}")
