@@ -275,7 +275,7 @@ def test_a_stage_may_be_made_easier():
             marl.curriculum.Stage({"width": 5, "height": 5}),
         ]
     )
-    options = {"curriculum": stages, "env_kwargs": {"width": 8, "height": 8, "max_steps": 5}}
+    options = {"curriculum": stages, "env_kwargs": {"width": 8, "height": 8, "max_cycles": 5}}
     with make(marl.ippo(**ON), "marl/gridworld-v0", **options) as system:
         system.train(steps=64)
         assert system.history["curriculum/stage"][-1] == 0

@@ -461,15 +461,28 @@ def rows_of_tensorboard(folder):
     return [rows[step] for step in sorted(rows)]
 
 
+def records_of_wandb(data):
+    """Records of a LevelDB log with a head of seven bytes: blocks of 32 KiB, in them pieces of records."""
+    at, record = 7, b""
+    while at + 7 <= len(data):
+        if 32_768 - at % 32_768 < 7:  # the rest of a block is empty
+            at += 32_768 - at % 32_768
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or its last piece
+            yield record
+            record = b""
+
+
 def rows_of_wandb(folder):
     """Of the file that an offline run leaves."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    (file,) = Path(folder).glob("**/*.wandb")
-    store, rows = DataStore(), []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
+    (file,) = Path(folder).glob("offline-run-*/*.wandb")
+    rows = []
+    for data in records_of_wandb(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
