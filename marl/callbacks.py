@@ -52,39 +52,33 @@ class _Best:
         self.value, self.waited = state["value"], int(state["waited"])
 
 
-class _Watching(Callback):
-    """What waits for a metric of rows to get better."""
+class _Plateau:
+    """Rows of metrics, one of which has not become better for a while."""
 
-    def __init__(self, metric: str, patience: int, mode: str, least_change: float) -> None:
-        where = type(self).__name__
-        self.metric, self.patience = metric, check_whole(f"{where}.patience", patience, 1)
+    def __init__(self, where: str, metric: str, patience: int, mode: str, least_change: float) -> None:
+        self.where, self.metric, self.patience = where, metric, check_whole(f"{where}.patience", patience, 1)
         self.best = _Best(where, mode, least_change)
 
-    def took(self, row: Mapping[str, float]) -> bool:
+    def reached(self, row: Mapping[str, float]) -> bool:
         """Whether a row has the metric, and it was not better for as many rows as the patience says."""
         value = row.get(self.metric)
         if value is None or not math.isfinite(value):
             return False
         self.best.take(value)
-        return self.best.waited >= self.patience
+        if self.best.waited < self.patience:
+            return False
+        self.best.waited = 0  # whoever goes on after this wants to wait as long again
+        return True
 
-    def on_end(self, training: Training) -> None:
+    def tell_missing(self, history: Mapping[str, Any]) -> None:
         """Say so if the metric was in no row."""
-        if self.best.value is None and training.system.history.get("steps"):
-            known = [name for name in training.system.history if not name.startswith("episode_")]
-            text = unknown(type(self).__name__, self.metric, sorted(known), "metric")
+        if self.best.value is None and history.get("steps"):
+            known = [name for name in history if not name.startswith("episode_")]
+            text = unknown(self.where, self.metric, sorted(known), "metric")
             logging.getLogger("marl.training").warning("%s: no row had it, so nothing was done", text)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The best value, and how long it is since."""
-        return self.best.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
-        self.best.load_state_dict(state)
-
-
-class EarlyStopping(_Watching):
+class EarlyStopping(Callback):
     """Ends the training once a metric has not become better for some rows.
 
     Args:
@@ -103,16 +97,29 @@ class EarlyStopping(_Watching):
         least_change: float = 0.0,
     ) -> None:
         """The class documents the arguments."""
-        super().__init__(metric, patience, mode, least_change)
+        self.plateau = _Plateau("EarlyStopping", metric, patience, mode, least_change)
 
     def on_log(self, training: Training, row: Mapping[str, float]) -> None:
         """Look at the metric."""
-        if self.took(row):
-            self.best.waited = 0  # whoever goes on after this wants to wait as long again
-            training.stop(f"{self.metric} was not better than {self.best.value:g} in {self.patience} rows")
+        plateau = self.plateau
+        if plateau.reached(row):
+            rows = f"{plateau.patience} rows"
+            training.stop(f"{plateau.metric} was not better than {plateau.best.value:g} in {rows}")
+
+    def on_end(self, training: Training) -> None:
+        """Say so if the metric was in no row."""
+        self.plateau.tell_missing(training.system.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value, and how long it is since."""
+        return self.plateau.best.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.plateau.best.load_state_dict(state)
 
 
-class ReduceLROnPlateau(_Watching):
+class ReduceLROnPlateau(Callback):
     """Lowers the learning rate of every team each time that a metric has not become better for some rows.
 
     Args:
@@ -137,7 +144,7 @@ class ReduceLROnPlateau(_Watching):
         setting: str = "learner.lr",
     ) -> None:
         """The class documents the arguments."""
-        super().__init__(metric, patience, mode, least_change)
+        self.plateau = _Plateau("ReduceLROnPlateau", metric, patience, mode, least_change)
         if not 0 < factor < 1:
             raise ConfigError(f"ReduceLROnPlateau.factor: expected a number above 0 and below 1, got {factor!r}")
         self.factor, self.least, self.setting = factor, least, setting
@@ -148,11 +155,22 @@ class ReduceLROnPlateau(_Watching):
 
     def on_log(self, training: Training, row: Mapping[str, float]) -> None:
         """Look at the metric."""
-        if self.took(row):
-            self.best.waited = 0
+        if self.plateau.reached(row):
             now = training.value(self.setting)
             if now > self.least:
                 training.change(self.setting, max(now * self.factor, self.least))
+
+    def on_end(self, training: Training) -> None:
+        """Say so if the metric was in no row."""
+        self.plateau.tell_missing(training.system.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value, and how long it is since."""
+        return self.plateau.best.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.plateau.best.load_state_dict(state)
 
 
 class Checkpoint(Callback):

@@ -29,11 +29,12 @@ from marl.training import History, Part, Watcher, loop
 from marl.training.callback import RowFunction
 from marl.training.saved import NOWHERE, read
 from marl.training.state import TrainingState
+from marl.training.trained import Trained
 from marl.types import BatchEnv, Spec
 
 
 @old_attributes(season="league_state")
-class MultiAgentSystem:
+class MultiAgentSystem(Trained):
     """Learners on the teams of an environment.
 
     Args:
@@ -114,54 +115,9 @@ class MultiAgentSystem:
         """
         everybody = as_callbacks(callbacks, callback, evaluate_every, evaluate_episodes)
         asked = loop.request(self.training, self.scenario, steps, episodes, stop, log_every)
-        settings = self.setup.identity() if loggers else {}
-        run = LoggedRun(self.spec.env, resumed_at=self.steps or None, settings=settings)
-        with looking_on(run, loggers, watcher, self) as (log, tick), self.training.called(self, everybody) as ended:
-            history = loop.train(self.training, asked, log, tick)
-            ended()
-            return history
-
-    def value(self, setting: str) -> Any:
-        """A setting that may change, as it is now; of a schedule its value of now. Names as for :meth:`change`.
-
-        Raises:
-            ConfigError: if it is none of these, or if teams that the name means differ in it.
-        """
-        return self.training.value(setting)
-
-    def change(self, setting: str, value: Any) -> None:
-        """Give a setting another value, from the next step on. Checkpoints keep it, and a resumed run goes on with it.
-
-        Args:
-            setting: ``learner.lr`` (every team's), ``TEAM.lr``, ``shaping.0.weight``, ``curriculum.FIELD``, or a field
-                of one of these: ``learner.exploration.epsilon``. What may change are fields of the type ``Schedule``,
-                the exploration of off-policy learners, SAC's temperature, PPO's target_kl, and curricula.
-            value: a number or schedule, or what else the setting may be.
-
-        Raises:
-            ConfigError: for a setting that may not change, naming those that may, and for a value that it cannot have.
-        """
-        self.training.change(setting, value)
-
-    @property
-    def changes(self) -> list[dict[str, Any]]:
-        """When settings were changed, the newest at the end: ``step``, ``setting``, ``from`` and ``to``."""
-        return list(self.training.changes)
-
-    @property
-    def history(self) -> History:
-        """Everything logged so far."""
-        return self.training.log.history
-
-    @property
-    def steps(self) -> int:
-        """Environment steps of training so far, all copies counted."""
-        return self.training.steps
-
-    @property
-    def episodes(self) -> int:
-        """Episodes that ended in training so far."""
-        return self.training.log.episodes
+        run = LoggedRun(self.spec.env, resumed_at=self.steps or None, settings=self.setup.identity())
+        with looking_on(run, loggers, watcher, self) as (log, tick), self.training.called(self, everybody):
+            return loop.train(self.training, asked, log, tick)
 
     @property
     def workers(self) -> int:
@@ -268,9 +224,7 @@ class MultiAgentSystem:
         """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
         said = {"env": self._reference, "steps": self.steps, "spec": spec_to_json(self.spec)}
         meta = self.setup.to_json() | {"workers": self.workers} | said
-        saved = checkpoint.save(path, self.state_dict(), meta)
-        self.training.callbacks.saved(saved)
-        return saved
+        return self.training.callbacks.saved(checkpoint.save(path, self.state_dict(), meta))
 
     @classmethod
     def load(

@@ -241,11 +241,12 @@ class CallbacksPart(Part):
         for path in wanted:
             training.system.save(path)
 
-    def saved(self, path: Path) -> None:
-        """Tell of a checkpoint."""
+    def saved(self, path: Path) -> Path:
+        """Tell of a checkpoint, and return it."""
         if self.training is not None:
             for callback in self._all:
                 callback.on_save(self.training, path)
+        return path
 
     def state_dict(self) -> Any:
         """The states of those that have one, and what waits for the next row; None if there is nothing."""

@@ -144,13 +144,14 @@ class TrainingState:
         return part
 
     @contextmanager
-    def called(self, system: Any, callbacks: Sequence[Callback]) -> Iterator[Callable[[], None]]:
-        """Tell callbacks of a training of this system; yields what tells of its end. Raises ConfigError."""
+    def called(self, system: Any, callbacks: Sequence[Callback]) -> Iterator[None]:
+        """Tell callbacks of a training of this system, and at last of its end. Raises ConfigError."""
         part = self.callbacks
         try:
             part.begin_training(system, callbacks)
             self.bind()
-            yield part.tell_end
+            yield
+            part.tell_end()
         finally:
             part.end_training()
             self.bind()
