@@ -32,6 +32,7 @@ _HOMES = {
 _NAMESPACES = (
     *(
         "auxiliary",
+        "callbacks",
         "compiled",
         "conformance",
         "curriculum",

@@ -1,6 +1,7 @@
 """What type checkers know of the public names; at run time they load when first used."""
 
 from marl import auxiliary as auxiliary
+from marl import callbacks as callbacks
 from marl import compiled as compiled
 from marl import conformance as conformance
 from marl import curriculum as curriculum

@@ -120,10 +120,15 @@ def setting(
     below: float | None = None,
     most: float | None = None,
     one_of: tuple[str, ...] | None = None,
+    changeable: bool = False,
 ) -> Any:
-    """A field with its default, its meaning and its range."""
+    """A field with its default, its meaning and its range.
+
+    ``changeable``: it may be changed while a system trains (:meth:`marl.MultiAgentSystem.change`). Fields of the type
+    ``Schedule`` may be changed without saying so.
+    """
     limits = {"above": above, "least": least, "below": below, "most": most, "one_of": one_of}
-    return dataclasses.field(default=default, metadata={"doc": doc, **limits})
+    return dataclasses.field(default=default, metadata={"doc": doc, "changeable": changeable, **limits})
 
 
 # `setting` is no field specifier: checkers would look for a default that is given by the keyword `default=`, find none,

@@ -10,6 +10,7 @@ from typing import Any
 
 from marl import checkpoint, film
 from marl.adapters.spoken import Spoken
+from marl.callbacks import Callback, as_callbacks
 from marl.channels import Link, Tamper
 from marl.curriculum.state import Curricula
 from marl.curriculum.tasks import Task
@@ -30,13 +31,15 @@ from marl.shaping.shaper import Hooks
 from marl.spec_json import spec_to_json
 from marl.stopping import Stop
 from marl.training import History, Part, Watcher, loop
+from marl.training.callback import RowFunction
 from marl.training.saved import NOWHERE, read
 from marl.training.state import TrainingState
+from marl.training.trained import Trained
 from marl.types import BatchEnv, ConfigError, Spec
 
 
 @old_attributes(season="league_state")
-class MultiAgentSystem:
+class MultiAgentSystem(Trained):
     """Learners on the teams of an environment.
 
     Args:
@@ -96,10 +99,11 @@ class MultiAgentSystem:
         self.training.join(partial(MultiAgentSystem.load, env=NOWHERE, device=str(self.device), trust=self._trust))
 
     def train(
-        self, steps: int | None = None, episodes: int | None = None, callback: loop.Callback | None = None, *,
+        self, steps: int | None = None, episodes: int | None = None, callback: RowFunction | None = None, *,
         stop: Stop | None = None, evaluate_every: int | None = None, evaluate_episodes: int = 20,
         log_every: int | None = None, watcher: Watcher | None = None, loggers: Sequence[Logger] = (),
         progress: bool = False, run_dir: str | Path | None = None, resume: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> History:  # fmt: skip
         """Train for so many environment steps (all copies counted) or episodes more, and return the history.
 
@@ -113,6 +117,7 @@ class MultiAgentSystem:
             log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
             watcher: a run folder or progress display.
             loggers: where each row of metrics goes as well, such as ``marl.logs.TensorBoard("events")``.
+            callbacks: objects that look on, stop, save and change settings: those of ``marl.callbacks``, or your own.
             progress: show steps, speed, time left and returns: one line that changes, in notebooks too.
             run_dir: write a run folder there, as ``marl train`` does: settings, metrics, checkpoints, how it ended.
                 A further call with the same folder goes on with it. Ctrl-C ends the training after its step and saves.
@@ -124,10 +129,10 @@ class MultiAgentSystem:
             NonFiniteError: if losses or gradients stay NaN or infinite.
             KeyboardInterrupt: after Ctrl-C, once everything is saved in ``run_dir``.
         """
-        asked = loop.request(self.training, self.scenario, steps, episodes, stop, callback, evaluate_every, log_every)
+        asked = loop.request(self.training, self.scenario, steps, episodes, stop, log_every)
         if run_dir is not None and watcher is None:
             here = partial(
-                self.train, callback=callback, stop=stop, evaluate_every=evaluate_every,
+                self.train, callback=callback, callbacks=callbacks, stop=stop, evaluate_every=evaluate_every,
                 evaluate_episodes=evaluate_episodes, loggers=loggers, progress=progress,
             )  # fmt: skip
             return train_in(self, run_dir, resume, asked, (evaluate_every, evaluate_episodes), here)
@@ -135,27 +140,12 @@ class MultiAgentSystem:
             raise ConfigError("train: resume= goes with run_dir=, and watcher= with neither")
         if progress:
             loggers = (*loggers, Screen(asked.last_step, tuple(team.name for team in self.spec.teams)))
-        evaluation = None if evaluate_every is None else lambda: self.evaluate(evaluate_episodes).mean_return
-        run = LoggedRun(self.spec.env, resumed_at=self.steps or None)
+        everybody = as_callbacks(callbacks, callback, evaluate_every, evaluate_episodes)
+        run = LoggedRun(self.spec.env, resumed_at=self.steps or None, settings=self.setup.identity())
         if isinstance(watcher, Run):
             run = replace(run, folder=watcher.path, settings=watcher.config or {}, note=watcher.note)
-        with looking_on(run, loggers, watcher, self) as (log, tick):
-            return loop.train(self.training, asked, evaluation, log, tick)
-
-    @property
-    def history(self) -> History:
-        """Everything logged so far."""
-        return self.training.log.history
-
-    @property
-    def steps(self) -> int:
-        """Environment steps of training so far, all copies counted."""
-        return self.training.steps
-
-    @property
-    def episodes(self) -> int:
-        """Episodes that ended in training so far."""
-        return self.training.log.episodes
+        with looking_on(run, loggers, watcher, self) as (log, tick), self.training.called(self, everybody):
+            return loop.train(self.training, asked, log, tick)
 
     @property
     def workers(self) -> int:
@@ -278,7 +268,8 @@ class MultiAgentSystem:
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
         said = {"env": self._reference, "steps": self.steps, "spec": spec_to_json(self.spec)}
-        return checkpoint.save(path, self.state_dict(), self.setup.to_json() | {"workers": self.workers} | said)
+        meta = self.setup.to_json() | {"workers": self.workers} | said
+        return self.training.callbacks.saved(checkpoint.save(path, self.state_dict(), meta))
 
     @classmethod
     def load(

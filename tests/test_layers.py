@@ -22,7 +22,11 @@ LEVELS = (
     ),
     ("L2", "topology channels auxiliary grid stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic learners"),
-    ("L4", "algorithms recipes checkpoint spec_json playing league setup scenario received environments training logs"),
+    (
+        "L4",
+        "algorithms recipes checkpoint spec_json playing league setup scenario received environments training "
+        "callbacks logs",
+    ),
     ("L5", "run panel film system studies conformance extend"),
     ("L6", "overrides cli __main__"),
 )

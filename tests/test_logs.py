@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
 import math
+import sys
+import threading
+import types
+from pathlib import Path
 
 import pytest
 import torch
 
-from marl.logs import MetricsFile, read_metrics
+import marl
+from marl.logs import CSV, LoggedRun, MetricsFile, TensorBoard, WandB, apart, begin, logger_named, read_metrics
+from marl.logs import csv as csv_module
 from marl.logs import metrics as metrics_module
+from marl.logs.csv import Table
 from marl.logs.files import RetryBackoff, read_json, safe_name, write_json
 from marl.logs.metrics import finite, keep_until, line_of
 from marl.logs.progress import Progress, duration, sparkline
+from marl.run import Run
 from marl.types import ConfigError, ResourceError
+from tests.support.tiny import Constant
 
 
 @pytest.fixture
@@ -256,3 +266,263 @@ def test_a_plot_needs_something_to_draw(tmp_path):
         plot_curves([run], tmp_path / "out.png")
     (run / "metrics.jsonl").write_bytes(b'{"steps": 1, "mean_return": 1, "evaluation_return": null}\n')
     assert plot_curves([run], tmp_path / "deep" / "out.png").read_bytes()[:4] == b"\x89PNG"
+
+
+# --- a table ----------------------------------------------------------------------------------------------------------
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_has_a_column_for_every_metric_whenever_it_comes(tmp_path):
+    file = tmp_path / "deep" / "metrics.csv"
+    rows = Table(file)
+    rows.log({"steps": 8, "a": 0.1})
+    assert file.read_text() == "steps,a\n8,0.1\n"  # at once
+    rows.log({"steps": 16, "a": 1 / 3})
+    rows.log({"steps": 24, "b, the other": -2.0, "a": math.nan})
+    rows.log({"steps": 32, "b, the other": 1e-300})
+    rows.close()
+    assert file.read_text() == ('steps,a,"b, the other"\n8,0.1,\n16,0.3333333333333333,\n24,,-2\n32,,1e-300\n')
+
+
+def test_a_resumed_table_drops_what_comes_again(tmp_path):
+    file = tmp_path / "metrics.csv"
+    first = Table(file)
+    for steps in (8, 16, 24):
+        first.log({"steps": steps, "a": steps / 10})
+    again = Table(file, resumed_at=16)
+    again.log({"steps": 20, "b": 1.0})
+    assert [(row["steps"], row["a"], row["b"]) for row in table(file)] == [
+        ("8", "0.8", ""),
+        ("16", "1.6", ""),
+        ("20", "", "1"),
+    ]
+    Table(file).log({"steps": 4})  # a new run
+    assert file.read_text() == "steps\n4\n"
+    Table(tmp_path / "new.csv", resumed_at=16).log({"steps": 20})
+    (tmp_path / "link.csv").symlink_to(file)
+    with pytest.raises(ConfigError, match=r"link\.csv: cannot be read"):
+        Table(tmp_path / "link.csv", resumed_at=16)
+
+
+def test_a_full_disk_loses_no_row_of_a_table(tmp_path, said, monkeypatch):
+    rows = Table(tmp_path / "metrics.csv", note=said.append)
+    rows.log({"steps": 1})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv_module.files, "opened", full)
+        rows.log({"steps": 2})
+        patch.setattr(csv_module, "replace_file", full)
+        rows.log({"steps": 3})
+    assert len(said) == 1
+    assert "metrics.csv could not be written (No space left on device); training goes on" in said[0]
+    rows.log({"steps": 4})
+    assert [row["steps"] for row in table(tmp_path / "metrics.csv")] == ["1", "2", "3", "4"]
+    (tmp_path / "metrics.csv").unlink()
+    rows.log({"steps": 5})
+    assert len(table(tmp_path / "metrics.csv")) == 5
+
+
+# --- loggers that fail ------------------------------------------------------------------------------------------------
+
+
+class Failing:
+    """A logger, and what it builds, that does as it is told."""
+
+    def __init__(self, log=lambda row: None, tick=lambda steps: None, close=lambda: None):
+        self.log, self.tick, self.close = log, tick, close
+
+    def build(self, run):
+        return self
+
+
+def train(loggers, **options):
+    with marl.MultiAgentSystem(marl.ippo(rollout=8, minibatches=1), Constant, num_envs=1) as system:
+        return system.train(steps=32, log_every=8, loggers=loggers, **options)
+
+
+@pytest.mark.parametrize("where", ["log", "tick", "close"])
+@pytest.mark.parametrize("error", [ValueError("no\nway"), SystemExit(3), KeyboardInterrupt()])
+def test_a_logger_that_raises_harms_nothing_but_itself(where, error, caplog):
+    came = []
+
+    def fail(*_):
+        raise error
+
+    history = train([Failing(**{where: fail}), Failing(log=lambda row: came.append(row["steps"]))])
+    assert history["steps"] == came == [8, 16, 24, 32]
+    notes = [record.message for record in caplog.records if record.name == "marl.logs"]
+    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    assert notes == [f"logger Failing failed ({why}); it logs nothing more, and all else goes on"]
+
+
+def test_a_logger_that_hangs_harms_nothing_but_itself(caplog, monkeypatch):
+    monkeypatch.setattr(apart, "MOST_WAITING", 2)
+    monkeypatch.setattr(apart, "LAST_WAIT", 0.01)
+    for_ever = threading.Event()
+    history = train([Failing(log=lambda row: for_ever.wait())])
+    assert history["steps"] == [8, 16, 24, 32]  # it got the first one, two waited, one was too many
+    (note,) = (record.message for record in caplog.records if record.name == "marl.logs")
+    assert note == "logger Failing did not answer for 2 rows; it logs nothing more, and all else goes on"
+    caplog.clear()
+    sink = begin(Failing(close=for_ever.wait), LoggedRun("run"))
+    sink.log({"steps": 1})
+    sink.close()
+    (note,) = (record.message for record in caplog.records)
+    assert note == "logger Failing was not done 0.01 seconds after the end; it logs nothing more, and all else goes on"
+    for_ever.set()
+
+
+def test_a_logger_that_cannot_begin_says_so_before_anything_is_trained():
+    def build(run):
+        raise ConfigError("no such server")
+
+    refusing = Failing()
+    refusing.build = build
+    with pytest.raises(ConfigError, match="no such server"):
+        train([refusing])
+
+
+# --- Weights & Biases -------------------------------------------------------------------------------------------------
+
+
+class StandIn(types.ModuleType):
+    """In place of the package ``wandb``: keeps what it is called with."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.begun, self.rows, self.finished, self.id = [], [], 0, "abc123"
+
+    def init(self, **how):
+        self.begun.append(how)
+        return self
+
+    def Settings(self, **how):
+        return how
+
+    def define_metric(self, *names, **how):
+        assert (names, how) == (("*",), {"step_metric": "steps"})
+
+    def log(self, row):
+        self.rows.append(row)
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_wandb_is_told_every_row_and_a_resumed_run_goes_on_there(tmp_path, monkeypatch):
+    """With a stand-in for the package; the next test takes the package itself, where it is installed."""
+    there = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", there)
+    folder = tmp_path / "mine"
+    settings = {"lr": 0.1, "limit": math.inf}
+    sink = WandB(project="p", mode="offline").build(LoggedRun("env", folder, None, settings))
+    sink.log({"steps": 8, "a": 0.5, "bad": math.nan})
+    sink.close()
+    (how,) = there.begun
+    assert (how["project"], how["name"], how["mode"], how["id"]) == ("p", "mine", "offline", None)
+    assert how["config"] == {"lr": 0.1, "limit": None}
+    assert (how["dir"], how["settings"]["console"]) == (str(folder), "off")
+    assert (there.rows, there.finished) == ([{"steps": 8, "a": 0.5}], 1)
+    WandB().build(LoggedRun("env", folder, 8))
+    assert (there.begun[1]["id"], there.begun[1]["resume"]) == ("abc123", "allow")
+    (folder / "wandb" / "run-id").write_text("../../x")
+    WandB().build(LoggedRun("env", folder, 8))
+    assert there.begun[2]["id"] is None
+    WandB().build(LoggedRun("env"))
+    assert (there.begun[3]["dir"], there.begun[3]["name"]) == (None, "env")
+
+    def refuse(**how):
+        raise RuntimeError("api_key not\nconfigured")
+
+    there.init = refuse
+    with pytest.raises(ConfigError, match=r"could not be begun there \(api_key not configured\); try mode='offline'"):
+        WandB().build(LoggedRun("env"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"wandb is not installed: pip install 'marl-system\[wandb\]'"):
+        WandB().build(LoggedRun("env"))
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def rows_of_tensorboard(folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    rows = {}
+    for name in events.Tags()["scalars"]:
+        for event in events.Scalars(name):
+            rows.setdefault(event.step, {"steps": event.step})[name] = event.value
+    return [rows[step] for step in sorted(rows)]
+
+
+def records_of_wandb(data):
+    """Records of a LevelDB log with a head of seven bytes: blocks of 32 KiB, in them pieces of records."""
+    at, record = 7, b""
+    while at + 7 <= len(data):
+        if 32_768 - at % 32_768 < 7:  # the rest of a block is empty
+            at += 32_768 - at % 32_768
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or its last piece
+            yield record
+            record = b""
+
+
+def rows_of_wandb(folder):
+    """Of the file that an offline run leaves."""
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = Path(folder).glob("offline-run-*/*.wandb")
+    rows = []
+    for data in records_of_wandb(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            rows.append({name: value for name, value in items.items() if not name.startswith("_")})
+    return rows
+
+
+def rows_of_csv(file):
+    return [{name: float(cell) for name, cell in row.items() if cell} for row in table(file)]
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def test_the_same_run_has_equal_numbers_in_all_logs(package, tmp_path, monkeypatch):
+    pytest.importorskip(package)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    folder = tmp_path / "run"
+    agents = marl.ippo(rollout=8, minibatches=1)
+    with marl.MultiAgentSystem(agents, Constant, num_envs=1) as system, Run(folder, note=pytest.fail) as run:
+        run.begin({})
+        logged = LoggedRun("constant", folder, None, {}, pytest.fail)
+        run.sinks.extend(begin(logger_named(name), logged) for name in ("csv", package))
+        system.train(steps=64, log_every=16, watcher=run)
+        run.end(system)
+    rows = [{name: value for name, value in row.items() if math.isfinite(value)} for row in read_metrics(folder)]
+    assert len(rows) == 4
+    assert "mean_return" in rows[-1]
+    assert rows_of_csv(folder / "metrics.csv") == rows
+    found = rows_of_tensorboard(folder / "tensorboard") if package == "tensorboard" else rows_of_wandb(folder / "wandb")
+    assert [row.keys() for row in found] == [row.keys() for row in rows]
+    for one, other in zip(found, rows, strict=True):
+        assert one == pytest.approx(other, rel=1e-6 if package == "tensorboard" else 0)  # events are in 32 bits
+
+
+def test_loggers_without_a_folder_say_where_one_is_missing():
+    for logger in (TensorBoard(), CSV()):
+        if isinstance(logger, TensorBoard):
+            pytest.importorskip("tensorboard")
+        with pytest.raises(ConfigError, match="this run has no folder; say where to write"):
+            logger.build(LoggedRun("env"))

@@ -104,7 +104,8 @@ def test_names_of_parts_are_their_own():
 def test_the_order_of_parts_is_that_of_one_list():
     league = marl.League(between="agents", latest=1.0, matchmaking="latest", snapshot_every=None)
     with make(parts=[EveryThird()], shaping=[StepCost(0.1)], league=league) as system:
-        assert list(system.training.parts) == ["shaping", "league", "every_third", "messages", "cross_team"]
+        order = ["shaping", "league", "every_third", "messages", "cross_team", "callbacks"]
+        assert list(system.training.parts) == order
 
 
 def test_a_part_may_restart_learners():

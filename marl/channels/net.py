@@ -86,6 +86,15 @@ class ChannelNet(AgentNet):
         self.last: SentMessages | None = None  # what was said in the newest step, where nothing learns from it
         self.use(channel.link)
 
+    @property
+    def attention(self) -> Tensor | None:
+        """The share of its attention that each listener gave to each speaker in the newest step of acting.
+
+        ``(copies, listeners, speakers)``, of graph attention ``(copies, listeners, heads, speakers)``; of several
+        rounds the last one's. Rows are zeros where nobody was heard. None for channels without attention.
+        """
+        return self.speech.attention
+
     def use(self, link: Link, executing: bool = False, tamper: Tamper | None = None) -> None:
         """Send messages over this link from now on; ``executing``: without the noise of learning."""
         self.link, self.executing = link, executing

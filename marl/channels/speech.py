@@ -32,6 +32,7 @@ class MessageModule(nn.Module):
     summary: int
     private: int = 0
     noisy: bool = False
+    attention: Tensor | None = None  # of the newest step of acting; see :meth:`noted`
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features ``(S, T, M, W)`` to messages ``(S, T, M, size)`` and how loud they are ``(S, T, M)``; None: 1."""
@@ -48,6 +49,12 @@ class MessageModule(nn.Module):
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         """The inbox in ``summary`` numbers, ``(B, R, summary)``, for queries ``(B, R, private)``."""
         raise NotImplementedError
+
+    def noted(self, share: Tensor) -> Tensor:
+        """The shares ``(B, R, ..., N)`` that listeners give to speakers, kept as ``attention`` while agents act."""
+        if torch.is_inference_mode_enabled():  # learning, too, asks networks what they would do
+            self.attention = share
+        return share
 
     def update(self, turn: int, h: Tensor, c: Tensor) -> Tensor:
         """Features after a round within the step, from those before it and the summary ``(S, T, M, summary)``.
@@ -220,7 +227,7 @@ class _Targeted(MessageModule):
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         keys, values = inbox.message[..., : self.private], inbox.message[..., self.private :]
         score = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(self.private)  # (B, R, N)
-        return _mix(_attention(score, inbox.weight), values)
+        return _mix(self.noted(_attention(score, inbox.weight)), values)
 
 
 class _Attentive(MessageModule):
@@ -245,7 +252,7 @@ class _Attentive(MessageModule):
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         values = torch.unflatten(inbox.message[..., : self.summary], -1, (self.heads, self.each))  # (B, R, N, H, F)
         score = nn.functional.leaky_relu(inbox.message[..., self.summary :] + query.unsqueeze(2), 0.2)  # (B, R, N, H)
-        share = _attention(score.transpose(-1, -2), inbox.weight.unsqueeze(2))  # (B, R, H, N)
+        share = self.noted(_attention(score.transpose(-1, -2), inbox.weight.unsqueeze(2)))  # (B, R, H, N)
         summed: Tensor = share.unsqueeze(-2) @ values.transpose(2, 3)  # (B, R, H, 1, F)
         return summed.flatten(-3)
 

@@ -64,9 +64,9 @@ class Asked:
     keep: Annotated[int, NUMBER] = 3
     """Newest checkpoints to keep, besides the best."""
     tensorboard: bool = False
-    """Write TensorBoard events as well."""
-    logger: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
-    """Log to another logger too: one of an installed package (entry point marl.loggers), or tensorboard. Repeatable.
+    """The same as --log tensorboard, but kept by --resume."""
+    log: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
+    """Log to this as well: csv, tensorboard, wandb, or a logger of an installed package. Repeatable.
 
     With --resume it is named again."""
     quiet: bool = False

@@ -16,7 +16,7 @@ MAY_CHANGE = {"scenario", "steps", "workers", "device", "threads", "run_dir", "r
     "evaluate_every",
     "evaluate_episodes",
     "tensorboard",
-    "logger",
+    "log",
 }
 
 
@@ -55,7 +55,7 @@ def go_on(asked: Asked, folder: Path) -> int:
         raise UsageError("--steps is missing: this run was to train for so many episodes")
     if asked.tensorboard:
         need("tensorboard", "tensorboard")
-    loggers = dict.fromkeys((*asked.logger, *["tensorboard"] * asked.tensorboard))
+    loggers = dict.fromkeys((*asked.log, *["tensorboard"] * asked.tensorboard))
     every = asked.evaluate_every if asked.evaluate_every is not None else tunable.get("evaluate_every")
     if asked.threads is not None:
         parallel.set_threads(asked.threads)

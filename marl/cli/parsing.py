@@ -18,6 +18,7 @@ from marl.cli.output import first_line
 from marl.cli.status import UsageError
 
 SEVERAL = ("--agents", "--env-kwargs")  # options that one may give several values at once, NAME=VALUE each
+EARLIER = {"--logger": "--log"}  # names of options that have another one now
 EPILOG = "Add --debug to any command to see the traceback of an error."
 
 
@@ -131,6 +132,7 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
             continue
         option, equals, value = word.partition("=")
         option = option.replace("_", "-")
+        option = EARLIER.get(option, option)
         if option not in known:
             near = known if option.startswith("--no-") else list(options)
             raise UsageError(f"marl {name}: {_unknown('option', option, near)}")

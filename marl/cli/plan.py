@@ -43,7 +43,7 @@ ONE_COMMAND = (
     "trust",
     "quiet",
     "json",
-    "logger",
+    "log",
     "given",
 )  # what concerns one command and not the run
 OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for

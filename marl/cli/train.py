@@ -51,10 +51,13 @@ def train(asked: Asked) -> int:
         asked = as_before(asked, stored)
     if pick_device(asked.device).type == "cpu" and asked.device == "auto":
         note("--device auto: there is no GPU here that PyTorch can use, so the CPU computes")
-    if asked.tensorboard or "tensorboard" in asked.logger:
+    if "tensorboard" in asked.log:
         asked = dataclasses.replace(asked, tensorboard=True)
-        need("tensorboard", "tensorboard")
-    loggers = [logger_named(name) for name in dict.fromkeys((*asked.logger, *["tensorboard"] * asked.tensorboard))]
+    names = dict.fromkeys((*asked.log, *["tensorboard"] * asked.tensorboard))
+    for extra in ("tensorboard", "wandb"):
+        if extra in names:
+            need(extra, extra)
+    loggers = [logger_named(name) for name in names]
     plan = make_plan(asked, stored)
     _set_threads(plan.threads)
     if asked.resume is None:
@@ -111,13 +114,14 @@ def _resumed(asked: Asked, plan: Plan, run: Run) -> MultiAgentSystem:
 
 def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers: Sequence[Logger]) -> int:
     from marl.compiled import decisions
-    from marl.logs import LoggedRun
+    from marl.logs import LoggedRun, begin
     from marl.logs.progress import Progress
     from marl.run import counts, failure, session
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
     config = plan.config(asked) | {"compiled": decisions(system.learners)}
+    config |= {"changes": system.changes} if system.changes else {}
     run.begin(config, system.steps)
     if plan.steps > began_at and not asked.quiet:
         note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
@@ -125,7 +129,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
         run.note = progress.note
         run.sinks.append(progress)
     logged = LoggedRun(plan.scenario.name, run.path, began_at or None, config, lambda text: run.note(text))
-    run.sinks.extend(logger.build(logged) for logger in loggers)
+    run.sinks.extend(begin(logger, logged) for logger in loggers)
     stop = plan.scenario.stop
     finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
     summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}

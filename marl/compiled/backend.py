@@ -280,6 +280,7 @@ class Chosen:
     def __init__(self, learner: Any, autograd: Any) -> None:
         """Looks at the learner as it is."""
         self._learner, self._word, self._hooks = learner, word, RemovableHandle.next_id
+        self._settings = learner.settings
         self.gradient, self.compiled, self.left = autograd, False, 0
         self._look: Callable[[Any], Any] = type  # at all the equations at once
         self._kernel: Kernel | None = None
@@ -324,6 +325,8 @@ class Chosen:
         kernel = self._kernel
         if word is not self._word or RemovableHandle.next_id != self._hooks or (kernel is not None and kernel.stale):
             return True
+        if self._learner.settings is not self._settings:
+            return True
         return bool(self._look(self._learner) != self._seen)  # methods of one object are equal if their functions are
 
     def __reduce__(self) -> Any:
@@ -335,7 +338,8 @@ def gradient_for(learner: Any, autograd: G) -> G:
     """What fills a learner's gradients: a compiled gradient if one covers it, else ``autograd``.
 
     Asked when a learner is made and before every update. The decision is kept in ``learner.chosen`` and said in one
-    line; it is made anew if :func:`use` was called, a function or a network was replaced, or somebody hooked into one.
+    line; it is made anew if :func:`use` was called, settings, a function or a network were replaced, or somebody hooked
+    into one.
     """
     chosen: Chosen | None = learner.chosen
     if chosen is None or chosen.stale:

@@ -40,6 +40,8 @@ class A2C(OnPolicy):
 class A2CLearner(OnPolicyLearner):
     """The learner of :class:`A2C` settings."""
 
+    settings: A2C
+
     def __init__(
         self,
         settings: A2C,
@@ -51,7 +53,6 @@ class A2CLearner(OnPolicyLearner):
     ) -> None:
         """Raises ConfigError for spaces or numbers of copies that do not fit the settings."""
         super().__init__(settings, spec, team, num_envs, seed, device)
-        self.settings = settings
         self._step = Recorded(self._one_step, device) if self.recordable else self._one_step
         self._batch: Batch | None = None
         gradient_for(self, None)

@@ -92,6 +92,15 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class TakesChanges(Protocol):
+    """A learner some of whose settings may change while it learns."""
+
+    def change(self, settings: Any) -> None:
+        """Go on with these settings, which differ from the present ones in changeable fields only."""
+        ...
+
+
+@runtime_checkable
 class ActsWithNet(Protocol):
     """A learner whose rule of acting works with any copy of its network, such as a frozen one."""
 

@@ -58,7 +58,9 @@ class OffPolicy:
         None, "what the team's policies tell each other: CommNet(), DIAL(), ...; None: nothing"
     )
     agent_id: bool = setting(True, "append the agent's id one-hot where agents share parameters")
-    exploration: Exploration | None = setting(None, "how to deviate from the greedy action; None: the learner's own")
+    exploration: Exploration | None = setting(
+        None, "how to deviate from the greedy action; None: the learner's own", changeable=True
+    )
     memory: MemoryChoice | None = setting(
         None, "what is kept and drawn from; None: ReplayMemory() of buffer, buffer_dir, prioritized and hindsight"
     )
@@ -114,18 +116,18 @@ class Experience:
         """``net`` acts, ``sampler`` draws."""
         self.memory, self.wanted, self.owner, self.sampler = memory, wanted, owner, sampler
         self.updates = 0  # made or skipped
-        self._settings, self._net = settings, net
+        self.settings, self._net = settings, net
         members = owner.sum_sets(torch.ones(owner.num_agents, dtype=torch.float32))
         self._even = owner.to_agents(1 / members).to(device)  # (N,) an agent's share of its set
 
     @property
     def warming_up(self) -> bool:
         """Whether learning has not started."""
-        return self.memory.seen_steps < self._settings.learning_starts
+        return self.memory.seen_steps < self.settings.learning_starts
 
     def due(self, clock: Clock) -> int:
         """How many updates are due: ``updates_per_step`` for every environment step since learning started."""
-        settings = self._settings
+        settings = self.settings
         since = self.memory.seen_steps - settings.learning_starts
         if not self.memory.ready(self.wanted, clock) or since < 0:
             return 0
@@ -134,13 +136,13 @@ class Experience:
     def draw(self, clock: Clock) -> Sample:
         """What one update learns from."""
         sample = self.memory.draw(self.wanted, clock, self.sampler)
-        if self._settings.stored_carry:
+        if self.settings.stored_carry:
             return sample
         return dataclasses.replace(sample, carry=self._net.forget(sample.carry))
 
     def counts(self, sample: Sample) -> Tensor:
         """Which transitions ``(L, B, N)`` are learnt from: complete ones after the burn-in."""
-        burn_in = self._settings.burn_in
+        burn_in = self.settings.burn_in
         if not burn_in:
             return sample.complete
         counts = sample.complete.clone()
@@ -149,7 +151,7 @@ class Experience:
 
     def weigh(self, sample: Sample) -> Tensor:
         """Weights ``(L, B, N)`` whose sum is, for every parameter set, the weighted mean over rows that count."""
-        if not self.memory.ragged and not self._settings.burn_in:  # everything counts
+        if not self.memory.ragged and not self.settings.burn_in:  # everything counts
             weight = self._even / (sample.complete.shape[0] * sample.complete.shape[1])  # (N,)
             return (weight * sample.weight).expand(sample.complete.shape)
         return weights_of(self.counts(sample), self.owner) * sample.weight
@@ -266,8 +268,22 @@ class OffPolicyLearner(ABC):
         self.clock = Clock(0, 1)
         shares = settings.agent_id and not self.owner.identity
         self.ids = torch.eye(team.num_agents, dtype=torch.float32) if shares else None
-        self.explorer = self._explorer(num_envs)
+        self.explorer = self._explorer(settings, num_envs)
         self._visitor: tuple[torch.Generator, Explorer] | None = None
+
+    def change(self, settings: OffPolicy) -> None:
+        """Go on with these settings, which differ from the present ones in changeable fields only.
+
+        Another exploration begins anew; the same kind with other numbers goes on from its state.
+        """
+        if settings.exploration != self.settings.exploration:
+            explorer = self._explorer(settings, self.num_envs)
+            if type(explorer) is type(self.explorer):
+                explorer.load_state_dict(self.explorer.state_dict())
+            self.explorer, self._visitor = explorer, None
+        self.settings = self.experience.settings = settings
+        for recorded in ("_recorded", "_recordable"):  # on a GPU: they hold the settings of then
+            vars(self).pop(recorded, None)
 
     # --- parts of a constructor ---------------------------------------------------------------------------------------
 
@@ -413,8 +429,8 @@ class OffPolicyLearner(ABC):
         action = self.choose(out, inputs, explore, generator)
         return Decision(action, self.head.to_env(action), out[..., 0], carry)
 
-    def _explorer(self, num_envs: int) -> Explorer:
-        chosen = self.settings.exploration or self.default_exploration
+    def _explorer(self, settings: OffPolicy, num_envs: int) -> Explorer:
+        chosen = settings.exploration or self.default_exploration
         kind = "box" if self.team.action.kind == "box" else "discrete"
         refuse(
             kind not in chosen.kinds,
@@ -428,7 +444,7 @@ class OffPolicyLearner(ABC):
         if generator is None:
             return self.explorer(scores, inputs, self.clock, self.generator)
         if self._visitor is None or self._visitor[0] is not generator:
-            visitor = self._explorer(inputs.started.shape[0])
+            visitor = self._explorer(self.settings, inputs.started.shape[0])
             visitor.load_state_dict(self.explorer.state_dict())
             self._visitor = generator, visitor
         return self._visitor[1](scores, inputs, self.clock, generator)

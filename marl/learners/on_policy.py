@@ -77,6 +77,7 @@ class OnPolicyLearner:
     """Acting, the rollout, checkpoints; a subclass adds the update."""
 
     chosen: Any = None  # what :func:`~marl.compiled.gradient_for` decided
+    settings: OnPolicy
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class OnPolicyLearner:
         """Refuses action spaces, batch sizes and sequence lengths that do not fit."""
         check_kind(type(settings).__name__, settings.action_kinds, team)
         refuse_noise(type(settings).__name__, team, settings.network, settings.critic_network)
-        self._settings, self.team = settings, team
+        self.settings, self.team = settings, team
         credit, where = settings.credit, f"{type(settings).__name__} on team {team.name!r}"
         if isinstance(credit, Mixing):
             raise ConfigError(
@@ -146,7 +147,11 @@ class OnPolicyLearner:
     def set_lr(self, clock: Clock) -> None:
         """The learning rate of now."""
         for optimizer in self.optimizers().values():
-            optimizer.lr = value_at(self._settings.lr, clock)
+            optimizer.lr = value_at(self.settings.lr, clock)
+
+    def change(self, settings: OnPolicy) -> None:
+        """Go on with these settings, which differ from the present ones in changeable fields only."""
+        self.settings = settings
 
     @property
     def carry_width(self) -> int:
@@ -191,7 +196,7 @@ class OnPolicyLearner:
 
     def begin_update(self, clock: Clock) -> Batch:
         """Set the learning rate; values, advantages and targets of the rollout."""
-        settings = self._settings
+        settings = self.settings
         self.set_lr(clock)
         batch = self.model.prepare(
             self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator, self.reduce
@@ -219,7 +224,7 @@ class OnPolicyLearner:
 
     def step(self) -> Tensor:
         """Move all parameters along their gradients; the norms of those of policy and critic, ``(P,)``."""
-        most = self._settings.max_grad_norm
+        most = self.settings.max_grad_norm
         norm = self.optimizer.step(most)
         self.auxiliary.step(most)
         return norm
@@ -255,7 +260,7 @@ class OnPolicyLearner:
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
         """One agent's own actor, or the team's."""
-        return self.model.restrict(agent, self.team, self._settings.squash)
+        return self.model.restrict(agent, self.team, self.settings.squash)
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, moments, normalizers, random stream, rollout."""

@@ -38,7 +38,7 @@ class PPO(OnPolicy):
     clip: Schedule = setting(0.2, "the ratio stays within 1 - clip and 1 + clip", above=0)
     value_clip: float | None = setting(None, "clip the value's change as well; None: do not", above=0)
     target_kl: float | None = setting(
-        None, "stop a parameter set's epochs beyond this approximate KL; None: do not", above=0
+        None, "stop a parameter set's epochs beyond this approximate KL; None: do not", above=0, changeable=True
     )
 
     sequential: bool = setting(
@@ -55,6 +55,8 @@ class PPO(OnPolicy):
 class PPOLearner(OnPolicyLearner):
     """The learner of :class:`PPO` settings."""
 
+    settings: PPO
+
     def __init__(
         self,
         settings: PPO,
@@ -66,7 +68,6 @@ class PPOLearner(OnPolicyLearner):
     ) -> None:
         """Refuses what does not fit the team's spaces or the number of copies."""
         super().__init__(settings, spec, team, num_envs, seed, device, settings.minibatches)
-        self.settings = settings
         self._recorded = Recorded(self._one_step, device)
         if settings.sequential and self.model.owner.flat and team.num_agents > 1:
             raise ConfigError(

@@ -41,7 +41,9 @@ class SAC(OffPolicy):
     critic_network: Network | None = setting(None, "the critics'; None: the actor's if it is feed-forward")
     critic_lr: float = setting(1.0, "learning rate of the critics as a multiple of lr", above=0)
     random_start: bool = setting(True, "act uniformly at random until learning starts")
-    temperature: float | None = setting(None, "fixed weight of the entropy; None: found automatically", least=0)
+    temperature: float | None = setting(
+        None, "fixed weight of the entropy; None: found automatically", least=0, changeable=True
+    )
     first_temperature: float = setting(1.0, "where the automatic temperature begins", above=0)
     target_entropy: float | None = setting(
         None, "entropy to keep; None: minus the number of action components, or a share of log(actions)"
@@ -113,6 +115,12 @@ class SACLearner(OffPolicyLearner):
     def _head(self, action: ActionSpec, device: torch.device | str) -> SquashedHead | Categorical:
         """A squashed Gaussian, or choices by their logits."""
         return Categorical(self.choices) if self.choices else SquashedHead(action, device)
+
+    def change(self, settings: OffPolicy) -> None:
+        """As of every off-policy learner; a temperature that is found automatically begins where the fixed one was."""
+        super().change(settings)
+        if self.settings.temperature is not None:
+            self.log_temperature.values.fill_(math.log(max(self.settings.temperature, 1e-8)))
 
     # --- the equations ------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,21 @@
-"""Where metrics go while a system trains, and how they come back: a file, TensorBoard, the screen, a plot."""
+"""Where metrics go while a system trains, and how they come back: files, TensorBoard, W&B, the screen, a plot."""
 
-from marl.logs.logger import LoggedRun, Logger, Sink, logger_named, looking_on
+from marl.logs.apart import begin, looking_on
+from marl.logs.csv import CSV
+from marl.logs.logger import LoggedRun, Logger, Sink, logger_named
 from marl.logs.metrics import MetricsFile, read_metrics
 from marl.logs.tensorboard import TensorBoard
+from marl.logs.wandb import WandB
 
 __all__ = [
+    "CSV",
     "LoggedRun",
     "Logger",
     "MetricsFile",
     "Sink",
     "TensorBoard",
+    "WandB",
+    "begin",
     "logger_named",
     "looking_on",
     "read_metrics",

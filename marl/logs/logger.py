@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from marl.config import unknown
 from marl.installed import entry_points
-from marl.training.history import Watcher
 from marl.types import ConfigError
 
 GROUP = "marl.loggers"
-OURS = {"tensorboard": "marl.logs.tensorboard:TensorBoard"}  # by name; installed packages add theirs
+OURS = {  # by name; installed packages add theirs
+    "csv": "marl.logs.csv:CSV",
+    "tensorboard": "marl.logs.tensorboard:TensorBoard",
+    "wandb": "marl.logs.wandb:WandB",
+}
 
 
 class Sink(Protocol):
-    """A built logger: takes in rows of metrics."""
+    """A built logger: takes in rows of metrics, in a thread of its own.
+
+    Where it raises an error or hangs, it gets no more rows, and training goes on.
+    """
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """One row; ``metrics["steps"]`` says when."""
         ...
 
     def tick(self, steps: int) -> None:
-        """Called after every step: a chance to redraw. Must cost next to nothing."""
+        """Called about ten times a second while training goes on, and at its end: a chance to redraw."""
         ...
 
     def close(self) -> None:
@@ -81,33 +86,3 @@ def logger_named(name: str) -> Logger:
         raise ConfigError(f"logger {name!r}: expected a class or object with build(run), got {found!r:.200}")
     logger: Logger = made
     return logger
-
-
-@contextmanager
-def looking_on(
-    run: LoggedRun, loggers: Sequence[Logger], watcher: Watcher | None, system: Any
-) -> Iterator[tuple[Callable[[dict[str, float]], None] | None, Callable[[], bool] | None]]:
-    """What takes in a row of metrics, and what is called after every step: loggers and a watcher as one.
-
-    Loggers are closed at the end, whatever happens. Raises ConfigError for what is no logger.
-    """
-    with ExitStack() as stack:
-        sinks: list[Sink] = []
-        for logger in loggers:
-            if isinstance(logger, type) or not hasattr(logger, "build"):
-                raise ConfigError(f"loggers: expected loggers such as marl.logs.TensorBoard(...), got {logger!r:.200}")
-            sinks.append(logger.build(run))
-            stack.callback(sinks[-1].close)
-
-        def log(metrics: dict[str, float]) -> None:
-            for sink in sinks:
-                sink.log(metrics)
-            if watcher is not None:
-                watcher.log(metrics)
-
-        def tick() -> bool:
-            for sink in sinks:
-                sink.tick(system.steps)
-            return watcher is not None and watcher.tick(system)
-
-        yield (None, None) if watcher is None and not sinks else (log, tick)

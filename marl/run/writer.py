@@ -65,6 +65,11 @@ class Trained(Protocol):
         """Faults that training survived, by kind."""
         ...
 
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """When settings were changed."""
+        ...
+
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
         ...
@@ -286,6 +291,7 @@ class Run:
             if self._saved_at != system.steps or not (self.checkpoints / name).is_dir():
                 system.save(self.checkpoints / name)
                 self._point("last", name)
+            self._tell_changes(system)
             if best is not None:
                 self._crown(best | {"checkpoint": name})
             self._rotate()
@@ -296,6 +302,12 @@ class Run:
         self._saved_at = system.steps
         self._schedule(system.steps)
         return True
+
+    def _tell_changes(self, system: Trained) -> None:
+        """Write into config.json which settings were changed since the beginning, and when."""
+        if system.changes != self._config.get("changes", []):
+            self._config["changes"] = system.changes
+            write_json(self.path / CONFIG, self._config)
 
     def _schedule(self, steps: int) -> None:
         self._next_steps = math.inf if self.save_every is None else (steps // self.save_every + 1) * self.save_every

@@ -20,27 +20,21 @@ from marl.types import Array, BatchEnv, ConfigError, NonFiniteError, Step, Steps
 
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
-Callback = Callable[[dict[str, float]], bool | None]
-
 
 @dataclass(frozen=True)
 class Request:
-    """How long to train, and how often to evaluate and to log.
+    """How long to train, and how often to log.
 
     Args:
         last_step: train until so many steps; None: no limit.
         last_episode: likewise.
         stop: a rule on episode returns.
-        callback: called with each row of metrics; True stops.
-        evaluate_every: evaluate each so many steps.
         log_every: environment steps between two rows of metrics.
     """
 
     last_step: int | None
     last_episode: int | None
     stop: Stop | None
-    callback: Callback | None
-    evaluate_every: int | None
     log_every: int
 
 
@@ -50,8 +44,6 @@ def request(
     steps: int | None,
     episodes: int | None,
     stop: Stop | None,
-    callback: Callback | None,
-    evaluate_every: int | None,
     log_every: int | None,
 ) -> Request:
     """The arguments of ``MultiAgentSystem.train``, checked, with the scenario's steps and rule as defaults.
@@ -65,43 +57,37 @@ def request(
         steps = scenario.steps
     steps = None if steps is None else check_whole("steps", steps, 1)
     episodes = None if episodes is None else check_whole("episodes", episodes, 1)
-    evaluate_every = None if evaluate_every is None else check_whole("evaluate_every", evaluate_every, 1)
     stop = stop if stop is not None or scenario is None else scenario.stop
-    for name, rule in (("stop", stop), ("callback", callback)):
-        if rule is not None and not callable(rule):
-            raise ConfigError(f"train: {name}: expected None or something to call, got {rule!r}")
+    if stop is not None and not callable(stop):
+        raise ConfigError(f"train: stop: expected None or something to call, got {stop!r}")
     last_step = None if steps is None else state.steps + steps
     state.setup.check_training(last_step, stop is not None)
-    for what, used in (("evaluate_every", evaluate_every is not None), *state.setup.plays_apart()):
+    for what, used in state.setup.plays_apart():
         if used:
             state.environments.refuse_single(what)
     last_episode = None if episodes is None else state.log.episodes + episodes
     log_every = log_every or max(1, (steps or 100_000) // 100)
-    return Request(last_step, last_episode, stop, callback, evaluate_every, log_every)
+    return Request(last_step, last_episode, stop, log_every)
 
 
 def train(
     state: TrainingState,
     asked: Request,
-    evaluate: Callable[[], float] | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     tick: Callable[[], bool] | None = None,
 ) -> History:
-    """Train until a limit, a rule or a callback ends it.
+    """Train until a limit, a rule or a part ends it.
 
     Args:
         state: what changes.
         asked: when it ends.
-        evaluate: returns ``evaluation_return``.
         log: takes in each row of metrics.
         tick: called after every step; True stops.
 
     Raises:
         NonFiniteError: if losses or gradients stay NaN or infinite.
     """
-    every, history = asked.evaluate_every, state.log.history
-    next_evaluation = None if every is None else (state.steps // every + 1) * every
-    state.total = asked.last_step
+    history, state.total = state.log.history, asked.last_step
     env = state.open()
     rate = Rate(state.steps)
     ended = False
@@ -109,11 +95,7 @@ def train(
         while not ended:
             updated = advance(state, env)
             updated |= update(state, overlapping=False)
-            row: dict[str, float] = {}
-            if next_evaluation is not None and every is not None and state.steps >= next_evaluation:
-                if evaluate is not None:
-                    row["evaluation_return"] = evaluate()
-                next_evaluation += every
+            row = {name: number for measured in state.hooks.measured for name, number in measured().items()}
             ended = (asked.last_step is not None and state.steps >= asked.last_step) or (
                 asked.last_episode is not None and state.log.episodes >= asked.last_episode
             )
@@ -125,8 +107,11 @@ def train(
                 history.add(metrics)
                 if log is not None:
                     log(metrics)
-                if asked.callback is not None and asked.callback(metrics):
-                    ended = True
+                for logged in state.hooks.logged:
+                    logged(metrics)
+                ended |= any(over() for over in state.hooks.ended)
+            for settled in state.hooks.settled:
+                settled()
             if tick is not None and tick():
                 ended = True
     _tell_idle(state)
@@ -194,9 +179,12 @@ def update(state: TrainingState, overlapping: bool) -> bool:
             learner.skip_update()
             continue
         prefix = f"{team.name}/" if len(state.learners) > 1 else ""
-        for name, value in learner.update(clock).items():
+        metrics = learner.update(clock)
+        for name, value in metrics.items():
             state.pending[prefix + name] = value
             updated = True
+        for learned in hooks.learned:
+            learned(place, metrics)
     if not overlapping:
         for after in hooks.updated:
             state.restarts += after(clock)

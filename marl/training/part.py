@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from marl.learners import Learner
 from marl.memory.base import Decision, PolicyInput
 from marl.schedules import Clock
@@ -93,13 +95,26 @@ class Part:
         """After the updates of a step: the places of the learners to build anew before the next step."""
         return ()
 
+    def learned(self, place: int, metrics: Mapping[str, Tensor]) -> None:
+        """After an update of the learner in that place, with its metrics; perhaps while the environment steps."""
+
+    def measured(self) -> dict[str, float]:
+        """After every step: numbers for which a row of metrics is logged at once; usually none."""
+        return {}
+
     def ended(self) -> bool:
-        """After every step: whether training ends here, as by a limit of the user's."""
+        """After every step, and after a row was logged: whether training ends here, as by a limit of the user's."""
         return False
 
     def metrics(self) -> dict[str, float]:
         """What to log."""
         return {}
+
+    def logged(self, row: Mapping[str, float]) -> None:
+        """After a row of metrics was logged."""
+
+    def settled(self) -> None:
+        """At the very end of every step, where a checkpoint holds all of it and none of the next one."""
 
     def state_dict(self) -> Any:
         """Everything that an exact resume needs: a tree of tensors, arrays and JSON values."""
@@ -123,8 +138,12 @@ class PartHooks:
         self.stepped = self._of("stepped")
         self.learns = self._of("learns")
         self.updated = self._of("updated")
+        self.learned = self._of("learned")
+        self.measured = self._of("measured")
         self.ended = self._of("ended")
         self.metrics = self._of("metrics")
+        self.logged = self._of("logged")
+        self.settled = self._of("settled")
 
     def _of(self, name: str) -> list[Callable[..., Any]]:
         plain = getattr(Part, name)

@@ -26,11 +26,13 @@ from marl.schedules import Clock
 from marl.setup import Setup
 from marl.shaping.shaper import HasDiscount, Shaper, by_team
 from marl.teams import team_named
+from marl.training.callback import CallbacksPart
 from marl.training.part import Choice, Part, Transition
 from marl.types import BatchEnv, ConfigError, Spec, Step
 
 SHAPING, CURRICULUM, LEAGUE = 0x5AFE, 0xC0DE, 0x1EA6  # streams come from (seed, this): learners draw as without
-BEFORE, AFTER = ("shaping", "league", "curriculum"), ("messages", "cross_team")  # parts of users stand between them
+BEFORE = ("shaping", "league", "curriculum")  # parts of users stand between these
+AFTER = ("messages", "cross_team", "callbacks")  # and these
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def recipes(context: Context) -> dict[str, Recipe]:
 
     Shaping sees raw rewards; then the league says whose seats are whose; the curriculum learns from what the league
     says of finished games; then come features that build parts of their own; parts of users see and may replace all of
-    that; the last two only record what was done.
+    that; the last ones only record what was done, and tell of it.
     """
     setup = context.setup
     found: dict[str, Recipe] = {}
@@ -106,6 +108,7 @@ def recipes(context: Context) -> dict[str, Recipe]:
         found[name] = _kept(part)
     found["messages"] = lambda env: MessagesPart(context, env)
     found["cross_team"] = lambda env: CrossTeamPart()
+    found["callbacks"] = lambda env: CallbacksPart()
     return found
 
 

@@ -71,6 +71,8 @@ def read(path: str | Path, given: Setup, trust: bool) -> Saved:
         received.refuse_env(where, reference)
     scenario = resolve_scenario(reference) if reference is not None else None
     world = scenario.env if scenario is not None else reference
+    if not trust:
+        received.refuse_side_effects(where, received.side_effects(state.get("changed", {}), "changed"))
     given = replace(given, env=world, env_kwargs={} if env is NOWHERE else given.env_kwargs)
     options = received.options(where, meta, scenario)
     said, lost = received.settings(where, meta | options, given, scenario, trust)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,28 @@ import torch
 from torch import Tensor
 
 from marl import renamed
+from marl.config import described, from_json, to_json
+from marl.curriculum.scheduler import Curriculum
+from marl.curriculum.state import checked_curricula
 from marl.curriculum.tasks import Task
 from marl.environments import Environments
 from marl.league import PSRO, LeagueState
 from marl.league.state import PolicySource
 from marl.learners import Learner
-from marl.learners.base import OverlapsEnvStep
+from marl.learners.base import OverlapsEnvStep, TakesChanges
 from marl.playing.evaluate import Players
-from marl.schedules import Clock
+from marl.schedules import SCHEDULES, Clock, value_at
 from marl.setup import Setup
+from marl.training.callback import Callback, CallbacksPart
+from marl.training.changes import Changeable
 from marl.training.history import EpisodeLog
 from marl.training.part import Part, PartHooks
 from marl.training.parts import AFTER, BEFORE, LEAGUE, Context, LeaguePart, Recipe, recipes
-from marl.types import BatchEnv, CheckpointError, ConfigError, Spec, Step
+from marl.types import BatchEnv, CheckpointError, ConfigError, MarlError, Spec, Step
 
-EARLY = ("shaping", "cross_team")  # parts that need no environment to be built
+EARLY = ("shaping", "cross_team", "callbacks")  # parts that need no environment to be built
 
+MOST_CHANGES = 1_000  # that are told, the newest ones; of each setting the present value is kept in any case
 NAMES = 2  # of the keys of a saved state; in 0.1 they had others
 
 
@@ -38,6 +45,9 @@ class TrainingState:
     def __init__(self, setup: Setup, spec: Spec, device: torch.device, environments: Environments) -> None:
         """Build one learner per team and start all counters."""
         self.setup, self.spec, self.device, self.environments = setup, spec, device, environments
+        self.asked = setup  # as it was before anything was changed
+        self.changed: dict[str, Any] = {}  # the present values of settings that were changed, as JSON, by name
+        self.changes: list[dict[str, Any]] = []  # when they were changed, for people
         self.num_envs, self.workers = setup.num_envs or 1, setup.workers or 0
         seeds = np.random.SeedSequence(setup.seed).spawn(len(setup.configs) + 1)
         self.env_seed = int(seeds[0].generate_state(1, np.uint32)[0])
@@ -59,6 +69,7 @@ class TrainingState:
         self.lost: str | None = None  # a part that the checkpoint had, and that nobody can make again
         self.told_of_losses = False
         self._recipes: dict[str, Recipe] = {}
+        self._context: Context | None = None
         self.connect()
 
     @property
@@ -70,18 +81,17 @@ class TrainingState:
 
     def join(self, load: Callable[[Path], PolicySource]) -> None:
         """Set the parts of this setup; each is built when it is first needed. ``load``: a system from a folder."""
-        self._recipes = recipes(
-            Context(
-                self.setup,
-                self.spec,
-                self.device,
-                self.learners,
-                make_env=self.environments.another,
-                load=load,
-                target=lambda: {} if self.lost == "curriculum" else self.setup.target,
-                entries_of=self.environments.message_entries,
-            )
+        self._context = Context(
+            self.setup,
+            self.spec,
+            self.device,
+            self.learners,
+            make_env=self.environments.another,
+            load=load,
+            target=lambda: {} if self.lost == "curriculum" else self.setup.target,
+            entries_of=self.environments.message_entries,
         )
+        self._recipes = recipes(self._context)
         for name in EARLY:
             if name in self._recipes:
                 self.part(name)
@@ -104,8 +114,12 @@ class TrainingState:
             self.saved.pop(name, None)
             self.parts[name] = part
             self.parts = {name: self.parts[name] for name in self._recipes if name in self.parts}
-            self.hooks = PartHooks(list(self.parts.values()))
+            self.bind()
         return self.parts[name]
+
+    def bind(self) -> None:
+        """Look anew at who has something to do."""
+        self.hooks = PartHooks(list(self.parts.values()))
 
     def build(self, env: BatchEnv) -> None:
         """Build all parts that are not yet."""
@@ -120,7 +134,27 @@ class TrainingState:
         self.overlapping = any(self.overlaps)
         for part in self.parts.values():
             part.connect(self.learners)
-        self.hooks = PartHooks(list(self.parts.values()))  # who has something to do depends on the learners
+        self.bind()  # who has something to do depends on the learners
+
+    @property
+    def callbacks(self) -> CallbacksPart:
+        """What tells callbacks."""
+        part = self.part("callbacks")
+        assert isinstance(part, CallbacksPart)
+        return part
+
+    @contextmanager
+    def called(self, system: Any, callbacks: Sequence[Callback]) -> Iterator[None]:
+        """Tell callbacks of a training of this system, and at last of its end. Raises ConfigError."""
+        part = self.callbacks
+        try:
+            part.begin_training(system, callbacks)
+            self.bind()
+            yield
+            part.tell_end()
+        finally:
+            part.end_training()
+            self.bind()
 
     def refuse_lost(self) -> None:
         """Raise CheckpointError if the checkpoint had a part that is not here."""
@@ -179,6 +213,83 @@ class TrainingState:
         self.restarts = []
         self.connect()
 
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def value(self, key: str) -> Any:
+        """A setting that may change; of a schedule the value of now. Raises ConfigError if teams differ in it."""
+        settings = Changeable(self.setup, self.spec, self.learners)
+        names, inner = settings.find(key)
+        found = {name: settings.get(name, inner) for name in names}
+        first, *others = found.values()
+        if any(other != first for other in others):
+            told = ", ".join(f"{name}={value!r:.80}" for name, value in found.items())
+            raise ConfigError(f"value({key!r}): teams differ, ask for one of {told}")
+        return value_at(first, self.clock) if isinstance(first, SCHEDULES) else first
+
+    def change(self, key: str, value: Any) -> None:
+        """Give a setting that may change another value, from the next step on. Raises ConfigError."""
+        before = Changeable(self.setup, self.spec, self.learners)
+        names, inner = before.find(key)
+        setup = self.setup
+        for name in names:
+            setup = Changeable(setup, self.spec, self.learners).put(name, value, inner)
+        after = Changeable(setup, self.spec, self.learners)
+        kept = {name: to_json(after.get(name)) for name in names}  # or it could not be resumed
+        self._use(setup)
+        self.changed |= kept
+        told = [
+            {"step": self.steps, "setting": name, "from": described(before.get(name)), "to": described(after.get(name))}
+            for name in names
+        ]
+        self.changes = [*self.changes, *told][-MOST_CHANGES:]
+
+    def _use(self, setup: Setup) -> None:
+        """Go on with a setup in which changeable settings are others. Raises ConfigError, and then nothing changes."""
+        before, parts = self.setup, dict(self.parts)
+        _check_curricula(before, setup, self.total)
+        moved = [place for place, config in enumerate(setup.configs) if config is not before.configs[place]]
+        try:
+            for place in moved:
+                self._change_learner(place, setup)
+            self._rebuild(setup)
+        except MarlError as error:
+            for place in moved:
+                self._change_learner(place, before)
+            self.parts = parts
+            self._rebuild(before)
+            raise ConfigError(str(error)) from error
+
+    def _rebuild(self, setup: Setup) -> None:
+        """Parts with other settings are built anew, and go on from the state that they had."""
+        before, self.setup = self.setup, setup
+        if self._context is not None:
+            self._context = replace(self._context, setup=setup)
+            self._recipes = recipes(self._context)
+        for name in ("shaping", "curriculum"):
+            if getattr(setup, name) is not getattr(before, name) and name in self.parts:
+                self.saved[name] = self.parts.pop(name).state_dict()
+                self.part(name, self.environments.training)
+
+    def _change_learner(self, place: int, setup: Setup) -> None:
+        learner = self.learners[place]
+        if isinstance(learner, TakesChanges):
+            learner.change(setup.configs[place])
+
+    def _restore_changes(self, state: Mapping[str, Any]) -> None:
+        """Go back to the settings of a saved state. Raises ConfigError for what may not change."""
+        setup = self.asked
+        for name, value in state.get("changed", {}).items():
+            feature = name.partition(".")[0]
+            if feature in ("shaping", "curriculum") and not getattr(setup, feature):
+                continue  # it holds code and was not given again: nothing can be trained before it is
+            settings = Changeable(setup, self.spec, self.learners)
+            if name not in settings.places:
+                settings.find(name)
+                raise ConfigError(f"changed: {name!r} is no name of a setting")
+            setup = settings.put(name, from_json(value))
+        self._use(setup)
+        self.changed, self.changes = dict(state.get("changed", {})), list(state.get("changes", ()))
+
     # --- the environment ----------------------------------------------------------------------------------------------
 
     def open(self) -> BatchEnv:
@@ -231,6 +342,7 @@ class TrainingState:
             "env": training.state_dict() if on_the_way and training is not None else self.saved_env,
             "parts": {name: state for name, state in parts.items() if state is not None},
             "names": NAMES,
+            **({"changed": dict(self.changed), "changes": list(self.changes)} if self.changed else {}),
             "restarts": list(self.restarts),
             "steps": self.steps,
             "total": self.total,
@@ -243,6 +355,7 @@ class TrainingState:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state; the environment and what needs it are brought back when training goes on."""
         state = migrated(state)
+        self._restore_changes(state)
         for team, learner in zip(self.spec.teams, self.learners, strict=True):
             learner.load_state_dict(state["learners"][team.name])
         self.saved_env, self.step, self.seen = state["env"], None, None
@@ -252,12 +365,31 @@ class TrainingState:
         for name in EARLY:
             if name in self._recipes:
                 self.part(name)
-        self.hooks = PartHooks(list(self.parts.values()))
+        self.bind()
         self.restarts = [int(place) for place in state["restarts"]]
         self.steps, self.total = int(state["steps"]), state["total"]
         self.logged_at, self.pending = int(state["logged_at"]), dict(state["pending"])
         self.log.load_state_dict(state)
         torch.set_rng_state(state["torch_rng"])
+
+
+def _check_curricula(before: Setup, after: Setup, total: int | None) -> None:
+    """Raise ConfigError for a curriculum that cannot take the place of another in the middle of a training."""
+    if after.curriculum is None or after.curriculum is before.curriculum:
+        return
+    checked_curricula(after.curriculum, total)
+    both = zip(_curricula(before), _curricula(after), strict=True)
+    for old, new in both:
+        if type(old) is not type(new) or old.parameters != new.parameters:
+            raise ConfigError(
+                f"change('curriculum'): expected {type(old).__name__} of {', '.join(sorted(old.parameters))}, got "
+                f"{type(new).__name__} of {', '.join(sorted(new.parameters))}"
+            )
+
+
+def _curricula(setup: Setup) -> list[Curriculum]:
+    found = setup.curriculum
+    return [] if found is None else list(found.values()) if isinstance(found, Mapping) else [found]
 
 
 def migrated(state: Mapping[str, Any]) -> Mapping[str, Any]:

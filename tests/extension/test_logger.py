@@ -36,7 +36,7 @@ class Lines(Logger):
 class Writer:
     def __init__(self, path, run):
         self.file = open(path, "a")
-        self.ticks = 0
+        self.steps = 0
         self.write({"name": run.name, "resumed_at": run.resumed_at})
 
     def write(self, row):
@@ -46,10 +46,10 @@ class Writer:
         self.write(dict(metrics))
 
     def tick(self, steps):
-        self.ticks += 1
+        self.steps = steps
 
     def close(self):
-        self.write({"ticks": self.ticks})
+        self.write({"last": self.steps})
         self.file.close()
 
 
@@ -70,7 +70,7 @@ def test_a_logger_of_ones_own(tmp_path):
     rows = [json.loads(line) for line in straight]
     begun = [row for row in rows if "name" in row]
     assert begun == [{"name": "team_v0", "resumed_at": None}, {"name": "team_v0", "resumed_at": 96}]
-    assert [row["ticks"] for row in rows if "ticks" in row] == [48, 48]
+    assert [row["last"] for row in rows if "last" in row] == [96, 192]
     assert [row["steps"] for row in rows if "steps" in row] == came.history["steps"] == [32, 64, 96, 128, 160, 192]
     clocks = ("steps_per_second",)
     rows = [
@@ -137,11 +137,11 @@ def test_the_command_line_finds_loggers_of_installed_packages(package, tmp_path,
     assert main([*words, "--logger", "lines"]) == 0, capsys.readouterr().err
     assert (run / "lines.txt").read_text().splitlines() == ["mine None 16", "8 True", "16 True"]
     assert main([*words, "--resume", "--steps", "24"]) == 0  # is named again, or does not log
-    assert main([*words, "--resume", "--steps", "32", "--logger", "lines"]) == 0
+    assert main([*words, "--resume", "--steps", "32", "--log", "lines"]) == 0
     assert (run / "lines.txt").read_text().splitlines()[3:] == ["mine 24 32", "32 True"]
-    assert main([*words, "--force", "--logger", "line"]) == 2
+    assert main([*words, "--force", "--log", "line"]) == 2
     said = capsys.readouterr().err
-    assert "unknown logger 'line'; did you mean 'lines'? (known: lines, nothing, tensorboard)" in said
+    assert "unknown logger 'line'; did you mean 'lines'? (known: csv, lines, nothing, tensorboard, wandb)" in said
     assert main([*words, "--force", "--logger", "nothing"]) == 2
     assert "logger 'nothing': expected a class or object with build(run), got 3" in capsys.readouterr().err
 
