@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from marl.cli.asked import Asked
 from marl.cli.output import note, print_json
+from marl.cli.plan import loggers_of
 from marl.cli.runs import open_run
-from marl.cli.status import UsageError, config_error, need
+from marl.cli.status import UsageError, config_error
 
 # The rest of a run's settings stands in its checkpoints.
 MAY_CHANGE = {"scenario", "steps", "workers", "device", "threads", "run_dir", "resume", "trust", "quiet", "json"} | {
@@ -37,7 +38,6 @@ def go_on(asked: Asked, folder: Path) -> int:
     from marl import parallel
     from marl.config import check_whole, from_json
     from marl.environments import MISSING
-    from marl.logs import logger_named
     from marl.logs.files import read_json
     from marl.run import CONFIG, SUMMARY
 
@@ -53,9 +53,6 @@ def go_on(asked: Asked, folder: Path) -> int:
     steps = asked.steps if asked.steps is not None else tunable.get("steps")
     if steps is None:
         raise UsageError("--steps is missing: this run was to train for so many episodes")
-    if asked.tensorboard:
-        need("tensorboard", "tensorboard")
-    loggers = dict.fromkeys((*asked.log, *["tensorboard"] * asked.tensorboard))
     every = asked.evaluate_every if asked.evaluate_every is not None else tunable.get("evaluate_every")
     if asked.threads is not None:
         parallel.set_threads(asked.threads)
@@ -71,7 +68,7 @@ def go_on(asked: Asked, folder: Path) -> int:
                 stop=from_json(tunable.get("stop")),
                 evaluate_every=None if every is None else check_whole("--evaluate-every", every, 1),
                 evaluate_episodes=asked.evaluate_episodes,
-                loggers=[logger_named(name) for name in loggers],
+                loggers=loggers_of(asked),
                 progress=not asked.quiet,
                 run_dir=folder,
                 resume=True,

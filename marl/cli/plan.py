@@ -13,16 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.cli.asked import Asked
+    from marl.logs import Logger
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
 from marl.cli.runs import chosen_task
-from marl.cli.status import UsageError, config_error
+from marl.cli.status import UsageError, config_error, need
 from marl.cli.task import Task, file_name, misfit, task_named
 
 MISSING = "WHAT is missing: marl train WHAT, a scenario (see marl list) or any environment"
 # What a config.json may ask for.
 LEAST = {"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "evaluate_episodes": 1}
 MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
+
+
+def loggers_of(asked: Asked) -> list[Logger]:
+    """The loggers that are named on the command line. Raises UsageError if what one needs is not installed."""
+    from marl.logs import logger_named
+
+    names = dict.fromkeys((*asked.log, *["tensorboard"] * asked.tensorboard))
+    for extra in ("tensorboard", "wandb"):
+        if extra in names:
+            need(extra, extra)
+    return [logger_named(name) for name in names]
 
 
 def check_numbers(asked: Asked) -> None:

@@ -17,9 +17,18 @@ if TYPE_CHECKING:
 from marl.cli.asked import Asked
 from marl.cli.continued import began_in_python, go_on
 from marl.cli.output import note, print_json
-from marl.cli.plan import Plan, as_before, check_numbers, explicit_checkpoint, folder_of, make_plan, stored_config
+from marl.cli.plan import (
+    Plan,
+    as_before,
+    check_numbers,
+    explicit_checkpoint,
+    folder_of,
+    loggers_of,
+    make_plan,
+    stored_config,
+)
 from marl.cli.runs import is_known, load_system
-from marl.cli.status import UsageError, need
+from marl.cli.status import UsageError
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,6 @@ class Train(Asked):
 
 def train(asked: Asked) -> int:
     """``marl train``."""
-    from marl.logs import logger_named
     from marl.run import Run, check_folder
     from marl.setup import pick_device
 
@@ -53,11 +61,7 @@ def train(asked: Asked) -> int:
         note("--device auto: there is no GPU here that PyTorch can use, so the CPU computes")
     if "tensorboard" in asked.log:
         asked = dataclasses.replace(asked, tensorboard=True)
-    names = dict.fromkeys((*asked.log, *["tensorboard"] * asked.tensorboard))
-    for extra in ("tensorboard", "wandb"):
-        if extra in names:
-            need(extra, extra)
-    loggers = [logger_named(name) for name in names]
+    loggers = loggers_of(asked)
     plan = make_plan(asked, stored)
     _set_threads(plan.threads)
     if asked.resume is None:
