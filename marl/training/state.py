@@ -28,6 +28,7 @@ from marl.training.parts import AFTER, BEFORE, LEAGUE, Context, LeaguePart, Reci
 from marl.types import BatchEnv, CheckpointError, ConfigError, Spec, Step
 
 EARLY = ("shaping", "cross_team")  # parts that need no environment to be built
+NEEDED_BY_TASKS = ("curriculum", "tasks")  # settings without which nobody knows what to play
 
 NAMES = 2  # of the keys of a saved state; in 0.1 they had others
 
@@ -78,7 +79,7 @@ class TrainingState:
                 self.learners,
                 make_env=self.environments.another,
                 load=load,
-                target=lambda: {} if self.lost == "curriculum" else self.setup.target,
+                target=lambda: {} if self.lost in NEEDED_BY_TASKS else self.setup.target,
                 entries_of=self.environments.message_entries,
             )
         )
@@ -144,7 +145,7 @@ class TrainingState:
     @property
     def target(self) -> Task:
         """The tasks that evaluation plays. Raises CheckpointError if the checkpoint's curriculum is not here."""
-        if self.lost == "curriculum":
+        if self.lost in NEEDED_BY_TASKS:
             self.refuse_lost()
         return self.setup.target
 
