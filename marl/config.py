@@ -63,6 +63,7 @@ LONGEST_WHOLE, LARGEST_ARRAY = 10_000, 1_000_000  # bits of a number, elements o
 # an axis and holds no code. Beside them a file may name what users registered.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.adapters.spoken": ("Spoken",),
+    "marl.adapters.tasks": ("ByKwargs", "ByOptions", "BySetter"),
     "marl.auxiliary": ("PredictActions",),
     "marl.channels.link": ("Link",),
     "marl.channels.speech": ("CommNet", "DIAL", "GraphAttention", "IC3Net", "TarMAC"),

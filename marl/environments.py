@@ -13,6 +13,7 @@ from marl.adapters.describe import render_mode
 from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
+from marl.curriculum.state import task_ranges
 from marl.playing.evaluate import check_same_spec
 from marl.scenario import resolve_scenario
 from marl.setup import Setup
@@ -32,6 +33,7 @@ class Environments:
     world: what was given; None for a system that was loaded without.
     source: the same with messages as actions, where there are any.
     options: what environments are made with.
+    tasks: how tasks reach them.
     training: the copies that train, once they are open.
     """
 
@@ -41,6 +43,7 @@ class Environments:
         self.world, self.spoken, self.options = setup.env, setup.channel, setup.options
         self.source = self.world if self.spoken is None or self.world is None else self.spoken.source(self.world)
         self.patterns = setup.patterns
+        self.tasks: dict[str, Any] = {"tasks": setup.tasks, "task_ranges": task_ranges(setup.curriculum)}
         # Asking for the state costs mpe2 a tenth of its speed.
         self.reads_state = any(config.reads_state for config in setup.configs) or reads_state(setup.shaping or ())
         self.training: BatchEnv | None = None
@@ -185,7 +188,7 @@ class Environments:
 
         ``lent``: an instance among them is not closed with the copies; ``recorded``: see :meth:`another`.
         """
-        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded}
+        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded, **self.tasks}
         options["state"] = recorded or self.reads_state
         if source is not None:
             other = resolve_scenario(source)
@@ -195,6 +198,7 @@ class Environments:
             kept = ("max_steps", "on_bad_obs")
             options |= {name: getattr(other, name) if other else self.options[name] for name in kept}
             options["env_kwargs"] = dict(other.env_kwargs) if other else None
+            options["reset_options"] = other.reset_options if other else None
             return adapters.make(source, num_envs, self.patterns, **options)
         if self.source is None:
             raise ConfigError(MISSING)

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from marl.adapters.copies import CopyOfEnv, LocalBatch
-from marl.adapters.describe import layers, metadata_entry, render_mode
+from marl.adapters.describe import metadata_entry, render_mode
 from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
 from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
 from marl.curriculum.evaluation_tasks import EvaluationTasks
-from marl.curriculum.tasks import HasTasks, Task
+from marl.curriculum.tasks import Task, has_tasks
+from marl.environments import Environments
 from marl.logs.files import replace_file
 from marl.notebook import html_image
 from marl.panel import Talk, beside
@@ -37,6 +38,7 @@ class Filmed(Protocol):
 
     spec: Spec
     training: TrainingState
+    environments: Environments
     setup: Setup
     max_steps: int | None
 
@@ -100,7 +102,7 @@ def play(
     with global_streams_kept(), closing_batch(Film(system, actors, limit)) as film:
         check_same_spec(system.spec, film.spec)
         wanted = system.target
-        target = EvaluationTasks(wanted, film, task_seed) if wanted and isinstance(film, HasTasks) else None
+        target = EvaluationTasks(wanted, film, task_seed) if wanted and has_tasks(film) else None
         rate = float(metadata_entry(film.envs[0], "render_fps") or FRAMES_PER_SECOND)
         played = [
             Played(film.frames, dict(episode.returns), episode.length, rate)
@@ -117,7 +119,15 @@ class Film(LocalBatch):
         self.actors = actors
         self.frames: list[Array] = []
         self._reel: list[Array] = []  # of the episode that runs
-        super().__init__(lambda: _pictured(system), 1, system.setup.patterns, max_steps=max_steps, state=False)
+        super().__init__(
+            lambda **task: _pictured(system, task),
+            1,
+            system.setup.patterns,
+            max_steps=max_steps,
+            state=False,
+            reset_options=system.setup.reset_options,
+            **system.environments.tasks,
+        )
 
     def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
         return _Watched(super()._player(env, rows), self._film)
@@ -150,19 +160,6 @@ class Film(LocalBatch):
                 found.append(Talk(team.agents, inbox.weight[0].numpy(), message, False))
         return found
 
-    @property
-    def task_space(self) -> Mapping[str, Any]:
-        """The environment's task parameters. Raises AttributeError if it has none."""
-        for layer in layers(self.envs[0]):
-            if hasattr(layer, "task_space"):
-                space: Mapping[str, Any] = layer.task_space
-                return space
-        raise AttributeError("task_space")
-
-    def set_tasks(self, tasks: Mapping[str, Any], copies: Sequence[int] | slice = slice(None)) -> None:
-        """Choose the task of the episodes that begin from now on."""
-        self._options = {"task": dict(tasks)}
-
 
 class _Watched:
     """A copy of an environment that takes a picture after each reset and each step."""
@@ -182,9 +179,9 @@ class _Watched:
         return over
 
 
-def _pictured(system: Filmed) -> Any:
-    """One of a system's environments that renders pictures. Raises ConfigError."""
-    env = system.make_env(render_mode=PICTURES)
+def _pictured(system: Filmed, task: Mapping[str, Any]) -> Any:
+    """One of a system's environments that renders pictures, made with a task. Raises ConfigError."""
+    env = system.make_env(render_mode=PICTURES, **task)
     modes = metadata_entry(env, "render_modes")
     if PICTURES not in ([render_mode(env)] if modes is None else modes):
         close_env(env)

@@ -26,6 +26,7 @@ from marl.types import CheckpointError, ConfigError, MarlError, Spec
 
 WHOLE = {"num_envs": (1, 2**20), "workers": (0, 2**10), "seed": (0, 2**128), "steps": (0, 2**62)}
 KINDS: dict[str, tuple[type, ...]] = {"env": (str, NoneType), "options": (dict, NoneType), "spec": (dict,)}
+FOR_ENV = ("env_kwargs", "reset_options")  # what an environment is given, and what it does with it nobody knows
 SMALL = 2**20  # elements of a layer, or of a rollout's column, that may be allocated for whoever asks
 
 
@@ -47,9 +48,10 @@ def checked_meta(where: str, meta: Mapping[str, Any], cls: type[Setup] = Setup) 
             wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise CheckpointError(f"{where}: {name}: expected {wanted}, got {value!r:.80}")
     options = said["options"] or {}
-    limit, kwargs = options.get("max_steps"), options.get("env_kwargs")
-    right = (limit is None or (type(limit) is int and limit >= 1)) and (kwargs is None or type(kwargs) is dict)
-    if not right or options.get("on_bad_obs") not in (None, *BAD_OBS):
+    limit = options.get("max_steps")
+    right = limit is None or (type(limit) is int and limit >= 1)
+    known = all(options.get(name) is None or type(options[name]) is dict for name in FOR_ENV)
+    if not right or not known or options.get("on_bad_obs") not in (None, *BAD_OBS):
         raise CheckpointError(f"{where}: options make no sense: {options!r:.80}")
     return said
 
@@ -69,11 +71,11 @@ def explained(where: str) -> Iterator[None]:
 def settings(
     where: str, meta: Mapping[str, Any], given: Setup, scenario: Scenario | None, trust: bool
 ) -> tuple[dict[str, Any], str | None]:
-    """Each part of a system's settings and ``env_kwargs`` as given, else as saved, else as the scenario has it.
+    """Each part of a system's settings and ``FOR_ENV`` as given, else as saved, else as the scenario has it.
 
     Args:
         where: what is loaded, in words.
-        meta: see :func:`checked_meta`; with ``env_kwargs`` if they are wanted.
+        meta: see :func:`checked_meta`; with ``FOR_ENV``.
         given: None for the parts that were not given.
         scenario: what the user, or the checkpoint, named.
         trust: whether the checkpoint may name whatever it likes.
@@ -86,14 +88,14 @@ def settings(
     """
     allowed = () if scenario is None else side_effects_of(scenario)
     plays = {one.name for one in saved_as(type(given), SETTINGS) if one.metadata["plays"]}
-    names = [one.name for one in saved_as(type(given), SETTINGS)] + ["env_kwargs"]
+    names = [*(one.name for one in saved_as(type(given), SETTINGS)), *FOR_ENV]
     found, lost = {name: getattr(given, name) for name in names}, None
     for part in [name for name, own in found.items() if own is None]:
         data = meta[part]
         if not trust:
             refuse_side_effects(where, side_effects(data, part), allowed)
-        if part == "env_kwargs":
-            found[part] = None if data is None else _env_kwargs(where, data, scenario)
+        if part in FOR_ENV:
+            found[part] = None if data is None else _for_env(where, part, data, scenario)
             continue
         code = code_in(data, part)
         value = None if code else _read(where, data)
@@ -108,21 +110,20 @@ def settings(
 
 
 def options(where: str, meta: Mapping[str, Any], scenario: Scenario | None) -> dict[str, Any]:
-    """``env_kwargs`` as JSON and the other options, as saved; the scenario's where the first schema has none.
+    """``FOR_ENV`` as JSON and the other options, as saved; the scenario's where the first schema has none.
 
     Raises:
         CheckpointError: if nobody can say what they were.
     """
     saved = meta["options"]
     if saved is None and scenario is not None:
-        saved = {"env_kwargs": to_json(scenario.env_kwargs, code=True)}
-        saved |= {name: getattr(scenario, name) for name in ("max_steps", "on_bad_obs")}
+        saved = {name: to_json(getattr(scenario, name), code=True) for name in (*FOR_ENV, "max_steps", "on_bad_obs")}
     if saved is None:
         raise CheckpointError(
             f"{where}: the version that saved it could not write the environment's options; pass "
             "env=marl.Scenario(...) with env_kwargs= and max_steps= as then"
         )
-    return {name: saved.get(name) for name in ("env_kwargs", "max_steps", "on_bad_obs")}
+    return {name: saved.get(name) for name in (*FOR_ENV, "max_steps", "on_bad_obs")}
 
 
 def refuse_sizes(where: str, meta: Mapping[str, Any], spec: Spec, learners: Any) -> None:
@@ -177,22 +178,22 @@ def _tensors(data: Any) -> Iterator[Tensor]:
         yield from _tensors(item)
 
 
-def _env_kwargs(where: str, data: Mapping[str, Any], scenario: Scenario | None) -> dict[str, Any]:
-    """Keywords for an environment; those that hold code are the scenario's. Raises CheckpointError."""
-    own: Mapping[str, Any] = {} if scenario is None else scenario.env_kwargs
+def _for_env(where: str, part: str, data: Mapping[str, Any], scenario: Scenario | None) -> dict[str, Any]:
+    """Keywords or options for an environment; those that hold code are the scenario's. Raises CheckpointError."""
+    own: Mapping[str, Any] = (None if scenario is None else getattr(scenario, part)) or {}
     found = {}
     for name, item in data.items():
-        code = code_in(item, f"env_kwargs.{name}")
+        code = code_in(item, f"{part}.{name}")
         if code and name not in own:
-            raise _needed(where, "env_kwargs", code)
+            raise _needed(where, part, code)
         found[name] = own[name] if code else _read(where, item)
     return found
 
 
 def _needed(where: str, part: str, code: Mapping[str, str]) -> CheckpointError:
     what = f" ({', '.join(f'{place}: {name}' for place, name in code.items()):.300})" if code else ""
-    mend = ", or {} if env= brings them" if part == "env_kwargs" else ""
-    if part not in ("env_kwargs", "channel"):
+    mend = ", or {} if env= brings them" if part in FOR_ENV else ""
+    if part not in (*FOR_ENV, "channel"):
         mend = "; classes of settings are kept once they are registered (marl.extend.register)"
     return CheckpointError(
         f"{where}: its {part} hold code of yours{what}, which no checkpoint keeps; pass {part}= as then{mend}"
@@ -242,16 +243,16 @@ def refuse_side_effects(where: str, wanted: Iterable[str], allowed: Iterable[str
 
 def side_effects_of(scenario: Scenario) -> list[str]:
     """The code, files and addresses that a scenario uses, as :func:`side_effects` lists them."""
-    parts = [*(one.name for one in saved_as(Setup, SETTINGS)), "env_kwargs"]
+    parts = [*(one.name for one in saved_as(Setup, SETTINGS)), *FOR_ENV]
     return [effect for part in parts for effect in side_effects(to_json(getattr(scenario, part), code=True), part)]
 
 
 def side_effects(data: Any, where: str) -> Iterator[str]:
     """Code that settings as JSON would run, and files and addresses outside the folder that they would open.
 
-    Env_kwargs must hold no paths or addresses: what the environment would do with them nobody knows.
+    What the environment is given must hold no paths or addresses: what it would do with them nobody knows.
     """
-    if isinstance(data, str) and where.startswith("env_kwargs") and is_place(data):
+    if isinstance(data, str) and where.startswith(FOR_ENV) and is_place(data):
         yield f"give the environment {where}={data!r:.200}"
     elif isinstance(data, list):
         for item in data:
@@ -262,12 +263,14 @@ def side_effects(data: Any, where: str) -> Iterator[str]:
             yield f"open {where}={data['$path']!r:.200}"
         if name == "Hindsight":
             yield f"import and call {data.get('reward')!r:.200} (Hindsight.reward)"
+        if name == "BySetter" and isinstance(data.get("setter"), str):
+            yield f"call the method {data['setter']!r:.200} of the environment (tasks)"
         if data.get("buffer_dir") is not None and name:
             yield f"write its replay to {data['buffer_dir']!r:.200} (buffer_dir)"
         if name in ("League", "PSRO"):
             yield from (f"load the policies in {text!r:.200} (opponents)" for text in _texts(data.get("opponents")))
         for key, item in data.items():
-            yield from side_effects(item, f"{where}.{key}" if where.startswith("env_kwargs") else where)
+            yield from side_effects(item, f"{where}.{key}" if where.startswith(FOR_ENV) else where)
 
 
 def is_place(text: str) -> bool:

@@ -50,6 +50,9 @@ class Scenario(Features):
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
         channel: messages as actions: ``marl.Spoken``; learned ones are a learner's ``channel=``.
+        tasks: how the curriculum's tasks reach the environment: ``marl.curriculum.ByOptions()``, ``ByKwargs()`` or
+            ``BySetter(...)``; None: by options if it declares a ``task_space``.
+        reset_options: options of every reset of the environment.
         message_entries: where observations show what others did to be understood, such as
             ``("listener_0<speaker_0:8-10",)``: entries 8 to 10 of what ``listener_0`` sees are what ``speaker_0`` said.
         algorithms: other algorithms that this task has settings for: a name, and the fields of the scenario that

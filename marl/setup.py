@@ -12,6 +12,7 @@ import torch
 from marl.adapters.copies import BAD_OBS
 from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
+from marl.adapters.tasks import Route, checked_route
 from marl.channels import Channel
 from marl.config import check_whole, described, to_json, unknown
 from marl.curriculum.state import Curricula, checked_curricula
@@ -73,6 +74,8 @@ class Features:
     curriculum: Curricula | None = field(default=None, metadata=says())
     league: Leagues | None = field(default=None, metadata=says())
     channel: Spoken | None = field(default=None, metadata=says(plays=True))
+    tasks: Route | None = field(default=None, metadata=says(told=WHOLE))
+    reset_options: Mapping[str, Any] | None = field(default=None, metadata=says(saved=OPTION, merge=BOTH, told=WHOLE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,8 @@ class Setup(Features):
         curriculum: what chooses the task of each copy's next episode.
         league: whom learners play against.
         channel: messages as actions.
+        tasks: how the curriculum's tasks reach the environment.
+        reset_options: options of every reset of the environment; a scenario's others stay.
         parts: further parts of the training loop, :class:`marl.training.Part`.
     """
 
@@ -138,6 +143,8 @@ class Setup(Features):
             curriculum=None if self.curriculum is None else checked_curricula(self.curriculum, None),
             league=checked_league(self.league),
             channel=channel,
+            tasks=checked_route(self.tasks),
+            reset_options=checked_options(self.reset_options),
             env_kwargs=dict(self.env_kwargs or {}) or None,
             max_steps=None if self.max_steps is None else check_whole("max_steps", self.max_steps, 1),
             on_bad_obs=checked_on_bad_obs(self.on_bad_obs),
@@ -224,6 +231,13 @@ def checked_spoken(channel: Any) -> Spoken | None:
     learned = isinstance(channel, Channel)
     hint = "; learned messages are a learner's: marl.ippo(channel=...)" if learned else ""
     raise ConfigError(f"channel: expected marl.Spoken(words=4) or None, got {channel!r}{hint}")
+
+
+def checked_options(options: Any) -> dict[str, Any] | None:
+    """Options of every reset, or None if there are none. Raises ConfigError for anything but a mapping."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"reset_options: expected a mapping such as {{'level': 3}}, got {options!r:.80}")
+    return dict(options or {}) or None
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ from typing import Any
 
 from marl import checkpoint, film
 from marl.adapters.spoken import Spoken
+from marl.adapters.tasks import Route
 from marl.callbacks import Callback, as_callbacks
 from marl.channels import Link, Tamper
 from marl.curriculum.state import Curricula
@@ -57,6 +58,9 @@ class MultiAgentSystem(Trained):
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
         channel: messages as actions, a ``marl.Spoken``; learned ones are a learner's ``channel=``.
+        tasks: how the curriculum's tasks reach the environment: ``marl.curriculum.ByOptions()``, ``ByKwargs()`` or
+            ``BySetter(...)``; None: by options if it declares a ``task_space``. Compiled worlds know how by themselves.
+        reset_options: options of every reset of the environment, as in ``env.reset(options={...})``.
         parts: further features of the training loop, instances of :class:`marl.training.Part`.
 
     Raises:
@@ -67,13 +71,14 @@ class MultiAgentSystem(Trained):
         self, agents: Agents | None, env: Any, *, num_envs: int | None = None, seed: int = 0, device: str = "cpu",
         workers: int | None = None, env_kwargs: Mapping[str, Any] | None = None, max_steps: int | None = None,
         shaping: Hooks | None = None, curriculum: Curricula | None = None, league: Leagues | None = None,
-        channel: Spoken | None = None, parts: Sequence[Part] = (), on_bad_obs: str | None = None,
+        channel: Spoken | None = None, tasks: Route | None = None, reset_options: Mapping[str, Any] | None = None,
+        parts: Sequence[Part] = (), on_bad_obs: str | None = None,
     ) -> None:  # fmt: skip
         """Build the learners; the class documents the arguments."""
         given = Setup(
             agents=agents, env=env, env_kwargs=env_kwargs, num_envs=num_envs, workers=workers, max_steps=max_steps,
             seed=seed, device=device, shaping=shaping, curriculum=curriculum, league=league, channel=channel,
-            parts=parts, on_bad_obs=on_bad_obs,
+            tasks=tasks, reset_options=reset_options, parts=parts, on_bad_obs=on_bad_obs,
         )  # fmt: skip
         scenario = resolve_scenario(env)
         self._adopt(given.over(scenario).checked(), scenario, reference_of(env, scenario))
@@ -276,6 +281,7 @@ class MultiAgentSystem(Trained):
         cls, path: str | Path, env: Any = None, agents: Agents | None = None, device: str = "cpu", *,
         env_kwargs: Mapping[str, Any] | None = None, shaping: Hooks | None = None,
         curriculum: Curricula | None = None, league: Leagues | None = None, channel: Spoken | None = None,
+        tasks: Route | None = None, reset_options: Mapping[str, Any] | None = None,
         parts: Sequence[Part] = (), trust: bool = False,
     ) -> MultiAgentSystem:  # fmt: skip
         """A system as it was when saved.
@@ -288,8 +294,10 @@ class MultiAgentSystem(Trained):
             agents: the learners; needed if they hold your own code (a ``Custom`` network, ``Hindsight``).
             device: where to compute.
             env_kwargs: keywords for the environment instead of those then; needed if these hold code, or paths.
+                Likewise ``reset_options``.
             shaping: the hooks, to train on; needed if they hold your own code. Likewise ``curriculum``, ``league``,
-                ``parts`` if there were any, and ``channel``, to play as well.
+                ``parts`` if there were any, and ``channel``, to play as well. ``tasks`` is needed if it is a method or
+                function of yours.
             trust: do whatever the checkpoint says: import and run what it names, open and write to paths in it.
 
         Raises:
@@ -297,7 +305,7 @@ class MultiAgentSystem(Trained):
         """
         given = Setup(
             agents=agents, env=env, env_kwargs=env_kwargs, device=device, shaping=shaping, curriculum=curriculum,
-            league=league, channel=channel, parts=parts,
+            league=league, channel=channel, tasks=tasks, reset_options=reset_options, parts=parts,
         )  # fmt: skip
         saved = read(path, given, trust)
         system = cls.__new__(cls)

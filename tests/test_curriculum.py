@@ -488,7 +488,7 @@ def test_tasks_that_the_world_does_not_have_are_refused(curriculum_state, text):
 
 
 def test_environments_without_tasks_are_refused():
-    with pytest.raises(ConfigError, match="team_v0 declares no tasks"):
+    with pytest.raises(ConfigError, match="team_v0 declares no task_space"):
         marl.MultiAgentSystem(marl.Random(), Team, curriculum=DomainRandomization({"width": 3}))
 
 
@@ -497,7 +497,7 @@ def test_a_success_that_nobody_reports_is_refused():
     learners = {"adversary_*": marl.Random(), "agent_*": marl.Random()}
     with (
         marl.MultiAgentSystem(learners, "marl/tag-v0", num_envs=2, curriculum=curriculum_state) as system,
-        pytest.raises(ConfigError, match="the world reports no success; say with success="),
+        pytest.raises(ConfigError, match="the environment reports no success; say with success="),
     ):
         system.train(steps=200)
 

@@ -143,7 +143,7 @@ def test_the_first_schema_could_not_write_options_and_that_is_not_the_same_as_no
         marl.MultiAgentSystem.load(path, env=Keen)
     scenario = marl.Scenario(name="keen", env=Keen, env_kwargs={"x": len}, agents=marl.Random(), max_steps=5)
     loaded = marl.MultiAgentSystem.load(path, env=scenario)
-    assert loaded.setup.options == {"env_kwargs": {"x": len}, "max_steps": 5, "on_bad_obs": None}
+    assert loaded.setup.options == {"env_kwargs": {"x": len}, "max_steps": 5, "reset_options": None, "on_bad_obs": None}
 
 
 def test_what_is_done_about_bad_observations_is_a_setting_that_is_saved(folder):

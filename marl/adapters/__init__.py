@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from marl.adapters.copies import LocalBatch, in_process
-from marl.adapters.lifecycle import close_env, open_env
-from marl.adapters.resolve import resolve
+from marl.adapters.lifecycle import PASS_A_FUNCTION, close_env, open_env
+from marl.adapters.resolve import make_with, resolve
+from marl.adapters.tasks import ByKwargs, CopyTasks, Ranges, Route, declared_space, largest_task
 from marl.adapters.workers import WorkerBatch
 from marl.types import BatchEnv, ConfigError, SupportsBatch
 
@@ -30,6 +31,9 @@ def make(
     state: bool = True,
     infos: bool = False,
     lent: bool = False,
+    reset_options: Mapping[str, Any] | None = None,
+    tasks: Route | None = None,
+    task_ranges: Ranges | None = None,
 ) -> BatchEnv:
     """Copies of an environment that step together.
 
@@ -46,6 +50,10 @@ def make(
     state: read ``env.state()`` in every step; switch it off where no critic or mixer wants the global state.
     infos: put all infos of the environment into each step, which a batched form or workers do not.
     lent: an environment that was given as such is not closed with the copies.
+    reset_options: options of every reset; environments with a batched form take none.
+    tasks: how tasks reach an environment without a batched form: ``ByOptions()``, ``ByKwargs()`` or ``BySetter(...)``;
+        None: by options, if it declares a ``task_space``.
+    task_ranges: the values that its tasks will have, if it declares none.
 
     No more than ``num_envs`` environments are open at any time. Raises ConfigError if they cannot be made, or if
     somebody else plays in the one that was given.
@@ -53,14 +61,22 @@ def make(
     if isinstance(workers, bool) or not isinstance(workers, int | np.integer) or workers < 0:
         raise ConfigError(f"workers: expected a non-negative integer, got {workers!r}")
     factory, instance = resolve(env, env_kwargs)
+    ranges = task_ranges or {}
+    if isinstance(tasks, ByKwargs):
+        if instance is not None:
+            raise ConfigError(f"tasks: ByKwargs makes the environment anew for each task: {PASS_A_FUNCTION}")
+        factory = functools.partial(make_with, env, dict(env_kwargs or {}))
     if instance is not None and not isinstance(instance, SupportsBatch) and (num_envs != 1 or workers):
         raise ConfigError(
             f"an environment instance is one copy in this process (num_envs={num_envs}, workers={workers}): "
             "pass a function that makes the environment, e.g. lambda: MyEnv()"
         )
-    first = open_env(factory)
+    first = open_env(functools.partial(factory, **largest_task(tasks, ranges)))
     if isinstance(first, SupportsBatch):
         try:
+            if reset_options:
+                name = type(first).__name__
+                raise ConfigError(f"reset_options: {name} steps its copies by itself, which take no options")
             if max_steps is not None:
                 name = type(first).__name__
                 raise ConfigError(f"max_steps: {name} ends its own episodes; give it its own limit instead")
@@ -70,6 +86,7 @@ def make(
                 close_env(first)
             raise
     if workers:
+        known = CopyTasks(int(num_envs), declared_space(first), tasks, ranges)
         close_env(first)  # it has said that it brings no batch: the workers make their own
         return WorkerBatch(
             factory,
@@ -79,7 +96,10 @@ def make(
             max_steps=max_steps,
             on_bad_obs=on_bad_obs or "error",
             deadline=deadline,
-            build=functools.partial(in_process, state=state),
+            build=functools.partial(
+                in_process, state=state, reset_options=reset_options, tasks=tasks, task_ranges=ranges
+            ),
+            tasks=known,
         )
     return LocalBatch(
         factory,
@@ -89,6 +109,9 @@ def make(
         on_bad_obs=on_bad_obs or "error",
         state=state,
         infos=infos,
+        reset_options=reset_options,
+        tasks=tasks,
+        task_ranges=ranges,
         first=first,
         instance=instance is not None,
         lent=lent,

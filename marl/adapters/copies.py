@@ -25,6 +25,18 @@ from marl.adapters.gymnasium import GymnasiumCopy
 from marl.adapters.lifecycle import NotMade, borrow, close_env, give_back, open_env, own, play_in
 from marl.adapters.parallel import ParallelCopy
 from marl.adapters.rows import ContractViolation, Rows
+from marl.adapters.tasks import (
+    ByKwargs,
+    BySetter,
+    CopyTasks,
+    PlainTask,
+    Ranges,
+    Route,
+    declared_space,
+    fitted,
+    largest_task,
+    setter_of,
+)
 from marl.types import (
     Array,
     BatchEnv,
@@ -81,7 +93,7 @@ class LocalBatch:
     """``num_envs`` copies of one environment as a `BatchEnv`, in this process.
 
     factory: makes one environment; called once per copy, and again when a copy has to be replaced, whose old
-        environment is closed first.
+        environment is closed first. With ``ByKwargs`` it takes tasks as keyword arguments.
     first: what the factory has made already, if it has been called.
     instance: the factory's answer is an environment of the user's, of which there is no second one.
     lent: that environment is not closed with the copies.
@@ -90,6 +102,9 @@ class LocalBatch:
     state: whether to read ``env.state()`` in every step; it costs mpe2 environments a tenth of their speed.
     infos: whether each step has all infos of the environment.
     max_steps: episodes are truncated after this many steps, with their true successor; None leaves that to the env.
+    reset_options: options of every reset.
+    tasks: how tasks reach the environment; None: by options of its reset if it declares a ``task_space``.
+    task_ranges: the values that tasks will have, for an environment that declares none.
     on_bad_obs: what to do about observations outside their space: ``error``; ``cast`` accepts a wider dtype; ``clip``
         does so and clips to the bounds; ``drop`` throws the episode away, also for NaN and bad rewards. All are counted
         in ``faults``.
@@ -106,6 +121,9 @@ class LocalBatch:
         on_bad_obs: str = "error",
         state: bool = True,
         infos: bool = False,
+        reset_options: Mapping[str, Any] | None = None,
+        tasks: Route | None = None,
+        task_ranges: Ranges | None = None,
         first: Any = None,
         instance: bool = False,
         lent: bool = False,
@@ -127,10 +145,15 @@ class LocalBatch:
                 raise ConfigError(f"max_steps: expected an integer of at least 1 or None, got {limit!r}")
             if on_bad_obs not in BAD_OBS:
                 raise ConfigError(f"on_bad_obs: expected one of {', '.join(BAD_OBS)}, got {on_bad_obs!r}")
-            envs = list(self._open) or [self._make()]
+            largest = largest_task(tasks, task_ranges or {})
+            envs = list(self._open) or [self._make(largest)]
+            if isinstance(tasks, BySetter):
+                setter_of(envs[0], tasks)
+            self._tasks = CopyTasks(num_envs, declared_space(envs[0]), tasks, task_ranges or {}, reset_options)
+            self._made_for = [largest] * num_envs  # keywords that each copy's environment was made with
             self._interface = interface(envs[0])
-            self._spec, self._ids = describe(envs[0], patterns, state)
-            envs += [self._make() for _ in range(1, num_envs)]
+            self._spec, self._ids = describe(envs[0], patterns, state, reset_options)
+            envs += [self._make(largest) for _ in range(1, num_envs)]
             self._ledger = Ledger(self._spec.env)
             self._arrays = StepArrays(self._spec, self._ids, num_envs, infos)
             self._step, self._rows = self._arrays.step, self._arrays.rows
@@ -168,18 +191,39 @@ class LocalBatch:
         """The faults of these copies."""
         return self._ledger
 
+    # --- tasks -------------------------------------------------------------------------------------------------------
+
+    @property
+    def task_space(self) -> Ranges:
+        """The parameters of the copies' tasks; none where tasks cannot reach the environment."""
+        return self._tasks.space
+
+    def set_tasks(self, tasks: Mapping[str, Any], copies: Sequence[int] | slice = slice(None)) -> None:
+        """Choose tasks of some copies, one number for all or one each, from each one's next reset on."""
+        self._tasks.choose(tasks, range(self._num_envs)[copies] if isinstance(copies, slice) else copies)
+
+    def assign_tasks(self, tasks: Mapping[int, PlainTask]) -> None:
+        """The same from a process that has checked them: whole tasks by copy."""
+        for e, task in tasks.items():
+            self._tasks.coming[e] = task
+
     # --- stepping ----------------------------------------------------------------------------------------------------
 
     def reset(self, seed: int, options: Mapping[str, Any] | None = None) -> Step:
-        """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, first_copy + e)`` alone."""
+        """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, first_copy + e)`` alone.
+
+        ``options`` go to the environment, but for ``{"task": {name: numbers}}`` if it has tasks: these are chosen as by
+        :meth:`set_tasks`.
+        """
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed: expected a non-negative integer, got {seed!r}")
         self._take()
-        self._seed, self._options = int(seed), None if options is None else dict(options)
+        self._seed, self._options = int(seed), self._tasks.taken_from(options)
         self._arrays.wipe()
         self._astray = [False] * self._num_envs
         for e in range(self._num_envs):
             self._seeding[e] = Seeding()
+            self._tasks.advance(e)
             self._renew(e)
             self._begin(e, reseed=True)
         self._checks.written(self._breached, look=True)
@@ -238,11 +282,15 @@ class LocalBatch:
         # In the same environment: a new one may be a process that takes seconds to start. One that keeps traces of
         # earlier episodes through a seeded reset does not replay as it was; `load_state_dict` tells.
         reseed = reseed or self._log.since_seeding(e) > RESEED_STEPS
+        self._tasks.advance(e)
+        if self._made_for[e] != self._tasks.kwargs(e):
+            self._remake(e)
+            reseed = True
         self._unused[e] = False
         while True:
             seed = self._next_seed(e) if reseed else None
             try:
-                self._copies[e].begin(seed, self._options)
+                self._start(e, seed)
             except ContractViolation as violation:
                 raise self._contract_error(e, violation) from None
             except MarlError:
@@ -253,8 +301,15 @@ class LocalBatch:
                 reseed = True
             else:
                 break
+        self._tasks.begun(e, seeded=reseed)
         self._step.started[e] = True
         self._arrays.dirty = True
+
+    def _start(self, e: int, seed: int | None) -> None:
+        """Reset copy ``e``'s environment to the task that it plays."""
+        copy = self._copies[e]
+        self._tasks.tell(e, copy.env)
+        copy.begin(seed, self._tasks.options(e, self._options))
 
     def _next_seed(self, e: int) -> int:
         assert self._seed is not None
@@ -267,7 +322,7 @@ class LocalBatch:
     def _episode(self, e: int) -> Episode:
         rows = self._rows[e]
         returns = dict(zip(self._spec.agents, rows.returns, strict=True))
-        return Episode(self._first + e, returns, rows.length, rows.info())
+        return Episode(self._first + e, returns, rows.length, rows.info() | self._tasks.report(e))
 
     # --- faults ------------------------------------------------------------------------------------------------------
 
@@ -318,6 +373,7 @@ class LocalBatch:
         """The environment raised: throw the episode away and go on with a new one from the factory."""
         told = self._count_crash(e, error)
         self._ledger.lose(self._first + e, "crash", told)
+        self._tasks.advance(e)
         self._remake(e)
         self._discard(e)
 
@@ -340,6 +396,7 @@ class LocalBatch:
         rows.terminated.fill(False)
         rows.truncated.fill(False)
         rows.has_successor = False
+        self._tasks.advance(e)
         self._renew(e)
         self._begin(e, reseed=True)
         self._step.discarded[e] = True
@@ -360,6 +417,7 @@ class LocalBatch:
                     "actions": dict(zip(names, self._log.actions(e), strict=True)),
                     "forgotten": self._log.forgotten(e),
                     "hash": self._hash(e),
+                    "tasks": self._tasks.state(e),
                     "returns": [float(value) for value in self._rows[e].returns],
                     "length": self._rows[e].length,
                     "astray": self._astray[e],
@@ -394,7 +452,10 @@ class LocalBatch:
             raise CheckpointError(f"environment state holds {len(state['copies'])} copies, expected {self._num_envs}")
         self._take()
         self._seed, self._options = int(state["seed"]), state["options"]
-        for e in range(self._num_envs):
+        for e, saved in enumerate(state["copies"]):
+            self._tasks.load(e, saved.get("tasks"))
+            if self._made_for[e] != self._tasks.kwargs(e):
+                self._remake(e)
             self._renew(e)
             self._unused[e] = False
         self._arrays.wipe()
@@ -429,8 +490,10 @@ class LocalBatch:
         assert self._seed is not None
         copy, rows = self._copies[e], self._rows[e]
         seed = derived_seed(self._seed, self._first + e, self._seeding[e].count - 1)
+        episode = 0
         try:
-            copy.begin(seed, self._options)
+            self._tasks.repeat(e, episode)
+            self._start(e, seed)
             for t in range(len(log[0])):
                 rows.reward.fill(0)
                 rows.terminated.fill(False)
@@ -438,7 +501,9 @@ class LocalBatch:
                 rows.has_successor = False
                 choice = [action for team in log for action in (team[t].tolist() if team.ndim == 2 else team[t])]
                 if copy.step(choice):
-                    copy.begin(None, self._options)
+                    episode += 1
+                    self._tasks.repeat(e, episode)
+                    self._start(e, None)
         except (Exception, SystemExit):
             return False
         return True
@@ -459,9 +524,9 @@ class LocalBatch:
     def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
         return PLAYERS[self._interface](env, rows, self._max_steps)
 
-    def _make(self) -> Any:
+    def _make(self, kwargs: PlainTask) -> Any:
         """One environment more, which is ours to step and, unless it is lent, to close."""
-        env = open_env(self._factory)
+        env = open_env(functools.partial(self._factory, **kwargs) if kwargs else self._factory)
         self._keep(env)
         return env
 
@@ -483,19 +548,39 @@ class LocalBatch:
         """A new environment for a copy; the old one is closed first, since there may be room for one only."""
         if not self._instance:
             self._close_one(self._copies[e].env)
+            kwargs = self._tasks.kwargs(e)
             try:
-                env = self._make()
+                env = self._make(kwargs)
             except BaseException as error:
                 self.close()  # so that nobody steps a copy whose environment is closed
                 if not isinstance(error, ConfigError):
                     raise
+                task = f" for the task {kwargs}" if kwargs else ""
                 raise EnvContractError(
-                    f"{self._spec.env}: copy {self._first + e} had to be replaced and could not be made again: {error}"
+                    f"{self._spec.env}: copy {self._first + e} had to be replaced{task} and could not be made again: "
+                    f"{error}"
                 ) from error
+            if isinstance(self._tasks.route, ByKwargs):
+                self._fit(e, env, kwargs)
         else:
             env = self._copies[e].env
         self._copies[e] = self._player(env, self._rows[e])
         self._unused[e] = True
+
+    def _fit(self, e: int, env: Any, task: PlainTask) -> None:
+        """Expect what an environment shows that was made for a task. Raises ConfigError."""
+        try:
+            teams = fitted(self._spec, self._ids, env, task)
+            if teams != self._spec.teams and self._on_bad_obs == "clip":
+                raise ConfigError(
+                    f"{self._spec.env}: task {task}: on_bad_obs='clip': expected one observation space for all tasks, "
+                    "got another one here; use 'error', 'cast' or 'drop'"
+                )
+        except BaseException:
+            self.close()  # as above
+            raise
+        self._made_for[e] = task
+        self._rows[e].fit(teams, resized=teams != self._spec.teams)
 
     def _renew(self, e: int) -> None:
         """Give a copy that was played in a new environment, so that nothing but its seed decides what comes."""
@@ -528,6 +613,9 @@ def in_process(
     on_bad_obs: str = "error",
     env_kwargs: Mapping[str, Any] | None = None,
     state: bool = True,
+    reset_options: Mapping[str, Any] | None = None,
+    tasks: Route | None = None,
+    task_ranges: Ranges | None = None,
 ) -> BatchEnv:
     """``num_envs`` copies stepped in this process; copy ``e`` draws from the stream of ``(seed, first_copy + e)``."""
     return LocalBatch(
@@ -538,4 +626,7 @@ def in_process(
         max_steps=max_steps,
         on_bad_obs=on_bad_obs,
         state=state,
+        reset_options=reset_options,
+        tasks=tasks,
+        task_ranges=task_ranges,
     )

@@ -70,14 +70,16 @@ def render_mode(env: Any) -> str | None:
     return next((mode for mode in modes if mode is not None), None)
 
 
-def describe(env: Any, patterns: Sequence[str] | None, state: bool) -> tuple[Spec, tuple[Hashable, ...]]:
+def describe(
+    env: Any, patterns: Sequence[str] | None, state: bool, options: Mapping[str, Any] | None = None
+) -> tuple[Spec, tuple[Hashable, ...]]:
     """Look at an environment once, resetting it; returns its spec and its own agent ids in the spec's order.
 
-    ``state``: whether ``env.state()`` is wanted at all.
+    ``state``: whether ``env.state()`` is wanted at all; ``options``: those of every reset.
     """
     kind, name = interface(env), env_name(env)
     try:
-        answer = env.reset(seed=0)
+        answer = env.reset(seed=0, **({"options": dict(options)} if options else {}))
     except (Exception, SystemExit) as error:
         raise EnvContractError(f"{name}: reset raised {type(error).__name__}: {error}") from error
     if kind != "aec" and (not isinstance(answer, tuple) or len(answer) != 2):

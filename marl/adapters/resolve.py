@@ -68,6 +68,11 @@ def resolve(env: Any, env_kwargs: Mapping[str, Any] | None = None) -> tuple[Fact
     )
 
 
+def make_with(env: Any, kwargs: Mapping[str, Any], **task: Any) -> Any:
+    """Make an environment with these keywords and those of a task, which count where both say something."""
+    return resolve(env, {**kwargs, **task})[0]()
+
+
 def is_instance(env: object) -> bool:
     """Whether this is one environment of the user's, of which `resolve` cannot make a second."""
     return not isinstance(env, str | ModuleType | SupportsBatch) and _is_instance(env)

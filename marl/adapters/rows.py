@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from marl.spaces import MASK, AgentCodec, BadValue
-from marl.types import Array, Spec, Step
+from marl.types import Array, Spec, Step, TeamSpec
 
 LARGEST = float(np.finfo(np.float32).max)  # what arrays of rewards, observations and states hold
 HUGE_REWARD = 1e6  # beyond this a reward is worth a warning: it will drown every value estimate
@@ -71,21 +71,16 @@ class Rows:
         self.reward, self.terminated, self.truncated, self.acting = (
             flags[name][copy] for name in ("reward", "terminated", "truncated", "acting")
         )
-        codecs, agent_obs, agent_next, action_mask = [], [], [], []
+        agent_obs, agent_next, action_mask = [], [], []
         for team, now, later in zip(spec.teams, step.teams, spare.teams, strict=True):
             for n in range(team.num_agents):
-                codecs.append(AgentCodec(team, n))
                 agent_obs.append(now.obs[copy, n])
                 agent_next.append(later.obs[copy, n])
                 action_mask.append(None if now.action_mask is None else now.action_mask[copy, n])
-        self.codecs = tuple(codecs)
         self.agent_obs = tuple(agent_obs)
         self.agent_next = tuple(agent_next)
         self.agent_action_mask = tuple(action_mask)
-        self.writers = tuple(codec.writer(row) for codec, row in zip(codecs, agent_obs, strict=True))
-        self.decoders = tuple(codec.decode for codec in codecs)
         self.masked = any(row is not None for row in action_mask)
-        self.countable = tuple(codec.countable for codec in codecs)
         self.returns = [0.0] * len(self.ids)
         self.raw: list[Any] = [None] * len(self.ids)  # what was observed last, to say what was wrong with it
         self.raw_state: Any = None
@@ -97,8 +92,16 @@ class Rows:
         self.names: dict[str, None] = {}  # what infos have reported so far; all copies of a batch share one
         self.said: dict[str, tuple[float, int]] = {}  # sums over the agents whose episode has ended, and of how many
         self.noted: dict[str, dict[str, Any]] | None = None  # all infos of the step, if somebody wants them
-        self._checks = CHECKED_STEPS
-        self.checking = True
+        self.fit(spec.teams, resized=False)
+
+    def fit(self, teams: Sequence[TeamSpec], resized: bool) -> None:
+        """Expect observations of these teams' spaces; ``resized``: not those of the rows, where zeros fill up."""
+        self.codecs = tuple(AgentCodec(team, n) for team in teams for n in range(team.num_agents))
+        self.writers = tuple(codec.writer(row) for codec, row in zip(self.codecs, self.agent_obs, strict=True))
+        self.decoders = tuple(codec.decode for codec in self.codecs)
+        self.countable = tuple(codec.countable for codec in self.codecs)
+        self.resized = resized
+        self._checks, self.checking = CHECKED_STEPS, True
 
     def clear(self) -> None:
         """Forget the episode: nobody is alive, observations are zero, everything is legal."""
@@ -289,9 +292,10 @@ class Rows:
             raise ContractViolation(None, "state", f"{self.state.size} numbers", shown(state)) from None
         if array.dtype.kind not in "biuf":
             raise ContractViolation(None, "state", f"{self.state.size} numbers", shown(state))
-        if array.size != self.state.size:
+        if array.size != self.state.size and not (self.resized and array.size < self.state.size):
             raise ContractViolation(None, "state", f"{self.state.size} values", f"shape {array.shape}")
-        self.state[...] = array.reshape(-1)
+        self.state[: array.size] = array.reshape(-1)
+        self.state[array.size :] = 0
         if array.dtype == np.uint8 and array.ndim > 1:
             self.state /= 255.0
 
@@ -316,6 +320,8 @@ class Rows:
 
     def outside(self, bounds: Sequence[tuple[Array, Array] | None], successor: bool) -> ContractViolation | None:
         """Where an observation leaves the bounds of its space, ``(N, O)`` of each team (None: images cannot)."""
+        if self.resized:  # the bounds are those of other spaces; membership is checked now and then
+            return None
         g = 0
         for now, both in zip(self.next_obs if successor else self.obs, bounds, strict=True):
             if both is not None:

@@ -10,15 +10,16 @@ import pickle
 import signal
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from marl.adapters.copies import in_process
+from marl.adapters.copies import LocalBatch, in_process
 from marl.adapters.faults import Ledger, Tell
 from marl.adapters.pipe import Pipe
 from marl.adapters.sendable import dumps
 from marl.adapters.shared import Arena, lay_out, rows_of
 from marl.adapters.spawn import die_with
+from marl.adapters.tasks import PlainTask
 from marl.types import BatchEnv, EnvContractError, Episode, MarlError, Step, valid_choices
 
 Counted = tuple[dict[str, int], list[tuple[int, str, str]]]  # faults by kind, and whose episodes were lost and why
@@ -75,9 +76,12 @@ class Host:
         if self._ledger is not None:
             self._ledger.forward(self._tell)
 
-    def handle(self, command: str, *arguments: Any) -> object:
-        """Do what the learner asks."""
+    def handle(self, command: str, tasks: Mapping[int, PlainTask], *arguments: Any) -> object:
+        """Do what the learner asks, after it has been noted which tasks some copies play next."""
         assert self._env is not None
+        if tasks:
+            assert isinstance(self._env, LocalBatch)
+            self._env.assign_tasks(tasks)
         if command == "step":
             return self._publish(self._env.step(self._actions))
         if command == "reset":

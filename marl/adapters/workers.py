@@ -30,6 +30,7 @@ from marl.adapters.faults import Ledger
 from marl.adapters.sendable import sendable
 from marl.adapters.serve import Published
 from marl.adapters.shared import Arena, anonymous_file, lay_out
+from marl.adapters.tasks import CopyTasks, PlainTask, Ranges
 from marl.adapters.worker import START_SECONDS, Worker, WorkerFault
 from marl.types import (
     Array,
@@ -56,6 +57,7 @@ class WorkerBatch:
     restarts: how often in a row one worker is replaced; an episode finished by one of its copies starts a new count.
     build: creates a worker's batch, ``marl.adapters.in_process`` unless given; called as
         ``build(factory, count, patterns, first_copy=, max_steps=, on_bad_obs=, env_kwargs=)`` inside the worker.
+    tasks: what is known of the tasks of all copies; each worker's batch knows by itself how to reach its own.
 
     A worker that is killed, hangs, exits or whose environment raises is replaced; its copies start new episodes from
     fresh seeds derived from ``reset``'s, and the step marks them ``discarded`` and ``started``. ``faults`` counts what
@@ -78,6 +80,7 @@ class WorkerBatch:
         deadline: float = 60.0,
         restarts: int = 3,
         build: Callable[..., BatchEnv] | None = None,
+        tasks: CopyTasks | None = None,
     ) -> None:
         """Start the workers and wait until all copies exist."""
         if os.name != "posix":
@@ -91,6 +94,8 @@ class WorkerBatch:
         self._restarts = restarts
         self._seed = 0
         self._options: Mapping[str, Any] | None = None
+        self._tasks = tasks or CopyTasks(num_envs, None, None, {})
+        self._untold: set[int] = set()  # copies of whose next tasks their workers do not know yet
         self._begun = False  # reset or loaded at least once
         self._stepping: float | None = None  # when the step under way was sent
         self._faults = dict.fromkeys(FAULTS, 0)
@@ -146,13 +151,37 @@ class WorkerBatch:
         """Process ids of the workers, in the order of their copies; 0 for one that is down."""
         return tuple(worker.pid for worker in self._workers)
 
+    @property
+    def task_space(self) -> Ranges:
+        """The parameters of the copies' tasks; none where tasks cannot reach the environment."""
+        return self._tasks.space
+
+    def set_tasks(self, tasks: Mapping[str, Any], copies: Sequence[int] | slice = slice(None)) -> None:
+        """Choose tasks of some copies, one number for all or one each; workers are told with the next step."""
+        chosen = range(self._num_envs)[copies] if isinstance(copies, slice) else copies
+        self._tasks.choose(tasks, chosen)
+        self._untold.update(chosen)
+
+    def _news(self, worker: Worker, copies: Iterable[int]) -> dict[int, PlainTask]:
+        """The next tasks of a worker's copies, by its own numbers, which it is told now."""
+        mine = [e for e in copies if worker.first <= e < worker.first + worker.count]
+        self._untold.difference_update(mine)
+        return {e - worker.first: self._tasks.coming[e] for e in mine}
+
+    def _all_news(self, worker: Worker) -> dict[int, PlainTask]:
+        """The same of all of its copies that have one."""
+        return self._news(worker, [e for e, task in enumerate(self._tasks.coming) if task])
+
     def reset(self, seed: int, options: Mapping[str, Any] | None = None) -> Step:
-        """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, e)`` alone."""
+        """Start every copy afresh; copy ``e`` draws from a stream that depends on ``(seed, e)`` alone.
+
+        ``options`` go to the environment, but for ``{"task": {name: numbers}}`` if it has tasks.
+        """
         self._refuse_closed()
-        self._seed, self._options, self._stepping = seed, options, None
+        self._seed, self._options, self._stepping = seed, self._tasks.taken_from(options), None
         for worker in self._workers:
             worker.generation, worker.strikes, worker.pending = 0, 0, False
-        faults = self._ask(lambda worker: ("reset", seed, options), self._deadline)
+        faults = self._ask(lambda worker: ("reset", self._all_news(worker), seed, self._options), self._deadline)
         self._replace(faults, self._fresh_reset)
         self._begun = True
         return self._whole_step(faults, {})
@@ -176,7 +205,7 @@ class WorkerBatch:
         self._stepping = time.monotonic()
         for worker in self._workers:
             if not worker.pending:
-                worker.send(("step",))
+                worker.send(("step", self._news(worker, self._untold)))
 
     def step_wait(self) -> Step:
         """Wait for the step handed out by ``step_async``; workers that fail it are replaced before this returns."""
@@ -207,7 +236,7 @@ class WorkerBatch:
         if not self._begun:
             raise ConfigError("state_dict before reset: call reset(seed) first")
         for worker in self._workers:
-            worker.send(("state",))
+            worker.send(("state", self._news(worker, self._untold)))
         replies, _ = self._gather(self._workers, time.monotonic() + self._deadline)
         states = [replies.get(worker) for worker in self._workers]
         if all(
@@ -226,7 +255,7 @@ class WorkerBatch:
             for worker, state in zip(self._workers, states, strict=True)
         ]
         common = {"seed": self._seed, "options": self._options, "faults": self.faults, "lost": self._ledger.lost}
-        return {**common, "parts": parts}
+        return {**common, "coming": [dict(task) for task in self._tasks.coming], "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Step:
         """Go back to a saved state. One with a part for every worker needs the number of workers it was saved with."""
@@ -240,14 +269,17 @@ class WorkerBatch:
                 f"and cannot be loaded with {len(here)} over {self._num_envs}; use the same workers and num_envs"
             )
         self._seed, self._options, self._stepping = int(state["seed"]), state["options"], None
+        coming = state["coming"] if "coming" in state else _coming_in(state)
+        self._tasks.coming = [dict(task) for task in coming] or self._tasks.coming
+        self._untold.clear()
         for worker, part in zip(self._workers, parts, strict=True):
             worker.generation, worker.strikes, worker.pending = int(part["generation"]), 0, bool(part["pending"])
 
         def message(worker: Worker) -> tuple[Any, ...]:
             part = parts[worker.index]
             if part["state"] is None:
-                return ("reset", self._derived_seed(worker), self._options)
-            return ("load", {**part["state"], "faults": {}})
+                return self._fresh_reset(worker)
+            return ("load", {}, {**part["state"], "faults": {}})
 
         self._replace(self._ask(message, START_SECONDS), message)
         known = {str(kind): int(count) for kind, count in state["faults"].items()}
@@ -289,9 +321,11 @@ class WorkerBatch:
                 raise EnvContractError(f"worker {worker.index} could not create the environment: {fault.detail}")
         self._replace(faults, None)
         for worker in self._workers:
-            worker.send(("spec",))
+            worker.send(("spec", {}))
         answers, faults = self._gather(self._workers, time.monotonic() + START_SECONDS)
-        answers.update(self._replace(faults, lambda worker: ("spec",)))  # those lost while their fellows still started
+        answers.update(
+            self._replace(faults, lambda worker: ("spec", {}))
+        )  # those lost while their fellows still started
         # What our own children answer, over socket pairs that nobody else holds.
         specs: list[Spec] = [pickle.loads(answers[worker]) for worker in self._workers]
         for worker, spec in zip(self._workers, specs, strict=True):
@@ -397,7 +431,7 @@ class WorkerBatch:
 
     def _fresh_reset(self, worker: Worker) -> tuple[Any, ...]:
         """What a replacement is told."""
-        return ("reset", self._derived_seed(worker), self._options)
+        return ("reset", self._all_news(worker), self._derived_seed(worker), self._options)
 
     def _whole_step(self, lost: Iterable[Worker], replies: Mapping[Worker, Published]) -> Step:
         """The step over all copies; the arrays are already in place, except where workers differ in what they wrote."""
@@ -442,6 +476,12 @@ def _close_all(workers: list[Worker], memory: int, owner: int) -> None:
 def _back_off(strikes: int) -> float:
     """Seconds to wait before a restart: none the first time, then twice as long each time."""
     return 0.0 if strikes < 2 else min(0.25 * 2.0 ** (strikes - 2), 4.0)
+
+
+def _coming_in(state: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    """The next task of every copy in a batch's state that lists its copies; none if it has none."""
+    told = [copy.get("tasks") for copy in state.get("copies", ())]
+    return [tasks["coming"] for tasks in told if tasks is not None]
 
 
 def _is_divisible(state: Mapping[str, Any] | None) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from marl.adapters.describe import interface
 from marl.adapters.lifecycle import end_env, is_closed
+from marl.adapters.tasks import as_range, declared_space
 from marl.conformance.aec import AECPlayer
 from marl.conformance.parallel import ParallelPlayer
 from marl.conformance.player import EnvPlayer
@@ -64,6 +66,7 @@ def examine(
                 "note", "seed_without_effect", "", "another seed gives the very same episode: nothing in it is random"
             )
         _find_repetition(second, log, seed)
+        _find_ignored_tasks(second, log, seed)
     except Unplayable:
         pass
     facts.update(
@@ -123,6 +126,45 @@ def _find_repetition(player: EnvPlayer, log: Findings, seed: int) -> None:
                     shown.add(part(player.opening(None, seed)))
                 _say_repetition(log, len(shown) == 1)
             return
+
+
+def _find_ignored_tasks(player: EnvPlayer, log: Findings, seed: int) -> None:
+    """An environment that declares task parameters should play another episode for another task, by options at least.
+
+    Judged are the first steps with the least and the greatest value of each parameter. One that matters is enough: of
+    others the effect may come later.
+    """
+    declared = declared_space(player.env)
+    if not declared:
+        return
+    own = player.log
+    player.log = Findings()  # what goes wrong with options is no breach: nobody need take any
+    try:
+        for name, said in declared.items():
+            known = as_range(str(name), said)
+            if not known.low < known.high or math.isinf(known.high - known.low):
+                return  # there is nothing to compare
+            shown = []
+            for end in (known.low, known.high):
+                player.options = {"task": {name: int(end) if known.integer else end}}
+                shown.append(digest_of(player.opening(seed, seed, SECOND_STEPS)))
+            if shown[0] != shown[1]:
+                return
+        text = (
+            f"task_space declares {', '.join(map(str, declared))}, and reset(options={{'task': ...}}) changes nothing "
+            f"in the first {SECOND_STEPS} steps: a curriculum needs tasks=marl.curriculum.ByKwargs() or BySetter(...), "
+            "or reset() has to read them"
+        )
+    except Unplayable:
+        text = (
+            "task_space is declared, and reset(options={'task': ...}) fails: a curriculum needs "
+            "tasks=marl.curriculum.ByKwargs() or BySetter(...), or reset() has to read them"
+        )
+    except ConfigError as error:
+        text = f"no curriculum can use this: {error}"
+    finally:
+        player.options, player.log = None, own
+    log.add("note", "task_ignored", "", text)
 
 
 def _say_repetition(log: Findings, always: bool) -> None:

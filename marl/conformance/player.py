@@ -40,6 +40,7 @@ class EnvPlayer:
         self.masked: set[Hashable] = set()
         self.state_shape: tuple[int, ...] | None = None
         self._stateless = False
+        self.options: dict[str, Any] | None = None  # of every reset
         self._held: dict[Hashable, tuple[Any, bytes]] = {}
         self._choices = 0
         self._read = False  # agents and spaces as they are after the first reset, where training reads them
@@ -75,7 +76,8 @@ class EnvPlayer:
     def _reset(self, seed: int | None) -> Any:
         """What reset returns. Agents and spaces are read after the first one."""
         what = "reset() without a seed" if seed is None else "reset()"
-        answer = attempt(self.log, what, lambda: self.env.reset(seed=seed))
+        options = {} if self.options is None else {"options": self.options}
+        answer = attempt(self.log, what, lambda: self.env.reset(seed=seed, **options))
         if not self._read:
             self._read_spaces()
         self.returns = dict.fromkeys(self.agents, 0.0)

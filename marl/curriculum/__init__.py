@@ -1,11 +1,12 @@
-"""Curricula: which task each copy of a world meets in its next episode.
+"""Curricula: which task each copy of an environment meets in its next episode.
 
-A task is a number for some of the parameters that a world declares in its ``task_space``. When a copy's episode ends,
-its result goes to the curriculum, which draws the task of an episode to come. Copies reset themselves in the step that
-ends an episode, so the next one is already chosen then: a result changes the episode after it. Evaluation never sees
-any of this; it plays the ``target``.
+A task is a number for some of an environment's parameters; ``ByOptions``, ``ByKwargs`` and ``BySetter`` are the ways in
+which it reaches one that is not compiled. When a copy's episode ends, its result goes to the curriculum, which draws
+the task of an episode to come. Copies reset themselves in the step that ends an episode, so the next one is already
+chosen then: a result changes the episode after it. Evaluation never sees any of this; it plays the ``target``.
 """
 
+from marl.adapters.tasks import ByKwargs, ByOptions, BySetter
 from marl.curriculum.level_replay import PrioritizedLevelReplay
 from marl.curriculum.progress import LearningProgress
 from marl.curriculum.randomization import Annealed, DomainRandomization
@@ -17,6 +18,9 @@ __all__ = [
     "Among",
     "Annealed",
     "Between",
+    "ByKwargs",
+    "ByOptions",
+    "BySetter",
     "DomainRandomization",
     "LearningProgress",
     "PrioritizedLevelReplay",

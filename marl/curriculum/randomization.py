@@ -47,6 +47,11 @@ class DomainRandomization:
         """The task parameters it chooses."""
         return frozenset(self.task)
 
+    @property
+    def tasks(self) -> list[Task]:
+        """All tasks that it may choose, as distributions."""
+        return [self.task]
+
     def check(self, steps: int | None) -> None:
         """Accept any number of steps."""
 

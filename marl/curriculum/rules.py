@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 from marl.config import config, setting
 from marl.types import ConfigError, Episode, Spec
 
-Success = float | Callable[[Episode], bool] | None
+Success = float | str | Callable[[Episode], bool] | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,13 @@ def outcome_of(episode: Episode, spec: Spec, team: str | None, success: Success)
     values = {"return": total}
     if callable(success):
         values["success"] = float(success(episode))
+    elif isinstance(success, str):
+        if success not in episode.info:
+            raise ConfigError(
+                f"curriculum: success={success!r}: expected a number of that name in the infos of an episode's last "
+                f"step, got {', '.join(sorted(episode.info)) or 'none'}"
+            )
+        values["success"] = episode.info[success]
     elif success is not None:
         values["success"] = float(total >= success)
     elif "success" in episode.info:
@@ -94,11 +101,12 @@ def outcome_of(episode: Episode, spec: Spec, team: str | None, success: Success)
 
 
 def value_of(outcome: TaskOutcome, name: str) -> float:
-    """One measure of an episode. Raises ConfigError if the world or league does not report it."""
+    """One measure of an episode. Raises ConfigError if the environment or league does not report it."""
     if name in outcome.values:
         return outcome.values[name]
     missing = {
-        "success": "the world reports no success; say with success= what one is: a least return, or a function",
+        "success": "the environment reports no success; say with success= what one is: a least return, the name of a "
+        "number in the infos of an episode's last step, or a function of the episode",
         "rating": "ratings are of a league, and there of one team: league=marl.League(...), curriculum={TEAM: ...}",
         "win": "winning needs two teams and a curriculum of one of them: curriculum={TEAM: ...}",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -61,6 +61,21 @@ class Curriculum(Protocol):
 
     def build(self, space: TaskSpace, seed: np.random.SeedSequence) -> Scheduler:
         """Make the scheduler. Raises ConfigError for parameters that the world does not have."""
+        ...
+
+
+@runtime_checkable
+class KnowsTasks(Protocol):
+    """A curriculum that can list its tasks, which environments need that declare no ``task_space``."""
+
+    @property
+    def target(self) -> Task:
+        """The tasks that evaluation plays."""
+        ...
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """All tasks that it may choose, as distributions."""
         ...
 
 

@@ -44,7 +44,8 @@ class Stages:
             negative, as far below it); None: never.
         hysteresis: a stage that was gone back to asks for so much more.
         rehearse: the share of episodes that play an earlier stage, so that it is not forgotten.
-        success: a least return, or a function of an Episode, where the world reports no ``success``.
+        success: what a success is: a least return, the name of a number in the infos of an episode's last step, or a
+            function of an Episode; None: what infos call ``success``.
     """
 
     stages: Sequence[Stage]
@@ -94,6 +95,11 @@ class Stages:
     def parameters(self) -> frozenset[str]:
         """The task parameters it chooses."""
         return frozenset(self.stages[0].task)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All tasks that it may choose, as distributions."""
+        return [stage.task for stage in self.stages]
 
     def check(self, steps: int | None) -> None:
         """Refuse a stage that begins only after the training's end. Raises ConfigError."""

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from marl.adapters.tasks import TaskRange
 from marl.curriculum.rules import TaskOutcome, outcome_of
-from marl.curriculum.scheduler import Curriculum, Scheduler
-from marl.curriculum.tasks import check_task, with_tasks
+from marl.curriculum.scheduler import Curriculum, KnowsTasks, Scheduler
+from marl.curriculum.tasks import Task, check_task, ranges_of, with_tasks
 from marl.schedules import Clock
 from marl.types import Array, BatchEnv, ConfigError, Episode
 
@@ -23,6 +24,15 @@ def checked_curricula(curriculum: Curricula, steps: int | None) -> Curricula:
             raise ConfigError(f"curriculum: expected one such as marl.curriculum.Stages([...]), got {one!r}")
         one.check(steps)
     return curriculum
+
+
+def task_ranges(curriculum: Curricula | None) -> dict[str, TaskRange]:
+    """The values of tasks in training and evaluation, as far as curricula can list theirs."""
+    tasks: list[Task] = []
+    for one in curriculum.values() if isinstance(curriculum, Mapping) else [curriculum]:
+        if one is not None and isinstance(one, KnowsTasks):
+            tasks += [*one.tasks, one.target]
+    return ranges_of(tasks)
 
 
 class CurriculumState:

@@ -1,21 +1,22 @@
-"""Tasks: numbers for the parameters that a world declares, and distributions of them."""
+"""Tasks: numbers for the parameters of an environment, and distributions of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from marl.adapters.tasks import TaskRange
 from marl.config import unknown
 from marl.schedules import Clock, Exponential, Linear, value_at
 from marl.types import Array, BatchEnv, ConfigError
 
 
 class Range(Protocol):
-    """A task parameter as a world declares it."""
+    """The values that a task parameter may have."""
 
     @property
     def low(self) -> float:
@@ -28,11 +29,6 @@ class Range(Protocol):
         ...
 
     @property
-    def default(self) -> float:
-        """Its value unless a curriculum says otherwise."""
-        ...
-
-    @property
     def integer(self) -> bool:
         """Whether only whole numbers have a meaning."""
         ...
@@ -40,11 +36,11 @@ class Range(Protocol):
 
 @runtime_checkable
 class HasTasks(Protocol):
-    """A batch whose copies can be given tasks."""
+    """A batch whose copies may be given tasks."""
 
     @property
     def task_space(self) -> Mapping[str, Range]:
-        """The parameters and their ranges."""
+        """The parameters and their ranges; empty where there are none."""
         ...
 
     def set_tasks(self, tasks: Mapping[str, Any], copies: Sequence[int] | slice = slice(None)) -> None:
@@ -161,11 +157,34 @@ def final(choice: Number | Between | Among) -> Number | Between | Among:
     return choice
 
 
+def ranges_of(tasks: Iterable[Task]) -> dict[str, TaskRange]:
+    """The least range of each parameter that holds all of these tasks; whole numbers where all of its numbers are ints.
+
+    Raises:
+        ConfigError: for what is no number.
+    """
+    numbers: dict[str, list[float]] = {}
+    for task in tasks:
+        for name, choice in task.items():
+            numbers.setdefault(name, []).extend(_ends("curriculum", name, choice))
+    return {
+        name: TaskRange(min(ends), max(ends), all(isinstance(end, int) for end in ends))
+        for name, ends in numbers.items()
+    }
+
+
+def has_tasks(env: BatchEnv) -> bool:
+    """Whether the copies of an environment can be given tasks."""
+    return isinstance(env, HasTasks) and bool(env.task_space)
+
+
 def with_tasks(env: BatchEnv) -> HasTasks:
     """The environment, if its copies can be given tasks. Raises ConfigError."""
-    if not isinstance(env, HasTasks):
+    if not isinstance(env, HasTasks) or not env.task_space:
         raise ConfigError(
-            f"curriculum: {env.spec.env} declares no tasks; a curriculum needs a batched world with task_space and "
-            "set_tasks (such as those of marl_envs), since other environments take keywords only when they are made"
+            f"curriculum: {env.spec.env} declares no task_space, so say how tasks reach it: "
+            "tasks=marl.curriculum.ByOptions() for reset(options={'task': ...}), ByKwargs() for keyword arguments, "
+            "BySetter('set_task') for a method or a function; a curriculum then says which there are (one of your own "
+            "by a property tasks)"
         )
     return env

@@ -15,7 +15,7 @@ from marl.adapters.spoken import Spoken
 from marl.channels import Channel, Hub, Link, Tamper
 from marl.config import check_whole
 from marl.curriculum.evaluation_tasks import EvaluationTasks
-from marl.curriculum.tasks import HasTasks, Task
+from marl.curriculum.tasks import Task, has_tasks
 from marl.learners import Learner
 from marl.learners.base import channel_net_of
 from marl.playing.actor import Actor
@@ -253,7 +253,7 @@ def evaluate(
         changed = [*links, None if spoken is None else spoken.link]
         changes = [] if experiment.link is None else [f"link: {in_words(one)}" for one in changed if one is not None]
         changes += experiment.summary
-        has_target = bool(plan.task) and (plan.must_have_tasks or isinstance(batch, HasTasks))
+        has_target = bool(plan.task) and (plan.must_have_tasks or has_tasks(batch))
 
         def play(actor: Actor) -> Report:
             target = EvaluationTasks(plan.task, batch, task_seed) if has_target and plan.task is not None else None

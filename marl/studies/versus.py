@@ -110,7 +110,8 @@ def versus(
         }
         table = open_env(factory)
         try:
-            scores[seat] = _play(table, policies, seat, games, streams[-1], greedy)
+            options = system.setup.reset_options if own else None
+            scores[seat] = _play(table, policies, seat, games, streams[-1], greedy, options)
         finally:
             if instance is None:
                 close_env(table)
@@ -126,11 +127,19 @@ def _opponent(system: MultiAgentSystem, opponent: MultiAgentSystem | None, name:
     return Agent(team, index, net, distribution, seed)
 
 
-def _play(env: Any, policies: Mapping[str, Agent], seat: str, games: int, seed: int, greedy: bool) -> Score:
+def _play(
+    env: Any,
+    policies: Mapping[str, Agent],
+    seat: str,
+    games: int,
+    seed: int,
+    greedy: bool,
+    options: Mapping[str, Any] | None,
+) -> Score:
     won = drawn = lost = 0
     illegal = {True: 0, False: 0}
     for game in range(games):
-        env.reset(seed=seed if game == 0 else None)
+        env.reset(seed=seed if game == 0 else None, **({"options": dict(options)} if options else {}))
         returns = dict.fromkeys(policies, 0.0)
         for policy in policies.values():
             policy.reset()

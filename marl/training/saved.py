@@ -73,7 +73,9 @@ def read(path: str | Path, given: Setup, trust: bool) -> Saved:
     world = scenario.env if scenario is not None else reference
     if not trust:
         received.refuse_side_effects(where, received.side_effects(state.get("changed", {}), "changed"))
-    given = replace(given, env=world, env_kwargs={} if env is NOWHERE else given.env_kwargs)
+    given = replace(given, env=world)
+    if env is NOWHERE:
+        given = replace(given, env_kwargs={}, reset_options={})
     options = received.options(where, meta, scenario)
     said, lost = received.settings(where, meta | options, given, scenario, trust)
     numbers = {one.name: meta[one.name] for one in saved_as(type(given), NUMBER)}

@@ -34,6 +34,7 @@ from marl.training.parts import AFTER, BEFORE, LEAGUE, Context, LeaguePart, Reci
 from marl.types import BatchEnv, CheckpointError, ConfigError, MarlError, Spec, Step
 
 EARLY = ("shaping", "cross_team", "callbacks")  # parts that need no environment to be built
+NEEDED_BY_TASKS = ("curriculum", "tasks")  # settings without which nobody knows what to play
 
 MOST_CHANGES = 1_000  # that are told, the newest ones; of each setting the present value is kept in any case
 NAMES = 2  # of the keys of a saved state; in 0.1 they had others
@@ -88,7 +89,7 @@ class TrainingState:
             self.learners,
             make_env=self.environments.another,
             load=load,
-            target=lambda: {} if self.lost == "curriculum" else self.setup.target,
+            target=lambda: {} if self.lost in NEEDED_BY_TASKS else self.setup.target,
             entries_of=self.environments.message_entries,
         )
         self._recipes = recipes(self._context)
@@ -178,7 +179,7 @@ class TrainingState:
     @property
     def target(self) -> Task:
         """The tasks that evaluation plays. Raises CheckpointError if the checkpoint's curriculum is not here."""
-        if self.lost == "curriculum":
+        if self.lost in NEEDED_BY_TASKS:
             self.refuse_lost()
         return self.setup.target
 
