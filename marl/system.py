@@ -17,12 +17,11 @@ from marl.curriculum.state import Curricula
 from marl.curriculum.tasks import Task
 from marl.environments import Environments
 from marl.film import Played
-from marl.league import Leagues, LeagueState
+from marl.league import Leagues
 from marl.learners import Learner
 from marl.logs import LoggedRun, Logger, looking_on
 from marl.logs.progress import Screen
-from marl.notebook import html_table
-from marl.playing import Agent, Experiment, Report, Strategy
+from marl.playing import Agent, Experiment, Report
 from marl.playing.evaluate import Decentralized, EvaluationPlan, Metrics, evaluate
 from marl.renamed import old_attributes, old_keywords
 from marl.run import Run, train_in
@@ -152,25 +151,6 @@ class MultiAgentSystem(Trained):
         with looking_on(run, loggers, watcher, self) as (log, tick), self.training.called(self, everybody):
             return loop.train(self.training, asked, log, tick)
 
-    @property
-    def workers(self) -> int:
-        """Processes that the copies are spread over; may be set while the environment is closed."""
-        return self.training.workers
-
-    @workers.setter
-    def workers(self, workers: int) -> None:
-        self.training.workers = workers
-
-    @property
-    def faults(self) -> dict[str, int]:
-        """Faults of the training environment's copies that training survived, by kind, and ``lost_episodes``."""
-        return self.environments.faults
-
-    @property
-    def league_state(self) -> LeagueState:
-        """The state of the league: pools, ratings, payoff tables. Raises ConfigError if there is none."""
-        return self.training.league_state
-
     # --- playing ------------------------------------------------------------------------------------------------------
 
     @old_keywords(decentralised="decentralized")
@@ -248,27 +228,7 @@ class MultiAgentSystem(Trained):
         played, _ = film.play(self, 1, seed, max_steps, explore=not greedy)
         return played[0]
 
-    def strategy(self, team: str) -> Strategy:
-        """A team's policies and their probabilities; one is drawn for each episode.
-
-        It is its learner's, but for a PSRO run, whose result is a mixture. Raises ConfigError without such a team.
-        """
-        return self.training.players.strategy(self.setup.place_of(team, self.spec, "strategy"))
-
-    @property
-    def target(self) -> Task:
-        """The tasks that evaluation plays: those of the curriculum's target. Empty: the world's defaults."""
-        return self.training.target
-
     # --- saving and loading -------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact resume needs, as a tree of tensors, arrays and JSON values."""
-        return self.training.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state; the environment is brought back when training goes on."""
-        self.training.load_state_dict(state)
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
@@ -314,22 +274,6 @@ class MultiAgentSystem(Trained):
             system._begin(saved.spec)
         saved.restore(system.training)
         return system
-
-    def __repr__(self) -> str:
-        """Environment, learners and steps so far."""
-        learners = zip(self.spec.teams, self.setup.configs, strict=True)
-        teams = ", ".join(f"{team.name}: {type(one).__name__} of {team.num_agents}" for team, one in learners)
-        return f"<MultiAgentSystem on {self.spec.env}, {self.num_envs} copies; {teams}; {self.steps:,} steps>"
-
-    def _repr_html_(self) -> str:
-        """Environment, teams with their learners, what was trained, and where."""
-        learners = zip(self.spec.teams, self.setup.configs, strict=True)
-        rows = [(f"team {team.name}", f"{type(one).__name__}: {', '.join(team.agents)}") for team, one in learners]
-        returns = self.history.get("mean_return")
-        rows += [("copies", f"{self.num_envs}, {self.workers} worker processes"), ("device", str(self.device))]
-        rows += [("trained", f"{self.steps:,} steps, {self.episodes:,} episodes")]
-        rows += [("mean return", f"{returns[-1]:.2f}")] if returns else []
-        return html_table(f"MultiAgentSystem on {self.spec.env}", rows)
 
     @property
     def env(self) -> BatchEnv:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from marl.curriculum.tasks import Task
+from marl.environments import Environments
+from marl.league import LeagueState
+from marl.notebook import html_table
+from marl.playing import Strategy
+from marl.setup import Setup
 from marl.training.history import History
 from marl.training.state import TrainingState
+from marl.types import Spec
 
 
 class Trained:
-    """How far a training is, and settings that may change between its steps."""
+    """How far a training is, its state, and settings that may change between its steps."""
 
     training: TrainingState
+    environments: Environments
+    setup: Setup
+    spec: Spec
+    num_envs: int
+    device: torch.device
 
     @property
     def history(self) -> History:
@@ -27,6 +42,37 @@ class Trained:
     def episodes(self) -> int:
         """Episodes that ended in training so far."""
         return self.training.log.episodes
+
+    @property
+    def workers(self) -> int:
+        """Processes that the copies are spread over; may be set while the environment is closed."""
+        return self.training.workers
+
+    @workers.setter
+    def workers(self, workers: int) -> None:
+        self.training.workers = workers
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Faults of the training environment's copies that training survived, by kind, and ``lost_episodes``."""
+        return self.environments.faults
+
+    @property
+    def league_state(self) -> LeagueState:
+        """The state of the league: pools, ratings, payoff tables. Raises ConfigError if there is none."""
+        return self.training.league_state
+
+    def strategy(self, team: str) -> Strategy:
+        """A team's policies and their probabilities; one is drawn for each episode.
+
+        It is its learner's, but for a PSRO run, whose result is a mixture. Raises ConfigError without such a team.
+        """
+        return self.training.players.strategy(self.setup.place_of(team, self.spec, "strategy"))
+
+    @property
+    def target(self) -> Task:
+        """The tasks that evaluation plays: those of the curriculum's target. Empty: the world's defaults."""
+        return self.training.target
 
     def value(self, setting: str) -> Any:
         """A setting that may change, as it is now; of a schedule its value of now. Names as for :meth:`change`.
@@ -54,3 +100,27 @@ class Trained:
     def changes(self) -> list[dict[str, Any]]:
         """When settings were changed, the newest at the end: ``step``, ``setting``, ``from`` and ``to``."""
         return list(self.training.changes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs, as a tree of tensors, arrays and JSON values."""
+        return self.training.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state; the environment is brought back when training goes on."""
+        self.training.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        """Environment, learners and steps so far."""
+        learners = zip(self.spec.teams, self.setup.configs, strict=True)
+        teams = ", ".join(f"{team.name}: {type(one).__name__} of {team.num_agents}" for team, one in learners)
+        return f"<{type(self).__name__} on {self.spec.env}, {self.num_envs} copies; {teams}; {self.steps:,} steps>"
+
+    def _repr_html_(self) -> str:
+        """Environment, teams with their learners, what was trained, and where."""
+        learners = zip(self.spec.teams, self.setup.configs, strict=True)
+        rows = [(f"team {team.name}", f"{type(one).__name__}: {', '.join(team.agents)}") for team, one in learners]
+        returns = self.history.get("mean_return")
+        rows += [("copies", f"{self.num_envs}, {self.workers} worker processes"), ("device", str(self.device))]
+        rows += [("trained", f"{self.steps:,} steps, {self.episodes:,} episodes")]
+        rows += [("mean return", f"{returns[-1]:.2f}")] if returns else []
+        return html_table(f"{type(self).__name__} on {self.spec.env}", rows)
