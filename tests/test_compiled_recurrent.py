@@ -40,15 +40,9 @@ def sequences(unit, sets, time, rows, units, seed=0):
     random = torch.Generator().manual_seed(seed)
     normal = functools.partial(torch.randn, generator=random)
     start, acting = (torch.rand(sets, time, rows, generator=random) < share for share in (0.2, 0.8))
-    weight = normal(sets, units, 3 * units) / units**0.5
-    return (
-        normal(sets, time, rows, 3 * units),
-        normal(sets, rows, units),
-        start,
-        acting,
-        weight,
-        normal(sets, 3 * units),
-    )
+    width = unit.gates * units
+    weight, bias = normal(sets, units, width) / units**0.5, normal(sets, width)
+    return normal(sets, time, rows, width), normal(sets, rows, unit.state * units), start, acting, weight, bias
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
