@@ -15,7 +15,7 @@ from marl.grid.scope import Scope
 from marl.memory.sample import Sample
 from marl.nets.action_head import ActionHead
 from marl.nets.agent_net import AgentNet
-from marl.nets.networks import CNN, GRU, MLP, Network, default_network
+from marl.nets.networks import CNN, MLP, Network, default_network, remembers
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters
 from marl.reduce import ALONE, Reduce
@@ -124,7 +124,7 @@ class ActionCritic(nn.Module):
         self._but_oneself = torch.tensor(rows, dtype=torch.int64, device=device)  # (N, N - 1)
         read = (team.num_agents if self.joint else 1) - (outputs > 1)
         extra_inputs = self.code.size * read + (0 if self.others is None else self.others.width)
-        if isinstance(network, GRU):
+        if remembers(network):
             raise ConfigError(
                 "critic_network: critics of actions are feed-forward (they read the stored step); use MLP() or CNN()"
             )
@@ -135,7 +135,7 @@ class ActionCritic(nn.Module):
         else:
             places = scope.true_inputs(spec, team)
             own = None if places is None else [places] * owner.num_sets
-        if network is None and not isinstance(policy_network, GRU):
+        if network is None and not remembers(policy_network):
             network = policy_network
         if network is None or (len(shape) != 3 and isinstance(network, CNN)):
             network = default_network(shape)

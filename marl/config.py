@@ -91,8 +91,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "marl.memory.hindsight": ("Hindsight",),
     "marl.memory.priorities": ("Prioritized",),
     "marl.memory.replay": ("ReplayMemory",),
-    "marl.nets.networks": ("CNN", "GRU", "MLP"),
-    "marl.nets.q_head": ("Atoms", "Quantiles"),
+    "marl.nets": ("CNN", "GRU", "LSTM", "MLP", "Atoms", "Quantiles"),
     "marl.optim": ("SGD", "Adam", "AdamW", "RMSprop", "TorchOptim"),
     "marl.schedules": ("Exponential", "Linear", "Logarithmic"),
     "marl.shaping": (
@@ -107,6 +106,8 @@ MOVED = {  # where classes stood that older files name
     "marl.credit": "marl.grid",
     "marl.influence": "marl.shaping",
     "marl.learners.off_policy": "marl.memory.priorities",
+    "marl.nets.networks": "marl.nets",
+    "marl.nets.q_head": "marl.nets",
     "marl.scope": "marl.grid",
 }
 MISPLACED = {"Spoken": "; words are the environment's: give MultiAgentSystem or Scenario channel=marl.Spoken(...)"}

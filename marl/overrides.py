@@ -372,7 +372,7 @@ def _word(hint: Any) -> str:
         return f"{hint.__name__}(...)"
     if getattr(hint, "_is_protocol", False):
         examples = {
-            "Network": "MLP(...), CNN(...) or GRU(...)",
+            "Network": "MLP(...), CNN(...), GRU(...) or LSTM(...)",
             "Stop": "MeanReturn(...)",
             "Scope": "Joint(...), Local(...) or another scope",
             "Credit": "Independent(...), TeamReward(...) or another credit",

@@ -12,7 +12,7 @@ from torch import nn
 
 import marl
 from marl.auxiliary import PredictActions
-from marl.nets.networks import GRU, MLP
+from marl.nets import GRU, MLP
 from marl.nets.stacked import StackedLinear
 from marl.optim import SGD
 from marl.schedules import Clock

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import marl
+from marl.nets import CNN, GRU, MLP, Custom
 from marl.nets.agent_net import AgentNet
 from marl.nets.fused import Buffers, fused_mlp
-from marl.nets.networks import CNN, GRU, MLP, Custom
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters

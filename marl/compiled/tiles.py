@@ -143,7 +143,7 @@ def _room(size: int) -> Array:
 
 
 @fast_kernel
-def _strip(
+def strip(
     out: Array, at: int, across: int, a: Array, start: int, step: int, skip: int, x: Array, origin: int, below: int,
     rows: int, inner: int, bias: int,
 ) -> None:  # fmt: skip
@@ -173,7 +173,7 @@ def _times(
     across, wide = out.shape[1], x.shape[1]
     if rows <= BLOCK and inner <= DEEP:  # read once: not worth gathering
         for j in range(0, columns, PANEL):
-            _strip(out, j, across, a, at, step, skip, x, j, wide, rows, inner, bias)
+            strip(out, j, across, a, at, step, skip, x, j, wide, rows, inner, bias)
         return
     panel = _room(min(inner, DEEP) * PANEL)
     for j in range(0, columns, PANEL):
@@ -183,7 +183,7 @@ def _times(
                 for c in range(PANEL):
                     panel[k * PANEL + c] = x[first + k, j + c]
             begin = KEEP if first else bias
-            _strip(out, j, across, a, at + first * skip, step, skip, panel, 0, PANEL, rows, count, begin)
+            strip(out, j, across, a, at + first * skip, step, skip, panel, 0, PANEL, rows, count, begin)
 
 
 @fast_kernel
@@ -200,7 +200,7 @@ def _outer(gradient: Array, at: int, bias: int, x: Array, z: Array, inner: int, 
         count = min(columns - first, DEEP)
         for i in range(0, whole, PANEL):
             flip(panel, 0, PANEL, z, i * z.shape[1] + first, z.shape[1], PANEL, count)
-            _strip(gradient, at + i, rows, x, first, x.shape[1], 1, panel, 0, PANEL, inner, count, KEEP)
+            strip(gradient, at + i, rows, x, first, x.shape[1], 1, panel, 0, PANEL, inner, count, KEEP)
     # What is left of the outputs, or all of a narrow layer: sums along columns.
     for i in range(whole, rows - 1, 2):
         for k in range(0, inner - 3, 4):

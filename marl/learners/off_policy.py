@@ -35,7 +35,7 @@ from marl.memory.sample import Sample
 from marl.nets.action_head import ActionHead
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
-from marl.nets.networks import GRU, Network, default_network
+from marl.nets.networks import Network, default_network, remembers
 from marl.nets.owner import Owner, weights_of
 from marl.nets.stacked import FlatParameters, HasMode, backward_through, fitting, holds_own
 from marl.optim import Adam, Optimizer, Stepper
@@ -53,7 +53,7 @@ class OffPolicy:
     critic: Scope = setting(Local(), "what the critic sees: Local() or Joint()")
     sharing: SharingLike = setting("all", "'none', 'all', 'type' or a mapping of agent patterns to groups")
     credit: Credit = setting(Independent(), "Independent(), TeamReward(), or a mixer: VDN(), QMix(), ...")
-    network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
+    network: Network | None = setting(None, "MLP(), CNN(), GRU(), LSTM() or Custom(); None: MLP(), or CNN() for images")
     channel: Channel | None = setting(
         None, "what the team's policies tell each other: CommNet(), DIAL(), ...; None: nothing"
     )
@@ -238,7 +238,7 @@ class OffPolicyLearner(ABC):
         self.mixing = isinstance(settings.credit, Mixing)
         self.network = settings.network or default_network(team.obs.shape)
         channel = settings.channel
-        recurrent = isinstance(self.network, GRU) or (channel is not None and channel.remembers)
+        recurrent = remembers(self.network) or (channel is not None and channel.remembers)
         self.length = settings.sequence or (20 if recurrent else 1)
         self.where = f"{name} on team {team.name!r}"
         refuse(

@@ -46,7 +46,7 @@ class OnPolicy:
     credit: Credit = setting(
         Independent(), "whose reward an agent learns from: Independent(), TeamReward() or Counterfactual()"
     )
-    network: Network | None = setting(None, "MLP(), CNN(), GRU() or Custom(); None: MLP(), or CNN() for images")
+    network: Network | None = setting(None, "MLP(), CNN(), GRU(), LSTM() or Custom(); None: MLP(), or CNN() for images")
     critic_network: Network | None = setting(None, "the critic's; None: the same choice as the actor's")
     channel: Channel | None = setting(
         None, "what the team's policies tell each other: CommNet(), TarMAC(), ...; None: nothing"

@@ -57,7 +57,10 @@ class Body(nn.Module):
 
 
 class Network(Protocol):
-    """A network choice: any frozen dataclass with this ``build`` can be passed as ``network=``."""
+    """A network choice: any frozen dataclass with this ``build`` can be passed as ``network=``.
+
+    One whose body has a carry also has a property ``remembers``, which is True.
+    """
 
     @property
     def width(self) -> int:
@@ -69,13 +72,19 @@ class Network(Protocol):
         ...
 
 
+def remembers(network: Network | None) -> bool:
+    """Whether a network has a carry, which it says itself by ``remembers``."""
+    return bool(getattr(network, "remembers", False))
+
+
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
     if name not in ACTIVATIONS:
         raise ConfigError(f"network.activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]
 
 
-def _sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+def whole_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Sizes as a tuple. Raises ConfigError about ``name`` unless they are positive whole numbers."""
     whole = isinstance(sizes, tuple | list) and all(type(size) is int and size > 0 for size in sizes)
     if not whole or not sizes:
         raise ConfigError(f"{name}: expected positive whole numbers such as (64, 64), got {sizes!r}")
@@ -111,7 +120,7 @@ class MLP:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _sizes("MLP.sizes", self.sizes)
+        whole_sizes("MLP.sizes", self.sizes)
         _activation(self.activation)
         if not 0 <= self.noisy < math.inf:
             raise ConfigError(f"MLP.noisy: expected a number of at least 0, got {self.noisy!r}")
@@ -205,10 +214,10 @@ class CNN:
     def __post_init__(self) -> None:
         """Check the values."""
         for name in ("channels", "kernels", "strides"):
-            _sizes(f"CNN.{name}", getattr(self, name))
+            whole_sizes(f"CNN.{name}", getattr(self, name))
         if not len(self.channels) == len(self.kernels) == len(self.strides):
             raise ConfigError("CNN: channels, kernels and strides must have one entry for each convolution")
-        _sizes("CNN.hidden", (self.hidden,))
+        whole_sizes("CNN.hidden", (self.hidden,))
         _activation(self.activation)
 
     @property
@@ -258,67 +267,6 @@ class _CNNBody(Body):
         y = y.reshape(time, rows, sets, -1).permute(2, 0, 1, 3)  # (S, T, M, F)
         y = self.activation(self.project(_vector(y, extra)))
         return y, _no_carry(y)
-
-
-@dataclass(frozen=True)
-class GRU:
-    """An encoder followed by a gated recurrent unit (Cho et al. 2014).
-
-    Args:
-        hidden: width of the recurrent state.
-        encoder: what comes before it: an :class:`MLP` or a :class:`CNN`; None means ``MLP((hidden,))`` for vectors and
-            ``CNN()`` for images.
-    """
-
-    hidden: int = 64
-    encoder: MLP | CNN | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _sizes("GRU.hidden", (self.hidden,))
-
-    @property
-    def width(self) -> int:
-        """How many features the built module returns."""
-        return self.hidden
-
-    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
-        """Make the stacked module."""
-        encoder = self.encoder or (CNN() if len(inputs.shape) == 3 else MLP((self.hidden,)))
-        return _GRUBody(self, encoder.build(owner, inputs, generators), owner, generators)
-
-
-class _GRUBody(Body):
-    """``r, z = sigmoid(W x + U h)``, ``n = tanh(W x + b + r (U h + c))``, ``h' = (1 - z) n + z h``."""
-
-    def __init__(self, config: GRU, encoder: Body, owner: Owner, generators: Sequence[torch.Generator]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.owner = owner
-        self.inputs = StackedLinear(owner, encoder.width, 3 * config.hidden, generators, gain=1.0)
-        self.recurrent = StackedLinear(owner, config.hidden, 3 * config.hidden, generators, gain=1.0)
-        self.width = self.carry_width = config.hidden
-
-    def forward(
-        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        y, _ = self.encoder(x, extra, carry, start, acting)
-        from_input = self.inputs(y)  # (S, T, M, 3H)
-        keep = (~start).unsqueeze(-1).to(y.dtype)
-        move = acting.unsqueeze(-1)
-        carries = []
-        for t in range(x.shape[1]):
-            carry = carry * keep[:, t]
-            from_carry = self.recurrent(carry.unsqueeze(1)).squeeze(1)  # (S, M, 3H)
-            input_r, input_z, input_n = from_input[:, t].chunk(3, dim=-1)
-            carry_r, carry_z, carry_n = from_carry.chunk(3, dim=-1)
-            reset = torch.sigmoid(input_r + carry_r)
-            update = torch.sigmoid(input_z + carry_z)
-            candidate = torch.tanh(input_n + reset * carry_n)
-            carry = torch.where(move[:, t], torch.lerp(candidate, carry, update), carry)
-            carries.append(carry)
-        hidden = torch.stack(carries, dim=1)  # (S, T, M, H)
-        return hidden, hidden
 
 
 @dataclass(frozen=True)

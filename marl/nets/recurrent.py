@@ -1,0 +1,200 @@
+"""Networks that remember: a GRU and an LSTM behind an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marl.compiled import recurrent
+from marl.compiled.backend import ChosenNetwork, DenseLayers, network_for, recorded
+from marl.compiled.recurrent import Unit
+from marl.nets.networks import CNN, MLP, Body, Inputs, is_plain, whole_sizes
+from marl.nets.owner import Owner
+from marl.nets.stacked import StackedLinear
+
+
+@dataclass(frozen=True)
+class GRU:
+    """An encoder followed by a gated recurrent unit (Cho et al. 2014).
+
+    ``r, z = sigmoid(W x + b + U h + c)``, ``n = tanh(W x + b + r (U h + c))``, ``h' = (1 - z) n + z h``.
+
+    Args:
+        hidden: width of the recurrent state.
+        encoder: what comes before it: an :class:`MLP` or a :class:`CNN`; None means ``MLP((hidden,))`` for vectors and
+            ``CNN()`` for images.
+    """
+
+    hidden: int = 64
+    encoder: MLP | CNN | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        whole_sizes("GRU.hidden", (self.hidden,))
+
+    @property
+    def width(self) -> int:
+        """How many features the built module returns."""
+        return self.hidden
+
+    @property
+    def remembers(self) -> bool:
+        """Yes."""
+        return True
+
+    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
+        """Make the stacked module."""
+        return RecurrentBody(gru, self.hidden, self.encoder, owner, inputs, generators)
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """An encoder followed by a long short-term memory (Hochreiter and Schmidhuber 1997; with forget gates).
+
+    ``i, f, o = sigmoid(W x + b + U h + c)``, ``g = tanh(W x + b + U h + c)``, ``c' = f c + i g``, ``h' = o tanh(c')``.
+
+    Args:
+        hidden: width of the hidden state; the carry is twice as wide, ``[h, c]``.
+        encoder: as for :class:`GRU`.
+    """
+
+    hidden: int = 64
+    encoder: MLP | CNN | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        whole_sizes("LSTM.hidden", (self.hidden,))
+
+    @property
+    def width(self) -> int:
+        """How many features the built module returns."""
+        return self.hidden
+
+    @property
+    def remembers(self) -> bool:
+        """Yes."""
+        return True
+
+    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
+        """Make the stacked module."""
+        return RecurrentBody(lstm, self.hidden, self.encoder, owner, inputs, generators)
+
+
+def gru_loop(from_input: Tensor, carry: Tensor, start: Tensor, acting: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Carries ``(S, T, M, H)`` of a :class:`GRU` after each step; arguments as of ``marl.compiled.recurrent``."""
+
+    def step(x: Tensor, h: Tensor) -> Tensor:
+        input_r, input_z, input_n = x.chunk(3, dim=-1)
+        carry_r, carry_z, carry_n = torch.baddbmm(bias.unsqueeze(1), h, weight).chunk(3, dim=-1)
+        reset = torch.sigmoid(input_r + carry_r)
+        update = torch.sigmoid(input_z + carry_z)
+        candidate = torch.tanh(input_n + reset * carry_n)
+        return torch.lerp(candidate, h, update)
+
+    return _loop(step, from_input, carry, start, acting)
+
+
+def lstm_loop(from_input: Tensor, carry: Tensor, start: Tensor, acting: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Carries ``[h, c] (S, T, M, 2H)`` of an :class:`LSTM` after each step, likewise."""
+
+    def step(x: Tensor, carry: Tensor) -> Tensor:
+        h, cell = carry.chunk(2, dim=-1)
+        i, f, g, o = (x + torch.baddbmm(bias.unsqueeze(1), h, weight)).chunk(4, dim=-1)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        return torch.cat((torch.sigmoid(o) * torch.tanh(cell), cell), dim=-1)
+
+    return _loop(step, from_input, carry, start, acting)
+
+
+def _loop(
+    step: Callable[[Tensor, Tensor], Tensor], from_input: Tensor, carry: Tensor, start: Tensor, acting: Tensor
+) -> Tensor:
+    keep = (~start).unsqueeze(-1).to(from_input.dtype)
+    move = acting.unsqueeze(-1)
+    carries = []
+    for t in range(from_input.shape[1]):
+        carry = carry * keep[:, t]
+        carry = torch.where(move[:, t], step(from_input[:, t], carry), carry)
+        carries.append(carry)
+    return torch.stack(carries, dim=1)
+
+
+gru = Unit("a GRU", 3, 1, 5, 1, recurrent.gru_forward, recurrent.gru_backward, gru_loop)
+lstm = Unit("an LSTM", 4, 2, 7, 0, recurrent.lstm_forward, recurrent.lstm_backward, lstm_loop)
+
+
+class RecurrentBody(Body):
+    """Encoder, products with the inputs of all steps at once, then a recurrent unit step by step."""
+
+    def __init__(
+        self,
+        unit: Unit,
+        hidden: int,
+        encoder: MLP | CNN | None,
+        owner: Owner,
+        inputs: Inputs,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        """``unit`` with ``hidden`` units behind an encoder; None: the one that fits the observation."""
+        super().__init__()
+        encoder = encoder or (CNN() if len(inputs.shape) == 3 else MLP((hidden,)))
+        self.encoder = encoder.build(owner, inputs, generators)
+        self.owner, self.unit = owner, unit
+        self.inputs = StackedLinear(owner, self.encoder.width, unit.gates * hidden, generators, gain=1.0)
+        self.recurrent = StackedLinear(owner, hidden, unit.gates * hidden, generators, gain=1.0)
+        self.width, self.carry_width = hidden, unit.state * hidden
+        self._chosen: ChosenNetwork | None = None
+
+    def forward(
+        self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states ``(S, T, M, H)`` and carries ``(S, T, M, C)``."""
+        unit, layer, chosen = self.unit, self.recurrent, None if recorded() else self._decision()
+        net = None if chosen is None else chosen.network
+        if net is not None and extra is None and x.dtype == torch.float32 and x.numel():
+            from_input = self.owner.enter(net(self.owner.leave(x)))  # (S, T, M, G H)
+        else:
+            y, _ = self.encoder(x, extra, carry, start, acting)
+            from_input = self.inputs(y)
+        weight, bias = self.owner.weight(layer.weight), self.owner.weight(layer.bias)
+        data = from_input, carry, start, acting, weight, bias
+        plain_layer = chosen is not None and not chosen.touched and type(layer) is StackedLinear
+        if plain_layer and recurrent.fits(from_input, weight):
+            carries = recurrent.recurrence(unit, *data)
+        else:
+            carries = unit.plain(*data)
+        return carries[..., : self.width], carries
+
+    def _decision(self) -> ChosenNetwork:
+        """What computes encoder and input products, as long as that holds."""
+        chosen = self._chosen
+        if chosen is None or chosen.stale:
+            chosen = self._chosen = network_for(self)
+        return chosen
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer of :meth:`dense`."""
+        return self.inputs
+
+    def dense(self) -> DenseLayers | None:
+        """Encoder and input products as data; None unless they are plain layers over vectors."""
+        encoder, owner = self.encoder, self.owner
+        if type(self) is not RecurrentBody or not is_plain(encoder, self.inputs):
+            return None
+        layers = [layer for layer in (*encoder.layers, self.inputs) if isinstance(layer, StackedLinear)]
+
+        def plain(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+            return owner.leave(encoder.plain(owner.enter(torch.cat(list(parts), dim=-1)), parameters))
+
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        nothing = torch.zeros(owner.num_agents, 0, dtype=torch.float32)  # ids stand in the observations
+        return DenseLayers(weights, biases, encoder.activation_name, *owner.table, nothing, plain)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for pickling, without the decision for compiled code, which a copy makes anew."""
+        return self.__dict__ | {"_chosen": None}
