@@ -9,11 +9,12 @@ from typing import Any
 from marl import algorithms
 from marl.config import unknown
 from marl.grid import Counterfactual
-from marl.learners import LearnerConfig
+from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3, LearnerConfig
 from marl.types import ConfigError
 
 Recipe = Callable[..., LearnerConfig]
 PLAIN = {"ppo": "ippo", "a2c": "ia2c", "dqn": "iql", "ddpg": "iddpg", "td3": "itd3", "sac": "isac"}  # of one agent
+LEARNERS: Mapping[str, Recipe] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "ddpg": DDPG, "td3": TD3, "sac": SAC}
 # What tells one recipe from another of the same learner, the most telling first.
 AXES = (("critic", "credit", "sequential"), ("critic", "sequential"))
 
@@ -29,12 +30,12 @@ def recipes() -> dict[str, Recipe]:
 
 
 def canonical(name: str) -> str:
-    """A recipe's name; a learner's plain name means the recipe with local critics, ``ppo`` means ``ippo``."""
+    """A recipe's name; a learner's plain name is that of the recipe with local critics, ``ppo`` is ``ippo``."""
     return PLAIN.get(name, name)
 
 
 def recipe_named(name: str, where: str, more: Sequence[str] = ()) -> Recipe:
-    """A recipe by its name or its learner's plain name.
+    """A recipe by its name, or by its learner's plain name the learner itself with its own defaults.
 
     Args:
         name: of the recipe.
@@ -44,10 +45,10 @@ def recipe_named(name: str, where: str, more: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: if there is none, naming the nearest.
     """
-    known = recipes()
-    if canonical(name) not in known:
+    known = {**recipes(), **LEARNERS}
+    if name not in known:
         raise ConfigError(unknown(where, name, dict.fromkeys([*more, *PLAIN, *known]), "algorithm"))
-    return known[canonical(name)]
+    return known[name]
 
 
 def name_of(settings: LearnerConfig) -> str:

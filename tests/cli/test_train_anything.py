@@ -95,19 +95,10 @@ def test_agents_that_cannot_share_a_team_get_one_for_each_name(tmp_path):
     assert task.agents == ("walker_*=mappo()", "rider_*=mappo()")
 
 
-@pytest.mark.parametrize(
-    ("plain", "recipe"),
-    [
-        ("ppo", marl.ippo),
-        ("a2c", marl.ia2c),
-        ("dqn", marl.iql),
-        ("ddpg", marl.algorithms.iddpg),
-        ("td3", marl.algorithms.itd3),
-        ("sac", marl.algorithms.isac),
-    ],
-)
-def test_a_learners_plain_name_is_the_recipe_with_local_critics(plain, recipe):
-    assert task_named("CartPole-v1", plain, choose=False).scenario.agents == recipe()
+@pytest.mark.parametrize("learner", [marl.PPO, marl.A2C, marl.DQN, marl.DDPG, marl.TD3, marl.SAC])
+def test_a_learners_plain_name_is_the_learner_with_its_own_defaults(learner):
+    name = learner.__name__.lower()
+    assert task_named("CartPole-v1", name, choose=False).scenario.agents == learner()
 
 
 def test_agents_in_words_are_recipes_with_settings():
