@@ -278,6 +278,15 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
+def other_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between the settings of two runs, as :func:`differences`; an empty list or dict says nothing."""
+    one, other = (
+        {name: None if value in ([], {}) else value for name, value in json.loads(json.dumps(said)).items()}
+        for said in (old, new)
+    )
+    return differences(one, other)
+
+
 def to_json(value: Any, *, code: bool = False) -> Any:
     """Settings as JSON: dataclasses of :data:`SETTINGS` and registered ones become ``{"$class": ..., fields}``.
 

@@ -126,6 +126,7 @@ class Film(LocalBatch):
             max_steps=max_steps,
             state=False,
             reset_options=system.setup.reset_options,
+            on_bad_obs=system.setup.on_bad_obs or "error",
             **system.environments.tasks,
         )
 

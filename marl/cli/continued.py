@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.cli.asked import Asked
+    from marl.stopping import Stop
 from marl.cli.output import note, print_json
 from marl.cli.plan import loggers_of
 from marl.cli.runs import open_run
@@ -36,7 +37,7 @@ def go_on(asked: Asked, folder: Path) -> int:
         ConfigError: if the run cannot be gone on with.
     """
     from marl import parallel
-    from marl.config import check_whole, from_json
+    from marl.config import check_whole
     from marl.environments import MISSING
     from marl.logs.files import read_json
     from marl.run import CONFIG, SUMMARY
@@ -53,10 +54,14 @@ def go_on(asked: Asked, folder: Path) -> int:
     steps = asked.steps if asked.steps is not None else tunable.get("steps")
     if steps is None:
         raise UsageError("--steps is missing: this run was to train for so many episodes")
+    device = asked.device if "device" in asked.given else tunable.get("device", "cpu")
+    episodes = asked.evaluate_episodes if "evaluate_episodes" in asked.given else tunable.get("evaluate_episodes", 20)
+    if not isinstance(device, str):
+        raise config_error(f"{folder / CONFIG}: device: expected a text, got {device!r:.80}; was it edited?")
     every = asked.evaluate_every if asked.evaluate_every is not None else tunable.get("evaluate_every")
     if asked.threads is not None:
         parallel.set_threads(asked.threads)
-    _, system = open_run(folder, "last", asked.device, asked.trust, asked.scenario)
+    _, system = open_run(folder, "last", device, asked.trust, asked.scenario)
     if system.environments.source is None:
         raise config_error(MISSING)
     with system:
@@ -65,16 +70,18 @@ def go_on(asked: Asked, folder: Path) -> int:
         try:
             system.train(
                 steps=check_whole("--steps", steps, 1),
-                stop=from_json(tunable.get("stop")),
+                stop=_stop_rule(folder, tunable.get("stop")),
                 evaluate_every=None if every is None else check_whole("--evaluate-every", every, 1),
-                evaluate_episodes=asked.evaluate_episodes,
+                evaluate_episodes=check_whole("--evaluate-episodes", episodes, 1),
                 loggers=loggers_of(asked),
                 progress=not asked.quiet,
                 run_dir=folder,
                 resume=True,
             )
         except KeyboardInterrupt as stopped:
-            note(str(stopped))
+            if not stopped.args:  # before the run began: main() knows the signal
+                raise
+            note(f"{str(stopped).partition(';')[0]}; marl train --run-dir {folder} --resume goes on")
             return 130
         except SystemExit as stopped:
             return int(stopped.code or 0)
@@ -82,5 +89,23 @@ def go_on(asked: Asked, folder: Path) -> int:
         print_json(read_json(folder / SUMMARY))
     else:
         print(f"run folder: {folder}")
-        print(f"next: marl evaluate {folder}    marl play {folder}    marl plot {folder}")
+        again = "" if asked.scenario is None else f" --env {asked.scenario}"
+        print(f"next: marl evaluate {folder}{again}    marl play {folder}{again}    marl plot {folder}")
     return 0
+
+
+def _stop_rule(folder: Path, data: Any) -> Stop | None:
+    """The rule that config.json says. Raises ConfigError for one that only its author can make again."""
+    from marl.config import from_json
+    from marl.stopping import MeanReturn
+
+    try:
+        stop = from_json(data)
+    except Exception as error:
+        raise config_error(
+            f"{folder}: the run's stop rule cannot be read from its config.json ({error}); go on in Python: "
+            "train(run_dir=..., resume=True, stop=...)"
+        ) from None
+    if stop is not None and not isinstance(stop, MeanReturn):
+        raise config_error(f"{folder}: config.json: 'stop' is no rule of this library; was it edited?")
+    return stop

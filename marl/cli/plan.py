@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -27,7 +26,11 @@ MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
 
 
 def loggers_of(asked: Asked) -> list[Logger]:
-    """The loggers that are named on the command line. Raises UsageError if what one needs is not installed."""
+    """The loggers that are named on the command line.
+
+    Raises:
+        ConfigError: if there is no such logger, or what one needs is not installed.
+    """
     from marl.logs import logger_named
 
     names = dict.fromkeys((*asked.log, *["tensorboard"] * asked.tensorboard))
@@ -214,7 +217,7 @@ def _check_stored(file: Path, stored: Mapping[str, Any]) -> None:
     for key, least in LEAST.items():
         value = said.get(key)
         wrong = type(value) is not int or not least <= value <= MOST.get(key, 2**128)
-        if wrong and (key in said and not (value is None and key in ("threads", "evaluate_every"))):
+        if wrong and (key in said and not (value is None and key in ("threads", "evaluate_every", "steps"))):
             expected = f"a whole number of at least {least}"
             raise config_error(f"{file}: {key}: expected {expected}, got {value!r:.80}; was it edited?")
     if not isinstance(said.get("device", "cpu"), str):
@@ -283,9 +286,9 @@ def _notes(task: Task, untold: bool) -> tuple[str, ...]:
 
 
 def _refuse_other(stored: Mapping[str, Any], plan: Plan) -> None:
-    from marl.config import differences
+    from marl.config import other_settings
 
-    found = differences(stored["settings"], json.loads(json.dumps(plan.identity)))
+    found = other_settings(stored["settings"], plan.identity)
     if found:
         more = [f"and {len(found) - 6} more"] if len(found) > 6 else []
         raise config_error(

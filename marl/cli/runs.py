@@ -101,15 +101,28 @@ def chosen_task(
     reference = config["scenario"] if again and algorithm is None else named or config["scenario"]
     if algorithm is not None or not again:
         words = []
+    if not trust:  # before an environment is made with it
+        bare = task_named(reference, choose=False).scenario
+        now = override(bare, _for_env(own))
+        allowed = [*received.side_effects_of(bare), *received.side_effects_of(now)]
+        wanted = received.side_effects_of(override(bare, [*_for_env(stored), *_for_env(own)]))
+        received.refuse_side_effects(str(file), wanted, allowed)
     asked = task_named(reference, algorithm, agents or words, [*stored, *own], choose=algorithm is not None)
     plain = asked if agents or not words else task_named(reference, choose=False)
     scenario = override(asked.scenario, [*stored, *own])
     if not trust:
         then = received.side_effects_of(asked.scenario)
-        now = [effect for effect in received.side_effects_of(override(asked.scenario, own)) if effect not in then]
-        allowed = [*received.side_effects_of(plain.scenario), *now]
+        mine = [effect for effect in received.side_effects_of(override(asked.scenario, own)) if effect not in then]
+        allowed = [*received.side_effects_of(plain.scenario), *mine]
         received.refuse_side_effects(str(file), received.side_effects_of(scenario), allowed)
     return replace(asked, scenario=scenario)
+
+
+def _for_env(assignments: Sequence[str]) -> list[str]:
+    """Those of the assignments KEY=VALUE that say what an environment is made with."""
+    from marl.received import FOR_ENV
+
+    return [text for text in assignments if text.partition("=")[0].strip().partition(".")[0] in FOR_ENV]
 
 
 def same_reference(named: str, reference: object) -> bool:
@@ -120,8 +133,9 @@ def same_reference(named: str, reference: object) -> bool:
     if not isinstance(reference, str):
         return False
     here, there = sources.split(named), sources.split(reference)
-    if here is not None and there is not None and here[0] == there[0] and here[1] in ("", there[1]):
-        return True
+    if here is not None and there is not None and here[0] == there[0]:
+        # The user named the file, and not whatever callable in it a received folder names.
+        return here[1] == there[1] or (not here[1] and resolve_scenario(reference) is not None)
     if named == reference or here is not None:
         return named == reference
     scenario = resolve_scenario(named) if reference.startswith(f"{named}_") else None

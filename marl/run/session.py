@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from marl import checkpoint
 from marl.compiled import decisions
-from marl.config import described, differences, today
+from marl.config import described, other_settings, today
 from marl.run.folder import checkpoints, holds_run, step_of
 from marl.run.writer import Run, Trained
 from marl.types import CheckpointError, ConfigError, ResourceError, exit_status
@@ -119,7 +119,9 @@ def train_in(
         system.run_dir = run.path
         summary: dict[str, Any] = {"seed": system.setup.seed, "run": str(run.path)}
         history = system.history
-        if min(one for one in (steps, episodes) if one is not None) > 0:
+        rule = asked.stop
+        stopped = resume and rule is not None and system.steps > 0 and rule(history["episode_rewards"])
+        if not stopped and min(one for one in (steps, episodes) if one is not None) > 0:
             try:
                 with session(run, system, summary):
                     history = train(steps=steps, episodes=episodes, log_every=asked.log_every, watcher=run)
@@ -161,7 +163,7 @@ def _go_back(system: Trainable, run: Run) -> None:
             raise ConfigError(f"run_dir {run.path}: config.json: 'settings' is missing or no dict; was it edited?")
         if not (isinstance(there.get("env"), str) and isinstance(here["env"], str)):
             there["env"] = here["env"]  # code has no name that tells; spaces are compared once it is made
-        found = differences({name: one or None for name, one in there.items()}, here)
+        found = other_settings(there, here)
         if found:
             more = [f"and {len(found) - 6} more"] if len(found) > 6 else []
             raise ConfigError(
@@ -192,7 +194,6 @@ def _identity(system: Trainable) -> dict[str, Any]:
     """What makes a run the same, as JSON."""
     name = system.spec.env if system.scenario is None else system.scenario.name
     said = {"name": name, **system.setup.identity()}
-    said = {key: value or None for key, value in said.items()}  # as little as nothing was said
     found: dict[str, Any] = json.loads(json.dumps(said))
     return found
 
@@ -229,6 +230,6 @@ def _stop(run: Run, system: Trainable, summary: dict[str, Any]) -> NoReturn:
     saved = "everything" if newest == system.steps else f"step {newest:,}" if newest else "nothing yet"
     said = f"stopped at step {system.steps:,}; saved in {run.path}: {saved}"
     if run.signal in (None, signal.SIGINT):
-        raise KeyboardInterrupt(f"{said}; train(run_dir=...) again goes on") from None
+        raise KeyboardInterrupt(f"{said}; train(run_dir=..., resume=True) goes on") from None
     run.note(said)
     raise SystemExit(run.exit_code) from None
