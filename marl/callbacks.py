@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -194,7 +195,7 @@ class Checkpoint(Callback):
 
     def on_save(self, training: Training, path: Path) -> None:
         """Remove old ones, now that a newer one is whole."""
-        if self.keep is not None and path.parent == self.folder.absolute():
+        if self.keep is not None and path.parent == Path(os.path.abspath(self.folder)):
             there = sorted(one for one in path.parent.glob("step-" + "[0-9]" * 12) if (one / MANIFEST).is_file())
             for old in there[: -self.keep]:
                 if old != path and not old.is_symlink():

@@ -199,6 +199,8 @@ class Environments:
             options |= {name: getattr(other, name) if other else self.options[name] for name in kept}
             options["env_kwargs"] = dict(other.env_kwargs) if other else None
             options["reset_options"] = other.reset_options if other else None
+            if other is not None:
+                options["tasks"] = other.tasks
             return adapters.make(source, num_envs, self.patterns, **options)
         if self.source is None:
             raise ConfigError(MISSING)

@@ -594,3 +594,56 @@ def test_the_page_logs_who_listens_to_whom():
     with make(marl.mappo(channel=marl.CommNet(), **ON)) as system:
         system.train(steps=4)
         assert system.learners[0].policy_net.attention is None
+
+
+def test_what_is_evaluated_once_a_row_is_out_is_in_the_next_row():
+    class Late(Callback):
+        """Evaluates whenever a row was logged."""
+
+        count = 0
+
+        def on_log(self, training, row):
+            self.count += 1
+            training.evaluate(1)
+
+    with make() as system:
+        history = system.train(steps=96, log_every=32, callbacks=[late := Late()])
+        assert history["steps"] == [32, 64, 96]
+        assert late.count == 3
+        assert len(history["evaluation_return"]) == 2
+
+
+def test_names_with_dashes_are_names_too():
+    callbacks = [Telling(), Telling()]
+    for one in callbacks:
+        one.name = "my-own"
+    with make() as system:
+        system.train(steps=32, callbacks=callbacks)
+    assert callbacks[0].told == callbacks[1].told != []
+
+
+def test_old_checkpoints_go_from_a_folder_with_dots_in_its_path(tmp_path):
+    with make() as system:
+        system.train(steps=32, callbacks=[Checkpoint(tmp_path / "a" / ".." / "kept", 8, keep=1)])
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_fewer_stages_than_were_passed_are_refused_and_a_closed_system_may_change():
+    stages = [
+        marl.curriculum.Stage({"width": width, "height": 4}, marl.MeanReturn(at_least=-1e6, over=1))
+        for width in (4, 5, 6)
+    ]
+    last = marl.curriculum.Stage({"width": 7, "height": 4})
+    curriculum = marl.curriculum.Stages([*stages, last])
+    options = {"curriculum": curriculum, "env_kwargs": {"width": 8, "height": 8, "max_cycles": 5}}
+    system = make(marl.ippo(**ON), "marl/gridworld-v0", **options)
+    system.train(steps=256)
+    stage = system.history["curriculum/stage"][-1]
+    assert stage == 3
+    with pytest.raises(marl.ConfigError, match=r"stage 3 \(from 0\) of 2"):
+        system.change("curriculum.stages", [stages[0], last])
+    system.close()
+    system.change("curriculum.rehearse", 0.5)
+    system.train(steps=32)
+    assert system.value("curriculum.rehearse") == 0.5
+    system.close()

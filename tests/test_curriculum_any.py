@@ -385,6 +385,15 @@ def test_a_named_largest_task_makes_room():
     env.close()
 
 
+def test_no_change_asks_for_more_than_the_largest_task():
+    curriculum = DomainRandomization({"size": Between(2, 3)})
+    with system_of(Crowd, curriculum, ByKwargs()) as system:
+        system.train(steps=16)
+        with pytest.raises(ConfigError, match="size: expected at most 3, the largest task so far, got 5"):
+            system.change("curriculum.task", {"size": Between(2, 5)})
+        system.train(steps=16)
+
+
 class Ledgered(Pair):
     """An environment that notes its openings and closings, with a length; there is one instance for each."""
 

@@ -253,6 +253,16 @@ def test_an_episode_shows_itself(tmp_path):
     assert "11 frames" in repr(played)
 
 
+def test_what_is_done_about_bad_observations_counts_for_pictures_too():
+    class Far(Drawn):
+        def _look(self, agents):
+            return {agent: look * 7 for agent, look in super()._look(agents).items()}
+
+    with marl.MultiAgentSystem(LEARNER, Far, num_envs=1, on_bad_obs="clip") as system:
+        assert "clip" in system.evaluate(1, seed=3).faults
+        assert system.render_episode(seed=3).length == 10
+
+
 def test_words_below_a_picture_are_escaped():
     assert "<b>" not in html_image(b"", "gif", "<b>")
     assert "&lt;b&gt; 1.00" in Played([np.zeros((2, 2, 3), np.uint8)], {"<b>": 1.0}, 1)._repr_html_()

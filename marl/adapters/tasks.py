@@ -316,7 +316,9 @@ def fitted(spec: Spec, ids: Sequence[Hashable], env: Any, task: Mapping[str, flo
     if ids == (AGENT,) and not callable(env.observation_space):
         spaces = {AGENT: (env.observation_space, env.action_space)}
     else:
-        here = getattr(env, "possible_agents", None) or env.agents
+        here = getattr(env, "possible_agents", None) or getattr(env, "agents", None)
+        if not here:
+            raise ConfigError(f"{who}: ByKwargs needs possible_agents, so that agents are known before a reset")
         spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in here}
     more = [agent for agent in spaces if agent not in ids]
     if more:

@@ -323,9 +323,8 @@ class WorkerBatch:
         for worker in self._workers:
             worker.send(("spec", {}))
         answers, faults = self._gather(self._workers, time.monotonic() + START_SECONDS)
-        answers.update(
-            self._replace(faults, lambda worker: ("spec", {}))
-        )  # those lost while their fellows still started
+        # Those lost while their fellows still started.
+        answers.update(self._replace(faults, lambda worker: ("spec", {})))
         # What our own children answer, over socket pairs that nobody else holds.
         specs: list[Spec] = [pickle.loads(answers[worker]) for worker in self._workers]
         for worker, spec in zip(self._workers, specs, strict=True):

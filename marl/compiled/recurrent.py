@@ -81,7 +81,8 @@ def recurrence(
         bias: (S, G H) beside it.
     """
     data = from_input, carry, start, acting, weight, bias
-    after: Tensor = _Recurrence.apply(unit, *data)  # type: ignore[no-untyped-call]
+    # Within an autograd function gradients are switched off, and parameters want one in play too.
+    after: Tensor = _Recurrence.apply(unit, torch.is_grad_enabled(), *data)  # type: ignore[no-untyped-call]
     return after
 
 
@@ -90,6 +91,7 @@ class _Recurrence(torch.autograd.Function):
     def forward(
         ctx: Any,
         unit: Unit,
+        grad: bool,
         from_input: Tensor,
         carry: Tensor,
         start: Tensor,
@@ -101,7 +103,7 @@ class _Recurrence(torch.autograd.Function):
         units = weight.shape[1]
         data = _data(from_input, carry, start, acting, bias)
         after = torch.empty(sets, time, rows, unit.state * units, dtype=torch.float32)
-        wants = any(ctx.needs_input_grad)
+        wants = grad and any(ctx.needs_input_grad)
         kept = torch.empty(sets, time, rows, unit.kept * units, dtype=torch.float32) if wants else after
         panels, out = _packed(weight), after.numpy()
 
@@ -152,7 +154,7 @@ class _Recurrence(torch.autograd.Function):
                 wanted = torch.autograd.grad(after, inputs, slope)
             ours = to_input, to_carry, to_weight, to_bias
             require_equal(f"the gradient of {unit.what}", *zip(ours, wanted, strict=True))
-        return None, to_input, to_carry, None, None, to_weight, to_bias
+        return None, None, to_input, to_carry, None, None, to_weight, to_bias
 
 
 def _data(from_input: Tensor, carry: Tensor, start: Tensor, acting: Tensor, bias: Tensor) -> Sequences:

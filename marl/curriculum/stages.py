@@ -196,8 +196,12 @@ class _Stages:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.stage, self.held, self.began = int(state["stage"]), int(state["held"]), int(state["began"])
-        self.asked_more, self.recent = list(state["asked_more"]), deque(state["recent"])
+        stage, count = int(state["stage"]), len(self.config.stages)
+        if not 0 <= stage < count:
+            raise ValueError(f"stage {stage} (from 0) of {count}")
+        self.stage, self.held, self.began = stage, int(state["held"]), int(state["began"])
+        self.asked_more = [*map(bool, state["asked_more"]), *[False] * count][:count]
+        self.recent = deque(state["recent"])
         self.random.bit_generator.state = state["random"]
 
 

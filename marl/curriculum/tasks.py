@@ -184,7 +184,7 @@ def with_tasks(env: BatchEnv) -> HasTasks:
         raise ConfigError(
             f"curriculum: {env.spec.env} declares no task_space, so say how tasks reach it: "
             "tasks=marl.curriculum.ByOptions() for reset(options={'task': ...}), ByKwargs() for keyword arguments, "
-            "BySetter('set_task') for a method or a function; a curriculum then says which there are (one of your own "
-            "by a property tasks)"
+            "BySetter('set_task') for a method or a function; its parameters are then those of the curriculum, which "
+            "one of your own lists in a property `tasks`"
         )
     return env

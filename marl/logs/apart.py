@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -88,9 +89,10 @@ class Apart:
         """Wait until all rows are logged and the other sink is closed, but not for ever."""
         if self._lost:
             return
+        until = time.monotonic() + LAST_WAIT
         with contextlib.suppress(queue.Full):
-            self._rows.put_nowait(None)
-        self._thread.join(LAST_WAIT)
+            self._rows.put(None, timeout=LAST_WAIT)
+        self._thread.join(max(0.0, until - time.monotonic()))
         if not self._gone() and self._thread.is_alive():
             self._lose(f"was not done {LAST_WAIT:g} seconds after the end")
 

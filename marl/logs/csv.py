@@ -102,13 +102,17 @@ def _rows_until(file: Path, steps: int) -> list[Mapping[str, str]]:
         return []
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    text = text[: text.rfind("\n") + 1]  # the last line may have been cut short
     found: list[Mapping[str, str]] = []
-    for row in csv.DictReader(io.StringIO(text)):
-        cells = {name: cell for name, cell in row.items() if isinstance(name, str) and isinstance(cell, str)}
-        try:
-            late = float(cells["steps"]) > steps
-        except (KeyError, ValueError):
-            continue
-        if not late:
-            found.append(cells)
+    try:
+        for row in csv.DictReader(io.StringIO(text)):
+            cells = {name: cell for name, cell in row.items() if isinstance(name, str) and isinstance(cell, str)}
+            try:
+                late = float(cells["steps"]) > steps
+            except (KeyError, ValueError):
+                continue
+            if not late:
+                found.append(cells)
+    except csv.Error:
+        pass  # what came before it makes sense
     return found

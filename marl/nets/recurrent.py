@@ -84,12 +84,27 @@ class LSTM:
         return RecurrentBody(lstm, self.hidden, self.encoder, owner, inputs, generators)
 
 
-def gru_loop(from_input: Tensor, carry: Tensor, start: Tensor, acting: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Carries ``(S, T, M, H)`` of a :class:`GRU` after each step; arguments as of ``marl.compiled.recurrent``."""
+Product = Callable[[Tensor], Tensor]  # of hidden states (S, M, H)
+
+
+def gru_loop(
+    from_input: Tensor,
+    carry: Tensor,
+    start: Tensor,
+    acting: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    product: Product | None = None,
+) -> Tensor:
+    """Carries ``(S, T, M, H)`` of a :class:`GRU` after each step; arguments as of ``marl.compiled.recurrent``.
+
+    ``product``: what computes the products with the hidden state; None: ``weight`` and ``bias``.
+    """
 
     def step(x: Tensor, h: Tensor) -> Tensor:
         input_r, input_z, input_n = x.chunk(3, dim=-1)
-        carry_r, carry_z, carry_n = torch.baddbmm(bias.unsqueeze(1), h, weight).chunk(3, dim=-1)
+        from_carry = torch.baddbmm(bias.unsqueeze(1), h, weight) if product is None else product(h)
+        carry_r, carry_z, carry_n = from_carry.chunk(3, dim=-1)
         reset = torch.sigmoid(input_r + carry_r)
         update = torch.sigmoid(input_z + carry_z)
         candidate = torch.tanh(input_n + reset * carry_n)
@@ -98,12 +113,21 @@ def gru_loop(from_input: Tensor, carry: Tensor, start: Tensor, acting: Tensor, w
     return _loop(step, from_input, carry, start, acting)
 
 
-def lstm_loop(from_input: Tensor, carry: Tensor, start: Tensor, acting: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def lstm_loop(
+    from_input: Tensor,
+    carry: Tensor,
+    start: Tensor,
+    acting: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    product: Product | None = None,
+) -> Tensor:
     """Carries ``[h, c] (S, T, M, 2H)`` of an :class:`LSTM` after each step, likewise."""
 
     def step(x: Tensor, carry: Tensor) -> Tensor:
         h, cell = carry.chunk(2, dim=-1)
-        i, f, g, o = (x + torch.baddbmm(bias.unsqueeze(1), h, weight)).chunk(4, dim=-1)
+        from_carry = torch.baddbmm(bias.unsqueeze(1), h, weight) if product is None else product(h)
+        i, f, g, o = (x + from_carry).chunk(4, dim=-1)
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         return torch.cat((torch.sigmoid(o) * torch.tanh(cell), cell), dim=-1)
 
@@ -125,6 +149,7 @@ def _loop(
 
 gru = Unit("a GRU", 3, 1, 5, 1, recurrent.gru_forward, recurrent.gru_backward, gru_loop)
 lstm = Unit("an LSTM", 4, 2, 7, 0, recurrent.lstm_forward, recurrent.lstm_backward, lstm_loop)
+UNITS = {unit.what: unit for unit in (gru, lstm)}
 
 
 class RecurrentBody(Body):
@@ -166,7 +191,7 @@ class RecurrentBody(Body):
         if plain_layer and recurrent.fits(from_input, weight):
             carries = recurrent.recurrence(unit, *data)
         else:
-            carries = unit.plain(*data)
+            carries = unit.plain(*data, lambda h: layer(h.unsqueeze(1)).squeeze(1))
         return carries[..., : self.width], carries
 
     def _decision(self) -> ChosenNetwork:
@@ -196,5 +221,9 @@ class RecurrentBody(Body):
         return DenseLayers(weights, biases, encoder.activation_name, *owner.table, nothing, plain)
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for pickling, without the decision for compiled code, which a copy makes anew."""
-        return self.__dict__ | {"_chosen": None}
+        """State for pickling, without compiled code and the decision for it, which a copy makes anew."""
+        return self.__dict__ | {"_chosen": None, "unit": self.unit.what}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go back to it."""
+        super().__setstate__(state | {"unit": UNITS[state["unit"]]})  # type: ignore[no-untyped-call]

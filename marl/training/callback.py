@@ -72,7 +72,10 @@ class Training:
         self.wanted.append(Path(path))
 
     def evaluate(self, episodes: int = 20, **options: Any) -> Any:
-        """Evaluate as ``system.evaluate`` does, log it in a row of this step, and tell every callback."""
+        """Evaluate as ``system.evaluate`` does, log it, and tell every callback.
+
+        It is in a row of this step, or in the next row once this step's is logged.
+        """
         report = self.system.evaluate(episodes, **options)
         self.measured["evaluation_return"] = report.mean_return
         self.measured |= {f"evaluation/{name}": found.mean for name, found in report.metrics.items()}
@@ -169,6 +172,7 @@ class CallbacksPart(Part):
         """The training has come to its end."""
         for callback in self._all:
             callback.on_end(self._now)
+        self._keep_measured()  # before checkpoints are written
         self.settled()
 
     def end_training(self) -> None:
@@ -233,6 +237,7 @@ class CallbacksPart(Part):
         """Tell of a row."""
         for callback in self._all:
             callback.on_log(self._now, row)
+        self._keep_measured()
 
     def settled(self) -> None:
         """Write the checkpoints that were asked for, now that they hold all of the step."""
@@ -240,6 +245,12 @@ class CallbacksPart(Part):
         wanted, training.wanted = training.wanted, []
         for path in wanted:
             training.system.save(path)
+        self._keep_measured()
+
+    def _keep_measured(self) -> None:
+        """What was measured after this step's row is in the next one."""
+        training = self._now
+        training.numbers, training.measured = training.numbers | training.measured, {}
 
     def saved(self, path: Path) -> Path:
         """Tell of a checkpoint, and return it."""
@@ -281,7 +292,10 @@ def _named(callbacks: Sequence[Callback]) -> dict[str, Callback]:
                 f"callbacks: expected instances of marl.callbacks.Callback, got {callback!r:.80}; a function of rows "
                 "is callback="
             )
-        own = callback.name or type(callback).__name__
-        number = 1 + sum(name.partition("-")[0] == own for name in found)
-        found[own if number == 1 else f"{own}-{number}"] = callback
+        name = own = callback.name or type(callback).__name__
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{own}-{number}"
+        found[name] = callback
     return found

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from marl import renamed
+from marl.adapters.tasks import ByKwargs, largest_task
 from marl.config import described, from_json, to_json
 from marl.curriculum.scheduler import Curriculum
-from marl.curriculum.state import checked_curricula
+from marl.curriculum.state import checked_curricula, task_ranges
 from marl.curriculum.tasks import Task
 from marl.environments import Environments
 from marl.league import PSRO, LeagueState
@@ -248,6 +249,7 @@ class TrainingState:
         """Go on with a setup in which changeable settings are others. Raises ConfigError, and then nothing changes."""
         before, parts = self.setup, dict(self.parts)
         _check_curricula(before, setup, self.total)
+        _check_largest(self.asked, setup)
         moved = [place for place, config in enumerate(setup.configs) if config is not before.configs[place]]
         try:
             for place in moved:
@@ -269,7 +271,10 @@ class TrainingState:
         for name in ("shaping", "curriculum"):
             if getattr(setup, name) is not getattr(before, name) and name in self.parts:
                 self.saved[name] = self.parts.pop(name).state_dict()
-                self.part(name, self.environments.training)
+                if name in EARLY or self.environments.training is not None:
+                    self.part(name, self.environments.training)
+                else:
+                    self.bind()  # built when the environment is opened
 
     def _change_learner(self, place: int, setup: Setup) -> None:
         learner = self.learners[place]
@@ -385,6 +390,19 @@ def _check_curricula(before: Setup, after: Setup, total: int | None) -> None:
             raise ConfigError(
                 f"change('curriculum'): expected {type(old).__name__} of {', '.join(sorted(old.parameters))}, got "
                 f"{type(new).__name__} of {', '.join(sorted(new.parameters))}"
+            )
+
+
+def _check_largest(asked: Setup, after: Setup) -> None:
+    """Raise ConfigError for tasks that are larger than what the environment was made for, see ByKwargs."""
+    if not isinstance(asked.tasks, ByKwargs) or after.curriculum is None:
+        return
+    most = largest_task(asked.tasks, task_ranges(asked.curriculum))
+    for name, values in task_ranges(after.curriculum).items():
+        if name in most and values.high > most[name]:
+            raise ConfigError(
+                f"change('curriculum'): {name}: expected at most {most[name]:g}, the largest task so far, got "
+                f"{values.high:g}; name it from the beginning with tasks=marl.curriculum.ByKwargs(largest={{...}})"
             )
 
 

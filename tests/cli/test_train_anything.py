@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import gymnasium
 import pytest
 
 import marl
@@ -349,3 +350,56 @@ def test_teams_in_words_need_their_own_scenario_s_agents_no_more(tmp_path, marl_
     assert said.code == 0, said.err
     assert config(tmp_path / "run")["agents"] == ["ia2c(rollout=8)"]
     assert marl_command("evaluate", tmp_path / "run", "--episodes", 1).code == 0
+
+
+def test_a_received_folder_names_no_function_in_the_user_s_own_file(tmp_path, capsys, monkeypatch):
+    """Naming a file again is not naming whatever else is in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(f"{ENVIRONMENTS}\nfrom subprocess import check_output\n")
+    run = tmp_path / "run"
+    words = ["--algorithm", "ia2c", "--steps", "20", "--run-dir", str(run), *map(str, SMALL)]
+    assert main(["train", "mine.py:env", *words]) == 0
+    file = run / "config.json"
+    forged = json.loads(file.read_text()) | {
+        "scenario": "mine.py:check_output",
+        "set": ["env_kwargs.args=touch proof", "env_kwargs.shell=true"],
+    }
+    file.write_text(json.dumps(forged))
+    capsys.readouterr()
+    assert main(["train", "mine.py", "--run-dir", str(run), "--resume"]) in (2, 5)
+    main(["evaluate", str(run), "--env", "mine.py", "--episodes", "1"])
+    assert not (tmp_path / "proof").exists()
+
+
+def test_no_environment_is_made_with_what_a_received_folder_says_before_that_is_refused(tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    words = ["train", "CartPole-v1", "--algorithm", "ppo", "--run-dir", str(run), *map(str, SMALL)]
+    assert main([*words, "--steps", "16"]) == 0
+    file = run / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"set": ["env_kwargs.render_mode=/evil/path"]}))
+    made = []
+    monkeypatch.setattr(gymnasium, "make", lambda *_, **keywords: made.append(keywords))
+    capsys.readouterr()
+    assert main(["train", "CartPole-v1", "--algorithm", "ppo", "--run-dir", str(run), "--resume"]) == 5
+    assert "/evil/path" in capsys.readouterr().err
+    assert {"render_mode": "/evil/path"} not in made
+
+
+def test_a_run_goes_on_in_python_and_on_the_command_line_in_turn(tmp_path):
+    run = str(tmp_path / "run")
+    words = ["train", "CartPole-v1", "--algorithm", "ia2c", "--set", "learner.rollout=8", *map(str, SMALL)]
+    assert main([*words, "--steps", "32", "--run-dir", run]) == 0
+    with marl.MultiAgentSystem.load(f"{run}/checkpoints/last") as system:
+        system.train(steps=64, run_dir=run, resume=True)
+    assert main(["train", "--run-dir", run, "--resume", "--steps", "96", "--quiet"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 96
+
+
+def test_a_run_that_its_rule_has_ended_does_not_go_on_by_itself(tmp_path):
+    def train(resume):
+        with marl.MultiAgentSystem(marl.ia2c(rollout=8), "CartPole-v1", num_envs=2) as system:
+            rule = marl.MeanReturn(at_least=1, over=1)
+            system.train(steps=2_000, stop=rule, run_dir=tmp_path / "run", resume=resume)
+            return system.steps
+
+    assert train(False) == train(True) == train(True) < 2_000
