@@ -90,7 +90,7 @@ class Callback:
     Every moment gets the :class:`Training`, and comes after everything of a step has been remembered and learnt from.
     What ``state_dict`` returns is in checkpoints, and comes back where the callback is given to ``train`` again.
 
-    Args:
+    Attributes:
         name: under which its state is kept; empty: the class's name, numbered where there are several.
     """
 
