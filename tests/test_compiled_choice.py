@@ -244,6 +244,7 @@ OTHERWISE: dict[str, Any] = {
     "batch": 12,
     "learning_starts": 24,
     "updates_per_step": 1.0,
+    "update_every": 8,
     "overlap": True,
     "n_step": 3,
     "prioritized": marl.memory.Prioritized(),

@@ -371,3 +371,20 @@ def test_what_has_no_meaning_is_refused_before_anything_starts(config, env, mess
         marl.MultiAgentSystem(config, env, num_envs=2)
     assert "\n" not in str(caught.value)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_updates_come_in_bursts_and_as_many_as_without(copies):
+    class Count(marl.callbacks.Callback):
+        def on_step(self, training):
+            done.append((training.steps, training.system.learners[0].experience.updates))
+
+    done = []
+    config = marl.iql(learning_starts=10, batch=4, updates_per_step=0.5, update_every=12, network=marl.MLP((8,)))
+    with marl.MultiAgentSystem(config, "CartPole-v1", num_envs=copies) as system:
+        system.train(steps=60, callbacks=[Count()])
+    # 12, 24, 36 and 48 steps after the 10th six updates each, at the first step that is not before.
+    assert all(updates == (max(steps - 10, 0) // 12) * 6 for steps, updates in done)
+    assert done[-1] == (60, 24)
+    with pytest.raises(marl.ConfigError, match="update_every"):
+        marl.iql(update_every=0)

@@ -71,7 +71,7 @@ _NET, _TRANSITIONS, _COSTS, _ROOM, _REST = spans(Net, DQNTransitions, Costs, Roo
     equations=("compute_loss", "separate_loss", "cost"),
     settings=(
         *("sharing", "credit", "network", "agent_id", "normalize_obs"),
-        *("exploration", "learning_starts", "updates_per_step", "overlap"),
+        *("exploration", "learning_starts", "updates_per_step", "update_every", "overlap"),
         *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritized", "hindsight", "stored_carry", "discount"),
         *("lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("double", "huber", "hysteresis"),

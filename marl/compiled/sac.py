@@ -111,7 +111,7 @@ _STATES, _ACTOR_SPACE, _ACTOR_REST = spans(Net, Critics, Draws, States, Workspac
     ),
     settings=(
         *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # critics of one agent's view
-        *("exploration", "random_start", "learning_starts", "updates_per_step", "overlap"),
+        *("exploration", "random_start", "learning_starts", "updates_per_step", "update_every", "overlap"),
         *("memory", "buffer", "buffer_dir", "batch", "n_step", "prioritized", "hindsight", "stored_carry", "discount"),
         *("lr", "critic_lr", "optimizer", "max_grad_norm", "target_every", "tau"),
         *("temperature", "first_temperature", "target_entropy", "entropy_share"),

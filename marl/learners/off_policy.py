@@ -69,6 +69,7 @@ class OffPolicy:
     batch: int = setting(128, "environment steps (sequences, if recurrent) of one update", least=1)
     learning_starts: int = setting(1_000, "environment steps before the first update", least=1)
     updates_per_step: float = setting(0.25, "updates per environment step, whatever the number of copies", above=0)
+    update_every: int = setting(1, "environment steps between bursts of updates, which are made together", least=1)
     overlap: bool = setting(False, "update while the environment steps: at the same time if it has worker processes")
     n_step: int = setting(1, "own turns whose rewards are summed before bootstrapping", least=1)
     prioritized: Prioritized | None = setting(None, "Prioritized() draws by TD error; None: uniformly")
@@ -126,11 +127,15 @@ class Experience:
         return self.memory.seen_steps < self.settings.learning_starts
 
     def due(self, clock: Clock) -> int:
-        """How many updates are due: ``updates_per_step`` for every environment step since learning started."""
+        """How many updates are due: ``updates_per_step`` for every environment step since learning started.
+
+        They are due once ``update_every`` steps have come together; in between the policy stands still.
+        """
         settings = self.settings
         since = self.memory.seen_steps - settings.learning_starts
         if not self.memory.ready(self.wanted, clock) or since < 0:
             return 0
+        since -= since % settings.update_every
         return math.floor(since * settings.updates_per_step + 1e-9) - self.updates
 
     def draw(self, clock: Clock) -> Sample:
