@@ -280,10 +280,14 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 def other_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between the settings of two runs, as :func:`differences`; an empty list or dict says nothing."""
-    one, other = (
-        {name: None if value in ([], {}) else value for name, value in json.loads(json.dumps(said)).items()}
-        for said in (old, new)
-    )
+    one, other = (json.loads(json.dumps(said)) for said in (old, new))
+    for name in {*one, *other}:
+        values = one.get(name), other.get(name)
+        empty = next((value for value in values if value in ([], {})), None)
+        if None in values and empty is not None:
+            one[name] = other[name] = None
+        elif None in values and any(isinstance(value, dict) for value in values):
+            one[name], other[name] = ({} if value is None else value for value in values)
     return differences(one, other)
 
 

@@ -395,11 +395,11 @@ def _check_curricula(before: Setup, after: Setup, total: int | None) -> None:
 
 def _check_largest(asked: Setup, after: Setup) -> None:
     """Raise ConfigError for tasks that are larger than what the environment was made for, see ByKwargs."""
-    if not isinstance(asked.tasks, ByKwargs) or after.curriculum is None:
+    if not isinstance(asked.tasks, ByKwargs) or after.curriculum is None or after.curriculum is asked.curriculum:
         return
     most = largest_task(asked.tasks, task_ranges(asked.curriculum))
     for name, values in task_ranges(after.curriculum).items():
-        if name in most and values.high > most[name]:
+        if name not in asked.tasks.largest and name in most and values.high > most[name]:
             raise ConfigError(
                 f"change('curriculum'): {name}: expected at most {most[name]:g}, the largest task so far, got "
                 f"{values.high:g}; name it from the beginning with tasks=marl.curriculum.ByKwargs(largest={{...}})"
