@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from marl.compiled import recurrent
 from marl.compiled.backend import ChosenNetwork, DenseLayers, network_for, recorded
 from marl.compiled.recurrent import Unit
-from marl.nets.networks import CNN, MLP, Body, Inputs, is_plain, whole_sizes
+from marl.nets.networks import CNN, MLP, Body, Inputs, whole_sizes
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
 
@@ -179,12 +179,8 @@ class RecurrentBody(Body):
     ) -> tuple[Tensor, Tensor]:
         """Hidden states ``(S, T, M, H)`` and carries ``(S, T, M, C)``."""
         unit, layer, chosen = self.unit, self.recurrent, None if recorded() else self._decision()
-        net = None if chosen is None else chosen.network
-        if net is not None and extra is None and x.dtype == torch.float32 and x.numel():
-            from_input = self.owner.enter(net(self.owner.leave(x)))  # (S, T, M, G H)
-        else:
-            y, _ = self.encoder(x, extra, carry, start, acting)
-            from_input = self.inputs(y)
+        y, _ = self.encoder(x, extra, carry, start, acting)
+        from_input = self.inputs(y)  # (S, T, M, G H)
         weight, bias = self.owner.weight(layer.weight), self.owner.weight(layer.bias)
         data = from_input, carry, start, acting, weight, bias
         plain_layer = chosen is not None and not chosen.touched and type(layer) is StackedLinear
@@ -195,7 +191,7 @@ class RecurrentBody(Body):
         return carries[..., : self.width], carries
 
     def _decision(self) -> ChosenNetwork:
-        """What computes encoder and input products, as long as that holds."""
+        """Whether torch has to call every module, as long as that holds."""
         chosen = self._chosen
         if chosen is None or chosen.stale:
             chosen = self._chosen = network_for(self)
@@ -203,22 +199,12 @@ class RecurrentBody(Body):
 
     @property
     def head(self) -> nn.Module:
-        """The last layer of :meth:`dense`."""
+        """A layer by whose place it is seen whether parameters lie elsewhere by now."""
         return self.inputs
 
     def dense(self) -> DenseLayers | None:
-        """Encoder and input products as data; None unless they are plain layers over vectors."""
-        encoder, owner = self.encoder, self.owner
-        if type(self) is not RecurrentBody or not is_plain(encoder, self.inputs):
-            return None
-        layers = [layer for layer in (*encoder.layers, self.inputs) if isinstance(layer, StackedLinear)]
-
-        def plain(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-            return owner.leave(encoder.plain(owner.enter(torch.cat(list(parts), dim=-1)), parameters))
-
-        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        nothing = torch.zeros(owner.num_agents, 0, dtype=torch.float32)  # ids stand in the observations
-        return DenseLayers(weights, biases, encoder.activation_name, *owner.table, nothing, plain)
+        """None: encoder and input products are torch's."""
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         """State for pickling, without compiled code and the decision for it, which a copy makes anew."""
