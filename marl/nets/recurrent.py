@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marl.compiled import recurrent
-from marl.compiled.backend import ChosenNetwork, DenseLayers, network_for, recorded
+from marl.compiled.backend import touched
 from marl.compiled.recurrent import Unit
 from marl.nets.networks import CNN, MLP, Body, Inputs, whole_sizes
 from marl.nets.owner import Owner
@@ -18,7 +18,38 @@ from marl.nets.stacked import StackedLinear
 
 
 @dataclass(frozen=True)
-class GRU:
+class _Recurrent:
+    """What recurrent networks have in common; a kind of its own says its :attr:`unit`."""
+
+    hidden: int = 64
+    encoder: MLP | CNN | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        whole_sizes(f"{type(self).__name__}.hidden", (self.hidden,))
+
+    @property
+    def unit(self) -> Unit:
+        """The kind of recurrent unit."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """How many features the built module returns."""
+        return self.hidden
+
+    @property
+    def remembers(self) -> bool:
+        """Yes."""
+        return True
+
+    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
+        """Make the stacked module."""
+        return RecurrentBody(self.unit, self.hidden, self.encoder, owner, inputs, generators)
+
+
+@dataclass(frozen=True)
+class GRU(_Recurrent):
     """An encoder followed by a gated recurrent unit (Cho et al. 2014).
 
     ``r, z = sigmoid(W x + b + U h + c)``, ``n = tanh(W x + b + r (U h + c))``, ``h' = (1 - z) n + z h``.
@@ -29,30 +60,14 @@ class GRU:
             ``CNN()`` for images.
     """
 
-    hidden: int = 64
-    encoder: MLP | CNN | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        whole_sizes("GRU.hidden", (self.hidden,))
-
     @property
-    def width(self) -> int:
-        """How many features the built module returns."""
-        return self.hidden
-
-    @property
-    def remembers(self) -> bool:
-        """Yes."""
-        return True
-
-    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
-        """Make the stacked module."""
-        return RecurrentBody(gru, self.hidden, self.encoder, owner, inputs, generators)
+    def unit(self) -> Unit:
+        """A gated recurrent unit."""
+        return gru
 
 
 @dataclass(frozen=True)
-class LSTM:
+class LSTM(_Recurrent):
     """An encoder followed by a long short-term memory (Hochreiter and Schmidhuber 1997; with forget gates).
 
     ``i, f, o = sigmoid(W x + b + U h + c)``, ``g = tanh(W x + b + U h + c)``, ``c' = f c + i g``, ``h' = o tanh(c')``.
@@ -62,26 +77,10 @@ class LSTM:
         encoder: as for :class:`GRU`.
     """
 
-    hidden: int = 64
-    encoder: MLP | CNN | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        whole_sizes("LSTM.hidden", (self.hidden,))
-
     @property
-    def width(self) -> int:
-        """How many features the built module returns."""
-        return self.hidden
-
-    @property
-    def remembers(self) -> bool:
-        """Yes."""
-        return True
-
-    def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
-        """Make the stacked module."""
-        return RecurrentBody(lstm, self.hidden, self.encoder, owner, inputs, generators)
+    def unit(self) -> Unit:
+        """A long short-term memory."""
+        return lstm
 
 
 Product = Callable[[Tensor], Tensor]  # of hidden states (S, M, H)
@@ -172,43 +171,25 @@ class RecurrentBody(Body):
         self.inputs = StackedLinear(owner, self.encoder.width, unit.gates * hidden, generators, gain=1.0)
         self.recurrent = StackedLinear(owner, hidden, unit.gates * hidden, generators, gain=1.0)
         self.width, self.carry_width = hidden, unit.state * hidden
-        self._chosen: ChosenNetwork | None = None
 
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Hidden states ``(S, T, M, H)`` and carries ``(S, T, M, C)``."""
-        unit, layer, chosen = self.unit, self.recurrent, None if recorded() else self._decision()
+        unit, layer = self.unit, self.recurrent
         y, _ = self.encoder(x, extra, carry, start, acting)
         from_input = self.inputs(y)  # (S, T, M, G H)
         weight, bias = self.owner.weight(layer.weight), self.owner.weight(layer.bias)
         data = from_input, carry, start, acting, weight, bias
-        plain_layer = chosen is not None and not chosen.touched and type(layer) is StackedLinear
-        if plain_layer and recurrent.fits(from_input, weight):
+        if type(layer) is StackedLinear and recurrent.fits(from_input, weight) and not touched(layer):
             carries = recurrent.recurrence(unit, *data)
         else:
             carries = unit.plain(*data, lambda h: layer(h.unsqueeze(1)).squeeze(1))
         return carries[..., : self.width], carries
 
-    def _decision(self) -> ChosenNetwork:
-        """Whether torch has to call every module, as long as that holds."""
-        chosen = self._chosen
-        if chosen is None or chosen.stale:
-            chosen = self._chosen = network_for(self)
-        return chosen
-
-    @property
-    def head(self) -> nn.Module:
-        """A layer by whose place it is seen whether parameters lie elsewhere by now."""
-        return self.inputs
-
-    def dense(self) -> DenseLayers | None:
-        """None: encoder and input products are torch's."""
-        return None
-
     def __getstate__(self) -> dict[str, Any]:
-        """State for pickling, without compiled code and the decision for it, which a copy makes anew."""
-        return self.__dict__ | {"_chosen": None, "unit": self.unit.what}
+        """State for pickling, with the name of the unit instead of its compiled code."""
+        return self.__dict__ | {"unit": self.unit.what}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Go back to it."""

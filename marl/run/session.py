@@ -13,7 +13,7 @@ from marl import checkpoint
 from marl.compiled import decisions
 from marl.config import described, other_settings, today
 from marl.run.folder import checkpoints, holds_run, step_of
-from marl.run.writer import Run, Trained
+from marl.run.writer import Run, TrainingSystem
 from marl.types import CheckpointError, ConfigError, ResourceError, exit_status
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from marl.training.loop import Request
 
 
-class Trainable(Trained, Protocol):
+class Trainable(TrainingSystem, Protocol):
     """What Python's run folders ask of a system beside that."""
 
     setup: Any
@@ -46,7 +46,7 @@ class Trainable(Trained, Protocol):
 
 
 @contextlib.contextmanager
-def session(run: Run, system: Trained, summary: Mapping[str, Any]) -> Iterator[None]:
+def session(run: Run, system: TrainingSystem, summary: Mapping[str, Any]) -> Iterator[None]:
     """While inside: signals end the training and save. Then the final state is saved; summary.json tells of a failure.
 
     A KeyboardInterrupt, with nothing to be saved, is the caller's to tell; see :func:`interrupted`.
@@ -68,7 +68,7 @@ def session(run: Run, system: Trained, summary: Mapping[str, Any]) -> Iterator[N
         raise
 
 
-def counts(system: Trained) -> dict[str, Any]:
+def counts(system: TrainingSystem) -> dict[str, Any]:
     """How far a system came, for summary.json."""
     return {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
 
@@ -78,7 +78,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     return {"status": "failed", "error": " ".join(str(error).split()), "exit_code": exit_status(error)}
 
 
-def interrupted(run: Run, system: Trained, summary: dict[str, Any]) -> str:
+def interrupted(run: Run, system: TrainingSystem, summary: dict[str, Any]) -> str:
     """Write that a signal ended the run, also into ``summary``; returns the status in a word."""
     status = "interrupted" if run.exit_code in (0, 130) else "preempted"
     summary |= {"steps": system.steps, "episodes": system.episodes, "status": status}

@@ -43,7 +43,7 @@ ECHO = 0.2  # a signal that comes twice within this time was sent once, to the p
 FIRST_EPISODES = 100  # a mean return over fewer episodes names no best checkpoint
 
 
-class Trained(Protocol):
+class TrainingSystem(Protocol):
     """What a run folder asks of a system that trains."""
 
     spec: Spec
@@ -262,7 +262,7 @@ class Run:
         elif self._candidate is not None and self._candidate["metric"] == metric:
             self._candidate = None
 
-    def tick(self, system: Trained) -> bool:
+    def tick(self, system: TrainingSystem) -> bool:
         """Save if it is time; True once a signal has come and everything is saved."""
         self._at_once = False
         for sink in self.sinks:
@@ -280,7 +280,7 @@ class Run:
         self._insist(system)
         return True
 
-    def save(self, system: Trained) -> bool:
+    def save(self, system: TrainingSystem) -> bool:
         """Write a checkpoint; False if the disk refused. Raises ResourceError if it has refused too often."""
         name = f"step-{system.steps:012d}"
         best, self._candidate = self._candidate, None
@@ -303,7 +303,7 @@ class Run:
         self._schedule(system.steps)
         return True
 
-    def _tell_changes(self, system: Trained) -> None:
+    def _tell_changes(self, system: TrainingSystem) -> None:
         """Write into config.json which settings were changed since the beginning, and when."""
         if system.changes != self._config.get("changes", []):
             self._config["changes"] = system.changes
@@ -340,7 +340,7 @@ class Run:
                 os.rename(path, going)  # so that a half-removed one is never taken for a checkpoint
                 shutil.rmtree(going, ignore_errors=True)
 
-    def _insist(self, system: Trained) -> None:
+    def _insist(self, system: TrainingSystem) -> None:
         """Save, whatever it takes within reason. Raises ResourceError."""
         while not self.save(system):
             wait = self._saving.wait
@@ -400,7 +400,7 @@ class Run:
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
-    def end(self, system: Trained) -> None:
+    def end(self, system: TrainingSystem) -> None:
         """Save the final state. Raises ResourceError if the disk refuses for good."""
         self._ended = self._ended or time.monotonic()
         self._insist(system)
