@@ -214,6 +214,37 @@ def test_a_noise_of_the_same_kind_goes_on_from_where_it_was():
         assert system.value("learner.exploration") == GaussianNoise(0.1)  # a change that fails changes nothing
 
 
+def test_a_change_that_a_later_team_refuses_restarts_nobody_s_noise():
+    noise = OrnsteinUhlenbeck(scale=0.5)
+    how = {"random_start": False, **OFF}
+    agents = {"agent_0": marl.iddpg(exploration=noise, **how), "agent_[12]": Refusing(exploration=noise, **how)}
+    with make(agents, Steer) as system, make(agents, Steer) as other:
+        for one in (system, other):
+            one.train(steps=40)
+        with pytest.raises(marl.ConfigError, match="this team likes its noise"):
+            system.change("learner.exploration", GaussianNoise(0.1))
+        assert not system.changes
+        assert [learner.settings.exploration for learner in system.learners] == [noise, noise]
+        for one in (system, other):
+            one.train(steps=40)
+        mine, theirs = (one.state_dict()["learners"] for one in (system, other))
+        assert_equal_trees(mine, theirs)
+
+
+@marl.extend.config
+class Refusing(marl.DDPG):
+    """DDPG whose learner keeps to its exploration."""
+
+    def build(self, *where):
+        learner = super().build(*where)
+
+        def change(settings):
+            raise marl.ConfigError("this team likes its noise")
+
+        learner.change = change
+        return learner
+
+
 def test_one_team_or_all_of_them():
     agents = {"agent_0": marl.ippo(**ON), "agent_[12]": marl.ia2c(network=marl.MLP((16,)))}
     with make(agents) as system:
