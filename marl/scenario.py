@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import EntryPoint
@@ -53,6 +53,8 @@ class Scenario(Features):
         tasks: how the curriculum's tasks reach the environment: ``marl.curriculum.ByOptions()``, ``ByKwargs()`` or
             ``BySetter(...)``; None: by options if it declares a ``task_space``.
         reset_options: options of every reset of the environment.
+        callbacks: objects that look on while it trains, of ``marl.callbacks`` or your own: ``[EarlyStopping()]``. Each
+            system that trains the scenario has copies of its own.
         message_entries: where observations show what others did to be understood, such as
             ``("listener_0<speaker_0:8-10",)``: entries 8 to 10 of what ``listener_0`` sees are what ``speaker_0`` said.
         algorithms: other algorithms that this task has settings for: a name, and the fields of the scenario that
@@ -72,6 +74,7 @@ class Scenario(Features):
     workers: int = 0
     stop: Stop | None = None
     shaping: Hooks = field(default=(), metadata=says(told=FILE))
+    callbacks: Sequence[Any] = field(default=(), metadata=says(told=FILE))
     message_entries: tuple[str, ...] = field(default=(), metadata=says(told=FILE))
     algorithms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=says(told=FILE))
     expect: str = field(default="", metadata=says(told=FILE))
@@ -93,6 +96,8 @@ class Scenario(Features):
                 f"Scenario {self.name!r}: env: expected an id or a function that makes the environment, got one "
                 f"environment, which training and evaluation cannot share; pass lambda: {type(self.env).__name__}(...)"
             )
+        if not isinstance(self.callbacks, list | tuple):
+            raise ConfigError(f"Scenario {self.name!r}: callbacks: expected a list, got {self.callbacks!r:.80}")
         try:
             checked_on_bad_obs(self.on_bad_obs)
             checked_hooks(self.shaping)

@@ -120,14 +120,15 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     from marl.compiled import decisions
     from marl.logs import LoggedRun, begin
     from marl.logs.progress import Progress
-    from marl.run import counts, failure, session
+    from marl.run import counts, ended_by_callback, failure, session
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
     config = plan.config(asked) | {"compiled": decisions(system.learners)}
     config |= {"changes": system.changes} if system.changes else {}
+    over = began_at >= plan.steps or ended_by_callback(system, run.config, plan.steps)
     run.begin(config, system.steps)
-    if plan.steps > began_at and not asked.quiet:
+    if not over and not asked.quiet:
         note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
         run.note = progress.note
@@ -135,7 +136,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     logged = LoggedRun(plan.scenario.name, run.path, began_at or None, config, lambda text: run.note(text))
     run.sinks.extend(begin(logger, logged) for logger in loggers)
     stop = plan.scenario.stop
-    finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
+    finished = over or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
     summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}
     try:
         with session(run, system, summary):
@@ -143,6 +144,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
                 system.train(
                     steps=plan.steps - began_at,
                     stop=stop,
+                    callbacks=plan.callbacks(),
                     evaluate_every=plan.evaluate_every,
                     evaluate_episodes=plan.evaluate_episodes,
                     log_every=max(1, plan.steps // 100),

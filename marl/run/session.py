@@ -26,6 +26,7 @@ class Trainable(TrainingSystem, Protocol):
 
     setup: Any
     scenario: Any
+    training: Any
     device: Any
     learners: Any
     run_dir: Path | None
@@ -110,6 +111,7 @@ def train_in(
     steps = None if asked.last_step is None else asked.last_step - system.steps
     episodes = None if asked.last_episode is None else asked.last_episode - system.episodes
     with _take(system, Path(path).absolute(), resume, steps) as run:
+        before = run.config
         if resume:
             _go_back(system, run)
             steps = None if steps is None else steps - system.steps
@@ -120,8 +122,9 @@ def train_in(
         summary: dict[str, Any] = {"seed": system.setup.seed, "run": str(run.path)}
         history = system.history
         rule = asked.stop
-        stopped = resume and rule is not None and system.steps > 0 and rule(history["episode_rewards"])
-        if not stopped and min(one for one in (steps, episodes) if one is not None) > 0:
+        over = resume and rule is not None and system.steps > 0 and rule(history["episode_rewards"])
+        over = over or (resume and ended_by_callback(system, before, last))
+        if not over and min(one for one in (steps, episodes) if one is not None) > 0:
             try:
                 with session(run, system, summary):
                     history = train(steps=steps, episodes=episodes, log_every=asked.log_every, watcher=run)
@@ -133,6 +136,19 @@ def train_in(
             run.note(f"{run.path}: the run is finished already, at step {system.steps:,}")
         run.summarize(summary | counts(system) | {"exit_code": 0, "status": "finished"})
         return history
+
+
+def ended_by_callback(system: Trainable, before: Mapping[str, Any] | None, last: int | None) -> bool:
+    """Whether a callback has ended the run, and nobody asks for another length of it now.
+
+    Args:
+        system: as it was saved last.
+        before: the run's config.json so far.
+        last: the step at which it is to end.
+    """
+    asked = (before or {}).get("tunable")
+    again = isinstance(asked, Mapping) and asked.get("steps") == last
+    return again and system.training.callbacks.stopped is not None
 
 
 def _take(system: Trainable, path: Path, resume: bool, steps: int | None) -> Run:
