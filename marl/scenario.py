@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -19,7 +18,7 @@ from marl import sources
 from marl.adapters.resolve import environment_in, is_instance
 from marl.config import unknown
 from marl.curriculum.state import checked_curricula
-from marl.installed import entry_points
+from marl.installed import installed_scenarios
 from marl.league import checked_league
 from marl.learners import LearnerConfig
 from marl.notebook import html_table
@@ -27,8 +26,6 @@ from marl.setup import DEFAULT_COPIES, FILE, Features, checked_on_bad_obs, says
 from marl.shaping.shaper import Hooks, checked_hooks
 from marl.stopping import Stop
 from marl.types import ConfigError
-
-GROUP = "marl.scenarios"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,17 +151,17 @@ class Scenario(Features):
 
 def names() -> list[str]:
     """The names of all installed scenarios."""
-    return sorted(_installed())
+    return sorted(installed_scenarios())
 
 
 def is_installed(name: str) -> bool:
     """Whether it names an installed scenario, or ``NAME_ALGORITHM``, one of the algorithms that it has settings for."""
-    return name in _installed() or variant(name) is not None
+    return name in installed_scenarios() or variant(name) is not None
 
 
 def variant(name: str) -> tuple[str, str] | None:
     """An installed scenario and one of its algorithms that ``NAME_ALGORITHM`` names; None if it names none."""
-    installed = _installed()
+    installed = installed_scenarios()
     return None if name in installed else _divided(name, installed, lambda base: _load(base, installed[base]))
 
 
@@ -179,28 +176,6 @@ def _divided(name: str, known: Iterable[str], load: Callable[[str], Scenario]) -
 
 def _load(name: str, point: EntryPoint) -> Scenario:
     return _checked(name, getattr(importlib.import_module(point.module), point.attr, None))
-
-
-def _installed() -> dict[str, EntryPoint]:
-    """Installed scenarios by name: an entry point is for one, ``module:attribute``, or for a package of files."""
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        if point.attr:
-            found.setdefault(point.name, point)
-        else:
-            for name in _modules_in(point.module):
-                found.setdefault(name, EntryPoint(name, f"{point.module}.{name}:scenario", GROUP))
-    return found
-
-
-def _modules_in(package: str) -> list[str]:
-    """The public modules of a package, none of which is imported; none where there is no such package."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return []
-    folders = None if spec is None else spec.submodule_search_locations
-    return [module.name for module in pkgutil.iter_modules(folders or ()) if not module.name.startswith("_")]
 
 
 def find(reference: str) -> Scenario:
@@ -223,7 +198,7 @@ def find(reference: str) -> Scenario:
             raise ConfigError(f"scenario {reference!r}: cannot import {module_name!r} ({error})") from None
         found = _named_in(module, attribute, f"{module_name}:")
         return _checked(reference, getattr(module, attribute, None)) if found is None else found
-    installed = _installed()
+    installed = installed_scenarios()
     if reference in installed:
         return _load(reference, installed[reference])
     divided = variant(reference)

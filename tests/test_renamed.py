@@ -55,7 +55,12 @@ def test_old_fields_answer_with_the_new_name():
     with pytest.raises(TypeError, match=r"EpisodicNovelty\(\): neighbours= is now neighbors="):
         marl.shaping.EpisodicNovelty(neighbours=5)
     assert marl.shaping.EpisodicNovelty(0.2, neighbors=5).neighbors == 5
-    assert list(inspect.signature(marl.shaping.EpisodicNovelty).parameters) == ["weight", "neighbors", "memory", "width"]
+    assert list(inspect.signature(marl.shaping.EpisodicNovelty).parameters) == [
+        "weight",
+        "neighbors",
+        "memory",
+        "width",
+    ]
 
 
 @pytest.mark.parametrize(

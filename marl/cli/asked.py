@@ -68,7 +68,7 @@ class Asked:
     tensorboard: bool = False
     """The same as --log tensorboard, but kept by --resume."""
     log: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
-    """Log to this as well: csv, tensorboard, wandb, or a logger of an installed package. Repeatable.
+    """Log to this as well: csv, tensorboard, wandb, mlflow, or a logger of an installed package. Repeatable.
 
     With --resume it is named again."""
     quiet: bool = False

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from marl.cli.asked import Asked
     from marl.callbacks import Callback
+    from marl.cli.asked import Asked
     from marl.logs import Logger
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
@@ -35,7 +35,7 @@ def loggers_of(asked: Asked) -> list[Logger]:
     from marl.logs import logger_named
 
     names = dict.fromkeys((*asked.log, *["tensorboard"] * asked.tensorboard))
-    for extra in ("tensorboard", "wandb"):
+    for extra in ("tensorboard", "wandb", "mlflow"):
         if extra in names:
             need(extra, extra)
     return [logger_named(name) for name in names]

@@ -417,7 +417,12 @@ def test_no_other_callback_is_made_of_words(text, said):
 
 def test_callbacks_of_the_command_line_are_kept_and_know_what_they_knew_when_a_run_is_resumed(tmp_path, capsys):
     words = ["train", "CartPole-v1", "--set", "learner.rollout=8", *map(str, SMALL), "--steps", "320"]
-    said = ["--callback", "EarlyStopping('steps', 9, mode='min')", "--callback", "ReduceLROnPlateau('steps', 2, mode='min')"]
+    said = [
+        "--callback",
+        "EarlyStopping('steps', 9, mode='min')",
+        "--callback",
+        "ReduceLROnPlateau('steps', 2, mode='min')",
+    ]
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert main([*words, *said, "--run-dir", str(straight)]) == 0
     assert config(straight)["callbacks"] == said[1::2]
