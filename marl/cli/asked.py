@@ -50,7 +50,7 @@ class Asked:
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
     callback: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME(...)")] = ()
-    """A shipped callback with its settings, as 'EarlyStopping(patience=10)'. Repeatable."""
+    """A shipped callback with its settings, as 'EarlyStopping("mean_return")'. Repeatable."""
     evaluate_every: Annotated[int | None, NUMBER] = None
     """Evaluate greedily every so many steps, in environments of its own; decides which checkpoint is the best."""
     evaluate_episodes: Annotated[int, NUMBER] = 20

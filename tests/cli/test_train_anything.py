@@ -312,6 +312,37 @@ def test_missing_arguments_of_an_environment_are_named(tmp_path, marl_command):
     assert json.loads(said.out)["facts"]["episode_length"] == 4
 
 
+@pytest.mark.parametrize("maker", ["parallel_env", "env", "make"])
+def test_a_module_of_a_package_that_needs_arguments_works_everywhere(maker, tmp_path, monkeypatch, marl_command):
+    """As ``gymnasium_robotics.mamujoco_v1`` does, whose environments need a robot and how it is divided."""
+    package = tmp_path / f"rooms_of_mine_{maker}"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    made = f"def {maker}(scenario, agent_conf, length=5, render_mode=None):\n    return Team(length=length)\n"
+    (package / "rooms_v1.py").write_text(f"from tests.support.tiny import Team\n\n\n{made}")
+    monkeypatch.syspath_prepend(tmp_path)
+    what, run = f"{package.name}.rooms_v1", tmp_path / "run"
+    for command in (("train", what, "--run-dir", run), ("check", what)):
+        said = marl_command(*command)
+        assert said.code == 2
+        assert f"environment '{what}' cannot be made without scenario and agent_conf" in said.error
+    with pytest.raises(ConfigError, match=r"without scenario and agent_conf.*env_kwargs=\{'scenario': \.\.\.\}"):
+        marl.MultiAgentSystem(marl.ia2c(), what)
+    needed = {"scenario": "Ant", "agent_conf": "2x4", "length": 4}
+    words = [f"{key}={value}" for key, value in needed.items()]
+    assert marl_command("check", what, "--env-kwargs", *words, "--steps", 20).code == 0
+    given = [part for word in words for part in ("--set", f"env_kwargs.{word}")]
+    short = ("--set", "learner.rollout=8", *SMALL)
+    assert marl_command("train", what, "--run-dir", run, "--steps", 16, *given, *short).code == 0
+    assert marl_command("train", what, "--run-dir", run, "--resume", "--steps", 32, "--quiet").code == 0
+    said = marl_command("evaluate", run, "--episodes", 2, "--json")
+    assert json.loads(said.out)["episode_lengths"] == [4, 4]
+    scenario = marl.Scenario(name="room", env=what, agents=marl.ia2c(rollout=4), env_kwargs=needed, num_envs=2)
+    with marl.MultiAgentSystem(None, scenario) as system:
+        system.train(steps=8)
+        assert set(system.evaluate(2, env=scenario).episode_lengths) == {4}
+
+
 def test_a_run_of_an_environment_in_a_file_chooses_no_code(tmp_path, capsys):
     (tmp_path / "rooms.py").write_text(ENVIRONMENTS)
     what, run = f"{tmp_path / 'rooms.py'}:env", str(tmp_path / "run")
