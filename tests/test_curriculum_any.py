@@ -30,6 +30,7 @@ from marl.curriculum import (
     SuccessRate,
 )
 from marl.overrides import override
+from marl.studies import exploit
 from marl.training import Part
 from marl.types import CheckpointError, ConfigError, EnvContractError
 from tests.support.equality import assert_equal_trees
@@ -547,6 +548,19 @@ def test_another_environment_is_told_tasks_in_its_own_way(route):
             assert played(env=scenario) == 5
         with pytest.raises(ConfigError, match=r"no task_space, so say how.*to evaluate\(env=\) a marl\.Scenario with"):
             system.evaluate(1, env=Plain, task={"size": 4})
+
+
+def test_a_best_response_is_told_the_target_as_the_system_is():
+    class Seen(Corridor):
+        sizes: ClassVar[set[int]] = set()
+
+        def step(self, actions):
+            self.sizes.add(self.size)
+            return super().step(actions)
+
+    with system_of(Seen, TARGET, ByOptions()) as system:
+        exploit(system, steps=8, games=2)
+    assert Seen.sizes == {5}
 
 
 def test_an_environment_like_the_instance_that_trains_is_reset_with_the_same_options():

@@ -126,7 +126,8 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     began_at = system.steps
     config = plan.config(asked) | {"compiled": decisions(system.learners)}
     config |= {"changes": system.changes} if system.changes else {}
-    over = began_at >= plan.steps or ended_by_callback(system, run.config, plan.steps)
+    why = ended_by_callback(system, run.config, plan.steps)
+    over = began_at >= plan.steps or why is not None
     run.begin(config, system.steps)
     if not over and not asked.quiet:
         note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
@@ -167,7 +168,8 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
         return _interrupted(asked, plan, run, system, summary, f"at step {system.steps:,} and saved")
     summary |= {"exit_code": 0, "status": "finished"}
     if finished:
-        note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
+        because = "" if why is None else f" ({why}); another number of --steps goes on"
+        note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}{because}")
     if asked.evaluate:
         run.summarize(summary | {"status": "evaluating"})  # whatever ends us now, the run is not finished
         try:

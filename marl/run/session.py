@@ -122,9 +122,9 @@ def train_in(
         summary: dict[str, Any] = {"seed": system.setup.seed, "run": str(run.path)}
         history = system.history
         rule = asked.stop
+        why = ended_by_callback(system, before, last) if resume else None
         over = resume and rule is not None and system.steps > 0 and rule(history["episode_rewards"])
-        over = over or (resume and ended_by_callback(system, before, last))
-        if not over and min(one for one in (steps, episodes) if one is not None) > 0:
+        if why is None and not over and min(one for one in (steps, episodes) if one is not None) > 0:
             try:
                 with session(run, system, summary):
                     history = train(steps=steps, episodes=episodes, log_every=asked.log_every, watcher=run)
@@ -133,13 +133,14 @@ def train_in(
             if run.signal is not None:
                 _stop(run, system, summary)
         else:
-            run.note(f"{run.path}: the run is finished already, at step {system.steps:,}")
+            because = "" if why is None else f" ({why}); another number of steps goes on"
+            run.note(f"{run.path}: the run is finished already, at step {system.steps:,}{because}")
         run.summarize(summary | counts(system) | {"exit_code": 0, "status": "finished"})
         return history
 
 
-def ended_by_callback(system: Trainable, before: Mapping[str, Any] | None, last: int | None) -> bool:
-    """Whether a callback has ended the run, and nobody asks for another length of it now.
+def ended_by_callback(system: Trainable, before: Mapping[str, Any] | None, last: int | None) -> str | None:
+    """Why a callback has ended the run; None if none has, or somebody asks for another length of the run now.
 
     Args:
         system: as it was saved last.
@@ -147,8 +148,8 @@ def ended_by_callback(system: Trainable, before: Mapping[str, Any] | None, last:
         last: the step at which it is to end.
     """
     asked = (before or {}).get("tunable")
-    again = isinstance(asked, Mapping) and asked.get("steps") == last
-    return again and system.training.callbacks.stopped is not None
+    stopped: str | None = system.training.callbacks.stopped
+    return stopped if isinstance(asked, Mapping) and asked.get("steps") == last else None
 
 
 def _take(system: Trainable, path: Path, resume: bool, steps: int | None) -> Run:
