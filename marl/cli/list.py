@@ -49,7 +49,7 @@ def show(asked: List) -> int:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    """The same of a scenario whose file has to be run for that."""
+    """What ``listing.facts_of`` tells, of a scenario whose file has to be run for that."""
     from marl.recipes import names_of
     from marl.scenario import find
     from marl.types import MarlError
