@@ -125,7 +125,7 @@ def old_fields(**new_names: str) -> Callable[[type[R]], type[R]]:
     """Answer old fields of a settings class, ``old="new"``: giving one raises TypeError, which says the new name."""
 
     def decorate(cls: type[R]) -> type[R]:
-        cls.__init__ = old_keywords(**new_names)(cls.__init__)  # type: ignore[method-assign, misc]
+        cls.__init__ = old_keywords(**new_names)(cls.__init__)  # type: ignore[method-assign]
         return cls
 
     return decorate
