@@ -296,6 +296,12 @@ def test_modules_and_files_with_parallel_env_env_or_make_are_environments(tmp_pa
         marl.MultiAgentSystem(marl.ia2c(), "rooms_of_mine_two")
 
 
+def test_a_module_that_is_not_there_is_named(marl_command):
+    said = marl_command("train", "rooms_of_nobody:Room")
+    assert said.code == 2
+    assert "there is no module 'rooms_of_nobody'; is its package installed?" in said.error
+
+
 def test_missing_arguments_of_an_environment_are_named(tmp_path, marl_command):
     (tmp_path / "rooms.py").write_text(ENVIRONMENTS)
     what = f"{tmp_path / 'rooms.py'}:Room"
@@ -457,6 +463,9 @@ def test_callbacks_of_the_command_line_are_kept_and_know_what_they_knew_when_a_r
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert main([*words, *said, "--run-dir", str(straight)]) == 0
     assert config(straight)["callbacks"] == said[1::2]
+    assert (
+        "a callback ended the training at step 160: steps was not better than 16 in 9 rows" in capsys.readouterr().err
+    )
     assert json.loads((straight / "summary.json").read_text())["steps"] == 160  # ten rows of 16 steps
     assert main([*words, *said, "--run-dir", str(broken), "--steps", "80"]) == 0
     capsys.readouterr()
