@@ -78,11 +78,12 @@ def clock() -> float:
 @contextmanager
 def telling(note: Callable[[str], None]) -> Iterator[None]:
     """While inside: ``note`` gets the line that tells of a compilation, instead of whoever got it before."""
-    compilation.notes.append(note)
+    notes = compilation.notes
+    notes.append(note)
     try:
         yield
     finally:
-        compilation.notes.remove(note)
+        notes.remove(note)
 
 
 def listen() -> None:

@@ -197,7 +197,7 @@ class Progress:
     def line(self) -> str:
         """Everything in one plain line."""
         of = "" if self._total is None else f"/{self._total:,} ({min(1.0, self._steps / self._total):.0%})"
-        parts = [f"steps {self._steps:,}{of}", *([f"{rate:,.0f} steps/s"] if (rate := self.rate) > 0 else [])]
+        parts = [f"steps {self._steps:,}{of}", *([_speed(rate)] if (rate := self.rate) > 0 else [])]
         parts += [f"{label} {course[-1]:.2f}" for (label, _), course in self._labeled() if course]
         if self._evaluation is not None:
             parts.append(f"evaluation {self._evaluation:.2f}")
@@ -216,7 +216,7 @@ class Progress:
         self._drawn = time.monotonic()
         table = Table.grid(padding=(0, 2))
         of = "" if self._total is None else f" / {self._total:,}"
-        speed = f"{rate:,.0f} steps/s" if (rate := self.rate) > 0 else ""
+        speed = _speed(rate) if (rate := self.rate) > 0 else ""
         left = "" if self._total is None else f"{duration(self.left)} left"
         bar = ProgressBar(total=self._total, completed=min(self._steps, self._total or self._steps), width=24)
         table.add_row(
@@ -233,3 +233,7 @@ class Progress:
         assert self._live is not None
         with contextlib.suppress(OSError):
             self._live.update(table, refresh=True)
+
+
+def _speed(rate: float) -> str:
+    return f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.2g} steps/s"
