@@ -45,7 +45,7 @@ class Compilation:
 
     def _tell(self, dispatcher: Any) -> None:
         function = dispatcher.py_func
-        file, seconds = function.__code__.co_filename, expected(function.__module__)
+        file, seconds = function.__code__.co_filename, expected(function.__module__ or "")
         if file in self._told or (seconds is not None and seconds < LEAST):
             return
         self._told.add(file)

@@ -25,7 +25,7 @@ from marl.types import Array, ConfigError
 
 Z = NormalDist().inv_cdf(0.975)  # half of a 95 % interval, in standard errors
 COLUMNS = """\
-Elo    rating fitted to all games, 1000 on average; whoever is 100 above another scores 64 % against it
+Elo    rating fitted to all games, 1000 on average; whoever is 100 above another scores 64 % against it; CI over games
 alpha  alpha-rank: the share of the long run that a player holds where better players replace worse ones
 Nash   the share of a player in the mixture of players that nobody beats (Nash averaging)
 skill  the payoff of a player against that mixture; 0 is the best
@@ -55,7 +55,7 @@ class Tournament:
 
     @property
     def payoff(self) -> Array:
-        """``(P, P)``: the share of games that the row won minus the share that it lost, sides swapped half-way."""
+        """``(P, P)``: win rate minus loss rate of row against column, sides swapped half-way; antisymmetric."""
         out: Array = self.scores - self.scores.T
         return out
 
@@ -158,7 +158,7 @@ class Tournament:
             cells = [f"{value:.2f}" if clear else f"{value:.2f} =" for value, clear in zip(payoffs, told, strict=True)]
             low, high = self.elo_intervals[place]
             rows.append((name, *cells, f"{self.elo[place]:.0f}", f"{low:.0f} to {high:.0f}"))
-        title = f"share of {2 * self.games} games won minus share lost; =: {INDISTINCT} (95 % CI over games)"
+        title = f"win rate minus loss rate, {2 * self.games} games a pair; =: {INDISTINCT} (95 % CI over games)"
         return html_table(title, rows, ("", *self.players, "Elo", "95 % CI over games"))
 
     def __str__(self) -> str:
@@ -169,15 +169,15 @@ class Tournament:
         head = "".join(f"{number:>7}" for number in numbers)
         lines = [f"{'':{width + 5}}{head}{'Elo':>8}   {'95 % CI':<14}{'alpha':>7}{'Nash':>7}{'skill':>7}"]
         for number, name, row, rating in zip(numbers, self.players, self.payoff, ratings, strict=True):
-            elo, (low, high), alpha, mixed, skill = rating
-            cells = "".join(f"{value:7.2f}" for value in row)
-            interval = f"{low:.0f} to {high:.0f}"
-            lines.append(
-                f"{number:>4} {name:{width}}{cells}{elo:8.0f}   {interval:<14}{alpha:7.2f}{mixed:7.2f}{skill:7.2f}"
+            elo, (low, high), *others = rating
+            payoffs, rest = (
+                "".join(f"{value:7.2f}" for value in np.round(values, 2) + 0.0)  # no -0.00
+                for values in (row, others)
             )
+            lines.append(f"{number:>4} {name:{width}}{payoffs}{elo:8.0f}   {f'{low:.0f} to {high:.0f}':<14}{rest}")
         lines.append("")
         each = f"{2 * self.games:,} games of each pair, half of them with sides swapped"
-        lines.append(f"(1)... payoff: share of games that the row's player won minus share that it lost; {each}")
+        lines.append(f"(k)    payoff: win rate minus loss rate against player (k); {each}")
         low, high = (100 * end for end in self.first_side_interval)
         share = f"{100 * self.first_side:.1f} % of the games (95 % CI over games {low:.1f} to {high:.1f})"
         lines += [COLUMNS, f"Side {self.sides[0]} wins {share}; a draw counts as half.", "", *self._pairs(numbers)]
@@ -280,7 +280,7 @@ def plot(result: Tournament, out: Path) -> Path:
         axis.text(column, row, f"{value:.2f}{mark}", ha="center", va="center", color="w" if abs(value) > 0.6 else "k")
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axis.set_yticks(range(len(names)), names)
-    axis.set_title("games won less lost by row, sides swapped")
+    axis.set_title(f"win rate minus loss rate of the row\n=: {INDISTINCT} (95 % CI over games)", fontsize="medium")
     figure.colorbar(image, ax=axis)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

@@ -203,7 +203,7 @@ def test_a_tie_reads_not_distinguishable(result):
     assert low < 0 < high
     assert not result.distinguishable.any()
     assert str(result).splitlines()[-1].endswith("not distinguishable")
-    assert "better" not in str(result)
+    assert "is better" not in str(result)
 
 
 def test_draws_count_as_half():
