@@ -142,7 +142,7 @@ class Report:
         metrics: what ``evaluate(metrics=...)`` asked for, by name.
         decentralized: whether every agent acted on its own.
         changes: what was done to the team and its messages, in words.
-        faults: agents whose process was lost, and how; a stranger acted at random in their seats from then on. And what
+        faults: agents whose process was lost, and how; from then on they took random legal actions. And what
             went wrong in the environment's copies, by kind (``crash``, ``drop``, ``cast``, ``clip``, ...).
         lost_episodes: how many episodes were thrown away after such faults; others were played in their place.
         batched: the same episodes played in one batch, where agents had processes of their own. It is a play apart:
@@ -180,7 +180,7 @@ class Report:
         lines = []
         for name, how in self.faults.items():
             if name in self.returns_per_agent:
-                lines.append(f"agent {name!r}: {how}; somebody acted at random in its seat, and the others played on")
+                lines.append(f"agent {name!r}: {how}; from then on it took random actions, and the others played on")
             else:
                 lines.append(f"environment: {name.replace('_', ' ')}: {how}")
         if self.lost_episodes:
