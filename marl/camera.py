@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from marl.adapters.describe import render_mode
+from marl.adapters.lifecycle import innermost
 from marl.panel import named
 from marl.types import Array, ConfigError, MarlError
 
@@ -29,7 +30,7 @@ class Camera(Protocol):
 
 def camera_for(env: Any) -> Camera:
     """The camera for an environment's next episode."""
-    game = getattr(env, "unwrapped", env)
+    game = innermost(env)
     world = getattr(game, "world", None)
     moves = hasattr(game, "original_cam_range") and hasattr(world, "agents") and hasattr(world, "landmarks")
     return SteadyCamera(env, game) if moves else PlainCamera(env)

@@ -88,7 +88,7 @@ class Sweep:
 
     def _cells(self) -> list[tuple[str, ...]]:
         """The table, a text for each cell."""
-        cells = []
+        cells: list[tuple[str, ...]] = []
         for effect, value, one in self.points:
             change = ("", "", "")
             if one.change is not None:

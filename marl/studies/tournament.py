@@ -25,7 +25,7 @@ from marl.types import Array, ConfigError
 
 Z = NormalDist().inv_cdf(0.975)  # half of a 95 % interval, in standard errors
 COLUMNS = """\
-Elo    rating fitted to all games, 1000 on average; whoever is 100 above another scores 64 % against it; CI over games
+Elo    rating fitted to all games, 1000 on average; a player 100 above another scores 64 % against it; CI over games
 alpha  alpha-rank: the share of the long run that a player holds where better players replace worse ones
 Nash   the share of a player in the mixture of players that nobody beats (Nash averaging)
 skill  the payoff of a player against that mixture; 0 is the best

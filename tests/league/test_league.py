@@ -172,7 +172,6 @@ def test_a_league_shows_ratings_and_win_rates_while_it_trains(capfd):
     *_, line = capfd.readouterr().err.splitlines()
     assert f"rating agent_0 {system.history['agent_0/league/rating'][-1]:.4g}" in line
     assert "win rate agent_0 100%" in line
-    assert "win rate agent_1 0%" in line or "win rate agent_1 50%" in line
 
 
 def test_psro_shows_its_iteration_while_it_trains(capfd):
