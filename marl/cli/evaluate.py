@@ -41,7 +41,7 @@ class Evaluate:
     seed: Annotated[int | None, NUMBER] = None
     """Of environments and sampling; the run's plus one unless given: not the episodes that chose the checkpoint."""
     env: str | None = None
-    """Another environment with the same agents and spaces, such as the original of a compiled world; the run's own unless given."""
+    """Another environment with the same agents and spaces, such as a compiled world's original; else the run's own."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
     trust: bool = False
