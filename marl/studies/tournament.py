@@ -186,7 +186,7 @@ class Tournament:
     def _pairs(self, numbers: list[str]) -> list[str]:
         """Every pair: payoff, interval, who is better."""
         width = 2 * max(map(len, numbers)) + 9
-        lines = [f"{'pair':{width}}{'payoff':>8}   {'95 % CI over games':<20}"]
+        lines = [f"{'pair':{width}}{'payoff':>8}   95 % CI over games"]
         for one, other in combinations(range(len(self.players)), 2):
             payoff, pair = self.payoff[one, other], f"{numbers[one]} against {numbers[other]}"
             better = f"{numbers[one if payoff > 0 else other]} is better"
