@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ class ChosenPolicy:
         if self.runner is None:
             return False
         return (
-            self._weight is not getattr(net.head, "weight", None)
+            self._weight is not cast(Any, getattr(net.head, "weight", None))
             or self._place != self._weight.data_ptr()
             or self._versions != [tensor._version for tensor in self._tensors]
         )
