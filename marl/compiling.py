@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Seconds on a core of 2020, by module or package. What takes less than LEAST is not worth a line.
-SECONDS = {"marl_envs": 5.0, "marl.compiled": 5.0, "marl": 1.0}
+# Seconds of processor time, by module or package: a world takes two to seven, a compiled network somewhat less, the
+# rest of the library 0.3 or less a function. What takes less than LEAST is not worth a line.
+SECONDS = {"marl_envs": 5.0, "marl.compiled": 4.0, "marl": 1.0}
 LEAST = 2.0
 
 now = time.perf_counter
