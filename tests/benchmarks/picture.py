@@ -7,6 +7,7 @@ python -m tests.benchmarks.picture runs/spread --env mpe2.simple_spread_v3 docs/
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--env", help="another environment with the same agents")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="an episode each")
     asked = parser.parse_args()
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, no windows
     trained = marl.MultiAgentSystem.load(asked.run / "checkpoints" / "best", env=asked.env)
     random = marl.MultiAgentSystem(marl.Random(), asked.env or trained.scenario or trained.spec.env)
     frames: list[Image.Image] = []
