@@ -28,7 +28,7 @@ def episode(system: marl.MultiAgentSystem, seed: int, greedy: bool) -> list[Imag
 
 def beside(left: Image.Image, right: Image.Image) -> Image.Image:
     """Both pictures in one."""
-    whole = Image.new("RGB", (2 * SIZE + GAP, SIZE), "white")
+    whole = Image.new("RGB", (2 * SIZE + GAP, SIZE), "lightgrey")
     whole.paste(left, (0, 0))
     whole.paste(right, (SIZE + GAP, 0))
     return whole
