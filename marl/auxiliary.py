@@ -1,4 +1,4 @@
-"""Auxiliary losses: what a policy's network learns beside what rewards teach it, from the same rows.
+"""Auxiliary losses: further losses of a policy's network, on the same rows.
 
 ``auxiliary=(PredictActions(),)`` is a setting of every learner. A loss gets the features of the policy's network, which
 its output layer reads, and says a cost for each row. The learner takes the mean over the rows that count, sums over
@@ -66,7 +66,7 @@ class Auxiliary(Protocol):
 
 @runtime_checkable
 class AuxiliaryLoss(Protocol):
-    """A frozen dataclass that says what a policy's network shall also learn."""
+    """A frozen dataclass: settings of an additional loss of a policy's network."""
 
     @property
     def weight(self) -> float:

@@ -405,7 +405,7 @@ class _GaussianNoise(_Noise):
 
 @dataclass(frozen=True)
 class OrnsteinUhlenbeck:
-    """Noise with a memory: ``x <- x - theta x dt + scale sqrt(dt) n``, from 0 at each episode's start.
+    """Correlated noise: ``x <- x - theta x dt + scale sqrt(dt) n``, from 0 at each episode's start.
 
     Args:
         theta: pull towards 0.

@@ -53,9 +53,9 @@ class MultiAgentSystem(Trained):
         max_steps: truncate episodes of environments that do not end by themselves.
         on_bad_obs: what to do about observations outside their space: ``"error"`` ends training; ``"cast"`` accepts a
             wider dtype; ``"clip"`` does so and clips to the bounds; ``"drop"`` throws the episode away.
-        shaping: hooks that change what agents are paid for learning: a list for all teams, or one for each by name.
+        shaping: hooks that change the rewards that agents learn from: a list for all teams, or one for each by name.
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
-        league: whom learners play against: ``marl.League`` or ``marl.PSRO``; None: each other, as they are.
+        league: opponents of the learners: ``marl.League`` or ``marl.PSRO``; None: each other, as they are now.
         channel: messages as actions, a ``marl.Spoken``; learned ones are a learner's ``channel=``.
         tasks: how the curriculum's tasks reach the environment: ``marl.curriculum.ByOptions()``, ``ByKwargs()`` or
             ``BySetter(...)``; None: by options if it declares a ``task_space``. Compiled worlds know how by themselves.
@@ -63,7 +63,7 @@ class MultiAgentSystem(Trained):
         parts: further features of the training loop, instances of :class:`marl.training.Part`.
 
     Raises:
-        ConfigError: for anything that has no meaning, saying what to do.
+        ConfigError: for combinations that make no sense, saying what to do.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class MultiAgentSystem(Trained):
             log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
             watcher: a run folder or progress display.
             loggers: where each row of metrics goes as well, such as ``marl.logs.TensorBoard("events")``.
-            callbacks: objects that look on, stop, save and change settings: those of ``marl.callbacks``, or your own.
+            callbacks: objects that stop, save, log and change settings: those of ``marl.callbacks``, or your own.
             progress: show steps, speed, time left and returns: one line that changes, in notebooks too.
             run_dir: write a run folder there, as ``marl train`` does: settings, metrics, checkpoints, how it ended.
                 A further call with the same folder goes on with it. Ctrl-C ends the training after its step and saves.
@@ -184,7 +184,7 @@ class MultiAgentSystem(Trained):
                 ``shuffle_messages`` (its ``shuffle``) and ``message_entries`` (its ``entries``).
 
         Raises:
-            ConfigError: for what has no meaning here, saying why.
+            ConfigError: for combinations that make no sense, saying why.
         """
         experiment = Experiment.of(
             experiment, link=link, tamper=tamper, silence=silence, remove=remove, swap=() if swap is None else swap,

@@ -244,7 +244,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Nearest:
-    """Agents hear the ``k`` nearest of those that live: the dead show zeros.
+    """Agents hear the ``k`` nearest living agents; dead ones observe zeros.
 
     Args:
         k: how many.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,14 @@ def test_a_class_extends_one_class_of_ours_at_most(path):
     own = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
     towers = {cls.__qualname__: depth(cls) for cls in own if not issubclass(cls, BaseException) and depth(cls) > 2}
     assert not towers
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_docstrings_read_well_on_the_api_pages(path):
+    """`.ci/api_pages.py` makes links of these roles, and of no others; a reader of a page has no class to look at."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    said = " ".join(filter(None, (ast.get_docstring(node) for node in nodes if isinstance(node, kinds))))
+    roles = set(re.findall(r":(\w+):`", said))
+    assert roles <= {"attr", "class", "data", "func", "meth", "mod"}
+    assert not re.search(r"[Ss]ee the class", said)

@@ -186,7 +186,7 @@ class CopyTasks:
         Args:
             num_envs: how many copies.
             declared: see :func:`declared_space`; such an environment takes tasks by options unless ``route`` says else.
-            route: see the class.
+            route: how tasks reach the environment; None: by options, where it declares them.
             ranges: the values that curricula choose, for environments that declare none.
             fixed: options of every reset.
         """

@@ -23,7 +23,7 @@ class WorkerFault(Exception):
     """Why a worker did not answer: ``killed``, ``hung``, ``exited`` or ``raised``, and what it left to read."""
 
     def __init__(self, kind: str, detail: str) -> None:
-        """See the class."""
+        """``kind``: one of these words."""
         super().__init__(detail)
         self.kind = kind
         self.detail = detail

@@ -1,4 +1,4 @@
-"""Compiled code that stands in for torch where it is faster, behind one door.
+"""Compiled code that replaces torch where it is faster, behind one interface.
 
 :func:`gradient_for` and :func:`network_for` decide what computes a learner's gradients and a network's outputs;
 :func:`use` switches compiled code off, or has it compared with torch.

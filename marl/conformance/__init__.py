@@ -1,4 +1,4 @@
-"""Does an environment keep its contract? What `marl check` runs: stricter than PettingZoo's own tests.
+"""Does an environment follow the API? What `marl check` runs: stricter than PettingZoo's own tests.
 
 First the raw environment is played as it is, whole episodes, three times with one seed: in two fresh copies and once
 more in the second. Everything it returns is examined against its spaces and its own words, and the three plays must

@@ -142,12 +142,12 @@ class Report:
         metrics: what ``evaluate(metrics=...)`` asked for, by name.
         decentralized: whether every agent acted on its own.
         changes: what was done to the team and its messages, in words.
-        faults: agents whose process was lost, and how; from then on they took random legal actions. And what
-            went wrong in the environment's copies, by kind (``crash``, ``drop``, ``cast``, ``clip``, ...).
-        lost_episodes: how many episodes were thrown away after such faults; others were played in their place.
-        batched: the same episodes played in one batch, where agents had processes of their own. It is a play apart:
-            where the environment is chaotic, rounding alone makes its returns others.
-        agreement: whether agents in processes did what the batch would have done on the very same observations.
+        faults: agents whose process was lost, and how; random legal actions replaced them from then on. And failures of
+            the environment's copies, by kind (``crash``, ``drop``, ``cast``, ``clip``, ...).
+        lost_episodes: how many episodes were discarded after such faults; others were played in their place.
+        batched: the same episodes played in one batch, if agents had processes of their own. They are played
+            separately: in a chaotic environment rounding alone makes their returns differ.
+        agreement: whether agents in processes took the actions of the batched policy on the same observations.
     """
 
     episodes: int

@@ -23,7 +23,7 @@ from marl.types import Array
 
 @dataclass(frozen=True)
 class CountBonus:
-    """``r + w / sqrt(n(h(s')))``: rarely visited successors pay more; ``h`` is a hash (Tang et al. 2017).
+    """``r + w / sqrt(n(h(s')))``: rarely visited states give more; ``h`` is a hash (Tang et al. 2017).
 
     Args:
         weight: a number or schedule.
@@ -163,7 +163,7 @@ class _RND:
 @old_fields(neighbours="neighbors")
 @dataclass(frozen=True)
 class EpisodicNovelty:
-    """``r + w b``, where ``b`` is great far from everything the agent has seen in this episode (Badia et al. 2020).
+    """``r + w b``, where ``b`` is large far from everything the agent has seen in this episode (Badia et al. 2020).
 
     The kernel over nearest neighbors is :func:`marl.ops.episodic_memory_intrinsic_rewards`; what is remembered is a
     random projection of the observation.

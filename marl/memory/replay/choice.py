@@ -12,7 +12,7 @@ from marl.types import ConfigError
 
 @config
 class ReplayMemory:
-    """A ring of everything that happened lately, drawn from uniformly or by TD error.
+    """A ring buffer of recent transitions, drawn from uniformly or by TD error.
 
     It is what off-policy learners have without ``memory=``, made from their settings of the same names.
     """
