@@ -230,6 +230,55 @@ def network_for(net: DescribesLayers) -> ChosenNetwork:
     return ChosenNetwork(net)
 
 
+class SmallNets(NamedTuple):
+    """Several small networks that read the same input, with rectifiers between their layers, as data.
+
+    ``plain(x, parameters)`` computes their outputs ``(..., widths)`` side by side with torch.
+    """
+
+    parameters: list[nn.Parameter]  # [W_1 (in, out), b_1 (1, out), ...] of one network after the other
+    depths: list[int]  # layers of each
+    plain: Callable[[Tensor, Sequence[Tensor]], Tensor]
+
+
+class DescribesNets(Protocol):
+    """Networks that can say what they are."""
+
+    @property
+    def parts(self) -> Sequence[nn.Module]:
+        """The networks."""
+        ...
+
+    def small(self) -> SmallNets | None:
+        """The networks as data; None if they are of another kind."""
+        ...
+
+
+class ChosenNets:
+    """What was decided for several small networks, good until it is :attr:`stale`."""
+
+    def __init__(self, nets: DescribesNets) -> None:
+        """Looks at the networks as they are."""
+        self._word, self._hooks = word, RemovableHandle.next_id
+        self.nets: Callable[[Tensor], Tensor] | None = None
+        small = nets.small() if enabled and not any(map(touched, nets.parts)) else None
+        self._weight = None if small is None else small.parameters[0]
+        self._place = 0 if self._weight is None else self._weight.data_ptr()
+        if small is not None:
+            self.nets = importlib.import_module("marl.compiled.side_by_side").CompiledNets.maybe(small)
+
+    @property
+    def stale(self) -> bool:
+        """Whether parameters lie elsewhere by now, somebody hooked into something, or :func:`use` was called."""
+        moved = self._weight is not None and self._weight.data_ptr() != self._place
+        return moved or word is not self._word or RemovableHandle.next_id != self._hooks
+
+
+def nets_for(nets: DescribesNets) -> ChosenNets:
+    """What computes several small networks: one compiled call if they are plain layers in a flat matrix on the CPU."""
+    return ChosenNets(nets)
+
+
 def touched(module: nn.Module) -> bool:
     """Whether hooks or replaced functions make it necessary that torch calls a module."""
     if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]

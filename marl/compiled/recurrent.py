@@ -18,13 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from marl.compiled import backend
 from marl.compiled.backend import recorded, require_equal
+from marl.compiled.panels import ROWS, in_halves
 from marl.compiled.tiles import aligned, fast_kernel, spans, strip, tanh
 from marl.compiled.vectors import KEEP, PANEL, copy
-from marl.parallel import both, threads
 from marl.types import Array
-
-ROWS = 32  # rows that go through all steps together: their carries and gates stay in the first-level cache
-WORTH = 4e6  # multiplications from which a second thread pays for the meeting
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 
@@ -172,15 +169,6 @@ def _packed(weight: Tensor) -> Array:
         columns = matrix[:, :, panel * PANEL : (panel + 1) * PANEL]
         panels[:, panel, :, : columns.shape[2]] = columns
     return panels
-
-
-def in_halves(some: Callable[[int, int], None], rows: int, work: float) -> None:
-    """All rows, the second half of them on the other thread where that pays."""
-    if rows < 2 or work < WORTH or threads() == 1:
-        some(0, rows)
-        return
-    middle = rows // 2
-    both(lambda: some(0, middle), lambda: some(middle, rows))
 
 
 @fast_kernel

@@ -17,19 +17,24 @@ from torch.autograd.function import once_differentiable
 
 from marl.compiled import backend
 from marl.compiled.backend import RecurrentLayers, require_equal
-from marl.compiled.recurrent import (
+from marl.compiled.recurrent import Unit, gru_begin, gru_derive, gru_row, lstm_begin, lstm_derive, lstm_row
+from marl.compiled.panels import (
     ROWS,
-    Unit,
-    gru_begin,
-    gru_derive,
-    gru_row,
+    Workroom,
+    Workrooms,
+    add_outer,
+    add_sums,
+    affine,
+    fresh,
     in_halves,
-    lstm_begin,
-    lstm_derive,
-    lstm_row,
+    pack,
+    pack_turned,
+    sum_places,
+    times,
+    whole,
 )
-from marl.compiled.tiles import ACTIVATIONS, TANH, Net, aligned, fast_kernel, flat_matrix, layer_table, spans, strip, tanh
-from marl.compiled.vectors import KEEP, PANEL, ZERO, copy
+from marl.compiled.tiles import ACTIVATIONS, TANH, Net, fast_kernel, flat_matrix, layer_table, spans, tanh
+from marl.compiled.vectors import KEEP, ZERO, copy
 from marl.types import Array
 
 GRU_GATES = 3  # a unit with so many gates is a GRU, one with more an LSTM
@@ -63,16 +68,6 @@ class Slopes(NamedTuple):
     carry: Array  # (B, N, C)
 
 
-class Workroom(NamedTuple):
-    """Room for one thread, which kernels overwrite."""
-
-    panels: Array  # weights of one set, layer after layer, in panels (outputs / PANEL, inputs, PANEL)
-    turned: Array  # the same of transposed weights
-    sums: Array  # the gradient of one set, columns filled up to whole panels
-    rooms: Array  # (FOUR + 1, ROWS, widest)
-    lines: Array  # (ROWS,) which of all B * N rows each one is
-
-
 _NET, _PASSAGE, _WORKROOM, _REST = spans(Net, Passage, Workroom)
 _SLOPES, _BACK_WORKROOM, _BACK_REST = spans(Net, Passage, Slopes, Workroom)[2:]
 
@@ -93,13 +88,9 @@ class CompiledRecurrent:
         self.net = Net(flat, self.layers, ACTIVATIONS[layers.activation], layers.members, layers.sizes)
         self.units, self.outputs = shapes[-2][0], shapes[-1][1]
         self.state, self.hidden = self.unit.state * self.units, sum(outputs for _, outputs in shapes[:-3])
-        widths = [_whole(width) for shape in shapes for width in shape]
-        self.widest = max(widths)
-        self.forwards = sum(_whole(outputs) * inputs for inputs, outputs in shapes)
-        self.backwards = sum(_whole(inputs) * outputs for inputs, outputs in shapes)
         # Of one set alone, so that an agent of many learns, to the last bit, what it learns alone.
         self.work = int(layers.sizes.max()) * sum(inputs * outputs for inputs, outputs in shapes)
-        self._free: list[Workroom] = []
+        self._rooms = Workrooms(self.layers, FOUR + 1)
 
     @classmethod
     def maybe(cls, layers: RecurrentLayers | None) -> Self | None:
@@ -134,14 +125,14 @@ class CompiledRecurrent:
         shape = time, batch, agents
         found = Passage(
             *(part.detach().contiguous().numpy() for part in (x, carry, start, acting)),
-            *(_room(*shape, width) for width in (self.outputs, self.state)),
-            *((_room(*shape, width) for width in (self.hidden, self.unit.kept * self.units)) if keep else 2 * [_NOTHING]),
+            *(fresh(*shape, width) for width in (self.outputs, self.state)),
+            *((fresh(*shape, width) for width in (self.hidden, self.unit.kept * self.units)) if keep else 2 * [_NOTHING]),
         )  # fmt: skip
 
         def some(low: int, high: int) -> None:
-            room = self._borrow()
+            room = self._rooms.borrow()
             _forward(*self.net, *found, *room, self.unit.gates, low, high)
-            self._free.append(room)
+            self._rooms.give_back(room)
 
         in_halves(some, batch, time * batch * self.work)
         return found
@@ -154,38 +145,19 @@ class CompiledRecurrent:
         slopes = Slopes(
             np.zeros(found.out.shape, dtype=np.float32) if slope is None else slope.contiguous().numpy(),
             _NOTHING if carry_slope is None else carry_slope.contiguous().numpy(),
-            _room(time, batch, agents, inputs) if to_x else _NOTHING,
-            _room(*found.carry.shape),
+            fresh(time, batch, agents, inputs) if to_x else _NOTHING,
+            fresh(*found.carry.shape),
         )
         parts: list[Array] = []
 
         def some(low: int, high: int) -> None:
-            room, gradient = self._borrow(), np.zeros(self.net.flat.shape, dtype=np.float32)
+            room, gradient = self._rooms.borrow(), np.zeros(self.net.flat.shape, dtype=np.float32)
             _backward(*self.net, *found, *slopes, *room, self.unit.gates, low, high, gradient)
-            self._free.append(room)
+            self._rooms.give_back(room)
             parts.append(gradient)
 
         in_halves(some, batch, time * batch * self.work)
         return (parts[0] if len(parts) == 1 else np.add(*parts, out=parts[0])), slopes
-
-    def _borrow(self) -> Workroom:
-        try:
-            return self._free.pop()  # two threads may ask at once
-        except IndexError:
-            rooms = aligned(FOUR + 1, ROWS, self.widest)
-            sums = self.forwards + int(self.layers[:, 1].sum())
-            lines = np.zeros(ROWS, dtype=np.int64)
-            return Workroom(aligned(self.forwards), aligned(self.backwards), aligned(sums), rooms, lines)
-
-
-def _whole(width: int) -> int:
-    """Columns of whole panels."""
-    return -(-width // PANEL) * PANEL
-
-
-def _room(*shape: int) -> Array:
-    """Room that begins with a cache line, as torch makes it."""
-    return torch.empty(shape, dtype=torch.float32).numpy()
 
 
 class _Passing(torch.autograd.Function):
@@ -251,74 +223,6 @@ def _compare(
 
 
 @fast_kernel
-def _pack(panels: Array, flat: Array, layers: Array) -> None:
-    """Weights of one set in panels, filled up with zeros."""
-    to = 0
-    for layer in range(layers.shape[0]):
-        inner, outer, weight, _ = layers[layer]
-        for first in range(0, outer, PANEL):
-            count = min(PANEL, outer - first)
-            for k in range(inner):
-                copy(panels, to, flat, weight + k * outer + first, count)
-                for j in range(count, PANEL):
-                    panels[to + j] = _ZERO
-                to += PANEL
-
-
-@fast_kernel
-def _pack_turned(panels: Array, flat: Array, layers: Array) -> None:
-    """The same of transposed weights."""
-    to = 0
-    for layer in range(layers.shape[0]):
-        inner, outer, weight, _ = layers[layer]
-        for first in range(0, inner, PANEL):
-            count = min(PANEL, inner - first)
-            for k in range(outer):
-                for j in range(count):
-                    panels[to + j] = flat[weight + (first + j) * outer + k]
-                for j in range(count, PANEL):
-                    panels[to + j] = _ZERO
-                to += PANEL
-
-
-@fast_kernel
-def _whole_panels(width: int) -> int:
-    return (width + PANEL - 1) // PANEL * PANEL
-
-
-@fast_kernel
-def _times(out: Array, a: Array, panels: Array, origin: int, rows: int, inner: int, outer: int, begin: int) -> None:
-    """``out[i] = sum_k a[i, k] W[k]``, or added to what is there: ``begin`` is ZERO or KEEP."""
-    across = out.shape[1]
-    for first in range(0, outer, PANEL):
-        strip(out, first, across, a, 0, across, 1, panels, origin + first * inner, PANEL, rows, inner, begin)
-
-
-@fast_kernel
-def _layer(
-    out: Array, a: Array, flat: Array, layers: Array, layer: int, panels: Array, origin: int, rows: int
-) -> None:
-    """``out[i] = b + sum_k a[i, k] W[k]``."""
-    inner, outer, _, bias = layers[layer]
-    for i in range(rows):
-        copy(out, i * out.shape[1], flat, bias, outer)
-    _times(out, a, panels, origin, rows, inner, outer, KEEP)
-
-
-@fast_kernel
-def _add_outer(
-    sums: Array, weight: int, bias: int, a: Array, z: Array, rows: int, inner: int, outer: int
-) -> None:
-    """``sums[weight + k wide + j] += sum_i a[i, k] z[i, j]``, ``sums[bias + j] += sum_i z[i, j]``; wide: whole panels."""
-    across, wide = a.shape[1], _whole_panels(outer)
-    for first in range(0, outer, PANEL):
-        strip(sums, weight + first, wide, a, 0, 1, across, z, first, across, inner, rows, KEEP)
-    for i in range(rows):
-        for j in range(outer):
-            sums[bias + j] += z[i, j]
-
-
-@fast_kernel
 def _gather(room: Array, source: Array, at: int, lines: Array, rows: int, across: int, start: int, width: int) -> None:
     """``width`` numbers from ``start`` on of rows ``at + lines`` of ``source``, which are ``across`` wide."""
     for i in range(rows):
@@ -351,7 +255,7 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
     for which in range(sizes.size):
         flat, size = net.flat[which], sizes[which]
         bias = flat[layers[encoders + 1, 3] : layers[encoders + 1, 3] + gates * units]
-        _pack(work.panels, flat, layers)
+        pack(work.panels, flat, layers)
         for first in range(0, (high - low) * size, ROWS):
             rows = min(ROWS, (high - low) * size - first)
             _place(lines, agents, net.members[which], size, low, first, rows)
@@ -364,7 +268,7 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
                 a, origin, place = rooms[X], 0, 0
                 for layer in range(encoders):
                     y, width = rooms[ONE + layer % 2], layers[layer, 1]
-                    _layer(y, a, flat, layers, layer, work.panels, origin, rows)
+                    affine(y, a, flat, layers[layer], work.panels, origin, rows)
                     for i in range(rows):
                         if net.activation == TANH:
                             for j in range(width):
@@ -374,9 +278,9 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
                                 y[i, j] = _ZERO if y[i, j] < 0 else y[i, j]  # NaN stays NaN
                         if keeps:
                             copy(data.hidden, (at + lines[i]) * widths + place, y, i * y.shape[1], width)
-                    a, origin, place = y, origin + layers[layer, 0] * _whole_panels(width), place + width
-                _layer(rooms[FROM], a, flat, layers, encoders, work.panels, origin, rows)
-                origin += layers[encoders, 0] * _whole_panels(layers[encoders, 1])
+                    a, origin, place = y, origin + layers[layer, 0] * whole(width), place + width
+                affine(rooms[FROM], a, flat, layers[encoders], work.panels, origin, rows)
+                origin += layers[encoders, 0] * whole(layers[encoders, 1])
                 h, other, out = rooms[H], rooms[C], rooms[OUT]
                 for i in range(rows):
                     if data.start[t, lines[i] // agents]:
@@ -389,7 +293,7 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
                         gru_begin(out[i], rooms[FROM, i], bias, units)
                     else:
                         lstm_begin(out[i], rooms[FROM, i], bias, units)
-                _times(out, h, work.panels, origin, rows, units, gates * units, KEEP)
+                times(out, h, work.panels, origin, rows, units, gates * units, KEEP)
                 for i in range(rows):
                     line = at + lines[i]
                     acting = data.acting[t, lines[i] // agents, lines[i] % agents]
@@ -400,8 +304,8 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
                     copy(data.after, line * states, h, i * h.shape[1], units)
                     if states > units:
                         copy(data.after, line * states + units, other, i * other.shape[1], units)
-                origin += units * _whole_panels(gates * units)
-                _layer(rooms[SAID], h, flat, layers, encoders + 2, work.panels, origin, rows)
+                origin += units * whole(gates * units)
+                affine(rooms[SAID], h, flat, layers[encoders + 2], work.panels, origin, rows)
                 for i in range(rows):
                     copy(data.out, (at + lines[i]) * outputs, rooms[SAID], i * rooms.shape[2], outputs)
 
@@ -428,7 +332,7 @@ def _derived(
     h, c, d, g, f, s = rooms[H], rooms[C], rooms[TWO], rooms[OUT], rooms[FROM], rooms[SAID]
     for which in range(sizes.size):
         flat, size = net.flat[which], sizes[which]
-        _pack_turned(work.turned, flat, layers)
+        pack_turned(work.turned, flat, layers)
         sums[:] = _ZERO
         for first in range(0, (high - low) * size, ROWS):
             rows = min(ROWS, (high - low) * size - first)
@@ -438,16 +342,15 @@ def _derived(
             for t in range(time - 1, -1, -1):
                 at = t * batch * agents
                 # Layers from the last to the first; origins of panels, sums of weights and of biases go back with them.
-                origin, total, ends = work.turned.size, 0, sums.size
-                for layer in range(layers.shape[0]):
-                    total += layers[layer, 0] * _whole_panels(layers[layer, 1])
+                origin = work.turned.size
+                total, ends = sum_places(layers)
                 _gather(s, slopes.out, at, lines, rows, outputs, 0, outputs)
                 _gather(h, data.after, at, lines, rows, states, 0, units)
-                origin -= outputs * _whole_panels(units)
-                total -= units * _whole_panels(outputs)
+                origin -= outputs * whole(units)
+                total -= units * whole(outputs)
                 ends -= outputs
-                _add_outer(sums, total, ends, h, s, rows, units, outputs)
-                _times(d, s, work.turned, origin, rows, outputs, units, KEEP)
+                add_outer(sums, total, ends, h, s, rows, units, outputs)
+                times(d, s, work.turned, origin, rows, outputs, units, KEEP)
                 if slopes.after.size > 0:
                     for i in range(rows):
                         b, n = lines[i] // agents, lines[i] % agents
@@ -468,11 +371,11 @@ def _derived(
                         lstm_derive(g[i], c[i], d[i], data.kept[t, b, n], units)
                         copy(f, i * f.shape[1], g, i * g.shape[1], 4 * units)
                 _gather(h, data.kept, at, lines, rows, across, across - units, units)
-                origin -= gates * units * _whole_panels(units)
-                total -= units * _whole_panels(gates * units)
+                origin -= gates * units * whole(units)
+                total -= units * whole(gates * units)
                 ends -= gates * units
-                _add_outer(sums, total, ends, h, g, rows, units, gates * units)
-                _times(d, g, work.turned, origin, rows, gates * units, units, KEEP)
+                add_outer(sums, total, ends, h, g, rows, units, gates * units)
+                times(d, g, work.turned, origin, rows, gates * units, units, KEEP)
                 for i in range(rows):
                     if data.start[t, lines[i] // agents]:
                         for j in range(units):
@@ -483,8 +386,8 @@ def _derived(
                 z, place = f, widths
                 for layer in range(encoders, -1, -1):
                     inner, outer = layers[layer, 0], layers[layer, 1]
-                    origin -= outer * _whole_panels(inner)
-                    total -= inner * _whole_panels(outer)
+                    origin -= outer * whole(inner)
+                    total -= inner * whole(outer)
                     ends -= outer
                     a = rooms[X]
                     if layer > 0:
@@ -492,10 +395,10 @@ def _derived(
                         _gather(a, data.hidden, at, lines, rows, widths, place, inner)
                     else:
                         _gather(a, data.x, at, lines, rows, inputs, 0, inner)
-                    _add_outer(sums, total, ends, a, z, rows, inner, outer)
+                    add_outer(sums, total, ends, a, z, rows, inner, outer)
                     if layer > 0 or slopes.x.size > 0:
                         to = rooms[THREE + layer % 2]
-                        _times(to, z, work.turned, origin, rows, outer, inner, ZERO)
+                        times(to, z, work.turned, origin, rows, outer, inner, ZERO)
                         if layer == 0:
                             for i in range(rows):
                                 copy(slopes.x, (at + lines[i]) * inputs, to, i * to.shape[1], inner)
@@ -512,15 +415,4 @@ def _derived(
                 copy(slopes.carry, lines[i] * states, d, i * d.shape[1], units)
                 if states > units:
                     copy(slopes.carry, lines[i] * states + units, c, i * c.shape[1], units)
-        total, ends = 0, sums.size
-        for layer in range(layers.shape[0]):
-            ends -= layers[layer, 1]
-        for layer in range(layers.shape[0]):
-            inner, outer, weight, bias = layers[layer]
-            wide = _whole_panels(outer)
-            for k in range(inner):
-                for j in range(outer):
-                    gradient[which, weight + k * outer + j] += sums[total + k * wide + j]
-            for j in range(outer):
-                gradient[which, bias + j] += sums[ends + j]
-            total, ends = total + inner * wide, ends + outer
+        add_sums(gradient[which], sums, layers)
