@@ -268,7 +268,7 @@ def test_hooks_of_a_hypernetwork_are_called():
 @pytest.mark.parametrize(
     ("module", "name", "place", "what"),
     [
-        (recurrent_net, "_forward", 9, "a recurrent network"),
+        (recurrent_net, "_forward", 10, "a recurrent network"),
         (recurrent_net, "_backward", -1, "the gradient of a recurrent network"),
         (side_by_side, "_forward", 9, "networks side by side"),
         (side_by_side, "_backward", -1, "the gradient of networks side by side"),

@@ -143,6 +143,7 @@ class RecurrentLayers(NamedTuple):
     activation: str  # of the encoder
     members: Any
     sizes: Any
+    ids: Tensor  # (N, I) beside every agent's observation, in play
     plain: Callable[[Tensor, Tensor, Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
     @property
@@ -170,6 +171,10 @@ class FastRecurrentNetwork(Protocol):
 
     def __call__(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs ``(T, B, N, O)`` and carries ``(T, B, N, C)`` of inputs ``(T, B, N, F)``, with their gradients."""
+        ...
+
+    def once(self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of play: outputs ``(E, N, O)`` and the next carry of observations ``(E, N, F)`` without ids."""
         ...
 
 

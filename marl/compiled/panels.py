@@ -1,10 +1,10 @@
 """Products of a few rows at a time, rows first, with weights in panels.
 
 Where a row has to wait for another, as time steps do, or where rows are few, networks go row by row and not feature by
-feature as in :mod:`marl.compiled.tiles`: ``out[i] = b + sum_k a[i, k] W[k]``, as many outputs at once as fill two vector
-registers. ``W`` lies in panels of so many columns, ``(outputs / PANEL, inputs, PANEL)``, so that a product reads it from
-end to end; its columns are filled up with zeros. Every number is one chain of sums in the order of ``k``, whatever rows
-stand beside it.
+feature as in :mod:`marl.compiled.tiles`: ``out[i] = b + sum_k a[i, k] W[k]``, as many outputs at once as fill two
+vector registers. ``W`` lies in panels of so many columns, ``(outputs / PANEL, inputs, PANEL)``, so that a product reads
+it from end to end; its columns are filled up with zeros. Every number is one chain of sums in the order of ``k``,
+whatever rows stand beside it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Workrooms:
     """Rooms for networks of some layers, lent to whoever computes."""
 
     def __init__(self, layers: Array, count: int) -> None:
-        """``layers (depth, 4)``: inputs, outputs, and where weight and bias begin; ``count``: rooms for ``ROWS`` rows."""
+        """``layers (depth, 4)``: inputs, outputs, where weight and bias begin; ``count``: rooms for ``ROWS`` rows."""
         shapes = [(int(inputs), int(outputs)) for inputs, outputs, *_ in layers]
         self._widest = max(_filled(width) for shape in shapes for width in shape)
         self._panels = sum(inputs * _filled(outputs) for inputs, outputs in shapes)
@@ -96,9 +96,11 @@ def pack(panels: Array, flat: Array, layers: Array) -> None:
         for first in range(0, outer, PANEL):
             count = min(PANEL, outer - first)
             for k in range(inner):
-                copy(panels, to, flat, weight + k * outer + first, count)
-                for j in range(count, PANEL):
-                    panels[to + j] = _ZERO
+                if count == PANEL:
+                    copy(panels, to, flat, weight + k * outer + first, PANEL)  # of known size: two registers
+                else:
+                    for j in range(PANEL):
+                        panels[to + j] = flat[weight + k * outer + first + j] if j < count else _ZERO
                 to += PANEL
 
 

@@ -1,9 +1,9 @@
 """Networks with a recurrent unit from inputs to outputs in one compiled call, with their gradient: float32 on a CPU.
 
-Encoder, products with the inputs, recurrent unit and output layer go through time together, ``ROWS`` rows at a time and
-rows first: what one step leaves is in the first-level cache when the next one reads it, and weights lie in panels in the
-second-level one. Whatever the owners of parameters are, rows are read and written where they lie. The gradient goes back
-in the same way and sums that of the weights on its way. The numbers are those of ``AgentNet.read``.
+Encoder, products with the inputs, recurrent unit and output layer go through time together, ``ROWS`` rows at a time
+and rows first: what one step leaves is in the first-level cache when the next one reads it, and weights lie in panels
+in the second-level one. Whatever the owners of parameters are, rows are read and written where they lie. The gradient
+goes back in the same way and sums that of the weights on its way. The numbers are those of ``AgentNet.read``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch.autograd.function import once_differentiable
 
 from marl.compiled import backend
 from marl.compiled.backend import RecurrentLayers, require_equal
-from marl.compiled.recurrent import Unit, gru_begin, gru_derive, gru_row, lstm_begin, lstm_derive, lstm_row
 from marl.compiled.panels import (
     ROWS,
     Workroom,
@@ -33,6 +32,7 @@ from marl.compiled.panels import (
     times,
     whole,
 )
+from marl.compiled.recurrent import Unit, gru_begin, gru_derive, gru_row, lstm_begin, lstm_derive, lstm_row
 from marl.compiled.tiles import ACTIVATIONS, TANH, Net, fast_kernel, flat_matrix, layer_table, spans, tanh
 from marl.compiled.vectors import KEEP, ZERO, copy
 from marl.types import Array
@@ -50,6 +50,7 @@ class Passage(NamedTuple):
     """What a network reads in ``T`` steps of ``B`` rows of ``N`` agents, and what it says."""
 
     x: Array  # (T, B, N, F)
+    ids: Array  # (N, I) what is read beside it
     carry: Array  # (B, N, C) before the first step
     start: Array  # (T, B) the carry is emptied before the step
     acting: Array  # (T, B, N) others keep their carry
@@ -90,6 +91,8 @@ class CompiledRecurrent:
         self.state, self.hidden = self.unit.state * self.units, sum(outputs for _, outputs in shapes[:-3])
         # Of one set alone, so that an agent of many learns, to the last bit, what it learns alone.
         self.work = int(layers.sizes.max()) * sum(inputs * outputs for inputs, outputs in shapes)
+        self._ids: Array = layers.ids.detach().numpy()
+        self._no_ids = self._ids[:, :0]
         self._rooms = Workrooms(self.layers, FOUR + 1)
 
     @classmethod
@@ -119,15 +122,34 @@ class CompiledRecurrent:
                 require_equal("a recurrent network", *zip((out, after), plain, strict=True))
         return out, after
 
+    def once(self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of play: outputs ``(E, N, O)`` and the next carry of observations ``(E, N, F)`` without ids."""
+        copies, agents, _ = obs.shape
+        out = np.empty((1, copies, agents, self.outputs), dtype=np.float32)
+        after = np.empty((1, copies, agents, self.state), dtype=np.float32)
+        rows, before, begins, acts = map(_array, (obs, carry, started, acting))
+        room = self._rooms.borrow()
+        _forward(
+            *self.net, rows[None], self._ids, before, begins[None], acts[None], out, after, _NOTHING, _NOTHING,
+            *room, self.unit.gates, 0, copies,
+        )  # fmt: skip
+        self._rooms.give_back(room)
+        said = torch.from_numpy(out[0]), torch.from_numpy(after[0])
+        if backend.checking:
+            x = torch.cat((obs, torch.from_numpy(self._ids).expand(copies, -1, -1)), dim=-1).unsqueeze(0)
+            plain = self.plain(x, carry, started.unsqueeze(0), acting.unsqueeze(0), self.parameters)
+            require_equal("a recurrent network", *((one, other[0]) for one, other in zip(said, plain, strict=True)))
+        return said
+
     def forward(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, keep: bool) -> Passage:
         """What was read and what is said; with what the gradient needs if that is to be kept."""
         time, batch, agents, _ = x.shape
-        shape = time, batch, agents
-        found = Passage(
-            *(part.detach().contiguous().numpy() for part in (x, carry, start, acting)),
-            *(fresh(*shape, width) for width in (self.outputs, self.state)),
-            *((fresh(*shape, width) for width in (self.hidden, self.unit.kept * self.units)) if keep else 2 * [_NOTHING]),
-        )  # fmt: skip
+        shape, (rows, before, begins, acts) = (time, batch, agents), map(_array, (x, carry, start, acting))
+        hidden, kept = _NOTHING, _NOTHING
+        if keep:
+            hidden, kept = fresh(*shape, self.hidden), fresh(*shape, self.unit.kept * self.units)
+        out, after = fresh(*shape, self.outputs), fresh(*shape, self.state)
+        found = Passage(rows, self._no_ids, before, begins, acts, out, after, hidden, kept)
 
         def some(low: int, high: int) -> None:
             room = self._rooms.borrow()
@@ -158,6 +180,10 @@ class CompiledRecurrent:
 
         in_halves(some, batch, time * batch * self.work)
         return (parts[0] if len(parts) == 1 else np.add(*parts, out=parts[0])), slopes
+
+
+def _array(x: Tensor) -> Array:
+    return (x.detach() if x.requires_grad else x).contiguous().numpy()
 
 
 class _Passing(torch.autograd.Function):
@@ -265,6 +291,9 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
             for t in range(time):
                 at = t * batch * agents
                 _gather(rooms[X], data.x, at, lines, rows, inputs, 0, inputs)
+                for i in range(rows):
+                    for j in range(data.ids.shape[1]):
+                        rooms[X, i, inputs + j] = data.ids[lines[i] % agents, j]
                 a, origin, place = rooms[X], 0, 0
                 for layer in range(encoders):
                     y, width = rooms[ONE + layer % 2], layers[layer, 1]

@@ -159,9 +159,7 @@ def _forward(*arguments: Any) -> None:
 
 
 @fast_kernel
-def _outputs(
-    nets: Nets, work: Workroom, x: Array, out: Array, hidden: Array, keeps: bool, low: int, high: int
-) -> None:
+def _outputs(nets: Nets, work: Workroom, x: Array, out: Array, hidden: Array, keeps: bool, low: int, high: int) -> None:
     """``out (R, widths of all)``, and the activations within ``hidden``, of rows ``low`` to ``high``."""
     flat, layers, rooms, inputs = nets.flat[0], nets.layers, work.rooms, x.shape[1]
     pack(work.panels, flat, layers)

@@ -71,9 +71,13 @@ class AgentNet(nn.Module):
 
     def once(self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
-        net = None if recorded() else self.compiled()
-        if net is not None and _fits(obs):
-            return self._with_scale(net(self.encode(obs.unsqueeze(0))))[0], carry
+        chosen = None if recorded() or not _fits(obs) else self._decision()
+        if chosen is not None and chosen.network is not None:
+            return self._with_scale(chosen.network(self.encode(obs.unsqueeze(0))))[0], carry
+        if chosen is not None and chosen.recurrent is not None:
+            seen = obs if self.norm is None else self.norm(obs.unsqueeze(0))[0]
+            out, after = chosen.recurrent.once(seen, carry, started, acting)
+            return self._with_scale(out), after
         out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), acting.unsqueeze(0))
         return out[0], carries[0]
 
@@ -168,7 +172,7 @@ class AgentNet(nn.Module):
         body = self.body
         if type(self) is not AgentNet or len(self.shape) != 1 or not isinstance(body, RecurrentBody):
             return None
-        return body.around_unit(self.head)
+        return body.around_unit(self.head, self.ids)
 
     @property
     def outputs_of_all(self) -> bool:

@@ -187,8 +187,11 @@ class RecurrentBody(Body):
             carries = unit.plain(*data, lambda h: layer(h.unsqueeze(1)).squeeze(1))
         return carries[..., : self.width], carries
 
-    def around_unit(self, head: nn.Module) -> RecurrentLayers | None:
-        """This body and an output layer as data; None unless all its layers are plain ones over vectors."""
+    def around_unit(self, head: nn.Module, ids: Tensor) -> RecurrentLayers | None:
+        """This body and an output layer as data; None unless all its layers are plain ones over vectors.
+
+        ``ids (N, I)`` stand beside observations in play.
+        """
         encoder, owner, unit = self.encoder, self.owner, self.unit
         outer = self.inputs, self.recurrent, head
         if type(self) is not RecurrentBody or not is_plain(encoder, head) or not is_plain(encoder, self.inputs):
@@ -214,7 +217,7 @@ class RecurrentBody(Body):
             return owner.leave(out.view(*carries.shape[:3], -1)), owner.leave(carries)
 
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        return RecurrentLayers(unit, weights, biases, encoder.activation_name, *owner.table, plain)
+        return RecurrentLayers(unit, weights, biases, encoder.activation_name, *owner.table, ids, plain)
 
     def __getstate__(self) -> dict[str, Any]:
         """State for pickling, with the name of the unit instead of its compiled code."""

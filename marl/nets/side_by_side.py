@@ -70,11 +70,11 @@ class SideBySide:
         """What compiled code needs to know of them; None unless all layers are plain ones."""
         depths = []
         for net in self._nets:
-            layers = list(net)
-            plain = [isinstance(layer, nn.ReLU) if place % 2 else type(layer) is Dense for place, layer in enumerate(layers)]
-            if type(net) is not nn.Sequential or not all(plain) or len(layers) % 2 == 0:
+            kinds = [type(layer) for layer in net]
+            depth = len(kinds[::2])
+            if type(net) is not nn.Sequential or kinds != [Dense, *[nn.ReLU, Dense] * (depth - 1)]:
                 return None
-            depths.append(1 + len(layers) // 2)
+            depths.append(depth)
         parameters = [part for net in self._nets for layer in net for part in layer.parameters()]
 
         def computed(x: Tensor, parameters: Sequence[Tensor]) -> Tensor:

@@ -3,10 +3,11 @@
     python -m tests.benchmarks.off_policy --python sb3=/path/to/sb3/python jaxmarl=/path/to/jax/python --json rates.json
 
 DQN: CartPole, two layers of 64, batch 64, one update in 4 steps. SAC: Pendulum, two layers of 256, batch 256, one
-update a step. MADDPG: simple_spread, 3 agents, 100 copies, batch 1,024, one update of all agents in 100 steps. QMIX and VDN:
-simple_spread, 8 copies, a GRU of 64, one update of 32 whole episodes after an episode of every copy; peers are a plain
-torch implementation on the same world, and JaxMARL's world with a loop in plain jax. Overlap: MADDPG on mpe2's, 50
-copies in a worker process, one update in 50 steps, after the environment's steps or during them. Contenders take turns as in :mod:`tests.benchmarks.throughput`.
+update a step. MADDPG: simple_spread, 3 agents, 100 copies, batch 1,024, one update of all agents in 100 steps. QMIX and
+VDN: simple_spread, 8 copies, a GRU of 64, one update of 32 sequences of 25 steps after an episode of every copy; peers
+are a plain torch implementation on the same world, and JaxMARL's world with a loop in plain jax. Overlap: MADDPG on
+mpe2's, 50 copies in a worker process, one update in 50 steps, after the environment's steps or during them. Contenders
+take turns as in :mod:`tests.benchmarks.throughput`.
 """
 
 from __future__ import annotations

@@ -130,9 +130,7 @@ def make(work: Work) -> Contender:
         key, key_play, key_draw = jax.random.split(key, 3)
         state, obs = world
         carry = (state, obs, jnp.zeros((copies, count, hidden)))
-        (state, obs, _), rows = jax.lax.scan(
-            lambda c, k: play(params, c, k), carry, jax.random.split(key_play, length)
-        )
+        (state, obs, _), rows = jax.lax.scan(lambda c, k: play(params, c, k), carry, jax.random.split(key_play, length))
         rows["obs"] = jnp.concatenate((rows["obs"], obs[None]))
         places = (updates * copies + jnp.arange(copies)) % BUFFER
         buffer = tree_map(lambda kept, row: kept.at[:, places].set(row), buffer, rows)

@@ -1,6 +1,7 @@
 """Our off-policy learners as contenders; ``work.variant``: ``dqn`` (CartPole), ``sac`` (Pendulum), ``maddpg`` (spread).
 
-``qmix`` and ``vdn``: with a GRU on spread, an update of 32 whole episodes after an episode of every copy. ``in-turn`` and ``overlap``: MADDPG on mpe2 in worker processes, with updates after its steps or during them.
+``qmix`` and ``vdn``: with a GRU on spread, an update of 32 sequences of 25 steps after an episode of every copy.
+``in-turn`` and ``overlap``: MADDPG on mpe2 in worker processes, with updates after its steps or during them.
 """
 
 from __future__ import annotations
