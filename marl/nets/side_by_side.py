@@ -56,7 +56,8 @@ class SideBySide:
         """Outputs of ``nets`` for inputs ``(..., F)``."""
         if not recorded() and x.is_cpu and x.dtype == torch.float32 and x.numel():
             if self._chosen is None or self._chosen.stale or nets != self._nets:
-                self._nets, self._chosen = nets, nets_for(self)
+                self._nets = nets
+                self._chosen = nets_for(self)
             if self._chosen.nets is not None:
                 return self._chosen.nets(x)
         return torch.cat([net(x) for net in nets], dim=-1)
