@@ -107,13 +107,22 @@ def test_successors_that_the_sequence_holds_cost_nothing(monkeypatch):
     assert shapes == [(6, 8), (1, 8)]  # the sequences, and one step after their last rows
 
 
+def twin(learner, config):
+    """Another learner in the same state."""
+    made = config.build(learner.spec, learner.team, learner.num_envs, np.random.SeedSequence(0), "cpu")
+    made.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for stepper, other in zip(made.steppers, learner.steppers, strict=True):
+        stepper.lr = other.lr
+    return made
+
+
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_compiled_and_torchs_learners_learn_the_same(name, network):
     for world in ("deaths", "late"):
         config = RECIPES[name](network=network, td_lambda=0.8 if world == "late" else None, burn_in=1, **SMALL)
         ours = trained(config, WORLDS[world], steps=60).learners[0]
-        plain = copy.deepcopy(ours)
+        plain = twin(ours, config)
         for _ in range(20):
             sample = ours.experience.draw(Clock(60))
             for learner, word in ((ours, "auto"), (plain, "off")):
