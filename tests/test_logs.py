@@ -233,6 +233,19 @@ def test_progress_shows_the_stage_of_every_curriculum():
     assert "stage 2  stage red 1" in stream.getvalue()
 
 
+def test_progress_shows_ratings_and_win_rates_of_leagues():
+    stream = io.StringIO()
+    progress = Progress(10, ["red", "blue"], stream=stream)
+    progress.log({"steps": 5, "red/league/rating": 1012.3, "red/league/win_rate": 0.614, "blue/league/rating": 987.7})
+    progress.close()
+    assert "rating red 1012  win rate red 61%  rating blue 987.7" in stream.getvalue()
+    stream = io.StringIO()
+    progress = Progress(10, ["team"], stream=stream)
+    progress.log({"steps": 5, "league/rating": 23.456, "league/iteration": 3, "league/gain": 0.25, "league/pool": 4})
+    progress.close()
+    assert "rating 23.46  iteration 3  gain of responses 0.25  time left" in stream.getvalue()
+
+
 class Terminal(io.StringIO):
     encoding = "utf-8"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.logs import Logger
-    from marl.playing.report import Report
+    from marl.playing.report import Report, TeamReport
     from marl.run import Run
     from marl.system import MultiAgentSystem
 from marl.cli.asked import Asked
@@ -228,32 +228,35 @@ def _final(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
         random.close()  # likewise
         baseline = random.evaluate(asked.episodes, seed=seed)
+    # Where some play against others, what one wins another loses: there is nothing to be better in than random play.
+    alone = len(report.teams) == 1 and system.league is None
+    apart = report.minus(baseline) if alone else None
     if not asked.json:
         print(f"trained for {system.steps:,} steps in {run.seconds:,.0f} s; greedy, {asked.episodes} episodes:")
         print(_table(report, baseline))
+        if apart is not None:
+            print(f"  difference to random play: {apart}")
         for line in report.troubles:
             print(f"  {line}")
         if plan.scenario.expect:
-            print(f"to be expected after the scenario's full training: {plan.scenario.expect}")
-    return {"evaluation": report.to_dict(), "random": baseline.to_dict()}
+            print(f"expected after full training: {plan.scenario.expect}")
+    return {"evaluation": report.to_dict(), "random": baseline.to_dict(), "difference": apart and apart.to_dict()}
 
 
 def _table(report: Report, baseline: Report) -> str:
-    """Two reports side by side."""
-    (low, high), random = report.confidence_interval, baseline.mean_return
-    lines = [
-        f"  return, sum of agents    {report.mean_return:9.2f}  (95 % CI {low:.2f} to {high:.2f})   random {random:.2f}"
-    ]
+    """Two reports side by side; intervals are over episodes."""
+    from marl.playing.intervals import interval_text
+
+    rows: list[tuple[str, Report | TeamReport, float]] = [("return, sum of agents", report, baseline.mean_return)]
     if len(report.teams) > 1:
-        for name, team in report.teams.items():
-            low, high = team.confidence_interval
-            random = baseline.teams[name].mean_return
-            lines.append(
-                f"  team {name:<19} {team.mean_return:10.2f}  (95 % CI {low:.2f} to {high:.2f})   random {random:.2f}"
-            )
+        rows += [(f"team {name}", team, baseline.teams[name].mean_return) for name, team in report.teams.items()]
+    lines = []
+    for name, found, random in rows:
+        interval = interval_text(*found.confidence_interval)
+        lines.append(f"  {name:<24} {found.mean_return:9.2f}  (95 % CI over episodes {interval})   random {random:.2f}")
     if len(report.returns_per_agent) > 1:
         for agent, mean in report.returns_per_agent.items():
-            lines.append(f"    {agent:<22} {mean:10.2f}   random {baseline.returns_per_agent[agent]:.2f}")
+            lines.append(f"    {agent:<22} {mean:9.2f}   random {baseline.returns_per_agent[agent]:.2f}")
     return "\n".join(lines)
 
 
