@@ -18,7 +18,22 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 import marl
-from marl.compiled import MismatchError, acting, adam, backend, decisions, dqn, kernels, mlp, ppo, sac, tiles
+from marl.compiled import (
+    MismatchError,
+    acting,
+    adam,
+    backend,
+    decisions,
+    dqn,
+    kernels,
+    mixing,
+    mlp,
+    ppo,
+    recurrent_net,
+    sac,
+    side_by_side,
+    tiles,
+)
 from marl.ops import recursion
 from marl.playing.single import Agent
 from marl.schedules import Clock
@@ -94,6 +109,7 @@ def test_with_compiled_code_off_no_kernel_is_called(monkeypatch):
         raise AssertionError("a kernel was called")
 
     for module, name in ((ppo, "_policy"), (dqn, "_td_gradient"), (sac, "_critics"), (sac, "_policy"),
+                         (recurrent_net, "_forward"), (side_by_side, "_forward"), (mixing, "_mix"),
                          (acting, "_choose"), (mlp, "_forward"), (mlp, "_backward"), (tiles, "tanh_all"),
                          (adam, "_clip"), (adam, "_adam"), (kernels, "_categorical_kernels"),
                          (recursion, "_kernel")):  # fmt: skip

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 
 import marl
 from marl import parallel
-from marl.compiled import backend
+from marl.compiled import backend, panels
 from marl.compiled import recurrent as compiled
 from marl.memory.base import PolicyInput
 from marl.nets.agent_net import AgentNet
@@ -51,7 +51,7 @@ def sequences(unit, sets, time, rows, units, seed=0):
     ("sets", "time", "rows", "units"), [(1, 6, 7, 8), (1, 1, 1, 64), (3, 5, 40, 20), (2, 3, 67, 33), (1, 40, 60, 64)]
 )
 def test_carries_and_gradients_are_those_of_the_loop(unit, sets, time, rows, units, threads, monkeypatch):
-    monkeypatch.setattr(compiled, "WORTH", 0)
+    monkeypatch.setattr(panels, "WORTH", 0)
     data = sequences(unit, sets, time, rows, units)
     found, wanted = ([x.clone().requires_grad_(x.is_floating_point()) for x in data] for _ in range(2))
     before = parallel.threads()

@@ -130,6 +130,28 @@ class DenseLayers(NamedTuple):
         return [part for pair in zip(self.weights, self.biases, strict=True) for part in pair]
 
 
+class RecurrentLayers(NamedTuple):
+    """A stacked network of fully connected layers around a recurrent unit, as data, like :class:`DenseLayers`.
+
+    Layers: those of the encoder, the products with the inputs and with the hidden state, the output layer.
+    ``plain(x, carry, start, acting, parameters)`` gives outputs ``(T, B, N, O)`` and carries ``(T, B, N, C)``.
+    """
+
+    unit: Any  # the compiled recurrent unit
+    weights: list[nn.Parameter]  # of each layer (P, in, out)
+    biases: list[nn.Parameter]  # (P, out)
+    activation: str  # of the encoder
+    members: Any
+    sizes: Any
+    ids: Tensor  # (N, I) beside every agent's observation, in play
+    plain: Callable[[Tensor, Tensor, Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """``[W_1, b_1, ..., W_k, b_k]``."""
+        return [part for pair in zip(self.weights, self.biases, strict=True) for part in pair]
+
+
 class FastNetwork(Protocol):
     """A compiled network."""
 
@@ -141,6 +163,18 @@ class FastNetwork(Protocol):
         self, obs: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """A draw from ``softmax(outputs)`` for observations ``(E, N, F)``: actions and log-probabilities ``(E, N)``."""
+        ...
+
+
+class FastRecurrentNetwork(Protocol):
+    """A compiled network with a recurrent unit."""
+
+    def __call__(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``(T, B, N, O)`` and carries ``(T, B, N, C)`` of inputs ``(T, B, N, F)``, with their gradients."""
+        ...
+
+    def once(self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of play: outputs ``(E, N, O)`` and the next carry of observations ``(E, N, F)`` without ids."""
         ...
 
 
@@ -156,19 +190,30 @@ class DescribesLayers(Protocol):
         """The fully connected layers as data; None for any other network."""
         ...
 
+    def around_unit(self) -> RecurrentLayers | None:
+        """The layers around a recurrent unit as data; None for any other network."""
+        ...
+
 
 class ChosenNetwork:
     """What was decided for a network, good until it is :attr:`stale`."""
 
-    __slots__ = ("_hooks", "_place", "_weight", "_word", "network", "touched")
+    __slots__ = ("_hooks", "_place", "_weight", "_word", "network", "recurrent", "touched")
 
     def __init__(self, net: DescribesLayers) -> None:
         """Looks at the network as it is."""
         weight: Any = net.head.weight
         self._word, self._hooks, self._weight, self._place = word, RemovableHandle.next_id, weight, weight.data_ptr()
         self.network: FastNetwork | None = None
+        self.recurrent: FastRecurrentNetwork | None = None
         self.touched = touched(cast(nn.Module, net))  # whether torch has to call every module
-        dense = net.dense() if enabled and not self.touched else None
+        if not enabled or self.touched:
+            return
+        layers = net.around_unit()
+        if layers is not None:
+            recurrent_net = importlib.import_module("marl.compiled.recurrent_net")
+            self.recurrent = recurrent_net.CompiledRecurrent.maybe(layers)
+        dense = net.dense()
         if dense is not None:
             acting = importlib.import_module("marl.compiled.acting")
             network = acting.Acting.maybe(dense)
@@ -183,8 +228,60 @@ class ChosenNetwork:
 
 
 def network_for(net: DescribesLayers) -> ChosenNetwork:
-    """What computes a network's outputs: a compiled network if it is plain layers in a flat matrix on the CPU."""
+    """What computes a network's outputs: a compiled one if it is plain layers in a flat matrix on the CPU.
+
+    So are fully connected networks, and those with a recurrent unit between their layers.
+    """
     return ChosenNetwork(net)
+
+
+class SmallNets(NamedTuple):
+    """Several small networks that read the same input, with rectifiers between their layers, as data.
+
+    ``plain(x, parameters)`` computes their outputs ``(..., widths)`` side by side with torch.
+    """
+
+    parameters: list[nn.Parameter]  # [W_1 (in, out), b_1 (1, out), ...] of one network after the other
+    depths: list[int]  # layers of each
+    plain: Callable[[Tensor, Sequence[Tensor]], Tensor]
+
+
+class DescribesNets(Protocol):
+    """Networks that can say what they are."""
+
+    @property
+    def parts(self) -> Sequence[nn.Module]:
+        """The networks."""
+        ...
+
+    def small(self) -> SmallNets | None:
+        """The networks as data; None if they are of another kind."""
+        ...
+
+
+class ChosenNets:
+    """What was decided for several small networks, good until it is :attr:`stale`."""
+
+    def __init__(self, nets: DescribesNets) -> None:
+        """Looks at the networks as they are."""
+        self._word, self._hooks = word, RemovableHandle.next_id
+        self.nets: Callable[[Tensor], Tensor] | None = None
+        small = nets.small() if enabled and not any(map(touched, nets.parts)) else None
+        self._weight = None if small is None else small.parameters[0]
+        self._place = 0 if self._weight is None else self._weight.data_ptr()
+        if small is not None:
+            self.nets = importlib.import_module("marl.compiled.side_by_side").CompiledNets.maybe(small)
+
+    @property
+    def stale(self) -> bool:
+        """Whether parameters lie elsewhere by now, somebody hooked into something, or :func:`use` was called."""
+        moved = self._weight is not None and self._weight.data_ptr() != self._place
+        return moved or word is not self._word or RemovableHandle.next_id != self._hooks
+
+
+def nets_for(nets: DescribesNets) -> ChosenNets:
+    """What computes several small networks: one compiled call if they are plain layers in a flat matrix on the CPU."""
+    return ChosenNets(nets)
 
 
 def touched(module: nn.Module) -> bool:

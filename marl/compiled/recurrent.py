@@ -18,13 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from marl.compiled import backend
 from marl.compiled.backend import recorded, require_equal
+from marl.compiled.panels import ROWS, in_halves
 from marl.compiled.tiles import aligned, fast_kernel, spans, strip, tanh
 from marl.compiled.vectors import KEEP, PANEL, copy
-from marl.parallel import both, threads
 from marl.types import Array
-
-ROWS = 32  # rows that go through all steps together: their carries and gates stay in the first-level cache
-WORTH = 4e6  # multiplications from which a second thread pays for the meeting
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 
@@ -111,7 +108,7 @@ class _Recurrence(torch.autograd.Function):
             room = aligned(ROWS, units), aligned(ROWS, panels.shape[1] * PANEL), aligned(ROWS, units)
             unit.forward(*data, panels, out, kept.numpy(), *room, first, last, wants)
 
-        _in_halves(some, rows, sets * time * rows * weight[0].numel())
+        in_halves(some, rows, sets * time * rows * weight[0].numel())
         if backend.checking:
             require_equal(unit.what, (after, unit.plain(from_input, carry, start, acting, weight, bias)))
         if wants:
@@ -137,7 +134,7 @@ class _Recurrence(torch.autograd.Function):
             room = aligned(ROWS, panels.shape[1] * PANEL), aligned(ROWS, width), aligned(ROWS, units)
             unit.backward(*data, panels, kept.numpy(), slopes, *found, *room, first, last)
 
-        _in_halves(some, rows, sets * time * rows * weight[0].numel())
+        in_halves(some, rows, sets * time * rows * weight[0].numel())
         to_weight, to_bias = torch.empty_like(weight), torch.empty_like(bias)
         before = kept.view(sets, time * rows, unit.kept * units)[..., -units:].transpose(1, 2)  # (S, H, T * M)
         shared = width - unit.separate * units
@@ -174,15 +171,6 @@ def _packed(weight: Tensor) -> Array:
     return panels
 
 
-def _in_halves(some: Callable[[int, int], None], rows: int, work: float) -> None:
-    """All rows, the second half of them on the other thread where that pays."""
-    if rows < 2 or work < WORTH or threads() == 1:
-        some(0, rows)
-        return
-    middle = rows // 2
-    both(lambda: some(0, middle), lambda: some(middle, rows))
-
-
 @fast_kernel
 def gru_forward(*arguments: Any) -> None:
     """:func:`_gru_carries` of :class:`Sequences` and the rest, end to end."""
@@ -207,25 +195,33 @@ def _gru_carries(
                     if data.start[s, t, first + i]:
                         for j in range(units):
                             h[i, j] = _ZERO
-                    _gru_begin(out[i], data.from_input[s, t, first + i], data.bias[s], units)
+                    gru_begin(out[i], data.from_input[s, t, first + i], data.bias[s], units)
                 for panel in range(panels.shape[1]):
                     origin = (s * panels.shape[1] + panel) * units * PANEL
                     strip(out, panel * PANEL, across, h, 0, units, 1, panels, origin, PANEL, rows, units, KEEP)
                 for i in range(rows):
-                    at = (line + i) * 5 * units
-                    if keeps:
-                        copy(kept, at + 4 * units, h, i * units, units)
-                    _gru_gates(out[i], data.from_input[s, t, first + i], n[i], units)
-                    if keeps:
-                        copy(kept, at, out, i * across, 3 * units)
-                        copy(kept, at + 3 * units, n, i * units, units)
-                    if data.acting[s, t, first + i]:
-                        _gru_move(h[i], n[i], out[i], units)
+                    x, acting = data.from_input[s, t, first + i], data.acting[s, t, first + i]
+                    gru_row(out[i], x, h[i], n[i], kept, (line + i) * 5 * units, units, acting, keeps)
                 copy(hidden, line * units, h, 0, rows * units)
 
 
 @fast_kernel
-def _gru_begin(out: Array, x: Array, bias: Array, units: int) -> None:
+def gru_row(
+    out: Array, x: Array, h: Array, n: Array, kept: Array, at: int, units: int, acting: bool, keeps: bool
+) -> None:
+    """From the products ``out`` of one row to its next carry ``h``; what the gradient needs is ``kept`` from ``at``."""
+    if keeps:
+        copy(kept, at + 4 * units, h, 0, units)
+    _gru_gates(out, x, n, units)
+    if keeps:
+        copy(kept, at, out, 0, 3 * units)
+        copy(kept, at + 3 * units, n, 0, units)
+    if acting:
+        _gru_move(h, n, out, units)
+
+
+@fast_kernel
+def gru_begin(out: Array, x: Array, bias: Array, units: int) -> None:
     """What the products with the carry are added to: ``x + c``, and for the candidate ``c`` alone."""
     for j in range(2 * units):
         out[j] = x[j] + bias[j]
@@ -278,7 +274,7 @@ def _gru_slopes(
                     for j in range(units):
                         into[j] += wanted[j]
                     if data.acting[s, t, first + i]:
-                        _gru_derive(gate, n[i], into, kept[s, t, first + i], units)
+                        gru_derive(gate, n[i], into, kept[s, t, first + i], units)
                     else:
                         for j in range(3 * units):
                             gate[j] = _ZERO
@@ -300,7 +296,7 @@ def _gru_slopes(
 
 
 @fast_kernel
-def _gru_derive(gate: Array, n: Array, into: Array, kept: Array, units: int) -> None:
+def gru_derive(gate: Array, n: Array, into: Array, kept: Array, units: int) -> None:
     """From the carry's gradient ``into`` those of the gates and of the candidate's input ``n``; ``into`` becomes what
     goes straight to the carry before."""
     reset, update, part, candidate, before = 0, units, 2 * units, 3 * units, 4 * units
@@ -345,27 +341,33 @@ def _lstm_carries(
                     if data.start[s, t, first + i]:
                         for j in range(units):
                             h[i, j] = c[i, j] = _ZERO
-                    _lstm_begin(out[i], data.from_input[s, t, first + i], data.bias[s], units)
+                    lstm_begin(out[i], data.from_input[s, t, first + i], data.bias[s], units)
                 for panel in range(panels.shape[1]):
                     origin = (s * panels.shape[1] + panel) * units * PANEL
                     strip(out, panel * PANEL, across, h, 0, units, 1, panels, origin, PANEL, rows, units, KEEP)
                 for i in range(rows):
-                    at = (line + i) * 7 * units
-                    _lstm_gates(out[i], units)
-                    if keeps:
-                        copy(kept, at, out, i * across, 4 * units)
-                        copy(kept, at + 4 * units, c, i * units, units)
-                        copy(kept, at + 6 * units, h, i * units, units)
-                    if data.acting[s, t, first + i]:
-                        _lstm_move(h[i], c[i], out[i], units)
-                    if keeps:
-                        copy(kept, at + 5 * units, c, i * units, units)
+                    acting = data.acting[s, t, first + i]
+                    lstm_row(out[i], h[i], c[i], kept, (line + i) * 7 * units, units, acting, keeps)
                     copy(after, (line + i) * 2 * units, h, i * units, units)
                     copy(after, (line + i) * 2 * units + units, c, i * units, units)
 
 
 @fast_kernel
-def _lstm_begin(out: Array, x: Array, bias: Array, units: int) -> None:
+def lstm_row(out: Array, h: Array, c: Array, kept: Array, at: int, units: int, acting: bool, keeps: bool) -> None:
+    """As :func:`gru_row`."""
+    _lstm_gates(out, units)
+    if keeps:
+        copy(kept, at, out, 0, 4 * units)
+        copy(kept, at + 4 * units, c, 0, units)
+        copy(kept, at + 6 * units, h, 0, units)
+    if acting:
+        _lstm_move(h, c, out, units)
+    if keeps:
+        copy(kept, at + 5 * units, c, 0, units)
+
+
+@fast_kernel
+def lstm_begin(out: Array, x: Array, bias: Array, units: int) -> None:
     """What the products with the hidden state are added to."""
     for j in range(4 * units):
         out[j] = x[j] + bias[j]
@@ -422,7 +424,7 @@ def _lstm_slopes(
                     for j in range(units):
                         c[i, j] += wanted[units + j]
                     if data.acting[s, t, first + i]:
-                        _lstm_derive(gate, c[i], into, kept[s, t, first + i], units)
+                        lstm_derive(gate, c[i], into, kept[s, t, first + i], units)
                     else:
                         for j in range(4 * units):
                             gate[j] = _ZERO
@@ -441,7 +443,7 @@ def _lstm_slopes(
 
 
 @fast_kernel
-def _lstm_derive(gate: Array, c: Array, into: Array, kept: Array, units: int) -> None:
+def lstm_derive(gate: Array, c: Array, into: Array, kept: Array, units: int) -> None:
     """From the gradients of hidden state ``into`` and cell ``c`` those of the gates; then what goes to those before."""
     i, f, g, o, before, cell = 0, units, 2 * units, 3 * units, 4 * units, 5 * units
     for j in range(units):

@@ -93,8 +93,8 @@ class TeamReward(Credit):
 
 def team_mean(reward: Array) -> Array:
     """The mean ``(..., 1)`` of rewards ``(..., N)``, the same for each agent."""
-    mean: Array = reward.mean(axis=-1, keepdims=True)
-    return mean
+    total: Array = np.add.reduce(reward, axis=-1, keepdims=True)  # in half of the time of mean()
+    return total / np.float32(reward.shape[-1])
 
 
 class OwnOutcome:
@@ -132,6 +132,10 @@ class TeamOutcome:
     def __call__(self, step: TeamStep, started: Array, reward: Array | None = None) -> tuple[Array, Array, Array]:
         """See :class:`StepOutcome`."""
         self._reward[:] = self.share(step.reward if reward is None else reward)
+        if not any(map(np.count_nonzero, (step.terminated, step.truncated, self.over))):  # most steps end nothing
+            self._terminated.fill(False)
+            self._truncated.fill(False)
+            return self._reward, self._terminated, self._truncated
         self.cut |= step.truncated
         self.over |= step.terminated | step.truncated
         ended: Array = np.all(self.over, axis=1)

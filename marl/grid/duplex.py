@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from marl.grid.mixers import Mixer, MixerContext, Mixing, TeamMixer, TrackedMixer, check_mixer, dense_layers
+from marl.grid.mixers import Mixer, MixerContext, Mixing, TeamMixer, TrackedMixer, check_mixer
+from marl.nets.side_by_side import SideBySide, dense_layers
 
 
 class DuplexMixer(Mixer):
@@ -30,6 +31,7 @@ class DuplexMixer(Mixer):
         """``heads``: terms of ``lambda``; ``hypernet``: hidden width of all networks."""
         super().__init__()
         self.num_agents, self.heads = num_agents, heads
+        self._of_state, self._of_actions = SideBySide(), SideBySide()
         self.weight = dense_layers((state_width, hypernet, num_agents), generator)
         self.bias = dense_layers((state_width, hypernet, num_agents), generator)
         self.key = dense_layers((state_width, hypernet, heads), generator)
@@ -38,14 +40,16 @@ class DuplexMixer(Mixer):
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """``Q_tot`` from values, advantages and the features of the actions taken."""
-        weight = functional.softplus(self.weight(state)) + 1e-10  # (..., N)
+        agents, shape = self.num_agents, (self.num_agents, self.heads)
+        made = self._of_state(state, self.weight, self.bias, self.key, self.agent)
+        weight, bias, key, agent = made.split((agents, agents, self.heads, agents * self.heads), dim=-1)
+        weight = functional.softplus(weight) + 1e-10  # (..., N)
         taken = (action * acting.unsqueeze(-1)).flatten(-2)
-        shape = (self.num_agents, self.heads)
-        key = functional.softplus(self.key(state)).unsqueeze(-2)  # (..., 1, H)
-        agent = torch.unflatten(torch.sigmoid(self.agent(state)), -1, shape)
-        joint = torch.unflatten(torch.sigmoid(self.joint(torch.cat((state, taken), dim=-1))), -1, shape)
+        joint = self._of_actions(torch.cat((state, taken), dim=-1), self.joint)
+        key = functional.softplus(key).unsqueeze(-2)  # (..., 1, H)
+        agent, joint = (torch.unflatten(torch.sigmoid(part), -1, shape) for part in (agent, joint))
         strength = (key * agent * joint).sum(-1) + 1e-10  # (..., N): lambda
-        mine = torch.where(acting, weight * chosen + self.bias(state), 0.0)
+        mine = torch.where(acting, weight * chosen + bias, 0.0)
         # The same number as sum (w V + b) + sum lambda w (Q - V), but each Q_i learns at full strength from every
         # joint action, as in the authors' code. Through lambda it would not: where lambda has gone to 0, as it does for
         # the best joint action while another one is greedy, so has the gradient that would raise it.

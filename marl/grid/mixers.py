@@ -7,7 +7,6 @@ Each choice (a credit) stands beside its module; :class:`TrackedMixer` adds the 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from marl import ops
+from marl.compiled import mixing
 from marl.grid.credit import Credit, team_mean
 from marl.grid.scope import Joint, Scope
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import mask_logits
 from marl.nets.owner import Owner
+from marl.nets.side_by_side import SideBySide, dense_layers
 from marl.nets.stacked import FlatParameters, parts_with_mode, seeded
 from marl.types import Array, ConfigError, Spec, TeamSpec
 
@@ -222,34 +223,6 @@ def check_mixer(credit: Mixing, **sizes: int) -> None:
         raise ConfigError(f"{name}.state: expected 'auto', 'state' or 'team', got {credit.state!r}")
 
 
-class Dense(nn.Module):
-    """``y = x W + b``, initialized from a generator of its own, uniformly within ``1 / sqrt(in)``."""
-
-    def __init__(self, fan_in: int, fan_out: int, generator: torch.Generator) -> None:
-        """As ``nn.Linear``."""
-        super().__init__()
-        bound = 1 / math.sqrt(max(fan_in, 1))
-        self.weight = nn.Parameter(_uniform(fan_in, fan_out, bound, generator))
-        self.bias = nn.Parameter(_uniform(1, fan_out, bound, generator))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` to ``(..., out)``."""
-        return x @ self.weight + self.bias[0]
-
-
-def _uniform(rows: int, columns: int, bound: float, generator: torch.Generator) -> Tensor:
-    # One leading axis, as stacked parameters have: a mixer is a team's one set.
-    return torch.empty(rows, columns, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-
-
-def dense_layers(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
-    """Layers of these widths with rectifiers between them."""
-    parts: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
-        parts += [Dense(before, after, generator), nn.ReLU()]
-    return nn.Sequential(*parts[:-1])
-
-
 class Mixer(nn.Module):
     """``forward(chosen (..., N), best (..., N), acting (..., N), state (..., S), action (..., N, A))`` gives ``(...)``.
 
@@ -339,7 +312,7 @@ class MonotonicMixer(Mixer):
     ) -> None:
         """``hypernet``: hidden width of the networks that make the weights; 0: linear."""
         super().__init__()
-        self.num_agents, self.embed = num_agents, embed
+        self.num_agents, self.embed, self._together = num_agents, embed, SideBySide()
         hidden = (hypernet,) if hypernet else ()
         self.weight_1 = dense_layers((state_width, *hidden, num_agents * embed), generator)
         self.bias_1 = dense_layers((state_width, embed), generator)
@@ -348,10 +321,16 @@ class MonotonicMixer(Mixer):
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """``Q_tot``, monotonic in every agent's value."""
-        weight_1 = torch.unflatten(self.weight_1(state), -1, (self.num_agents, self.embed))  # (..., N, M)
-        return ops.monotonic_mixing(
-            chosen, weight_1, self.bias_1(state), self.weight_2(state), self.value(state).squeeze(-1), acting
-        )
+        made = self._together(state, self.weight_1, self.bias_1, self.weight_2, self.value)  # (..., N M + M + M + 1)
+        if mixing.fits(chosen, made):
+            return mixing.monotonic(chosen, acting, made, self._mix)
+        return self._mix(chosen, acting, made)
+
+    def _mix(self, chosen: Tensor, acting: Tensor, made: Tensor) -> Tensor:
+        first = self.num_agents * self.embed
+        weight_1, bias_1, weight_2, value = made.split((first, self.embed, self.embed, 1), dim=-1)
+        weight_1 = torch.unflatten(weight_1, -1, (self.num_agents, self.embed))  # (..., N, M)
+        return ops.monotonic_mixing(chosen, weight_1, bias_1, weight_2, value.squeeze(-1), acting)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from marl.grid.mixers import (
     TeamValues,
     TrackedMixer,
     check_mixer,
-    dense_layers,
 )
+from marl.nets.side_by_side import SideBySide, dense_layers
 from marl.nets.stacked import FlatParameters
 from marl.types import ConfigError
 
@@ -38,14 +38,15 @@ class FreeMixer(Mixer):
     ) -> None:
         """``hidden``: widths of its layers."""
         super().__init__()
+        self._of_values, self._of_state = SideBySide(), SideBySide()
         self.mix = dense_layers((state_width + num_agents, *hidden, 1), generator)
         self.value = dense_layers((state_width, hidden[0], 1), generator)
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """``f(s, Q_1 ... Q_N)``."""
         q = torch.where(acting, chosen, 0.0)
-        total: Tensor = (self.mix(torch.cat((state, q), dim=-1)) + self.value(state)).squeeze(-1)
-        return total
+        mixed = self._of_values(torch.cat((state, q), dim=-1), self.mix)
+        return (mixed + self._of_state(state, self.value)).squeeze(-1)
 
 
 class Central(nn.Module):

@@ -6,6 +6,7 @@ IQL is DQN; VDN, QMIX, QPLEX and weighted QMIX are DQN with a mixer as credit.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from marl.config import config, setting
 from marl.exploration import EpsilonGreedy, Exploration, Greedy
 from marl.grid.mixers import Choices, MixerContext, Mixing, TeamMixer, team_mixer, team_values
 from marl.grid.scope import Local, Scope
-from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, one_step_on, refuse, without_memory
+from marl.learners.off_policy import OffPolicy, OffPolicyLearner, at_successors, refuse, without_memory
 from marl.memory.base import Decision, PolicyInput
 from marl.memory.sample import Sample, td_target
 from marl.nets.agent_net import AgentNet
@@ -136,15 +137,17 @@ class DQNLearner(OffPolicyLearner):
 
         ``y = r + gamma Q'(s', argmax_a Q(s', a))``.
         """
+        with self.fitting(self.net):
+            out, carries = self.net.read(seen, sample.carry, sample.started, sample.acting)  # (L, B, N, K)
         with torch.no_grad():
+            known = None if self.net.parts_with_mode else (out, carries)
             next_out = at_successors(self.target, sample, seen, next_seen)  # (L, B, N, K)
-            chooser = at_successors(self.net, sample, seen, next_seen) if self.settings.double else next_out
+            chooser = at_successors(self.net, sample, seen, next_seen, known) if self.settings.double else next_out
             best = self.head.mode(chooser, sample.next_action_mask)  # (L, B, N) a*
-        with self.fitting(self.net, *([] if self.mixer is None else [self.mixer])):
-            out, _ = self.net.read(seen, sample.carry, sample.started, sample.acting)  # (L, B, N, K)
-            if self.mixer is None:
-                loss, error = self.separate_loss(sample, out, next_out, best)
-            else:
+        if self.mixer is None:
+            loss, error = self.separate_loss(sample, out, next_out, best)
+        else:
+            with self.fitting(self.mixer):
                 loss, error = self.mixed_loss(self.mixer, sample, seen, next_seen, out, next_out, best)
         with torch.no_grad():
             value = pick(self.head.values(out), sample.action)
@@ -191,8 +194,7 @@ class DQNLearner(OffPolicyLearner):
             return self.head.values(net.read(seen, blank, sample.started, sample.acting)[0])
 
         def values_later(net: AgentNet) -> Tensor:
-            _, carries = net.read(seen, blank, sample.started, sample.acting)
-            return self.head.values(one_step_on(net, sample, next_seen, carries))
+            return self.head.values(at_successors(net, replace(sample, carry=blank), seen, next_seen))
 
         choices = Choices(self.head.values(out), sample.action, sample.action_mask, values_now)
         team = team_values(choices, sample.acting, sample.joint)

@@ -179,29 +179,46 @@ class Experience:
 # --- what networks say of a draw --------------------------------------------------------------------------------------
 
 
-def at_successors(net: AgentNet, sample: Sample, seen: Tensor, next_seen: Tensor) -> Tensor:
-    """Outputs ``(L, B, N, K)`` at every row's successor, of rows and successors as the network encodes them."""
-    carries = sample.carry.expand(sample.length, *sample.carry.shape)
-    if net.carry_shape[1]:
-        _, carries = net.read(seen, sample.carry, sample.started, sample.acting)
-    return one_step_on(net, sample, next_seen, carries)
+def at_successors(
+    net: AgentNet, sample: Sample, seen: Tensor, next_seen: Tensor, read: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Outputs ``(L, B, N, K)`` at every row's successor, of rows and successors as the network encodes them.
+
+    A successor that is a row of the sequence has that row's outputs; any other is one step after its own row's carry.
+    Outputs of agents that do not go on mean nothing.
+
+    Args:
+        net: the network.
+        sample: the draw.
+        seen: (L, B, N, ...) its observations, encoded.
+        next_seen: (L, B, N, ...) those at the successors.
+        read: outputs and carries of the network at ``seen``, where they are known.
+    """
+    if not net.carry_shape[1]:
+        return _one_step(net, next_seen, sample.carry, sample.next_acting)
+    out, carries = net.read(seen, sample.carry, sample.started, sample.acting) if read is None else read
+    rows, carries = next_seen.flatten(0, 1), carries.flatten(0, 1)
+    if out.device.type != "cpu":  # on a GPU no shape may depend on a number
+        return _one_step(net, rows.unsqueeze(0), carries, sample.next_acting.flatten(0, 1).unsqueeze(0)).view(out.shape)
+    place = sample.successor.clamp(min=0)
+    held = (sample.successor >= 0) & sample.acting.gather(0, place)
+    if isinstance(net, ChannelNet):  # outputs depend on everybody: only the very next row says the same
+        following = torch.arange(1, sample.length + 1).view(-1, 1, 1)
+        held &= (sample.successor == following).all(-1, keepdim=True)
+        held[:-1] &= (sample.next_acting[:-1] == sample.acting[1:]).all(-1, keepdim=True)
+    found = out.gather(0, place.unsqueeze(-1).expand(out.shape))
+    missing = ((sample.discount > 0) & ~held).any(-1).flatten().nonzero().squeeze(-1)
+    if len(missing):
+        acting = sample.next_acting.flatten(0, 1)[missing].unsqueeze(0)
+        found.flatten(0, 1)[missing] = _one_step(net, rows[missing].unsqueeze(0), carries[missing], acting)[0]
+    return found
 
 
-def one_step_on(net: AgentNet, sample: Sample, next_seen: Tensor, carries: Tensor) -> Tensor:
-    """Outputs ``(L, B, N, K)`` at the successors, each one step after its own row's carry ``(L, B, N, H)``."""
-    length, batch, agents = next_seen.shape[:3]
-    no = torch.zeros((), dtype=torch.bool, device=next_seen.device)
-    yes = torch.ones((), dtype=torch.bool, device=next_seen.device)
-    started = no.expand(length, batch)  # no episode begins at a successor
-    acting = (
-        sample.next_acting if isinstance(net, ChannelNet) else yes.expand(length, batch, agents)
-    )  # the dead are mute
-    if not carries.shape[-1]:
-        return net.read(next_seen, carries[0], started, acting)[0]
-    rows = next_seen.reshape(1, length * batch, *next_seen.shape[2:])
-    carry = carries.reshape(length * batch, agents, carries.shape[-1])
-    out, _ = net.read(rows, carry, started.reshape(1, -1), acting.reshape(1, length * batch, agents))
-    return out.view(length, batch, agents, out.shape[-1])
+def _one_step(net: AgentNet, rows: Tensor, carry: Tensor, acting: Tensor) -> Tensor:
+    """Outputs ``(L, B, N, K)`` at rows ``(L, B, N, ...)`` with which no episode begins; ``L`` is 1 with a memory."""
+    no, yes = (torch.full((), value, dtype=torch.bool, device=rows.device) for value in (False, True))
+    there = acting if isinstance(net, ChannelNet) else yes.expand(acting.shape)  # the dead are mute
+    return net.read(rows, carry, no.expand(rows.shape[:2]), there)[0]
 
 
 def without_memory(net: AgentNet, rows: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marl.compiled.backend import PARTS, ChosenNetwork, DenseLayers, network_for, recorded
+from marl.compiled.backend import PARTS, ChosenNetwork, DenseLayers, RecurrentLayers, network_for, recorded
 from marl.compiled.backend import FastNetwork as Compiled
 from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
+from marl.nets.recurrent import RecurrentBody
 from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear, parts_with_mode
 from marl.reduce import ALONE, Reduce
 
@@ -70,9 +71,13 @@ class AgentNet(nn.Module):
 
     def once(self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
-        net = None if recorded() else self.compiled()
-        if net is not None and obs.dtype == torch.float32 and obs.numel():
-            return self._with_scale(net(self.encode(obs.unsqueeze(0))))[0], carry
+        chosen = None if recorded() or not _fits(obs) else self._decision()
+        if chosen is not None and chosen.network is not None:
+            return self._with_scale(chosen.network(self.encode(obs.unsqueeze(0))))[0], carry
+        if chosen is not None and chosen.recurrent is not None:
+            seen = obs if self.norm is None else self.norm(obs.unsqueeze(0))[0]
+            out, after = chosen.recurrent.once(seen, carry, started, acting)
+            return self._with_scale(out), after
         out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), acting.unsqueeze(0))
         return out[0], carries[0]
 
@@ -91,8 +96,11 @@ class AgentNet(nn.Module):
         owner = self.owner
         chosen = None if recorded() else self._decision()
         net = chosen.network if chosen is not None and len(extra_inputs) < PARTS else None
-        if net is not None and x.dtype == torch.float32 and x.numel():
+        if net is not None and _fits(x):
             y, carries = net(x, *extra_inputs), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
+            return self._with_scale(y), carries
+        if chosen is not None and chosen.recurrent is not None and not extra_inputs and _fits(x):
+            y, carries = chosen.recurrent(x, carry, start, acting)
             return self._with_scale(y), carries
         x, extra = self._inputs(x, extra_inputs)
         if extra is None and chosen is not None and not chosen.touched and is_plain(self.body, self.head):
@@ -159,6 +167,13 @@ class AgentNet(nn.Module):
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
         return DenseLayers(weights, biases, body.activation_name, members, sizes, self.ids, plain)
 
+    def around_unit(self) -> RecurrentLayers | None:
+        """What compiled code needs to know of a network with a recurrent unit; None for any other."""
+        body = self.body
+        if type(self) is not AgentNet or len(self.shape) != 1 or not isinstance(body, RecurrentBody):
+            return None
+        return body.around_unit(self.head, self.ids)
+
     @property
     def outputs_of_all(self) -> bool:
         """Whether one row has an output for every agent: no, each has a row of its own."""
@@ -219,6 +234,11 @@ class AgentNet(nn.Module):
             normalize=self.norm is not None,
             learns_scale=self.learns_scale,
         )
+
+
+def _fits(x: Tensor) -> bool:
+    """Whether compiled networks take such inputs."""
+    return x.dtype == torch.float32 and x.numel() > 0
 
 
 class JointNet(nn.Module):

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from marl.compiled import recurrent
-from marl.compiled.backend import touched
+from marl.compiled.backend import RecurrentLayers, touched
 from marl.compiled.recurrent import Unit
-from marl.nets.networks import CNN, MLP, Body, Inputs, whole_sizes
+from marl.nets.networks import CNN, MLP, Body, Inputs, is_plain, whole_sizes
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
 
@@ -186,6 +186,38 @@ class RecurrentBody(Body):
         else:
             carries = unit.plain(*data, lambda h: layer(h.unsqueeze(1)).squeeze(1))
         return carries[..., : self.width], carries
+
+    def around_unit(self, head: nn.Module, ids: Tensor) -> RecurrentLayers | None:
+        """This body and an output layer as data; None unless all its layers are plain ones over vectors.
+
+        ``ids (N, I)`` stand beside observations in play.
+        """
+        encoder, owner, unit = self.encoder, self.owner, self.unit
+        outer = self.inputs, self.recurrent, head
+        if type(self) is not RecurrentBody or not is_plain(encoder, head) or not is_plain(encoder, self.inputs):
+            return None
+        layers = [layer for layer in (*encoder.layers, *outer) if type(layer) is StackedLinear]
+        if len(layers) < len(encoder.layers) + len(outer):
+            return None
+
+        def plain(
+            x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, parameters: Sequence[Tensor]
+        ) -> tuple[Tensor, Tensor]:
+            weight, bias, head_weight, head_bias = (owner.weight(part) for part in parameters[-4:])
+            carries = unit.plain(
+                encoder.plain(owner.enter(x), parameters[:-4]),
+                owner.enter(carry.unsqueeze(0)).squeeze(1),
+                owner.enter(start.unsqueeze(-1).expand(acting.shape)),
+                owner.enter(acting),
+                weight,
+                bias,
+            )
+            y = carries[..., : weight.shape[1]].flatten(1, 2)
+            out = torch.baddbmm(head_bias.unsqueeze(1), y, head_weight)
+            return owner.leave(out.view(*carries.shape[:3], -1)), owner.leave(carries)
+
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        return RecurrentLayers(unit, weights, biases, encoder.activation_name, *owner.table, ids, plain)
 
     def __getstate__(self) -> dict[str, Any]:
         """State for pickling, with the name of the unit instead of its compiled code."""

@@ -332,7 +332,7 @@ class Replay:
         """Store the result of a step, and the step to act on next; ``reward`` replaces the raw reward."""
         h, following = self.head, (self.head + 1) % self.rows
         if self._remembers and self._decided is not None:
-            self.carry[following].copy_(self._decided)
+            self._rows["carry"][following] = self._decided.cpu().numpy()
         team = step.teams[self.place]
         paid, terminated, truncated = self.outcome(team, step.started, reward)
         if self._cancelled is not None:
@@ -438,11 +438,12 @@ class Replay:
             rows["joint"][h] = self._gathered.gather(step, self.place, successor=False)
         self._see_others(step)
         turn = team.acting
-        if self.by_team:
-            turn = np.broadcast_to(turn.any(axis=1, keepdims=True), turn.shape)
         rows["link"][h] = PENDING
         if np.count_nonzero(turn) < turn.size:
-            self._part()
+            if self.by_team:
+                turn = np.broadcast_to(turn.any(axis=1, keepdims=True), turn.shape)
+            if not turn.all():
+                self._part()
         if self.ragged:
             rows["reward"][h] = 0
             rows["terminated"][h] = False

@@ -1,5 +1,6 @@
 """Our off-policy learners as contenders; ``work.variant``: ``dqn`` (CartPole), ``sac`` (Pendulum), ``maddpg`` (spread).
 
+``qmix`` and ``vdn``: with a GRU on spread, an update of 32 sequences of 25 steps after an episode of every copy.
 ``in-turn`` and ``overlap``: MADDPG on mpe2 in worker processes, with updates after its steps or during them.
 """
 
@@ -14,8 +15,10 @@ import marl
 from marl import graphs, parallel
 from tests.benchmarks.peers.protocol import Contender, Work, serve
 
-CHUNK = {"dqn": 2_000, "sac": 200, "maddpg": 20_000, "in-turn": 2_000, "overlap": 2_000}  # steps of an iteration
-START = {"dqn": 1_000, "sac": 300, "maddpg": 2_000, "in-turn": 2_000, "overlap": 2_000}  # of them before learning
+# Steps of an iteration, and of them before learning.
+CHUNK = {"dqn": 2_000, "sac": 200, "maddpg": 20_000, "in-turn": 2_000, "overlap": 2_000, "qmix": 2_000, "vdn": 2_000}
+START = {"dqn": 1_000, "sac": 300, "maddpg": 2_000, "in-turn": 2_000, "overlap": 2_000, "qmix": 1_600, "vdn": 1_600}
+EPISODES = 32  # of an update of qmix and vdn
 
 
 def make_system(work: Work) -> marl.MultiAgentSystem:
@@ -33,8 +36,16 @@ def make_system(work: Work) -> marl.MultiAgentSystem:
         return marl.MultiAgentSystem(
             maddpg, "mpe2.simple_spread_v3", num_envs=work.copies, workers=work.workers, seed=work.seed
         )
-    maddpg = marl.maddpg(batch=1_024, updates_per_step=0.01, learning_starts=start, buffer=100_000)
     world = marl_envs.Spread(N=work.agents, max_cycles=work.max_cycles)
+    if work.variant in ("qmix", "vdn"):
+        network, length = marl.GRU(work.hidden, encoder=marl.MLP((work.hidden,), "relu")), work.max_cycles
+        recipe = {"qmix": marl.qmix, "vdn": marl.vdn}[work.variant]
+        learner = recipe(
+            batch=EPISODES, sequence=length, updates_per_step=1 / (work.copies * length), learning_starts=start,
+            buffer=5_000, network=network,
+        )  # fmt: skip
+        return marl.MultiAgentSystem(learner, world, num_envs=work.copies, seed=work.seed, device=work.device)
+    maddpg = marl.maddpg(batch=1_024, updates_per_step=0.01, learning_starts=start, buffer=100_000)
     return marl.MultiAgentSystem(maddpg, world, num_envs=work.copies, seed=work.seed, device=work.device)
 
 
