@@ -6,10 +6,9 @@ for its exact class. A subclass, or a module of a user's own, has none: :func:`p
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from marl.channels import ChannelNet, speech
 from marl.compiled import backend
 from marl.nets import action_head, distributions, networks, q_head, recurrent
 from marl.nets.agent_net import AgentNet
+from marl.nets.normalizers import RunningNorm
 from marl.nets.stacked import NoisyLinear, StackedLinear
 from marl.types import Array, ConfigError
 from marl_runtime.program import Operation, Program, Runner, Stage
@@ -82,7 +82,7 @@ def _unknown(thing: object) -> ConfigError:
     return ConfigError(f"{type(thing).__name__} cannot be written as a program; only networks of this library can")
 
 
-def program_of(net: AgentNet | None, head: Head, *, shared: bool = False, start: Array | None = None) -> Program:
+def program_of(net: nn.Module | None, head: Head, *, shared: bool = False, start: Array | None = None) -> Program:
     """The policy of a network of one agent, and of what its outputs mean.
 
     Args:
@@ -131,32 +131,34 @@ class ChosenPolicy:
 
     __slots__ = ("_hooks", "_place", "_tensors", "_versions", "_weight", "_word", "runner")
 
-    def __init__(self, net: AgentNet, head: Head) -> None:
+    def __init__(self, net: nn.Module, head: Head) -> None:
         """Looks at the network as it is."""
-        weight: Tensor = net.head.weight
-        self._word, self._hooks, self._weight, self._place = (
-            backend.word,
-            RemovableHandle.next_id,
-            weight,
-            weight.data_ptr(),
-        )
-        # What the program computed with; parameters it shares.
-        self._tensors = [] if net.norm is None else [net.norm.mean, net.norm.variance]
-        for module in net.modules():
-            self._tensors += [*module.parameters(), *module.buffers()] if isinstance(module, NoisyLinear) else []
-        self._tensors = [tensor for tensor in self._tensors if not tensor.is_inference()]
-        self._versions = [tensor._version for tensor in self._tensors]
+        self._word, self._hooks = backend.word, RemovableHandle.next_id
+        self._weight: Any = None
+        self._place, self._versions = 0, list[int]()
+        self._tensors: list[Tensor] = []
         self.runner: Runner | None = None
-        if backend.enabled and not backend.touched(net):
-            with contextlib.suppress(ConfigError):
-                self.runner = Runner(program_of(net, head))
+        if not isinstance(net, AgentNet) or not backend.enabled or backend.touched(net):
+            return
+        try:
+            self.runner = Runner(program_of(net, head))
+        except ConfigError:
+            return
+        self._weight, self._place = net.head.weight, net.head.weight.data_ptr()
+        # What the program computed with; parameters it shares.
+        derived = [module for module in net.modules() if isinstance(module, NoisyLinear | RunningNorm)]
+        tensors = [tensor for module in derived for tensor in (*module.parameters(), *module.buffers())]
+        self._tensors = [tensor for tensor in tensors if not tensor.is_inference()]
+        self._versions = [tensor._version for tensor in self._tensors]
 
-    def stale(self, net: AgentNet) -> bool:
+    def stale(self, net: nn.Module) -> bool:
         """Whether parameters lie elsewhere, statistics changed, somebody hooked in, or ``compiled.use`` was called."""
+        if self._word is not backend.word or self._hooks != RemovableHandle.next_id:
+            return True
+        if self.runner is None:
+            return False
         return (
-            self._word is not backend.word
-            or self._hooks != RemovableHandle.next_id
-            or self._weight is not net.head.weight
+            self._weight is not cast(Any, getattr(net.head, "weight", None))
             or self._place != self._weight.data_ptr()
             or self._versions != [tensor._version for tensor in self._tensors]
         )

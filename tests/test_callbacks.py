@@ -177,7 +177,7 @@ def test_a_changed_setting_is_as_good_as_one_from_the_beginning(how):
 
 
 def test_compiled_gradients_stand_aside_for_a_setting_that_they_do_not_compute():
-    with make(marl.iql(**OFF)) as system:
+    with marl.compiled.use("auto"), make(marl.iql(**OFF)) as system:
         system.train(steps=32)
         assert system.learners[0].chosen.compiled
         system.change("learner.leniency", 0.5)

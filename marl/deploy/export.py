@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete, Space
+from torch import nn
 
 from marl import checkpoint
 from marl.config import unknown
@@ -133,7 +134,8 @@ def _entry(system: Trained, name: str, writer: BundleWriter, students: Mapping[s
         except ConfigError as error:
             raise ConfigError(f"export: agent {name!r}: {error}") from None
         numbers.append([chance, writer.add(program)])
-        identity = net.ids[0].tolist() if "identity" in program.inputs and net is not None else identity
+        if "identity" in program.inputs and isinstance(net, AgentNet):
+            identity = net.ids[0].tolist()
     return {
         "policy": numbers if isinstance(agent, MixedAgent) else numbers[0][1],
         "side": _side(system, name, team.name),
@@ -148,7 +150,7 @@ def _entry(system: Trained, name: str, writer: BundleWriter, students: Mapping[s
     }
 
 
-def policies_of(agent: Agent) -> list[tuple[float, AgentNet | None, Distribution]]:
+def policies_of(agent: Agent) -> list[tuple[float, nn.Module | None, Distribution]]:
     """An agent's policies with their chances, each of this agent alone."""
     if not isinstance(agent, MixedAgent):
         return [(1.0, agent.net, agent.distribution)]
