@@ -86,7 +86,7 @@ def _evaluate_bundle(asked: Evaluate, swap: tuple[str, ...] | None) -> int:
     """``marl evaluate`` of a bundle."""
     from marl.deploy.playing import open_bundle
     from marl.playing import Experiment
-    from marl.playing.evaluate import EvaluationPlan
+    from marl.playing.evaluate import Decentralized, EvaluationPlan
 
     team = open_bundle(asked.run_folder)
     experiment = Experiment.of(
@@ -98,7 +98,7 @@ def _evaluate_bundle(asked: Evaluate, swap: tuple[str, ...] | None) -> int:
         shuffle=asked.shuffle_messages,
         entries=asked.message_entries or None,
     )
-    decentralized = "processes" if asked.decentralized else False
+    decentralized: Decentralized = "processes" if asked.decentralized else False
     seed = asked.seed if asked.seed is not None else 1
     plan = EvaluationPlan(asked.episodes, seed, decentralized, not asked.sample, experiment=experiment).checked()
     with world_of(team, asked.env, asked.trust) as system:

@@ -223,7 +223,7 @@ def _batches(memory: Sequence[Seen], plan: Lessons, remembers: bool, generator: 
     for whole in many:
         count = whole.started.shape[1]
         size = max(1, plan.batch // whole.started.shape[0])
-        for rows in torch.randperm(count, generator=generator).split(size):
+        for rows in torch.split(torch.randperm(count, generator=generator), size):
             mask = None if whole.action_mask is None else whole.action_mask[:, rows]
             yield Seen(
                 whole.obs[:, rows], whole.started[:, rows], whole.acting[:, rows], mask, whole.wanted[:, rows],
@@ -259,8 +259,9 @@ def divergence(head: Distribution, outputs: Tensor, wanted: Tensor, action_mask:
     if isinstance(choice, Categorical):
         return _kl(outputs, wanted, action_mask)
     if isinstance(choice, MultiCategorical):
-        masks = [None] * len(choice.sizes) if action_mask is None else action_mask.split(choice.sizes, -1)
-        parts = zip(outputs.split(choice.sizes, -1), wanted.split(choice.sizes, -1), masks, strict=True)
+        masks = [None] * len(choice.sizes) if action_mask is None else torch.split(action_mask, choice.sizes, dim=-1)
+        both = (torch.split(one, choice.sizes, dim=-1) for one in (outputs, wanted))
+        parts = zip(*both, masks, strict=True)
         return torch.stack([_kl(*part) for part in parts]).sum(0)
     if isinstance(choice, Bernoulli):
         return torch.nn.functional.binary_cross_entropy_with_logits(outputs, wanted.sigmoid(), reduction="none").sum(-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marl.deploy.distill import Lessons, Students, imitate, teachers_of
 from marl.nets.agent_net import AgentNet
@@ -102,5 +102,6 @@ def without_units(net: AgentNet, share: float) -> AgentNet:
 
 def _rest(net: AgentNet) -> list[Tensor]:
     """What is no layer: the free scale, and the normalizer."""
-    scale: list[nn.Parameter] = [] if net.log_std is None else [net.log_std]
-    return [*scale, *([] if net.norm is None else net.norm.buffers())]
+    scale: list[Tensor] = [] if net.log_std is None else [net.log_std]
+    statistics: list[Tensor] = [] if net.norm is None else list(net.norm.buffers())
+    return scale + statistics

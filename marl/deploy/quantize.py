@@ -28,9 +28,8 @@ def packed(program: Program, quantize: str | None) -> dict[str, Array]:
     for name, axis in weights_of(program).items() if quantize else ():
         weight = found[name]
         if quantize == "fp16":
-            found[name] = np.clip(weight, *map(float, (np.finfo(np.float16).min, np.finfo(np.float16).max))).astype(
-                np.float16
-            )
+            most = float(np.finfo(np.float16).max)
+            found[name] = np.clip(weight, -most, most).astype(np.float16)
             continue
         found[name], found[f"{name}/scale"] = int8(weight, axis)
     return found

@@ -92,9 +92,9 @@ def trade(
     made: list[tuple[str, str | None, Students | None]] = [("float32", None, None)]
     made += [(quantize, quantize, None) for quantize in PRECISIONS]
     for hidden in sizes:
-        students = distill(system, MLP(tuple(hidden)), lessons)
+        taught = distill(system, MLP(tuple(hidden)), lessons)
         name = f"distill-{'-'.join(map(str, hidden))}"
-        made += [(name, None, students), (f"{name}-int8", "int8", students)]
+        made += [(name, None, taught), (f"{name}-int8", "int8", taught)]
     made += [(f"prune-{share:g}", None, prune(system, share, lessons=lessons)) for share in shares]
     engine = "onnx" if format == "onnx" else "numpy"
     certificates = {}
