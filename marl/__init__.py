@@ -36,6 +36,7 @@ _NAMESPACES = (
         "compiled",
         "conformance",
         "curriculum",
+        "deploy",
         "exploration",
         "extend",
         "logs",

@@ -5,6 +5,7 @@ from marl import callbacks as callbacks
 from marl import compiled as compiled
 from marl import conformance as conformance
 from marl import curriculum as curriculum
+from marl import deploy as deploy
 from marl import exploration as exploration
 from marl import extend as extend
 from marl import logs as logs

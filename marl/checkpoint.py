@@ -64,8 +64,6 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
     """
     path = Path(os.path.abspath(path))
     _refuse_foreign(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
     tensors: dict[str, Tensor] = {}
     tree = _strip(state, "", tensors)
     contents = {TREE: json.dumps(tree).encode(), TENSORS: save_tensors(tensors)}
@@ -78,6 +76,13 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
     }
     manifest["sha256"] = _own_hash(manifest)
     contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    return replace_folder(path, contents)
+
+
+def replace_folder(path: Path, contents: Mapping[str, bytes]) -> Path:
+    """Write a folder of files, replacing what is there in one move. Raises OSError; what was there is intact then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
     previous = path.with_name(f".{path.name}.previous")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

@@ -29,8 +29,9 @@ Head = distributions.Distribution
 class Writer:
     """Writes operations down, in order, with names for what they compute."""
 
-    def __init__(self) -> None:
-        """Nothing is written yet."""
+    def __init__(self, shared: bool = False) -> None:
+        """Nothing is written yet; ``shared``: the agent's identity is an input, so that all write the same."""
+        self.shared = shared
         self.inputs: dict[str, tuple[int, ...]] = {}
         self.constants: dict[str, Array] = {}
         self._operations: list[Operation] = []
@@ -47,6 +48,10 @@ class Writer:
         shared = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=np.float32)
         self.constants[name] = shared
         return name
+
+    def identity(self, ids: Tensor) -> str:
+        """Which agent it is, ``(1, K)``."""
+        return self.input("identity", ids.shape[1]) if self.shared else self.constant(ids[0])
 
     def write(self, kind: str, *inputs: str, **settings: Any) -> str:
         """An operation; returns the name of what it computes."""
@@ -77,8 +82,14 @@ def _unknown(thing: object) -> ConfigError:
     return ConfigError(f"{type(thing).__name__} cannot be written as a program; only networks of this library can")
 
 
-def program_of(net: nn.Module | None, head: Head) -> Program:
+def program_of(net: nn.Module | None, head: Head, *, shared: bool = False, start: Array | None = None) -> Program:
     """The policy of a network of one agent, and of what its outputs mean.
+
+    Args:
+        net: of one agent; None: a policy that reads nothing, which always draws.
+        head: what its outputs mean.
+        shared: the agent's ``identity (K,)`` is an input instead of a constant.
+        start: what choices of the environment are counted from, ``()`` or ``(A,)``; None: 0.
 
     Inputs are ``observation (*O)`` as encoded for its team; ``carry (H,)`` where it remembers; ``message (N, M)`` and
     ``weight (N,)`` where it hears; ``uniform`` or ``normal`` numbers for heads that draw; ``action_mask (L,)`` for
@@ -88,7 +99,7 @@ def program_of(net: nn.Module | None, head: Head) -> Program:
     Raises:
         ConfigError: for anything that holds code of a user's own.
     """
-    writer = Writer()
+    writer = Writer(shared)
     if net is None:
         stages = [writer.stage(parameters=writer.constant(np.zeros(head.size)))]
     elif type(net) is ChannelNet:
@@ -108,7 +119,9 @@ def program_of(net: nn.Module | None, head: Head) -> Program:
                 if isinstance(getattr(head, "box", None), distributions.Box):
                     continue
                 mask = writer.input("action_mask", *_choices(head))
-            action = _head_writer(head)(writer, head, found, mask, name == "sample")
+            action = _head_writer(head)(writer, head, found, mask, net is None or name == "sample")
+            if start is not None:
+                action = writer.write("whole", writer.write("add", action, writer.constant(start)))
             heads[f"{name}_masked" if masked else name] = writer.stage(action=action)
     return Program(writer.inputs, writer.constants, tuple(stages), heads)
 
@@ -166,7 +179,7 @@ def _seen(writer: Writer, net: AgentNet) -> str:
 def _features(writer: Writer, net: AgentNet, summary: str | None = None) -> tuple[str, str | None]:
     """Features and the next carry; a summary of messages lies beside what is seen and the identity."""
     x = _seen(writer, net)
-    beside = [] if not net.ids.shape[1] else [writer.constant(net.ids[0])]
+    beside = [] if not net.ids.shape[1] else [writer.identity(net.ids)]
     beside += [] if summary is None else [summary]
     if len(net.shape) == 1:
         x, beside = (writer.write("concat", x, *beside) if beside else x), []

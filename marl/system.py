@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from marl import checkpoint, film
+from marl import checkpoint, deploy, film
 from marl.adapters.spoken import Spoken
 from marl.adapters.tasks import Route
 from marl.callbacks import Callback, as_callbacks
@@ -88,7 +88,7 @@ class MultiAgentSystem(Trained):
     def _adopt(self, setup: Setup, scenario: Scenario | None, reference: str | None, trust: bool = False) -> None:
         """Set the setup; ``reference`` is the name under which its environment is found again."""
         assert setup.agents is not None
-        self.setup, self.scenario, self._reference, self._trust = setup, scenario, reference, trust
+        self.setup, self.scenario, self.reference, self._trust = setup, scenario, reference, trust
         self.agents, self.shaping, self.curriculum = setup.agents, setup.shaping or (), setup.curriculum
         self.league, self.spoken, self.seed, self.max_steps = setup.league, setup.channel, setup.seed, setup.max_steps
         self.num_envs, self.device = setup.num_envs or 1, pick_device(setup.device)
@@ -150,8 +150,6 @@ class MultiAgentSystem(Trained):
             run = replace(run, folder=watcher.path, settings=watcher.config or {}, note=watcher.note)
         with looking_on(run, loggers, watcher, self) as (log, tick), self.training.called(self, everybody):
             return loop.train(self.training, asked, log, tick)
-
-    # --- playing ------------------------------------------------------------------------------------------------------
 
     @old_keywords(decentralised="decentralized")
     def evaluate(
@@ -229,11 +227,13 @@ class MultiAgentSystem(Trained):
         played, _ = film.play(self, 1, seed, max_steps, explore=not greedy)
         return played[0]
 
-    # --- saving and loading -------------------------------------------------------------------------------------------
+    # --- saving, exporting and loading --------------------------------------------------------------------------------
+
+    export = deploy.export
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
-        said = {"env": self._reference, "steps": self.steps, "spec": spec_to_json(self.spec)}
+        said = {"env": self.reference, "steps": self.steps, "spec": spec_to_json(self.spec)}
         meta = self.setup.to_json() | {"workers": self.workers} | said
         return self.training.callbacks.saved(checkpoint.save(path, self.state_dict(), meta))
 

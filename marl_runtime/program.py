@@ -16,6 +16,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 ILLEGAL = np.float32(-1e9)  # what a logit of an illegal choice becomes
 HALF = np.float32(0.5)
+Compiled = tuple[list[tuple[Callable[..., Array], int, tuple[int, ...]]], dict[str, int]]  # steps, places of results
 
 
 class Operation(NamedTuple):
@@ -35,11 +36,9 @@ class Stage(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A policy of one agent.
+    """A policy of one agent: inputs with their shapes, constants, stages between which messages are exchanged, heads.
 
-    inputs: names and shapes of what is given; constants: arrays by name; stages: run in order within a step, between
-    which messages are exchanged; heads: from the last stage's ``parameters`` to an action, by name: ``"greedy"`` and
-    ``"sample"``.
+    Heads make an action of the last stage's ``parameters``: ``"greedy"``, ``"sample"``, and ``"..._masked"`` of both.
     """
 
     inputs: Mapping[str, tuple[int, ...]]
@@ -65,10 +64,7 @@ def _erf(x: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    # By tanh, which does not overflow.
-    y: Array = np.tanh(x * HALF)
-    y *= HALF
-    y += HALF
+    y: Array = np.tanh(x * HALF) * HALF + HALF  # which does not overflow
     return y
 
 
@@ -211,9 +207,6 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-Compiled = tuple[list[tuple[Callable[..., Array], int, tuple[int, ...]]], dict[str, int]]  # steps, places of results
-
-
 class Runner:
     """Runs a program whose constants, and inputs that never change, are bound once."""
 
@@ -248,7 +241,7 @@ class Runner:
             places = tuple(self._places[name] for name in inputs)
             out_place = self._place(out)
             if known.issuperset(inputs):
-                self._values[out_place] = function(*(self._values[place] for place in places))
+                _run(self._values, [(function, out_place, places)])
                 known.add(out)
             else:
                 steps.append((function, out_place, places))
@@ -273,27 +266,21 @@ class Runner:
     def run(self, values: list[Any], stage: int) -> dict[str, Array]:
         """The results of one stage."""
         steps, results = self.stages[stage]
-        with np.errstate(all="ignore"):  # numbers that are not finite go their way, as in torch
-            _run(values, steps)
+        _run(values, steps)
         return {name: values[place] for name, place in results.items()}
 
     def head(self, values: list[Any], name: str) -> Array:
         """The action by one head, from the last stage's parameters."""
         steps, results = self.heads[name]
-        with np.errstate(all="ignore"):
-            _run(values, steps)
+        _run(values, steps)
         action: Array = values[results["action"]]
         return action
 
     def step(self, head: str, **inputs: Any) -> tuple[Array, Array | None]:
         """One step of an agent that hears nobody: its action by one head, and its next carry if it has one."""
         values = self.begin(**inputs)
-        (steps, results), (choosing, chosen) = self.stages[0], self.heads[head]
-        with np.errstate(all="ignore"):
-            _run(values, steps)
-            _run(values, choosing)
-        carry = results.get("carry")
-        return values[chosen["action"]], None if carry is None else values[carry]
+        results = self.run(values, 0)
+        return self.head(values, head), results.get("carry")
 
 
 def _function(kind: str, settings: Mapping[str, Any]) -> Callable[..., Array]:
@@ -307,5 +294,6 @@ def _function(kind: str, settings: Mapping[str, Any]) -> Callable[..., Array]:
 
 
 def _run(values: list[Any], steps: Iterable[tuple[Callable[..., Array], int, tuple[int, ...]]]) -> None:
-    for function, out, places in steps:
-        values[out] = function(*[values[place] for place in places])
+    with np.errstate(all="ignore"):  # numbers that are not finite go their way, as in torch
+        for function, out, places in steps:
+            values[out] = function(*[values[place] for place in places])

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from marl.cli.bundles import evaluate_bundle, is_bundle, world_of
 from marl.cli.options import NUMBER
 from marl.cli.output import note, print_json, quiet
 from marl.cli.runs import chosen_task, config_of, open_run, same_reference
@@ -19,7 +20,7 @@ class Evaluate:
     """Play whole episodes with a run's agents and report their unshaped returns."""
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """A run folder, or one of its checkpoints."""
+    """A run folder, one of its checkpoints, or a bundle of marl export."""
     episodes: Annotated[int, NUMBER] = 100
     """How many."""
     decentralized: bool = False
@@ -81,6 +82,38 @@ def _own_env(asked: Evaluate) -> Any:
     return None
 
 
+def _evaluate_bundle(asked: Evaluate, swap: tuple[str, ...] | None) -> int:
+    """``marl evaluate`` of a bundle."""
+    from marl.deploy.playing import open_bundle
+    from marl.playing import Experiment
+    from marl.playing.evaluate import Decentralized, EvaluationPlan
+
+    team = open_bundle(asked.run_folder)
+    experiment = Experiment.of(
+        None,
+        link=asked.link,
+        silence=asked.silence,
+        remove=asked.remove,
+        swap=() if swap is None else swap,
+        shuffle=asked.shuffle_messages,
+        entries=asked.message_entries or None,
+    )
+    decentralized: Decentralized = "processes" if asked.decentralized else False
+    seed = asked.seed if asked.seed is not None else 1
+    plan = EvaluationPlan(asked.episodes, seed, decentralized, not asked.sample, experiment=experiment).checked()
+    with world_of(team, asked.env, asked.trust) as system:
+        report = evaluate_bundle(team, system, "numpy", plan)
+    for line in report.troubles:
+        note(line)
+    if asked.json:
+        print_json({"bundle": str(asked.run_folder), "seed": seed, **report.to_dict()})
+    else:
+        how = ", every agent in a process of its own, without torch" if asked.decentralized else ""
+        print(f"bundle {asked.run_folder}{how}")
+        print(report)
+    return 0
+
+
 def evaluate(asked: Evaluate) -> int:
     """``marl evaluate``."""
     from marl.config import check_whole
@@ -92,6 +125,8 @@ def evaluate(asked: Evaluate) -> int:
     swap = None if asked.swap is None else tuple(name.strip() for name in asked.swap.split(","))
     if swap is not None and len(swap) != 2:
         raise UsageError(f"--swap: expected two agents, AGENT,AGENT, got {asked.swap!r}")
+    if is_bundle(asked.run_folder):
+        return _evaluate_bundle(asked, swap)
     own = _own_env(asked)
     path, system = open_run(asked.run_folder, asked.checkpoint, asked.device, asked.trust, own)
     seed = asked.seed if asked.seed is not None else system.seed + 1

@@ -37,12 +37,14 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.check import Check
     from marl.cli.evaluate import Evaluate
     from marl.cli.exploit import Exploit
+    from marl.cli.export import Export
     from marl.cli.list import List
     from marl.cli.play import Play
     from marl.cli.plot import Plot
     from marl.cli.sweep import Sweep
     from marl.cli.tournament import Tournament
     from marl.cli.train import Train
+    from marl.cli.verify import Verify
 
     return {
         "train": Train,
@@ -52,6 +54,8 @@ def commands() -> dict[str, type[Command]]:
         "plot": Plot,
         "tournament": Tournament,
         "exploit": Exploit,
+        "export": Export,
+        "verify": Verify,
         "list": List,
         "check": Check,
     }
@@ -158,7 +162,7 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
             place += 1
     needed = [key for key in positional if fields[key].default is dataclasses.MISSING]
     if given < len(needed):
-        what = {"run_folder": "RUN", "runs": "RUN", "env": "ENV"}[needed[given]]
+        what = {"run_folder": "RUN", "runs": "RUN", "env": "ENV", "bundle": "DIR"}[needed[given]]
         raise UsageError(f"marl {name}: {what} is missing: marl {name} {what}")
     return spelled
 

@@ -19,7 +19,7 @@ from marl.curriculum.tasks import Task, has_tasks
 from marl.learners import Learner
 from marl.learners.base import channel_net_of
 from marl.playing.actor import Actor
-from marl.playing.decentralized import AgentInput, DecentralizedActor, LocalPlayer, random_player
+from marl.playing.decentralized import DecentralizedActor, input_of, random_player
 from marl.playing.episodes import EpisodeRecord, Recorder, evaluation_seeds, play_episodes
 from marl.playing.experiment import Entries, Experiment, in_words
 from marl.playing.processes import ProcessPlayer, assemble
@@ -28,6 +28,7 @@ from marl.playing.single import Agent, MixedAgent
 from marl.playing.streams import global_streams_kept
 from marl.playing.team import FrozenPolicy, Policy, Side, Strategy, TeamActor, team_sides
 from marl.types import Array, BatchEnv, ConfigError, Spec, Step
+from marl_runtime.seat import LocalPlayer, TakesTurns
 
 EVALUATION_COPIES = 16
 STRANGERS, MIXTURE = 0x57A6, 0x313E  # streams of random players and of draws from mixtures come from (seed, this)
@@ -77,6 +78,12 @@ class Players:
             return Agent(team, index, net, distribution, seed)
         raise ConfigError(f"no agent {name!r}; agents: {', '.join(self.spec.agents)}")
 
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of a message of each team; 0 where nobody talks."""
+        nets = [channel_net_of(learner) for learner in self.learners]
+        return [0 if net is None else net.speech.size for net in nets]
+
     def strategy(self, place: int) -> Strategy:
         """A team's policies and their probabilities."""
         if self.mixtures[place]:
@@ -103,9 +110,7 @@ class Players:
             return None
         return replace(self.spoken, link=Link.parse(link, self.spoken.link) if isinstance(link, str) else link)
 
-    def together(
-        self, copies: int, seed: int, greedy: bool, links: Links, tampers: Sequence[Tamper | None]
-    ) -> TeamActor:
+    def together(self, copies: int, seed: int, greedy: bool, links: Links, tampers: Sequence[Tamper | None]) -> Actor:
         """An actor for whole teams in one batch: frozen copies of the learners' policies, or their mixtures."""
         sides: Sequence[Side] = team_sides(self.spec)
         if any(self.mixtures):
@@ -142,7 +147,7 @@ class Players:
             end = begin + copies * team.num_agents
             streams = seeds[begin:end].reshape(copies, team.num_agents)
             begin = end
-            agents = [self.agent(experiment.policy_of(name)) for name in team.agents]
+            agents = [self.alone(experiment.policy_of(name)) for name in team.agents]
             size = max(agent.size for agent in agents)
             seats: list[LocalPlayer | ProcessPlayer] = []
             for n, agent in enumerate(agents):
@@ -154,12 +159,9 @@ class Players:
                 if name in experiment.remove:
                     seats.append(strangers[name])
                 elif processes:
-                    seats.append(ProcessPlayer(name, agent, own, not greedy, strangers[name]))
-                elif isinstance(agent, MixedAgent):  # each episode's draw is the side's, the same for all of its agents
-                    draws = [self.agent(agent.name, one, side_seed=seed + e) for e, one in enumerate(own)]
-                    seats.append(LocalPlayer(draws, not greedy))
+                    seats.append(self.process(agent, name, own, greedy, seed, strangers[name]))
                 else:
-                    seats.append(LocalPlayer([agent.twin(one) for one in own], not greedy))
+                    seats.append(LocalPlayer(self.twins(agent, own, seed), not greedy))
             players.append(seats)
             tamper, turns = experiment.tampering(team), self.spec.turn_based
             hubs.append(
@@ -170,14 +172,29 @@ class Players:
         assemble([player for seats in players for player in seats if isinstance(player, ProcessPlayer)])
         return DecentralizedActor(self.spec, players, hubs)
 
+    def alone(self, name: str) -> Any:
+        """What takes an agent's turns when every agent acts on its own."""
+        return self.agent(name)
+
+    def twins(self, agent: Any, seeds: Sequence[int], side_seed: int) -> Sequence[TakesTurns]:
+        """An agent for each copy, with ``seeds``; each episode's draw of a mixture is the side's."""
+        if isinstance(agent, MixedAgent):
+            return [self.agent(agent.name, one, side_seed=side_seed + e) for e, one in enumerate(seeds)]
+        return [agent.twin(one) for one in seeds]
+
+    def process(
+        self, agent: Any, seat: str, seeds: Sequence[int], greedy: bool, side_seed: int, stranger: LocalPlayer
+    ) -> ProcessPlayer:
+        """An agent in a process of its own, in somebody's seat."""
+        return ProcessPlayer(seat, agent, seeds, not greedy, stranger)
+
     def strangers(self, copies: int, seed: int, names: Sequence[str], talking: bool = False) -> dict[str, LocalPlayer]:
         """Random players for some agents' seats, with the same random streams in one process and in many."""
         table = np.random.SeedSequence([seed, STRANGERS]).generate_state(copies * len(self.spec.agents), np.uint32)
         seeds = dict(zip(self.spec.agents, table.reshape(-1, copies).tolist(), strict=True))
-        speeches = [None if (net := channel_net_of(learner)) is None else net.speech for learner in self.learners]
         return {
-            name: random_player(team, n, seeds[name], speech.size if talking and speech is not None else 0)
-            for team, speech in zip(self.spec.teams, speeches, strict=True)
+            name: random_player(team, n, seeds[name], size if talking else 0)
+            for team, size in zip(self.spec.teams, self.sizes, strict=True)
             for n, name in enumerate(team.agents)
             if name in names
         }
@@ -318,7 +335,7 @@ class ExperimentActor:
         for place, team in enumerate(self.spec.teams):
             for n, name in enumerate(team.agents):
                 if name in self.strangers:
-                    self.strangers[name].observe(AgentInput.of(step, place, n, None))
+                    self.strangers[name].observe(input_of(step, place, n, None))
                     actions[place][:, n] = self.strangers[name].act()
         return actions
 

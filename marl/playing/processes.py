@@ -1,6 +1,6 @@
 """An agent in an operating system process of its own, which is told what the agent may know and nothing else.
 
-The process loads one agent's folder (`marl.Agent.save`), then sees frames (`marl.playing.wire`) over a socket: its
+The process loads one agent's folder (`marl.Agent.save`), then sees frames (`marl_runtime.wire`) over a socket: its
 rows, its flags, the messages that its links deliver. It answers with what it says and does.
 """
 
@@ -13,53 +13,41 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from marl.adapters.spawn import die_with, kill, spawn
-from marl.playing.decentralized import AgentInput, LocalPlayer, ReceivedMessages
 from marl.playing.single import Agent
-from marl.playing.wire import Field, Kind, Wire, WireError, view_fields
 from marl.types import Array, MarlError, ResourceError
+from marl_runtime.process import answer as play
+from marl_runtime.seat import AgentInput, LocalPlayer, ReceivedMessages, TakesTurns
+from marl_runtime.wire import READY, Field, Kind, Wire, WireError
 
 START_SECONDS = 300.0  # to import PyTorch and load the agent, maybe beside many others
 DEADLINE = 60.0  # seconds for one answer
 
 
-class Layout:
-    """Sizes of the frames of one agent in ``E`` copies; both sides compute them from the agent."""
+class Leaves(TakesTurns, Protocol):
+    """An agent that can leave this process.
 
-    def __init__(self, agent: Agent, copies: int) -> None:
-        """Compute the sizes."""
-        team = agent.team
-        num_choices = team.action.num_choices if team.masked else None
-        self.talks, self.rounds = agent.talks, agent.rounds
-        self.arrives = agent.talks and not agent.rounds
-        obs: Field = (team.obs.shape, team.obs.dtype)
-        self.observe, self.hear = view_fields(copies, obs, num_choices, team.num_agents, agent.size, self.arrives)
-        self.say: list[Field] = [((copies, agent.size), "float32"), ((copies,), "float32")]
-        self.act: list[Field] = [((copies, *team.action.shape), team.action.dtype)]
-        self.begin: list[Field] = [((copies,), "int64"), ((), "bool")]
-        self.masked = num_choices is not None
+    server: the module whose ``serve`` is the main function of its process.
+    """
 
-    @property
-    def sizes(self) -> Array:
-        """What READY says: bytes of each kind of frame, rounds, whether it talks."""
-        frames = (self.observe, self.say, self.hear, self.act)
-        total = [sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in frame) for frame in frames]
-        return np.array([*total, self.rounds, self.talks], dtype=np.int64)
+    server: str
 
-
-READY: list[Field] = [((6,), "int64")]
+    def save(self, path: Path) -> Path | str:
+        """Write whatever its process needs there; returns the text of the START frame."""
+        ...
 
 
 class ProcessPlayer:
     """A player in a process of its own. If it is lost, a random player takes its seat, and :attr:`fault` says why."""
 
-    def __init__(self, seat: str, agent: Agent, seeds: Sequence[int], explore: bool, stranger: LocalPlayer) -> None:
+    def __init__(self, seat: str, agent: Leaves, seeds: Sequence[int], explore: bool, stranger: LocalPlayer) -> None:
         """``seat``: whose place it takes; ``stranger``: who plays if its process is lost."""
         self.name, self.fault, self._agent, self._stranger = seat, "", agent, stranger
-        self._layout = Layout(agent, len(seeds))
+        self._layout = agent.layout(len(seeds))
         self._begin = [np.array(seeds, np.int64), np.array(explore)]
         self._process: subprocess.Popen[bytes] | None = None
         self._view: AgentInput | None = None
@@ -76,17 +64,17 @@ class ProcessPlayer:
             ConfigError: if the agent cannot leave this process.
             ResourceError: if there is no room for another one.
         """
-        self._agent.save(folder)
+        told = self._agent.save(folder)
         try:
             mine, theirs = socket.socketpair()
             with theirs:
-                self._process = spawn("marl.playing.processes", "serve", (theirs.fileno(),))
+                self._process = spawn(self._agent.server, "serve", (theirs.fileno(),))
         except OSError as error:
             raise ResourceError(f"cannot start the process of agent {self.name!r} ({error})") from error
         self._wire = Wire(mine, len(self._begin[0]))
         mine.settimeout(START_SECONDS)
         with self._watched():
-            self._wire.send_text(Kind.START, str(folder))
+            self._wire.send_text(Kind.START, str(told))
             self._wire.send(Kind.BEGIN, self._layout.begin, self._begin)
 
     def wait(self) -> None:
@@ -212,27 +200,4 @@ def serve(fd: int, parent: int, from_main: int) -> None:
 
 def answer(wire: Wire) -> None:
     """Play as the frames say; what goes wrong is said to the other side."""
-    try:
-        agent = Agent.load(wire.receive_text(Kind.START))
-        layout = Layout(agent, wire.copies)
-        begin = wire.receive(Kind.BEGIN, layout.begin)
-        assert begin is not None
-        player = LocalPlayer([agent.twin(seed) for seed in begin[0].tolist()], bool(begin[1]))
-        wire.send(Kind.READY, READY, [layout.sizes])
-        while (arrays := wire.receive(Kind.LOOK, layout.observe, ends=True)) is not None:
-            started, acting, obs, *rest = arrays
-            action_mask = rest.pop(0) if layout.masked else None
-            player.observe(AgentInput(obs, action_mask, started, acting, ReceivedMessages(*rest) if rest else None))
-            for _ in range(max(layout.rounds, 1) if layout.talks else 0):
-                wire.send(Kind.SAY, layout.say, player.say())
-                if layout.rounds:
-                    heard = wire.receive(Kind.HEAR, layout.hear)
-                    assert heard is not None
-                    player.hear(ReceivedMessages(*heard))
-            wire.send(Kind.ACT, layout.act, [player.act()])
-    except (EOFError, ConnectionError):
-        pass  # the other side is gone: nothing to say, and nobody to say it to
-    except Exception as error:
-        text = str(error) if isinstance(error, WireError | MarlError) else f"{type(error).__name__}: {error}"
-        with contextlib.suppress(OSError):
-            wire.send_text(Kind.ERROR, text)
+    play(wire, Agent.load, (MarlError,))

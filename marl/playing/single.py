@@ -28,10 +28,8 @@ from marl.spec_json import team_from_json, team_to_json
 from marl.topology import Complete
 from marl.types import Array, CheckpointError, ConfigError, TeamSpec
 from marl_runtime.program import Runner
-
-Said = tuple[Array, Any]  # a message (M,) and its loudness
-Heard = tuple[Array, Array]  # messages (N, M) and their weights (N,)
-Turn = Generator[Said, Heard | None, Array]
+from marl_runtime.seat import Heard, Said, Turn
+from marl_runtime.wire import Field, Layout
 
 
 class Agent:
@@ -41,6 +39,8 @@ class Agent:
     :meth:`reset` where an episode begins. An agent with a channel reads what it was told with :meth:`hear` since its
     last step, and :attr:`said` is what it says.
     """
+
+    server = "marl.playing.processes"  # whose process plays it, once it is saved
 
     def __init__(
         self, team: TeamSpec, index: int, net: AgentNet | None, distribution: Distribution, seed: int | None = None
@@ -65,6 +65,7 @@ class Agent:
         self._heard = self._silence
         self._chosen: ChosenPolicy | None = None
         self.said: Array | None = None
+        self.outputs: Array | None = None  # of the network in its newest step, where torch chose the action
 
     def __repr__(self) -> str:
         """Its name, team, and what it decides by."""
@@ -76,6 +77,18 @@ class Agent:
         """The same, with its spaces."""
         rows = [("team", self.team.name), ("observation", self.codec.raw_space), ("action", self.codec.action_space)]
         return html_table(repr(self).strip("<>"), rows)
+
+    @property
+    def action(self) -> Field:
+        """Shape and type of its encoded action."""
+        return self.team.action.shape, self.team.action.dtype
+
+    def layout(self, copies: int) -> Layout:
+        """The frames in which its process is told what it may know."""
+        team, rounds = self.team, self.rounds if self.talks else None
+        num_choices = team.action.num_choices if team.masked else None
+        obs = team.obs.shape, team.obs.dtype
+        return Layout(copies, obs, self.action, num_choices, team.num_agents, self.size, rounds)
 
     def twin(self, seed: int | None = None) -> Agent:
         """A copy with an episode and a random stream of its own; parameters are shared."""
@@ -225,6 +238,7 @@ class Agent:
     def _by_torch(self, parameters: Array, action_mask: Array | None, explore: bool) -> Array:
         """An action for outputs ``(K,)`` of the network."""
         mask = None if action_mask is None else torch.from_numpy(np.asarray(action_mask)).view(1, 1, 1, -1)
+        self.outputs = parameters
         outputs = torch.from_numpy(parameters).view(1, 1, 1, -1)
         if explore:
             action = self.distribution.sample(outputs, mask, self.generator)

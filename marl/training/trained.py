@@ -25,6 +25,8 @@ class Trained:
     environments: Environments
     setup: Setup
     spec: Spec
+    reference: str | None  # what names its environment again; None: nothing does
+    seed: int
     num_envs: int
     device: torch.device
 

@@ -24,9 +24,10 @@ from pettingzoo import ParallelEnv
 
 import marl
 from marl.channels import DIAL, CommNet, GraphAttention, IC3Net, Link, TarMAC
-from marl.playing import processes, wire
-from marl.playing.wire import HEADER, Kind, Wire, WireError
+from marl.playing import processes
 from marl.topology import Complete, Dynamic, Graph, Grid, Groups, Nearest, Ring, Star, Where, Within
+from marl_runtime import process, wire
+from marl_runtime.wire import HEADER, Kind, Wire, WireError
 from tests.support.tiny import Single, Steer, Team, Turns
 
 ROOT = Path(__file__).parents[2]
@@ -407,7 +408,7 @@ def test_words_and_errors(ends):
 
 
 def test_nothing_on_the_wire_is_pickled():
-    for module in (processes, wire):
+    for module in (processes, process, wire):
         assert "pickle" not in Path(module.__file__).read_text().replace("unpickled", "")
 
 

@@ -13,11 +13,11 @@ import socket
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
-from marl.types import Array
-
+Array = np.ndarray[Any, Any]
 MAGIC, VERSION = b"MARL", 1
 HEADER = struct.Struct("<4sHHIQ")
 LONGEST_TEXT = 1 << 16
@@ -124,12 +124,46 @@ class Wire:
         return bytes(data)
 
 
-def view_fields(
-    copies: int, obs: Field, num_choices: int | None, agents: int, size: int, arrives: bool
-) -> tuple[list[Field], list[Field]]:
-    """Fields of the frames LOOK (started, acting, observation, action mask) and HEAR (messages, weights)."""
-    inbox: list[Field] = [((copies, agents, size), "float32"), ((copies, agents), "float32")]
-    view: list[Field] = [((copies,), "bool"), ((copies,), "bool"), ((copies, *obs[0]), obs[1])]
-    if num_choices is not None:
-        view.append(((copies, num_choices), "bool"))
-    return (view + inbox if arrives else view), inbox
+class Layout:
+    """Shapes and types in the frames of one agent in ``E`` copies; both sides compute them from the agent."""
+
+    def __init__(
+        self,
+        copies: int,
+        obs: Field,
+        action: Field,
+        num_choices: int | None,
+        agents: int,
+        size: int,
+        rounds: int | None,
+    ) -> None:
+        """Compute them.
+
+        Args:
+            copies: ``E``.
+            obs: shape and type of one encoded observation; likewise ``action``.
+            num_choices: width of an action mask; None: there is none.
+            agents: agents of the team.
+            size: numbers of a message.
+            rounds: exchanges within a step; None: the agent does not talk.
+        """
+        inbox: list[Field] = [((copies, agents, size), "float32"), ((copies, agents), "float32")]
+        view: list[Field] = [((copies,), "bool"), ((copies,), "bool"), ((copies, *obs[0]), obs[1])]
+        if num_choices is not None:
+            view.append(((copies, num_choices), "bool"))
+        self.talks, self.rounds, self.masked = rounds is not None, rounds or 0, num_choices is not None
+        self.observe = view + inbox if rounds == 0 else view
+        self.hear = inbox
+        self.say: list[Field] = [((copies, size), "float32"), ((copies,), "float32")]
+        self.act: list[Field] = [((copies, *action[0]), action[1])]
+        self.begin: list[Field] = [((copies,), "int64"), ((), "bool")]
+
+    @property
+    def sizes(self) -> Array:
+        """What READY says: bytes of each kind of frame, rounds, whether it talks."""
+        frames = (self.observe, self.say, self.hear, self.act)
+        total = [sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in frame) for frame in frames]
+        return np.array([*total, self.rounds, self.talks], dtype=np.int64)
+
+
+READY: list[Field] = [((6,), "int64")]

@@ -1,0 +1,136 @@
+"""``marl export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from marl.cli.options import NUMBER
+from marl.cli.output import print_json, quiet
+from marl.cli.runs import open_run
+from marl.cli.status import UsageError, need
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's agents as a bundle, which marl_runtime runs without torch."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder, or one of its checkpoints."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where to write; a bundle that is there is replaced."""
+    format: Annotated[str, arg(metavar="numpy|onnx")] = "numpy"
+    """Programs that numpy runs, or ONNX graphs beside them (extra export)."""
+    quantize: Annotated[str | None, arg(metavar="int8|fp16")] = None
+    """Smaller weights: int8 with a scale for each output channel, or fp16."""
+    distill: Annotated[str | None, arg(metavar="SIZE,...")] = None
+    """First teach a smaller network, an MLP of these hidden sizes, such as 32,32."""
+    prune: Annotated[float | None, NUMBER] = None
+    """First leave out this share of the units of each hidden layer, and tune the rest, such as 0.5."""
+    sweep: bool = False
+    """Export in several sizes, each into a folder of DIR, verify all of them, and print the trade."""
+    episodes: Annotated[int, NUMBER] = 100
+    """With --sweep: of each return."""
+    states: Annotated[int, NUMBER] = 10_000
+    """With --sweep: in how many states each agent's action is compared."""
+    plot: Annotated[Path | None, arg(metavar="FILE")] = None
+    """With --sweep: draw return against size (extra plot)."""
+    agents: Annotated[str | None, arg(metavar="AGENT,...")] = None
+    """Only these agents; all unless given."""
+    license: Annotated[str, arg(metavar="TEXT")] = ""
+    """Under which license others may use the bundle."""
+    checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
+    """Which checkpoint."""
+    trust: bool = False
+    """Run whatever code the run names: its .py file, module, functions."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> int:
+        """Run the command; return its exit status."""
+        return export(self)
+
+
+def export(asked: Export) -> int:
+    """``marl export``."""
+    from marl.deploy import distill, prune
+    from marl.deploy import export as write
+    from marl.nets import MLP
+
+    if asked.out is None:
+        raise UsageError("marl export: --out is missing: name the folder to write, such as --out bundle")
+    if asked.sweep:
+        return _sweep(asked)
+    if asked.distill is not None and asked.prune is not None:
+        raise UsageError("marl export: --distill and --prune both make a smaller network: choose one")
+    sizes = () if asked.distill is None else _sizes(asked.distill)
+    if asked.format == "onnx":
+        need("onnx", "export")
+    names = None if asked.agents is None else [name.strip() for name in asked.agents.split(",")]
+    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust)
+    with system, quiet():
+        students = None
+        if sizes:
+            students = distill(system, MLP(sizes))
+        elif asked.prune is not None:
+            students = prune(system, asked.prune)
+        out = write(
+            system,
+            asked.out,
+            agents=names,
+            format=asked.format,
+            quantize=asked.quantize,
+            students=students,
+            license=asked.license,
+        )
+    written = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
+    if asked.json:
+        print_json({"checkpoint": str(path), "bundle": str(out), "bytes": written})
+        return 0
+    print(f"checkpoint {path} (step {system.steps:,})")
+    print(f"wrote {out}: {sum(written.values()):,} bytes in {len(written)} files")
+    print(f"prove it: marl verify {asked.out} {asked.run_folder}")
+    return 0
+
+
+def _sweep(asked: Export) -> int:
+    """``marl export --sweep``."""
+    from marl.deploy.trade import plot, trade
+
+    assert asked.out is not None
+    for option, given in (("--agents", asked.agents), ("--quantize", asked.quantize), ("--license", asked.license)):
+        if given:
+            raise UsageError(f"marl export: --sweep writes all agents in every precision: leave {option} out")
+    if asked.plot is not None:
+        need("matplotlib", "plot")
+    sizes = (16, 16) if asked.distill is None else _sizes(asked.distill)
+    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust)
+    with system, quiet():
+        found = trade(
+            system,
+            asked.out,
+            sizes=[sizes],
+            shares=[0.5 if asked.prune is None else asked.prune],
+            format=asked.format,
+            states=asked.states,
+            episodes=asked.episodes,
+            seed=system.seed + 1,
+        )
+    if asked.json:
+        print_json({"checkpoint": str(path), "bundles": found.to_dict()})
+    else:
+        print(f"checkpoint {path} (step {system.steps:,})")
+        print(found)
+    if asked.plot is not None:
+        plot(found, asked.plot)
+    return 0
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"marl export: --distill: expected sizes such as 32,32, got {text!r}") from None

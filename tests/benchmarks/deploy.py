@@ -1,0 +1,98 @@
+"""What one action costs: the runtime by numpy and by onnxruntime, an agent of a system, and torch alone.
+
+    python -m tests.benchmarks.deploy
+
+Batch 1, one thread, wall-clock microseconds: the median and the 99th percentile over calls, contenders in turns. Then
+what importing the runtime takes, and how much memory it adds to Python with numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import marl
+import marl_runtime
+from marl import parallel
+
+NETWORKS = {"MLP 64-64": marl.MLP((64, 64)), "MLP 256-256": marl.MLP((256, 256)), "GRU 64": marl.GRU(64)}
+MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+
+
+def contenders(network: Any, folder: Path) -> tuple[dict[str, Callable[[Any], Any]], Any]:
+    """Functions of an observation, and one observation."""
+    system = marl.MultiAgentSystem(marl.ippo(network=network, sequence=16), "marl/spread-v0", num_envs=1, seed=0)
+    observation = system.make_env().reset(seed=0)[0]["agent_0"]
+    graphs = importlib.util.find_spec("onnx") is not None and importlib.util.find_spec("onnxruntime") is not None
+    system.export(folder, format="onnx" if graphs else "numpy")
+    agent = system.agent("agent_0")
+    found: dict[str, Callable[[Any], Any]] = {"runtime, numpy": marl_runtime.load(folder)["agent_0"].act}
+    if graphs:
+        found["runtime, onnxruntime"] = marl_runtime.load(folder, "onnx")["agent_0"].act
+    found["Agent.act"] = agent.act
+    net, head, carry = agent.net, agent.distribution, torch.zeros(1, 1, agent.net.carry_shape[1])
+    still = torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, 1, 1, dtype=torch.bool)
+
+    @torch.inference_mode()
+    def eager(row: Any) -> int:
+        outputs, _ = net(torch.from_numpy(row).view(1, 1, 1, -1), carry, *still)
+        return int(head.mode(outputs, None))
+
+    found["torch, eager"] = eager
+    return found, observation
+
+
+def cost(name: str, calls: int) -> dict[str, tuple[float, float]]:
+    """Microseconds of an action: the median and the 99th percentile, by contender."""
+    with tempfile.TemporaryDirectory() as folder:
+        found, observation = contenders(NETWORKS[name], Path(folder) / "bundle")
+        times: dict[str, list[int]] = {each: [] for each in found}
+        for turn in range(11):  # the first one warms up
+            for each, act in found.items():
+                for _ in range(max(1, calls // 10)):
+                    began = time.perf_counter_ns()
+                    act(observation)
+                    times[each].append(time.perf_counter_ns() - began)
+            if turn == 0:
+                times = {each: [] for each in found}
+    quantiles = {each: np.quantile(np.array(taken) / 1e3, [0.5, 0.99]) for each, taken in times.items()}
+    return {each: (float(middle), float(late)) for each, (middle, late) in quantiles.items()}
+
+
+def started(code: str) -> tuple[float, float]:
+    """Seconds of the code in a fresh interpreter, and the memory of the process in MB."""
+    program = f"import time; began = time.perf_counter(); {code}; print(time.perf_counter() - began); {MEMORY}"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    return float(said[0]), float(said[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    about = (__doc__ or "").split(":")[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.deploy", description=about)
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    options = parser.parse_args(arguments)
+    parallel.set_threads(1)
+    print("| network | contender | median, us | 99th percentile, us |")
+    print("|---|---|---|---|")
+    for name in options.networks:
+        for each, (middle, late) in cost(name, options.calls).items():
+            print(f"| {name} | {each} | {middle:.1f} | {late:.1f} |", flush=True)
+    (seconds, memory), (_, bare) = started("import numpy, marl_runtime"), started("import numpy")
+    own, _ = started("import numpy; began = time.perf_counter(); import marl_runtime")
+    print(f"\nimporting marl_runtime: {own:.3f} s beside numpy, {seconds:.3f} s with it, {memory - bare:.1f} MB more")
+
+
+if __name__ == "__main__":
+    main()
