@@ -54,8 +54,8 @@ class _Mixing(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         q, acting, made = ctx.saved_tensors
         to_q, to_made = (torch.empty(x.shape, dtype=torch.float32) for x in (q, made))
-        arrays = (x.numpy().reshape(-1, x.shape[-1]) for x in (to_q, to_made))
-        _unmix(*_rows(q, acting, made), slope.contiguous().numpy().reshape(-1), *arrays)
+        found = to_q.numpy().reshape(-1, q.shape[-1]), to_made.numpy().reshape(-1, made.shape[-1])
+        _unmix(*_rows(q, acting, made), slope.contiguous().numpy().reshape(-1), *found)
         if backend.checking:
             with torch.enable_grad():
                 leaves = [x.detach().requires_grad_() for x in (q, made)]
@@ -64,8 +64,9 @@ class _Mixing(torch.autograd.Function):
         return to_q, None, to_made, None
 
 
-def _rows(*tensors: Tensor) -> list[Array]:
-    return [x.detach().contiguous().numpy().reshape(-1, x.shape[-1]) for x in tensors]
+def _rows(q: Tensor, acting: Tensor, made: Tensor) -> tuple[Array, Array, Array]:
+    one, two, three = (x.detach().contiguous().numpy().reshape(-1, x.shape[-1]) for x in (q, acting, made))
+    return one, two, three
 
 
 @fast_kernel

@@ -179,7 +179,7 @@ class CompiledRecurrent:
             parts.append(gradient)
 
         in_halves(some, batch, time * batch * self.work)
-        return (parts[0] if len(parts) == 1 else np.add(*parts, out=parts[0])), slopes
+        return sum(parts[1:], parts[0]), slopes
 
 
 def _array(x: Tensor) -> Array:
@@ -230,7 +230,8 @@ def _compare(
     wanted = [part is not None for part in ours]
     with torch.enable_grad():
         leaves = [part.detach().requires_grad_(want) for part, want in zip(inputs, wanted, strict=True)]
-        said = net.plain(*leaves[:4], leaves[4:])
+        x, carry, start, acting, *parameters = leaves
+        said = net.plain(x, carry, start, acting, parameters)
         chosen = [(part, slope) for part, slope in zip(said, slopes, strict=True) if slope is not None]
         found = torch.autograd.grad(
             [part for part, _ in chosen],

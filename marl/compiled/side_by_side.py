@@ -115,7 +115,7 @@ class CompiledNets:
             parts.append(gradient)
 
         in_halves(some, len(rows), len(rows) * self.work)
-        return (parts[0] if len(parts) == 1 else np.add(*parts, out=parts[0])), to_rows
+        return sum(parts[1:], parts[0]), to_rows
 
 
 class _Passing(torch.autograd.Function):

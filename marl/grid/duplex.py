@@ -42,7 +42,7 @@ class DuplexMixer(Mixer):
         """``Q_tot`` from values, advantages and the features of the actions taken."""
         agents, shape = self.num_agents, (self.num_agents, self.heads)
         made = self._of_state(state, self.weight, self.bias, self.key, self.agent)
-        weight, bias, key, agent = made.split((agents, agents, self.heads, agents * self.heads), dim=-1)
+        weight, bias, key, agent = torch.split(made, [agents, agents, self.heads, agents * self.heads], dim=-1)
         weight = functional.softplus(weight) + 1e-10  # (..., N)
         taken = (action * acting.unsqueeze(-1)).flatten(-2)
         joint = self._of_actions(torch.cat((state, taken), dim=-1), self.joint)

@@ -328,7 +328,7 @@ class MonotonicMixer(Mixer):
 
     def _mix(self, chosen: Tensor, acting: Tensor, made: Tensor) -> Tensor:
         first = self.num_agents * self.embed
-        weight_1, bias_1, weight_2, value = made.split((first, self.embed, self.embed, 1), dim=-1)
+        weight_1, bias_1, weight_2, value = torch.split(made, [first, self.embed, self.embed, 1], dim=-1)
         weight_1 = torch.unflatten(weight_1, -1, (self.num_agents, self.embed))  # (..., N, M)
         return ops.monotonic_mixing(chosen, weight_1, bias_1, weight_2, value.squeeze(-1), acting)
 
