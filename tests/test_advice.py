@@ -81,13 +81,26 @@ def test_a_history_keeps_what_was_said_of_the_latest_training(caplog):
         assert caplog.text.count("learnt") == 2
 
 
-def test_nothing_is_said_of_rivals_curricula_leagues_and_those_who_do_not_learn(caplog):
-    small = {"rollout": 8, "minibatches": 1, "network": marl.MLP((4,))}
-    sides = {"agent_0": marl.ippo(**small), "agent_*": marl.ippo(**small)}
-    for agents, env in ((sides, Team), (marl.Random(), Constant)):
-        with marl.MultiAgentSystem(agents, env, num_envs=2) as system:
-            assert system.train(steps=400).notes == []
-    assert not caplog.text
+def still(env, agents="*", **options):
+    """What is said of a policy that cannot move."""
+    config = marl.ippo(lr=0.0, rollout=8, minibatches=1, network=marl.MLP((4,)))
+    sides = {pattern: config for pattern in agents.split()}
+    with marl.MultiAgentSystem(sides, env, num_envs=4, **options) as system:
+        return system.train(steps=1_600).notes
+
+
+def test_nothing_is_said_of_rivals_and_of_those_who_do_not_learn():
+    assert len(still(Team)) == 1
+    assert still(Team, "agent_0 agent_*") == []
+    with marl.MultiAgentSystem(marl.Random(), Constant) as system:
+        assert system.train(steps=1_600).notes == []
+
+
+def test_nothing_is_said_of_tasks_that_change():
+    maze = {"env": "marl/gridworld-v0", "env_kwargs": {"width": 4, "height": 4, "max_cycles": 4}}
+    assert len(still(**maze)) == 1
+    distances = marl.curriculum.DomainRandomization({"distance": marl.curriculum.Between(1, 3)})
+    assert still(**maze, curriculum=distances) == []
 
 
 def test_a_run_folder_says_it_too(tmp_path):

@@ -28,7 +28,7 @@ class Learning:
         steps: environment steps so far.
         first: those before the first update.
         why: the settings that say so.
-        updates: how many were made.
+        updates: how many were made; None: nobody knows.
         from_draws: whether one learns from a draw of a replay, or from a whole rollout.
     """
 
@@ -36,7 +36,7 @@ class Learning:
     steps: int
     first: int
     why: str
-    updates: int
+    updates: int | None
     from_draws: bool
 
 
@@ -66,8 +66,8 @@ def learning(state: TrainingState) -> list[Learning]:
     found = []
     for config, learner, team in zip(state.setup.configs, state.learners, state.spec.teams, strict=True):
         starts, rollout = getattr(config, "learning_starts", None), getattr(config, "rollout", None)
-        if starts is not None and isinstance(learner, OffPolicyLearner):
-            updates = learner.experience.updates
+        if starts is not None:
+            updates = learner.experience.updates if isinstance(learner, OffPolicyLearner) else None
             found.append(Learning(team.name, state.steps, starts, f"learning_starts={starts}", updates, True))
         elif rollout is not None:
             rows, why = rollout * state.num_envs, f"rollout={rollout} x num_envs={state.num_envs}"
@@ -89,7 +89,7 @@ def nothing_learnt(one: Learning, history: Mapping[str, Sequence[float]], agents
         agents: how many are in the team: the returns of several that always sum up to the same may be those of rivals.
     """
     returns = history["episode_rewards"]
-    few = one.updates < FEW["draws" if one.from_draws else "rollouts"]
+    few = one.updates is not None and one.updates < FEW["draws" if one.from_draws else "rollouts"]
     count = min(RECENT, len(returns) // 4)
     said = ""
     if count >= FEWEST:
