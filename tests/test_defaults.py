@@ -74,14 +74,17 @@ def test_defaults_are_measured_once_and_told_beside_chance(recipe, tmp_path, cap
     assert "its first update comes after" in rows[1]["notes"][0]
     monkeypatch.setattr(defaults, "measure", None)  # nothing is measured again
     assert defaults.main(words) == rows == json.loads(file.read_text())
-    assert f"| cartpole | `{recipe}` | 64 | {rows[1]['result']:.4g} |" in capsys.readouterr().out
+    assert f"({rows[1]['result']:.4g}) |" in capsys.readouterr().out
 
 
 def test_a_share_is_the_way_from_chance_to_the_tuned_result():
     rows = [{"task": "cartpole", "recipe": "random", "steps": 0, "seed": 0, "result": 20.0, "seconds": 0.0}]
     rows += [{**rows[0], "recipe": "ppo", "steps": 9, "seed": seed, "result": 140.0 + 240 * seed} for seed in (1, 0)]
     assert defaults.share("cartpole", 260.0, rows) == 0.5
-    assert defaults.table(rows)[2:] == ["| cartpole | `ppo` | 9 | 140, 380 | 0.50 | 0 |"]
+    table = defaults.table(rows)
+    assert table[1:4] == ["| recipe | cartpole |", "|---|---|", "| `ppo` | 0.50 (140, 380) |"]
+    assert table[4] == "| `a2c` | not measured |"
+    assert table[-1] == "`cartpole`: 9 steps; random 20, tuned 500 (cartpole)"
 
 
 def test_every_task_names_recipes_that_fit_its_actions():

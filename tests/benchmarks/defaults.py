@@ -129,20 +129,35 @@ def share(task: str, result: float, rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of a table in Markdown: a row for each task, recipe and number of steps, all its seeds in it."""
-    lines = ["| task | recipe | steps | results | share of tuned | seconds a seed |", "|---|---|---|---|---|---|"]
-    found = dict.fromkeys((row["task"], row["recipe"], row["steps"]) for row in rows if row["recipe"] != "random")
-    for task, recipe, steps in found:
-        mine = sorted(
-            (row for row in rows if (row["task"], row["recipe"], row["steps"]) == (task, recipe, steps)),
-            key=lambda row: int(row["seed"]),
-        )
-        results = [row["result"] for row in mine]
-        mean = share(task, statistics.fmean(results), rows)
-        seconds = statistics.fmean(row["seconds"] for row in mine)
-        said = ", ".join(f"{result:.4g}" for result in results)
-        lines.append(f"| {task} | `{recipe}` | {steps:,} | {said} | {mean:.2f} | {seconds:.0f} |")
+    """Lines of tables in Markdown: recipes by tasks, first those of one agent; shares, and the results of all seeds."""
+    lengths: dict[str, dict[int, None]] = {}
+    for row in rows:
+        if row["recipe"] != "random":
+            lengths.setdefault(row["task"], {})[row["steps"]] = None
+    lines = []
+    for names in (tuple(PLAIN), TEAM):
+        tasks = [task for task in lengths if {*TASKS[task].recipes} <= {*names}]
+        if not tasks:
+            continue
+        lines += ["", f"| recipe | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
+        lines += [f"| `{name}` | {' | '.join(_cell(rows, task, name) for task in tasks)} |" for name in names]
+        for task in tasks:
+            steps = " or ".join(f"{count:,}" for count in lengths[task])
+            chance = next(row["result"] for row in rows if row["task"] == task and row["recipe"] == "random")
+            tuned = f"tuned {TASKS[task].tuned:.4g} ({TASKS[task].by})"
+            lines += ["", f"`{task}`: {steps} steps; random {chance:.4g}, {tuned}"]
     return lines
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], task: str, recipe: str) -> str:
+    """The share, and each seed's result."""
+    if recipe not in TASKS[task].recipes:
+        return "-"
+    mine = sorted((row for row in rows if (row["task"], row["recipe"]) == (task, recipe)), key=lambda row: row["seed"])
+    if not mine:
+        return "not measured"
+    results = [float(row["result"]) for row in mine]
+    return f"{share(task, statistics.fmean(results), rows):.2f} ({', '.join(f'{one:.4g}' for one in results)})"
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
