@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def nothing_learnt(one: Learning, history: Mapping[str, Sequence[float]], agents
 
 def better(first: Sequence[float], last: Sequence[float]) -> bool:
     """Whether the mean of the last is above that of the first by more than chance explains: two standard errors."""
-    error = (statistics.variance(first) / len(first) + statistics.variance(last) / len(last)) ** 0.5
+    error = math.sqrt(statistics.variance(first) / len(first) + statistics.variance(last) / len(last))
     return statistics.fmean(last) - statistics.fmean(first) > 2 * error
 
 
