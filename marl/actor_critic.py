@@ -32,6 +32,7 @@ from marl.types import ConfigError, Spec, TeamSpec, valid_choices
 CHUNK = 65_536  # values of a rollout are computed in pieces of at most this many vectors,
 IMAGE_CHUNK = 2_048  # or this many images, to bound memory;
 ON_GPU = 16  # times as many where many at once are faster
+LEAST_ROWS, MOST_PARTS = 64, 16  # of minibatches that nobody counted: SB3's size, and no more parts of large rollouts
 
 
 @dataclass(frozen=True)
@@ -371,22 +372,30 @@ class ActorCritic(nn.Module):
         return super().load_state_dict(state, strict=strict, assign=False)
 
 
-def check_minibatches(
-    name: str, rollout: int, num_envs: int, minibatches: int, sequence: int | None, recurrent: bool
-) -> None:
-    """Refuse settings that do not divide. Raises ConfigError naming both keys and a fix."""
+def count_minibatches(
+    name: str, rollout: int, num_envs: int, minibatches: int | None, sequence: int | None, recurrent: bool
+) -> int:
+    """How many equal parts a pass has; None: as many as leave each ``LEAST_ROWS`` rows, at most ``MOST_PARTS``.
+
+    Raises:
+        ConfigError: for settings that do not divide, naming both keys and a fix.
+    """
     if recurrent and sequence is not None and rollout % sequence:
         raise ConfigError(
             f"{name}: rollout={rollout} is not a multiple of sequence={sequence}; "
             f"set sequence={math.gcd(rollout, sequence)}"
         )
     pieces = num_envs * (rollout // (sequence or rollout) if recurrent else rollout)
+    if minibatches is None:
+        most = max(1, min(MOST_PARTS, rollout * num_envs // LEAST_ROWS))
+        return next(count for count in range(most, 0, -1) if pieces % count == 0)
     if pieces % minibatches:
         unit = f"sequences of {sequence or rollout} rows" if recurrent else "rows"
         raise ConfigError(
             f"{name}: minibatches={minibatches} does not divide the rollout's {pieces} {unit} (rollout={rollout} x "
             f"num_envs={num_envs}); set minibatches={math.gcd(pieces, minibatches)}"
         )
+    return minibatches
 
 
 def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Tensor]:

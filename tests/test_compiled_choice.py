@@ -228,7 +228,7 @@ OTHERWISE: dict[str, Any] = {
     "value_weight": 3.0,
     "entropy": 0.1,
     "normalize_advantages": None,  # the other of the two
-    "normalize_values": True,
+    "normalize_values": None,  # likewise
     "squash": True,
     "epochs": 2,
     "minibatches": 4,
@@ -278,7 +278,7 @@ def otherwise(kind, name, folder):
     """The settings with another value of one."""
     values = LEARNERS[kind][1]
     other = OTHERWISE[name]
-    if name == "normalize_advantages":
+    if name in ("normalize_advantages", "normalize_values"):
         other = not getattr(kind(), name)
     elif name == "exploration":
         other = marl.exploration.EpsilonGreedy(0.4) if kind is marl.DQN else marl.exploration.GaussianNoise(0.4)

@@ -306,10 +306,9 @@ def test_a_training_without_a_single_update_says_so(learner, why, caplog):
     system = marl.MultiAgentSystem(learner, Constant, num_envs=2)
     system.train(steps=100)
     assert f"team 'team' has learnt nothing yet: {why}" in caplog.text
-    caplog.clear()
     system.train(steps=1000)
     marl.MultiAgentSystem(marl.Random(), Constant).train(steps=10)
-    assert not caplog.text
+    assert caplog.text.count("has learnt nothing yet") == 1
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     from marl.compiled import decisions
     from marl.logs import LoggedRun, begin
     from marl.logs.progress import Progress
-    from marl.run import counts, ended_by_callback, failure, session
+    from marl.run import counts, ended_by_callback, failure, noted, session
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
@@ -161,7 +161,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
         for sink in run.sinks:
             sink.close()
         run.note = note
-    summary |= counts(system)
+    summary |= counts(system) | noted(system.history)
     if system.faults:
         note(_fault_table(system.faults))
     if run.signal is not None:

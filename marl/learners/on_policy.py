@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from marl import ops
-from marl.actor_critic import ActorCritic, Batch, check_minibatches
+from marl.actor_critic import ActorCritic, Batch, count_minibatches
 from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
@@ -88,7 +88,7 @@ class OnPolicyLearner:
         num_envs: int,
         seed: np.random.SeedSequence,
         device: torch.device | str,
-        minibatches: int = 1,
+        minibatches: int | None = 1,
     ) -> None:
         """Refuses action spaces, batch sizes and sequence lengths that do not fit."""
         check_kind(type(settings).__name__, settings.action_kinds, team)
@@ -120,7 +120,9 @@ class OnPolicyLearner:
         )
         recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
         name = type(settings).__name__
-        check_minibatches(name, settings.rollout, num_envs, minibatches, settings.sequence, recurrent)
+        self.minibatches = count_minibatches(
+            name, settings.rollout, num_envs, minibatches, settings.sequence, recurrent
+        )
         self.flat = self.model.parameters_flat
         self.model.eval()
         self.auxiliary = make_auxiliaries(

@@ -33,8 +33,11 @@ PARTS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
 class PPO(OnPolicy):
     """Proximal policy optimization with clipping (https://arxiv.org/abs/1707.06347)."""
 
-    epochs: int = setting(4, "passes over each rollout", least=1)
-    minibatches: int = setting(4, "parts of a pass, each one update", least=1)
+    normalize_values: bool = setting(True, "train the critic on targets normalized by their running statistics")
+    epochs: int = setting(10, "passes over each rollout", least=1)
+    minibatches: int | None = setting(
+        None, "parts of a pass, each one update; None: parts of 64 environment steps at least, at most 16", least=1
+    )
     clip: Schedule = setting(0.2, "the ratio stays within 1 - clip and 1 + clip", above=0)
     value_clip: float | None = setting(None, "clip the value's change as well; None: do not", above=0)
     target_kl: float | None = setting(
@@ -129,7 +132,7 @@ class PPOLearner(OnPolicyLearner):
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
             if settings.target_kl is not None and epoch + 1 < settings.epochs:
-                for which, kl_mean in enumerate((kl_sum / settings.minibatches).tolist()):
+                for which, kl_mean in enumerate((kl_sum / self.minibatches).tolist()):
                     if kl_mean > settings.target_kl and which in running:
                         running.discard(which)
                         self._freeze(which)
@@ -137,7 +140,7 @@ class PPOLearner(OnPolicyLearner):
                     break
         for flat in self.flats:
             flat.thaw()
-        return (epoch + 1) * settings.minibatches
+        return (epoch + 1) * self.minibatches
 
     def _freeze(self, which: int) -> None:
         """Hide a parameter set from the optimizers."""
@@ -149,7 +152,7 @@ class PPOLearner(OnPolicyLearner):
         sums, norms = None, None
         step = self._recorded if self.recordable and recording(batch.seen.device) else self._one_step
         with self.fitting():
-            for index in minibatches(batch, self.settings.minibatches, self.generator):
+            for index in minibatches(batch, self.minibatches, self.generator):
                 self.tell_rows(batch.complete[:, index])
                 parts, norm = step(index, clip, entropy_weight)
                 # A recorded step writes where it wrote before.

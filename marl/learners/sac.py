@@ -29,6 +29,7 @@ from marl.nets.distributions import Categorical, Distribution
 from marl.nets.networks import Network
 from marl.nets.stacked import FlatParameters
 from marl.optim import Stepper
+from marl.schedules import Schedule
 from marl.types import ActionKind, ActionSpec, Spec, TeamSpec
 
 
@@ -38,6 +39,7 @@ class SAC(OffPolicy):
 
     action_kinds: ClassVar[frozenset[ActionKind]] = frozenset(("box", "discrete"))
 
+    lr: Schedule = setting(1e-3, "learning rate, a number or a schedule", least=0)
     critic_network: Network | None = setting(None, "the critics'; None: the actor's if it is feed-forward")
     critic_lr: float = setting(1.0, "learning rate of the critics as a multiple of lr", above=0)
     random_start: bool = setting(True, "act uniformly at random until learning starts")

@@ -23,7 +23,7 @@ from marl.run.folder import (
     first_valid,
     read_best,
 )
-from marl.run.session import counts, ended_by_callback, failure, interrupted, session, train_in
+from marl.run.session import counts, ended_by_callback, failure, interrupted, noted, session, train_in
 from marl.run.writer import Run
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "failure",
     "first_valid",
     "interrupted",
+    "noted",
     "read_best",
     "session",
     "train_in",

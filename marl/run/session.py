@@ -74,6 +74,11 @@ def counts(system: TrainingSystem) -> dict[str, Any]:
     return {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
 
 
+def noted(history: History) -> dict[str, Any]:
+    """What summary.json says of a training that learnt nothing."""
+    return {"notes": history.notes} if history.notes else {}
+
+
 def failure(error: BaseException) -> dict[str, Any]:
     """What summary.json says of an error that ended a run."""
     return {"status": "failed", "error": " ".join(str(error).split()), "exit_code": exit_status(error)}
@@ -135,7 +140,7 @@ def train_in(
         else:
             because = "" if why is None else f" ({why}); another number of steps goes on"
             run.note(f"{run.path}: the run is finished already, at step {system.steps:,}{because}")
-        run.summarize(summary | counts(system) | {"exit_code": 0, "status": "finished"})
+        run.summarize(summary | counts(system) | noted(history) | {"exit_code": 0, "status": "finished"})
         return history
 
 

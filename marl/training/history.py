@@ -36,13 +36,15 @@ class Watcher(Protocol):
 class History(dict[str, list[float]]):
     """Everything logged, a list per name, with ``episode_rewards`` (sum over agents) and ``episode_lengths``.
 
-    Metrics come in rows, but not every row has each of them: :attr:`rows` has them as they came.
+    Metrics come in rows, but not every row has each of them: :attr:`rows` has them as they came. ``notes`` has a line
+    where the latest training learnt nothing, saying what to look at.
     """
 
     def __init__(self) -> None:
         """Empty."""
         super().__init__(episode_rewards=[], episode_lengths=[])
         self.places: dict[str, list[int]] = {}  # the number of the row that each value of a metric came in
+        self.notes: list[str] = []
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Append one row."""

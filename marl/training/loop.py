@@ -13,6 +13,7 @@ from marl.config import check_whole
 from marl.scenario import Scenario
 from marl.schedules import Clock
 from marl.stopping import Stop
+from marl.training.advice import tell
 from marl.training.history import History, Rate
 from marl.training.part import Choice, Transition
 from marl.training.state import TrainingState
@@ -114,7 +115,7 @@ def train(
                 settled()
             if tick is not None and tick():
                 ended = True
-    _tell_idle(state)
+    tell(state)
     return history
 
 
@@ -227,20 +228,3 @@ def _tell_losses(state: TrainingState, learnt: Mapping[str, float]) -> None:
             "step %s: %s: the loss was not finite, so the update was skipped; scale rewards if they are very large",
             *(f"{state.steps:,}", ", ".join(lost)),
         )
-
-
-def _tell_idle(state: TrainingState) -> None:
-    """Warn about a training that ended before the first update."""
-    if state.hooks.learns:  # a part says who learns
-        return
-    for config, team in zip(state.setup.configs, state.spec.teams, strict=True):
-        first, why = 0, ""
-        if (starts := getattr(config, "learning_starts", None)) is not None:
-            first, why = starts, f"learning_starts={starts}"
-        elif (rollout := getattr(config, "rollout", None)) is not None:
-            first, why = rollout * state.num_envs, f"rollout={rollout} x num_envs={state.num_envs}"
-        if state.steps < first:
-            logging.getLogger("marl.training").warning(
-                "team %r has learnt nothing yet: its first update comes after %s steps (%s)",
-                *(team.name, f"{first:,}", why),
-            )

@@ -12,6 +12,7 @@ scenario = marl.Scenario(
         epochs=4,
         lr=marl.Linear(1e-3, 0.0),
         gae_lambda=0.94,
+        normalize_values=False,
         normalize_obs=True,
     ),
     num_envs=16,

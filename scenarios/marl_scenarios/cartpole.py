@@ -15,6 +15,7 @@ scenario = marl.Scenario(
         clip=marl.Linear(0.2, 1e-3),
         discount=0.98,
         gae_lambda=0.8,
+        normalize_values=False,
     ),
     num_envs=8,
     steps=100_000,

@@ -18,9 +18,11 @@ scenario = marl.Scenario(
     agents=marl.ippo(
         rollout=16,  # many small updates: with 128 rows a copy the policy stands still before corners of walls
         minibatches=4,
+        epochs=4,
         discount=0.95,
         lr=marl.Linear(1e-3, 0.0),
         entropy=marl.Linear(0.01, 0.0),
+        normalize_values=False,
         network=marl.MLP((128, 128)),
     ),
     num_envs=32,

@@ -11,8 +11,10 @@ scenario = marl.Scenario(
     agents=marl.ippo(
         agent_id=False,
         minibatches=8,
+        epochs=4,
         lr=marl.Linear(1e-3, 0.0),
         entropy=marl.Linear(0.003, 0.0),
+        normalize_values=False,
         network=marl.MLP((128, 128)),
     ),
     num_envs=32,

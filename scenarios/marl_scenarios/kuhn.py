@@ -4,9 +4,12 @@ import marl
 
 settings = {
     "rollout": 16,
+    "epochs": 4,
+    "minibatches": 4,
     "lr": 3e-3,
     "discount": 1.0,
     "entropy": 0.01,
+    "normalize_values": False,
     "network": marl.MLP((32, 32), "relu"),
 }
 

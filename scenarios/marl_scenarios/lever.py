@@ -15,6 +15,7 @@ scenario = marl.Scenario(
         lr=marl.Linear(3e-3, 3e-4),
         entropy=marl.Linear(0.01, 0.0),
         discount=1.0,
+        normalize_values=False,
         credit=marl.TeamReward(),
         network=marl.MLP((128,)),
         critic_network=marl.MLP((64,)),

@@ -11,6 +11,8 @@ scenario = marl.Scenario(
         channel=marl.IC3Net(rounds=1),
         network=marl.GRU(64),
         rollout=20,
+        minibatches=4,
+        epochs=4,
         lr=marl.Linear(1e-3, 1e-4),
         entropy=marl.Linear(0.02, 0.0),
         normalize_values=True,

@@ -10,6 +10,7 @@ scenario = marl.Scenario(
     agents=marl.ippo(
         rollout=16,
         minibatches=4,
+        epochs=4,
         discount=0.95,
         lr=marl.Linear(1e-3, 1e-4),
         entropy=marl.Linear(0.01, 0.0),

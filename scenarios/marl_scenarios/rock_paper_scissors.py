@@ -3,7 +3,15 @@
 import marl
 
 WINS = ((0, -1, 1), (1, 0, -1), (-1, 1, 0))
-settings = {"rollout": 8, "lr": 3e-3, "network": marl.MLP((32,)), "entropy": 0.01}
+settings = {
+    "rollout": 8,
+    "epochs": 4,
+    "minibatches": 4,
+    "lr": 3e-3,
+    "entropy": 0.01,
+    "normalize_values": False,
+    "network": marl.MLP((32,)),
+}
 
 scenario = marl.Scenario(
     name="rock_paper_scissors",

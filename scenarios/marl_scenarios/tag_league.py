@@ -5,6 +5,7 @@ import marl
 settings = {
     "rollout": 25,
     "epochs": 10,
+    "minibatches": 4,
     "lr": marl.Linear(1.5e-3, 3e-4),
     "discount": 0.9,
     "gae_lambda": 0.9,

@@ -16,6 +16,7 @@ scenario = marl.Scenario(
         discount=0.95,
         gae_lambda=0.95,
         entropy=marl.Linear(0.1, 0.03),
+        normalize_values=False,
         network=marl.MLP((128, 128), "relu"),
     ),
     num_envs=32,

@@ -12,6 +12,8 @@ scenario = marl.Scenario(
         channel=marl.TarMAC(rounds=2, topology=marl.topology.Where(speak=0, hear=0)),
         agent_id=False,
         rollout=20,
+        minibatches=4,
+        epochs=4,
         lr=marl.Linear(1e-3, 1e-4),
         entropy=marl.Linear(0.05, 0.0),
         normalize_values=True,

@@ -35,7 +35,10 @@ def cost(agents: int, rounds: int, names: Sequence[str] = tuple(CONTENDERS)) -> 
     systems = {}
     for name in names:
         channel, network = CONTENDERS[name]
-        learner = marl.ippo(channel=channel, network=network, rollout=ROLLOUT, sequence=16)
+        learner = marl.ippo(
+            channel=channel, network=network, rollout=ROLLOUT, sequence=16, epochs=4, minibatches=4,
+            normalize_values=False,
+        )  # fmt: skip
         kwargs = {"N": agents}
         systems[name] = marl.MultiAgentSystem(learner, "marl/spread-v0", num_envs=COPIES, env_kwargs=kwargs)
         systems[name].train(steps=ROLLOUT * COPIES)

@@ -152,6 +152,7 @@ TASKS = {
     "cartpole_dqn": Task("cartpole_dqn", 475, original="CartPole-v1"),
     "connect_four_dqn": Task("connect_four_dqn", games=2_000, wins=(0.86, 0.86)),
     "acrobot_dqn": Task("acrobot_dqn", -95, original="Acrobot-v1"),
+    "mountain_car": Task("mountain_car", -120, needed=0.8),
     "mountain_car_continuous_sac": Task("mountain_car_continuous_sac", 90, original="MountainCarContinuous-v0"),
     "switch_riddle": Task("switch_riddle", 0.99, needed=0.8, measure=riddle.share, also=worth(riddle.share)),
     "switch_riddle_rial": Task("switch_riddle_rial", 0.97, needed=0.8, measure=riddle.share, also=worth(riddle.share)),

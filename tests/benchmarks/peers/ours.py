@@ -102,7 +102,7 @@ def learner_of(work: Work) -> marl.PPO:
         name: getattr(work, name)
         for name in ("rollout", "epochs", "minibatches", "lr", "discount", "gae_lambda", "clip", "value_weight")
     }
-    settings |= {"entropy": work.entropy, "max_grad_norm": work.max_grad_norm}
+    settings |= {"entropy": work.entropy, "max_grad_norm": work.max_grad_norm, "normalize_values": False}
     if work.neighbors:
         settings["agent_id"] = False  # ids are as wide as there are agents
     return {
