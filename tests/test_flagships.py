@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import numpy as np
@@ -27,7 +28,7 @@ def test_pixels_are_small_images_in_which_something_moves(name, module):
     for _ in range(12):
         action = np.zeros((1, batch.spec.teams[0].num_agents), np.int64)
         seen.append(batch.step([action]).teams[0].obs[0].copy())
-    assert all((before != after).any() for before, after in zip(seen[3:], seen[4:], strict=False))
+    assert all((before != after).any() for before, after in itertools.pairwise(seen[3:]))
     batch.close()
 
 

@@ -265,9 +265,12 @@ class _Explained:
         missing = MISSING.search(str(error)) if isinstance(error, TypeError) else None
         if missing is not None:
             lacking = re.findall(r"'(\w+)'", missing.group())
+            given = ", ".join(f"{name!r}: ..." for name in lacking)
+            said = " ".join(f"--set env_kwargs.{name}=VALUE" for name in lacking)
+            checked = " ".join(f"{name}=VALUE" for name in lacking)
             raise ConfigError(
                 f"environment {self.name!r} cannot be made without {' and '.join(lacking)} ({error}); give "
-                f"env_kwargs={{{lacking[0]!r}: ...}} (on the command line --set env_kwargs.{lacking[0]}=VALUE)"
+                f"env_kwargs={{{given}}} (marl train {said}; marl check --env-kwargs {checked})"
             ) from None
         if isinstance(error, TypeError) and "argument" in str(error):
             raise ConfigError(f"environment {self.name!r} does not take these env_kwargs: {error}") from None

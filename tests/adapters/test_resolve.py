@@ -82,14 +82,15 @@ def test_a_module_that_a_package_shows_and_keeps_elsewhere_is_found_by_both_name
     (tmp_path / "rooms_kept" / "__init__.py").write_text("from rooms_kept.inside import room_v1\n")
     (tmp_path / "rooms_kept" / "inside" / "__init__.py").write_text("")
     (tmp_path / "rooms_kept" / "inside" / "room_v1.py").write_text(
-        "from tests.adapters.envs import Scripted\n\n\n"
-        "def parallel_env(scenario, agent_conf):\n    return Scripted()\n"
+        "from tests.adapters.envs import Scripted\n\n\ndef parallel_env(scenario, agent_conf):\n    return Scripted()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("rooms_kept.room_v1", "rooms_kept.inside.room_v1"):
         assert make(name, env_kwargs={"scenario": "a", "agent_conf": "b"}).spec.agents == ("a", "b", "c")
-        with pytest.raises(ConfigError, match=rf"'{name}' cannot be made without scenario and agent_conf"):
+        with pytest.raises(ConfigError, match=rf"'{name}' cannot be made without scenario and agent_conf") as caught:
             make(name)
+        assert "env_kwargs={'scenario': ..., 'agent_conf': ...}" in str(caught.value)
+        assert "--env-kwargs scenario=VALUE agent_conf=VALUE" in str(caught.value)
     with pytest.raises(ConfigError, match=r"unknown environment 'rooms_kept\.room_v2'"):
         make("rooms_kept.room_v2")
 
