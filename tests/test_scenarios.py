@@ -28,10 +28,14 @@ NEEDS = {
     "classic": ["rlcard"],
     "butterfly": ["pymunk"],
     "sisl": ["Box2D"],
+    "magent": ["magent2"],
+    "rware": ["rware"],
+    "mujoco": ["gymnasium_robotics"],
     "league": ["scipy"],
 }
 BY_THE_CLOCK = {"pursuit_vision"}  # stages that last so many steps, more than a test has
-SLOW = {"pursuit", "multiwalker", "knights_archers_zombies"}  # environments of a few hundred steps a second
+# Environments of a few hundred steps a second, or less.
+SLOW = {"pursuit", "multiwalker", "knights_archers_zombies", "pistonball", "cooperative_pong", "rware", "mamujoco"}
 
 
 def scenario_of(name):

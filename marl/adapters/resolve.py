@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -36,9 +37,14 @@ EXTRAS = {  # the top-level package or registry namespace, and the extra that br
     "butterfly": "marl-system[butterfly]",
     "sisl": "marl-system[sisl]",
     "lbforaging": "marl-system[lbf]",
+    "magent2": "marl-system[magent]",
+    "rware": "marl-system[rware]",
+    "gymnasium_robotics": "marl-system[mujoco]",
     "atari": "pettingzoo[atari]",
 }
 FAMILIES = {  # packages whose modules are environments, and what these are called
+    "gymnasium_robotics": r"gymnasium_robotics\.mamujoco_v[0-9]+",
+    "magent2": r"magent2\.environments\.[a-z0-9_]+_v[0-9]+",
     "mpe2": r"mpe2\.[a-z0-9_]+_v[0-9]+",
     "pettingzoo": r"pettingzoo\.(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v[0-9]+",
 }
@@ -46,7 +52,8 @@ ID = r"([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+"
 MAKERS = ("parallel_env", "env", "make")  # what a module calls the function that makes its environment
 MISSING = re.compile(r"missing \d+ required (positional|keyword-only) arguments?: '\w+'.*")
 FOREIGN = ("GymV21Environment", "GymV26Environment")  # ids that make what their arguments name
-REGISTRARS = {"Foraging": "lbforaging"}  # how Gymnasium ids begin that a package registers when it is imported
+# How Gymnasium ids begin that a package registers when it is imported.
+REGISTRARS = {"Foraging": "lbforaging", "rware-": "rware"}
 
 
 def resolve(env: Any, env_kwargs: Mapping[str, Any] | None = None) -> tuple[Factory, Any]:
@@ -163,7 +170,24 @@ def _register_namespace(name: str) -> None:
 def make_from_module(name: str, kwargs: Mapping[str, Any]) -> Any:
     """Make a module's environment; see :func:`environment_in`."""
     with _Explained(name):
-        return by_agent(environment_in(importlib.import_module(name), name)(**kwargs))
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:
+            shown = _shown(name)
+            if shown is None:
+                raise
+            module = shown
+        return by_agent(environment_in(module, name)(**kwargs))
+
+
+def _shown(name: str) -> ModuleType | None:
+    """The module that an imported package shows under this name and keeps elsewhere; None if there is none.
+
+    ``gymnasium_robotics.mamujoco_v1`` is a module of ``gymnasium_robotics.envs.multiagent_mujoco``.
+    """
+    package, _, attribute = name.rpartition(".")
+    found = getattr(sys.modules.get(package), attribute, None)
+    return found if isinstance(found, ModuleType) else None
 
 
 def environment_in(module: ModuleType, where: str, name: str = "") -> Callable[..., Any]:
@@ -216,7 +240,7 @@ def _importable(name: str) -> bool:
     try:
         if importlib.util.find_spec(top) is None:
             return top in EXTRAS
-        return importlib.util.find_spec(name) is not None
+        return importlib.util.find_spec(name) is not None or _shown(name) is not None
     except (ModuleNotFoundError, ValueError):
         return False
 
@@ -246,9 +270,12 @@ class _Explained:
         missing = MISSING.search(str(error)) if isinstance(error, TypeError) else None
         if missing is not None:
             lacking = re.findall(r"'(\w+)'", missing.group())
+            given = ", ".join(f"{name!r}: ..." for name in lacking)
+            said = " ".join(f"--set env_kwargs.{name}=VALUE" for name in lacking)
+            checked = " ".join(f"{name}=VALUE" for name in lacking)
             raise ConfigError(
                 f"environment {self.name!r} cannot be made without {' and '.join(lacking)} ({error}); give "
-                f"env_kwargs={{{lacking[0]!r}: ...}} (on the command line --set env_kwargs.{lacking[0]}=VALUE)"
+                f"env_kwargs={{{given}}} (marl train {said}; marl check --env-kwargs {checked})"
             ) from None
         if isinstance(error, TypeError) and "argument" in str(error):
             raise ConfigError(f"environment {self.name!r} does not take these env_kwargs: {error}") from None

@@ -77,6 +77,24 @@ def test_a_module_of_ones_own_is_found_by_name_and_what_is_not_in_it_is_said(tmp
         make("world_of_mine:Mime")
 
 
+def test_a_module_that_a_package_shows_and_keeps_elsewhere_is_found_by_both_names(tmp_path, monkeypatch):
+    (tmp_path / "rooms_kept" / "inside").mkdir(parents=True)
+    (tmp_path / "rooms_kept" / "__init__.py").write_text("from rooms_kept.inside import room_v1\n")
+    (tmp_path / "rooms_kept" / "inside" / "__init__.py").write_text("")
+    (tmp_path / "rooms_kept" / "inside" / "room_v1.py").write_text(
+        "from tests.adapters.envs import Scripted\n\n\ndef parallel_env(scenario, agent_conf):\n    return Scripted()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("rooms_kept.room_v1", "rooms_kept.inside.room_v1"):
+        assert make(name, env_kwargs={"scenario": "a", "agent_conf": "b"}).spec.agents == ("a", "b", "c")
+        with pytest.raises(ConfigError, match=rf"'{name}' cannot be made without scenario and agent_conf") as caught:
+            make(name)
+        assert "env_kwargs={'scenario': ..., 'agent_conf': ...}" in str(caught.value)
+        assert "--env-kwargs scenario=VALUE agent_conf=VALUE" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"unknown environment 'rooms_kept\.room_v2'"):
+        make("rooms_kept.room_v2")
+
+
 def test_names_unlike_anything_are_answered_with_what_may_be_named():
     with pytest.raises(ConfigError, match=r"expected a Gymnasium id, a PettingZoo id.*or a module"):
         make("qqqqqqq")
@@ -89,6 +107,9 @@ def test_names_unlike_anything_are_answered_with_what_may_be_named():
         ("butterfly/pistonball-v6", "pymunk", "marl-system[butterfly]"),
         ("mpe2.simple_v3", "mpe2", "marl-system[mpe]"),
         ("atari/pong-v3", "multi_agent_ale_py", "pettingzoo[atari]"),
+        ("magent2.environments.battle_v4", "magent2", "marl-system[magent]"),
+        ("rware-tiny-2ag-v2", "rware", "marl-system[rware]"),
+        ("gymnasium_robotics.mamujoco_v1", "gymnasium_robotics", "marl-system[mujoco]"),
     ],
 )
 def test_missing_extras_are_named(monkeypatch, name, missing, extra):
@@ -96,9 +117,9 @@ def test_missing_extras_are_named(monkeypatch, name, missing, extra):
         if module.startswith((missing, "pettingzoo.classic.chess", "pettingzoo.butterfly.pistonball")):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)  # what import does with a package that is not there
-    if missing == "mpe2":
+    if name.startswith(f"{missing}."):
         find_spec = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n.startswith("mpe2") else find_spec(n))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n.startswith(missing) else find_spec(n))
     from pettingzoo.env_registry import registration
 
     registration._load_env_creator.cache_clear()

@@ -4,6 +4,7 @@
 
 Each seed trains for the scenario's own number of steps, then plays 100 greedy episodes in environments of their own,
 from seeds that training never saw. Two-player games play 2,000 games from each seat against a random opponent instead.
+``--random`` trains nothing: what random play comes to in the same episodes.
 ``--curves FOLDER`` also evaluates 20 times on the way and keeps the learning curves there; `curves` draws them.
 """
 
@@ -32,7 +33,7 @@ from tests.league.mixtures import kuhn_mixtures, throws_exploitability
 class Task:
     """A scenario, what it has to reach, and what others reached.
 
-    at_least: of the mean return of 100 greedy episodes (sum over agents, or one team's if ``team`` is named);
+    at_least: of the mean return of greedy ``episodes`` (sum over agents, or one team's if ``team`` is named);
     of the share of games that the first player wins or draws where ``games`` is set; of ``measure(system)`` where there
     is one. wins: the least share of games that each seat wins.
     """
@@ -41,6 +42,7 @@ class Task:
     at_least: float | None = None
     needed: float = 1.0  # the share of seeds that have to reach it
     team: str | None = None
+    episodes: int = 100  # fewer where steps are slow
     games: int = 0
     wins: tuple[float, ...] = ()
     measure: Callable[[marl.MultiAgentSystem], float] | None = None
@@ -117,6 +119,23 @@ def arrived(system: marl.MultiAgentSystem) -> float:
     return system.evaluate(episodes=100).info["success"]
 
 
+def against_random(system: marl.MultiAgentSystem, side: str, episodes: int = 100) -> float:
+    """What one army earns together against soldiers that act at random."""
+    strangers = [agent for agent in system.spec.agents if not agent.startswith(side)]
+    returns = system.evaluate(episodes=episodes, remove=strangers).returns_per_agent
+    return sum(value for agent, value in returns.items() if agent.startswith(side))
+
+
+def red(system: marl.MultiAgentSystem) -> float:
+    """The red army's return against a random blue one."""
+    return against_random(system, "red")
+
+
+def blue(system: marl.MultiAgentSystem) -> dict[str, float]:
+    """The other way round."""
+    return {"blue against random": round(against_random(system, "blue"), 2)}
+
+
 def hunt(system: marl.MultiAgentSystem, **messages: Any) -> float:
     """Steps until all predators are on the prey; negative, so that more is better."""
     lengths = system.evaluate(episodes=1_000, num_envs=250, **messages).episode_lengths
@@ -186,6 +205,12 @@ TASKS = {
     ),
     "tag_maddpg": Task("tag_maddpg", original="mpe2.simple_tag_v3", also=pairings),
     "foraging": Task("foraging", 0.98, original="Foraging-8x8-2p-2f-coop-v3"),
+    "pistonball": Task("pistonball", episodes=20),
+    "cooperative_pong": Task("cooperative_pong", episodes=20),
+    "multiwalker": Task("multiwalker", episodes=40),
+    "battle": Task("battle", measure=red, also=blue),
+    "rware": Task("rware", episodes=40),
+    "mamujoco": Task("mamujoco", episodes=20),
     "tictactoe": Task("tictactoe", 1.0, games=2_000, wins=(0.96, 0.85)),
     "connect_four": Task("connect_four", 0.95, games=2_000, wins=(0.9, 0.874)),
     "lewis": Task("lewis", 2.0),
@@ -194,9 +219,17 @@ TASKS = {
 }
 
 
-def run(task: Task, seed: int, steps: int | None, curve: list[curves.Point] | None = None) -> dict[str, float]:
-    """Train one seed and measure it; with ``curve``, also on the way (in the training environment) and append that."""
+def run(
+    task: Task, seed: int, steps: int | None, curve: list[curves.Point] | None = None, *, random: bool = False
+) -> dict[str, float]:
+    """Train one seed and measure it; with ``curve``, also on the way (in the training environment) and append that.
+
+    ``random``: measure random play instead.
+    """
     scenario = task.make()
+    if random:
+        teams = scenario.agents if isinstance(scenario.agents, Mapping) else {"*": scenario.agents}
+        scenario = dataclasses.replace(scenario, agents=dict.fromkeys(teams, marl.Random()), algorithms={})
     every = None if curve is None else (steps or scenario.steps) // curves.POINTS
 
     def note(metrics: Mapping[str, float]) -> None:
@@ -205,7 +238,8 @@ def run(task: Task, seed: int, steps: int | None, curve: list[curves.Point] | No
 
     with marl.MultiAgentSystem(None, scenario, seed=seed) as system:
         began = time.perf_counter()
-        system.train(steps=steps, callback=note, evaluate_every=every, evaluate_episodes=100)
+        if not random:
+            system.train(steps=steps, callback=note, evaluate_every=every, evaluate_episodes=100)
         row: dict[str, float] = {"seed": seed, "steps": system.steps, "seconds": round(time.perf_counter() - began, 1)}
         if task.games:
             for seat, score in versus(system, games=task.games).items():
@@ -215,7 +249,7 @@ def run(task: Task, seed: int, steps: int | None, curve: list[curves.Point] | No
         elif task.measure is not None:
             row["result"] = round(task.measure(system), 4)
         else:
-            report = system.evaluate(episodes=100, env=task.original)
+            report = system.evaluate(episodes=task.episodes, env=task.original)
             row["result"] = round(report.teams[task.team].mean_return if task.team else report.mean_return, 2)
             if len(report.teams) > 1:
                 row |= {name: round(team.mean_return, 2) for name, team in report.teams.items()}
@@ -248,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     parser.add_argument("--steps", type=int, help="environment steps of each seed (default: the scenario's)")
     parser.add_argument("--threads", type=int, default=1, help="threads that learners use, 1 or 2 (default: 1)")
     parser.add_argument("--curves", type=Path, help="folder for the learning curves, such as docs/curves")
+    parser.add_argument("--random", action="store_true", help="train nothing: measure random play")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args(arguments)
     parallel.set_threads(options.threads)
@@ -255,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     rows = []
     for seed in options.seeds:
         curve: list[curves.Point] | None = [] if options.curves else None
-        rows.append(run(task, seed, options.steps, curve))
+        rows.append(run(task, seed, options.steps, curve, random=options.random))
         if curve:
             curves.keep(options.curves / f"{options.task}.csv", curve)
         if not options.json:

@@ -1,0 +1,46 @@
+"""Robots of a warehouse bring requested shelves to the goal: rewards are rare, so a potential leads to them."""
+
+from typing import Any
+
+import numpy as np
+
+import marl
+
+GOALS, LAST_ROW = 4.5, 10.0  # the two goals are the middle of the last row
+CARRYING, REQUESTED = 2, 42  # entries of an observation: whether the agent carries a shelf, and whether that is wanted
+
+
+def progress(obs: Any) -> Any:
+    """How far a delivery has come: a requested shelf on the back, and the way to the goal.
+
+    A shelf that nobody wants is below nothing, so that putting it back is rewarded.
+    """
+    x, y = obs[..., 0], obs[..., 1]
+    way = np.abs(x - GOALS) + LAST_ROW - y
+    carried = np.where(obs[..., REQUESTED] > 0, 0.5 - 0.02 * way, -0.25)
+    return np.where(obs[..., CARRYING] > 0, carried, 0.0)
+
+
+scenario = marl.Scenario(
+    name="rware",
+    about="bring requested shelves to the goal (RWARE tiny, easy, 2 agents, PPO with a potential)",
+    env="rware-tiny-2ag-easy-v2",
+    env_kwargs={"max_steps": None},  # which would be an end; the limit below cuts episodes off instead
+    max_steps=500,
+    agents=marl.ippo(
+        rollout=125,
+        minibatches=8,
+        epochs=4,
+        lr=marl.Linear(1e-3, 2e-4),
+        discount=0.98,
+        entropy=marl.Linear(0.02, 0.005),
+        normalize_obs=True,
+        normalize_values=True,
+        network=marl.MLP((128, 128), "relu"),
+    ),
+    num_envs=16,
+    steps=200_000,
+    shaping=[marl.shaping.PotentialBased(progress)],
+    expect="not measured",
+    extra="rware",
+)
