@@ -82,6 +82,7 @@ def without_units(net: AgentNet, share: float) -> AgentNet:
         normalize=net.norm is not None,
         learns_scale=net.learns_scale,
     )
+    assert isinstance(small.body, MLPBody)
     with torch.no_grad():
         rows: Tensor | None = None  # which inputs of a layer are kept, (P, in')
         for layer, after, target in zip(layers, [*layers[1:], None], [*small.body.layers, small.head], strict=True):

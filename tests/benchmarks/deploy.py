@@ -26,7 +26,9 @@ import marl_runtime
 from marl import parallel
 
 NETWORKS = {"MLP 64-64": marl.MLP((64, 64)), "MLP 256-256": marl.MLP((256, 256)), "GRU 64": marl.GRU(64)}
-MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+MEMORY = (
+    "print(next(int(line.split()[1]) / 1024 for line in open('/proc/self/status') if line[:5] == 'VmHWM'))"  # Linux
+)
 
 
 def contenders(network: Any, folder: Path) -> tuple[dict[str, Callable[[Any], Any]], Any]:

@@ -237,6 +237,15 @@ def test_exported_teams_play_whole_episodes_as_the_trained_batch(learner, world,
     np.testing.assert_allclose(report.returns, together.returns, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["spread", "tictactoe", "pendulum", "reference_tarmac", "switch_riddle"])
+def test_exported_scenarios_play_as_the_trained_batch(name, tmp_path):
+    system = marl.MultiAgentSystem(None, name, seed=1)
+    found = verify(system.export(tmp_path / "bundle"), system, states=60, episodes=3, calls=2, processes=False)
+    assert found.agreement == 1.0
+    assert found.difference < 1e-5
+    assert found.exported.mean == pytest.approx(found.trained.mean, rel=1e-4, abs=1e-4)
+
+
 def test_a_process_that_cannot_load_its_agent_says_why(tmp_path):
     asked = {"folder": str(tmp_path / "no"), "agent": "a", "engine": "numpy", "side_seed": 0}
     with pytest.raises(marl_runtime.BundleError, match="expected a folder"):
