@@ -17,8 +17,8 @@ LEVELS = (
     ("L0", "renamed types lazy"),
     (
         "L1",
-        "files notebook parallel reduce compiled ops spaces installed registry sources config teams schedules graphs "
-        "nets optim exploration",
+        "files notebook parallel reduce compiling compiled ops spaces installed registry sources config teams "
+        "schedules graphs nets optim exploration",
     ),
     ("L2", "topology channels auxiliary grid stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic learners"),
@@ -27,7 +27,7 @@ LEVELS = (
         "algorithms recipes checkpoint spec_json program playing league setup scenario received environments training "
         "callbacks logs",
     ),
-    ("L5", "run panel film deploy system studies conformance extend"),
+    ("L5", "run panel camera film deploy system studies conformance extend"),
     ("L6", "overrides cli __main__"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]
