@@ -17,7 +17,7 @@ from marl.notebook import html_table
 from marl.training.trained import Trained
 from marl.types import ConfigError
 
-HEAD = ("bundle", "return", "95 % CI", "equal actions", "bytes", "us", "us, 99 %")
+HEAD = ("bundle", "return", "95 % CI, episodes", "equal actions", "bytes", "us", "us, 99 %")
 
 
 @dataclass(frozen=True)

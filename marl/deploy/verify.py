@@ -19,7 +19,8 @@ from marl.deploy.playing import BundlePlayers, open_bundle
 from marl.playing.episodes import evaluation_seeds, play_episodes
 from marl.playing.evaluate import EVALUATION_COPIES, EvaluationPlan, Players, evaluate
 from marl.playing.experiment import Experiment
-from marl.playing.report import Agreement, Report, bootstrap_interval
+from marl.playing.intervals import Difference
+from marl.playing.report import Agreement, Report
 from marl.playing.single import Agent, MixedAgent
 from marl.playing.streams import global_streams_kept
 from marl.spaces import has_mask
@@ -136,9 +137,14 @@ class Return:
         """From an evaluation."""
         return cls(report.mean_return, *report.confidence_interval)
 
+    @classmethod
+    def of_difference(cls, found: Difference) -> Return:
+        """Of two evaluations of the same episodes."""
+        return cls(found.mean, *found.confidence_interval)
+
     def __str__(self) -> str:
         """One line."""
-        return f"{self.mean:.2f} (95 % CI {self.low:.2f} to {self.high:.2f})"
+        return f"{self.mean:.2f} (95 % CI over episodes {self.low:.2f} to {self.high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -270,7 +276,7 @@ def verify(
         trained=Return.of(trained),
         exported=Return.of(report),
         random=Return.of(evaluate(players, nobody, lender, entries)),
-        change=_change(report, trained),
+        change=Return.of_difference(report.minus(trained)),
         latency=latency(team, system.spec.teams, calls),
         sizes={name: said["bytes"] for name, said in team.manifest["files"].items()},
     )
@@ -299,16 +305,6 @@ def _compared(system: Trained, players: Players, team: Team, states: int, seed: 
             if min(one.compared for one in found.values()) >= states:
                 break
     return found
-
-
-def _change(exported: Report, trained: Report) -> Return:
-    """Exported less trained, episode by episode where these are the same."""
-    ours, theirs = np.array(exported.returns), np.array(trained.returns)
-    mean = float(ours.mean() - theirs.mean())
-    if exported.episode_lengths == trained.episode_lengths:
-        return Return(mean, *bootstrap_interval(ours - theirs))
-    margin = 1.96 * float(np.sqrt(ours.var() / len(ours) + theirs.var() / len(theirs)))
-    return Return(mean, mean - margin, mean + margin)
 
 
 def latency(team: Team, teams: Sequence[TeamSpec], calls: int) -> tuple[float, float]:
