@@ -16,6 +16,6 @@ scenario = marl.Scenario(
     ),
     num_envs=8,
     steps=500_000,
-    expect="not measured; after 40,000 steps, with --steps 40000, the three stand and hold the package: +10 (random: -314)",
+    expect="not measured; with --steps 40000 they hold the package and stand: +10 as sum (random: -314)",
     extra="sisl",
 )
