@@ -487,3 +487,14 @@ def described(value: Any) -> Any:
     if fields and not isinstance(value, type):
         return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
     return {"$code": name_of(value)}
+
+
+def finite(value: Any) -> Any:
+    """A JSON tree without NaN and infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

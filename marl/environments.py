@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from marl import adapters
@@ -147,23 +148,25 @@ class Environments:
         ``recorded``: steps have the state and all infos, whoever reads them.
         An instance is lent as long as no training goes on in it. Raises ConfigError if it does and there is no other.
         """
+        like = None
         if source is None and self.is_instance and (lifecycle.is_played(self.world) or lifecycle.is_closed(self.world)):
-            source = another_like(self.world)
-            if source is not None and not self._said:
+            like = another_like(self.world)
+            if like is not None and not self._said:
                 self._said = True
                 logging.getLogger("marl.environments").info(
                     "%s: training holds the instance; others play in new ones, made from its spec", self.name
                 )
-        lent = is_instance(self.source if source is None else source)
+        lent = like is None and is_instance(self.source if source is None else source)
         if lent and not exactly:
             num_envs = 1
+        make = partial(self.make, source=source, like=like, spoken=spoken, lent=lent, recorded=recorded)
         try:
             try:
-                return self.make(num_envs, 0, source, spoken, lent, recorded)
+                return make(num_envs)
             except lifecycle.NotMade as error:
                 if exactly or not error.made:
                     raise
-                found = self.make(1, 0, source, spoken, lent, recorded)
+                found = make(1)
                 logging.getLogger("marl.environments").warning("one copy plays instead of %s: %s", num_envs, error)
                 return found
         except lifecycle.NotMade as error:
@@ -178,34 +181,45 @@ class Environments:
     def make(
         self,
         num_envs: int,
-        workers: int,
+        workers: int = 0,
         source: Any = None,
+        like: Any = None,
         spoken: Spoken | None = None,
         lent: bool = False,
         recorded: bool = False,
     ) -> BatchEnv:
-        """Copies of the environment, or of another; ``spoken``: over other links than in training.
+        """Copies of the environment, or of another one.
 
-        ``lent``: an instance among them is not closed with the copies; ``recorded``: see :meth:`another`.
+        Args:
+            num_envs: how many.
+            workers: the processes that they are spread over.
+            source: another environment, or a scenario: made with its own keywords, given its own reset options, and
+                told tasks in its own way. A limit of steps and ``on_bad_obs`` are the system's unless a scenario says.
+            like: what makes more of the environment's kind, where it is an instance.
+            spoken: over other links than in training.
+            lent: an instance among them is not closed with the copies.
+            recorded: see :meth:`another`.
         """
-        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded, **self.tasks}
+        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded}
         options["state"] = recorded or self.reads_state
-        if source is not None:
-            other = resolve_scenario(source)
-            source = other.env if other is not None else source
-            if self.spoken is not None:
-                source = (spoken or self.spoken).source(source)
-            kept = ("max_steps", "on_bad_obs")
-            options |= {name: getattr(other, name) if other else self.options[name] for name in kept}
-            options["env_kwargs"] = dict(other.env_kwargs) if other else None
-            options["reset_options"] = other.reset_options if other else None
-            if other is not None:
-                options["tasks"] = other.tasks
-            return adapters.make(source, num_envs, self.patterns, **options)
-        if self.source is None:
+        world = source if source is not None else like if like is not None else self.world
+        if world is None:
             raise ConfigError(MISSING)
-        world = self.source if spoken is None else spoken.source(self.world)
-        return adapters.make(world, num_envs, self.patterns, **options, **self.options)
+        if source is None:
+            options |= {**self.tasks, **self.options}
+        else:
+            other = resolve_scenario(source)
+            world = source if other is None else other.env
+            for name in ("max_steps", "on_bad_obs"):
+                options[name] = self.options[name] if other is None else getattr(other, name)
+            ranges = self.tasks["task_ranges"]
+            if other is not None:
+                options |= {"env_kwargs": dict(other.env_kwargs), "reset_options": other.reset_options}
+                options |= {"tasks": other.tasks, "task_ranges": {**ranges, **task_ranges(other.curriculum)}}
+        if self.spoken is not None:
+            plain = world is self.world and spoken is None
+            world = self.source if plain else (spoken or self.spoken).source(world)
+        return adapters.make(world, num_envs, self.patterns, **options)
 
     def single(self, **env_kwargs: Any) -> Any:
         """One more environment as its author made it, not batched; keywords such as ``render_mode`` go to it.

@@ -15,22 +15,22 @@ from marl.adapters.describe import metadata_entry, render_mode
 from marl.adapters.lifecycle import close_env, closing_batch
 from marl.adapters.rows import Rows
 from marl.adapters.spoken_envs import SpokenAEC, SpokenParallel
+from marl.camera import PICTURES, Camera, camera_for
 from marl.curriculum.evaluation_tasks import EvaluationTasks
 from marl.curriculum.tasks import Task, has_tasks
 from marl.environments import Environments
 from marl.logs.files import replace_file
 from marl.notebook import html_image
-from marl.panel import Talk, beside
+from marl.panel import Talk, beside, captioned
 from marl.playing.decentralized import DecentralizedActor
 from marl.playing.episodes import evaluation_seeds, play_episodes
 from marl.playing.evaluate import check_same_spec
 from marl.playing.streams import global_streams_kept
 from marl.setup import Setup
 from marl.training.state import TrainingState
-from marl.types import Array, ConfigError, MarlError, Spec
+from marl.types import Array, ConfigError, Spec
 
 FRAMES_PER_SECOND = 15.0
-PICTURES = "rgb_array"
 
 
 class Filmed(Protocol):
@@ -61,15 +61,17 @@ class Played:
         returns: the return of every agent.
         length: steps.
         rate: frames per second.
+        totals: what every agent has got up to each frame, in the order of ``returns``; a GIF has them below its frames.
     """
 
     frames: list[Array] = field(default_factory=list)
     returns: dict[str, float] = field(default_factory=dict)
     length: int = 0
     rate: float = FRAMES_PER_SECOND
+    totals: list[tuple[float, ...]] = field(default_factory=list)
 
     def save(self, path: str | Path) -> Path:
-        """Write a GIF (extra ``play``). Raises ConfigError where that is not installed."""
+        """Write a GIF with step and returns below each frame (extra ``play``), which may not be there: ConfigError."""
         return write_gif([self], self.rate, Path(path))
 
     def __repr__(self) -> str:
@@ -105,20 +107,26 @@ def play(
         target = EvaluationTasks(wanted, film, task_seed) if wanted and has_tasks(film) else None
         rate = float(metadata_entry(film.envs[0], "render_fps") or FRAMES_PER_SECOND)
         played = [
-            Played(film.frames, dict(episode.returns), episode.length, rate)
+            Played(film.frames, dict(episode.returns), episode.length, rate, film.totals)
             for episode in play_episodes(film, actors, episodes, env_seed, target)
         ]
         return played, rate
 
 
 class Film(LocalBatch):
-    """One copy of a system's environment, as a batch of one; :attr:`frames` are those of its last whole episode."""
+    """One copy of a system's environment, as a batch of one.
+
+    :attr:`frames` are those of its last whole episode, :attr:`totals` the agents' returns up to each of them.
+    """
 
     def __init__(self, system: Filmed, actors: DecentralizedActor, max_steps: int) -> None:
         """``actors``: who plays in it, and may talk."""
         self.actors = actors
         self.frames: list[Array] = []
-        self._reel: list[Array] = []  # of the episode that runs
+        self.totals: list[tuple[float, ...]] = []
+        self._camera: Camera | None = None  # of the episode that runs
+        self._talked: list[list[Talk]] = []
+        self._paid: list[tuple[float, ...]] = []
         super().__init__(
             lambda **task: _pictured(system, task),
             1,
@@ -135,30 +143,31 @@ class Film(LocalBatch):
 
     def _film(self, env: Any, begins: bool, over: bool) -> None:
         """Keep what the environment shows now, before it is reset."""
-        frame = picture(env)
-        if begins:
-            self._reel = [frame]
-            return
-        talks = self._talks(env)
-        self._reel.append(beside(frame, talks) if talks else frame)
+        if begins or self._camera is None:
+            self._camera, self._talked, self._paid = camera_for(env), [], []
+        self._camera.take()
+        self._talked.append([] if begins else self._talks(env))
+        self._paid.append(tuple(self._rows[0].returns))
         if over:
-            if talks:  # nothing is said before the first step
-                silent = [replace(talk, weight=np.zeros_like(talk.weight)) for talk in talks]
-                self._reel[0] = beside(self._reel[0], silent)
-            self.frames = self._reel
+            # Nothing is said before the first step.
+            self._talked[0] = [replace(talk, weight=np.zeros_like(talk.weight)) for talk in self._talked[-1]]
+            shown = zip(self._camera.pictures(), self._talked, strict=True)
+            self.frames = [beside(frame, talks) if talks else frame for frame, talks in shown]
+            self.totals, self._camera = self._paid, None
 
     def _talks(self, env: Any) -> list[Talk]:
         """What was heard last."""
         if isinstance(env, SpokenParallel | SpokenAEC):
             exchange = env.exchange
             loud = (exchange.heard != 0).any(-1)
-            return [Talk(tuple(map(str, exchange.agents)), loud * 1.0, exchange.heard, not exchange.codecs[0].numbers)]
+            words = not exchange.codecs[0].numbers
+            return [Talk(tuple(map(str, exchange.agents)), loud * 1.0, exchange.heard.copy(), words)]
         found = []
         for team, inbox in zip(self.actors.spec.teams, self.actors.inboxes, strict=True):
             if inbox is not None:
                 count, message = team.num_agents, inbox.message[0].numpy()
                 message = np.broadcast_to(message, (count, *message.shape[1:]))
-                found.append(Talk(team.agents, inbox.weight[0].numpy(), message, False))
+                found.append(Talk(team.agents, inbox.weight[0].numpy().copy(), message.copy(), False))
         return found
 
 
@@ -192,40 +201,6 @@ def _pictured(system: Filmed, task: Mapping[str, Any]) -> Any:
     return env
 
 
-def picture(env: Any) -> Array:
-    """What an environment renders, as ``(H, W, 3)`` uint8. Numbers in [0, 1] are shares of 255. Raises ConfigError."""
-    try:
-        frame = env.render()
-    except Exception as error:
-        if isinstance(error, MarlError):
-            raise
-        raise ConfigError(f"the environment could not be rendered: {type(error).__name__}: {error}") from None
-    if frame is None:
-        raise ConfigError(
-            f"the environment's render() gave no picture (its render_mode is {render_mode(env)!r}); "
-            f"make it with render_mode={PICTURES!r}"
-        )
-    try:
-        pixels = np.asarray(frame)
-    except ValueError:  # rows of unequal length
-        pixels = np.empty(0, dtype=object)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or pixels.dtype.kind not in "biuf":
-        found = f"{type(frame).__name__} of shape {pixels.shape} and dtype {pixels.dtype}"
-        raise ConfigError(f"the environment's render() gave {found}; expected a picture (height, width, 3)")
-    if pixels.shape[2] == 1:
-        pixels = pixels.repeat(3, axis=2)
-    pixels = pixels[..., :3]
-    if pixels.dtype != np.uint8:
-        shares = pixels.dtype.kind in "bf"
-        pixels = np.nan_to_num(pixels.astype(np.float64))
-        if shares and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
-            pixels *= 255
-        pixels = np.clip(pixels, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
-
-
 def write_gif(episodes: list[Played], rate: float, path: Path) -> Path:
     """Write the frames of all episodes as one endless GIF. Raises ConfigError."""
     pictures = gif(episodes, rate)
@@ -236,11 +211,11 @@ def write_gif(episodes: list[Played], rate: float, path: Path) -> Path:
 
 def gif(episodes: list[Played], rate: float) -> bytes:
     """The frames of all episodes as one endless GIF. Raises ConfigError."""
-    frames = [frame for played in episodes for frame in played.frames]
+    frames = [frame for played in episodes for frame in _captioned(played)]
     if not frames:
         raise ConfigError("the environment's render() gave no pictures")
     height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
-    canvas = np.zeros((len(frames), height, width, 3), dtype=np.uint8)
+    canvas = np.full((len(frames), height, width, 3), 255, dtype=np.uint8)
     for place, frame in enumerate(frames):
         canvas[place, : frame.shape[0], : frame.shape[1]] = frame
     try:
@@ -251,3 +226,16 @@ def gif(episodes: list[Played], rate: float) -> bytes:
     file = io.BytesIO()
     imageio.imwrite(file, canvas, extension=".gif", duration=max(20.0, round(100 / rate) * 10), loop=0)
     return file.getvalue()
+
+
+def _captioned(played: Played) -> list[Array]:
+    """Frames with the step, the return so far, and whose it is. Raises ConfigError."""
+    if not played.totals:
+        return played.frames
+    several = len(played.returns) > 1
+    texts = []
+    for step, totals in enumerate(played.totals):
+        whole = f"step {step} of {played.length}   return {sum(totals):.2f}{' (sum of agents)' if several else ''}"
+        each = [f"{agent} {value:.2f}" for agent, value in zip(played.returns, totals, strict=True)] if several else []
+        texts.append((whole, each))
+    return captioned(played.frames, texts)

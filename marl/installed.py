@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
+import pkgutil
 import sys
 from functools import lru_cache
-from importlib.metadata import EntryPoints
+from importlib.metadata import EntryPoint, EntryPoints
+
+SCENARIOS = "marl.scenarios"
 
 
 def entry_points(group: str) -> EntryPoints:
@@ -29,3 +33,25 @@ def _changed(folder: str) -> int:
         return os.stat(folder or ".").st_mtime_ns
     except OSError:
         return 0
+
+
+def installed_scenarios() -> dict[str, EntryPoint]:
+    """Scenarios by name, none of which is imported: a point is for one, ``module:attribute``, or a package of files."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=SCENARIOS):
+        if point.attr:
+            found.setdefault(point.name, point)
+        else:
+            for name in _modules_in(point.module):
+                found.setdefault(name, EntryPoint(name, f"{point.module}.{name}:scenario", SCENARIOS))
+    return found
+
+
+def _modules_in(package: str) -> list[str]:
+    """The public modules of a package, none of which is imported; none where there is no such package."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    folders = None if spec is None else spec.submodule_search_locations
+    return [module.name for module in pkgutil.iter_modules(folders or ()) if not module.name.startswith("_")]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from marl.config import SETTINGS, nearest, settings_class
+from marl import callbacks
+from marl.callbacks import Callback
+from marl.config import SETTINGS, nearest, settings_class, unknown
 from marl.learners import LEARNERS, LearnerConfig
 from marl.recipes import recipe_named
 from marl.scenario import Scenario
@@ -57,6 +60,11 @@ def agents_said(texts: Sequence[str]) -> Agents:
     return {pattern: _learner(text) for pattern, text in teams}
 
 
+def callbacks_said(texts: Sequence[str]) -> list[Callback]:
+    """Shipped callbacks in words, ``EarlyStopping(patience=10)``. Raises ConfigError for anything else."""
+    return [_callback(text) for text in texts]
+
+
 def keywords_said(texts: Sequence[str]) -> dict[str, Any]:
     """Keywords of an environment in words, ``N=5``. Raises ConfigError for what is no assignment."""
     found: dict[str, Any] = {}
@@ -74,6 +82,41 @@ _PATTERN = re.compile(r"(?P<pattern>[^=()]+)=(?P<learner>.+)", re.DOTALL)
 def _learner(text: str) -> LearnerConfig:
     """A recipe's settings in words; brackets may be left out."""
     where = f"--agents {text.strip()}"
+    name, call = _name_and_call(text, f"{where}: expected RECIPE(NAME=VALUE, ...), such as ippo(lr=3e-4)")
+    classes = {cls.__name__: cls for cls in LEARNERS}
+    made = classes[name] if name in classes else recipe_named(name, where, list(classes))
+    try:
+        places, keywords = _arguments(call)
+        if places:
+            raise ConfigError("settings are given by name, such as lr=3e-4")
+        return made(**keywords)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _callback(text: str) -> Callback:
+    """A shipped callback in words; brackets may be left out."""
+    where = f"--callback {text.strip()}"
+    name, call = _name_and_call(text, f"{where}: expected NAME(...), such as EarlyStopping(patience=10)")
+    shipped = {name: getattr(callbacks, name) for name in callbacks.__all__}
+    own = {name: cls for name, cls in shipped.items() if issubclass(cls, Callback) and cls is not Callback}
+    if name not in own:
+        hint = "; one of your own stands in a scenario file, Scenario(callbacks=[...])"
+        raise ConfigError(unknown(where, name, own, "callback") + hint)
+    known = list(inspect.signature(own[name]).parameters)
+    try:
+        values, keywords = _arguments(call)
+        for given in keywords:
+            if given not in known:
+                raise ConfigError(unknown(name, given, known, "argument"))
+        made: Callback = own[name](*values, **keywords)
+        return made
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
+
+
+def _name_and_call(text: str, otherwise: str) -> tuple[str, ast.Call | None]:
+    """The name in ``NAME`` or ``NAME(...)``, and the call. Raises ConfigError, ``otherwise``, for anything else."""
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -81,16 +124,15 @@ def _learner(text: str) -> LearnerConfig:
     call = node if isinstance(node, ast.Call) else None
     name = _called(call.func if call is not None else node)
     if name is None:
-        raise ConfigError(f"{where}: expected RECIPE(NAME=VALUE, ...), such as ippo(lr=3e-4)")
-    classes = {cls.__name__: cls for cls in LEARNERS}
-    made = classes[name] if name in classes else recipe_named(name, where, list(classes))
-    try:
-        if call is not None and call.args:
-            raise ConfigError("settings are given by name, such as lr=3e-4")
-        keywords = {str(keyword.arg): _made(keyword.value) for keyword in call.keywords} if call is not None else {}
-        return made(**keywords)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(otherwise)
+    return name, call
+
+
+def _arguments(call: ast.Call | None) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call, by place and by name. Raises ConfigError."""
+    if call is None:
+        return [], {}
+    return [_made(value) for value in call.args], {str(one.arg): _made(one.value) for one in call.keywords}
 
 
 def _called(node: ast.expr | None) -> str | None:

@@ -1,17 +1,20 @@
-"""A panel beside a picture: who hears whom, and what (extra ``play``)."""
+"""What is added to pictures: who hears whom, captions, names (extra ``play``)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from marl.types import Array
+from marl.types import Array, ConfigError
 
 Color = tuple[int, int, int]
 LEAST, MOST = 220, 420  # pixels of a panel's side
+MOST_ROWS = 4  # of agents in a caption; with more of them it has the first line alone
 INK, PAPER, FAINT = (40, 40, 40), (255, 255, 255), (205, 205, 205)
 LOW, MIDDLE, HIGH = (33, 102, 172), (190, 190, 190), (178, 24, 43)  # numbers from below to above 0
 WORDS: tuple[Color, ...] = (
@@ -51,10 +54,65 @@ def beside(frame: Array, talks: Sequence[Talk]) -> Array:
     return canvas
 
 
-def _panel(talk: Talk, side: int) -> Array:
-    import pygame
+def captioned(frames: Sequence[Array], texts: Sequence[tuple[str, Sequence[str]]]) -> list[Array]:
+    """Frames ``(H, W, 3)``, each with a line of text below it, and below that short texts in columns.
 
+    Every frame has equally many texts, which stand in the same places in all of them.
+    """
+    if not frames:
+        return []
+    pygame = _pygame()
+    font = pygame.font.Font(None, int(np.clip(frames[0].shape[0] // 28, 16, 24)))
+    high, pad = font.get_linesize(), 6
+    line = max(font.size(first)[0] for first, _ in texts) + 2 * pad
+    column = max((font.size(text)[0] for _, rest in texts for text in rest), default=0) + 2 * pad
+    width = max(line, column, *(frame.shape[1] for frame in frames))
+    columns, count = max(1, width // column), len(texts[0][1])
+    rows = -(-count // columns)
+    rows = rows if rows <= MOST_ROWS else 0
+    found = []
+    for frame, (first, rest) in zip(frames, texts, strict=True):
+        strip = pygame.Surface((width, 2 * pad + high * (1 + rows)))
+        strip.fill(PAPER)
+        strip.blit(font.render(first, True, INK), (pad, pad))
+        for place, text in enumerate(rest if rows else ()):
+            row, at = divmod(place, columns)
+            strip.blit(font.render(text, True, INK), (pad + at * column, pad + high * (1 + row)))
+        canvas = np.full((frame.shape[0] + strip.get_height(), width, 3), 255, np.uint8)
+        canvas[: frame.shape[0], : frame.shape[1]] = frame
+        canvas[frame.shape[0] :] = _pixels(strip)
+        found.append(canvas)
+    return found
+
+
+def named(frame: Array, names: Sequence[tuple[str, float, float]]) -> Array:
+    """The frame ``(H, W, 3)`` with names above pixels: ``(name, x, y)`` each."""
+    pygame = _pygame()
+    surface = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
+    font = pygame.font.Font(None, 18)
+    for name, x, y in names:
+        label = font.render(name, True, INK)
+        surface.blit(label, (round(x - label.get_width() / 2), round(y - label.get_height())))
+    return _pixels(surface)
+
+
+def _pygame() -> ModuleType:
+    """pygame with its fonts. Raises ConfigError if it is not installed."""
+    try:
+        import pygame
+    except ImportError:
+        raise ConfigError("pygame is not installed: pip install 'marl-system[play]'") from None
     pygame.font.init()
+    return pygame
+
+
+def _pixels(surface: Any) -> Array:
+    """``(H, W, 3)`` uint8."""
+    return np.ascontiguousarray(_pygame().surfarray.array3d(surface).swapaxes(0, 1))
+
+
+def _panel(talk: Talk, side: int) -> Array:
+    pygame = _pygame()
     surface = pygame.Surface((side, side))
     surface.fill(PAPER)
     count = len(talk.agents)
@@ -85,8 +143,7 @@ def _panel(talk: Talk, side: int) -> Array:
         left = x + dot * 1.8 * math.cos(angle) - w / 2 * (1 - math.cos(angle))
         top = y + (dot + h * 0.8) * math.sin(angle) - h / 2
         surface.blit(label, (min(max(left, 2), side - w - 2), min(max(top, 2), side - h - 2)))
-    pixels: Array = pygame.surfarray.array3d(surface).swapaxes(0, 1)
-    return pixels
+    return _pixels(surface)
 
 
 def tone(message: Array, words: bool) -> Color:

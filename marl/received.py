@@ -236,7 +236,7 @@ def refuse_side_effects(where: str, wanted: Iterable[str], allowed: Iterable[str
     bad = next((effect for effect in wanted if effect not in known), None)
     if bad is not None:
         raise CheckpointError(
-            f"{where}: it would {bad}. If you trust it, give that again (agents=, env_kwargs=, league=, ...) or say "
+            f"{where}: it would {bad}. If you trust it, give that again (agents=, env_kwargs=, --callback, ...) or say "
             "trust=True (--trust)"
         )
 

@@ -112,9 +112,20 @@ def old_keywords(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for old in kwargs.keys() & new_names.keys():
-                raise TypeError(f"{function.__name__}(): {old}= is now {new_names[old]}=")
+                name = function.__qualname__.removesuffix(".__init__")
+                raise TypeError(f"{name}(): {old}= is now {new_names[old]}=")
             return function(*args, **kwargs)
 
         return call
+
+    return decorate
+
+
+def old_fields(**new_names: str) -> Callable[[type[R]], type[R]]:
+    """Answer old fields of a settings class, ``old="new"``: giving one raises TypeError, which says the new name."""
+
+    def decorate(cls: type[R]) -> type[R]:
+        cls.__init__ = old_keywords(**new_names)(cls.__init__)  # type: ignore[method-assign]
+        return cls
 
     return decorate

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import EntryPoint
@@ -19,7 +18,7 @@ from marl import sources
 from marl.adapters.resolve import environment_in, is_instance
 from marl.config import unknown
 from marl.curriculum.state import checked_curricula
-from marl.installed import entry_points
+from marl.installed import installed_scenarios
 from marl.league import checked_league
 from marl.learners import LearnerConfig
 from marl.notebook import html_table
@@ -27,8 +26,6 @@ from marl.setup import DEFAULT_COPIES, FILE, Features, checked_on_bad_obs, says
 from marl.shaping.shaper import Hooks, checked_hooks
 from marl.stopping import Stop
 from marl.types import ConfigError
-
-GROUP = "marl.scenarios"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +50,8 @@ class Scenario(Features):
         tasks: how the curriculum's tasks reach the environment: ``marl.curriculum.ByOptions()``, ``ByKwargs()`` or
             ``BySetter(...)``; None: by options if it declares a ``task_space``.
         reset_options: options of every reset of the environment.
+        callbacks: objects that look on while it trains, of ``marl.callbacks`` or your own: ``[EarlyStopping()]``. Each
+            system that trains the scenario has copies of its own.
         message_entries: where observations show what others did to be understood, such as
             ``("listener_0<speaker_0:8-10",)``: entries 8 to 10 of what ``listener_0`` sees are what ``speaker_0`` said.
         algorithms: other algorithms that this task has settings for: a name, and the fields of the scenario that
@@ -72,6 +71,7 @@ class Scenario(Features):
     workers: int = 0
     stop: Stop | None = None
     shaping: Hooks = field(default=(), metadata=says(told=FILE))
+    callbacks: Sequence[Any] = field(default=(), metadata=says(told=FILE))
     message_entries: tuple[str, ...] = field(default=(), metadata=says(told=FILE))
     algorithms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=says(told=FILE))
     expect: str = field(default="", metadata=says(told=FILE))
@@ -93,6 +93,8 @@ class Scenario(Features):
                 f"Scenario {self.name!r}: env: expected an id or a function that makes the environment, got one "
                 f"environment, which training and evaluation cannot share; pass lambda: {type(self.env).__name__}(...)"
             )
+        if not isinstance(self.callbacks, list | tuple):
+            raise ConfigError(f"Scenario {self.name!r}: callbacks: expected a list, got {self.callbacks!r:.80}")
         try:
             checked_on_bad_obs(self.on_bad_obs)
             checked_hooks(self.shaping)
@@ -149,17 +151,17 @@ class Scenario(Features):
 
 def names() -> list[str]:
     """The names of all installed scenarios."""
-    return sorted(_installed())
+    return sorted(installed_scenarios())
 
 
 def is_installed(name: str) -> bool:
     """Whether it names an installed scenario, or ``NAME_ALGORITHM``, one of the algorithms that it has settings for."""
-    return name in _installed() or variant(name) is not None
+    return name in installed_scenarios() or variant(name) is not None
 
 
 def variant(name: str) -> tuple[str, str] | None:
     """An installed scenario and one of its algorithms that ``NAME_ALGORITHM`` names; None if it names none."""
-    installed = _installed()
+    installed = installed_scenarios()
     return None if name in installed else _divided(name, installed, lambda base: _load(base, installed[base]))
 
 
@@ -174,28 +176,6 @@ def _divided(name: str, known: Iterable[str], load: Callable[[str], Scenario]) -
 
 def _load(name: str, point: EntryPoint) -> Scenario:
     return _checked(name, getattr(importlib.import_module(point.module), point.attr, None))
-
-
-def _installed() -> dict[str, EntryPoint]:
-    """Installed scenarios by name: an entry point is for one, ``module:attribute``, or for a package of files."""
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        if point.attr:
-            found.setdefault(point.name, point)
-        else:
-            for name in _modules_in(point.module):
-                found.setdefault(name, EntryPoint(name, f"{point.module}.{name}:scenario", GROUP))
-    return found
-
-
-def _modules_in(package: str) -> list[str]:
-    """The public modules of a package, none of which is imported; none where there is no such package."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return []
-    folders = None if spec is None else spec.submodule_search_locations
-    return [module.name for module in pkgutil.iter_modules(folders or ()) if not module.name.startswith("_")]
 
 
 def find(reference: str) -> Scenario:
@@ -218,7 +198,7 @@ def find(reference: str) -> Scenario:
             raise ConfigError(f"scenario {reference!r}: cannot import {module_name!r} ({error})") from None
         found = _named_in(module, attribute, f"{module_name}:")
         return _checked(reference, getattr(module, attribute, None)) if found is None else found
-    installed = _installed()
+    installed = installed_scenarios()
     if reference in installed:
         return _load(reference, installed[reference])
     divided = variant(reference)

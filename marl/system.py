@@ -173,7 +173,8 @@ class MultiAgentSystem(Trained):
                 do on the same observations (``report.agreement``); then the batch plays too (``report.batched``).
             greedy: take the most likely action; False samples.
             seed: of the environments and the sampling; None derives one that training never uses.
-            env: another environment with the same agents and spaces; None: the training environment's kind.
+            env: another environment with the same agents and spaces, or a scenario, which may say how tasks reach it
+                and its reset options; None: the training environment's kind.
             num_envs: copies that play side by side; None: at most 16, and one where no more can be made.
             task: the tasks to play, by parameter; None: the curriculum's target, else the world's defaults.
             experiment: what is done to the team and its messages: ``marl.playing.Experiment(silence="agent_0")``.

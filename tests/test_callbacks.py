@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,7 @@ def test_a_changed_setting_is_as_good_as_one_from_the_beginning(how):
 
 
 def test_compiled_gradients_stand_aside_for_a_setting_that_they_do_not_compute():
-    with make(marl.iql(**OFF)) as system:
+    with marl.compiled.use("auto"), make(marl.iql(**OFF)) as system:
         system.train(steps=32)
         assert system.learners[0].chosen.compiled
         system.change("learner.leniency", 0.5)
@@ -212,6 +213,37 @@ def test_a_noise_of_the_same_kind_goes_on_from_where_it_was():
         with pytest.raises(marl.ConfigError, match="EpsilonGreedy explores discrete actions, not box ones"):
             system.change("learner.exploration", EpsilonGreedy(0.1))
         assert system.value("learner.exploration") == GaussianNoise(0.1)  # a change that fails changes nothing
+
+
+def test_a_change_that_a_later_team_refuses_restarts_nobody_s_noise():
+    noise = OrnsteinUhlenbeck(scale=0.5)
+    how = {"random_start": False, **OFF}
+    agents = {"agent_0": marl.iddpg(exploration=noise, **how), "agent_[12]": Refusing(exploration=noise, **how)}
+    with make(agents, Steer) as system, make(agents, Steer) as other:
+        for one in (system, other):
+            one.train(steps=40)
+        with pytest.raises(marl.ConfigError, match="this team likes its noise"):
+            system.change("learner.exploration", GaussianNoise(0.1))
+        assert not system.changes
+        assert [learner.settings.exploration for learner in system.learners] == [noise, noise]
+        for one in (system, other):
+            one.train(steps=40)
+        mine, theirs = (one.state_dict()["learners"] for one in (system, other))
+        assert_equal_trees(mine, theirs)
+
+
+@marl.extend.config
+class Refusing(marl.DDPG):
+    """DDPG whose learner keeps to its exploration."""
+
+    def build(self, *where):
+        learner = super().build(*where)
+
+        def change(settings):
+            raise marl.ConfigError("this team likes its noise")
+
+        learner.change = change
+        return learner
 
 
 def test_one_team_or_all_of_them():
@@ -480,6 +512,90 @@ def test_the_learning_rate_falls_on_a_plateau_and_not_below_its_least():
     with make(marl.ippo(lr=1e-2, **ON), Constant, num_envs=1) as system:
         system.train(steps=40, log_every=1_000, callbacks=[Script(3.0, 2.0, 2.0, 4.0, 5.0), plateau])
         assert [(one["step"], one["to"]) for one in system.changes] == [(24, 2.5e-3), (32, 1e-3)]
+
+
+def shipped():
+    """Both look at numbers that fall and rise by chance, so that each waits, and the learning rate is cut."""
+    return [EarlyStopping("policy_loss", patience=9), ReduceLROnPlateau("entropy", patience=2, factor=0.5)]
+
+
+def test_what_early_stopping_and_the_plateau_know_is_resumed_bit_for_bit(tmp_path):
+    with make() as straight:
+        straight.train(steps=2_000, log_every=8, callbacks=[*shipped(), Checkpoint(tmp_path, every=96)])
+        assert 256 < straight.steps < 2_000
+        assert len(straight.changes) > 1
+        ends = straight.state_dict()
+        assert ends["parts"]["callbacks"]["stopped"].startswith("policy_loss was not better than")
+    for saved in sorted(tmp_path.iterdir())[:-1:2]:
+        with marl.MultiAgentSystem.load(saved, env=Team) as resumed:
+            assert resumed.steps < straight.steps
+            resumed.train(steps=2_000 - resumed.steps, log_every=8, callbacks=shipped())
+            for state in (both := (ends, resumed.state_dict())):
+                state["history"].pop("steps_per_second", None)
+            assert_equal_trees(*both)
+
+
+def test_a_run_that_a_callback_has_ended_goes_on_only_for_another_length(tmp_path):
+    def train(steps, resume=True, patience=2):
+        with make() as system:
+            early = EarlyStopping("steps", patience, mode="min")
+            system.train(steps=steps, log_every=8, callbacks=[early], run_dir=tmp_path / "run", resume=resume)
+            return system.steps
+
+    ended = train(400, resume=False)
+    assert ended < 400
+    assert train(400) == train(400, patience=3) == ended
+    assert ended < train(800) < 800
+
+
+# --- those of scenarios -----------------------------------------------------------------------------------------------
+
+
+class Counting(Callback):
+    """Remembers how many steps it saw."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def on_step(self, training):
+        self.seen += 1
+        training.log({"seen": self.seen})
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+def test_a_scenario_s_callbacks_look_on_in_every_training_of_it(tmp_path):
+    count = Counting()
+    stopping = EarlyStopping("seen", patience=2, mode="min")
+    scenario = marl.Scenario(name="counted", env=Team, agents=marl.ippo(**ON), num_envs=4, callbacks=[count, stopping])
+    with marl.MultiAgentSystem(None, scenario) as system, marl.MultiAgentSystem(None, scenario) as other:
+        assert system.train(steps=32)["seen"] == [8]
+        system.save(tmp_path / "saved")
+        more = Counting()
+        assert system.train(steps=320, log_every=32, callbacks=[more])["seen"][1] == 8  # the later one's
+        assert system.steps == 32 + 64  # two rows that were not better
+        assert other.train(steps=32)["seen"] == [8]
+        assert (count.seen, more.seen) == (0, 16)
+    with marl.MultiAgentSystem.load(tmp_path / "saved", env=scenario) as again:
+        assert again.train(steps=32)["seen"] == [8, 16]
+
+
+def test_callbacks_of_a_scenario_are_a_list_of_callbacks_that_can_be_copied():
+    how = {"name": "counted", "env": Team, "agents": marl.ippo(**ON), "num_envs": 4}
+    with pytest.raises(marl.ConfigError, match="'counted': callbacks: expected a list, got <"):
+        marl.Scenario(**how, callbacks=Counting())
+    held = Counting()
+    held.lock = threading.Lock()
+    for wrong, said in (([held], r"cannot be copied \(.*on_start"), ([Counting], "expected instances of")):
+        with (
+            marl.MultiAgentSystem(None, marl.Scenario(**how, callbacks=wrong)) as system,
+            pytest.raises(marl.ConfigError, match=said),
+        ):
+            system.train(steps=4)
 
 
 @pytest.mark.parametrize(

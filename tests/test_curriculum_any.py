@@ -30,6 +30,7 @@ from marl.curriculum import (
     SuccessRate,
 )
 from marl.overrides import override
+from marl.studies import exploit
 from marl.training import Part
 from marl.types import CheckpointError, ConfigError, EnvContractError
 from tests.support.equality import assert_equal_trees
@@ -509,6 +510,69 @@ def test_after_a_crash_a_copy_goes_on_with_its_next_task():
         assert steps[-1].discarded.all()
         assert env.envs[0].size == 3
         env.close()
+
+
+# --- another environment ----------------------------------------------------------------------------------------------
+
+
+class Plain(Corridor):
+    """A corridor of three steps that takes no tasks: it has no keywords, no setter, and its resets no options."""
+
+    set_task = None
+
+    def __init__(self):
+        super().__init__(3)
+
+    def reset(self, seed=None, options=None):
+        assert options is None
+        return super().reset(seed)
+
+
+TARGET = Stages([Stage({"size": 2}, marl.MeanReturn(at_least=1e6, over=2)), Stage({"size": 3})], target={"size": 5})
+
+
+@pytest.mark.parametrize("route", ["options", "kwargs", "method"])
+def test_another_environment_is_told_tasks_in_its_own_way(route):
+    sizes = {"size": lambda record: record.episode.info["size"]}
+
+    def played(**how):
+        return system.evaluate(4, metrics=sizes, **how).metrics["size"].mean
+
+    with system_of(Corridor, TARGET, ROUTES[route], reset_options={"floor": "ice"}) as system:
+        assert played() == 5
+        assert played(env=Plain) == 3  # nobody knows how tasks would reach it
+        assert played(env=Declared) == 5
+        assert played(env=Declared, task={"size": 4}) == 4
+        for other in ROUTES.values():
+            scenario = marl.Scenario(name="other", env=Corridor, agents=marl.Random(), tasks=other)
+            assert played(env=scenario) == 5
+        with pytest.raises(ConfigError, match=r"no task_space, so say how.*to evaluate\(env=\) a marl\.Scenario with"):
+            system.evaluate(1, env=Plain, task={"size": 4})
+
+
+def test_a_best_response_is_told_the_target_as_the_system_is():
+    class Seen(Corridor):
+        sizes: ClassVar[set[int]] = set()
+
+        def step(self, actions):
+            self.sizes.add(self.size)
+            return super().step(actions)
+
+    with system_of(Seen, TARGET, ByOptions()) as system:
+        exploit(system, steps=8, games=2)
+    assert Seen.sizes == {5}
+
+
+def test_an_environment_like_the_instance_that_trains_is_reset_with_the_same_options():
+    gymnasium.register("tests/Walk-v0", Walk)
+    try:
+        walk = gymnasium.make("tests/Walk-v0", disable_env_checker=True)
+        options = {"world": {"size": 4}}
+        with marl.MultiAgentSystem(marl.Fixed(1), walk, reset_options=options) as system:
+            system.train(steps=8)
+            assert set(system.evaluate(4).episode_lengths) == {4}
+    finally:
+        del gymnasium.registry["tests/Walk-v0"]
 
 
 # --- evaluation and success -------------------------------------------------------------------------------------------

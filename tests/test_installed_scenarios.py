@@ -8,7 +8,8 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from marl import received
-from marl.scenario import GROUP, find, names
+from marl.installed import SCENARIOS as GROUP
+from marl.scenario import find, names
 from marl.types import CheckpointError, ConfigError
 
 TASK = "import marl\n\nscenario = marl.Scenario(name={name!r}, env='CartPole-v1', agents=marl.ippo())\n"
@@ -27,7 +28,7 @@ def install(tmp_path, monkeypatch):
 
     def entry_points(**points):
         table = [EntryPoint(name, value, GROUP) for name, value in points.items()]
-        monkeypatch.setattr("marl.scenario.entry_points", lambda group: table if group == GROUP else [])
+        monkeypatch.setattr("marl.installed.entry_points", lambda group: table if group == GROUP else [])
         return package
 
     yield entry_points

@@ -17,17 +17,17 @@ LEVELS = (
     ("L0", "renamed types lazy"),
     (
         "L1",
-        "files notebook parallel reduce compiled ops spaces installed registry sources config teams schedules graphs "
-        "nets optim exploration",
+        "files notebook parallel reduce compiling compiled ops spaces installed registry sources config teams "
+        "schedules graphs nets optim exploration",
     ),
     ("L2", "topology channels auxiliary grid stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic learners"),
     (
         "L4",
-        "algorithms recipes checkpoint spec_json playing league setup scenario received environments training "
+        "algorithms recipes checkpoint spec_json program playing league setup scenario received environments training "
         "callbacks logs",
     ),
-    ("L5", "run panel film system studies conformance extend"),
+    ("L5", "run panel camera film system studies conformance extend"),
     ("L6", "overrides cli __main__"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]
@@ -40,11 +40,17 @@ def module_name(path: Path, root: Path) -> str:
 
 def files(package: str) -> dict[str, Path]:
     """Module names and files of one of our packages."""
-    root = {"marl": ROOT, "marl_envs": ROOT / "envs", "marl_scenarios": ROOT / "scenarios"}[package]
+    root = {"marl": ROOT, "marl_runtime": ROOT, "marl_envs": ROOT / "envs", "marl_scenarios": ROOT / "scenarios"}[
+        package
+    ]
     return {module_name(path, root): path for path in sorted((root / package).rglob("*.py"))}
 
 
-MODULES = {name: path for package in ("marl", "marl_envs", "marl_scenarios") for name, path in files(package).items()}
+MODULES = {
+    name: path
+    for package in ("marl", "marl_runtime", "marl_envs", "marl_scenarios")
+    for name, path in files(package).items()
+}
 
 
 def imports(name: str) -> Iterator[tuple[str, int]]:
@@ -95,6 +101,12 @@ def test_the_library_imports_neither_worlds_nor_scenarios(name):
         imported for imported, _ in imports(name) if imported.split(".")[0] in ("marl_envs", "marl_scenarios", "tests")
     }
     assert not foreign
+
+
+@pytest.mark.parametrize("name", files("marl_runtime"))
+def test_the_runtime_needs_numpy_alone(name):
+    roots = {imported.partition(".")[0] for imported, _ in imports(name)}
+    assert roots <= {"marl_runtime", "numpy", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("name", files("marl_envs"))

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import marl
-from marl.logs import CSV, LoggedRun, MetricsFile, TensorBoard, WandB, apart, begin, logger_named, read_metrics
+from marl.config import finite
+from marl.logs import CSV, LoggedRun, MetricsFile, MLflow, TensorBoard, WandB, apart, begin, logger_named, read_metrics
 from marl.logs import csv as csv_module
 from marl.logs import metrics as metrics_module
 from marl.logs.csv import Table
 from marl.logs.files import RetryBackoff, read_json, safe_name, write_json
-from marl.logs.metrics import finite, keep_until, line_of
+from marl.logs.metrics import keep_until, line_of
 from marl.logs.progress import Progress, duration, sparkline
 from marl.run import Run
 from marl.types import ConfigError, ResourceError
@@ -231,6 +232,19 @@ def test_progress_shows_the_stage_of_every_curriculum():
     progress.log({"steps": 5, "curriculum/stage": 2.0, "red/curriculum/stage": 1.0, "blue/curriculum/progress": 0.5})
     progress.close()
     assert "stage 2  stage red 1" in stream.getvalue()
+
+
+def test_progress_shows_ratings_and_win_rates_of_leagues():
+    stream = io.StringIO()
+    progress = Progress(10, ["red", "blue"], stream=stream)
+    progress.log({"steps": 5, "red/league/rating": 1012.3, "red/league/win_rate": 0.614, "blue/league/rating": 987.7})
+    progress.close()
+    assert "rating red 1012  win rate red 61%  rating blue 987.7" in stream.getvalue()
+    stream = io.StringIO()
+    progress = Progress(10, ["team"], stream=stream)
+    progress.log({"steps": 5, "league/rating": 23.456, "league/iteration": 3, "league/gain": 0.25, "league/pool": 4})
+    progress.close()
+    assert "rating 23.46  iteration 3  gain of responses 0.25  time left" in stream.getvalue()
 
 
 class Terminal(io.StringIO):
@@ -449,6 +463,70 @@ def test_wandb_is_told_every_row_and_a_resumed_run_goes_on_there(tmp_path, monke
         WandB().build(LoggedRun("env"))
 
 
+# --- MLflow -----------------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """In place of MLflow's: keeps what it is called with."""
+
+    def __init__(self, tracking_uri):
+        self.uri, self.calls = tracking_uri, []
+        Client.last = self
+
+    def __getattr__(self, name):
+        def call(*args, **how):
+            self.calls.append((name, args, how))
+            info = types.SimpleNamespace(run_id="abc123")
+            return {"create_experiment": "7", "create_run": types.SimpleNamespace(info=info)}.get(name)
+
+        return call
+
+    def made(self, name):
+        return [(args, how) for called, args, how in self.calls if called == name]
+
+
+def test_mlflow_is_told_every_row_and_a_resumed_run_goes_on_there(tmp_path, monkeypatch):
+    """With a stand-in for the package; a later test takes the package itself, where it is installed."""
+    entities = types.SimpleNamespace(Metric=lambda *fields: fields, Param=lambda *fields: fields)
+    monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", types.SimpleNamespace(MlflowClient=Client))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    folder = tmp_path / "mine"
+    settings = {"lr": 0.1, "limit": math.inf, "learner": {"$class": "PPO", "sizes": [64, 64]}, "long": "x" * 600}
+    sink = MLflow(experiment="e", uri="there").build(LoggedRun("env", folder, None, settings))
+    there = Client.last
+    sink.log({"steps": 8, "a/b": 0.5, "odd: name": 1.0, "bad": math.nan})
+    sink.close()
+    assert there.uri == "there"
+    assert there.made("create_experiment") == [(("e",), {})]
+    assert there.made("create_run") == [(("7",), {"run_name": "mine"})]
+    (_, params), (_, metrics) = there.made("log_batch")
+    learner = [("learner._class", "PPO"), ("learner.sizes", "[64, 64]")]
+    assert params["params"] == [("lr", "0.1"), ("limit", "null"), *learner, ("long", "x" * 500)]
+    assert [(key, value, step) for key, value, _, step in metrics["metrics"]] == [
+        ("steps", 8.0, 8),
+        ("a/b", 0.5, 8),
+        ("odd_ name", 1.0, 8),
+    ]
+    assert there.made("set_terminated") == [(("abc123",), {})]
+    MLflow().build(LoggedRun("env", folder, 8))
+    assert Client.last.made("update_run") == [(("abc123",), {"status": "RUNNING"})]
+    assert not Client.last.made("create_run")
+    (folder / "mlflow" / "run-id").write_text("../../x")
+    MLflow(name="two").build(LoggedRun("env", folder, 8))
+    assert Client.last.made("create_run") == [(("7",), {"run_name": "two"})]
+
+    def refuse(self, **how):
+        raise RuntimeError("no such\nserver")
+
+    monkeypatch.setattr(Client, "__init__", refuse)
+    with pytest.raises(ConfigError, match=r"could not be begun there \(no such server\); say where: MLflow\(uri="):
+        MLflow().build(LoggedRun("env"))
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
+    with pytest.raises(ConfigError, match=r"MLflow is not installed: pip install 'marl-system\[mlflow\]'"):
+        MLflow().build(LoggedRun("env"))
+
+
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -497,12 +575,32 @@ def rows_of_csv(file):
     return [{name: float(cell) for name, cell in row.items() if cell} for row in table(file)]
 
 
-@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def rows_of_mlflow(_):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()  # where MLFLOW_TRACKING_URI says
+    (run,) = client.search_runs([client.get_experiment_by_name("marl").experiment_id])
+    assert run.info.status == "FINISHED"
+    rows = {}
+    for name in run.data.metrics:
+        for one in client.get_metric_history(run.info.run_id, name):
+            rows.setdefault(one.step, {})[name] = one.value
+    return [rows[step] for step in sorted(rows)]
+
+
+READERS = {"tensorboard": rows_of_tensorboard, "wandb": rows_of_wandb, "mlflow": rows_of_mlflow}
+
+
+@pytest.mark.parametrize("package", READERS)
 def test_the_same_run_has_equal_numbers_in_all_logs(package, tmp_path, monkeypatch):
-    pytest.importorskip(package)
+    reason = f"{package} is not installed; MLflow's 117 MB are no part of the extra test"
+    pytest.importorskip(package, reason=reason)
+    folder = tmp_path / "run"
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    folder = tmp_path / "run"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'store'}")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     agents = marl.ippo(rollout=8, minibatches=1)
     with marl.MultiAgentSystem(agents, Constant, num_envs=1) as system, Run(folder, note=pytest.fail) as run:
         run.begin({})
@@ -514,7 +612,7 @@ def test_the_same_run_has_equal_numbers_in_all_logs(package, tmp_path, monkeypat
     assert len(rows) == 4
     assert "mean_return" in rows[-1]
     assert rows_of_csv(folder / "metrics.csv") == rows
-    found = rows_of_tensorboard(folder / "tensorboard") if package == "tensorboard" else rows_of_wandb(folder / "wandb")
+    found = READERS[package](folder / package)
     assert [row.keys() for row in found] == [row.keys() for row in rows]
     for one, other in zip(found, rows, strict=True):
         assert one == pytest.approx(other, rel=1e-6 if package == "tensorboard" else 0)  # events are in 32 bits

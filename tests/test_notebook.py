@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 
@@ -14,6 +15,7 @@ import marl
 from marl.film import Played
 from marl.logs.progress import Progress
 from marl.notebook import html_image, html_table
+from marl.playing.intervals import Difference
 from marl.playing.report import Metric
 from marl.studies import Exploitation, Sweep, Tournament
 from marl.studies.exploit import Exploited
@@ -70,14 +72,17 @@ def test_an_agent_shows_its_name_team_and_size(system):
 def test_a_report_is_a_line_and_a_table(system):
     report = system.evaluate(4, metrics={"turns": lambda episode: float(episode.episode.length)})
     low, high = report.confidence_interval
-    assert repr(report) == f"<Report: 4 episodes, return {report.mean_return:.2f} (95 % CI {low:.2f} to {high:.2f})>"
+    assert (
+        repr(report)
+        == f"<Report: 4 episodes, return {report.mean_return:.2f} (95 % CI over episodes {low:.2f} to {high:.2f})>"
+    )
     head, total, *rest = cells(report._repr_html_())
-    assert head == ["", "mean", "95 % CI"]
+    assert head == ["", "mean", "95 % CI over episodes"]
     assert total == ["return, sum over agents", f"{report.mean_return:.2f}", f"{low:.2f} to {high:.2f}"]
     assert [row[0] for row in rest] == ["agent_0", "agent_1", "agent_2", "turns"]
     assert rest[-1][1:] == ["10.00", "10.00 to 10.00"]
-    assert len(repr(report.teams["team"])) < 80
-    assert repr(Metric.of([1.0, 1.0])) == "<Metric: 2 episodes, mean 1.000 (95 % CI 1.000 to 1.000)>"
+    assert len(repr(report.teams["team"])) < 90
+    assert repr(Metric.of([1.0, 1.0])) == "<Metric: 2 episodes, mean 1.000 (95 % CI over episodes 1.000 to 1.000)>"
 
 
 def test_a_scenario_is_short():
@@ -91,13 +96,17 @@ def test_studies_are_short_and_have_tables():
     cup = Tournament(("a", "b"), ("x", "y"), 10, pair, np.zeros((2, 2, 2)), np.zeros((2, 2)))
     assert repr(cup) == "<Tournament: a, b; 20 games a pair>"
     assert cells(cup._repr_html_())[1][:3] == ["a", "0.00", "0.50"]
+    assert cells(dataclasses.replace(cup, games=1)._repr_html_())[1][:3] == ["a", "0.00", "0.50 ="]
     found = Exploitation({"x": Exploited(0.0, 0.5, 0.1)}, 100, 10)
-    assert repr(found) == "<Exploitation: NashConv at least 0.500 (standard error 0.100)>"
-    assert cells(found._repr_html_())[1] == ["x", "0.00", "0.50", "0.50", "0.100"]
+    assert repr(found) == "<Exploitation: NashConv at least 0.336 (95 % confidence over games; estimate 0.500)>"
+    assert cells(found._repr_html_())[1] == ["x", "0.00", "0.50", "0.50", "0.304 to 0.696", ""]
     point = Point(0.1, 1.0, 0.5, 1.5)
     sweep = Sweep(7, point, point, {"loss": (point,)})
     assert repr(sweep) == "<Sweep: loss; 7 episodes each>"
-    assert cells(sweep._repr_html_())[-1] == ["loss", "0.1", "1.00", "0.50", "1.50"]
+    assert cells(sweep._repr_html_())[-1] == ["loss", "0.1", "1.00", "0.50 to 1.50", "", "", ""]
+    changed = dataclasses.replace(point, change=Difference(-0.25, (-1.0, 0.5)))
+    *_, change, interval, said = cells(Sweep(7, point, changed, {"loss": (point,)})._repr_html_())[2]
+    assert (change, interval, said) == ("-0.25", "-1.00 to 0.50", "not distinguishable")
 
 
 # --- history ----------------------------------------------------------------------------------------------------------
@@ -223,7 +232,7 @@ def test_training_shows_its_progress(capfd):
         system.train(steps=8)
     lines = capfd.readouterr().err.splitlines()
     assert lines
-    assert all(line.startswith("steps ") for line in lines)
+    assert all(line.startswith(("steps ", "compiling ")) for line in lines)
     assert "16/16 (100%)" in lines[-1]
 
 

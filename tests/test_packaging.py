@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-OURS = {"marl", "marl_envs", "marl_scenarios"}
+OURS = {"marl", "marl_runtime", "marl_envs", "marl_scenarios"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def metadata(wheel):
 def test_the_wheel_holds_our_packages_and_nothing_else(wheel):
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == OURS
-    for root, package in ((".", "marl"), ("envs", "marl_envs"), ("scenarios", "marl_scenarios")):
+    for root, package in ((".", "marl"), (".", "marl_runtime"), ("envs", "marl_envs"), ("scenarios", "marl_scenarios")):
         sources = {str(path.relative_to(ROOT / root)) for path in (ROOT / root / package).rglob("*.py")}
         assert sources <= set(wheel.namelist())
     assert not [name for name in wheel.namelist() if "__pycache__" in name or name.endswith((".pyc", ".nbi", ".nbc"))]

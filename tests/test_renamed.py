@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
@@ -48,6 +49,18 @@ def test_old_keywords_answer_with_the_new_name():
         system.evaluate(1, decentralised=True)
     report = system.evaluate(1, decentralized=True)
     assert report.decentralized
+
+
+def test_old_fields_answer_with_the_new_name():
+    with pytest.raises(TypeError, match=r"EpisodicNovelty\(\): neighbours= is now neighbors="):
+        marl.shaping.EpisodicNovelty(neighbours=5)
+    assert marl.shaping.EpisodicNovelty(0.2, neighbors=5).neighbors == 5
+    assert list(inspect.signature(marl.shaping.EpisodicNovelty).parameters) == [
+        "weight",
+        "neighbors",
+        "memory",
+        "width",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import pytest
 
 import marl
 from marl import parallel
-from marl.scenario import GROUP, find, is_installed, names
+from marl.installed import SCENARIOS as GROUP
+from marl.scenario import find, is_installed, names
 from marl.types import ConfigError
 from tests.benchmarks.learning import TASKS, main
 

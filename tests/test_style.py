@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = [path for folder in ("marl", "envs", "scenarios") for path in sorted((ROOT / folder).rglob("*.py"))]
+FILES = [
+    path for folder in ("marl", "marl_runtime", "envs", "scenarios") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 SPEAKERS = ("marl/__main__.py", "marl/cli/", "marl/run/", "marl/logs/")  # who may print
 VAGUE = {"trainer", "runner", "manager", "handler", "helper", "helpers", "utils", "util", "misc", "common"}
 

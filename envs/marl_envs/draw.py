@@ -25,7 +25,7 @@ class Canvas:
         else:
             self.surface = pygame.Surface((size, size))
         pygame.font.init()
-        self._font = pygame.font.Font(None, 28)
+        self._font, self._small = pygame.font.Font(None, 28), pygame.font.Font(None, 18)
         self._clock = pygame.time.Clock()
         self.view(1.0)
         self._lines = 0
@@ -68,6 +68,13 @@ class Canvas:
         image = self._font.render(words, True, color)
         self.surface.blit(image, (0.04 * self.size, 0.95 * self.size - 0.045 * self.size * self._lines))
         self._lines += 1
+
+    def name(self, words: str, center: Sequence[float] | Array, radius: float = 0.0) -> None:
+        """A name above a disc."""
+        image = self._small.render(words, True, (40, 40, 40))
+        x, y = self._at(center)
+        corner = round(x - image.get_width() / 2), round(y - radius * self._scale - image.get_height())
+        self.surface.blit(image, corner)
 
     def show(self) -> Array | None:
         """Put the picture into the window, or return it as ``(H, W, 3)`` uint8."""

@@ -283,5 +283,7 @@ class Foraging(World, name="foraging_v0", render_fps=5):
         heaviest = self.max_level * min(len(self.possible_agents), 3)
         for row, column in zip(*np.nonzero(s.food[e]), strict=True):
             canvas.circle((column, self.size - 1 - row), 0.2 + 0.2 * s.food[e, row, column] / heaviest, (90, 190, 90))
-        for (row, column), level in zip(s.place[e], s.level[e], strict=True):
-            canvas.circle((column, self.size - 1 - row), 0.2 + 0.2 * level / self.max_level, (217, 90, 90))
+        for name, (row, column), level in zip(self.possible_agents, s.place[e], s.level[e], strict=True):
+            place, radius = (column, self.size - 1 - row), 0.2 + 0.2 * level / self.max_level
+            canvas.circle(place, radius, (217, 90, 90))
+            canvas.name(name, place, radius)

@@ -287,6 +287,7 @@ class GridWorld(World, name="gridworld_v0"):
             canvas.box(s.goal[e, n], 0.6, 0.6, color)
             if not s.arrived[e, n]:
                 canvas.circle(s.agent[e, n], 0.3, color)
+                canvas.name(self.possible_agents[n], s.agent[e, n], 0.3)
 
 
 class GridWorldImage(GridWorld, name="gridworld_image_v0"):

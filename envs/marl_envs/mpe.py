@@ -294,6 +294,7 @@ class ParticleWorld(World):
 
     shared = ("size", "pairs", "mover", "talker", "groups", "near")
     landmark_color: ClassVar[tuple[int, int, int]] = (64, 64, 64)
+    half_width: ClassVar[float] = 1.4  # of pictures: everybody starts within 1
 
     def __init__(
         self,
@@ -391,16 +392,19 @@ class ParticleWorld(World):
         return {agent: {"benchmark_data": self.benchmark(s, 0, n)} for n, agent in enumerate(self.possible_agents)}
 
     def draw(self, canvas: Canvas, s: Particles, e: int) -> None:
-        """Discs in a view that follows the outermost entity, and what the talkers said."""
-        shown = self.shown(s, e)
-        reach = float(np.abs(s.pos[e, shown]).max())
-        if self.core.clock[0] == 0:
-            self._first_reach = reach
-        canvas.view(reach / 0.9)
-        zoom = reach / self._first_reach if not self.dynamic_rescaling else 1.0
+        """Discs with the names of agents, hollow at the edge where somebody is farther out, and what talkers said.
+
+        The view is the same in all pictures, unlike mpe2's: what stands still stands still in them. So there is nothing
+        that ``dynamic_rescaling`` could change.
+        """
+        canvas.view(self.half_width)
         colors = self.colors(s, e)
-        for m in shown:
-            canvas.circle(s.pos[e, m], self._bodies[m].size * zoom, colors[m])
+        for m in self.shown(s, e):
+            place, size = s.pos[e, m], self._bodies[m].size
+            inside = np.clip(place, -self.half_width, self.half_width)
+            canvas.circle(inside, size, colors[m] if np.array_equal(place, inside) else (255, 255, 255))
+            if m < self._num_agents:
+                canvas.name(self.possible_agents[m], inside, size)
         for n in np.flatnonzero(s.talker):
             said = s.comm[e, n]
             if not said.any():

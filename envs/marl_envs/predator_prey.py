@@ -205,5 +205,6 @@ class PredatorPrey(World, name="predator_prey_v0", render_fps=4):
             canvas.line([(line, -0.5), (line, self.size - 0.5)], (220, 220, 220), 1)
             canvas.line([(-0.5, line), (self.size - 0.5, line)], (220, 220, 220), 1)
         canvas.circle(s.place[e, -1], 0.4, (90, 190, 90))
-        for place, there in zip(s.place[e, :-1], s.reached[e], strict=True):
+        for name, place, there in zip(self.possible_agents, s.place[e, :-1], s.reached[e], strict=True):
             canvas.circle(place, 0.25, (150, 40, 40) if there else (217, 90, 90))
+            canvas.name(name, place, 0.25)

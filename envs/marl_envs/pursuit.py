@@ -194,5 +194,6 @@ class Pursuit(World, name="pursuit_v0"):
         for m, place in enumerate(s.place[e]):
             if m < s.pursuers:
                 canvas.circle(place, 0.4, (217, 90, 90))
+                canvas.name(self.possible_agents[m], place, 0.4)
             elif not s.caught[e, m - s.pursuers]:
                 canvas.circle(place, 0.3, (90, 190, 90))

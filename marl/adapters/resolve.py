@@ -258,8 +258,13 @@ class _Explained:
         if isinstance(error, exceptions.FailedToImport) and isinstance(error.__cause__, ImportError):
             error = error.__cause__
         if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
-            parts = [*self.name.replace("/", ".").split("."), getattr(error, "name", None)]
+            absent = getattr(error, "name", None)
+            parts = [*self.name.replace("/", ".").split("."), absent]
             family = next((part for part in parts if part in EXTRAS), None)
+            if family is None and absent == re.split("[.:]", self.name)[0]:
+                raise ConfigError(
+                    f"environment {self.name!r}: there is no module {absent!r}; is its package installed?"
+                ) from None
             mend = f": pip install '{EXTRAS[family]}'" if family else ""
             raise ConfigError(f"environment {self.name!r} needs something not installed ({error}){mend}") from None
         missing = MISSING.search(str(error)) if isinstance(error, TypeError) else None

@@ -105,7 +105,7 @@ class CommNet(Channel):
 
     def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
-        return _Mean(owner, width, self.size, self.rounds, generators)
+        return Mean(owner, width, self.size, self.rounds, generators)
 
 
 @config
@@ -120,7 +120,7 @@ class IC3Net(Channel):
 
     def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
-        return _Mean(owner, width, self.size, self.rounds, generators, gated=True)
+        return Mean(owner, width, self.size, self.rounds, generators, gated=True)
 
 
 @config
@@ -135,7 +135,7 @@ class TarMAC(Channel):
 
     def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
-        return _Targeted(owner, width, self.signature, self.value, self.rounds, generators)
+        return Targeted(owner, width, self.signature, self.value, self.rounds, generators)
 
 
 @config
@@ -150,7 +150,7 @@ class GraphAttention(Channel):
 
     def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
-        return _Attentive(owner, width, self.heads, self.size, self.rounds, generators)
+        return Attentive(owner, width, self.heads, self.size, self.rounds, generators)
 
 
 @config
@@ -166,10 +166,12 @@ class DIAL(Channel):
 
     def build(self, owner: Owner, width: int, generators: Sequence[torch.Generator]) -> MessageModule:
         """Make the stacked module."""
-        return _Discretized(owner, width, self.size, self.noise, self.rounds, generators)
+        return Discretized(owner, width, self.size, self.noise, self.rounds, generators)
 
 
-class _Mean(MessageModule):
+class Mean(MessageModule):
+    """The weighted mean of what is heard; messages are features or a layer of them, behind a gate or not."""
+
     def __init__(
         self,
         owner: Owner,
@@ -179,6 +181,7 @@ class _Mean(MessageModule):
         generators: Sequence[torch.Generator],
         gated: bool = False,
     ) -> None:
+        """See :class:`Channel` for the settings."""
         super().__init__()
         self.size = self.summary = size or width
         self.say = None if size is None else StackedLinear(owner, width, size, generators, gain=1.0)
@@ -189,6 +192,7 @@ class _Mean(MessageModule):
                 self.gate.bias.fill_(1.0)  # mouths are open until there is a reason to close them
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`MessageModule.speak`."""
         message = h if self.say is None else self.say(h)
         if self.gate is None:
             return message, None
@@ -196,12 +200,15 @@ class _Mean(MessageModule):
         return message, (chance > 0.5).to(chance.dtype) + (chance - chance.detach())
 
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        """See :meth:`MessageModule.hear`."""
         total = inbox.weight.sum(-1, keepdim=True).detach()
         # Nobody heard: zeros. The sum is a constant, so that a closed gate's gradient is that of its message alone.
         return _mix(inbox.weight / torch.where(total > 0, total, 1.0), inbox.message)
 
 
-class _Targeted(MessageModule):
+class Targeted(MessageModule):
+    """Attention of a query over signatures."""
+
     def __init__(
         self,
         owner: Owner,
@@ -211,6 +218,7 @@ class _Targeted(MessageModule):
         rounds: int,
         generators: Sequence[torch.Generator],
     ) -> None:
+        """See :class:`Channel` for the settings."""
         super().__init__()
         self.size, self.summary, self.private = signature + value, value, signature
         self.say = StackedLinear(owner, width, signature + value, generators, gain=1.0)
@@ -218,22 +226,28 @@ class _Targeted(MessageModule):
         self.make_rounds(owner, width, rounds, generators)
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`MessageModule.speak`."""
         return self.say(h), None
 
     def ask(self, turn: int, h: Tensor) -> Tensor:
+        """See :meth:`MessageModule.ask`."""
         y: Tensor = self.query(h)
         return y
 
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        """See :meth:`MessageModule.hear`."""
         keys, values = inbox.message[..., : self.private], inbox.message[..., self.private :]
         score = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(self.private)  # (B, R, N)
         return _mix(self.noted(_attention(score, inbox.weight)), values)
 
 
-class _Attentive(MessageModule):
+class Attentive(MessageModule):
+    """Graph attention with several heads."""
+
     def __init__(
         self, owner: Owner, width: int, heads: int, size: int, rounds: int, generators: Sequence[torch.Generator]
     ) -> None:
+        """See :class:`Channel` for the settings."""
         super().__init__()
         self.heads, self.each = heads, size
         self.summary, self.private = heads * size, heads
@@ -243,13 +257,16 @@ class _Attentive(MessageModule):
         self.make_rounds(owner, width, rounds, generators)
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`MessageModule.speak`."""
         return self.say(h), None
 
     def ask(self, turn: int, h: Tensor) -> Tensor:
+        """See :meth:`MessageModule.ask`."""
         y: Tensor = self.query(h)
         return y
 
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        """See :meth:`MessageModule.hear`."""
         values = torch.unflatten(inbox.message[..., : self.summary], -1, (self.heads, self.each))  # (B, R, N, H, F)
         score = nn.functional.leaky_relu(inbox.message[..., self.summary :] + query.unsqueeze(2), 0.2)  # (B, R, N, H)
         share = self.noted(_attention(score.transpose(-1, -2), inbox.weight.unsqueeze(2)))  # (B, R, H, N)
@@ -257,12 +274,15 @@ class _Attentive(MessageModule):
         return summed.flatten(-3)
 
 
-class _Discretized(MessageModule):
+class Discretized(MessageModule):
+    """Sums of bits that are learnt through noise."""
+
     noisy = True
 
     def __init__(
         self, owner: Owner, width: int, size: int, noise: float, rounds: int, generators: Sequence[torch.Generator]
     ) -> None:
+        """See :class:`Channel` for the settings."""
         super().__init__()
         self.size = self.summary = size
         self.noise = noise
@@ -270,14 +290,17 @@ class _Discretized(MessageModule):
         self.make_rounds(owner, width, rounds, generators)
 
     def speak(self, turn: int, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`MessageModule.speak`."""
         return self.say(h), None
 
     def modulate(self, message: Tensor, noise: Tensor | None) -> Tensor:
+        """See :meth:`MessageModule.modulate`."""
         if noise is None:
             return torch.where(message > 0, torch.ones_like(message), -1.0)
         return 2 * torch.sigmoid(message + self.noise * noise) - 1
 
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
+        """See :meth:`MessageModule.hear`."""
         return _mix(inbox.weight, inbox.message)
 
 

@@ -49,6 +49,8 @@ class Asked:
     """With --resume: run whatever code the run names, such as its .py file, where WHAT is left out."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Change a setting: learner.clip=0.1, TEAM.lr=1e-3, env_kwargs.N=5, learner.network.sizes=128,128. Repeatable."""
+    callback: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME(...)")] = ()
+    """A shipped callback with its settings, as 'EarlyStopping("mean_return")'. Repeatable."""
     evaluate_every: Annotated[int | None, NUMBER] = None
     """Evaluate greedily every so many steps, in environments of its own; decides which checkpoint is the best."""
     evaluate_episodes: Annotated[int, NUMBER] = 20
@@ -66,7 +68,7 @@ class Asked:
     tensorboard: bool = False
     """The same as --log tensorboard, but kept by --resume."""
     log: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
-    """Log to this as well: csv, tensorboard, wandb, or a logger of an installed package. Repeatable.
+    """Log to this as well: csv, tensorboard, wandb, mlflow, or a logger of an installed package. Repeatable.
 
     With --resume it is named again."""
     quiet: bool = False

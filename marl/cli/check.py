@@ -15,7 +15,7 @@ from marl.cli.output import print_json, quiet
 
 @dataclass(frozen=True)
 class Check:
-    """Examine an environment: does it keep its contract, and which learners can train it?"""
+    """Examine an environment: does it follow the API, and which learners can train it?"""
 
     env: Annotated[Positional[str], arg(metavar="ENV")]
     """A Gymnasium or PettingZoo id, a module, module:attribute, FILE.py, FILE.py:NAME, or a scenario."""
@@ -53,7 +53,7 @@ def check(asked: Check) -> int:
     if asked.json:
         print_json(report.to_dict() | {"env": asked.env})
         return 0 if report.ok else 3
-    print(f"{asked.env}: {'keeps its contract' if report.ok else 'breaks its contract'}")
+    print(f"{asked.env}: {'follows the API' if report.ok else 'breaks the API'}")
     for finding in report.findings:
         print(f"  {finding.level:<8} {finding.rule}: {' '.join(finding.text.split())}")
     for name, value in report.facts.items():

@@ -19,6 +19,7 @@ MAY_CHANGE = {"scenario", "steps", "workers", "device", "threads", "run_dir", "r
     "evaluate_episodes",
     "tensorboard",
     "log",
+    "callback",
 }
 
 
@@ -40,6 +41,7 @@ def go_on(asked: Asked, folder: Path) -> int:
     from marl.config import check_whole
     from marl.environments import MISSING
     from marl.logs.files import read_json
+    from marl.overrides import callbacks_said
     from marl.run import CONFIG, SUMMARY
 
     other = sorted(set(asked.given) - MAY_CHANGE)
@@ -59,6 +61,7 @@ def go_on(asked: Asked, folder: Path) -> int:
     if not isinstance(device, str):
         raise config_error(f"{folder / CONFIG}: device: expected a text, got {device!r:.80}; was it edited?")
     every = asked.evaluate_every if asked.evaluate_every is not None else tunable.get("evaluate_every")
+    callbacks = callbacks_said(asked.callback)
     if asked.threads is not None:
         parallel.set_threads(asked.threads)
     _, system = open_run(folder, "last", device, asked.trust, asked.scenario)
@@ -74,6 +77,7 @@ def go_on(asked: Asked, folder: Path) -> int:
                 evaluate_every=None if every is None else check_whole("--evaluate-every", every, 1),
                 evaluate_episodes=check_whole("--evaluate-episodes", episodes, 1),
                 loggers=loggers_of(asked),
+                callbacks=callbacks,
                 progress=not asked.quiet,
                 run_dir=folder,
                 resume=True,

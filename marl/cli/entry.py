@@ -15,6 +15,7 @@ from marl.cli.output import note, only_answers
 from marl.cli.parsing import Command, parse
 from marl.cli.runs import is_known
 from marl.cli.status import UsageError, say, status_of
+from marl.compiling import telling
 
 LAST_SECONDS = 5.0  # for threads of others to end after a command
 
@@ -66,7 +67,8 @@ def _run(asked: Command) -> int:
     named = [name for key in ("scenario", "env") if (name := getattr(asked, key, None)) is not None]
     if getattr(asked, "trust", False) or not all(map(is_known, named)):
         _find_modules_here()
-    return asked.run()
+    with contextlib.nullcontext() if getattr(asked, "quiet", False) else telling(note):
+        return asked.run()
 
 
 @contextlib.contextmanager

@@ -29,11 +29,11 @@ class Evaluate:
     silence: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT")] = ()
     """An agent whose messages are never sent. Repeatable."""
     remove: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT")] = ()
-    """An agent in whose seat somebody acts at random among what is legal, and says nothing. Repeatable."""
+    """An agent that takes random legal actions instead and sends nothing. Repeatable."""
     swap: Annotated[str | None, arg(metavar="AGENT,AGENT")] = None
     """Two agents who play with each other's policy."""
     shuffle_messages: bool = False
-    """Everybody hears what was said in another episode at the same step."""
+    """Every agent hears the messages of another episode at the same step."""
     message_entries: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="AGENT[<SPEAKER]:FIRST-LAST")] = ()
     """Where an observation shows what others said, where messages are actions; the scenario knows it. Repeatable."""
     sample: bool = False
@@ -41,7 +41,7 @@ class Evaluate:
     seed: Annotated[int | None, NUMBER] = None
     """Of environments and sampling; the run's plus one unless given: not the episodes that chose the checkpoint."""
     env: str | None = None
-    """Another environment with the same agents and spaces, such as a twin's original; the run's own unless given."""
+    """Another environment with the same agents and spaces, such as a compiled world's original; else the run's own."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
     trust: bool = False

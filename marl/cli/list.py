@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from marl.cli.output import first_line, print_json, quiet
+from marl.cli import listing
+from marl.cli.output import print_json, quiet
+from marl.installed import installed_scenarios
 
 
 @dataclass(frozen=True)
@@ -22,27 +24,23 @@ class List:
 
 def show(asked: List) -> int:
     """``marl list``."""
-    from marl.learners import LEARNERS, Random
-    from marl.recipes import PLAIN, recipes
-    from marl.scenario import names
-
-    scenarios = {name: _facts(name) for name in names()}
-    learners = {cls.__name__: first_line(cls) for cls in (*LEARNERS, Random)}
-    by_name = {name: first_line(recipe) for name, recipe in recipes().items()}
+    installed = installed_scenarios()
+    scenarios = {name: listing.facts_of(installed[name]) or _facts(name) for name in sorted(installed)}
+    learners, recipes = listing.learners(), listing.recipes()
     if asked.json:
-        print_json({"scenarios": scenarios, "learners": learners, "recipes": by_name})
+        print_json({"scenarios": scenarios, "learners": learners, "recipes": recipes})
         return 0
-    width = max((len(name) for name in [*scenarios, *learners, *by_name]), default=0)
+    width = max((len(name) for name in [*scenarios, *learners, *recipes]), default=0)
     print("scenarios (marl train NAME), with their algorithms (--algorithm ALGORITHM) and the returns to expect")
     for name, facts in scenarios.items():
         extra = f"; needs pip install 'marl-system[{facts['extra']}]'" if facts["extra"] else ""
         print(f"  {name:{width}}  {facts['about']}{extra}")
         for algorithm, own in facts["algorithms"].items():
             print(f"  {'':{width}}    {algorithm:10}  {own['expect'] or 'not measured'}")
-    plain = ", ".join(PLAIN)
+    plain = ", ".join(listing.plain_names())
     for title, table in (
         ("learners", learners),
-        (f"recipes (marl train ANY_ENVIRONMENT --algorithm NAME; {plain} are those of one agent)", by_name),
+        (f"recipes (marl train ANY_ENVIRONMENT --algorithm NAME; {plain} are those of one agent)", recipes),
     ):
         print(f"\n{title}")
         for name, about in table.items():
@@ -51,7 +49,7 @@ def show(asked: List) -> int:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    """What is known of a scenario, and of each algorithm that it has settings for, its own first."""
+    """What ``listing.facts_of`` tells, of a scenario whose file has to be run for that."""
     from marl.recipes import names_of
     from marl.scenario import find
     from marl.types import MarlError

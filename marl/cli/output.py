@@ -25,7 +25,7 @@ def note(text: str) -> None:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """One JSON object on stdout; NaN and infinity become null."""
-    from marl.logs.metrics import finite
+    from marl.config import finite
 
     _answer(json.dumps(finite(dict(data)), allow_nan=False) + "\n")
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from marl.callbacks import Callback
     from marl.cli.asked import Asked
     from marl.logs import Logger
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
-from marl.cli.runs import chosen_task
+from marl.cli.runs import LONGEST_SETTING, chosen_task
 from marl.cli.status import UsageError, config_error, need
 from marl.cli.task import Task, file_name, misfit, task_named
 
@@ -34,7 +35,7 @@ def loggers_of(asked: Asked) -> list[Logger]:
     from marl.logs import logger_named
 
     names = dict.fromkeys((*asked.log, *["tensorboard"] * asked.tensorboard))
-    for extra in ("tensorboard", "wandb"):
+    for extra in ("tensorboard", "wandb", "mlflow"):
         if extra in names:
             need(extra, extra)
     return [logger_named(name) for name in names]
@@ -91,6 +92,7 @@ class Plan:
 
     scenario: Scenario
     agents: tuple[str, ...]  # its learners in words, where they are not the scenario's own
+    looking_on: tuple[str, ...]  # callbacks in words, beside the scenario's own
     notes: tuple[str, ...]  # what was chosen, since nobody said it
     assignments: tuple[str, ...]
     steps: int
@@ -119,6 +121,12 @@ class Plan:
         except ConfigError as error:
             raise misfit(self.scenario) or error from None
 
+    def callbacks(self) -> list[Callback]:
+        """New callbacks. Raises ConfigError for what is none."""
+        from marl.overrides import callbacks_said
+
+        return callbacks_said(self.looking_on)
+
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it goes on with."""
@@ -134,10 +142,12 @@ class Plan:
         words = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked) if field.name != "given"}
         kept = {k: v for k, v in self.before.items() if k in words and k not in (*ONE_COMMAND, *asked.given)}
         words |= kept | {"set": self.assignments, "scenario": asked.scenario or kept.get("scenario")}
+        words |= {"callback": self.looking_on}
         return {
             "asked": {name: str(value) if isinstance(value, Path) else value for name, value in words.items()},
             "scenario": self.scenario.reference,
             "agents": list(self.agents),
+            "callbacks": list(self.looking_on),
             "set": list(self.assignments),
             "settings": self.identity,
             "tunable": {
@@ -260,6 +270,7 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
     plan = Plan(
         scenario,
         task.agents,
+        asked.callback or _stored_callbacks(stored, asked),
         () if stored is not None else _notes(task, pick("steps", None) is None and "steps" not in set_now),
         assignments,
         steps,
@@ -271,12 +282,27 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
         asked.device,
         before if isinstance(before, Mapping) else {},
     )
+    plan.callbacks()
     if stored is not None:
         for key, value in (("num_envs", scenario.num_envs), ("workers", scenario.workers)):
             if value > MOST[key]:
                 raise config_error(f"--resume: {key}: expected at most {MOST[key]:,}, got {value:,}")
         _refuse_other(stored, plan)
     return plan
+
+
+def _stored_callbacks(stored: Mapping[str, Any] | None, asked: Asked) -> tuple[str, ...]:
+    """The callbacks of the run that is gone on with, in words. Raises CheckpointError for one that writes files."""
+    from marl import received
+    from marl.overrides import callbacks_said
+
+    texts = (stored or {}).get("callbacks", [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) and len(text) <= LONGEST_SETTING for text in texts):
+        raise config_error(f"config.json: 'callbacks': expected texts of at most {LONGEST_SETTING:,} characters")
+    folders = [getattr(one, "folder", None) for one in callbacks_said(texts)]
+    writes = [f"write to {folder} ({text})" for folder, text in zip(folders, texts, strict=True) if folder is not None]
+    received.refuse_side_effects("config.json", () if asked.trust else writes)
+    return tuple(texts)
 
 
 def _notes(task: Task, untold: bool) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.logs import Logger
-    from marl.playing.report import Report
+    from marl.playing.report import Report, TeamReport
     from marl.run import Run
     from marl.system import MultiAgentSystem
 from marl.cli.asked import Asked
@@ -120,14 +120,16 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     from marl.compiled import decisions
     from marl.logs import LoggedRun, begin
     from marl.logs.progress import Progress
-    from marl.run import counts, failure, session
+    from marl.run import counts, ended_by_callback, failure, session
 
     teams = [team.name for team in system.spec.teams]
     began_at = system.steps
     config = plan.config(asked) | {"compiled": decisions(system.learners)}
     config |= {"changes": system.changes} if system.changes else {}
+    why = ended_by_callback(system, run.config, plan.steps)
+    over = began_at >= plan.steps or why is not None
     run.begin(config, system.steps)
-    if plan.steps > began_at and not asked.quiet:
+    if not over and not asked.quiet:
         note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
         run.note = progress.note
@@ -135,7 +137,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     logged = LoggedRun(plan.scenario.name, run.path, began_at or None, config, lambda text: run.note(text))
     run.sinks.extend(begin(logger, logged) for logger in loggers)
     stop = plan.scenario.stop
-    finished = began_at >= plan.steps or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
+    finished = over or (stop is not None and began_at > 0 and stop(system.history["episode_rewards"]))
     summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}
     try:
         with session(run, system, summary):
@@ -143,6 +145,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
                 system.train(
                     steps=plan.steps - began_at,
                     stop=stop,
+                    callbacks=plan.callbacks(),
                     evaluate_every=plan.evaluate_every,
                     evaluate_episodes=plan.evaluate_episodes,
                     log_every=max(1, plan.steps // 100),
@@ -164,8 +167,12 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     if run.signal is not None:
         return _interrupted(asked, plan, run, system, summary, f"at step {system.steps:,} and saved")
     summary |= {"exit_code": 0, "status": "finished"}
+    stopped = system.training.callbacks.stopped
+    if stopped is not None and not finished:
+        note(f"a callback ended the training at step {system.steps:,}: {stopped}")
     if finished:
-        note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}")
+        because = "" if why is None else f" ({why}); another number of --steps goes on"
+        note(f"{run.path}: the run is finished already, at step {began_at:,} of {plan.steps:,}{because}")
     if asked.evaluate:
         run.summarize(summary | {"status": "evaluating"})  # whatever ends us now, the run is not finished
         try:
@@ -228,32 +235,35 @@ def _final(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
         random.close()  # likewise
         baseline = random.evaluate(asked.episodes, seed=seed)
+    # Where some play against others, what one wins another loses: there is nothing to be better in than random play.
+    alone = len(report.teams) == 1 and system.league is None
+    apart = report.minus(baseline) if alone else None
     if not asked.json:
         print(f"trained for {system.steps:,} steps in {run.seconds:,.0f} s; greedy, {asked.episodes} episodes:")
         print(_table(report, baseline))
+        if apart is not None:
+            print(f"  difference to random play: {apart}")
         for line in report.troubles:
             print(f"  {line}")
         if plan.scenario.expect:
-            print(f"to be expected after the scenario's full training: {plan.scenario.expect}")
-    return {"evaluation": report.to_dict(), "random": baseline.to_dict()}
+            print(f"expected after full training: {plan.scenario.expect}")
+    return {"evaluation": report.to_dict(), "random": baseline.to_dict(), "difference": apart and apart.to_dict()}
 
 
 def _table(report: Report, baseline: Report) -> str:
-    """Two reports side by side."""
-    (low, high), random = report.confidence_interval, baseline.mean_return
-    lines = [
-        f"  return, sum of agents    {report.mean_return:9.2f}  (95 % CI {low:.2f} to {high:.2f})   random {random:.2f}"
-    ]
+    """Two reports side by side; intervals are over episodes."""
+    from marl.playing.intervals import interval_text
+
+    rows: list[tuple[str, Report | TeamReport, float]] = [("return, sum of agents", report, baseline.mean_return)]
     if len(report.teams) > 1:
-        for name, team in report.teams.items():
-            low, high = team.confidence_interval
-            random = baseline.teams[name].mean_return
-            lines.append(
-                f"  team {name:<19} {team.mean_return:10.2f}  (95 % CI {low:.2f} to {high:.2f})   random {random:.2f}"
-            )
+        rows += [(f"team {name}", team, baseline.teams[name].mean_return) for name, team in report.teams.items()]
+    lines = []
+    for name, found, random in rows:
+        interval = interval_text(*found.confidence_interval)
+        lines.append(f"  {name:<24} {found.mean_return:9.2f}  (95 % CI over episodes {interval})   random {random:.2f}")
     if len(report.returns_per_agent) > 1:
         for agent, mean in report.returns_per_agent.items():
-            lines.append(f"    {agent:<22} {mean:10.2f}   random {baseline.returns_per_agent[agent]:.2f}")
+            lines.append(f"    {agent:<22} {mean:9.2f}   random {baseline.returns_per_agent[agent]:.2f}")
     return "\n".join(lines)
 
 

@@ -15,6 +15,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from marl.compiling import listen
+
 KernelFunction = TypeVar("KernelFunction", bound=Callable[..., Any])
 
 CONSTANTS = (bool, int, float, str, slice, np.generic)
@@ -31,6 +33,7 @@ def jit(signatures: Sequence[str] = (), **options: Any) -> Callable[[KernelFunct
     def decorate(function: KernelFunction) -> KernelFunction:
         import numba
 
+        listen()
         kernel: Any = numba.njit(cache=True, **options)(function)
         cache_file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
         if cache_file is not None:  # there is none where nothing can be written

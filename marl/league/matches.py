@@ -27,14 +27,14 @@ def play_matches(
 ) -> Array:
     """Raw returns ``(games, S)`` of every side; ``strategies[s]`` plays side ``s`` in all of them, on ``task``.
 
-    Each copy plays a fixed share of the games, so short ones are not preferred.
+    Each copy plays a fixed share of the games, so short ones are not preferred. The games of the first copy come first,
+    then those of the next: with the same seed, each game can be compared with the one in its place.
     """
     streams = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
     actor = TeamActor(env.spec, env.num_envs, sides, strategies, streams[1], device)
     target = EvaluationTasks(task, env, streams[0]) if task else None
-    return np.array(
-        [side_returns(sides, episode.returns) for episode in play_episodes(env, actor, games, streams[0], target)]
-    )
+    played = sorted(play_episodes(env, actor, games, streams[0], target), key=lambda episode: episode.copy)
+    return np.array([side_returns(sides, episode.returns) for episode in played])
 
 
 def side_returns(sides: Sequence[Side], returns: Mapping[str, float]) -> list[float]:

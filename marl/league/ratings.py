@@ -133,3 +133,20 @@ def fit_elo(scores: Array, games: Array, anchor: float = 1000.0, iterations: int
         strength = new
     ratings: Array = anchor + 400 * np.log10(strength)
     return ratings
+
+
+def elo_errors(ratings: Array, games: Array) -> Array:
+    """Standard errors ``(P,)`` of ratings from :func:`fit_elo`, against their mean, over games.
+
+    The inverse of the Fisher information of Bradley and Terry's model, ``sum n_ij p_ij (1 - p_ij)``. Drawn games vary
+    less than the model says, so with these the errors are rather too large.
+
+    Args:
+        ratings: ``(P,)``, as they were fitted.
+        games: ``(P, P)``, symmetric, how many they played.
+    """
+    share = 1 / (1 + 10 ** ((ratings[None] - ratings[:, None]) / 400))  # (P, P) of row against column
+    weight = np.where(~np.eye(len(ratings), dtype=bool), (games + 1.0) * share * (1 - share), 0.0)
+    information = np.diag(weight.sum(1)) - weight
+    errors: Array = 400 / math.log(10) * np.sqrt(np.maximum(np.diag(np.linalg.pinv(information)), 0.0))
+    return errors

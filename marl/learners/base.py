@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -95,8 +95,11 @@ class Learner(Protocol):
 class TakesChanges(Protocol):
     """A learner some of whose settings may change while it learns."""
 
-    def change(self, settings: Any) -> None:
-        """Go on with these settings, which differ from the present ones in changeable fields only."""
+    def change(self, settings: Any) -> Callable[[], None]:
+        """Prepare to go on with these settings, which differ from the present ones in changeable fields only.
+
+        Nothing changes before the function that is returned is called. Raises ConfigError for what cannot be.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar
@@ -276,19 +276,25 @@ class OffPolicyLearner(ABC):
         self.explorer = self._explorer(settings, num_envs)
         self._visitor: tuple[torch.Generator, Explorer] | None = None
 
-    def change(self, settings: OffPolicy) -> None:
-        """Go on with these settings, which differ from the present ones in changeable fields only.
+    def change(self, settings: OffPolicy) -> Callable[[], None]:
+        """What goes on with these settings, which differ from the present ones in changeable fields only.
 
-        Another exploration begins anew; the same kind with other numbers goes on from its state.
+        Another exploration begins anew; the same kind with other numbers goes on from its state. Raises ConfigError.
         """
+        explorer = self.explorer
         if settings.exploration != self.settings.exploration:
             explorer = self._explorer(settings, self.num_envs)
             if type(explorer) is type(self.explorer):
                 explorer.load_state_dict(self.explorer.state_dict())
-            self.explorer, self._visitor = explorer, None
-        self.settings = self.experience.settings = settings
-        for recorded in ("_recorded", "_recordable"):  # on a GPU: they hold the settings of then
-            vars(self).pop(recorded, None)
+
+        def go_on() -> None:
+            if explorer is not self.explorer:
+                self.explorer, self._visitor = explorer, None
+            self.settings = self.experience.settings = settings
+            for recorded in ("_recorded", "_recordable"):  # on a GPU: they hold the settings of then
+                vars(self).pop(recorded, None)
+
+        return go_on
 
     # --- parts of a constructor ---------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -149,9 +150,9 @@ class OnPolicyLearner:
         for optimizer in self.optimizers().values():
             optimizer.lr = value_at(self.settings.lr, clock)
 
-    def change(self, settings: OnPolicy) -> None:
-        """Go on with these settings, which differ from the present ones in changeable fields only."""
-        self.settings = settings
+    def change(self, settings: OnPolicy) -> Callable[[], None]:
+        """What goes on with these settings, which differ from the present ones in changeable fields only."""
+        return functools.partial(setattr, self, "settings", settings)
 
     @property
     def carry_width(self) -> int:

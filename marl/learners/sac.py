@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -116,11 +116,16 @@ class SACLearner(OffPolicyLearner):
         """A squashed Gaussian, or choices by their logits."""
         return Categorical(self.choices) if self.choices else SquashedHead(action, device)
 
-    def change(self, settings: OffPolicy) -> None:
+    def change(self, settings: OffPolicy) -> Callable[[], None]:
         """As of every off-policy learner; a temperature that is found automatically begins where the fixed one was."""
-        super().change(settings)
-        if self.settings.temperature is not None:
-            self.log_temperature.values.fill_(math.log(max(self.settings.temperature, 1e-8)))
+        plainly = super().change(settings)
+
+        def go_on() -> None:
+            plainly()
+            if self.settings.temperature is not None:
+                self.log_temperature.values.fill_(math.log(max(self.settings.temperature, 1e-8)))
+
+        return go_on
 
     # --- the equations ------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
-"""Where metrics go while a system trains, and how they come back: files, TensorBoard, W&B, the screen, a plot."""
+"""Where metrics go while a system trains, and how they come back: files, TensorBoard, other trackers, screen, plot."""
 
 from marl.logs.apart import begin, looking_on
 from marl.logs.csv import CSV
 from marl.logs.logger import LoggedRun, Logger, Sink, logger_named
 from marl.logs.metrics import MetricsFile, read_metrics
+from marl.logs.mlflow import MLflow
 from marl.logs.tensorboard import TensorBoard
 from marl.logs.wandb import WandB
 
@@ -11,6 +12,7 @@ __all__ = [
     "CSV",
     "LoggedRun",
     "Logger",
+    "MLflow",
     "MetricsFile",
     "Sink",
     "TensorBoard",

@@ -93,6 +93,15 @@ def safe_name(name: str, limit: int = 80) -> str:
     return plain[:limit] or "run"
 
 
+def read_word(file: Path, longest: int) -> str | None:
+    """Letters and digits that a file holds, such as the id of a run elsewhere; None if it holds anything else."""
+    try:
+        text = files.read(file, longest).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return text if text.isalnum() else None
+
+
 class RetryBackoff:
     """Retries of writing to a disk: exponential back-off, and a limit after which to give up.
 

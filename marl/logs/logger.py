@@ -16,6 +16,7 @@ from marl.types import ConfigError
 GROUP = "marl.loggers"
 OURS = {  # by name; installed packages add theirs
     "csv": "marl.logs.csv:CSV",
+    "mlflow": "marl.logs.mlflow:MLflow",
     "tensorboard": "marl.logs.tensorboard:TensorBoard",
     "wandb": "marl.logs.wandb:WandB",
 }

@@ -183,14 +183,3 @@ def keep_until(path: Path, steps: int) -> int:
     if len(kept) < len(lines):
         replace_file(path, b"".join(line + b"\n" for line in kept))
     return len(lines) - len(kept)
-
-
-def finite(value: Any) -> Any:
-    """A JSON tree without NaN and infinity: they become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value

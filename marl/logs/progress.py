@@ -17,11 +17,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from marl.compiling import telling
 from marl.logs.logger import LoggedRun
+from marl.training.history import Rate
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 REDRAW_SECONDS = 0.25
 LINE_SECONDS = 5.0  # between two plain lines
+# Metrics of curricula and leagues that are shown, by how their names end (a team's may stand before): label, format.
+SHOWN = {
+    "curriculum/stage": ("stage", "{:.0f}"),
+    "league/rating": ("rating", "{:.4g}"),
+    "league/win_rate": ("win rate", "{:.0%}"),
+    "league/iteration": ("iteration", "{:.0f}"),
+    "league/gain": ("gain of responses", "{:.3g}"),
+}
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
@@ -69,7 +79,9 @@ class Screen:
 
 
 class Progress:
-    """Steps, speed, time left, and the episode return of every team with its course so far.
+    """Steps, speed, time left, the return of every team with its course so far, stages of curricula, leagues' ratings.
+
+    Speed and time left are those of the last half minute. Compilation is told in a line and does not count.
 
     Args:
         total: steps of the whole run, or None.
@@ -85,33 +97,35 @@ class Progress:
         self._rewrites, self._width = in_notebook(stream), 0
         self._unicode = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "") == "utf8"
         self._stream = stream
-        self._total, self._start, self._steps = total, start, start
+        self._total, self._steps = total, start
         names = list(teams)
         self._keys = [("return", "mean_return")]
         if len(names) > 1:
             self._keys = [(name, f"{name}/mean_return") for name in names]
         self._courses: dict[str, list[float]] = {key: [] for _, key in self._keys}
         self._evaluation: float | None = None
-        self._stages: dict[str, float] = {}
-        self._began = time.monotonic()
+        self._shown: dict[str, str] = {}
+        self._rate: Rate | None = None  # from the first step on: environments may take long to open
         self._drawn = -math.inf
         self._live: Live | None = None
         if self._console.is_terminal and not self._rewrites and not self._console.is_dumb_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=False)
             self._live.start()
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(telling(self.note))
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Take in a row."""
-        self._steps = int(metrics.get("steps", self._steps))
+        self._at(int(metrics.get("steps", self._steps)))
         for key, course in self._courses.items():
             if key in metrics:
                 course.append(metrics[key])
         self._evaluation = metrics.get("evaluation_return", self._evaluation)
-        self._stages |= {
-            " ".join(["stage", *name.split("/")[:-2]]): value
-            for name, value in metrics.items()
-            if name.endswith("curriculum/stage")
-        }
+        for name, value in metrics.items():
+            team, ending = (parts := name.split("/"))[:-2], "/".join(parts[-2:])
+            if ending in SHOWN:
+                label, form = SHOWN[ending]
+                self._shown[" ".join([label, *team])] = form.format(value)
         now = time.monotonic()
         if self._rewrites:
             self._rewrite()
@@ -121,9 +135,15 @@ class Progress:
 
     def tick(self, steps: int) -> None:
         """Redraw if it is time."""
-        self._steps = steps
+        self._at(steps)
         if (self._live is not None or self._rewrites) and time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._draw()
+
+    def _at(self, steps: int) -> None:
+        """Training has come so far."""
+        if self._rate is None:
+            self._rate = Rate(steps)
+        self._steps = steps
 
     def note(self, text: str) -> None:
         """Say something without disturbing the display."""
@@ -157,6 +177,7 @@ class Progress:
             with contextlib.suppress(OSError):
                 self._live.stop()
             self._live = None
+        self._open.close()
 
     @property
     def _done(self) -> bool:
@@ -164,26 +185,25 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Environment steps per second in this process."""
-        return (self._steps - self._start) / max(time.monotonic() - self._began, 1e-9)
+        """Environment steps per second lately; 0 while nobody can know."""
+        return 0.0 if self._rate is None else self._rate(self._steps)
 
     @property
     def left(self) -> float:
         """Seconds to go, at this rate."""
-        if self._total is None or self._steps <= self._start:
-            return math.inf
-        return max(0, self._total - self._steps) / max(self.rate, 1e-9)
+        rate = self.rate
+        return math.inf if self._total is None or rate <= 0 else max(0, self._total - self._steps) / rate
 
     def line(self) -> str:
         """Everything in one plain line."""
         of = "" if self._total is None else f"/{self._total:,} ({min(1.0, self._steps / self._total):.0%})"
-        parts = [f"steps {self._steps:,}{of}", f"{self.rate:,.0f}/s"]
+        parts = [f"steps {self._steps:,}{of}", *([_speed(rate)] if (rate := self.rate) > 0 else [])]
         parts += [f"{label} {course[-1]:.2f}" for (label, _), course in self._labeled() if course]
         if self._evaluation is not None:
             parts.append(f"evaluation {self._evaluation:.2f}")
-        parts += [f"{label} {stage:.0f}" for label, stage in self._stages.items()]
+        parts += [f"{label} {value}" for label, value in self._shown.items()]
         if self._total is not None:
-            parts.append(f"left {duration(self.left)}")
+            parts.append(f"time left {duration(self.left)}")
         return "  ".join(parts)
 
     def _labeled(self) -> list[tuple[tuple[str, str], list[float]]]:
@@ -196,7 +216,7 @@ class Progress:
         self._drawn = time.monotonic()
         table = Table.grid(padding=(0, 2))
         of = "" if self._total is None else f" / {self._total:,}"
-        speed = f"{self.rate:,.0f} steps/s"
+        speed = _speed(rate) if (rate := self.rate) > 0 else ""
         left = "" if self._total is None else f"{duration(self.left)} left"
         bar = ProgressBar(total=self._total, completed=min(self._steps, self._total or self._steps), width=24)
         table.add_row(
@@ -208,8 +228,12 @@ class Progress:
             table.add_row(Text(label), Text(now, justify="right"), sparkline(course) if self._unicode else "", best)
         if self._evaluation is not None:
             table.add_row("evaluation", Text(f"{self._evaluation:.2f}", justify="right"), "", "")
-        for label, stage in self._stages.items():
-            table.add_row(label, Text(f"{stage:.0f}", justify="right"), "", "")
+        for label, value in self._shown.items():
+            table.add_row(label, Text(value, justify="right"), "", "")
         assert self._live is not None
         with contextlib.suppress(OSError):
             self._live.update(table, refresh=True)
+
+
+def _speed(rate: float) -> str:
+    return f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.2g} steps/s"

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from marl import files
-from marl.logs.files import replace_file
+from marl.config import finite
+from marl.logs.files import read_word, replace_file
 from marl.logs.logger import LoggedRun, Sink
-from marl.logs.metrics import finite
 from marl.types import ConfigError
 
 LONGEST_ID = 64  # bytes of a file with the id of a run there
@@ -47,7 +46,7 @@ class WandB:
             raise ConfigError("wandb is not installed: pip install 'marl-system[wandb]'") from None
         folder = Path(self.folder) if self.folder is not None else run.folder
         known = None if folder is None else folder / "wandb" / "run-id"
-        own = _read(known) if known is not None and run.resumed_at is not None else None
+        own = read_word(known, LONGEST_ID) if known is not None and run.resumed_at is not None else None
         if folder is not None:
             (folder / "wandb").mkdir(parents=True, exist_ok=True)
         name = self.name or (run.name if run.folder is None else run.folder.name)
@@ -84,12 +83,3 @@ class Sent:
     def close(self) -> None:
         """The run is over there too."""
         self._run.finish()
-
-
-def _read(file: Path) -> str | None:
-    """The id that an earlier part of the run left; None if there is none that could be one."""
-    try:
-        text = files.read(file, LONGEST_ID).decode("ascii", "replace").strip()
-    except OSError:
-        return None
-    return text if text.isalnum() else None

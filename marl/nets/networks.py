@@ -232,14 +232,17 @@ class CNN:
                 f"network=CNN needs image observations (C, H, W), got shape {inputs.shape}; images are "
                 "uint8 boxes from 0 to 255 of rank 2 or 3, alone: give these, or use MLP or GRU"
             )
-        return _CNNBody(self, owner, inputs, generators)
+        return CNNBody(self, owner, inputs, generators)
 
 
-class _CNNBody(Body):
+class CNNBody(Body):
+    """The module that :class:`CNN` builds."""
+
     def __init__(self, config: CNN, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> None:
+        """As :meth:`CNN.build`."""
         super().__init__()
         self.owner = owner
-        self.activation = _activation(config.activation)
+        self.activation, self.activation_name = _activation(config.activation), config.activation
         self.strides: list[int] = []
         self.kernels, self.biases = nn.ParameterList(), nn.ParameterList()
         channels, height, width = inputs.shape
@@ -257,6 +260,7 @@ class _CNNBody(Body):
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Features ``(S, T, M, width)``, and an empty carry."""
         sets, time, rows = x.shape[:3]
         # One grouped convolution serves all agents: their channels lie side by side.
         y = x.permute(1, 2, 0, 3, 4, 5).reshape(time * rows, sets * x.shape[3], *x.shape[4:])

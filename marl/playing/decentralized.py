@@ -11,7 +11,7 @@ import torch
 
 from marl.channels import Hub, Inbox
 from marl.nets.distributions import uniform
-from marl.playing.single import Agent, Turn
+from marl.playing.single import Agent, Heard, Turn
 from marl.types import Array, Spec, Step, TeamSpec
 
 
@@ -29,10 +29,9 @@ class ReceivedMessages:
         weight = inbox.weight[:, listener]
         return cls((message * (weight > 0).unsqueeze(-1)).numpy(), weight.numpy())
 
-    def copy(self, e: int) -> Inbox:
+    def copy(self, e: int) -> Heard:
         """The messages in one copy of the environment."""
-        message, weight = torch.from_numpy(self.message[e]), torch.from_numpy(self.weight[e])
-        return Inbox(message[None, None], weight[None, None])
+        return self.message[e], self.weight[e]
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ class LocalPlayer:
                 agent.reset()
             if view.acting[e]:
                 action_mask = None if view.action_mask is None else view.action_mask[e]
-                inbox = None if view.heard is None else view.heard.copy(e)
-                self._turns[e] = agent.turn(view.obs[e], action_mask, self.explore, inbox)
+                heard = None if view.heard is None else view.heard.copy(e)
+                self._turns[e] = agent.turn(view.obs[e], action_mask, self.explore, heard)
                 self._go_on(e, None)
 
     def say(self) -> tuple[Array, Array]:
@@ -132,12 +131,11 @@ class LocalPlayer:
         self._said = np.zeros((len(self.agents), self.size), np.float32)
         self._loud = np.zeros(len(self.agents), np.float32)
 
-    def _go_on(self, e: int, heard: Inbox | None) -> None:
+    def _go_on(self, e: int, heard: Heard | None) -> None:
         """To the next message of one copy's turn, or to its end."""
         turn = self._turns[e]
         try:
-            message, loud = next(turn) if heard is None else turn.send(heard)
-            self._said[e], self._loud[e] = message[0, 0].numpy(), loud[0, 0].numpy()
+            self._said[e], self._loud[e] = next(turn) if heard is None else turn.send(heard)
         except StopIteration as end:
             self._actions[e] = end.value
             del self._turns[e]

@@ -269,8 +269,10 @@ def evaluate(
                         record = recorder.of(episode)
                         for name, function in (plan.metrics or {}).items():
                             found[name].append(_number(name, function(record)))
-            report = summarize(spec, finished, bool(plan.decentralized), tuple(changes))
-            measured = {name: Metric.of(values) for name, values in found.items()}
+            # By copy: in which order episodes end depends on the policies, and others play the same ones.
+            order = sorted(range(len(finished)), key=lambda number: finished[number].copy)
+            report = summarize(spec, [finished[k] for k in order], bool(plan.decentralized), tuple(changes))
+            measured = {name: Metric.of([values[k] for k in order]) for name, values in found.items()}
             return replace(report, metrics=measured, **_faults_since(before, batch))
 
         def alone(processes: bool) -> DecentralizedActor:

@@ -200,7 +200,7 @@ class Experiment:
     def summary(self) -> list[str]:
         """Lines that describe the experiment."""
         lines = [f"{name} is silent" for name in self.silence if name not in self.remove]
-        lines += [f"{name} is removed: in its seat somebody acts at random and says nothing" for name in self.remove]
+        lines += [f"{name} is removed: it takes random actions and sends nothing" for name in self.remove]
         lines += [f"{one} and {other} play with each other's policy" for one, other in self.swap]
         if self.shuffle:
             lines.append("messages are those of another episode at the same step")

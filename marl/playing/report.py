@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from marl.notebook import html_table
+from marl.playing.intervals import Difference, bootstrap_interval, interval_text
 from marl.renamed import old_attributes
 from marl.types import Array, Episode, Spec
 
@@ -20,7 +21,7 @@ class TeamReport:
     """One team's returns.
 
     mean_return: mean over episodes of the sum over the team's agents.
-    confidence_interval: 95 % percentile bootstrap of it.
+    confidence_interval: 95 % percentile bootstrap of it, over episodes.
     returns_per_agent: mean return of each agent.
     returns: the sum of every episode.
     """
@@ -32,9 +33,7 @@ class TeamReport:
 
     def __repr__(self) -> str:
         """The return."""
-        return (
-            f"<TeamReport: {len(self.returns):,} episodes, return {self.mean_return:.2f} (95 % CI {_interval(self)})>"
-        )
+        return f"<TeamReport: {len(self.returns):,} episodes, return {self.mean_return:.2f} ({_over_episodes(self)})>"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -51,7 +50,7 @@ class Metric:
     """A number of the user's choice over some episodes.
 
     mean: over episodes.
-    confidence_interval: 95 % percentile bootstrap of it.
+    confidence_interval: 95 % percentile bootstrap of it, over episodes.
     values: of every episode.
     """
 
@@ -61,7 +60,7 @@ class Metric:
 
     def __repr__(self) -> str:
         """The mean."""
-        return f"<Metric: {len(self.values):,} episodes, mean {self.mean:.3f} (95 % CI {_interval(self, 3)})>"
+        return f"<Metric: {len(self.values):,} episodes, mean {self.mean:.3f} ({_over_episodes(self, 3)})>"
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Metric:
@@ -126,21 +125,24 @@ class Agreement:
 class Report:
     """Raw (unshaped) returns over some episodes, of all agents together and of each team.
 
-    Scales differ in the literature: ``mean_return`` is the sum over agents, ``returns_per_agent`` each one's mean.
+    Scales differ in the literature: ``mean_return`` is the sum over agents, ``returns_per_agent`` each one's mean. All
+    intervals are over the episodes of this evaluation: they say nothing of other training seeds. ``to_dict()`` and
+    ``marl evaluate --json`` have these names as keys.
 
     Args:
         episodes: how many were played.
         mean_return: mean over episodes of the sum over all agents.
-        confidence_interval: 95 % percentile bootstrap of it.
+        confidence_interval: 95 % percentile bootstrap of it, over episodes.
         returns_per_agent: mean return of each agent.
-        returns: the sum over all agents of every episode.
+        returns: the sum over all agents of every episode: those of the first copy, then those of the next. Evaluations
+            with the same seed have the same order, so that their returns can be compared episode by episode.
         episode_lengths: environment steps of every episode.
         teams: the same for each team.
         info: means over episodes of the numbers that the environment reports as an episode ends, such as ``success``.
         metrics: what ``evaluate(metrics=...)`` asked for, by name.
         decentralized: whether every agent acted on its own.
         changes: what was done to the team and its messages, in words.
-        faults: agents whose process was lost, and how; a stranger acted at random in their seats from then on. And what
+        faults: agents whose process was lost, and how; from then on they took random legal actions. And what
             went wrong in the environment's copies, by kind (``crash``, ``drop``, ``cast``, ``clip``, ...).
         lost_episodes: how many episodes were thrown away after such faults; others were played in their place.
         batched: the same episodes played in one batch, where agents had processes of their own. It is a play apart:
@@ -164,13 +166,21 @@ class Report:
     agreement: Agreement | None = None
     metrics: dict[str, Metric] = field(default_factory=dict)
 
+    def minus(self, other: Report) -> Difference:
+        """How much larger the returns are than those of another evaluation with the same seed, episode by episode.
+
+        Raises:
+            ConfigError: if it has not as many episodes.
+        """
+        return Difference.paired(self.returns, other.returns)
+
     @property
     def troubles(self) -> tuple[str, ...]:
         """Faults and lost episodes, a line each."""
         lines = []
         for name, how in self.faults.items():
             if name in self.returns_per_agent:
-                lines.append(f"agent {name!r}: {how}; somebody acted at random in its seat, and the others played on")
+                lines.append(f"agent {name!r}: {how}; from then on it took random actions, and the others played on")
             else:
                 lines.append(f"environment: {name.replace('_', ' ')}: {how}")
         if self.lost_episodes:
@@ -199,7 +209,7 @@ class Report:
 
     def __repr__(self) -> str:
         """Episodes and return; ``print`` says more."""
-        return f"<Report: {self.episodes:,} episodes, return {self.mean_return:.2f} (95 % CI {_interval(self)})>"
+        return f"<Report: {self.episodes:,} episodes, return {self.mean_return:.2f} ({_over_episodes(self)})>"
 
     def _repr_html_(self) -> str:
         """Returns of all, of teams and agents, and metrics, with their intervals where there are such."""
@@ -211,17 +221,16 @@ class Report:
         rows += [(name, metric.mean, _interval(metric)) for name, metric in self.metrics.items()]
         rest = "; ".join([*self.changes, *self.troubles, *([str(self.agreement)] if self.agreement else [])])
         title = f"{self.episodes:,} episodes{', decentralized' if self.decentralized else ''}"
-        return html_table(title + (f"; {rest}" if rest else ""), rows, ("", "mean", "95 % CI"))
+        return html_table(title + (f"; {rest}" if rest else ""), rows, ("", "mean", "95 % CI over episodes"))
 
     def __str__(self) -> str:
         """A few lines of text."""
-        low, high = self.confidence_interval
-        interval = f"(95 % CI {low:.2f} to {high:.2f})"
+        interval = f"({_over_episodes(self)})"
         lines = [f"{self.episodes} episodes: return {self.mean_return:.2f} {interval}, sum over agents"]
         if self.batched is not None:
-            low, high = self.batched.confidence_interval
             lines.append(f"  decentralized:           {self.mean_return:.2f} {interval}")
-            lines.append(f"  batched, played apart:   {self.batched.mean_return:.2f} (95 % CI {low:.2f} to {high:.2f})")
+            lines.append(f"  batched, played apart:   {self.batched.mean_return:.2f} ({_over_episodes(self.batched)})")
+            lines.append(f"  difference:              {self.minus(self.batched)}")
         lines += [f"  {self.agreement}"] if self.agreement is not None else []
         lines += [f"  {line}" for line in self.troubles]
         lines += [f"  {change}" for change in self.changes]
@@ -231,14 +240,16 @@ class Report:
             lines.append(f"  {prefix}{agents}")
         lines += [f"  {name} {mean:.3f}" for name, mean in self.info.items()]
         for name, metric in self.metrics.items():
-            low, high = metric.confidence_interval
-            lines.append(f"  {name} {metric.mean:.3f} (95 % CI {low:.3f} to {high:.3f})")
+            lines.append(f"  {name} {metric.mean:.3f} ({_over_episodes(metric, 3)})")
         return "\n".join(lines)
 
 
 def _interval(found: Report | TeamReport | Metric, digits: int = 2) -> str:
-    low, high = found.confidence_interval
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    return interval_text(*found.confidence_interval, digits)
+
+
+def _over_episodes(found: Report | TeamReport | Metric, digits: int = 2) -> str:
+    return f"95 % CI over episodes {_interval(found, digits)}"
 
 
 def summarize(
@@ -277,11 +288,3 @@ def _team(agents: Sequence[str], table: Array) -> TeamReport:
 def _means(infos: Sequence[dict[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for info in infos for name in info if not name.startswith("task/"))
     return {name: float(np.mean([info[name] for info in infos if name in info])) for name in names}
-
-
-def bootstrap_interval(values: Array, level: float = 0.95, resamples: int = 2_000) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979); equal data give equal bounds."""
-    random = np.random.default_rng(0)
-    means = values[random.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

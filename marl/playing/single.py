@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from marl import checkpoint
 from marl.channels import ChannelNet, Inbox
+from marl.compiled import backend
 from marl.config import from_json, to_json, unknown
 from marl.memory.base import PolicyInput
 from marl.nets.agent_net import AgentNet
@@ -22,12 +22,16 @@ from marl.nets.heads import head_from_json, head_to_json
 from marl.nets.owner import Owner
 from marl.notebook import html_table
 from marl.playing.team import Strategy
+from marl.program import ChosenPolicy
 from marl.spaces import AgentCodec, BadValue
 from marl.spec_json import team_from_json, team_to_json
 from marl.topology import Complete
 from marl.types import Array, CheckpointError, ConfigError, TeamSpec
+from marl_runtime.program import Runner
 
-Turn = Generator[tuple[Tensor, Tensor], Inbox, Array]
+Said = tuple[Array, Any]  # a message (M,) and its loudness
+Heard = tuple[Array, Array]  # messages (N, M) and their weights (N,)
+Turn = Generator[Said, Heard | None, Array]
 
 
 class Agent:
@@ -55,11 +59,11 @@ class Agent:
         self.rounds = net.channel.rounds if isinstance(net, ChannelNet) else 0
         self.size = net.speech.size if isinstance(net, ChannelNet) else 0
         width = 0 if net is None else net.own_width if isinstance(net, ChannelNet) else net.carry_shape[1]
-        self._carry = torch.zeros(1, 1, width, dtype=torch.float32)
+        self._carry: Array = np.zeros(width, dtype=np.float32)
         self._yes, self._no = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
-        heard = torch.zeros(1, 1, len(team.agents), self.size, dtype=torch.float32)
-        self._silence = Inbox(heard, torch.zeros(1, 1, len(team.agents), dtype=torch.float32))
-        self.inbox = self._silence
+        self._silence = self._no_messages()
+        self._heard = self._silence
+        self._chosen: ChosenPolicy | None = None
         self.said: Array | None = None
 
     def __repr__(self) -> str:
@@ -76,6 +80,7 @@ class Agent:
     def twin(self, seed: int | None = None) -> Agent:
         """A copy with an episode and a random stream of its own; parameters are shared."""
         twin = copy.copy(self)
+        twin._chosen = self._chosen
         twin.generator = torch.Generator()
         if seed is not None:
             twin.generator.manual_seed(seed)
@@ -84,8 +89,16 @@ class Agent:
 
     def reset(self) -> None:
         """Forget the episode so far."""
-        self._carry = torch.zeros_like(self._carry)
-        self.inbox, self.said = self._silence, None
+        self._carry = np.zeros_like(self._carry)
+        self._heard, self.said = self._silence, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for copies, which decide anew what computes their policy."""
+        return self.__dict__ | {"_chosen": None}
+
+    def _no_messages(self) -> Heard:
+        agents = len(self._team)
+        return np.zeros((agents, self.size), dtype=np.float32), np.zeros(agents, dtype=np.float32)
 
     def hear(self, messages: Mapping[str, Array]) -> None:
         """Receive messages of other agents of the team, by name; the next :meth:`act` reads them.
@@ -93,8 +106,7 @@ class Agent:
         Raises:
             ConfigError: for names that are not in the team and messages of another size.
         """
-        heard = torch.zeros(1, 1, len(self._team), self.size, dtype=torch.float32)
-        weight = torch.zeros(1, 1, len(self._team), dtype=torch.float32)
+        heard, weight = self._no_messages()
         for name, message in messages.items():
             if name not in self._team:
                 raise ConfigError(unknown(f"agent {self.name!r}: hear", name, self._team, "agent"))
@@ -105,8 +117,8 @@ class Agent:
                     f"{found.shape}"
                 )
             place = self._team.index(name)
-            heard[0, 0, place], weight[0, 0, place] = torch.from_numpy(found), 1.0
-        self.inbox = Inbox(heard, weight)
+            heard[place], weight[place] = found, 1.0
+        self._heard = heard, weight
 
     def act(self, observation: Any, info: Mapping[str, Any] | None = None, explore: bool = False) -> Any:
         """The action for one observation, ready for ``env.step``.
@@ -130,41 +142,136 @@ class Agent:
 
         Agents that talk in rounds within a step hear nobody here; a hub drives their :meth:`turn`.
         """
-        turn = self.turn(row, action_mask, explore, self.inbox)
+        if not self.talks:
+            return self.decide(row, action_mask, explore)
+        turn = self.turn(row, action_mask, explore, self._heard)
         try:
-            said, _ = next(turn)
+            self.said, _ = next(turn)
             while True:
-                self.said = said[0, 0].numpy()
-                said, _ = turn.send(self._silence)
+                self.said, _ = turn.send(self._silence)
         except StopIteration as end:
-            self.inbox = self._silence
+            self._heard = self._silence
             action: Array = end.value
             return action
 
-    def turn(self, row: Array, action_mask: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
-        """One step as a conversation: yields messages ``(1, 1, M)`` with their loudness, returns the action.
+    def turn(self, row: Array, action_mask: Array | None, explore: bool = False, heard: Heard | None = None) -> Turn:
+        """One step as a conversation: yields messages ``(M,)`` with their loudness, returns the action.
 
-        With rounds within the step each message is answered by sending what is heard; without, ``inbox`` is what was
-        heard since the last step and the one message is sent off unanswered.
+        With rounds within the step each message is answered by sending what is heard, messages ``(N, M)`` and weights
+        ``(N,)``; without, ``heard`` is what was heard since the last step and the one message is sent off unanswered.
         """
+        if not self.talks:
+            return self.decide(row, action_mask, explore)
+        runner = self._runner()
+        found = self._silence if heard is None else heard
+        if runner is None or backend.checking:
+            torchs = self._conversation(row, found)
+        if runner is None:
+            parameters, self._carry = yield from torchs
+            return self._by_torch(parameters, action_mask, explore)
+        values = runner.begin(observation=row, carry=self._carry, message=found[0], weight=found[1])
+        last = len(runner.stages) - 1
+        for stage in range(last + 1):
+            results = runner.run(values, stage)
+            if backend.checking:
+                self._compare(torchs, found if stage else None, results)
+            if "message" in results:
+                answer = yield results["message"], results["loudness"]
+                if stage < last:
+                    found = self._silence if answer is None else answer
+                    runner.give(values, message=found[0], weight=found[1])
+        self._carry = results.get("carry", self._carry)
+        return self._chosen_action(runner, values, results["parameters"], action_mask, explore)
+
+    def decide(self, row: Array, action_mask: Array | None, explore: bool = False) -> Array:
+        """The action of an agent that does not talk, from an encoded observation."""
+        runner = None if self.net is None else self._runner()
+        if runner is None:
+            parameters, self._carry = self._computed(row)
+            return self._by_torch(parameters, action_mask, explore or self.net is None)
+        if explore or backend.checking:
+            values = runner.begin(observation=row, carry=self._carry)
+            results = runner.run(values, 0)
+            if backend.checking:
+                found, _ = self._computed(row)
+                pair = torch.from_numpy(results["parameters"]), torch.from_numpy(found)
+                backend.require_equal("an agent's policy", pair)
+            self._carry = results.get("carry", self._carry)
+            return self._chosen_action(runner, values, results["parameters"], action_mask, explore)
+        head = self._greedy(runner, action_mask)
+        action, carry = runner.step(head, observation=row, carry=self._carry, action_mask=action_mask)
+        self._carry = self._carry if carry is None else carry
+        return action
+
+    def _runner(self) -> Runner | None:
+        """What computes the policy with numpy; None: torch does."""
+        assert self.net is not None
+        chosen = self._chosen
+        if chosen is None or chosen.stale(self.net):
+            chosen = self._chosen = ChosenPolicy(self.net, self.distribution)
+        return chosen.runner
+
+    def _chosen_action(
+        self, runner: Runner, values: list[Any], parameters: Array, action_mask: Array | None, explore: bool
+    ) -> Array:
+        if explore:
+            return self._by_torch(parameters, action_mask, explore)
+        runner.give(values, action_mask=action_mask)
+        return runner.head(values, self._greedy(runner, action_mask))
+
+    def _greedy(self, runner: Runner, action_mask: Array | None) -> str:
+        return "greedy" if action_mask is None or "greedy_masked" not in runner.heads else "greedy_masked"
+
+    def _by_torch(self, parameters: Array, action_mask: Array | None, explore: bool) -> Array:
+        """An action for outputs ``(K,)`` of the network."""
         mask = None if action_mask is None else torch.from_numpy(np.asarray(action_mask)).view(1, 1, 1, -1)
-        parameters: Tensor = torch.zeros(1, 1, 1, self.distribution.size, dtype=torch.float32)
-        if self.net is not None:
-            x = torch.from_numpy(np.asarray(row)).view(1, 1, 1, *row.shape)
-            if isinstance(self.net, ChannelNet):
-                seen = AgentNet.encode(self.net, x)  # the edges are the hub's
-                heard = self._silence if inbox is None else inbox
-                out, self._carry = yield from self.net.converse(seen, self._carry, self._no[0], self._yes[0], heard)
-                parameters = out.unsqueeze(0)
-            else:
-                parameters, carries = self.net(x, self._carry, self._no, self._yes)
-                self._carry = carries[0].clone()
-        if explore or self.net is None:
-            action = self.distribution.sample(parameters, mask, self.generator)
+        outputs = torch.from_numpy(parameters).view(1, 1, 1, -1)
+        if explore:
+            action = self.distribution.sample(outputs, mask, self.generator)
         else:
-            action = self.distribution.mode(parameters, mask)
+            action = self.distribution.mode(outputs, mask)
         chosen: Array = self.distribution.to_env(action)[0, 0, 0].numpy()
         return chosen
+
+    def _computed(self, row: Array) -> tuple[Array, Array]:
+        """Outputs ``(K,)`` of the network and the next carry, by torch."""
+        if self.net is None:
+            return np.zeros(self.distribution.size, dtype=np.float32), self._carry
+        x = torch.from_numpy(np.asarray(row)).view(1, 1, 1, *row.shape)
+        carry = torch.from_numpy(self._carry).view(1, 1, -1)
+        parameters, carries = self.net(x, carry, self._no, self._yes)
+        return parameters[0, 0, 0].numpy(), carries[0, 0, 0].numpy().copy()
+
+    def _conversation(self, row: Array, heard: Heard) -> Generator[Said, Heard | None, tuple[Array, Array]]:
+        """The same of a network that talks, which yields what it says and is sent what is heard."""
+        assert isinstance(self.net, ChannelNet)
+        x = torch.from_numpy(np.asarray(row)).view(1, 1, 1, *row.shape)
+        carry = torch.from_numpy(self._carry).view(1, 1, -1)
+        seen = AgentNet.encode(self.net, x)  # the edges are the hub's
+        talk = self.net.converse(seen, carry, self._no[0], self._yes[0], _inbox(heard))
+        try:
+            message, loud = next(talk)
+            while True:
+                answer = yield message[0, 0].numpy(), loud[0, 0].numpy()
+                message, loud = talk.send(_inbox(self._silence if answer is None else answer))
+        except StopIteration as end:
+            parameters, kept = end.value
+            return parameters[0, 0].numpy(), kept[0, 0].numpy()
+
+    def _compare(
+        self, torchs: Generator[Said, Heard | None, tuple[Array, Array]], heard: Heard | None, results: dict[str, Array]
+    ) -> None:
+        """Raise MismatchError unless a stage computed what torch computes."""
+        found: dict[str, Array] = {}
+        try:
+            message, _ = next(torchs) if heard is None else torchs.send(heard)
+            found["message"] = message
+            if "parameters" in results:
+                torchs.send(self._silence)
+        except StopIteration as end:
+            found["parameters"], _ = end.value
+        pairs = [(torch.from_numpy(results[name]), torch.from_numpy(wanted)) for name, wanted in found.items()]
+        backend.require_equal("an agent's policy", *pairs)
 
     # --- alone in the world -------------------------------------------------------------------------------------------
 
@@ -249,17 +356,12 @@ class MixedAgent(Agent):
         """Forget the episode so far, and draw the policy of the next one."""
         chances = [chance for chance, _ in self.strategy]
         _, self.member = self.strategy[int(self.random.choice(len(chances), p=chances))]
-        self._carry = torch.zeros(
+        self._memory = torch.zeros(
             1, self.team.num_agents, self.member.carry_width, device=self.device, dtype=torch.float32
         )
 
-    def turn(self, row: Array, action_mask: Array | None, explore: bool = False, inbox: Inbox | None = None) -> Turn:
-        """One step without messages: yields nothing, returns the action."""
-        yield from ()
-        return self._choose(row, action_mask, explore)
-
     @torch.inference_mode()
-    def _choose(self, row: Array, action_mask: Array | None, explore: bool) -> Array:
+    def decide(self, row: Array, action_mask: Array | None, explore: bool = False) -> Array:
         """The action. The rest of the team is not there, and what its part would do is not looked at."""
         team, spec = (1, self.team.num_agents), self.team
         obs = torch.zeros(*team, *spec.obs.shape, dtype=getattr(torch, spec.obs.dtype), device=self.device)
@@ -270,9 +372,9 @@ class MixedAgent(Agent):
             allowed[0, self.index] = torch.from_numpy(np.asarray(action_mask, dtype=bool)).to(self.device)
         alone = torch.zeros(team, dtype=torch.bool, device=self.device)
         alone[0, self.index] = True
-        inputs = PolicyInput(obs, self._carry, torch.zeros(1, dtype=torch.bool, device=self.device), alone, allowed)
+        inputs = PolicyInput(obs, self._memory, torch.zeros(1, dtype=torch.bool, device=self.device), alone, allowed)
         action, carry = self.member.act(inputs, self.generator, greedy=not explore)
-        self._carry = carry.clone()
+        self._memory = carry.clone()
         out: Array = action[0, self.index].cpu().numpy()
         return out
 
@@ -282,6 +384,11 @@ class MixedAgent(Agent):
             f"agent {self.name!r} cannot be saved by itself: its side draws from a mixture of policies of the whole "
             "team; save the whole system instead, and evaluate with decentralized=True"
         )
+
+
+def _inbox(heard: Heard) -> Inbox:
+    message, weight = heard
+    return Inbox(torch.from_numpy(message)[None, None], torch.from_numpy(weight)[None, None])
 
 
 def _net_to_json(net: AgentNet) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from marl.run.folder import (
     first_valid,
     read_best,
 )
-from marl.run.session import counts, failure, interrupted, session, train_in
+from marl.run.session import counts, ended_by_callback, failure, interrupted, session, train_in
 from marl.run.writer import Run
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "check_folder",
     "checkpoints",
     "counts",
+    "ended_by_callback",
     "failure",
     "first_valid",
     "interrupted",

@@ -17,7 +17,7 @@ from marl.types import CheckpointError, ConfigError, ResourceError
 
 T = TypeVar("T")
 CONFIG, METRICS, CHECKPOINTS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "checkpoints", "summary.json", "run.lock"
-CONTENTS = (CONFIG, METRICS, CHECKPOINTS, SUMMARY, "tensorboard", "metrics.csv", "wandb")
+CONTENTS = (CONFIG, METRICS, CHECKPOINTS, SUMMARY, "tensorboard", "metrics.csv", "wandb", "mlflow")
 STEP = re.compile(r"step-([0-9]{1,20})")
 NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 

@@ -26,6 +26,7 @@ class Trainable(TrainingSystem, Protocol):
 
     setup: Any
     scenario: Any
+    training: Any
     device: Any
     learners: Any
     run_dir: Path | None
@@ -110,6 +111,7 @@ def train_in(
     steps = None if asked.last_step is None else asked.last_step - system.steps
     episodes = None if asked.last_episode is None else asked.last_episode - system.episodes
     with _take(system, Path(path).absolute(), resume, steps) as run:
+        before = run.config
         if resume:
             _go_back(system, run)
             steps = None if steps is None else steps - system.steps
@@ -120,8 +122,9 @@ def train_in(
         summary: dict[str, Any] = {"seed": system.setup.seed, "run": str(run.path)}
         history = system.history
         rule = asked.stop
-        stopped = resume and rule is not None and system.steps > 0 and rule(history["episode_rewards"])
-        if not stopped and min(one for one in (steps, episodes) if one is not None) > 0:
+        why = ended_by_callback(system, before, last) if resume else None
+        over = resume and rule is not None and system.steps > 0 and rule(history["episode_rewards"])
+        if why is None and not over and min(one for one in (steps, episodes) if one is not None) > 0:
             try:
                 with session(run, system, summary):
                     history = train(steps=steps, episodes=episodes, log_every=asked.log_every, watcher=run)
@@ -130,9 +133,23 @@ def train_in(
             if run.signal is not None:
                 _stop(run, system, summary)
         else:
-            run.note(f"{run.path}: the run is finished already, at step {system.steps:,}")
+            because = "" if why is None else f" ({why}); another number of steps goes on"
+            run.note(f"{run.path}: the run is finished already, at step {system.steps:,}{because}")
         run.summarize(summary | counts(system) | {"exit_code": 0, "status": "finished"})
         return history
+
+
+def ended_by_callback(system: Trainable, before: Mapping[str, Any] | None, last: int | None) -> str | None:
+    """Why a callback has ended the run; None if none has, or somebody asks for another length of the run now.
+
+    Args:
+        system: as it was saved last.
+        before: the run's config.json so far.
+        last: the step at which it is to end.
+    """
+    asked = (before or {}).get("tunable")
+    stopped: str | None = system.training.callbacks.stopped
+    return stopped if isinstance(asked, Mapping) and asked.get("steps") == last else None
 
 
 def _take(system: Trainable, path: Path, resume: bool, steps: int | None) -> Run:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from marl.nets.stacked import orthogonal
 from marl.ops import IntrinsicRewardState, episodic_memory_intrinsic_rewards
+from marl.renamed import old_fields
 from marl.schedules import Schedule, value_at
 from marl.shaping.hook import Hook, HookContext, TeamTransition, check_number
 from marl.shaping.rows import Moments, rows_of
@@ -159,6 +160,7 @@ class _RND:
         self.errors.load_state_dict(state["errors"])
 
 
+@old_fields(neighbours="neighbors")
 @dataclass(frozen=True)
 class EpisodicNovelty:
     """``r + w b``, where ``b`` is great far from everything the agent has seen in this episode (Badia et al. 2020).

@@ -13,27 +13,34 @@ import numpy as np
 from marl.channels import Link
 from marl.config import unknown
 from marl.notebook import html_table
+from marl.playing.intervals import INDISTINCT, Difference, interval_text
 from marl.playing.report import Report
 from marl.system import MultiAgentSystem
 from marl.types import ConfigError
 
 WHOLE = ("floats", "bits", "budget", "delay")
 MOST_POINTS = 1000
+COLUMNS = ("effect", "value", "mean_return", "low", "high")  # of a table in a file
 
 
 @dataclass(frozen=True)
 class Point:
-    """The return under one link; ``low`` to ``high`` is its 95 % bootstrap interval."""
+    """The return under one link; ``low`` to ``high`` is its 95 % bootstrap interval over episodes.
+
+    change: how much larger it is than as trained, in the same episodes; None: this is as trained.
+    """
 
     value: float
     mean_return: float
     low: float
     high: float
+    change: Difference | None = None
 
     @classmethod
-    def of(cls, value: float, report: Report) -> Point:
-        """From an evaluation."""
-        return cls(value, report.mean_return, *report.confidence_interval)
+    def of(cls, value: float, report: Report, plain: Report | None = None) -> Point:
+        """From an evaluation, and that under the channel's own link."""
+        change = None if plain is None else report.minus(plain)
+        return cls(value, report.mean_return, *report.confidence_interval, change)
 
 
 @dataclass(frozen=True)
@@ -52,16 +59,23 @@ class Sweep:
     silent: Point
     curves: dict[str, tuple[Point, ...]]
 
+    @property
+    def points(self) -> list[tuple[str, str, Point]]:
+        """Effect, value in words, and what was found."""
+        found = [("as trained", "", self.plain), ("silent", "", self.silent)]
+        return found + [(effect, f"{one.value:g}", one) for effect, curve in self.curves.items() for one in curve]
+
     def rows(self) -> list[tuple[str, str, float, float, float]]:
         """Effect, value, return, and the bounds of its interval."""
-        found = [("as trained", "", self.plain), ("silent", "", self.silent)]
-        found += [(effect, f"{point.value:g}", point) for effect, curve in self.curves.items() for point in curve]
-        return [(effect, value, point.mean_return, point.low, point.high) for effect, value, point in found]
+        return [(effect, value, one.mean_return, one.low, one.high) for effect, value, one in self.points]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        names = ("effect", "value", "mean_return", "low", "high")
-        return {"episodes": self.episodes, "points": [dict(zip(names, row, strict=True)) for row in self.rows()]}
+        found = [
+            {**dict(zip(COLUMNS, row, strict=True)), "change": None if one.change is None else one.change.to_dict()}
+            for row, (_, _, one) in zip(self.rows(), self.points, strict=True)
+        ]
+        return {"episodes": self.episodes, "points": found}
 
     def __repr__(self) -> str:
         """What was swept; ``print`` shows the table."""
@@ -69,14 +83,28 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         """The return under every link."""
-        head = ("link", "value", "return", "low", "high")
-        return html_table(f"95 % CI, {self.episodes} episodes each", self.rows(), head)
+        head = ("link", "value", "return", "95 % CI over episodes", "change", "95 % CI over episodes", "")
+        return html_table(f"{self.episodes} episodes each, the same ones", self._cells(), head)
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The table, a text for each cell."""
+        cells: list[tuple[str, ...]] = []
+        for effect, value, one in self.points:
+            change = ("", "", "")
+            if one.change is not None:
+                interval = interval_text(*one.change.confidence_interval)
+                change = (f"{one.change.mean:+.2f}", interval, "" if one.change.distinguishable else INDISTINCT)
+            cells.append((effect, value, f"{one.mean_return:.2f}", interval_text(one.low, one.high), *change))
+        return cells
 
     def __str__(self) -> str:
-        """A table."""
-        lines = [f"{'link':<12} {'value':>8} {'return':>10}   95 % CI ({self.episodes} episodes each)"]
-        for effect, value, mean, low, high in self.rows():
-            lines.append(f"{effect:<12} {value:>8} {mean:>10.2f}   {low:.2f} to {high:.2f}")
+        """A table, and what its columns are."""
+        lines = [f"{'link':<12} {'value':>8} {'return':>10}   {'interval':<22} {'change':>10}   interval"]
+        for effect, value, mean, interval, change, apart, said in self._cells():
+            row = f"{effect:<12} {value:>8} {mean:>10}   {interval:<22} {change:>10}   {apart:<22} {said}"
+            lines.append(row.rstrip())
+        lines.append(f"return: sum over agents, mean of {self.episodes:,} episodes, the same ones under every link")
+        lines.append("change: the return less that as trained, episode by episode; intervals: 95 % CI over episodes")
         return "\n".join(lines)
 
 
@@ -136,19 +164,22 @@ def sweep(
     for link in links.values():
         Link.parse(link)  # whatever makes no sense is said before anything is played
 
-    def point(value: float, link: str | None = None, silence: Sequence[str] = ()) -> Point:
-        return Point.of(value, system.evaluate(episodes, seed=seed, greedy=greedy, link=link, silence=silence))
+    def played(link: str | None = None, silence: Sequence[str] = ()) -> Report:
+        return system.evaluate(episodes, seed=seed, greedy=greedy, link=link, silence=silence)
 
-    plain = point(np.nan, "")
+    plain = played("")
     talking = [
         name
         for team, channel in zip(system.spec.teams, system.setup.channels, strict=True)
         if channel is not None or system.spoken is not None
         for name in team.agents
     ]
-    silent = point(np.nan, silence=talking)
-    curves = {name: tuple(point(value, links[name, value]) for value in values) for name, values in wanted.items()}
-    return Sweep(episodes, plain, silent, curves)
+    silent = Point.of(np.nan, played(silence=talking), plain)
+    curves = {
+        name: tuple(Point.of(value, played(links[name, value]), plain) for value in values)
+        for name, values in wanted.items()
+    }
+    return Sweep(episodes, Point.of(np.nan, plain), silent, curves)
 
 
 def write_csv(result: Sweep, out: Path) -> Path:
@@ -156,7 +187,7 @@ def write_csv(result: Sweep, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("effect", "value", "mean_return", "low", "high"))
+        writer.writerow(COLUMNS)
         writer.writerows(result.rows())
     return out
 
@@ -180,7 +211,7 @@ def plot(result: Sweep, out: Path) -> Path:
             axis.axhline(level.mean_return, linestyle=style, color="0.4", linewidth=1, label=name)
         axis.set_xlabel(effect)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("return, sum over agents")
+    axes[0].set_ylabel("return, sum over agents (95 % CI over episodes)")
     axes[0].legend(fontsize="small")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -150,13 +151,17 @@ class CallbacksPart(Part):
         """There are none."""
         self.training: Training | None = None
         self.callbacks: dict[str, Callback] = {}
+        self.own: list[Callback] | None = None  # copies of the scenario's
+        self.stopped: str | None = None  # why one of them ended the last training
         self.kept: dict[str, Any] = {}  # states of a checkpoint whose callbacks were not given again so far
         self.numbers: dict[str, float] = {}
         self.updates: list[tuple[int, Mapping[str, Tensor]]] = []  # of this step
 
     def begin_training(self, system: Any, callbacks: Sequence[Callback]) -> None:
-        """Tell these from now on. Raises ConfigError for what is no callback."""
-        self.callbacks = _named(callbacks)
+        """Tell these from now on, and those of the system's scenario. Raises ConfigError for what is no callback."""
+        if self.own is None:
+            self.own = _copied(system.scenario)
+        self.callbacks = _named([*self.own, *callbacks])
         for name in [name for name in self.kept if name in self.callbacks]:
             self.callbacks[name].load_state_dict(self.kept.pop(name))
         if self.kept:
@@ -165,7 +170,7 @@ class CallbacksPart(Part):
                 "%s; pass them to train(callbacks=[...])",
                 ", ".join(self.kept),
             )
-        self.training = Training(system, self.callbacks)
+        self.training, self.stopped = Training(system, self.callbacks), None
         self.training.numbers, self.numbers = self.numbers, {}
 
     def tell_end(self) -> None:
@@ -225,7 +230,8 @@ class CallbacksPart(Part):
 
     def ended(self) -> bool:
         """Whether somebody has asked for the end."""
-        return self._now.stopped is not None
+        self.stopped = self._now.stopped
+        return self.stopped is not None
 
     def metrics(self) -> dict[str, float]:
         """What callbacks log."""
@@ -264,11 +270,13 @@ class CallbacksPart(Part):
         found = {name: state for name, one in self.callbacks.items() if (state := one.state_dict())}
         numbers = self.numbers if self.training is None else self.training.numbers
         states = self.kept | found
-        return {"states": states, "numbers": dict(numbers)} if states or numbers else None
+        said = {"states": states, "numbers": dict(numbers)} if states or numbers else {}
+        return said | ({} if self.stopped is None else {"stopped": self.stopped}) or None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep the states for the callbacks of these names."""
-        self.kept, self.numbers = dict(state["states"]), dict(state["numbers"])
+        self.kept, self.numbers = dict(state.get("states", {})), dict(state.get("numbers", {}))
+        self.stopped = state.get("stopped")
 
     @property
     def _now(self) -> Training:
@@ -281,6 +289,16 @@ class CallbacksPart(Part):
 
     def _overrides(self, moment: str) -> bool:
         return any(getattr(type(one), moment) is not getattr(Callback, moment) for one in self._all)
+
+
+def _copied(scenario: Any) -> list[Callback]:
+    """Copies of a scenario's callbacks: what they remember is of one training. Raises ConfigError."""
+    try:
+        return [] if scenario is None else copy.deepcopy(list(scenario.callbacks))
+    except Exception as error:
+        raise ConfigError(
+            f"scenario {scenario.name!r}: callbacks: cannot be copied ({error}); let them open files in on_start"
+        ) from error
 
 
 def _named(callbacks: Sequence[Callback]) -> dict[str, Callback]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from marl.compiling import clock
 from marl.notebook import html_table
 from marl.types import ConfigError, Episode, Episodes, Spec
 
@@ -113,15 +114,28 @@ class History(dict[str, list[float]]):
 
 
 class Rate:
-    """Environment steps per second since it was made."""
+    """Environment steps per second over a moving window, in which seconds of compilation do not count.
 
-    def __init__(self, steps: int) -> None:
-        """``steps``: where it begins."""
-        self.steps, self.time = steps, time.perf_counter()
+    The window reaches back to the last time that somebody asked, at least.
+    """
+
+    WINDOW = 30.0  # seconds
+    MARKS = 64  # places where the window may begin
+
+    def __init__(self, steps: int, clock: Callable[[], float] = clock) -> None:
+        """``steps``: where it begins; ``clock``: gives seconds."""
+        self._clock = clock
+        self._marks = deque([(clock(), steps)])
 
     def __call__(self, steps: int) -> float:
         """At so many steps."""
-        return (steps - self.steps) / max(time.perf_counter() - self.time, 1e-9)
+        now, marks = self._clock(), self._marks
+        while len(marks) > 1 and marks[1][0] <= now - self.WINDOW:
+            marks.popleft()
+        began, before = marks[0]
+        if now - marks[-1][0] >= self.WINDOW / self.MARKS:
+            marks.append((now, steps))
+        return (steps - before) / max(now - began, 1e-9)
 
 
 class EpisodeLog:

@@ -251,16 +251,16 @@ class TrainingState:
         _check_curricula(before, setup, self.total)
         _check_largest(self.asked, setup)
         moved = [place for place, config in enumerate(setup.configs) if config is not before.configs[place]]
+        learners = [(self.learners[place], setup.configs[place]) for place in moved]
+        prepared = [one.change(config) for one, config in learners if isinstance(one, TakesChanges)]
         try:
-            for place in moved:
-                self._change_learner(place, setup)
             self._rebuild(setup)
         except MarlError as error:
-            for place in moved:
-                self._change_learner(place, before)
             self.parts = parts
             self._rebuild(before)
             raise ConfigError(str(error)) from error
+        for go_on in prepared:
+            go_on()
 
     def _rebuild(self, setup: Setup) -> None:
         """Parts with other settings are built anew, and go on from the state that they had."""
@@ -275,11 +275,6 @@ class TrainingState:
                     self.part(name, self.environments.training)
                 else:
                     self.bind()  # built when the environment is opened
-
-    def _change_learner(self, place: int, setup: Setup) -> None:
-        learner = self.learners[place]
-        if isinstance(learner, TakesChanges):
-            learner.change(setup.configs[place])
 
     def _restore_changes(self, state: Mapping[str, Any]) -> None:
         """Go back to the settings of a saved state. Raises ConfigError for what may not change."""

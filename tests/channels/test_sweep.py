@@ -32,7 +32,17 @@ def test_a_sweep_has_the_ends_that_it_must_have(talkers, tmp_path):
     assert sweep(talkers, ["loss=0.5"], episodes=8).curves["loss"][0].mean_return == lossy[1]
     text = str(result)
     assert "as trained" in text
-    assert len(text.splitlines()) == 1 + 2 + 6
+    *_, columns, what = text.splitlines()
+    assert len(text.splitlines()) == 1 + 2 + 6 + 2
+    assert columns.startswith("return: ")
+    assert "95 % CI over episodes" in what
+    lines = {tuple(line.split()[:2]): line for line in text.splitlines()}
+    assert "+0.00   0.00 to 0.00" in lines["loss", "0"]
+    assert lines["loss", "0"].endswith("not distinguishable")
+    change = result.curves["loss"][2].change
+    assert change.mean == pytest.approx(lossy[2] - plain)
+    assert result.to_dict()["points"][4]["change"] == change.to_dict()
+    assert result.to_dict()["points"][0]["change"] is None
     with open(write_csv(result, tmp_path / "sub" / "sweep.csv")) as file:
         rows = list(csv.DictReader(file))
     assert [(row["effect"], row["value"]) for row in rows[2:5]] == [("loss", "0"), ("loss", "0.5"), ("loss", "1")]

@@ -9,6 +9,7 @@ import sys
 import marl
 import marl.checkpoint
 from marl.logs import read_metrics
+from marl.playing.intervals import Difference
 from tests.support.commands import DUEL
 from tests.support.equality import assert_equal_trees
 
@@ -63,6 +64,12 @@ def test_evaluate_prints_a_report_or_one_json_object(finished, marl_command):
     last = marl_command("evaluate", finished / "checkpoints" / "last", "--episodes", 2)
     assert last.code == 0
     assert "step 1,280" in last.out
+
+
+def test_the_final_evaluation_is_compared_with_random_play_episode_by_episode(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    trained, random = (summary[name]["returns"] for name in ("evaluation", "random"))
+    assert summary["difference"] == Difference.paired(trained, random).to_dict()
 
 
 def test_play_writes_a_gif(finished, tmp_path, marl_command):
@@ -127,6 +134,7 @@ def test_teams_have_settings_of_their_own(duel, tmp_path, marl_command):
     summary = json.loads(said.out)
     assert set(summary["evaluation"]["teams"]) == {"agent_0", "agent"}
     assert set(summary["evaluation"]["episode_lengths"]) == {4}
+    assert summary["difference"] is None  # one team's gain may be the other's loss
     learners = json.loads((tmp_path / "config.json").read_text())["settings"]["learner"]
     assert learners["agent_0"]["clip"] == 0.1
     assert learners["agent_0"]["network"]["sizes"] == [4, 4]

@@ -73,6 +73,8 @@ def test_a_tournament_prints_a_table_or_json_and_draws_it(runs, tmp_path, marl_c
     said = marl_command("tournament", *runs, "--games", 20, "--plot", tmp_path / "table.png")
     assert said.code == 0
     assert "sides swapped" in said.out
+    assert "Elo    rating fitted to all games" in said.out
+    assert ("is better" in said.out) != ("not distinguishable" in said.out)
     assert "run-0" in said.out
     assert (tmp_path / "table.png").stat().st_size > 5_000
     result = json.loads(marl_command("tournament", *runs, runs[0], "--games", 20, "--json").out)
@@ -80,6 +82,9 @@ def test_a_tournament_prints_a_table_or_json_and_draws_it(runs, tmp_path, marl_c
     payoff = result["payoff"]
     assert payoff[0][1] == -payoff[1][0]
     assert sum(result["nash"]) == pytest.approx(1)
+    low, high = result["intervals"][0][1]
+    assert result["distinguishable"][0][1] == (low > 0 or high < 0)
+    assert all(low < elo < high for elo, (low, high) in zip(result["elo"], result["elo_intervals"], strict=True))
     again = json.loads(marl_command("tournament", *runs, runs[0], "--games", 20, "--json").out)
     assert again == result
 
@@ -91,7 +96,9 @@ def test_exploit_reports_what_best_responses_gain(runs, marl_command):
     assert set(result["sides"]) == {"agent_0", "agent_1"}
     assert result["nash_conv"] >= 0
     assert result["checkpoint"].endswith("step-000000000320")
-    assert "NashConv at least" in marl_command("exploit", runs[0], "--steps", 64, "--games", 10).out
+    said = marl_command("exploit", runs[0], "--steps", 64, "--games", 10).out
+    assert ("NashConv at least" in said) != ("not distinguishable from 0 (95 %" in said)
+    assert "gain: best response minus return" in said
 
 
 @pytest.mark.parametrize(

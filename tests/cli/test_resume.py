@@ -84,7 +84,7 @@ sys.meta_path.insert(0, Interrupt())
 from marl.cli import main
 sys.exit(main())
 """
-    said = finish(start("list", code=program))
+    said = finish(start("check", "CartPole-v1", code=program))
     assert said.code == 130
     assert said.error == "interrupted"
 

@@ -10,9 +10,10 @@ import pytest
 
 import marl
 import marl.checkpoint
+from marl.callbacks import ReduceLROnPlateau
 from marl.cli import main
 from marl.cli.task import task_named
-from marl.overrides import agents_said
+from marl.overrides import agents_said, callbacks_said
 from marl.scenario import find, resolve_scenario
 from marl.types import ConfigError
 from tests.support.commands import DUEL, SCENARIO
@@ -295,6 +296,12 @@ def test_modules_and_files_with_parallel_env_env_or_make_are_environments(tmp_pa
         marl.MultiAgentSystem(marl.ia2c(), "rooms_of_mine_two")
 
 
+def test_a_module_that_is_not_there_is_named(marl_command):
+    said = marl_command("train", "rooms_of_nobody:Room")
+    assert said.code == 2
+    assert "there is no module 'rooms_of_nobody'; is its package installed?" in said.error
+
+
 def test_missing_arguments_of_an_environment_are_named(tmp_path, marl_command):
     (tmp_path / "rooms.py").write_text(ENVIRONMENTS)
     what = f"{tmp_path / 'rooms.py'}:Room"
@@ -309,6 +316,37 @@ def test_missing_arguments_of_an_environment_are_named(tmp_path, marl_command):
     said = marl_command("check", what, "--env-kwargs", "size=3", "length=4", "--steps", 20, "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["facts"]["episode_length"] == 4
+
+
+@pytest.mark.parametrize("maker", ["parallel_env", "env", "make"])
+def test_a_module_of_a_package_that_needs_arguments_works_everywhere(maker, tmp_path, monkeypatch, marl_command):
+    """As ``gymnasium_robotics.mamujoco_v1`` does, whose environments need a robot and how it is divided."""
+    package = tmp_path / f"rooms_of_mine_{maker}"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    made = f"def {maker}(scenario, agent_conf, length=5, render_mode=None):\n    return Team(length=length)\n"
+    (package / "rooms_v1.py").write_text(f"from tests.support.tiny import Team\n\n\n{made}")
+    monkeypatch.syspath_prepend(tmp_path)
+    what, run = f"{package.name}.rooms_v1", tmp_path / "run"
+    for command in (("train", what, "--run-dir", run), ("check", what)):
+        said = marl_command(*command)
+        assert said.code == 2
+        assert f"environment '{what}' cannot be made without scenario and agent_conf" in said.error
+    with pytest.raises(ConfigError, match=r"without scenario and agent_conf.*env_kwargs=\{'scenario': \.\.\.\}"):
+        marl.MultiAgentSystem(marl.ia2c(), what)
+    needed = {"scenario": "Ant", "agent_conf": "2x4", "length": 4}
+    words = [f"{key}={value}" for key, value in needed.items()]
+    assert marl_command("check", what, "--env-kwargs", *words, "--steps", 20).code == 0
+    given = [part for word in words for part in ("--set", f"env_kwargs.{word}")]
+    short = ("--set", "learner.rollout=8", *SMALL)
+    assert marl_command("train", what, "--run-dir", run, "--steps", 16, *given, *short).code == 0
+    assert marl_command("train", what, "--run-dir", run, "--resume", "--steps", 32, "--quiet").code == 0
+    said = marl_command("evaluate", run, "--episodes", 2, "--json")
+    assert json.loads(said.out)["episode_lengths"] == [4, 4]
+    scenario = marl.Scenario(name="room", env=what, agents=marl.ia2c(rollout=4), env_kwargs=needed, num_envs=2)
+    with marl.MultiAgentSystem(None, scenario) as system:
+        system.train(steps=8)
+        assert set(system.evaluate(2, env=scenario).episode_lengths) == {4}
 
 
 def test_a_run_of_an_environment_in_a_file_chooses_no_code(tmp_path, capsys):
@@ -383,6 +421,85 @@ def test_no_environment_is_made_with_what_a_received_folder_says_before_that_is_
     assert main(["train", "CartPole-v1", "--algorithm", "ppo", "--run-dir", str(run), "--resume"]) == 5
     assert "/evil/path" in capsys.readouterr().err
     assert {"render_mode": "/evil/path"} not in made
+
+
+# --- callbacks --------------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_in_words_are_those_that_are_shipped():
+    early, plateau, evaluation = callbacks_said(
+        ["EarlyStopping('mean_return', patience=3)", "marl.callbacks.ReduceLROnPlateau", "Evaluation(500, episodes=2)"]
+    )
+    assert (early.plateau.metric, early.plateau.patience) == ("mean_return", 3)
+    assert isinstance(plateau, ReduceLROnPlateau)
+    assert (evaluation.every, evaluation.episodes) == (500, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("EarlyStoping()", r"unknown callback 'EarlyStoping'; did you mean 'EarlyStopping'.*Scenario\(callbacks=\["),
+        ("Callback()", "unknown callback 'Callback'"),
+        ("EarlyStopping(patiense=3)", "unknown argument 'patiense'; did you mean 'patience'"),
+        ("EarlyStopping(patience=0)", "EarlyStopping.patience: expected a whole number of at least 1"),
+        ("Evaluation()", "--callback Evaluation.*missing 1 required positional argument: 'every'"),
+        ("EarlyStopping(open('/etc/passwd'))", "'open' is no settings class"),
+        ("EarlyStopping(patience=2", r"expected NAME\(\.\.\.\), such as EarlyStopping"),
+    ],
+)
+def test_no_other_callback_is_made_of_words(text, said):
+    with pytest.raises(ConfigError, match=said):
+        callbacks_said([text])
+
+
+def test_callbacks_of_the_command_line_are_kept_and_know_what_they_knew_when_a_run_is_resumed(tmp_path, capsys):
+    words = ["train", "CartPole-v1", "--set", "learner.rollout=8", *map(str, SMALL), "--steps", "320"]
+    said = [
+        "--callback",
+        "EarlyStopping('steps', 9, mode='min')",
+        "--callback",
+        "ReduceLROnPlateau('steps', 2, mode='min')",
+    ]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert main([*words, *said, "--run-dir", str(straight)]) == 0
+    assert config(straight)["callbacks"] == said[1::2]
+    assert (
+        "a callback ended the training at step 160: steps was not better than 16 in 9 rows" in capsys.readouterr().err
+    )
+    assert json.loads((straight / "summary.json").read_text())["steps"] == 160  # ten rows of 16 steps
+    assert main([*words, *said, "--run-dir", str(broken), "--steps", "80"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--run-dir", str(broken), "--resume", "--steps", "320", "--quiet"]) == 0
+    one, other = (marl.checkpoint.load(run / "checkpoints" / "last")[0] for run in (straight, broken))
+    assert one["changed"] == other["changed"] != {}
+    assert one["parts"]["callbacks"] == other["parts"]["callbacks"]
+    assert_equal_trees(one["learners"], other["learners"])
+    assert main(["train", "--run-dir", str(broken), "--resume", "--quiet"]) == 0
+    assert "the run is finished already, at step 160 of 320 (steps was not better than 16 " in capsys.readouterr().err
+    now = ["--callback", "EarlyStopping('steps', 2, mode='min')"]
+    assert main(["train", "--run-dir", str(broken), "--resume", "--steps", "480", *now, "--quiet"]) == 0
+    assert config(broken)["callbacks"] == now[1:]
+    assert json.loads((broken / "summary.json").read_text())["steps"] < 480
+
+
+def test_a_received_folder_chooses_no_place_that_a_callback_writes_to(tmp_path, capsys):
+    run, away = tmp_path / "run", tmp_path / "away"
+    words = ["train", "CartPole-v1", "--set", "learner.rollout=8", *map(str, SMALL), "--run-dir", str(run)]
+    callback = ["--callback", f"Checkpoint({str(away)!r}, 16)"]
+    assert main([*words, "--steps", "32", *callback]) == 0
+    again = ["train", "--run-dir", str(run), "--resume", "--steps", "64", "--quiet"]
+    assert main(again) == 5
+    assert f"config.json: it would write to {away}" in capsys.readouterr().err
+    assert main([*again, *callback]) == 0
+    assert main([*again[:-2], "96", "--quiet", "--trust"]) == 0
+    assert len(list(away.iterdir())) == 6
+    file = run / "config.json"
+    file.write_text(json.dumps(config(run) | {"callbacks": ["__import__('os')"]}))
+    assert main(again) == 2
+    assert "unknown callback" in capsys.readouterr().err
+    file.write_text(json.dumps(config(run) | {"callbacks": "EarlyStopping"}))
+    assert main(again) == 2
+    assert "'callbacks': expected texts" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_in_python_and_on_the_command_line_in_turn(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import marl
-from marl.playing.report import bootstrap_interval
+from marl.playing.intervals import bootstrap_interval
 from tests.support.tiny import Team, Turns
 
 

@@ -11,7 +11,8 @@ from pettingzoo.utils.wrappers import BaseParallelWrapper
 
 import marl
 from marl.adapters.describe import render_mode
-from marl.film import picture, play
+from marl.camera import picture
+from marl.film import play
 from marl.types import ConfigError, EnvContractError
 from tests.support.leagues import mixed
 from tests.support.tiny import Team, Turns

@@ -141,7 +141,9 @@ def test_the_command_line_finds_loggers_of_installed_packages(package, tmp_path,
     assert (run / "lines.txt").read_text().splitlines()[3:] == ["mine 24 32", "32 True"]
     assert main([*words, "--force", "--log", "line"]) == 2
     said = capsys.readouterr().err
-    assert "unknown logger 'line'; did you mean 'lines'? (known: csv, lines, nothing, tensorboard, wandb)" in said
+    assert (
+        "unknown logger 'line'; did you mean 'lines'? (known: csv, lines, mlflow, nothing, tensorboard, wandb)" in said
+    )
     assert main([*words, "--force", "--logger", "nothing"]) == 2
     assert "logger 'nothing': expected a class or object with build(run), got 3" in capsys.readouterr().err
 

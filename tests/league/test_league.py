@@ -166,6 +166,22 @@ def test_matchmaking_prefers_whom_it_says():
     assert weights("pfsp_even", (0.5, 1)) == pytest.approx([1, 0], abs=0.03)
 
 
+def test_a_league_shows_ratings_and_win_rates_while_it_trains(capfd):
+    with rps(marl.League(latest=0.0, snapshot_every=None, opponents=[marl.Fixed(2)]), marl.Fixed(0)) as system:
+        system.train(steps=200, progress=True)
+    *_, line = capfd.readouterr().err.splitlines()
+    assert f"rating agent_0 {system.history['agent_0/league/rating'][-1]:.4g}" in line
+    assert "win rate agent_0 100%" in line
+
+
+def test_psro_shows_its_iteration_while_it_trains(capfd):
+    with rps(marl.PSRO(response_steps=60, games=4, opponents=(marl.Fixed(0),))) as system:
+        system.train(steps=200, progress=True)
+    *_, line = capfd.readouterr().err.splitlines()
+    assert "iteration 3" in line
+    assert f"gain of responses {system.history['league/gain'][-1]:.3g}" in line
+
+
 def test_win_rates_forget_and_ratings_follow():
     system = rps(marl.League(latest=0.0, snapshot_every=None, opponents=[marl.Fixed(2)]), marl.Fixed(0))
     system.train(steps=200)

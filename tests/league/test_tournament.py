@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
+from pettingzoo import ParallelEnv
 
 import marl
 from marl.league.matches import play_matches, scores
 from marl.league.members import Member, sides_of
-from marl.studies.exploit import exploit
+from marl.studies.exploit import Exploitation, Exploited, exploit
 from marl.studies.tournament import Tournament, tournament
 from tests.support.leagues import RPS
 from tests.support.tiny import Team, Turns
@@ -58,7 +60,8 @@ def test_a_table_of_equal_players_is_antisymmetric_within_sampling_error():
     assert result.standard_errors[0, 1] == pytest.approx(np.sqrt((1 / 3) / games), rel=0.1)
     assert abs(result.payoff[0, 1]) < 4 * result.standard_errors[0, 1]
     assert not result.standard_errors.diagonal().any()
-    assert "standard errors up to 0.03" in str(result)
+    assert not result.distinguishable.any()
+    assert str(result).splitlines()[-1].endswith("not distinguishable")
 
 
 def test_roles_are_played_by_the_policies_for_them():
@@ -132,7 +135,8 @@ def test_a_best_response_finds_what_a_fixed_policy_gives_away():
     assert result.nash_conv == pytest.approx(1.0, abs=0.15)
     assert result.to_dict()["nash_conv"] == result.nash_conv
     assert result.standard_error == pytest.approx(np.sqrt(sum(s.standard_error**2 for s in result.sides.values())))
-    assert "NashConv at least" in str(result)
+    assert 0.8 < result.lower_bound < result.nash_conv
+    assert f"NashConv at least {result.lower_bound:.3f}" in str(result)
 
 
 def test_games_are_played_on_the_target_of_a_curriculum():
@@ -168,3 +172,113 @@ def test_exploiting_a_system_changes_nothing_in_it():
 def test_ties_everywhere_have_a_table_too():
     flat = Tournament(("a", "b"), ("x", "y"), 10, np.full((2, 2), 0.5), np.zeros((2, 2, 2)), np.zeros((2, 2)))
     assert flat.to_dict()["alpha_rank"] == pytest.approx([0.5, 0.5])
+
+
+# --- what may be chance -----------------------------------------------------------------------------------------------
+
+
+def cup(first, second, games):
+    """Two players: the share that ``a`` wins on side one, and ``b`` on side one; no draws."""
+    scores = np.array([[0.5, first], [second, 0.5]])
+    deviations = np.sqrt(scores * (1 - scores)) * ~np.eye(2, dtype=bool)
+    return Tournament(("a", "b"), ("x", "y"), games, scores, np.zeros((2, 2, 2)), deviations)
+
+
+def test_the_interval_of_a_pair_by_hand():
+    """Eight games each way, all won by ``a``: with one more won and lost, 9 of 10 and 1 of 10."""
+    won = cup(1.0, 0.0, 8)
+    half = 1.959964 * np.sqrt(2 * 0.9 * 0.1 / 10)
+    assert won.payoff[0, 1] == 1
+    assert won.intervals[0, 1] == pytest.approx([0.8 - half, 1.0])
+    assert won.intervals[1, 0] == pytest.approx([-1.0, half - 0.8])
+    assert won.intervals[0, 0].tolist() == [0, 0]
+    assert won.distinguishable.tolist() == [[False, True], [True, False]]
+    assert " ".join(str(won).splitlines()[-1].split()) == "(1) against (2) 1.00 0.54 to 1.00 (1) is better"
+
+
+@pytest.mark.parametrize("result", [cup(1.0, 1.0, 100), cup(1.0, 0.0, 2), cup(0.55, 0.45, 50)])
+def test_a_tie_reads_not_distinguishable(result):
+    """The side that begins wins always; four games say too little; 55 of 100 are chance."""
+    low, high = result.intervals[0, 1]
+    assert low < 0 < high
+    assert not result.distinguishable.any()
+    assert str(result).splitlines()[-1].endswith("not distinguishable")
+    assert "is better" not in str(result)
+
+
+def test_draws_count_as_half():
+    """Of four games each way: a win, two draws and a loss, of which a game won and a game lost more make six."""
+    scores = np.full((2, 2), 0.5)
+    drawn = Tournament(("a", "b"), ("x", "y"), 4, scores, np.zeros((2, 2, 2)), np.sqrt([[0, 0.125], [0.125, 0]]))
+    variance = (4 * 0.125 + 2 * 0.25) / 6 / 6
+    half = 1.959964 * np.sqrt(2 * variance)
+    assert drawn.intervals[0, 1] == pytest.approx([-half, half])
+
+
+def test_the_intervals_of_ratings_and_of_the_first_side_by_hand():
+    """Of equal players: 20 games and one drawn one more hold 21 / 4 of information on twice the rating of one."""
+    even = cup(0.5, 0.5, 10)
+    half = 1.959964 * 400 / np.log(10) / np.sqrt(21)
+    assert even.elo_intervals == pytest.approx(np.array([[1000 - half, 1000 + half]] * 2))
+    side = 1.959964 * np.sqrt(2 * 0.25 / 12) / 2
+    assert even.first_side_interval == pytest.approx((0.5 - side, 0.5 + side))
+
+
+def test_a_gain_within_noise_is_never_called_at_least():
+    noise = Exploitation({"x": Exploited(0.0, 0.1, 0.1), "y": Exploited(0.0, -0.2, 0.2)}, 100, 50)
+    assert noise.lower_bound == 0
+    assert noise.nash_conv == pytest.approx(0.1)
+    for text in (str(noise), repr(noise), noise._repr_html_()):
+        assert "at least" not in text
+        assert "not distinguishable from 0" in text
+    assert noise.to_dict()["sides"]["x"]["distinguishable"] is False
+
+
+def test_what_is_certain_of_nash_conv_by_hand():
+    """Each side's gain less 1.96 standard errors, where that is above 0."""
+    found = Exploitation({"x": Exploited(1.0, 2.0, 0.1), "y": Exploited(0.0, 0.1, 0.1)}, 100, 50)
+    assert found.sides["x"].interval == pytest.approx((1 - 0.1959964, 1 + 0.1959964))
+    assert found.lower_bound == pytest.approx(1 - 0.1959964)
+    assert "NashConv at least 0.804 (95 % confidence over games; estimate 1.100)" in str(found)
+    lines = {line.split()[0]: line for line in str(found).splitlines() if line.startswith("  ")}
+    assert lines["x"].endswith("0.804 to 1.196")
+    assert lines["y"].endswith("not distinguishable from 0")
+    worse = Exploitation({"x": Exploited(1.0, 0.0, 0.1)}, 100, 50)
+    assert "train it longer" in str(worse)
+
+
+class Cards(ParallelEnv):
+    """Who gets the higher card wins; nobody can do anything about it."""
+
+    metadata = {"name": "cards_v0", "render_modes": []}
+    possible_agents = ["agent_0", "agent_1"]
+
+    def observation_space(self, agent):
+        return Box(-1, 1, (1,))
+
+    def action_space(self, agent):
+        return Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        if seed is not None:
+            self.random = np.random.default_rng(seed)
+        self.agents = list(self.possible_agents)
+        self.card = float(self.random.normal())
+        return {agent: np.zeros(1, np.float32) for agent in self.agents}, {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        who, self.agents = self.agents, []
+        looks = {agent: np.zeros(1, np.float32) for agent in who}
+        ends = dict.fromkeys(who, True), dict.fromkeys(who, False)
+        return looks, {"agent_0": self.card, "agent_1": -self.card}, *ends, {agent: {} for agent in who}
+
+
+def test_a_gain_is_measured_on_the_same_deals():
+    """Luck of the deal is in both plays and takes nothing away from what is known of the gain: here there is none."""
+    learner = marl.ippo(rollout=4, minibatches=1, network=marl.MLP((4,)))
+    with marl.MultiAgentSystem({"agent_0": learner, "agent_1": learner}, Cards, num_envs=2) as system:
+        result = exploit(system, steps=8, games=30)
+    for side in result.sides.values():
+        assert side.value != 0
+        assert side.gain == side.standard_error == 0
+    assert "NashConv not distinguishable from 0" in str(result)

@@ -67,8 +67,8 @@ class Said:
 
     @property
     def error(self) -> str:
-        """The one line on stderr."""
-        lines = self.err.strip().splitlines()
+        """The one line on stderr; where a cache was cold, other lines say so."""
+        lines = [line for line in self.err.strip().splitlines() if not line.startswith("compiling ")]
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err
         return lines[0]
