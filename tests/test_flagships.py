@@ -14,7 +14,7 @@ from marl.adapters import make
 from marl.adapters.resolve import comes_with_library
 from marl.scenario import find
 from marl.types import ConfigError
-from tests.benchmarks.learning import TASKS, run
+from tests.benchmarks.learning import TASKS, against_random, run
 
 
 @pytest.mark.parametrize(("name", "module"), [("pistonball", "pymunk"), ("cooperative_pong", "pygame")])
@@ -28,7 +28,7 @@ def test_pixels_are_small_images_in_which_something_moves(name, module):
     for _ in range(12):
         action = np.zeros((1, batch.spec.teams[0].num_agents), np.int64)
         seen.append(batch.step([action]).teams[0].obs[0].copy())
-    assert all((before != after).any() for before, after in itertools.pairwise(seen[3:]))
+    assert sum((before != after).any() for before, after in itertools.pairwise(seen)) > 6
     batch.close()
 
 
@@ -91,14 +91,12 @@ def test_a_robots_time_limit_cuts_episodes_off_and_ends_none():
 
 def test_each_army_is_measured_against_soldiers_that_act_at_random():
     pytest.importorskip("magent2", reason="needs the extra 'magent'")
-    task = TASKS["battle"]
-    scenario = task.make()
+    scenario = TASKS["battle"].make()
     still = {"red_*": marl.learners.Fixed(0), "blue_*": marl.Random()}
     with marl.MultiAgentSystem(still, scenario, num_envs=2) as system:
         assert system.spec.teams[0].agents == tuple(f"red_{number}" for number in range(6))
         # Who stands still pays for every step and for dying, and earns nothing.
-        assert -6.7 < task.measure(system) < -5.5
-        assert set(task.also(system)) == {"blue against random"}
+        assert -6.7 < against_random(system, "red", episodes=2) < -5.5
 
 
 def test_random_play_is_measured_without_training():

@@ -19,6 +19,6 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=150_000,
-    expect="the sum over the team rises above random play",
+    expect="not measured (random: 2.1)",
     extra="butterfly",
 )

@@ -19,6 +19,6 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=120_000,
-    expect="the sum over pursuers rises above random play",
+    expect="not measured (random: -39)",
     extra="sisl",
 )
