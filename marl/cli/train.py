@@ -168,7 +168,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
         return _interrupted(asked, plan, run, system, summary, f"at step {system.steps:,} and saved")
     summary |= {"exit_code": 0, "status": "finished"}
     stopped = system.training.callbacks.stopped
-    if stopped is not None and not finished:
+    if stopped and not finished:
         note(f"a callback ended the training at step {system.steps:,}: {stopped}")
     if finished:
         because = "" if why is None else f" ({why}); another number of --steps goes on"

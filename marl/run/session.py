@@ -154,7 +154,7 @@ def ended_by_callback(system: Trainable, before: Mapping[str, Any] | None, last:
     """
     asked = (before or {}).get("tunable")
     stopped: str | None = system.training.callbacks.stopped
-    return stopped if isinstance(asked, Mapping) and asked.get("steps") == last else None
+    return stopped or None if isinstance(asked, Mapping) and asked.get("steps") == last else None
 
 
 def _take(system: Trainable, path: Path, resume: bool, steps: int | None) -> Run:

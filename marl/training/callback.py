@@ -51,10 +51,14 @@ class Training:
         return self.steps // steps > before // steps
 
     def stop(self, reason: str = "") -> None:
-        """End the training after this step; its last row is logged. The reason is logged too."""
-        if self.stopped is None and reason:
+        """End the training after this step; its last row is logged. The reason is logged too.
+
+        A run that ended for a reason is over: it resumes only with another number of steps. Without a reason it resumes
+        as one that was interrupted.
+        """
+        if not self.stopped and reason:
             logging.getLogger("marl.training").info("step %s: stopped: %s", f"{self.steps:,}", reason)
-        self.stopped = self.stopped or reason or "stopped"
+        self.stopped = self.stopped or reason
 
     def log(self, numbers: Mapping[str, float]) -> None:
         """Put numbers into the next row of metrics; of one that is given twice the later value counts."""
@@ -271,7 +275,7 @@ class CallbacksPart(Part):
         numbers = self.numbers if self.training is None else self.training.numbers
         states = self.kept | found
         said = {"states": states, "numbers": dict(numbers)} if states or numbers else {}
-        return said | ({} if self.stopped is None else {"stopped": self.stopped}) or None
+        return said | ({"stopped": self.stopped} if self.stopped else {}) or None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep the states for the callbacks of these names."""
