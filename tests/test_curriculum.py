@@ -283,8 +283,8 @@ def test_evaluation_plays_the_target_and_never_the_stage():
     ) as system:
         make = system.environments.make
 
-        def watched(*arguments):
-            env = make(*arguments)
+        def watched(*arguments, **options):
+            env = make(*arguments, **options)
             step = env.step
 
             def look(actions):

@@ -126,7 +126,7 @@ def test_a_network_of_the_user_s_own_is_made_float32(double):
 
     double()
     network = marl.Custom(lambda shape, extra: Own(shape[0] + extra), 8)
-    for settings, space in ((marl.PPO(**PPO | {"network": network}), Discrete(3)),
+    for settings, space in ((marl.PPO(**PPO | {"network": network, "normalize_values": False}), Discrete(3)),
                             (marl.SAC(**OFF | {"network": network}), CONTINUOUS)):  # fmt: skip
         system = marl.MultiAgentSystem(settings, lambda space=space: Acting(space), num_envs=2, seed=0)
         system.train(steps=48)

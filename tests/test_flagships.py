@@ -25,8 +25,8 @@ def test_pixels_are_small_images_in_which_something_moves(name, module):
     seen = [batch.reset(0).teams[0].obs[0].copy()]
     assert batch.spec.teams[0].obs.is_image
     assert seen[0].size < 10_000 * batch.spec.teams[0].num_agents
-    for _ in range(12):
-        action = np.zeros((1, batch.spec.teams[0].num_agents), np.int64)
+    for step in range(12):
+        action = np.full((1, batch.spec.teams[0].num_agents), step % 3, np.int64)
         seen.append(batch.step([action]).teams[0].obs[0].copy())
     assert sum((before != after).any() for before, after in itertools.pairwise(seen)) > 6
     batch.close()

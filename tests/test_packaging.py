@@ -144,7 +144,17 @@ def test_installing_names_no_index_and_no_machine(name):
 
 
 def test_the_top_level_holds_what_it_should():
-    allowed = {"pyproject.toml", "README.md", "constraints.txt", "marl", "envs", "scenarios", "tests", "docs"}
+    allowed = {
+        "pyproject.toml",
+        "README.md",
+        "constraints.txt",
+        "marl",
+        "marl_runtime",
+        "envs",
+        "scenarios",
+        "tests",
+        "docs",
+    }
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode:
         pytest.skip("not a git checkout")

@@ -338,13 +338,13 @@ def test_what_may_change_the_optimum_is_said_once(caplog):
         ) as system:
             system.train(steps=16)
             system.train(steps=16)
-        assert [record.message for record in caplog.records] == [
+        assert [record.message for record in caplog.records if "learnt little" not in record.message] == [
             "shaping of team: StepCost may change what is optimal; raw returns are what is reported"
         ]
         caplog.clear()
         with marl.MultiAgentSystem(small(), Team, num_envs=1, shaping=[PotentialBased(first)]) as system:
             system.train(steps=16)
-        assert not caplog.records
+        assert not [record for record in caplog.records if "learnt little" not in record.message]
 
 
 def test_teams_are_shaped_on_their_own():

@@ -6,8 +6,11 @@ import numpy as np
 
 import marl
 
-GOALS, LAST_ROW = 4.5, 10.0  # the two goals are the middle of the last row
-CARRYING, REQUESTED = 2, 42  # entries of an observation: whether the agent carries a shelf, and whether that is wanted
+GOALS = 4.5  # the two goals are the middle
+LAST_ROW = 10.0  # of the last row
+# Entries of an observation: whether the agent carries a shelf, and whether that is wanted.
+CARRYING = 2
+REQUESTED = 42
 
 
 def progress(obs: Any) -> Any:
@@ -29,7 +32,7 @@ scenario = marl.Scenario(
     max_steps=500,
     agents=marl.ippo(
         rollout=125,
-        minibatches=8,
+        minibatches=4,
         epochs=4,
         lr=marl.Linear(1e-3, 2e-4),
         discount=0.98,

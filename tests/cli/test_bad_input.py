@@ -81,7 +81,7 @@ def test_train_explains_a_mistake_in_one_line(words, expected, scenario, tmp_pat
         ("train CartPole-v1 --agents other_*=ippo()", "belongs to no team"),
         ("train CartPole-v1 --agents ippo() --algorithm ppo", "exclude each other"),
         ("train nowhere.py", "does not exist"),
-        ("train no_such_module:thing", "No module named 'no_such_module'"),
+        ("train no_such_module:thing", "there is no module 'no_such_module'"),
         ("train marl:PPO", "PPO"),
         ("evaluate", "RUN is missing"),
         ("evaluate nowhere", "does not exist"),

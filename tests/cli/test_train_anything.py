@@ -332,7 +332,9 @@ def test_a_module_of_a_package_that_needs_arguments_works_everywhere(maker, tmp_
         said = marl_command(*command)
         assert said.code == 2
         assert f"environment '{what}' cannot be made without scenario and agent_conf" in said.error
-    with pytest.raises(ConfigError, match=r"without scenario and agent_conf.*env_kwargs=\{'scenario': \.\.\.\}"):
+    with pytest.raises(
+        ConfigError, match=r"without scenario and agent_conf.*env_kwargs=\{'scenario': \.\.\., 'agent_conf': \.\.\.\}"
+    ):
         marl.MultiAgentSystem(marl.ia2c(), what)
     needed = {"scenario": "Ant", "agent_conf": "2x4", "length": 4}
     words = [f"{key}={value}" for key, value in needed.items()]

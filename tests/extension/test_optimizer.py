@@ -99,4 +99,4 @@ def test_an_optimizer_of_ones_own(learner, tmp_path):
 def test_a_class_like_those_of_torch(tmp_path):
     came = trains_saves_loads_resumes(tmp_path, LIKE_TORCH, again=("env", "agents"))
     state = came.system.learners[0].optimizer.state_dict()
-    assert [row["group"]["taken"] for row in state["rows"]] == [48] * 3  # 12 rollouts of 2 x 8 steps, 4 epochs
+    assert [row["group"]["taken"] for row in state["rows"]] == [120] * 3  # 12 rollouts of 2 x 8 steps, 10 epochs
