@@ -15,7 +15,7 @@ from marl.program import program_of
 from marl.types import ConfigError
 from marl_runtime import program as runtime
 from marl_runtime.program import Operation, Program, ProgramError, Runner, Stage
-from tests.support.policies import ACTIONS, CHANNELS, IMAGE, IMAGE_NETWORKS, NETWORKS, VECTOR, agent_of, rows
+from tests.support.policies import ACTIONS, CHANNELS, IMAGE, IMAGE_NETWORKS, NETWORKS, VECTOR, agent_of, rows, spoken
 
 
 def alone(agent, seen):
@@ -78,18 +78,6 @@ def test_the_program_of_every_other_head_acts_as_torch_does(learner, kind):
     with torch.no_grad():
         agent.net.head.weight.mul_(50)
     assert_alike(agent, rows(VECTOR))
-
-
-def spoken(turn, answers):
-    """Everything that an agent says in its turn, and what it does."""
-    said, answer = [], None
-    try:
-        while True:
-            message, loudness = turn.send(answer)
-            said.append(np.append(message, loudness))
-            answer = next(answers)
-    except StopIteration as end:
-        return [*said, np.asarray(end.value)]
 
 
 @pytest.mark.parametrize(("channel", "rounds", "memory"), list(itertools.product(CHANNELS, (0, 1, 2), (False, True))))

@@ -1,9 +1,8 @@
-"""Drive a weak car out of a valley by DQN: between bursts of updates the policy stands still, and so it swings."""
+"""Drive a weak car out of a valley by DQN: updates come in bursts, and between them the policy does not change."""
 
 import marl
 
-# Settings of https://github.com/DLR-RM/rl-baselines3-zoo (DQN, MountainCar-v0). One update after every second step,
-# instead of eight after every sixteenth, never finds the goal.
+# Settings of https://github.com/DLR-RM/rl-baselines3-zoo (DQN, MountainCar-v0): eight updates in every sixteen steps.
 scenario = marl.Scenario(
     name="mountain_car",
     about="rock a car out of a valley (Gymnasium, 1 agent, DQN)",
@@ -25,5 +24,5 @@ scenario = marl.Scenario(
     ),
     num_envs=1,
     steps=120_000,
-    expect="-120 or better (random: -200)",
+    expect="not measured (random: -200)",
 )

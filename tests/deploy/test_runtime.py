@@ -19,7 +19,7 @@ import marl_runtime
 from marl.spaces import AgentCodec, base_action_mask, team_spec
 from marl.spec_json import space_to_json
 from marl_runtime.spaces import Codec, ValueMismatch
-from tests.support.policies import ACTIONS, CHANNELS, IMAGE, IMAGE_NETWORKS, NETWORKS, Trio, rows, system_of
+from tests.support.policies import ACTIONS, CHANNELS, IMAGE, IMAGE_NETWORKS, NETWORKS, Trio, rows, spoken, system_of
 
 ON = {"rollout": 8, "minibatches": 1}
 LEARNERS = {
@@ -114,18 +114,6 @@ def test_what_a_mask_forbids_is_never_chosen(kind, engine, exported):
         agent.act(rows(system.spec.teams[0].observation_spaces[0], 1)[0], [0, 1])
 
 
-def said(turn, answers):
-    """Everything that an agent says in its turn with how loud it is, and its action."""
-    found, answer = [], None
-    try:
-        while True:
-            message, loudness = turn.send(answer)
-            found.append(np.append(message, loudness))
-            answer = next(answers)
-    except StopIteration as end:
-        return [*found, np.asarray(end.value)]
-
-
 @pytest.mark.parametrize("engine", ["numpy", "onnx"])
 @pytest.mark.parametrize(("channel", "rounds", "memory"), list(itertools.product(CHANNELS, (0, 2), (False, True))))
 def test_every_channel_talks_as_it_was_trained(channel, rounds, memory, engine, exported):
@@ -144,7 +132,7 @@ def test_every_channel_talks_as_it_was_trained(channel, rounds, memory, engine, 
         with marl.compiled.use("off"):
             for row in rows(Trio.observation, STEPS):
                 turn = agent.turn(row, None, False, None if rounds else next(messages))
-                heard[agent] += said(turn, messages if rounds else itertools.repeat(None))
+                heard[agent] += spoken(turn, messages if rounds else itertools.repeat(None))
     for wanted, found in zip(heard[trained], heard[ours], strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 

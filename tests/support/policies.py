@@ -79,3 +79,15 @@ def agent_of(learner, action=ACTIONS["discrete"], observation=VECTOR, name="b"):
 def rows(observation, count=40):
     observation.seed(7)
     return [observation.sample() for _ in range(count)]
+
+
+def spoken(turn, answers):
+    """Everything that an agent says in its turn with how loud it is, and its action."""
+    said, answer = [], None
+    try:
+        while True:
+            message, loudness = turn.send(answer)
+            said.append(np.append(message, loudness))
+            answer = next(answers)
+    except StopIteration as end:
+        return [*said, np.asarray(end.value)]
