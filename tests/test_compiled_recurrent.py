@@ -143,7 +143,7 @@ def test_networks_say_and_learn_what_torchs_do(network, index):
 @pytest.mark.parametrize("space", [Discrete(5), Box(-1, 1, (2,), np.float32)], ids=["choices", "boxes"])
 def test_learners_learn_the_same(config, space):
     config = replace(config, rollout=64, network=config.network or marl.GRU(16))
-    config = replace(config, minibatches=2) if isinstance(config, marl.PPO) else config
+    config = replace(config, epochs=3, minibatches=2) if isinstance(config, marl.PPO) else config
     spec = spec_of(3, action=space)
     ours, plain = (config.build(spec, spec.teams[0], 4, np.random.SeedSequence(3), "cpu") for _ in range(2))
     for update in range(20):

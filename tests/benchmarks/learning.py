@@ -4,6 +4,7 @@
 
 Each seed trains for the scenario's own number of steps, then plays 100 greedy episodes in environments of their own,
 from seeds that training never saw. Two-player games play 2,000 games from each seat against a random opponent instead.
+``--keep FOLDER`` leaves a run folder of each seed there, from which ``marl play`` draws episodes.
 ``--random`` trains nothing: what random play comes to in the same episodes.
 ``--curves FOLDER`` also evaluates 20 times on the way and keeps the learning curves there; `curves` draws them.
 """
@@ -220,11 +221,17 @@ TASKS = {
 
 
 def run(
-    task: Task, seed: int, steps: int | None, curve: list[curves.Point] | None = None, *, random: bool = False
+    task: Task,
+    seed: int,
+    steps: int | None,
+    curve: list[curves.Point] | None = None,
+    *,
+    random: bool = False,
+    keep: Path | None = None,
 ) -> dict[str, float]:
     """Train one seed and measure it; with ``curve``, also on the way (in the training environment) and append that.
 
-    ``random``: measure random play instead.
+    ``random``: measure random play instead. ``keep``: a folder for the run.
     """
     scenario = task.make()
     if random:
@@ -239,7 +246,8 @@ def run(
     with marl.MultiAgentSystem(None, scenario, seed=seed) as system:
         began = time.perf_counter()
         if not random:
-            system.train(steps=steps, callback=note, evaluate_every=every, evaluate_episodes=100)
+            folder = keep and keep / f"{task.scenario}-{seed}"
+            system.train(steps=steps, callback=note, evaluate_every=every, evaluate_episodes=100, run_dir=folder)
         row: dict[str, float] = {"seed": seed, "steps": system.steps, "seconds": round(time.perf_counter() - began, 1)}
         if task.games:
             for seat, score in versus(system, games=task.games).items():
@@ -282,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     parser.add_argument("--steps", type=int, help="environment steps of each seed (default: the scenario's)")
     parser.add_argument("--threads", type=int, default=1, help="threads that learners use, 1 or 2 (default: 1)")
     parser.add_argument("--curves", type=Path, help="folder for the learning curves, such as docs/curves")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave a run folder of each seed there")
     parser.add_argument("--random", action="store_true", help="train nothing: measure random play")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args(arguments)
@@ -290,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     rows = []
     for seed in options.seeds:
         curve: list[curves.Point] | None = [] if options.curves else None
-        rows.append(run(task, seed, options.steps, curve, random=options.random))
+        rows.append(run(task, seed, options.steps, curve, random=options.random, keep=options.keep))
         if curve:
             curves.keep(options.curves / f"{options.task}.csv", curve)
         if not options.json:
