@@ -60,8 +60,8 @@ def test_ppo_counts_its_minibatches_by_the_rows_of_a_rollout(settings, copies, c
 
 def test_ppo_balances_a_pole_with_its_defaults():
     with marl.MultiAgentSystem(marl.PPO(), "CartPole-v1", seed=0) as system:
-        system.train(steps=20_000)
-        assert system.evaluate(20).mean_return >= 195
+        system.train(steps=30_000)
+        assert system.evaluate(20).mean_return >= 475
 
 
 @pytest.mark.parametrize("recipe", ["ppo", "dqn"])

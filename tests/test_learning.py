@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import ClassVar
 
 import gymnasium
@@ -265,7 +264,6 @@ def test_self_play_solves_nim(seed):
 
 
 def test_ppo_balances_a_pole():
-    agents = dataclasses.replace(cartpole.agents, lr=1e-3, clip=0.2)
-    with marl.MultiAgentSystem(agents, "CartPole-v1", num_envs=8, seed=0) as system:
-        system.train(steps=60_000, stop=marl.MeanReturn(at_least=400, over=30))
-        assert system.evaluate(20).mean_return >= 195
+    with marl.MultiAgentSystem(cartpole.agents, "CartPole-v1", num_envs=8, seed=0) as system:
+        system.train(steps=30_000)
+        assert system.evaluate(20).mean_return >= 475  # of 500; Gymnasium calls that solved
