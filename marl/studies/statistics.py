@@ -174,8 +174,8 @@ def performance_profile(
 ) -> Band:
     """The share of runs with a score above each of some thresholds, mean over tasks, with pointwise intervals.
 
-    ``F(tau) = mean over tasks of mean over runs of 1[score > tau]`` (Agarwal et al. 2021). Give ``(1, tasks)`` of tasks'
-    means for the profile of average scores.
+    ``F(tau) = mean over tasks of mean over runs of 1[score > tau]`` (Agarwal et al. 2021). The profile of
+    tasks' average scores is that of their means, ``(1, tasks)``.
 
     Args:
         scores: ``(runs, tasks)``, or the runs of each task.
@@ -525,7 +525,7 @@ def _draws(sizes: Sequence[int], resamples: int, seed: int) -> Iterator[Array]:
 
 
 def _weighted_iqm(ascending: Array, counts: Array) -> Array:
-    """The interquartile mean of scores ``(N,)`` in ascending order, each as often as a row of counts ``(R, N)`` says."""
+    """The interquartile mean of ascending scores ``(N,)``, each as often as a row of the counts ``(R, N)`` says."""
     upto = counts.cumsum(axis=1)
     total = upto[:, -1:]
     cut = total // 4

@@ -1,0 +1,230 @@
+"""Run folders as rows of scores: which runs there are, what each is called, what it logged."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from marl.config import today
+from marl.logs import read_metrics
+from marl.logs.files import read_json
+from marl.run.folder import CONFIG, METRICS, SUMMARY
+from marl.studies.marl_eval import FINAL, Row
+from marl.types import ConfigError
+
+MOST_FOLDERS = 20_000  # that are looked into
+OF_TASK = ("env", "env_kwargs", "max_steps", "tasks", "reset_options")  # settings that say what is learnt
+NOT_TOLD = ("name", "seed")
+MOST_TOLD = 3  # settings in a name
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run and what it is called.
+
+    path: of the folder.
+    task: what was learnt.
+    algorithm: by what.
+    seed: of the run.
+    settings: all others, a value for each key; empty where the folder does not say them.
+    """
+
+    path: Path
+    task: str
+    algorithm: str
+    seed: int
+    settings: Settings
+
+
+def run_folders(paths: Iterable[Path]) -> list[Path]:
+    """Run folders, and those at any depth below other folders, in the order of their names; each once.
+
+    Raises:
+        ConfigError: if a path is no folder, or there is no run in it.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            what = "is no folder" if path.exists() else "does not exist"
+            raise ConfigError(f"run {path} {what}: expected a folder that marl train wrote, or of such")
+        inside = list(_walk(path))
+        if not inside:
+            raise ConfigError(f"run {path}: there is no {METRICS}; expected a folder that marl train wrote, or of such")
+        found |= {one.resolve(): one for one in reversed(inside) if one.resolve() not in found}
+    return sorted(found.values(), key=lambda one: _natural(one))
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    for looked, (folder, inner, names) in enumerate(os.walk(path)):
+        if looked >= MOST_FOLDERS:
+            raise ConfigError(f"run {path}: holds more than {MOST_FOLDERS:,} folders; name those of the runs")
+        if METRICS in names or (CONFIG in names and "checkpoints" in inner):
+            inner.clear()
+            yield Path(folder)
+        else:
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """Numbers within names in the order of their size."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d{1,18})", str(path)) if part]
+
+
+def named(paths: Iterable[Path]) -> list[RunFolder]:
+    """Runs with names that tell those of different settings apart.
+
+    Raises:
+        ConfigError: if a ``config.json`` is missing or was damaged.
+    """
+    told = [_told(path) for path in paths]
+    told = _apart(told, lambda run: run.task, lambda key: key.partition(".")[0] in OF_TASK, "task")
+    return _apart(
+        told, lambda run: (run.task, run.algorithm), lambda key: key.partition(".")[0] not in OF_TASK, "algorithm"
+    )
+
+
+def _told(path: Path) -> RunFolder:
+    from marl.recipes import canonical, name_said
+
+    config = read_json(path / CONFIG)
+    settings, asked = config.get("settings"), config.get("asked")
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path / CONFIG}: 'settings' is missing or no object; was it edited?")
+    settings = today(settings)
+    learner, seed = settings.get("learner"), settings.get("seed")
+    if not isinstance(learner, dict) or type(seed) is not int or seed < 0:
+        raise ConfigError(f"{path / CONFIG}: settings.learner or settings.seed makes no sense; was it edited?")
+    teams = [learner] if "$class" in learner else [one for one in learner.values() if isinstance(one, dict)]
+    words = asked.get("algorithm") if isinstance(asked, dict) else None
+    algorithm = words if isinstance(words, str) else ", ".join(dict.fromkeys(map(name_said, teams)))
+    task = _task(settings)
+    for name in dict.fromkeys((algorithm, canonical(algorithm))):
+        task = task.removesuffix(f"_{name}")
+    return RunFolder(path, _short(task), _short(algorithm), seed, dict(_flat(settings)))
+
+
+def _task(settings: Settings) -> str:
+    """The scenario's name; of a run from Python that of the environment."""
+    name, env = settings.get("name"), settings.get("env")
+    if isinstance(env, Mapping):
+        env = env.get("$code", env.get("$class"))
+    said = name if isinstance(name, str) and name else env
+    return said if isinstance(said, str) and said else "task"
+
+
+def _short(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text)[:100]
+
+
+def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings as one level; what is None or empty says nothing, as where runs are compared."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if where or key not in NOT_TOLD:
+                yield from _flat(item, f"{where}.{key}" if where else str(key))
+    elif value not in (None, []):
+        yield where, value
+
+
+def _apart(runs: list[RunFolder], name: Any, counts: Any, field: str) -> list[RunFolder]:
+    """Add to the names of runs what differs in their settings."""
+    groups: dict[Any, list[RunFolder]] = {}
+    for run in runs:
+        groups.setdefault(name(run), []).append(run)
+    told: dict[Path, RunFolder] = {}
+    for group in groups.values():
+        keys = list(dict.fromkeys(key for run in group for key in run.settings if counts(key)))
+        said = {key: [json.dumps(run.settings.get(key)) for run in group] for key in keys}
+        different = [key for key in keys if len(set(said[key])) > 1]
+        kinds: dict[tuple[str, ...], int] = {}
+        for place, run in enumerate(group):
+            kind = tuple(said[key][place] for key in different)
+            number = kinds.setdefault(kind, len(kinds) + 1)
+            words = [_assignment(key, said[key][place]) for key in different[:MOST_TOLD]]
+            words += [f"and {len(different) - MOST_TOLD} more, {number}"] if len(different) > MOST_TOLD else []
+            text = f"{getattr(run, field)} ({', '.join(words)})" if different else getattr(run, field)
+            told[run.path] = replace(run, **{field: text[:200]})
+    return [told[run.path] for run in runs]
+
+
+def _assignment(key: str, value: str) -> str:
+    """A setting as ``--set`` takes it, or nearly."""
+    plain = value.strip('"')
+    return f"{key.removesuffix('.$class')}={plain:.40}"
+
+
+def read_runs(paths: Iterable[Path], metrics: Sequence[str] | None = None) -> list[Row]:
+    """Rows of scores of run folders; a run that logged nothing of a metric that others have is NaN there.
+
+    Raises:
+        ConfigError: if there is no run, two are the same, or none has one of the metrics.
+    """
+    runs = named(run_folders(paths))
+    seen: dict[tuple[str, str, int], Path] = {}
+    for run in runs:
+        key = (run.task, run.algorithm, run.seed)
+        if key in seen:
+            raise ConfigError(
+                f"runs {seen[key]} and {run.path} are of the same settings and seed ({run.task}, {run.algorithm}, "
+                f"seed {run.seed}): leave one out"
+            )
+        seen[key] = run.path
+    rows: list[Row] = []
+    lasts: dict[tuple[str, str, int], int] = {}
+    there: dict[tuple[str, str, int], set[str]] = {}
+    for run in runs:
+        key = (run.task, run.algorithm, run.seed)
+        found = [*_logged(run, key, metrics), *_final(run, key, metrics)]
+        rows += found
+        there[key] = {row[4] for row in found}
+        lasts[key] = max((row[3] for row in found), default=0)
+    known = list(dict.fromkeys(row[4] for row in rows))
+    if missing := [name for name in metrics or () if name not in known]:
+        logged = sorted({name for run in runs[:20] for row in read_metrics(run.path) for name in row} - {"steps"})
+        raise ConfigError(f"runs: there is no {missing[0]} in any of them; known: {', '.join(logged) or 'nothing yet'}")
+    if not rows:
+        raise ConfigError(
+            "runs: no episode had ended when metrics were last logged, so there is nothing to compare yet"
+        )
+    rows += [(*key, lasts[key], metric, math.nan, ()) for key in there for metric in known if metric not in there[key]]
+    return rows
+
+
+def _logged(run: RunFolder, key: tuple[str, str, int], metrics: Sequence[str] | None) -> Iterator[Row]:
+    steps = set[tuple[int, str]]()
+    for row in read_metrics(run.path):
+        if not math.isfinite(row.get("steps", math.nan)) or row["steps"] < 0:
+            continue
+        for metric, value in row.items():
+            wanted = _is_return(metric) if metrics is None else metric in metrics
+            place = (int(row["steps"]), metric)
+            if wanted and metric != "steps" and place not in steps:
+                steps.add(place)
+                yield (*key, place[0], metric, float(value), ())
+
+
+def _is_return(metric: str) -> bool:
+    return metric in ("mean_return", "evaluation_return") or metric.startswith("evaluation/")
+
+
+def _final(run: RunFolder, key: tuple[str, str, int], metrics: Sequence[str] | None) -> list[Row]:
+    """The evaluation at the end of ``marl train``, with its episodes."""
+    metric = f"{FINAL}evaluation_return"
+    if (metrics is not None and metric not in metrics) or not (run.path / SUMMARY).exists():
+        return []
+    summary = read_json(run.path / SUMMARY)
+    report, steps = summary.get("evaluation"), summary.get("steps")
+    if not isinstance(report, dict) or type(steps) is not int or steps < 0:
+        return []
+    mean, returns = report.get("mean_return"), report.get("returns")
+    if not isinstance(returns, list) or not all(isinstance(one, int | float) for one in returns):
+        returns = []
+    value = float(mean) if isinstance(mean, int | float) else math.nan
+    return [(*key, steps, metric, value, tuple(map(float, returns)))]
