@@ -6,10 +6,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from marl.config import today
 from marl.logs import read_metrics
@@ -133,7 +133,12 @@ def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield where, value
 
 
-def _apart(runs: list[RunFolder], name: Any, counts: Any, field: str) -> list[RunFolder]:
+def _apart(
+    runs: list[RunFolder],
+    name: Callable[[RunFolder], Any],
+    counts: Callable[[str], bool],
+    field: Literal["task", "algorithm"],
+) -> list[RunFolder]:
     """Add to the names of runs what differs in their settings."""
     groups: dict[Any, list[RunFolder]] = {}
     for run in runs:
@@ -150,7 +155,7 @@ def _apart(runs: list[RunFolder], name: Any, counts: Any, field: str) -> list[Ru
             words = [_assignment(key, said[key][place]) for key in different[:MOST_TOLD]]
             words += [f"and {len(different) - MOST_TOLD} more, {number}"] if len(different) > MOST_TOLD else []
             text = f"{getattr(run, field)} ({', '.join(words)})" if different else getattr(run, field)
-            told[run.path] = replace(run, **{field: text[:200]})
+            told[run.path] = replace(run, task=text[:200]) if field == "task" else replace(run, algorithm=text[:200])
     return [told[run.path] for run in runs]
 
 

@@ -143,6 +143,10 @@ class Scores:
                 made.setdefault(key, {})[seed] = steps, np.array([row.value for row in found], dtype=np.float64)
         return made
 
+    def of(self, *metrics: str) -> Scores:
+        """The rows of some metrics, for :meth:`to_marl_eval`, whose readers expect every metric in every step."""
+        return Scores(tuple(row for row in self.rows if row.metric in metrics))
+
     def renamed(self, names: Mapping[str, str]) -> Scores:
         """With other names of tasks, algorithms and metrics, so that the runs of two frameworks can be compared."""
         return Scores.from_rows(
@@ -218,11 +222,15 @@ def _row(number: int, row: ScoreRow | Mapping[str, Any] | Sequence[Any]) -> Scor
     if missing := [name for name in COLUMNS[:-1] if name not in values]:
         raise ConfigError(f"scores: row {number}: {', '.join(missing)} missing; expected {', '.join(COLUMNS)}")
     where = f"scores: row {number}"
-    names = {name: _name(f"{where}: {name}", values[name]) for name in ("task", "algorithm", "metric")}
-    counts = {name: _whole(f"{where}: {name}", values[name]) for name in ("seed", "step")}
-    value = _number(f"{where}: value", values["value"])
-    episodes = tuple(_number(f"{where}: episodes", one) for one in values.get("episodes", ()))
-    return ScoreRow(**names, **counts, value=value, episodes=episodes)
+    return ScoreRow(
+        _name(f"{where}: task", values["task"]),
+        _name(f"{where}: algorithm", values["algorithm"]),
+        _whole(f"{where}: seed", values["seed"]),
+        _whole(f"{where}: step", values["step"]),
+        _name(f"{where}: metric", values["metric"]),
+        _number(f"{where}: value", values["value"]),
+        tuple(_number(f"{where}: episodes", one) for one in values.get("episodes", ())),
+    )
 
 
 def _name(where: str, value: object) -> str:

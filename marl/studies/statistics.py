@@ -8,7 +8,7 @@ each task as many as it has. Where a task has one run there is no interval: its 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -342,7 +342,7 @@ def seeds_needed(differences: Sequence[Any], power: float = 0.8, level: float = 
 # --- over time --------------------------------------------------------------------------------------------------------
 
 
-def aligned(steps: Sequence[float], values: Sequence[float], grid: Array) -> Array:
+def aligned(steps: Sequence[float] | Array, values: Sequence[float] | Array, grid: Array) -> Array:
     """A run's values at other steps, ``(K,)``: between its own along straight lines, and NaN before and after them.
 
     Values that are not finite are passed over; a run that ends with such is over before them.
@@ -437,7 +437,7 @@ class Times:
 
 
 def time_to_threshold(
-    runs: Sequence[tuple[Sequence[float], Sequence[float]]],
+    runs: Sequence[tuple[Sequence[float] | Array, Sequence[float] | Array]],
     threshold: float,
     *,
     resamples: int = 2_000,
@@ -549,11 +549,3 @@ def _estimate(value: float, drawn: Array, sizes: Sequence[int], level: float) ->
 
 def _starts(runs: Sequence[Array]) -> list[tuple[int, Array]]:
     return list(zip(np.cumsum([0, *map(len, runs)]).tolist(), runs, strict=False))
-
-
-NAMES: Mapping[str, str] = {
-    "iqm": "IQM",
-    "mean": "mean",
-    "median": "median",
-    "optimality_gap": "optimality gap",
-}
