@@ -14,6 +14,7 @@ from marl.config import check_whole
 from marl.playing.intervals import INDISTINCT
 from marl.studies.comparison import Comparison, Entry, Lost, Pair
 from marl.studies.marl_eval import FINAL
+from marl.studies.run_folders import RANDOM
 from marl.studies.scores import Curve, Scores
 from marl.studies.statistics import (
     FEW,
@@ -35,7 +36,6 @@ from marl.studies.statistics import (
 from marl.types import Array, ConfigError
 
 PREFERRED = ("evaluation_return", f"{FINAL}evaluation_return", "mean_return")  # the metric, where nobody names one
-RANDOM = "random_return"  # the metric that random play's returns are logged as
 TOLERANCE = 0.05  # share of the steps by which evaluations may miss the step of the comparison
 POINTS = 101  # of profiles, and at most of curves
 DEVIATIONS = "standard deviations"  # the unit of differences where nothing else is common to all tasks

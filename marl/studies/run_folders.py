@@ -19,8 +19,10 @@ from marl.studies.marl_eval import FINAL, Row
 from marl.types import ConfigError
 
 MOST_FOLDERS = 20_000  # that are looked into
+STUDY, CELLS = "study.json", "cells"  # of a study's folder
 OF_TASK = ("env", "env_kwargs", "max_steps", "tasks", "reset_options")  # settings that say what is learnt
 NOT_TOLD = ("name", "seed")
+RANDOM = "random_return"  # the metric that random play's returns are
 MOST_TOLD = 3  # settings in a name
 Settings = Mapping[str, Any]
 
@@ -43,33 +45,73 @@ class RunFolder:
     settings: Settings
 
 
-def run_folders(paths: Iterable[Path]) -> list[Path]:
-    """Run folders, and those at any depth below other folders, in the order of their names; each once.
+def found_runs(paths: Iterable[Path]) -> list[RunFolder]:
+    """Run folders, and those at any depth below other folders, each once, with names that tell settings apart.
+
+    Of a study's folder they are its cells, called as the study calls them; those that have not begun are among them. A
+    run without a ``config.json`` stands for itself.
 
     Raises:
-        ConfigError: if a path is no folder, or there is no run in it.
+        ConfigError: if a path holds no run, or a ``config.json`` or ``study.json`` was damaged.
     """
-    found: dict[Path, Path] = {}
+    plain: dict[Path, Path] = {}
+    cells: dict[Path, RunFolder] = {}
     for path in paths:
-        if not path.is_dir():
-            what = "is no folder" if path.exists() else "does not exist"
-            raise ConfigError(f"run {path} {what}: expected a folder that marl train wrote, or of such")
-        inside = list(_walk(path))
-        if not inside:
+        before = len(plain) + len(cells)
+        for folder in _walk(path):
+            if (folder / STUDY).exists():
+                cells |= {run.path.resolve(): run for run in _cells(folder)}
+            else:
+                plain.setdefault(folder.resolve(), folder)
+        there = path.resolve() in plain or path.resolve() in cells
+        if len(plain) + len(cells) == before and not there and not any(path.resolve() in one.parents for one in plain):
             raise ConfigError(f"run {path}: there is no {METRICS}; expected a folder that marl train wrote, or of such")
-        found |= {one.resolve(): one for one in reversed(inside) if one.resolve() not in found}
-    return sorted(found.values(), key=lambda one: _natural(one))
+    told = [_told(folder) for where, folder in plain.items() if where not in cells]
+    told.sort(key=lambda run: _natural(run.path))
+    told = _apart(told, lambda run: run.task, lambda key: key.partition(".")[0] in OF_TASK, "task")
+    told = _apart(
+        told, lambda run: (run.task, run.algorithm), lambda key: key.partition(".")[0] not in OF_TASK, "algorithm"
+    )
+    return [*cells.values(), *told]
 
 
 def _walk(path: Path) -> Iterator[Path]:
+    """Folders of runs and of studies, which nothing is looked for in."""
     for looked, (folder, inner, names) in enumerate(os.walk(path)):
         if looked >= MOST_FOLDERS:
             raise ConfigError(f"run {path}: holds more than {MOST_FOLDERS:,} folders; name those of the runs")
-        if METRICS in names or (CONFIG in names and "checkpoints" in inner):
+        if STUDY in names or METRICS in names or (CONFIG in names and "checkpoints" in inner):
             inner.clear()
             yield Path(folder)
         else:
             inner[:] = sorted(name for name in inner if not name.startswith("."))
+
+
+def _cells(folder: Path) -> list[RunFolder]:
+    """The cells of a study."""
+    cells = read_json(folder / STUDY).get("cells")
+    found = []
+    for one in cells if isinstance(cells, list) else [None]:
+        fields = one if isinstance(one, dict) else {}
+        place, task, algorithm, seed = (fields.get(name) for name in ("folder", "task", "algorithm", "seed"))
+        words = isinstance(place, str) and isinstance(task, str) and isinstance(algorithm, str)
+        if not words or type(seed) is not int or Path(str(place)).is_absolute() or ".." in Path(str(place)).parts:
+            raise ConfigError(f"{folder / STUDY}: cells: expected task, algorithm, seed and folder, got {one!r:.80}")
+        path = folder / CELLS / str(place)
+        found.append(RunFolder(path, _short(str(task)), _short(str(algorithm)), seed, {"study": str(folder)}))
+    return found
+
+
+def references_of(paths: Iterable[Path]) -> dict[str, tuple[float | None, float | None]]:
+    """Scores of random play and of the best known, by task, that the studies in some folders were given."""
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for folder in (one for path in paths for one in _walk(path) if (one / STUDY).exists()):
+        said = read_json(folder / STUDY).get("references")
+        for task, reference in said.items() if isinstance(said, dict) else ():
+            both = [reference.get(name) if isinstance(reference, dict) else None for name in ("random", "best")]
+            random, best = (float(one) if isinstance(one, int | float) else None for one in both)
+            found[task] = random, best
+    return found
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
@@ -77,22 +119,11 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d{1,18})", str(path)) if part]
 
 
-def named(paths: Iterable[Path]) -> list[RunFolder]:
-    """Runs with names that tell those of different settings apart.
-
-    Raises:
-        ConfigError: if a ``config.json`` is missing or was damaged.
-    """
-    told = [_told(path) for path in paths]
-    told = _apart(told, lambda run: run.task, lambda key: key.partition(".")[0] in OF_TASK, "task")
-    return _apart(
-        told, lambda run: (run.task, run.algorithm), lambda key: key.partition(".")[0] not in OF_TASK, "algorithm"
-    )
-
-
 def _told(path: Path) -> RunFolder:
     from marl.recipes import canonical, name_said
 
+    if not (path / CONFIG).exists():
+        return RunFolder(path, "task", _short(path.resolve().name), 0, {})
     config = read_json(path / CONFIG)
     settings, asked = config.get("settings"), config.get("asked")
     if not isinstance(settings, dict):
@@ -165,13 +196,17 @@ def _assignment(key: str, value: str) -> str:
     return f"{key.removesuffix('.$class')}={plain:.40}"
 
 
-def read_runs(paths: Iterable[Path], metrics: Sequence[str] | None = None) -> list[Row]:
+def read_runs(paths: Iterable[Path], metrics: Sequence[str] = ()) -> list[Row]:
     """Rows of scores of run folders; a run that logged nothing of a metric that others have is NaN there.
+
+    Args:
+        paths: the folders.
+        metrics: of rows of metrics, beside returns and evaluations.
 
     Raises:
         ConfigError: if there is no run, two are the same, or none has one of the metrics.
     """
-    runs = named(run_folders(paths))
+    runs = found_runs(paths)
     seen: dict[tuple[str, str, int], Path] = {}
     for run in runs:
         key = (run.task, run.algorithm, run.seed)
@@ -186,12 +221,12 @@ def read_runs(paths: Iterable[Path], metrics: Sequence[str] | None = None) -> li
     there: dict[tuple[str, str, int], set[str]] = {}
     for run in runs:
         key = (run.task, run.algorithm, run.seed)
-        found = [*_logged(run, key, metrics), *_final(run, key, metrics)]
+        found = [*_logged(run, key, metrics), *_final(run, key)]
         rows += found
         there[key] = {row[4] for row in found}
         lasts[key] = max((row[3] for row in found), default=0)
     known = list(dict.fromkeys(row[4] for row in rows))
-    if missing := [name for name in metrics or () if name not in known]:
+    if missing := [name for name in metrics if name not in known]:
         logged = sorted({name for run in runs[:20] for row in read_metrics(run.path) for name in row} - {"steps"})
         raise ConfigError(f"runs: there is no {missing[0]} in any of them; known: {', '.join(logged) or 'nothing yet'}")
     if not rows:
@@ -202,13 +237,13 @@ def read_runs(paths: Iterable[Path], metrics: Sequence[str] | None = None) -> li
     return rows
 
 
-def _logged(run: RunFolder, key: tuple[str, str, int], metrics: Sequence[str] | None) -> Iterator[Row]:
+def _logged(run: RunFolder, key: tuple[str, str, int], metrics: Sequence[str]) -> Iterator[Row]:
     steps = set[tuple[int, str]]()
     for row in read_metrics(run.path):
         if not math.isfinite(row.get("steps", math.nan)) or row["steps"] < 0:
             continue
         for metric, value in row.items():
-            wanted = _is_return(metric) if metrics is None else metric in metrics
+            wanted = _is_return(metric) or metric in metrics
             place = (int(row["steps"]), metric)
             if wanted and metric != "steps" and place not in steps:
                 steps.add(place)
@@ -219,17 +254,19 @@ def _is_return(metric: str) -> bool:
     return metric in ("mean_return", "evaluation_return") or metric.startswith("evaluation/")
 
 
-def _final(run: RunFolder, key: tuple[str, str, int], metrics: Sequence[str] | None) -> list[Row]:
-    """The evaluation at the end of ``marl train``, with its episodes."""
-    metric = f"{FINAL}evaluation_return"
-    if (metrics is not None and metric not in metrics) or not (run.path / SUMMARY).exists():
+def _final(run: RunFolder, key: tuple[str, str, int]) -> list[Row]:
+    """The evaluation at the end of ``marl train`` and that of random play beside it, with their episodes."""
+    if not (run.path / SUMMARY).exists():
         return []
     summary = read_json(run.path / SUMMARY)
-    report, steps = summary.get("evaluation"), summary.get("steps")
-    if not isinstance(report, dict) or type(steps) is not int or steps < 0:
-        return []
-    mean, returns = report.get("mean_return"), report.get("returns")
-    if not isinstance(returns, list) or not all(isinstance(one, int | float) for one in returns):
-        returns = []
-    value = float(mean) if isinstance(mean, int | float) else math.nan
-    return [(*key, steps, metric, value, tuple(map(float, returns)))]
+    steps, rows = summary.get("steps"), []
+    for name, metric in (("evaluation", f"{FINAL}evaluation_return"), ("random", RANDOM)):
+        report = summary.get(name)
+        if not isinstance(report, dict) or type(steps) is not int:
+            continue
+        mean, returns = report.get("mean_return"), report.get("returns")
+        if not isinstance(returns, list) or not all(isinstance(one, int | float) for one in returns):
+            returns = []
+        value = float(mean) if isinstance(mean, int | float) else math.nan
+        rows.append((*key, steps, metric, value, tuple(map(float, returns))))
+    return rows

@@ -80,7 +80,7 @@ class Scores:
         return cls(made)
 
     @classmethod
-    def from_runs(cls, paths: str | Path | Iterable[str | Path], metrics: Sequence[str] | None = None) -> Scores:
+    def from_runs(cls, paths: str | Path | Iterable[str | Path], metrics: Sequence[str] = ()) -> Scores:
         """From run folders, or folders that hold such at any depth.
 
         Tasks and algorithms are called as their runs' ``config.json`` says. Runs of one name with other settings are
@@ -88,8 +88,8 @@ class Scores:
 
         Args:
             paths: the folders.
-            metrics: of rows of metrics; None: returns and evaluations. ``final/evaluation_return`` is the evaluation at
-                the end of ``marl train``.
+            metrics: of rows of metrics, beside returns and evaluations. ``final/evaluation_return`` is the evaluation
+                at the end of ``marl train``, ``random_return`` that of random play beside it.
 
         Raises:
             ConfigError: if there is no run, two are of the same settings and seed, or one cannot be read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -124,7 +125,7 @@ def _markdown(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    return text.translate(LATEX)
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", text.translate(LATEX))
 
 
 def tables(made: Comparison) -> tuple[Table, ...]:
@@ -162,7 +163,8 @@ def _by_task(made: Comparison) -> Table:
                 cells.append(Cell("no run"))
                 continue
             text = f"{said(entry.mean)}  n={len(entry.seeds)}"
-            cells.append(Cell(text, entry.mean.value == best[task]))
+            rivals = sum((task, other) in made.entries for other in made.algorithms)
+            cells.append(Cell(text, rivals > 1 and entry.mean.value == best[task]))
         rows.append(tuple(cells))
     head = [f"{task} at {made.steps[task]:,}" for task in made.tasks]
     title = f"{made.metric}: mean over seeds ({_interval(made)}) and number of seeds, by task at a step"
@@ -176,7 +178,10 @@ def _aggregates(made: Comparison) -> Table:
         for name in names
     }
     rows = tuple(
-        (Cell(algorithm), *(Cell(said(found[name]), found[name].value == best[name]) for name in names))
+        (
+            Cell(algorithm),
+            *(Cell(said(found[name]), len(made.aggregates) > 1 and found[name].value == best[name]) for name in names),
+        )
         for algorithm, found in made.aggregates.items()
     )
     scores = "normalized scores (0: random, 1: best known)" if made.normalized else made.metric
