@@ -45,7 +45,7 @@ def _line(label: str, place: int, band: Band) -> Line:
 def curves_figure(made: Comparison) -> Curves:
     """The IQM over seeds with its interval over time, a panel for each task, and one for all where scores allow it."""
     count = len(made.tasks) + bool(made.overall)
-    wide = min(count, COLUMNS)
+    wide = 2 if count == 4 else min(count, COLUMNS)
     high = -(-count // wide)
     figure = Curves(figsize=(0.6 + 4.2 * wide, 0.4 + 3.4 * high), layout="constrained")
     axes = figure.subplots(high, wide, squeeze=False).reshape(-1)
@@ -54,6 +54,8 @@ def curves_figure(made: Comparison) -> Curves:
         draw(axis, [_line(name, n, band) for n, name, band in bands if band is not None])
         axis.set_title(plain(task), fontsize="medium")
         axis.set_xlabel(STEPS)
+    for axis in axes[: len(made.tasks) : wide]:
+        axis.set_ylabel(plain(words(made.over_time)), fontsize="small")
     if made.overall:
         axis = axes[len(made.tasks)]
         draw(axis, [_line(n, made.algorithms.index(n), band) for n, band in made.overall.items()])
@@ -62,7 +64,7 @@ def curves_figure(made: Comparison) -> Curves:
         axis.set_ylabel("normalized score, IQM")
     for axis in axes[count:]:
         axis.remove()
-    figure.supylabel(f"{plain(words(made.over_time))}\nIQM, {100 * made.level:g} % CI over seeds", fontsize="small")
+    figure.suptitle(f"IQM over seeds, {100 * made.level:g} % CI", fontsize="medium")
     return figure
 
 
@@ -83,6 +85,7 @@ def aggregates_figure(made: Comparison) -> Curves:
         for row, algorithm in enumerate(rows):
             found = made.aggregates[algorithm][name]
             color, _ = style(made.algorithms.index(algorithm))
+            axis.use_sticky_edges = False
             if found.known:
                 axis.barh(row, found.high - found.low, left=found.low, height=0.5, color=color, alpha=0.5)
             axis.plot([found.value], [row], "|", color="k", markersize=12, markeredgewidth=2)
