@@ -276,6 +276,7 @@ def test_a_plot_needs_something_to_draw(tmp_path):
 
     run = tmp_path / "_a$b"
     run.mkdir()
+    (run / "metrics.jsonl").write_bytes(b"")
     with pytest.raises(ConfigError, match="nothing to plot"):
         plot_runs([run], tmp_path / "out.png")
     (run / "metrics.jsonl").write_bytes(b'{"steps": 1, "mean_return": 1, "evaluation_return": null}\n')

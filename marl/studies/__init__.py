@@ -1,4 +1,4 @@
-"""What is asked of trained systems and of many runs: tournaments, exploitability, sweeps, games by seat, comparisons."""
+"""What is asked of trained systems and of many runs: tournaments, exploitability, sweeps, games, comparisons."""
 
 from marl.film import Played, play
 from marl.studies import statistics
