@@ -236,9 +236,10 @@ def _steps(median: Estimate) -> str:
 
 
 def said(found: Estimate) -> str:
-    """A number with its interval, ``0.57 [0.52, 0.62]``, with as many digits as tell its ends apart."""
+    """A number with its interval, ``0.57 [0.52, 0.62]``, with as many digits as tell its ends apart, three at most."""
     apart = found.high - found.low if found.known else abs(found.value) / 10
-    digits = 2 if not apart > 0 else min(max(1 - math.floor(math.log10(apart)), 0), 6)
+    most = 3 if abs(found.value) >= 0.01 else 6
+    digits = 2 if not apart > 0 else min(max(1 - math.floor(math.log10(apart)), 0), most)
     if not found.known:
         return f"{found.value:.{digits}f}"
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"

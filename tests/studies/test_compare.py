@@ -245,6 +245,8 @@ def test_digits_tell_the_ends_of_an_interval_apart():
     assert said(Estimate(-123.456, -130.0, -110.0)) == "-123 [-130, -110]"
     assert said(Estimate(1.0, 1.0, 1.0)) == "1.00 [1.00, 1.00]"
     assert said(Estimate(-42.123)) == "-42.1"
+    assert said(Estimate(1.02378, 1.02358, 1.02399)) == "1.024 [1.024, 1.024]"
+    assert said(Estimate(0.0012345, 0.0012, 0.0013)) == "0.00123 [0.00120, 0.00130]"
     assert said(Estimate(0.0)) == "0.00"
 
 
