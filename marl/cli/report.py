@@ -123,6 +123,7 @@ def _numbers(text: str, said: str) -> tuple[float, float]:
 
 def _write(asked: Report, scores: Scores, made: Comparison) -> list[Path]:
     """The files that were asked for."""
+    from marl.studies.marl_eval import FINAL
     from marl.studies.tables import to_csv
 
     def table(file: Path) -> list[Path]:
@@ -132,7 +133,7 @@ def _write(asked: Report, scores: Scores, made: Comparison) -> list[Path]:
 
     def tree(file: Path) -> list[Path]:
         file.parent.mkdir(parents=True, exist_ok=True)
-        scores.of(made.metric).to_marl_eval(file)
+        scores.of(made.metric, f"{FINAL}{made.metric}").to_marl_eval(file)
         return [file]
 
     def pictures(folder: Path) -> list[Path]:
