@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from marl import algorithms
-from marl.config import unknown
+from marl.config import described, unknown
 from marl.grid import Counterfactual
 from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3, LearnerConfig
 from marl.types import ConfigError
@@ -53,18 +54,32 @@ def recipe_named(name: str, where: str, more: Sequence[str] = ()) -> Recipe:
 
 def name_of(settings: LearnerConfig) -> str:
     """The recipe that a learner's settings are one of, with its plain name where critics are local."""
+    return name_said(described(settings))
+
+
+def name_said(settings: Mapping[str, Any]) -> str:
+    """The same of settings as a run's ``config.json`` describes them, of which nothing is made."""
     plain = {recipe: name for name, recipe in PLAIN.items()}
     for axes in AXES:
-        for name, recipe in recipes().items():
-            if _kinds(recipe(), axes) == _kinds(settings, axes):
+        for name, recipe in _described().items():
+            if _kinds(recipe, axes) == _kinds(settings, axes):
                 return plain.get(name, name)
-    return type(settings).__name__.lower()
+    return str(settings.get("$class", "unknown")).rpartition(":")[2].lower()
 
 
-def _kinds(settings: LearnerConfig, axes: Sequence[str]) -> list[Any]:
+@functools.cache
+def _described() -> dict[str, Mapping[str, Any]]:
+    """All recipes by name, as run folders describe them."""
+    return {name: described(recipe()) for name, recipe in recipes().items()}
+
+
+def _kinds(settings: Mapping[str, Any], axes: Sequence[str]) -> list[Any]:
     """The learner, and what it has on some axes."""
-    values = [getattr(settings, axis, None) for axis in axes]
-    return [type(settings), *(value if isinstance(value, bool) else type(value) for value in values)]
+    return [settings.get("$class"), *(_kind(settings.get(axis)) for axis in axes)]
+
+
+def _kind(value: Any) -> Any:
+    return value.get("$class", value.get("$code")) if isinstance(value, Mapping) else value
 
 
 def names_of(agents: LearnerConfig | Mapping[str, LearnerConfig]) -> str:

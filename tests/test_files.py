@@ -12,9 +12,9 @@ import marl
 from marl import checkpoint, files
 from marl.checkpoint import MANIFEST, TENSORS, TREE
 from marl.logs import MetricsFile, read_metrics
-from marl.logs.curves import plot_curves
 from marl.logs.files import RetryBackoff, read_json, write_json
 from marl.run import Run, candidates, first_valid
+from marl.studies.run_curves import plot_runs
 from marl.types import CheckpointError, ConfigError
 from tests.support.tiny import Constant
 
@@ -117,7 +117,7 @@ def test_pictures_in_a_run_folder_replace_links_that_lie_there(secret, tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"steps": 1, "mean_return": 1.0}\n{"steps": 2, "mean_return": 2.0}\n')
     for name in ("curves.png", "episode.gif"):
         (tmp_path / name).symlink_to(secret)
-    plot_curves([tmp_path], tmp_path / "curves.png")
+    plot_runs([tmp_path], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     played = Played(frames=[np.zeros((4, 4, 3), np.uint8), np.ones((4, 4, 3), np.uint8)])
     write_gif([played], 15.0, tmp_path / "episode.gif")

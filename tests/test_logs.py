@@ -272,14 +272,15 @@ def test_on_a_terminal_progress_is_drawn_in_place(monkeypatch):
 
 
 def test_a_plot_needs_something_to_draw(tmp_path):
-    from marl.logs.curves import plot_curves
+    from marl.studies.run_curves import plot_runs
 
     run = tmp_path / "_a$b"
     run.mkdir()
+    (run / "metrics.jsonl").write_bytes(b"")
     with pytest.raises(ConfigError, match="nothing to plot"):
-        plot_curves([run], tmp_path / "out.png")
+        plot_runs([run], tmp_path / "out.png")
     (run / "metrics.jsonl").write_bytes(b'{"steps": 1, "mean_return": 1, "evaluation_return": null}\n')
-    assert plot_curves([run], tmp_path / "deep" / "out.png").read_bytes()[:4] == b"\x89PNG"
+    assert plot_runs([run], tmp_path / "deep" / "out.png").read_bytes()[:4] == b"\x89PNG"
 
 
 # --- a table ----------------------------------------------------------------------------------------------------------

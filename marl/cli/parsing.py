@@ -41,6 +41,7 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.list import List
     from marl.cli.play import Play
     from marl.cli.plot import Plot
+    from marl.cli.report import Report
     from marl.cli.sweep import Sweep
     from marl.cli.tournament import Tournament
     from marl.cli.train import Train
@@ -52,6 +53,7 @@ def commands() -> dict[str, type[Command]]:
         "sweep": Sweep,
         "play": Play,
         "plot": Plot,
+        "report": Report,
         "tournament": Tournament,
         "exploit": Exploit,
         "export": Export,
@@ -130,7 +132,7 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
         place += 1
         if not word.startswith("-") or word == "-":
             given += 1
-            if given > len(positional) and name not in ("plot", "tournament"):
+            if given > len(positional) and name not in ("plot", "report", "tournament"):
                 raise UsageError(f"marl {name}: unexpected argument {word!r}")
             spelled.append(word)
             continue
@@ -162,7 +164,7 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
             place += 1
     needed = [key for key in positional if fields[key].default is dataclasses.MISSING]
     if given < len(needed):
-        what = {"run_folder": "RUN", "runs": "RUN", "env": "ENV", "bundle": "DIR"}[needed[given]]
+        what = {"run_folder": "RUN", "runs": "RUN", "env": "ENV", "bundle": "DIR", "what": "WHAT"}[needed[given]]
         raise UsageError(f"marl {name}: {what} is missing: marl {name} {what}")
     return spelled
 

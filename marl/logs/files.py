@@ -43,16 +43,22 @@ def write_json(path: Path, data: Any) -> None:
     replace_file(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, largest: int = LARGEST, *, nan: bool = False) -> dict[str, Any]:
     """A JSON object from a file that people may have edited.
+
+    Args:
+        path: of the file.
+        largest: bytes that it may have.
+        nan: take NaN and infinity, which JSON has not and Python writes.
 
     Raises:
         ConfigError: naming the file and the line, if it is missing, too large, no JSON object, or names a key twice.
     """
     try:
-        text = files.read(path, LARGEST).decode()
+        text = files.read(path, largest).decode()
     except files.WrongSizeError as error:
-        raise ConfigError(f"{path}: {error.strerror} for a settings file") from None
+        what = "a settings file" if largest == LARGEST else "such a file"
+        raise ConfigError(f"{path}: {error.strerror} for {what}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -60,7 +66,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise ConfigError(f"{path}: is empty")
     try:
-        data = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs), parse_constant=_no_number)
+        constant = float if nan else _no_number
+        data = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs), parse_constant=constant)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}: {error.msg}") from None
     except ConfigError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from marl.types import ConfigError
 
@@ -15,6 +17,23 @@ except ImportError:
 
 Rows = Sequence[Mapping[str, float]]
 MOST_PANELS = 20  # of one picture
+STEPS = "environment steps (all copies)"
+# Okabe and Ito (2008), told apart by people who see colors differently, the palest left out; then other dashes.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+UNITS = {
+    "mean_length": "episode length (steps)",
+    "steps_per_second": "environment steps per second (1/s)",
+    "seconds": "time (s)",
+    "episodes": "episodes that ended",
+    "entropy": "entropy of policies (nat)",
+    "kl": "change of policies, KL (nat)",
+    "clip_fraction": "share of clipped ratios",
+    "explained_variance": "explained variance of returns",
+    "gradient_norm": "norm of gradients",
+    "policy_loss": "loss of policies",
+    "value_loss": "loss of values",
+}
 
 
 class Curves(Figure):
@@ -30,6 +49,61 @@ class Curves(Figure):
         return picture.getvalue()
 
 
+@dataclass(frozen=True)
+class Line:
+    """A curve as it is drawn.
+
+    label: of the legend.
+    x: where.
+    y: how high.
+    place: among the lines of a panel, which decides its color; lines of one place belong together.
+    band: lower and upper ends of an interval around it.
+    faint: curves that it stands for, drawn thin.
+    dots: as dots, of what is measured now and then.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    place: int
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    faint: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
+    dots: bool = False
+
+
+def panels(titles: Sequence[str], lines: Sequence[Sequence[Line]], x: str = STEPS) -> Curves:
+    """A panel of lines for each title, one below the other."""
+    figure = Curves(figsize=(7.0, 0.6 + 3.4 * len(titles)), layout="constrained")
+    axes = figure.subplots(len(titles), 1, squeeze=False, sharex=True)[:, 0]
+    for axis, title, drawn in zip(axes, titles, lines, strict=True):
+        draw(axis, drawn)
+        axis.set_ylabel(plain(title))
+    axes[-1].set_xlabel(x)
+    return figure
+
+
+def draw(axis: Any, lines: Sequence[Line]) -> None:
+    """Lines into a panel of matplotlib, with a legend and a grid."""
+    for line in lines:
+        color, dash = style(line.place)
+        for x, y in line.faint:
+            axis.plot(x, y, color=color, linewidth=0.6, alpha=0.35)
+        if line.band is not None:
+            axis.fill_between(line.x, *line.band, color=color, alpha=0.18, linewidth=0)
+        look: dict[str, Any] = {"linestyle": dash}
+        if line.dots:
+            look = {"linestyle": "--", "marker": "o", "markersize": 3, "linewidth": 0.8}
+        axis.plot(line.x, line.y, color=color, label=plain(line.label), **look)
+    axis.grid(alpha=0.3)
+    if lines:
+        axis.legend(fontsize="small")
+
+
+def style(place: int) -> tuple[str, str]:
+    """Color and dashes of the n-th line."""
+    return COLORS[place % len(COLORS)], DASHES[place // len(COLORS) % len(DASHES)]
+
+
 def curves(tables: Sequence[tuple[str, str, Rows]], names: Sequence[str] = ()) -> Curves:
     """Metrics over environment steps.
 
@@ -40,6 +114,21 @@ def curves(tables: Sequence[tuple[str, str, Rows]], names: Sequence[str] = ()) -
     Raises:
         ConfigError: if a table has no such metric.
     """
+    chosen = panel_names(tables, names)
+    drawn = []
+    for name in chosen:
+        lines = []
+        for place, (_, label, rows) in enumerate(tables):
+            lines.append(Line(label, *column(rows, name), place))
+            evaluation = column(rows, "evaluation_return")
+            if name == "mean_return" and evaluation[0]:
+                lines.append(Line("evaluation (greedy)", *evaluation, place, dots=True))
+        drawn.append(lines)
+    return panels([words(name) for name in chosen], drawn)
+
+
+def panel_names(tables: Sequence[tuple[str, str, Rows]], names: Sequence[str]) -> list[str]:
+    """The metrics that get a panel. Raises ConfigError if a table has none of one."""
     for where, _, rows in tables:
         for name in names or ("mean_return",):
             if not any(name in row for row in rows):
@@ -50,22 +139,7 @@ def curves(tables: Sequence[tuple[str, str, Rows]], names: Sequence[str] = ()) -
                     else f"{where}: there is nothing to plot yet: no episode had ended when metrics were last logged"
                 )
     of_teams = {name for _, _, rows in tables for row in rows for name in row if name.endswith("/mean_return")}
-    panels = (list(names) or ["mean_return", *sorted(of_teams)])[:MOST_PANELS]
-    figure = Curves(figsize=(7.0, 0.6 + 3.4 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
-    for axis, name in zip(axes, panels, strict=True):
-        for place, (_, label, rows) in enumerate(tables):
-            color = f"C{place % 10}"
-            axis.plot(*column(rows, name), color=color, label=_plain(label))
-            if name == "mean_return":
-                x, y = column(rows, "evaluation_return")
-                if x:
-                    axis.plot(x, y, "o--", color=color, markersize=3, linewidth=0.8, label="evaluation (greedy)")
-        axis.set_ylabel(_plain(_words(name)))
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
-    axes[-1].set_xlabel("environment steps (all copies)")
-    return figure
+    return (list(names) or ["mean_return", *sorted(of_teams)])[:MOST_PANELS]
 
 
 def column(rows: Rows, name: str) -> tuple[list[float], list[float]]:
@@ -74,13 +148,17 @@ def column(rows: Rows, name: str) -> tuple[list[float], list[float]]:
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """What a metric is, with its unit."""
     team, _, metric = name.rpartition("/")
-    if metric != "mean_return":
-        return name
-    return f"return, sum over {team or 'all agents'}"
+    if name in ("evaluation_return", "final/evaluation_return"):
+        return "return of evaluations (greedy), sum over all agents"
+    if metric == "mean_return":
+        return f"return, sum over {team or 'all agents'}"
+    said = UNITS.get(metric)
+    return name if said is None else f"{said}, {team}" if team else said
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """No mathematics, no line breaks; a leading underscore would hide a label."""
     return "".join(c if c.isprintable() else "?" for c in text).replace("$", r"\$").lstrip("_")[:100]

@@ -1,0 +1,94 @@
+"""Learning curves of runs as a picture (extra ``plot``): seeds of the same settings as one line with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from marl.config import check_whole
+from marl.logs import read_metrics
+from marl.logs.files import replace_file
+from marl.studies.run_folders import found_runs
+from marl.studies.statistics import aligned, curve, smoothed
+from marl.training.curves import Curves, Line, Rows, column, panel_names, panels, words
+from marl.types import Array
+
+POINTS = 200  # of a curve over seeds with different steps
+Group = tuple[str, list[tuple[str, Rows]]]  # a legend's words, and its runs: what an error calls each, rows of metrics
+
+
+def plot_runs(runs: Sequence[Path], out: Path, names: Sequence[str] = (), smooth: int = 1) -> Path:
+    """Draw the learning curves of runs; seeds of the same settings are one line with its interval.
+
+    Args:
+        runs: run folders, or folders that hold such.
+        out: where to write; its ending says what kind of picture.
+        names: of metrics, a panel each; none: returns, of each team too, and evaluations.
+        smooth: rows that each value is the mean of, the latest ones.
+
+    Raises:
+        ConfigError: if a run has no such metric, or matplotlib is not installed.
+    """
+    picture = runs_figure(groups(runs), names, smooth).png(out.suffix[1:] or "png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, picture)  # it may lie in a run folder: never through a link
+    return out
+
+
+def groups(runs: Sequence[Path]) -> list[Group]:
+    """Runs of the same settings under one name; a run without a ``config.json`` stands for itself."""
+    told = [run for run in found_runs(runs) if run.path.exists()]
+    several = len({run.task for run in told}) > 1
+    alone = len({(run.task, run.algorithm) for run in told}) == len(told)
+    found: dict[str, list[tuple[str, Rows]]] = {}
+    for run in told:
+        label = f"{run.task}, {run.algorithm}" if several else run.algorithm
+        label = run.path.resolve().name if alone or not run.settings else label
+        found.setdefault(label, []).append((str(run.path), read_metrics(run.path)))
+    return list(found.items())
+
+
+def runs_figure(found: Sequence[Group], names: Sequence[str] = (), smooth: int = 1) -> Curves:
+    """The same as a figure.
+
+    Raises:
+        ConfigError: if a run has no such metric.
+    """
+    check_whole("smooth", smooth, 1)
+    tables = [(where, label, rows) for label, runs in found for where, rows in runs]
+    chosen = panel_names(tables, names)
+    drawn = []
+    for name in chosen:
+        lines = []
+        for place, (label, runs) in enumerate(found):
+            lines.append(_over_seeds(label, [column(rows, name) for _, rows in runs], place, smooth))
+            evaluations = [one for _, rows in runs if (one := column(rows, "evaluation_return"))[0]]
+            if name == "mean_return" and evaluations:
+                lines.append(_over_seeds("evaluation (greedy)", evaluations, place, 1, dots=True))
+        drawn.append(lines)
+    return panels([words(name) for name in chosen], drawn)
+
+
+def _over_seeds(
+    label: str, runs: Sequence[tuple[list[float], list[float]]], place: int, smooth: int, dots: bool = False
+) -> Line:
+    """One run as it is; of several the mean with its 95 % interval over seeds, and each of them thin."""
+    smooth_runs = [(x, smoothed(np.array(y), smooth).tolist()) for x, y in runs if x]
+    if len(smooth_runs) < 2:
+        x, y = smooth_runs[0] if smooth_runs else ([], [])
+        return Line(label, x, y, place, dots=dots)
+    grid = _common(smooth_runs)
+    band = curve([np.array([aligned(x, y, grid) for x, y in smooth_runs])], grid, statistic="mean")
+    said = label if dots else f"{label}, mean of {len(smooth_runs)} seeds, 95 % CI"
+    ends = (band.low.tolist(), band.high.tolist())
+    return Line(said, grid.tolist(), band.value.tolist(), place, ends, () if dots else smooth_runs, dots)
+
+
+def _common(runs: Sequence[tuple[list[float], list[float]]]) -> Array:
+    """Steps for the mean: those of the runs if they are the same for all."""
+    if all(x == runs[0][0] for x, _ in runs):
+        return np.array(runs[0][0], dtype=np.float64)
+    start, end = max(x[0] for x, _ in runs), max(x[-1] for x, _ in runs)
+    return np.linspace(start, end, min(POINTS, max(len(x) for x, _ in runs)))
