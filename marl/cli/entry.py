@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    interrupts = Interrupts(preemptible=words[:1] == ["train"])
+    interrupts = Interrupts(preemptible=words[:1] in (["train"], ["study"]))
     try:
         with interrupts, _any_text():
             code = _guarded(words, debug, interrupts, last=arguments is None)
