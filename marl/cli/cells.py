@@ -74,11 +74,12 @@ class PlannedCell:
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a config.json decides what is trained, as JSON."""
-    kept = {key: config.get(key) for key in ("asked", "scenario", "agents", "callbacks", "set", "settings", "tunable")}
+    kept = {key: config.get(key) for key in ("scenario", "agents", "callbacks", "set")}
     for key in ("asked", "settings", "tunable"):
-        if not isinstance(kept[key], Mapping):
+        said = config.get(key)
+        if not isinstance(said, Mapping):
             raise config_error(f"config.json: {key!r} is missing or no object; was it edited?")
-    kept["asked"] = {name: value for name, value in kept["asked"].items() if name not in NOT_COMPARED}
+        kept[key] = {name: value for name, value in said.items() if key != "asked" or name not in NOT_COMPARED}
     found: dict[str, Any] = json.loads(json.dumps(kept))
     return found
 
@@ -135,7 +136,8 @@ def _plan(found: FoundStudy, cell: Cell) -> tuple[Asked, dict[str, Any]]:
 
     study = found.study
     what = study.learners(cell.algorithm, cell.task)
-    algorithm, agents = None, ()
+    algorithm: str | None = None
+    agents: tuple[str, ...] = ()
     if isinstance(what, Teams):
         agents = tuple(f"{pattern}={in_words(one)}" for pattern, one in what.items())
     elif not isinstance(what, str):
@@ -161,7 +163,7 @@ def _plan(found: FoundStudy, cell: Cell) -> tuple[Asked, dict[str, Any]]:
     plan = make_plan(asked, None)
     if asked.evaluate_every is None:
         every = max(1, plan.steps // EVALUATIONS)
-        asked, plan = (dataclasses.replace(one, evaluate_every=every) for one in (asked, plan))  # type: ignore[type-var]
+        asked, plan = dataclasses.replace(asked, evaluate_every=every), dataclasses.replace(plan, evaluate_every=every)
     config = plan.config(asked)
     config["asked"]["set"], config["set"] = list(plan.assignments), list(plan.assignments)
     return asked, config

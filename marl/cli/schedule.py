@@ -182,13 +182,12 @@ class Schedule:
         with contextlib.suppress(KeyboardInterrupt):
             while busy and time.monotonic() < until:
                 for key, _ in self._selector.select(POLL_SECONDS):
-                    job: Job = key.data
-                    code = job.process.answer()
-                    self._selector.unregister(job.process.socket)
-                    if job in busy:
-                        busy.remove(job)
-                        if job.cell is not None and code == 0:  # it was just finished
-                            self._write(job.cell, code=0, error=None)
+                    code = key.data.process.answer()
+                    self._selector.unregister(key.data.process.socket)
+                    if key.data in busy:
+                        busy.remove(key.data)
+                        if code == 0:  # it was just finished
+                            self._write(key.data.cell, code=0, error=None)
 
     def _log_of(self, cell: PlannedCell) -> Path:
         from marl.studies.study_folder import LOGS

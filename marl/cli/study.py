@@ -210,12 +210,12 @@ def _say_what_is_there(
     ]
     if others:
         say(f"{len(others)} runs that the study does not ask for any more are kept, such as {others[0]}")
-    count = Counter(state.status for state in states.values())
-    if count["finished"] or len(todo) < len(cells) or any(states[cell.name].steps for cell in todo):
+    tally = Counter(state.status for state in states.values())
+    if tally["finished"] or len(todo) < len(cells) or any(states[cell.name].steps for cell in todo):
         parts = [
-            f"{count[one]} {one}"
+            f"{tally[one]} {one}"
             for one in ("finished", "interrupted", "running", "failed", "diverged", "waiting")
-            if count[one]
+            if tally[one]
         ]
         say(f"{len(cells)} cells: {', '.join(parts)}; {len(todo)} to train")
 
