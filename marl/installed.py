@@ -58,11 +58,12 @@ def installed_studies() -> dict[str, str]:
 
 
 def _modules_in(package: str) -> list[str]:
-    """The public files of a package, none of which is imported; none where there is no such package."""
+    """The public files of a package; neither they nor packages that it is in are imported. None where there is none."""
+    top, *inner = package.split(".")
     try:
-        spec = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return []
-    folders = None if spec is None else spec.submodule_search_locations
-    modules = pkgutil.iter_modules(folders or ())
+    folders = (None if spec is None else spec.submodule_search_locations) or ()
+    modules = pkgutil.iter_modules([os.path.join(folder, *inner) for folder in folders])
     return [module.name for module in modules if not (module.ispkg or module.name.startswith("_"))]
