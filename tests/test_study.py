@@ -173,7 +173,7 @@ def test_a_studys_numbers_are_plain_rows(tmp_path):
     folder = StudyFolder.read(tmp_path)
     assert list(folder.rows()) == [
         Row("t", "a lr=1", 0, 10, "evaluation_return", 1.5),
-        Row("t", "a lr=1", 0, 20, "final_return", 2.0),
+        Row("t", "a lr=1", 0, 20, "final/evaluation_return", 2.0),
         Row("t", "a lr=1", 0, 20, "random_return", 0.5),
     ]
     assert [row.value for row in folder.rows(["mean_return"])] == [1.0, 2.0, 0.5]

@@ -42,8 +42,8 @@ class Row(NamedTuple):
         algorithm: with what varies, ``qmix lr=0.001``.
         seed: of the run.
         step: environment steps so far, all copies counted.
-        metric: ``evaluation_return`` while it trained, ``final_return`` and ``random_return`` at its end, or another
-            column of its metrics.
+        metric: ``evaluation_return`` while it trained, ``final/evaluation_return`` and ``random_return`` at its end, or
+            another column of its metrics.
         value: the number.
     """
 
@@ -152,8 +152,8 @@ class StudyFolder:
         """The numbers of all cells so far, for tables and statistics.
 
         Args:
-            metrics: columns of the cells' ``metrics.jsonl``. ``final_return`` and ``random_return``, the means of the
-                evaluation at the end and of random play in the same episodes, are there for every finished cell.
+            metrics: columns of the cells' ``metrics.jsonl``. ``final/evaluation_return`` and ``random_return``, the
+                means of the evaluation at the end and of random play, are there for every finished cell.
         """
         for cell in self.cells:
             where = (cell.task, cell.algorithm, cell.seed)
@@ -162,7 +162,7 @@ class StudyFolder:
             summary = read_json(cell.folder / SUMMARY) if (cell.folder / SUMMARY).exists() else {}
             if summary.get("status") != FINISHED:
                 continue
-            for name, key in (("final_return", "evaluation"), ("random_return", "random")):
+            for name, key in (("final/evaluation_return", "evaluation"), ("random_return", "random")):
                 value = summary[key].get("mean_return") if isinstance(summary.get(key), dict) else None
                 if isinstance(value, int | float):
                     yield Row(*where, int(summary.get("steps", cell.steps)), name, float(value))

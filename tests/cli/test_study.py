@@ -418,4 +418,4 @@ def test_the_shipped_study_runs_when_it_is_small(here, tmp_path, marl_command):
     said = marl_command("study", "run", tmp_path / "small.py", "--out", tmp_path / "study", "--quiet")
     assert said.code == 0, said.err
     rows = list(StudyFolder.read(tmp_path / "study").rows())
-    assert len({(row.task, row.algorithm) for row in rows if row.metric == "final_return"}) == 18
+    assert len({(row.task, row.algorithm) for row in rows if row.metric == "final/evaluation_return"}) == 18
