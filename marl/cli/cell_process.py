@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
-import os
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from marl.adapters.spawn import die_with, kill, spawn
+from marl.adapters.spawn import kill, spawn
+
+SERVER = "marl.cli.cell_server"  # whose ``serve`` is the main function of the process
 
 
 class CellProcess:
@@ -23,7 +22,7 @@ class CellProcess:
         self.socket, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process: subprocess.Popen[bytes] = spawn("marl.cli.cell_process", "serve", (theirs.fileno(),))
+                self._process: subprocess.Popen[bytes] = spawn(SERVER, "serve", (theirs.fileno(),))
             except OSError:
                 self.socket.close()
                 raise
@@ -57,36 +56,3 @@ class CellProcess:
             code = self._process.wait(0.2) if code is None else code  # it may be on its way
         kill(self._process)
         return self._process.returncode if code is None else code
-
-
-def serve(descriptor: int, parent: int, from_main: int) -> None:
-    """The process: commands come in, a line of JSON each; exit statuses go out."""
-    die_with(parent, bool(from_main))
-    with socket.socket(fileno=descriptor) as channel, channel.makefile("r") as asked:
-        for line in asked:
-            said = json.loads(line)
-            with _saying_to(Path(said["log"])):
-                code = _run(said["words"])
-            gc.collect()  # a replay memory may be large
-            channel.sendall(b"%d\n" % code)
-
-
-def _run(words: Sequence[str]) -> int:
-    from marl.cli.entry import main
-
-    return main(words)
-
-
-@contextlib.contextmanager
-def _saying_to(log: Path) -> Iterator[None]:
-    """What this process, its libraries and its children print goes to a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    try:
-        yield
-    finally:
-        for text in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                text.flush()

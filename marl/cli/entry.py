@@ -64,8 +64,11 @@ def _end_for_certain(code: int) -> None:
 
 def _run(asked: Command) -> int:
     """Do what was asked."""
+    from marl import sources
+
     named = [name for key in ("scenario", "env") if (name := getattr(asked, key, None)) is not None]
-    if getattr(asked, "trust", False) or not all(map(is_known, named)):
+    of_a_file = sources.split(getattr(asked, "study", "")) is not None
+    if getattr(asked, "trust", False) or of_a_file or not all(map(is_known, named)):
         _find_modules_here()
     with contextlib.nullcontext() if getattr(asked, "quiet", False) else telling(note):
         return asked.run()

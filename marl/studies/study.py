@@ -308,14 +308,15 @@ class FoundStudy:
     file: Path | None
 
     def reference(self, task: str) -> str:
-        """What ``marl train`` takes for a task of the study.
+        """What ``marl train`` takes for a task of the study; files are looked for beside the study's.
 
         Raises:
             ConfigError: for a scenario that has no name by which it can be found.
         """
         what = self.study.task_sources()[task]
         if isinstance(what, str):
-            return what
+            beside = self.file is not None and sources.split(what) is not None and not Path(what).is_absolute()
+            return str(self.file.parent / what) if beside and self.file is not None else what
         named = [name for name, value in vars(self.module).items() if value is what]
         if named:
             return f"{self.source}:{named[0]}"
