@@ -144,14 +144,25 @@ def test_cells_are_the_runs_of_marl_train_bit_for_bit(unbroken, tmp_path, marl_c
         assert summaries[0]["evaluation"] == summaries[1]["evaluation"]
 
 
-def test_all_cells_are_evaluated_in_the_same_episodes(unbroken):
-    summaries = [json.loads((cell.folder / "summary.json").read_text()) for cell in StudyFolder.read(unbroken).cells]
-    assert len({str(summary["random"]["episode_lengths"]) for summary in summaries if summary["seed"] == 0}) == 1
-    seeds = {
-        json.loads((cell.folder / "config.json").read_text())["tunable"]["evaluate_seed"]
-        for cell in StudyFolder.read(unbroken).cells
-    }
-    assert seeds == {0}
+def test_cells_of_all_seeds_are_evaluated_in_the_same_episodes(unbroken):
+    configs = [json.loads((cell.folder / "config.json").read_text()) for cell in StudyFolder.read(unbroken).cells]
+    assert {config["settings"]["seed"] for config in configs} == {0, 1}
+    assert {config["tunable"]["evaluate_seed"] for config in configs} == {0}
+
+
+def test_the_seed_of_evaluations_is_the_one_that_was_asked_for_and_kept(file, tmp_path, monkeypatch, marl_command):
+    evaluate, seeds = MultiAgentSystem.evaluate, []
+
+    def noted(self, *arguments, **keywords):
+        seeds.append(keywords["seed"])
+        return evaluate(self, *arguments, **keywords)
+
+    monkeypatch.setattr(MultiAgentSystem, "evaluate", noted)
+    words = ("train", f"{file}:tiny", "--run-dir", tmp_path, "--evaluate-every", 64, "--episodes", 2, "--quiet")
+    assert marl_command(*words, "--steps", 128, "--evaluate-seed", 7, "--seed", 3).code == 0
+    assert seeds == [7, 7, 8, 8]  # at the end the agents, then random ones in the same episodes
+    assert marl_command(*words[:4], "--resume", "--steps", 192, "--quiet").code == 0
+    assert seeds[4:] == [7, 8, 8]
 
 
 def test_killed_at_random_times_and_run_again_it_is_the_unbroken_study(file, unbroken, folder, tmp_path, marl_command):
