@@ -37,14 +37,13 @@ LARGEST_JOURNAL = 2**28  # bytes; an attempt has a line of some hundred
 class Row(NamedTuple):
     """One number of one run of a study.
 
-    Args:
-        task: by its name in the study.
-        algorithm: with what varies, ``qmix lr=0.001``.
-        seed: of the run.
-        step: environment steps so far, all copies counted.
-        metric: ``evaluation_return`` while it trained, ``final/evaluation_return`` and ``random_return`` at its end, or
-            another column of its metrics.
-        value: the number.
+    task: by its name in the study.
+    algorithm: with what varies, ``qmix lr=0.001``.
+    seed: of the run.
+    step: environment steps so far, all copies counted.
+    metric: ``evaluation_return`` while it trained, ``final/evaluation_return`` and ``random_return`` at its end, or
+    another column of its metrics.
+    value: the number.
     """
 
     task: str
