@@ -24,8 +24,8 @@ _HOMES = {
     "marl.scenario": "Scenario",
     "marl.schedules": "Linear",
     "marl.stopping": "MeanReturn",
+    "marl.studies": "Study",
     "marl.system": "MultiAgentSystem",
-    "marl.training": "History",
     "marl.types": "CheckpointError ConfigError MarlError",
 }
 # Modules with the names of one idea each, in their ``__all__``.

@@ -76,8 +76,8 @@ from marl.playing.single import Agent as Agent
 from marl.scenario import Scenario as Scenario
 from marl.schedules import Linear as Linear
 from marl.stopping import MeanReturn as MeanReturn
+from marl.studies import Study as Study
 from marl.system import MultiAgentSystem as MultiAgentSystem
-from marl.training import History as History
 from marl.types import CheckpointError as CheckpointError
 from marl.types import ConfigError as ConfigError
 from marl.types import MarlError as MarlError

@@ -259,13 +259,18 @@ class Evaluation(Callback):
 
 
 def as_callbacks(
-    callbacks: Sequence[Callback], function: RowFunction | None, evaluate_every: int | None, episodes: int
+    callbacks: Sequence[Callback],
+    function: RowFunction | None,
+    evaluate_every: int | None,
+    episodes: int,
+    seed: int | None = None,
 ) -> list[Callback]:
     """All that ``train`` was given as callbacks. Raises ConfigError for what has no meaning."""
     found = list(callbacks)
     if evaluate_every is not None:
         every = check_whole("evaluate_every", evaluate_every, 1)
-        evaluation = Evaluation(every, check_whole("evaluate_episodes", episodes, 1))
+        seed = None if seed is None else check_whole("evaluate_seed", seed, 0)
+        evaluation = Evaluation(every, check_whole("evaluate_episodes", episodes, 1), seed=seed)
         evaluation.name = "evaluate_every"
         found.insert(0, evaluation)
     if function is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import functools
@@ -487,6 +488,54 @@ def described(value: Any) -> Any:
     if fields and not isinstance(value, type):
         return {"$class": name_of(value), **{field: described(getattr(value, field)) for field in fields}}
     return {"$code": name_of(value)}
+
+
+def in_words(value: Any) -> str:
+    """Settings as ``--set`` and ``--agents`` say them, ``Linear(start=0.001, end=0.0)``: fields that differ from their
+    defaults.
+
+    Raises:
+        ConfigError: for what only code can make, or that is no setting of the library or registered.
+    """
+    if isinstance(value, str) and _says_itself(value):
+        return value
+    return _expression(value)
+
+
+def _says_itself(text: str) -> bool:
+    """Whether a text needs no quotes to be taken for one."""
+    if not text.strip() or text != text.strip() or text.lower() in ("true", "false", "none", "null"):
+        return False
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return True
+    return False
+
+
+def _expression(value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+        return repr(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_expression, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_expression, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_expression(key)}: {_expression(item)}" for key, item in value.items()) + "}"
+    if dataclasses.is_dataclass(value) and settings_class(type(value).__name__) is type(value):
+        said = [
+            (one.name, getattr(value, one.name)) for one in dataclasses.fields(value) if not _is_default(value, one)
+        ]
+        return f"{type(value).__name__}({', '.join(f'{name}={_expression(item)}' for name, item in said)})"
+    raise ConfigError(f"{value!r:.80} cannot be said in words: expected plain values and settings of the library")
+
+
+def _is_default(value: Any, field: dataclasses.Field[Any]) -> bool:
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    own = getattr(value, field.name)
+    return type(own) is type(default) and bool(own == default)
 
 
 def finite(value: Any) -> Any:

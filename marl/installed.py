@@ -47,11 +47,23 @@ def installed_scenarios() -> dict[str, EntryPoint]:
     return found
 
 
+def installed_studies() -> dict[str, str]:
+    """The module of each study by name, none of which is imported: files of ``studies`` in a package of scenarios."""
+    packages = [f"{point.module}.studies" for point in entry_points(group=SCENARIOS) if not point.attr]
+    found: dict[str, str] = {}
+    for package in packages:
+        for name in _modules_in(package):
+            found.setdefault(name, f"{package}.{name}")
+    return found
+
+
 def _modules_in(package: str) -> list[str]:
-    """The public modules of a package, none of which is imported; none where there is no such package."""
+    """The public files of a package; neither they nor packages that it is in are imported. None where there is none."""
+    top, *inner = package.split(".")
     try:
-        spec = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return []
-    folders = None if spec is None else spec.submodule_search_locations
-    return [module.name for module in pkgutil.iter_modules(folders or ()) if not module.name.startswith("_")]
+    folders = (None if spec is None else spec.submodule_search_locations) or ()
+    modules = pkgutil.iter_modules([os.path.join(folder, *inner) for folder in folders])
+    return [module.name for module in modules if not (module.ispkg or module.name.startswith("_"))]

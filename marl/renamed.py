@@ -34,6 +34,7 @@ _MOVED = {
         "RND Clip CountBonus DifferenceReward EpisodicNovelty Function PotentialBased RunningNormalize Scale Seen "
         "SocialInfluence StepCost TeamSpirit"
     ),
+    "training": "History",
     "topology": "Complete Dynamic Graph Grid Groups Nearest Ring Star Where Within",
     "types": "EnvContractError NonFiniteError ResourceError",
 }

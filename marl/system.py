@@ -107,7 +107,7 @@ class MultiAgentSystem(Trained):
         stop: Stop | None = None, evaluate_every: int | None = None, evaluate_episodes: int = 20,
         log_every: int | None = None, watcher: Watcher | None = None, loggers: Sequence[Logger] = (),
         progress: bool = False, run_dir: str | Path | None = None, resume: bool = False,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] = (), evaluate_seed: int | None = None,
     ) -> History:  # fmt: skip
         """Train for so many environment steps (all copies counted) or episodes more, and return the history.
 
@@ -118,6 +118,7 @@ class MultiAgentSystem(Trained):
             stop: a rule on episode returns, such as ``marl.MeanReturn(at_least=475)``; None takes the scenario's.
             evaluate_every: evaluate greedily every so many steps and log it as ``evaluation_return``.
             evaluate_episodes: episodes of each such evaluation.
+            evaluate_seed: of these evaluations; None: the system's. With the same one, systems play the same episodes.
             log_every: environment steps between two rows of metrics; None: a hundredth of the run, at least one update.
             watcher: a run folder or progress display.
             loggers: where each row of metrics goes as well, such as ``marl.logs.TensorBoard("events")``.
@@ -137,14 +138,14 @@ class MultiAgentSystem(Trained):
         if run_dir is not None and watcher is None:
             here = partial(
                 self.train, callback=callback, callbacks=callbacks, stop=stop, evaluate_every=evaluate_every,
-                evaluate_episodes=evaluate_episodes, loggers=loggers, progress=progress,
+                evaluate_episodes=evaluate_episodes, evaluate_seed=evaluate_seed, loggers=loggers, progress=progress,
             )  # fmt: skip
-            return train_in(self, run_dir, resume, asked, (evaluate_every, evaluate_episodes), here)
+            return train_in(self, run_dir, resume, asked, (evaluate_every, evaluate_episodes, evaluate_seed), here)
         if run_dir is not None or resume:
             raise ConfigError("train: resume= goes with run_dir=, and watcher= with neither")
         if progress:
             loggers = (*loggers, Screen(asked.last_step, tuple(team.name for team in self.spec.teams)))
-        everybody = as_callbacks(callbacks, callback, evaluate_every, evaluate_episodes)
+        everybody = as_callbacks(callbacks, callback, evaluate_every, evaluate_episodes, evaluate_seed)
         run = LoggedRun(self.spec.env, resumed_at=self.steps or None, settings=self.setup.identity())
         if isinstance(watcher, Run):
             run = replace(run, folder=watcher.path, settings=watcher.config or {}, note=watcher.note)

@@ -62,7 +62,8 @@ def short(monkeypatch):
     monkeypatch.setattr(marl.MultiAgentSystem, "evaluate", short_evaluate)
 
 
-RUN = [page for page in PAGES if blocks(page) and page.stem != "tutorial"]
+FROM_NOTHING = ("tutorial", "studies")  # pages that make files, and give commands beside a session of Python
+RUN = [page for page in PAGES if blocks(page) and page.stem not in FROM_NOTHING]
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
@@ -76,15 +77,23 @@ def test_the_python_on_a_page_runs_from_top_to_bottom(page, short, tmp_path, mon
 
 def shortened(words: list[str]) -> list[str]:
     """The same command for few steps and episodes."""
-    few = {"train": {"--steps": STEPS, "--episodes": EPISODES}, "check": {"--steps": 100}, "plot": {}, "play": {}}
+    few = {
+        "train": {"--steps": STEPS, "--episodes": EPISODES},
+        "check": {"--steps": 100},
+        "plot": {},
+        "play": {},
+        "study": {},
+        "report": {},
+    }
     wanted = {option: str(number) for option, number in few.get(words[0], {"--episodes": EPISODES}).items()}
     kept = [word for n, word in enumerate(words) if not {word, words[n - 1]} & wanted.keys()]
     return kept + [word for pair in wanted.items() for word in pair]
 
 
-def test_the_tutorial_works_from_nothing_in_an_empty_folder(short, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("name", FROM_NOTHING)
+def test_the_page_works_from_nothing_in_an_empty_folder(name, short, tmp_path, monkeypatch, capfd):
     """Blocks with a title are files, the other blocks of Python a session, the commands a terminal beside it."""
-    page = ROOT / "docs" / "tutorial.md"
+    page = ROOT / "docs" / f"{name}.md"
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     session = types.ModuleType("page")

@@ -55,6 +55,9 @@ class Asked:
     """Evaluate greedily every so many steps, in environments of its own; decides which checkpoint is the best."""
     evaluate_episodes: Annotated[int, NUMBER] = 20
     """Episodes of each such evaluation."""
+    evaluate_seed: Annotated[int | None, NUMBER] = None
+    """Of these evaluations and, plus one, of that at the end: runs with the same play the same episodes. --seed unless
+    given."""
     evaluate: bool = True
     """Evaluate at the end, beside a uniformly random baseline."""
     episodes: Annotated[int, NUMBER] = 100

@@ -17,6 +17,7 @@ from marl.cli.status import UsageError, config_error
 MAY_CHANGE = {"scenario", "steps", "workers", "device", "threads", "run_dir", "resume", "trust", "quiet", "json"} | {
     "evaluate_every",
     "evaluate_episodes",
+    "evaluate_seed",
     "tensorboard",
     "log",
     "callback",
@@ -60,6 +61,7 @@ def go_on(asked: Asked, folder: Path) -> int:
     episodes = asked.evaluate_episodes if "evaluate_episodes" in asked.given else tunable.get("evaluate_episodes", 20)
     if not isinstance(device, str):
         raise config_error(f"{folder / CONFIG}: device: expected a text, got {device!r:.80}; was it edited?")
+    seed = asked.evaluate_seed if asked.evaluate_seed is not None else tunable.get("evaluate_seed")
     every = asked.evaluate_every if asked.evaluate_every is not None else tunable.get("evaluate_every")
     callbacks = callbacks_said(asked.callback)
     if asked.threads is not None:
@@ -76,6 +78,7 @@ def go_on(asked: Asked, folder: Path) -> int:
                 stop=_stop_rule(folder, tunable.get("stop")),
                 evaluate_every=None if every is None else check_whole("--evaluate-every", every, 1),
                 evaluate_episodes=check_whole("--evaluate-episodes", episodes, 1),
+                evaluate_seed=None if seed is None else check_whole("--evaluate-seed", seed, 0),
                 loggers=loggers_of(asked),
                 callbacks=callbacks,
                 progress=not asked.quiet,

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    interrupts = Interrupts(preemptible=words[:1] == ["train"])
+    interrupts = Interrupts(preemptible=words[:1] in (["train"], ["study"]))
     try:
         with interrupts, _any_text():
             code = _guarded(words, debug, interrupts, last=arguments is None)
@@ -64,8 +64,11 @@ def _end_for_certain(code: int) -> None:
 
 def _run(asked: Command) -> int:
     """Do what was asked."""
+    from marl import sources
+
     named = [name for key in ("scenario", "env") if (name := getattr(asked, key, None)) is not None]
-    if getattr(asked, "trust", False) or not all(map(is_known, named)):
+    of_a_file = sources.split(getattr(asked, "study", "")) is not None
+    if getattr(asked, "trust", False) or of_a_file or not all(map(is_known, named)):
         _find_modules_here()
     with contextlib.nullcontext() if getattr(asked, "quiet", False) else telling(note):
         return asked.run()

@@ -7,12 +7,12 @@ from typing import Any
 
 from marl.cli import listing
 from marl.cli.output import print_json, quiet
-from marl.installed import installed_scenarios
+from marl.installed import installed_scenarios, installed_studies
 
 
 @dataclass(frozen=True)
 class List:
-    """Show scenarios, learners and recipes."""
+    """Show scenarios, studies, learners and recipes."""
 
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
@@ -26,11 +26,12 @@ def show(asked: List) -> int:
     """``marl list``."""
     installed = installed_scenarios()
     scenarios = {name: listing.facts_of(installed[name]) or _facts(name) for name in sorted(installed)}
+    studies = listing.studies(dict(sorted(installed_studies().items())))
     learners, recipes = listing.learners(), listing.recipes()
     if asked.json:
-        print_json({"scenarios": scenarios, "learners": learners, "recipes": recipes})
+        print_json({"scenarios": scenarios, "studies": studies, "learners": learners, "recipes": recipes})
         return 0
-    width = max((len(name) for name in [*scenarios, *learners, *recipes]), default=0)
+    width = max((len(name) for name in [*scenarios, *studies, *learners, *recipes]), default=0)
     print("scenarios (marl train NAME), with their algorithms (--algorithm ALGORITHM) and the returns to expect")
     for name, facts in scenarios.items():
         extra = f"; needs pip install 'marl-system[{facts['extra']}]'" if facts["extra"] else ""
@@ -39,6 +40,7 @@ def show(asked: List) -> int:
             print(f"  {'':{width}}    {algorithm:10}  {own['expect'] or 'not measured'}")
     plain = ", ".join(listing.plain_names())
     for title, table in (
+        ("studies (marl study run NAME)", studies),
         ("learners", learners),
         (f"recipes (marl train ANY_ENVIRONMENT --algorithm NAME; {plain} are those of one agent)", recipes),
     ):

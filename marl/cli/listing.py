@@ -64,6 +64,24 @@ def plain_names() -> dict[str, str]:
     return plain
 
 
+def studies(modules: Mapping[str, str]) -> dict[str, str]:
+    """The first line of what each study's file says of itself, by the study's name.
+
+    Args:
+        modules: where they are, by name.
+    """
+    paths = {name: _path_of(module) for name, module in modules.items()}
+    return {name: "" if path is None else _first_line(path) for name, path in paths.items()}
+
+
+def _first_line(path: Path) -> str:
+    """Of what a file says of itself."""
+    try:
+        return (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0]
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return ""
+
+
 def facts_of(point: EntryPoint) -> dict[str, Any] | None:
     """What a scenario's file says of it and of each algorithm that it has settings for, its own first; None: ask it."""
     path = _path_of(point.module)

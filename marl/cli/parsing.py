@@ -42,6 +42,7 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.play import Play
     from marl.cli.plot import Plot
     from marl.cli.report import Report
+    from marl.cli.study import StudyRun, StudyStatus
     from marl.cli.sweep import Sweep
     from marl.cli.tournament import Tournament
     from marl.cli.train import Train
@@ -49,6 +50,8 @@ def commands() -> dict[str, type[Command]]:
 
     return {
         "train": Train,
+        "study run": StudyRun,
+        "study status": StudyStatus,
         "evaluate": Evaluate,
         "sweep": Sweep,
         "play": Play,
@@ -76,10 +79,8 @@ def parse(arguments: Sequence[str]) -> Command:
 
         print(f"marl-system {version('marl-system')}")
         raise SystemExit(0)
-    command = known.get(words[0])
-    if command is None:
-        raise UsageError(_unknown("command", words[0], list(known)))
-    name, words, given = words[0], words[1:], set[str]()
+    name, words = _named(words, known)
+    command, given = known[name], set[str]()
     if not {"-h", "--help"} & set(words):
         words = _spelled(name, command, words, given)
     said = io.StringIO()
@@ -94,11 +95,24 @@ def parse(arguments: Sequence[str]) -> Command:
         raise UsageError(f"marl {name}: {_flat(said.getvalue())}") from None
 
 
+def _named(words: list[str], known: Mapping[str, type[Command]]) -> tuple[str, list[str]]:
+    """The command that the first word names, or the first two, and the words behind it. Raises UsageError."""
+    inner = [name.partition(" ")[2] for name in known if name.startswith(f"{words[0]} ")]
+    if not inner and words[0] not in known:
+        raise UsageError(_unknown("command", words[0], list(dict.fromkeys(name.partition(" ")[0] for name in known))))
+    if not inner:
+        return words[0], words[1:]
+    if len(words) == 1 or words[1] not in inner:
+        said = f"got {words[1]!r}" if len(words) > 1 else "it is missing"
+        raise UsageError(f"marl {words[0]}: expected {' or '.join(inner)}, {said}: marl {words[0]} {inner[0]}")
+    return f"{words[0]} {words[1]}", words[2:]
+
+
 def _help(known: Mapping[str, type[Command]]) -> None:
     about = f"The ``marl`` command: {', '.join(known)}."
     print(f"{about}\n\nusage: marl COMMAND [options]\n")
     for name, command in known.items():
-        print(f"  {name:<10} {first_line(command)}")
+        print(f"  {name:<12} {first_line(command)}")
     print(f"\nmarl COMMAND --help explains its options. {EPILOG}")
     raise SystemExit(0)
 
@@ -164,7 +178,8 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
             place += 1
     needed = [key for key in positional if fields[key].default is dataclasses.MISSING]
     if given < len(needed):
-        what = {"run_folder": "RUN", "runs": "RUN", "env": "ENV", "bundle": "DIR", "what": "WHAT"}[needed[given]]
+        words = {"run_folder": "RUN", "runs": "RUN", "env": "ENV", "bundle": "DIR", "what": "WHAT", "study": "STUDY"}
+        what = words[needed[given]]
         raise UsageError(f"marl {name}: {what} is missing: marl {name} {what}")
     return spelled
 

@@ -22,7 +22,10 @@ from marl.cli.task import Task, file_name, misfit, task_named
 
 MISSING = "WHAT is missing: marl train WHAT, a scenario (see marl list) or any environment"
 # What a config.json may ask for.
-LEAST = {"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1, "evaluate_every": 1, "evaluate_episodes": 1}
+LEAST = {
+    **{"num_envs": 1, "seed": 0, "steps": 1, "workers": 0, "threads": 1},
+    **{"evaluate_every": 1, "evaluate_episodes": 1, "evaluate_seed": 0},
+}
 MOST = {"num_envs": 2**20, "workers": 2**10, "threads": 2**10}
 
 
@@ -48,7 +51,8 @@ def check_numbers(asked: Asked) -> None:
     for field in dataclasses.fields(asked):
         value = getattr(asked, field.name)
         if isinstance(value, int) and not isinstance(value, bool):
-            check_whole(f"--{field.name.replace('_', '-')}", value, 0 if field.name in ("seed", "workers") else 1)
+            least = 0 if field.name in ("seed", "evaluate_seed", "workers") else 1
+            check_whole(f"--{field.name.replace('_', '-')}", value, least)
     if not asked.save_minutes > 0:
         raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
 
@@ -100,6 +104,7 @@ class Plan:
     threads: int | None
     evaluate_every: int | None
     evaluate_episodes: int
+    evaluate_seed: int | None
     save_every: int
     device: str
     before: Mapping[str, Any]  # what the commands so far have asked for
@@ -158,6 +163,7 @@ class Plan:
                 "stop": described(self.scenario.stop),
                 "evaluate_every": self.evaluate_every,
                 "evaluate_episodes": self.evaluate_episodes,
+                "evaluate_seed": self.evaluate_seed,
             },
             "versions": fingerprint(),
         }
@@ -227,7 +233,9 @@ def _check_stored(file: Path, stored: Mapping[str, Any]) -> None:
     for key, least in LEAST.items():
         value = said.get(key)
         wrong = type(value) is not int or not least <= value <= MOST.get(key, 2**128)
-        if wrong and (key in said and not (value is None and key in ("threads", "evaluate_every", "steps"))):
+        if wrong and (
+            key in said and not (value is None and key in ("threads", "evaluate_every", "evaluate_seed", "steps"))
+        ):
             expected = f"a whole number of at least {least}"
             raise config_error(f"{file}: {key}: expected {expected}, got {value!r:.80}; was it edited?")
     if not isinstance(said.get("device", "cpu"), str):
@@ -278,6 +286,7 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
         pick("threads", None),
         pick("evaluate_every", None),
         asked.evaluate_episodes,
+        pick("evaluate_seed", None),
         asked.save_every or max(1, steps // 10),
         asked.device,
         before if isinstance(before, Mapping) else {},

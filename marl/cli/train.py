@@ -148,6 +148,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
                     callbacks=plan.callbacks(),
                     evaluate_every=plan.evaluate_every,
                     evaluate_episodes=plan.evaluate_episodes,
+                    evaluate_seed=plan.evaluate_seed,
                     log_every=max(1, plan.steps // 100),
                     watcher=run,
                 )
@@ -226,7 +227,7 @@ def _final(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     from marl.learners import Random
     from marl.system import MultiAgentSystem
 
-    seed = plan.seed + 1
+    seed = 1 + (plan.seed if plan.evaluate_seed is None else plan.evaluate_seed)
     system.close()  # there may be room for one environment only
     report = system.evaluate(asked.episodes, seed=seed)
     agents: Any = plan.scenario.agents

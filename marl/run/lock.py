@@ -22,9 +22,18 @@ except ImportError:  # Windows: the lock then rests on the process id alone
 class Lock:
     """A file that says which process writes here. The system's own file lock decides; its words are for people."""
 
-    def __init__(self, path: Path, note: Callable[[str], None]) -> None:
-        """Take it. Raises ConfigError if a living process has it."""
-        self.path, self._note = path, note
+    def __init__(
+        self, path: Path, note: Callable[[str], None], what: str = "run folder", option: str = "--run-dir"
+    ) -> None:
+        """Take it. Raises ConfigError if a living process has it.
+
+        Args:
+            path: of the file.
+            note: told whose lock was taken over.
+            what: it is the lock of.
+            option: says another place.
+        """
+        self.path, self._note, self._what, self._option = path, note, what, option
         self._take()
 
     def _take(self) -> None:
@@ -38,7 +47,8 @@ class Lock:
                 self._file = -1
                 who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
                 raise ConfigError(
-                    f"{path.parent}: {who} is writing to this run folder; wait, stop it, or choose another --run-dir"
+                    f"{path.parent}: {who} is writing to this {self._what}; wait, stop it, or choose another "
+                    f"{self._option}"
                 )
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(self._file).st_ino == os.stat(path).st_ino:
@@ -86,6 +96,20 @@ def _flock(file: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def writer_of(path: Path) -> int | None:
+    """The process that a lock's file names, if it may still be there; None if nobody writes. Takes no lock."""
+    try:
+        file = files.opened(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        owner = _owner(file)
+    finally:
+        os.close(file)
+    mine = owner.get("pid") == os.getpid() and owner.get("host") == socket.gethostname()
+    return owner["pid"] if mine or _alive(owner) else None
 
 
 def _owner(file: int) -> dict[str, Any]:

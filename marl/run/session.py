@@ -95,7 +95,8 @@ def interrupted(run: Run, system: TrainingSystem, summary: dict[str, Any]) -> st
 
 
 def train_in(
-    system: Trainable, path: str | Path, resume: bool, asked: Request, evaluation: tuple[int | None, int],
+    system: Trainable, path: str | Path, resume: bool, asked: Request,
+    evaluation: tuple[int | None, int, int | None],
     train: Callable[..., History],
 ) -> History:  # fmt: skip
     """Train a system in a run folder.
@@ -106,7 +107,7 @@ def train_in(
         resume: go on with the run that is there, if there is one, from its newest checkpoint; ``asked`` counts from
             the beginning of that run.
         asked: how long to train.
-        evaluation: steps between evaluations, and their episodes.
+        evaluation: steps between evaluations, their episodes, and their seed.
         train: trains with keywords ``steps``, ``episodes``, ``log_every`` and ``watcher``.
 
     Raises:
@@ -221,13 +222,17 @@ def _identity(system: Trainable) -> dict[str, Any]:
 
 
 def _config(
-    system: Trainable, run: Run, last: int | None, asked: Request, evaluation: tuple[int | None, int]
+    system: Trainable,
+    run: Run,
+    last: int | None,
+    asked: Request,
+    evaluation: tuple[int | None, int, int | None],
 ) -> dict[str, Any]:
     """For config.json. A run that the command line began stays one of the command line's.
 
     A run from Python names no scenario: its checkpoints say what its environment was, in their own words.
     """
-    every, episodes = evaluation
+    every, episodes, seed = evaluation
     said = {
         "settings": _identity(system),
         "tunable": {
@@ -238,6 +243,7 @@ def _config(
             "stop": described(asked.stop),
             "evaluate_every": every,
             "evaluate_episodes": episodes,
+            "evaluate_seed": seed,
         },
         "versions": checkpoint.fingerprint(),
         "compiled": decisions(system.learners),

@@ -1,4 +1,4 @@
-"""What is asked of trained systems and of many runs: tournaments, exploitability, sweeps, games, comparisons."""
+"""Many runs as one experiment, compared; what is asked of trained systems: tournaments, sweeps, games, films."""
 
 from marl.film import Played, play
 from marl.studies import statistics
@@ -6,18 +6,27 @@ from marl.studies.compare import compare
 from marl.studies.comparison import Comparison
 from marl.studies.exploit import Exploitation, exploit
 from marl.studies.scores import ScoreRow, Scores
+from marl.studies.study import Axis, Cell, Reference, Study
+from marl.studies.study_folder import CellState, StudyCell, StudyFolder
 from marl.studies.sweep import Sweep, sweep
 from marl.studies.tables import Table, tables
 from marl.studies.tournament import Tournament, tournament
 from marl.studies.versus import Score, versus
 
 __all__ = [
+    "Axis",
+    "Cell",
+    "CellState",
     "Comparison",
     "Exploitation",
     "Played",
+    "Reference",
     "Score",
     "ScoreRow",
     "Scores",
+    "Study",
+    "StudyCell",
+    "StudyFolder",
     "Sweep",
     "Table",
     "Tournament",

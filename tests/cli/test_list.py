@@ -31,7 +31,7 @@ def test_the_list_imports_neither_torch_nor_a_scenario(words):
     said = finish(start("list", *words, code=LOOK))
     assert (said.code, said.err) == (0, "")
     if words:
-        assert set(json.loads(said.out)) == {"scenarios", "learners", "recipes"}
+        assert set(json.loads(said.out)) == {"scenarios", "studies", "learners", "recipes"}
 
 
 def test_what_is_read_from_files_is_what_running_them_says():

@@ -1,0 +1,222 @@
+"""Cells of a study over some processes: who trains what, what to do when one ends badly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from marl.cli.cell_process import CellProcess
+from marl.cli.cells import PlannedCell, hash_of, is_there
+from marl.cli.status import config_error
+
+POLL_SECONDS = 0.25
+LOOK_SECONDS = 1.0  # between two looks at the study's files
+SAVE_SECONDS = 60.0  # for cells to save in when all are to end
+ENDED_BY_SIGNAL = (75, 130)
+HOPELESS = (2, 4)  # bad input, divergence: the same again
+
+
+class Watch(Protocol):
+    """Is told what happens."""
+
+    def began(self, cell: PlannedCell) -> None:
+        """A process trains it now."""
+        ...
+
+    def finished(self, cell: PlannedCell, seconds: float) -> None:
+        """It is finished."""
+        ...
+
+    def failed(self, cell: PlannedCell, error: str, again: bool) -> None:
+        """It ended badly, and is tried again or left out."""
+        ...
+
+    def tick(self) -> None:
+        """Time has passed."""
+        ...
+
+
+@dataclass
+class Job:
+    """One process and what it does."""
+
+    process: CellProcess
+    cell: PlannedCell | None = None
+    began: float = 0.0
+
+
+class Schedule:
+    """Trains cells, each in one of some processes.
+
+    Args:
+        cells: what to train, in this order.
+        path: the study's folder.
+        jobs: how many processes.
+        retries: how often a cell that ended badly is gone on with, from its newest checkpoint.
+        files: the files that the study is made of, with their hashes.
+        watch: is told what happens.
+    """
+
+    def __init__(
+        self, cells: Sequence[PlannedCell], path: Path, jobs: int, retries: int, files: Mapping[Path, str], watch: Watch
+    ) -> None:
+        """Nothing is started yet."""
+        self._waiting, self._path, self._count, self._retries = deque(cells), path, jobs, retries
+        self._files, self._watch = files, watch
+        self._tries: dict[str, int] = {}
+        self._jobs: list[Job] = []
+        self._selector = selectors.DefaultSelector()
+        self._looked = time.monotonic()
+        self.errors: dict[str, str] = {}  # of cells that were left out
+
+    def run(self) -> None:
+        """Train them all; returns when none is left.
+
+        Raises:
+            ConfigError: if a file of the study changes meanwhile; what was trained is saved.
+            KeyboardInterrupt: on Ctrl-C, once all that train have saved.
+        """
+        try:
+            while self._waiting or any(job.cell is not None for job in self._jobs):
+                self._fill()
+                for key, _ in self._selector.select(POLL_SECONDS):
+                    self._ended(key.data)
+                self._look()
+                self._watch.tick()
+        except BaseException:
+            self._interrupt()
+            raise
+        finally:
+            for job in self._jobs:
+                job.process.end()
+            self._selector.close()
+
+    @property
+    def running(self) -> list[PlannedCell]:
+        """What trains now."""
+        return [job.cell for job in self._jobs if job.cell is not None]
+
+    def _fill(self) -> None:
+        """Give every idle process a cell; start another one where there may be more."""
+        while self._waiting:
+            idle = next((job for job in self._jobs if job.cell is None), None)
+            if idle is None:
+                if len(self._jobs) >= self._count:
+                    return
+                idle = Job(CellProcess())
+                self._jobs.append(idle)
+                self._selector.register(idle.process.socket, selectors.EVENT_READ, idle)
+            cell = self._waiting.popleft()
+            begun = (cell.folder / "config.json").exists()
+            self._write(cell, begun=begun)
+            idle.cell, idle.began = cell, time.monotonic()
+            self._watch.began(cell)
+            try:
+                idle.process.run(cell.command(begun), self._log_of(cell))
+            except OSError:  # it died while it had nothing to do
+                self._ended(idle)
+
+    def _ended(self, job: Job) -> None:
+        """A process has answered, or is gone."""
+        code, cell = job.process.answer(), job.cell
+        job.cell = None
+        how = "" if code is not None else _death(job.process.end())
+        if code is None:
+            self._selector.unregister(job.process.socket)
+            self._jobs.remove(job)
+        if cell is None:
+            return
+        error = self._verdict(cell, code, how)
+        seconds = time.monotonic() - job.began
+        self._write(cell, code=code, error=error, seconds=round(seconds, 3))
+        if error is None:
+            self._watch.finished(cell, seconds)
+            return
+        tries = self._tries[cell.name] = self._tries.get(cell.name, 0) + 1
+        again = code not in (0, *HOPELESS) and tries <= self._retries
+        self._watch.failed(cell, error, again)
+        if again:
+            self._waiting.appendleft(cell)
+        else:
+            self.errors[cell.name] = error
+
+    def _verdict(self, cell: PlannedCell, code: int | None, how: str) -> str | None:
+        """Why a cell is not finished; None: it is."""
+        if code is None:
+            return how
+        state, changed = is_there(cell, None)
+        if code == 0 and not changed:
+            return None
+        if code == 0:
+            return f"trained something else than the study asks for ({changed[0]})"
+        if code in ENDED_BY_SIGNAL:
+            return f"ended by a signal at step {state.steps:,}"
+        return state.error or _last_error(self._log_of(cell)) or f"ended with status {code}"
+
+    def _look(self) -> None:
+        """Raise ConfigError if a file of the study is another one now."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for path, before in self._files.items():
+            if hash_of(path) != before:
+                raise config_error(
+                    f"{path} changed while the study runs; what was trained is saved: run it again, and what has "
+                    "not changed goes on"
+                )
+
+    def _interrupt(self) -> None:
+        """Let all that train save; a second signal ends them at once."""
+        for job in self._jobs:
+            job.process.interrupt()
+        until = time.monotonic() + SAVE_SECONDS
+        busy = [job for job in self._jobs if job.cell is not None]
+        with contextlib.suppress(KeyboardInterrupt):
+            while busy and time.monotonic() < until:
+                for key, _ in self._selector.select(POLL_SECONDS):
+                    code = key.data.process.answer()
+                    self._selector.unregister(key.data.process.socket)
+                    if key.data in busy:
+                        busy.remove(key.data)
+                        if code == 0:  # it was just finished
+                            self._write(key.data.cell, code=0, error=None)
+
+    def _log_of(self, cell: PlannedCell) -> Path:
+        from marl.studies.study_folder import LOGS
+
+        return self._path / LOGS / f"{cell.name}.log"
+
+    def _write(self, cell: PlannedCell, **said: Any) -> None:
+        """A line of the journal."""
+        from marl.studies.study_folder import JOURNAL
+
+        with open(self._path / JOURNAL, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"cell": cell.name, "time": round(time.time(), 3), **said}) + "\n")
+
+
+def _death(code: int) -> str:
+    """How a process ended that trained a cell."""
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"its process was killed by {signal.Signals(-code).name}"
+    return f"its process ended with status {code}"
+
+
+def _last_error(log: Path, most: int = 65_536) -> str:
+    """What a command said of its error, in its log."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - most))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    said = [line.removeprefix("marl: error: ") for line in lines if line.startswith("marl: error: ")]
+    return said[-1] if said else ""
