@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -171,12 +172,13 @@ def test_a_studys_numbers_are_plain_rows(tmp_path):
     rows = [{"steps": 10, "mean_return": 1.0}, {"steps": 10, "evaluation_return": 1.5}]
     finished(tmp_path / "cells/t/a/lr=1/seed-0", 2.0, rows)
     folder = StudyFolder.read(tmp_path)
-    scores = Scores.from_runs(tmp_path)
-    assert set(scores.of("evaluation_return", "final/evaluation_return", "random_return").rows) == {
+    scores = Scores.from_runs(tmp_path).of("evaluation_return", "final/evaluation_return", "random_return")
+    assert {row for row in scores.rows if row.algorithm == "a lr=1"} == {
         ScoreRow("t", "a lr=1", 0, 10, "evaluation_return", 1.5),
         ScoreRow("t", "a lr=1", 0, 20, "final/evaluation_return", 2.0),
         ScoreRow("t", "a lr=1", 0, 20, "random_return", 0.5),
     }
+    assert all(math.isnan(row.value) for row in scores.rows if row.algorithm == "a lr=2")  # it has not begun
     assert [(state.status, state.steps) for state in folder.states()] == [("finished", 20), ("waiting", 0)]
     assert folder.references["t"]["best"] == 2.0
 
