@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -558,16 +559,19 @@ def records_of_wandb(data):
 
 
 def rows_of_wandb(folder):
-    """Of the file that an offline run leaves."""
+    """Of the file that an offline run leaves. Another process writes it, to its end a moment after the run's."""
     from wandb.proto import wandb_internal_pb2
 
     (file,) = Path(folder).glob("offline-run-*/*.wandb")
+    kinds, until = [], time.monotonic() + 60
+    while "exit" not in kinds:
+        assert time.monotonic() < until, f"{file} has no end, only {kinds}"
+        records = [wandb_internal_pb2.Record.FromString(data) for data in records_of_wandb(file.read_bytes())]
+        kinds = [record.WhichOneof("record_type") for record in records]
     rows = []
-    for data in records_of_wandb(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+    for record in records:
+        items = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        if items:
             rows.append({name: value for name, value in items.items() if not name.startswith("_")})
     return rows
 
