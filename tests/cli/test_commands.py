@@ -92,7 +92,7 @@ def test_list_names_scenarios_learners_and_recipes(marl_command):
     assert "mappo" in said.out
     assert "PPO" in said.out
     known = json.loads(marl_command("list", "--json").out)
-    assert set(known) == {"scenarios", "learners", "recipes"}
+    assert set(known) == {"scenarios", "studies", "learners", "recipes"}
 
 
 def test_list_shows_each_task_once_with_its_algorithms_and_what_to_expect(marl_command):
