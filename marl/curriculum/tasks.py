@@ -184,7 +184,6 @@ def with_tasks(env: BatchEnv) -> HasTasks:
         raise ConfigError(
             f"curriculum: {env.spec.env} declares no task_space, so say how tasks reach it: "
             "tasks=marl.curriculum.ByOptions() for reset(options={'task': ...}), ByKwargs() for keyword arguments, "
-            "BySetter('set_task') for a method or a function; its parameters are then those of the curriculum, which "
-            "one of your own lists in a property `tasks`; to evaluate(env=) a marl.Scenario with tasks= says it"
+            "BySetter('set_task') for a method or a function"
         )
     return env
