@@ -17,7 +17,7 @@ class EvaluationTasks:
 
     def __init__(self, task: Task, env: BatchEnv, seed: int) -> None:
         """Raises ConfigError if the environment has no such tasks."""
-        self.env = with_tasks(env)
+        self.env = with_tasks(env, "; for evaluate(env=) in a marl.Scenario(tasks=...)")
         check_task("task", task, self.env.task_space)
         self.task, self.random = task, np.random.default_rng(seed)
 
