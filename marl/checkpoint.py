@@ -205,12 +205,12 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
             raise TypeError
     except FileNotFoundError:
         raise CheckpointError(
-            f"checkpoint {path}: {MANIFEST} is missing, so it is no checkpoint or an incomplete one"
+            f"checkpoint {path}: {MANIFEST} is missing, so it is no checkpoint or an incomplete one{_meant(path)}"
         ) from None
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged: {error.strerror}") from None
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged") from None
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged{_meant(path)}") from None
     if schema > SCHEMA:
         raise CheckpointError(
             f"checkpoint {path}: schema {schema} is newer than this version's {SCHEMA}; upgrade marl-system"
@@ -223,6 +223,14 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         odd = ", ".join(sorted(set(hashes) ^ {TREE, TENSORS}))
         raise CheckpointError(f"checkpoint {path}: unknown or missing components: {odd:.200} (schema {schema})")
     return dict(manifest)
+
+
+def _meant(path: Path) -> str:
+    """What a folder is that is no checkpoint, as a hint."""
+    within = path / "checkpoints" / "last"
+    if within.exists():
+        return f"; it is a run folder: name one of its checkpoints, such as {within}"
+    return " or no checkpoint's: marl_runtime.load reads a bundle" if (path / "policy_0.json").exists() else ""
 
 
 def _folder(path: Path) -> Path:

@@ -180,7 +180,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     for here in ELSEWHERE.get(last, ()):
         if f"{head}{dot}{here}" in names:
             return f"{head}{dot}{here}"
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    begun = [one for one in names if name and one.startswith(name)]
+    near = [*difflib.get_close_matches(name, names, n=1, cutoff=0.5), *begun]
     return near[0] if near else None
 
 

@@ -23,8 +23,8 @@ from marl.types import BatchEnv, ConfigError, Spec
 
 Lent = AbstractContextManager[BatchEnv]
 MISSING = (
-    "this system was loaded without its environment, which no file can name: pass env= to MultiAgentSystem.load, or "
-    "name it again: marl evaluate RUN --env WHAT, marl train WHAT --run-dir RUN --resume"
+    "this system was loaded without its environment, which no file can name: name it again, in Python by env= of "
+    "MultiAgentSystem.load, on the command line by --env (marl train: WHAT)"
 )
 
 

@@ -215,8 +215,8 @@ def refuse_env(where: str, name: str) -> None:
     if not is_installed(name) and not comes_with_library(name):
         raise CheckpointError(
             f"{where}: it would import and run {name!r:.200}, which is neither a registered environment nor an "
-            "installed scenario. If you trust it, name it again (env=; on the command line WHAT or --env) or say "
-            "trust=True (--trust)"
+            "installed scenario. If you trust it, name it again (env=; on the command line --env, marl train: WHAT) or "
+            "say trust=True (--trust)"
         )
 
 
@@ -225,8 +225,7 @@ def refuse_scenario(where: str, name: str) -> None:
     if not is_installed(name) and not comes_with_library(name):
         raise CheckpointError(
             f"{where}: it would import and run {name!r:.200}, which is no installed scenario and no registered "
-            "environment. If you trust it, say --trust, or name it again: marl train WHAT --run-dir RUN --resume, "
-            "marl evaluate RUN --env WHAT"
+            "environment. If you trust it, say --trust, or name it again by --env (marl train: WHAT)"
         )
 
 

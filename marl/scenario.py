@@ -203,7 +203,8 @@ def find(reference: str) -> Scenario:
         return _load(reference, installed[reference])
     divided = variant(reference)
     if divided is None:
-        raise ConfigError(unknown("scenario", reference, sorted(installed), "scenario"))
+        text = unknown("scenario", reference, sorted(installed), "scenario")
+        raise ConfigError(f"{text}; an environment is named by its id, as my_env.py, or as my_module:MyEnv")
     base, algorithm = divided
     return _load(base, installed[base]).by(algorithm)
 
@@ -257,9 +258,8 @@ def _from_file(path: Path, name: str) -> Scenario:
     try:
         environment_in(module, path.name, name)
     except ConfigError as error:
-        raise ConfigError(
-            f"file {path}: expected one marl.Scenario at module level, or an environment, found neither ({error})"
-        ) from None
+        sought = "" if name else "expected one marl.Scenario at module level, or an environment, found neither: "
+        raise ConfigError(f"file {path}: {sought}{error}") from None
     raise ConfigError(f"file {path}: expected one marl.Scenario at module level, found an environment")
 
 

@@ -262,5 +262,5 @@ def checked_agents(agents: Any) -> Agents:
         )
     for value in values:
         if isinstance(value, type) or not isinstance(value, LearnerConfig):
-            raise ConfigError(f"agents: expected a learner such as marl.ippo(), got {value!r}")
+            raise ConfigError(f"agents: expected a learner such as marl.ippo(), with its brackets, got {value!r}")
     return dict(agents) if isinstance(agents, Mapping) else values[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ import marl
 from marl import conformance
 from marl.adapters import make
 from marl.adapters.tasks import TaskRange, as_range
+from marl.cli import main
 from marl.curriculum import (
     Annealed,
     Between,
@@ -561,7 +563,7 @@ def test_another_environment_is_told_tasks_in_its_own_way(route):
         for other in ROUTES.values():
             scenario = marl.Scenario(name="other", env=Corridor, agents=marl.Random(), tasks=other)
             assert played(env=scenario) == 5
-        with pytest.raises(ConfigError, match=r"no task_space, so say how.*to evaluate\(env=\) a marl\.Scenario with"):
+        with pytest.raises(ConfigError, match=r"no task_space, so say how.*for evaluate\(env=\) in a marl\.Scenario"):
             system.evaluate(1, env=Plain, task={"size": 4})
 
 
@@ -604,7 +606,7 @@ def test_evaluation_plays_the_target_and_never_the_stage(route):
         assert report.metrics["size"].mean == 5
         assert set(report.episode_lengths) == {5}
         assert system.evaluate(6, metrics=sizes, task={"size": 4}).metrics["size"].mean == 4
-        with pytest.raises(ConfigError, match=r"unknown task parameter 'sise'; did you mean 'size'"):
+        with pytest.raises(ConfigError, match=r"task: unknown task parameter 'sise'; did you mean 'size'"):
             system.evaluate(1, task={"sise": 4})
 
 
@@ -636,6 +638,16 @@ def test_a_success_that_nobody_reports_is_named():
             pytest.raises(ConfigError, match=words),
         ):
             system.train(steps=40)
+
+
+def test_an_environment_that_only_its_author_can_name_plays_the_target_when_it_is_named_again(tmp_path, capsys):
+    curriculum = Stages([Stage({"size": 2}, Steps(at_least=10)), Stage({"size": 3})])
+    with system_of(Corridor, curriculum, ByOptions()) as system:
+        system.train(steps=20, run_dir=tmp_path)
+    capsys.readouterr()
+    words = ["evaluate", str(tmp_path), "--env", "tests.test_curriculum_any:Corridor", "--episodes", "2", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["info"]["size"] == 3
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

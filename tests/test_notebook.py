@@ -153,6 +153,8 @@ def test_without_pandas_the_extra_is_named(history, monkeypatch):
 
 def test_a_history_is_a_line_and_a_table_of_metrics(history):
     assert repr(history) == "<History: 2 episodes, 3 rows of metrics, 30 steps, mean_return 4.00>"
+    with pytest.raises(KeyError, match="unknown metric 'episode_reward'; did you mean 'episode_rewards'"):
+        History()["episode_reward"]
     assert repr(History()) == "<History: 0 episodes, 0 rows of metrics>"
     rows = cells(history._repr_html_())
     assert rows[0] == ["metric", "rows", "first", "last"]

@@ -20,7 +20,7 @@ from marl.config import described, differences
 from marl.logs import read_metrics
 from marl.run import Run, candidates, checkpoints, first_valid, read_best
 from marl.types import CheckpointError, ConfigError, ResourceError
-from tests.support.tiny import Constant
+from tests.support.tiny import Constant, Team
 
 
 @pytest.fixture
@@ -485,8 +485,30 @@ def test_the_command_line_says_what_must_be_named_again(tmp_path, system, capsys
     system.train(steps=16, run_dir=tmp_path)
     for words in (["evaluate", str(tmp_path)], ["train", "--run-dir", str(tmp_path), "--resume", "--quiet"]):
         assert main(words) == 2
-        said = capsys.readouterr().err
-        assert "marl evaluate RUN --env WHAT, marl train WHAT --run-dir RUN --resume" in said
+        assert "name it again, in Python by env= of MultiAgentSystem.load, on the command line by --env" in (
+            capsys.readouterr().err
+        )
+    with pytest.raises(CheckpointError, match=r"it is a run folder: name .*, such as .*checkpoints/last"):
+        marl.MultiAgentSystem.load(tmp_path)
     what = "tests.support.tiny:Constant"
     assert main(["evaluate", str(tmp_path), "--env", what, "--episodes", "1"]) == 0
     assert main(["train", what, "--run-dir", str(tmp_path), "--resume", "--steps", "24", "--quiet"]) == 0
+
+
+def test_every_command_that_reads_a_run_takes_its_environment_named_again(tmp_path, capsys):
+    run, bundle, what = str(tmp_path / "run"), str(tmp_path / "bundle"), "tests.support.tiny:Team"
+    learner = marl.ippo(rollout=8, minibatches=1, network=marl.MLP((4,)), channel=marl.CommNet(size=1, rounds=1))
+    with marl.MultiAgentSystem(learner, Team, num_envs=1) as made:
+        made.train(steps=16, run_dir=run)
+    capsys.readouterr()
+    assert main(["export", run, "--out", bundle, "--env", what]) == 0
+    assert f"marl verify {bundle} {run} --env {what}" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match=r"no checkpoint's: marl_runtime\.load reads a bundle"):
+        marl.MultiAgentSystem.load(bundle)
+    few = ["--states", "8", "--episodes", "1", "--calls", "2", "--no-processes"]
+    assert main(["verify", bundle, run, "--env", what, *few]) == 0
+    assert main(["sweep", run, "--env", what, "--link", "loss=1", "--episodes", "1"]) == 0
+    assert main(["exploit", run, "--env", what, "--steps", "8", "--games", "2"]) in (0, 2)  # a team has no opponent
+    assert "without its environment" not in capsys.readouterr().err
+    assert main(["play", run, "--env", what]) == 2
+    assert "team_v0 renders no pictures" in capsys.readouterr().err

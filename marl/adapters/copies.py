@@ -342,9 +342,11 @@ class LocalBatch:
 
     def _contract_error(self, e: int, violation: ContractViolation) -> EnvContractError:
         who = "" if violation.agent is None else f" agent {violation.agent!r}"
+        mended = violation.field != "observation" or self._on_bad_obs != "error"
+        other = "" if mended else "; mend it, or say by on_bad_obs= what to do with it ('cast', 'clip' or 'drop')"
         return EnvContractError(
             f"{self._spec.env}: copy {self._first + e}{who} step {self._rows[e].length}: "
-            f"{violation.field}: expected {violation.expected}, got {violation.got}"
+            f"{violation.field}: expected {violation.expected}, got {violation.got}{other}"
         )
 
     def _breached(self, e: int, violation: ContractViolation) -> None:

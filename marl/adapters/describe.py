@@ -101,8 +101,9 @@ def describe(
         ids = known_agents(env)
         if not ids:
             raise EnvContractError(f"{name}: possible_agents: expected at least one agent, got none")
-        observation_spaces = {agent: env.observation_space(agent) for agent in ids}
-        action_spaces = {agent: env.action_space(agent) for agent in ids}
+        observation_spaces, action_spaces = (
+            _spaces(env, ids, method) for method in ("observation_space", "action_space")
+        )
     names = {str(agent): agent for agent in ids}
     if len(names) < len(ids):
         raise EnvContractError(f"{name}: possible_agents: expected ids that differ as text, got {list(ids)}")
@@ -125,6 +126,20 @@ def known_agents(env: Any) -> tuple[Hashable, ...]:
     """``possible_agents``, in whatever kind of list; where there is none, the agents of the moment."""
     possible = getattr(env, "possible_agents", None)
     return tuple(env.agents if possible is None or len(possible) == 0 else possible)
+
+
+def _spaces(env: Any, ids: Sequence[Hashable], method: str) -> dict[Hashable, gymnasium.Space[Any]]:
+    """Every agent's space, of which the environment's ``method`` tells. Raises EnvContractError."""
+    spaces = {}
+    for agent in ids:
+        try:
+            spaces[agent] = getattr(env, method)(agent)
+        except Exception as error:
+            raise EnvContractError(
+                f"{env_name(env)}: {method}({agent!r}): expected a space of Gymnasium, got "
+                f"{type(error).__name__}: {error}; define the method"
+            ) from error
+    return spaces
 
 
 def _state_shape(env: Any) -> tuple[int] | None:

@@ -17,7 +17,6 @@ class Asked:
 
     scenario: Annotated[Positional[str | None], arg(metavar="WHAT")] = None
     """A shipped scenario (marl list), a Gymnasium or PettingZoo id, a module, module:attribute, FILE.py, FILE.py:NAME.
-
     May be left out with --resume."""
     algorithm: Annotated[str | None, arg(metavar="NAME")] = None
     """A recipe (marl list): mappo, qmix, ppo, ...; a scenario's own settings for it where it has some."""
@@ -25,7 +24,6 @@ class Asked:
     """Learners with settings, instead of --algorithm: 'ippo(lr=3e-4)', or 'adversary_*=mappo()' 'agent_*=iql()'."""
     steps: Annotated[int | None, NUMBER] = None
     """Environment steps of the whole run, all copies counted; the scenario's unless given, 100,000 of an environment.
-
     --resume does the rest."""
     seed: Annotated[int | None, NUMBER] = None
     """Everything random derives from it; 0 unless given."""
@@ -41,7 +39,6 @@ class Asked:
     """Where to write; runs/WHAT-SEED-DATE unless given."""
     resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
     """Go on with the run in --run-dir (or the latest of WHAT) from its newest checkpoint, or from CHECKPOINT.
-
     Options that are not given again stay as they were."""
     force: bool = False
     """Throw away the run that is in --run-dir."""
@@ -72,7 +69,6 @@ class Asked:
     """The same as --log tensorboard, but kept by --resume."""
     log: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
     """Log to this as well: csv, tensorboard, wandb, mlflow, or a logger of an installed package. Repeatable.
-
     With --resume it is named again."""
     quiet: bool = False
     """Show no progress."""

@@ -11,7 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from marl.cli.bundles import evaluate_bundle, is_bundle, world_of
 from marl.cli.options import NUMBER
 from marl.cli.output import note, print_json, quiet
-from marl.cli.runs import chosen_task, config_of, open_run, same_reference
+from marl.cli.runs import config_of, open_run, same_reference
 from marl.cli.status import UsageError
 
 
@@ -41,8 +41,9 @@ class Evaluate:
     """Sample actions instead of taking the most likely ones."""
     seed: Annotated[int | None, NUMBER] = None
     """Of environments and sampling; the run's plus one unless given: not the episodes that chose the checkpoint."""
-    env: str | None = None
-    """Another environment with the same agents and spaces, such as a compiled world's original; else the run's own."""
+    env: Annotated[str | None, arg(metavar="ENV")] = None
+    """The run's environment, named again; or another one with the same agents and spaces, such as the original of a
+    compiled world."""
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
     trust: bool = False
@@ -58,7 +59,7 @@ class Evaluate:
 
 
 def _own_env(asked: Evaluate) -> Any:
-    """What --env makes of the run's own environment: it is named again, or stays out where it is not trusted."""
+    """What --env makes of the run's own environment: named again, left as it is, or out where it is not trusted."""
     from marl import checkpoint, received
     from marl.run import candidates
     from marl.training.saved import NOWHERE
@@ -68,12 +69,10 @@ def _own_env(asked: Evaluate) -> Any:
         return None
     path = candidates(asked.run_folder, asked.checkpoint)[0]
     file, config = config_of(path)
-    if config is not None and same_reference(asked.env, config["scenario"]):
-        return chosen_task(file, config, asked.trust, asked.env).scenario
     try:
         named = None if config is None else config["scenario"]
         reference = checkpoint.read_manifest(path)["meta"].get("env") if named is None else named
-        if same_reference(asked.env, reference):
+        if reference is None or same_reference(asked.env, reference):  # None: only its author can name it
             return asked.env
         if not asked.trust and isinstance(reference, str):
             (received.refuse_env if named is None else received.refuse_scenario)(str(file), reference)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from marl.cli.options import NUMBER
+from marl.cli.options import ENV, NUMBER
 from marl.cli.output import print_json, quiet
 from marl.cli.runs import open_run
 from marl.cli.status import UsageError, need
@@ -42,6 +43,7 @@ class Export:
     """Only these agents; all unless given."""
     license: Annotated[str, arg(metavar="TEXT")] = ""
     """Under which license others may use the bundle."""
+    env: Annotated[str | None, ENV] = None
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
     trust: bool = False
@@ -70,7 +72,7 @@ def export(asked: Export) -> int:
     if asked.format == "onnx":
         need("onnx", "export")
     names = None if asked.agents is None else [name.strip() for name in asked.agents.split(",")]
-    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust)
+    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust, asked.env)
     with system, quiet():
         students = None
         if sizes:
@@ -92,7 +94,8 @@ def export(asked: Export) -> int:
         return 0
     print(f"checkpoint {path} (step {system.steps:,})")
     print(f"wrote {out}: {sum(written.values()):,} bytes in {len(written)} files")
-    print(f"prove it: marl verify {asked.out} {asked.run_folder}")
+    again = " --trust" * asked.trust + ("" if asked.env is None else f" --env {shlex.quote(asked.env)}")
+    print(f"prove it: marl verify {asked.out} {asked.run_folder}{again}")
     return 0
 
 
@@ -107,7 +110,7 @@ def _sweep(asked: Export) -> int:
     if asked.plot is not None:
         need("matplotlib", "plot")
     sizes = (16, 16) if asked.distill is None else _sizes(asked.distill)
-    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust)
+    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust, asked.env)
     with system, quiet():
         found = trade(
             system,

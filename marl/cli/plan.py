@@ -249,7 +249,8 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
     then: Mapping[str, Any] = {} if stored is None else {**stored["settings"], **stored["tunable"]}
     reference = asked.scenario if asked.scenario is not None else (stored or {}).get("scenario")
     if reference is None:
-        raise UsageError(MISSING)
+        absent = f"--resume: {asked.run_dir} holds no run yet, so " if asked.resume is not None else ""
+        raise UsageError(f"{absent}{MISSING}")
     assignments = (*(stored or {}).get("set", ()), *asked.set)
     if stored is None:
         task = task_named(reference, asked.algorithm, asked.agents, assignments)

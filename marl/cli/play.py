@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from marl.cli.options import NUMBER
+from marl.cli.options import ENV, NUMBER
 from marl.cli.output import print_json, quiet
 from marl.cli.runs import open_run
 from marl.cli.status import UsageError, config_error, need
@@ -31,6 +31,7 @@ class Play:
     """Stop each episode after so many steps; the scenario's, else 1000, unless given."""
     sample: bool = False
     """Sample actions instead of taking the most likely ones."""
+    env: Annotated[str | None, ENV] = None
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
     trust: bool = False
@@ -53,7 +54,7 @@ def play(asked: Play) -> int:
     check_whole("--seed", asked.seed, 0)
     need("imageio", "play")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, no windows
-    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust)
+    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust, asked.env)
     default = system.scenario.max_steps if system.scenario is not None else None
     limit = asked.max_steps or default or 1000
     out = asked.gif

@@ -26,12 +26,12 @@ def load_system(path: Path, device: str, env: Any, trust: bool) -> MultiAgentSys
 
 
 def open_run(folder: Path, which: str, device: str, trust: bool, env: Any = None) -> tuple[Path, MultiAgentSystem]:
-    """A run's agents. ``env``: what the user names as their environment, in place of what the run says."""
+    """A run's agents. ``env``: what the user names as their environment or scenario, in place of what the run says."""
     from marl.run import candidates, first_valid
     from marl.types import ConfigError
 
     paths = candidates(folder, which)
-    source = env if env is not None else _scenario_of(paths[0], trust)
+    source = _scenario_of(paths[0], trust) if env is None else _named_again(paths[0], trust, env)
     explicit = len(paths) == 1 and (which not in ("best", "last") or paths[0] == folder)
     with quiet():
         if explicit:
@@ -63,6 +63,14 @@ def _scenario_of(path: Path, trust: bool) -> Scenario | None:
     if config is None or config["scenario"] is None:  # a run that began in Python: its checkpoints say it
         return None
     return chosen_task(file, config, trust).scenario
+
+
+def _named_again(path: Path, trust: bool, env: Any) -> Any:
+    """The scenario of the run that a checkpoint lies in, with its --set, where ``env`` names it; else ``env``."""
+    file, config = config_of(path)
+    if config is None or not isinstance(env, str) or not same_reference(env, config["scenario"]):
+        return env
+    return chosen_task(file, config, trust, env).scenario
 
 
 def chosen_task(

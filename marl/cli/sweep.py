@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from marl.cli.options import NUMBER
+from marl.cli.options import ENV, NUMBER
 from marl.cli.output import print_json, quiet
 from marl.cli.runs import open_run
 from marl.cli.status import UsageError, config_error, need
@@ -32,6 +32,7 @@ class Sweep:
     """Write the table."""
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw the curves with their confidence intervals."""
+    env: Annotated[str | None, ENV] = None
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
     trust: bool = False
@@ -60,7 +61,7 @@ def sweep(asked: Sweep) -> int:
         raise UsageError("marl sweep: --link is missing: name what to vary, such as --link loss=0,0.1,0.5")
     if asked.plot is not None:
         need("matplotlib", "plot")
-    path, system = open_run(asked.run_folder, asked.checkpoint, asked.device, asked.trust)
+    path, system = open_run(asked.run_folder, asked.checkpoint, asked.device, asked.trust, asked.env)
     seed = asked.seed if asked.seed is not None else system.seed + 1
     with system, quiet():
         result = evaluate_all(system, asked.link, asked.episodes, seed, greedy=not asked.sample)

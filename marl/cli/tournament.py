@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from marl.cli.options import NUMBER
+from marl.cli.options import ENV, NUMBER
 from marl.cli.output import print_json, quiet
 from marl.cli.runs import open_run
 from marl.cli.status import UsageError, config_error, need
@@ -29,6 +29,7 @@ class Tournament:
     """Of all games."""
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw the table of results."""
+    env: Annotated[str | None, ENV] = None
     checkpoint: Annotated[str, arg(metavar="best|last")] = "last"
     """Which checkpoint of each run folder."""
     trust: bool = False
@@ -59,7 +60,7 @@ def tournament(asked: Tournament) -> int:
     with contextlib.ExitStack() as stack:
         systems = {}
         for place, folder in enumerate(asked.runs):
-            _, system = open_run(folder, asked.checkpoint, asked.device, asked.trust)
+            _, system = open_run(folder, asked.checkpoint, asked.device, asked.trust, asked.env)
             name = str(folder)
             systems[name if name not in systems else f"{name} ({place + 1})"] = stack.enter_context(system)
         with quiet():

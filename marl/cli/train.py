@@ -228,6 +228,8 @@ def _final(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     from marl.system import MultiAgentSystem
 
     seed = 1 + (plan.seed if plan.evaluate_seed is None else plan.evaluate_seed)
+    if not asked.quiet:
+        note(f"evaluating {asked.episodes} episodes, then as many of random agents (--episodes)")
     system.close()  # there may be room for one environment only
     report = system.evaluate(asked.episodes, seed=seed)
     agents: Any = plan.scenario.agents

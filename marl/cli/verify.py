@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from marl.cli.options import NUMBER
+from marl.cli.options import ENV, NUMBER
 from marl.cli.output import note, print_json, quiet
 from marl.cli.runs import open_run
 
@@ -41,6 +41,7 @@ class Verify:
     """Every exported agent plays in a process of its own, which never imports torch."""
     keep: bool = True
     """Write the certificate into the bundle's manifest."""
+    env: Annotated[str | None, ENV] = None
     checkpoint: Annotated[str, arg(metavar="best|last|PATH")] = "best"
     """Which checkpoint."""
     trust: bool = False
@@ -67,7 +68,7 @@ def verify(asked: Verify) -> int:
             print(f"{asked.bundle}: {len(team)} agents, {team.size:,} bytes; names, hashes and programs are right")
             note("name its RUN too to have it played beside what was trained")
         return 0
-    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust)
+    path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust, asked.env)
     with system, quiet():
         certificate = prove(
             asked.bundle,

@@ -46,7 +46,7 @@ def check(
     told = [w for w in caught if not issubclass(w.category, DeprecationWarning | PendingDeprecationWarning)]
     for text in sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in told}):
         log.add("note", "warns", text, f"the environment warns: {text}")
-    table = {} if player is None else supported_learners(player.action_spaces, learners)
+    table = {} if player is None or not player.action_spaces else supported_learners(player.action_spaces, learners)
     return CheckReport(_name(env), log.findings(), facts, table)
 
 

@@ -17,8 +17,8 @@ class EvaluationTasks:
 
     def __init__(self, task: Task, env: BatchEnv, seed: int) -> None:
         """Raises ConfigError if the environment has no such tasks."""
-        self.env = with_tasks(env)
-        check_task("target", task, self.env.task_space)
+        self.env = with_tasks(env, "; for evaluate(env=) in a marl.Scenario(tasks=...)")
+        check_task("task", task, self.env.task_space)
         self.task, self.random = task, np.random.default_rng(seed)
 
     def first(self) -> dict[str, Any]:

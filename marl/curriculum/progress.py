@@ -19,7 +19,7 @@ from marl.types import Array, ConfigError
 
 def _check_box(where: str, task: Mapping[str, Between], space: TaskSpace) -> None:
     if not task or not all(isinstance(choice, Between) for choice in task.values()):
-        raise ConfigError(f"{where}: expected Between(low, high) for at least one parameter, got {dict(task)!r}")
+        raise ConfigError(f"{where}: expected Between(low, high) for each of its parameters, got {dict(task)!r}")
     check_task(where, task, space)
     for name, choice in task.items():
         if not isinstance(choice.low, int | float) or not isinstance(choice.high, int | float):
@@ -37,7 +37,7 @@ class LearningProgress:
         task: the box to divide, a :class:`Between` for each parameter.
         target: the tasks to evaluate on; None: the world's defaults.
         bins: parts of each parameter's range; fewer where there are fewer whole numbers.
-        measure: ``"success"`` or ``"return"``.
+        measure: what a result is, ``"success"`` or ``"return"``.
         explore: probability of a bin drawn uniformly.
         rate: step size of the fast average; the slow one has a quarter of it.
         success: as for :class:`Stages`.

@@ -105,8 +105,9 @@ def value_of(outcome: TaskOutcome, name: str) -> float:
     if name in outcome.values:
         return outcome.values[name]
     missing = {
-        "success": "the environment reports no success; say with success= what one is: a least return, the name of a "
-        "number in the infos of an episode's last step, or a function of the episode",
+        "success": "the environment reports no success; say with success= what one is (a minimum return, the name of "
+        "a number in the infos of an episode's last step, or a function of the episode), or measure returns instead "
+        "(MeanReturn, measure='return')",
         "rating": "ratings are of a league, and there of one team: league=marl.League(...), curriculum={TEAM: ...}",
         "win": "winning needs two teams and a curriculum of one of them: curriculum={TEAM: ...}",
     }

@@ -178,13 +178,12 @@ def has_tasks(env: BatchEnv) -> bool:
     return isinstance(env, HasTasks) and bool(env.task_space)
 
 
-def with_tasks(env: BatchEnv) -> HasTasks:
-    """The environment, if its copies can be given tasks. Raises ConfigError."""
+def with_tasks(env: BatchEnv, hint: str = "") -> HasTasks:
+    """The environment, if its copies can be given tasks. Raises ConfigError, which ends with ``hint``."""
     if not isinstance(env, HasTasks) or not env.task_space:
         raise ConfigError(
             f"curriculum: {env.spec.env} declares no task_space, so say how tasks reach it: "
             "tasks=marl.curriculum.ByOptions() for reset(options={'task': ...}), ByKwargs() for keyword arguments, "
-            "BySetter('set_task') for a method or a function; its parameters are then those of the curriculum, which "
-            "one of your own lists in a property `tasks`; to evaluate(env=) a marl.Scenario with tasks= says it"
+            f"BySetter('set_task') for a method or a function{hint}"
         )
     return env

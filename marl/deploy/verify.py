@@ -204,7 +204,7 @@ class Certificate:
         lines.append(f"  trained   {self.trained}")
         lines.append(f"  exported  {self.exported}, {self.episodes} episodes {where}")
         lines.append(f"  change    {self.change}")
-        lines.append(f"  lost      {100 * self.drop:.1f} % of the gap to random agents ({self.random.mean:.2f})")
+        lines.append(f"  lost      {100 * self.drop:z.1f} % of the gap to random agents ({self.random.mean:.2f})")
         for name, one in self.agents.items():
             share = 100 * one.equal / max(one.compared, 1)
             ties = f", {one.ties:,} of the others were ties" if one.equal < one.compared else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from marl.compiling import clock
+from marl.config import unknown
 from marl.notebook import html_table
 from marl.types import ConfigError, Episode, Episodes, Spec
 
@@ -45,6 +46,10 @@ class History(dict[str, list[float]]):
         super().__init__(episode_rewards=[], episode_lengths=[])
         self.places: dict[str, list[int]] = {}  # the number of the row that each value of a metric came in
         self.notes: list[str] = []
+
+    def __missing__(self, name: str) -> list[float]:
+        """Raise KeyError that names the nearest metric."""
+        raise KeyError(unknown("history", name, sorted(self), "metric"))
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Append one row."""

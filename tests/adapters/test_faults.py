@@ -100,6 +100,17 @@ def test_a_breach_names_environment_copy_agent_step_and_field(change, words, aft
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("method", ["observation_space", "action_space"])
+def test_a_space_that_the_environment_does_not_tell_is_named(method):
+    class Silent(Scripted):
+        pass
+
+    setattr(Silent, method, None)
+    with pytest.raises(EnvContractError, match=rf"{method}\('a'\): expected a space of Gymnasium, got TypeError"):
+        make(lambda: Silent(()))
+    assert not conformance.check(lambda: Silent(()), steps=1).learners
+
+
 def test_nobody_comes_back_to_life():
     with pytest.raises(EnvContractError, match=r"'b' step 5: env\.agents: expected no agent to come back"):
         play(make(lambda: Scripted(({"change": revive},))), 6)
@@ -112,7 +123,7 @@ def test_values_outside_the_space_are_noticed_in_the_first_steps():
 
 def test_a_dtype_wider_than_the_space_is_noticed_and_can_be_cast():
     script = changing(spoil("observations", np.array([1.5, 2.5])))
-    with pytest.raises(EnvContractError, match="observation: expected dtype float32, got dtype float64"):
+    with pytest.raises(EnvContractError, match=r"expected dtype float32, got dtype float64; .* on_bad_obs="):
         play(make(lambda: Scripted(script)), 1)
     batch = make(lambda: Scripted(script), on_bad_obs="cast")
     batch.reset(0)

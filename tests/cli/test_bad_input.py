@@ -62,7 +62,10 @@ def test_train_explains_a_mistake_in_one_line(words, expected, scenario, tmp_pat
     [
         ("trian x", "unknown command 'trian'; did you mean train?"),
         ("train", "WHAT is missing"),
+        ("train --resume --run-dir nothing", "nothing holds no run yet, so WHAT is missing"),
         ("train spreed", "unknown scenario 'spreed'; did you mean 'spread'?"),
+        ("train knights", "unknown scenario 'knights'; did you mean 'knights_archers_zombies'?"),
+        ("check my_place", "an environment is named by its id, as my_env.py, or as my_module:MyEnv"),
         ("train CartPol-v1", "unknown environment 'CartPol-v1'; did you mean CartPole-v1"),
         ("train CartPole-v1 --algorithm ppp", "unknown algorithm 'ppp'; did you mean 'ppo'?"),
         ("train spread --algorithm qmx", "unknown algorithm 'qmx'; did you mean 'qmix'?"),

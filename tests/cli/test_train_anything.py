@@ -253,6 +253,10 @@ def test_a_file_with_several_scenarios_says_how_to_name_one_and_that_works(tmp_p
         found = find(f"{path}:{name}")
         assert (found.name, found.reference) == ("second", f"{path}:{name}")
         assert resolve_scenario(f"{path}:{name}") == found
+    rooms = tmp_path / "rooms.py"
+    rooms.write_text("from tests.support.tiny import Team\nclass Room(Team):\n    pass\n")
+    with pytest.raises(ConfigError, match=r"rooms\.py: environment: unknown .*; did you mean 'rooms\.py:Room'\?"):
+        find(f"{rooms}:Roon")
     dqn = find(f"{path}:other").by("dqn")
     assert (dqn.name, dqn.steps, dqn.reference) == ("second_dqn", 7, f"{path}:other_dqn")
     assert find(dqn.reference) == dqn
