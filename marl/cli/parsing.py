@@ -41,6 +41,7 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.list import List
     from marl.cli.play import Play
     from marl.cli.plot import Plot
+    from marl.cli.serve import Serve
     from marl.cli.sweep import Sweep
     from marl.cli.tournament import Tournament
     from marl.cli.train import Train
@@ -56,6 +57,7 @@ def commands() -> dict[str, type[Command]]:
         "exploit": Exploit,
         "export": Export,
         "verify": Verify,
+        "serve": Serve,
         "list": List,
         "check": Check,
     }
