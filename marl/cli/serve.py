@@ -66,6 +66,11 @@ def serve(asked: Serve) -> int:
     limits = Limits(sessions=asked.sessions, idle=asked.idle, deadline=asked.deadline)
     try:
         team = load(asked.bundle, asked.engine)
+    except BundleError as error:
+        from marl.types import CheckpointError
+
+        raise CheckpointError(str(error)) from None
+    try:
         service = service_of(team, _agent(asked.agent, list(team)), token=token, peers=peers, limits=limits)
         listener = bound(asked.host, asked.port, token)
     except BundleError as error:

@@ -235,12 +235,20 @@ class Service:
         data: bytes | str | None = message.get("bytes")
         return data if data is not None else str(message["text"])
 
+    async def _tell(self, socket: WebSocket, data: bytes | dict[str, Any]) -> None:
+        """Send a message. Raises Slow if the other side reads so little that it cannot be sent."""
+        try:
+            async with asyncio.timeout(self.limits.patience):
+                await (socket.send_bytes(data) if isinstance(data, bytes) else socket.send_json(data))
+        except TimeoutError:
+            raise Slow from None
+
     async def _texts(self, socket: WebSocket, first: str) -> None:
         session: Session | None = None
         text: bytes | str = first
 
         async def ask(turn: int, said: Array | None) -> Heard | None:
-            await socket.send_json({"said": requests.plain(said), "round": turn})
+            await self._tell(socket, {"said": requests.plain(said), "round": turn})
             answer = requests.read(await self._next(socket))
             if answer["do"] != "hear":
                 raise Refusal(f"expected what is heard in round {turn}: {{'do': 'hear', 'heard': ...}}")
@@ -253,18 +261,18 @@ class Service:
                     if asked["do"] == "reset":
                         session, old = None, session
                         session = self.reset(asked, old)
-                        await socket.send_json({"ready": True})
+                        await self._tell(socket, {"ready": True})
                     elif session is None:
                         raise Unknown("begin an episode with reset")
                     elif asked["do"] == "act":
                         self.sessions.get(session.name)
-                        await socket.send_json(await self.act(session, asked, ask))
+                        await self._tell(socket, await self.act(session, asked, ask))
                     else:
                         raise Refusal(f"{asked['do']} is not expected here")
                 except Refusal as refusal:
                     if isinstance(refusal, Slow):
                         raise
-                    await socket.send_json({"error": str(refusal)})
+                    await self._tell(socket, {"error": str(refusal)})
                 text = await self._next(socket)
         finally:
             if session is not None:
@@ -290,7 +298,7 @@ class Service:
                 if kind == Kind.LOOK:
                     self.metrics.acted((time.perf_counter() - began) / copies, copies)
                 for frame in turn.sends:
-                    await socket.send_bytes(packed(frame[0], copies, *frame[1:]))
+                    await self._tell(socket, packed(frame[0], copies, *frame[1:]))
                 received = await self._next(socket)
                 if isinstance(received, str):
                     raise WireError("expected a frame, got a text")
@@ -300,7 +308,7 @@ class Service:
         except (WireError, Refusal, ValueError, OverflowError) as error:
             if isinstance(error, Slow):
                 raise
-            await socket.send_bytes(framed(Kind.ERROR, copies, str(error).encode()[: 2**12]))
+            await self._tell(socket, framed(Kind.ERROR, copies, str(error).encode()[: 2**12]))
             await socket.close(NOT_UNDERSTOOD)
         finally:
             self.sessions.release(reserved)

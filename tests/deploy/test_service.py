@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import socket
 import subprocess
 import sys
 
@@ -126,25 +127,25 @@ def test_frames_of_32_copies_have_the_actions_that_a_process_of_the_agent_has(na
         found = []
         async with (
             serving(service_of(marl_runtime.load(exported[name]), "b")) as port,
-            websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as socket,
+            websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as talk,
         ):
 
             async def receive(kind, fields):
-                return unpacked(await socket.recv(), kind, fields, copies)
+                return unpacked(await talk.recv(), kind, fields, copies)
 
-            await socket.send(packed(Kind.BEGIN, copies, layout.begin, [seeds, np.array(True)]))
+            await talk.send(packed(Kind.BEGIN, copies, layout.begin, [seeds, np.array(True)]))
             (sizes,) = await receive(Kind.READY, READY)
             assert sizes.tolist() == layout.sizes.tolist()
             for look, heard in zip(looks, heards, strict=True):
-                await socket.send(packed(Kind.LOOK, copies, layout.observe, look))
+                await talk.send(packed(Kind.LOOK, copies, layout.observe, look))
                 for inbox in heard:
                     found += await receive(Kind.SAY, layout.say)
-                    await socket.send(packed(Kind.HEAR, copies, layout.hear, inbox))
+                    await talk.send(packed(Kind.HEAR, copies, layout.hear, inbox))
                 found += await receive(Kind.SAY, layout.say) if layout.talks and not rounds else []
                 found += await receive(Kind.ACT, layout.act)
-            await socket.send(packed(Kind.END, copies, [], []))
-            await socket.wait_closed()
-            assert socket.close_code == 1000
+            await talk.send(packed(Kind.END, copies, [], []))
+            await talk.wait_closed()
+            assert talk.close_code == 1000
         return found
 
     player, expected = LocalPlayer([agent.twin(int(seed)) for seed in seeds], explore=True), []
@@ -173,12 +174,12 @@ def test_a_conversation_in_json_has_the_actions_of_the_runtime(exported):
         found = []
         async with (
             serving(service_of(team, "a")) as port,
-            websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as socket,
+            websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as talk,
         ):
 
             async def tell(**asked):
-                await socket.send(json.dumps(asked))
-                return json.loads(await socket.recv())
+                await talk.send(json.dumps(asked))
+                return json.loads(await talk.recv())
 
             assert await tell(do="reset", seed=1) == {"ready": True}
             for row in rows:
@@ -400,21 +401,21 @@ def test_garbage_over_websockets_ends_that_websocket_alone(team):
         service = service_of(team, "a")
         async with serving(service) as port:
             for sent in conversations:
-                async with websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as socket:
+                async with websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as talk:
                     for data in sent:
-                        await socket.send(data)
-                    await socket.wait_closed()
-                    assert socket.close_code == 1008, sent
-            async with websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as socket:
+                        await talk.send(data)
+                    await talk.wait_closed()
+                    assert talk.close_code == 1008, sent
+            async with websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as talk:
                 for text in ("{", "[]", '{"do": "fly"}', '{"do": "act", "observation": [1]}', '{"do": "hear"}'):
-                    await socket.send(text)
-                    assert json.loads(await socket.recv()).keys() == {"error"}
-                await socket.send('{"do": "reset"}')
-                assert json.loads(await socket.recv()) == {"ready": True}
+                    await talk.send(text)
+                    assert json.loads(await talk.recv()).keys() == {"error"}
+                await talk.send('{"do": "reset"}')
+                assert json.loads(await talk.recv()) == {"ready": True}
                 assert len(service.sessions) == 1
-                await socket.send("x" * (service.sizes.message + 1))
-                await socket.wait_closed()
-                assert socket.close_code == 1009
+                await talk.send("x" * (service.sizes.message + 1))
+                await talk.wait_closed()
+                assert talk.close_code == 1009
             status, _ = await ask(port, "/health")
             assert status == 200
         assert len(service.sessions) == 0
@@ -437,6 +438,39 @@ def test_a_request_that_is_too_large_or_too_slow_is_refused(team):
             async with Client(port) as client:  # a head that does not come
                 client.writer.write(b"GET /health HTTP/1.1\r\n")
                 assert await client.reader.read() == b""
+
+    asyncio.run(play())
+
+
+def test_a_client_that_reads_no_answers_loses_its_sessions(team):
+    copies, small = 64, 4096
+    layout = team["a"].layout(copies)
+    begin = packed(Kind.BEGIN, copies, layout.begin, [np.arange(copies), np.array(False)])
+    flags = [np.zeros(copies, bool), np.zeros(copies, bool)]
+    look = packed(Kind.LOOK, copies, layout.observe, [*flags, np.zeros((copies, 5), np.float32)])
+
+    async def play():
+        service, listener = service_of(team, "a", limits=Limits(patience=0.2)), bound("127.0.0.1", 0, None)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, small)
+        async with serving(service, listener) as port:
+            silent = socket.create_connection(("127.0.0.1", port))
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, small)
+            client = await websockets.connect(f"ws://127.0.0.1:{port}/play", sock=silent, compression=None, max_queue=1)
+            await client.send(begin)
+            await client.recv()
+            assert len(service.sessions) == copies
+
+            async def flood():
+                while True:
+                    await client.send(look)
+
+            flooding = asyncio.create_task(flood())
+            async with asyncio.timeout(20):
+                while len(service.sessions):
+                    await asyncio.sleep(0.05)
+            flooding.cancel()
+            assert (await ask(port, "/health"))[0] == 200
+            client.transport.abort()
 
     asyncio.run(play())
 
@@ -495,10 +529,10 @@ def test_sessions_are_bounded_and_expire(team):
             assert (await client.ask("/act", {"session": names[1], "observation": seen(1)[0]}))[0] == 404
             layout = team["a"].layout(3)
             begin = packed(Kind.BEGIN, 3, layout.begin, [np.arange(3), np.array(False)])
-            async with websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as socket:
-                await socket.send(begin)
-                await socket.wait_closed()
-                assert socket.close_code == 1008
+            async with websockets.connect(f"ws://127.0.0.1:{port}/play", compression=None) as talk:
+                await talk.send(begin)
+                await talk.wait_closed()
+                assert talk.close_code == 1008
             assert (await client.ask("/reset", {"session": names[0]}))[0] == 200  # in place of the one before
             assert len(service.sessions) == 1
             assert "marl_sessions_expired 2" in (await client.ask("/metrics"))[1]
@@ -583,10 +617,10 @@ def test_a_foreign_agents_messages_must_be_frames_of_the_team(exported):
     async def play():
         async with serving(service, listener) as port:
             for data in (b"", b"MARL" * 10, "text", packed(Kind.END, 1, [], [])):
-                async with websockets.connect(f"ws://127.0.0.1:{port}/messages", compression=None) as socket:
-                    await socket.send(data)
-                    await socket.wait_closed()
-                    assert socket.close_code == 1008
+                async with websockets.connect(f"ws://127.0.0.1:{port}/messages", compression=None) as talk:
+                    await talk.send(data)
+                    await talk.wait_closed()
+                    assert talk.close_code == 1008
             for numbers in ([3, 0, 0, 0], [-1, 0, 0, 0], [1, -1, 0, 0], [1, 0, -1, 0], [1, 0, 0, 1]):
                 frame = packed(Kind.MESSAGE, 1, service.peers._fields, [np.array(numbers), np.zeros(4), np.array(1.0)])
                 with pytest.raises(Exception, match="a message "):
