@@ -240,11 +240,12 @@ def _writer(space: Json, out: Array) -> Write:
     writers = [_writer(part, out[end - flat_width(part) : end]) for part, end in zip(parts, ends, strict=True)]
     if kind == "Tuple":
         return _tuple_writer(writers)
-    return _dict_writer({_key(key): write for (key, _), write in zip(space["spaces"], writers, strict=True)})
+    return _dict_writer({key_of(key): write for (key, _), write in zip(space["spaces"], writers, strict=True)})
 
 
-def _key(key: Any) -> Any:
-    return tuple(map(_key, key["items"])) if isinstance(key, dict) else key
+def key_of(key: Any) -> Any:
+    """A key of a Dict space, which may be a tuple, from JSON."""
+    return tuple(map(key_of, key["items"])) if isinstance(key, dict) else key
 
 
 def _box_writer(shape: tuple[int, ...], out: Array) -> Write:

@@ -36,10 +36,92 @@ class Kind(IntEnum):
     ACT = 7  # agent: actions
     END = 8  # parent: no more
     ERROR = 9  # either: what is wrong, as text
+    MESSAGE = 10  # agent to agent: who says what in which game, step and round
 
 
 class WireError(Exception):
     """A frame that cannot be used, or an error message from the other side."""
+
+
+def packed(kind: Kind, copies: int, fields: Sequence[Field], arrays: Sequence[Array]) -> bytes:
+    """A frame with arrays of the agreed shapes. Raises WireError if they have others."""
+    parts = []
+    for (shape, dtype), array in zip(fields, arrays, strict=True):
+        if array.shape != shape:
+            raise WireError(f"{kind.name}: expected an array of shape {shape}, got {array.shape}")
+        parts.append(np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
+    return framed(kind, copies, b"".join(parts))
+
+
+def framed(kind: Kind, copies: int, payload: bytes) -> bytes:
+    """A frame with this payload."""
+    return HEADER.pack(MAGIC, VERSION, kind, copies, len(payload)) + payload
+
+
+def unpacked(
+    data: bytes, kind: Kind, fields: Sequence[Field], copies: int = 0, ends: bool = False
+) -> list[Array] | None:
+    """The arrays of one whole frame; None if it is the END, where ``ends`` allows it.
+
+    Raises:
+        WireError: for a frame of another kind, version, size or number of copies (0: any), or an ERROR.
+    """
+    if len(data) < HEADER.size:
+        raise WireError(f"expected a frame {kind.name}, got {len(data)} bytes")
+    found, _, size = _read_header(data[: HEADER.size], copies)
+    payload = data[HEADER.size :]
+    if found == Kind.ERROR:
+        raise WireError(payload[:LONGEST_TEXT].decode(errors="replace"))
+    if found == Kind.END and ends:
+        return None
+    _check(found, kind, size, _bytes_of(fields))
+    if size != len(payload):
+        raise WireError(f"{kind.name}: a frame of {size} bytes has {len(payload)}")
+    return _arrays(payload, fields)
+
+
+def copies_of(data: bytes) -> int:
+    """How many copies a frame is for. Raises WireError if it is none."""
+    if len(data) < HEADER.size:
+        raise WireError(f"expected a frame, got {len(data)} bytes")
+    return _read_header(data[: HEADER.size], 0)[1]
+
+
+def _read_header(data: bytes, copies: int) -> tuple[int, int, int]:
+    """Kind, copies and size of a frame; of an ERROR the copies do not matter."""
+    magic, version, kind, found, size = HEADER.unpack(data)
+    if magic != MAGIC:
+        raise WireError(f"a frame begins with {magic!r} instead of {MAGIC!r}")
+    if version != VERSION:
+        raise WireError(f"a frame of version {version}, expected {VERSION}")
+    if copies and found != copies and kind != Kind.ERROR:
+        raise WireError(f"a frame for {found} copies, expected {copies}")
+    return kind, found, size
+
+
+def _check(found: int, kind: Kind, size: int, expected: int | None) -> None:
+    if found != kind:
+        name = Kind(found).name if found in list(Kind) else str(found)
+        raise WireError(f"expected a frame {kind.name}, got {name}")
+    if expected is None:
+        if size > LONGEST_TEXT:
+            raise WireError(f"{kind.name}: {size} bytes of text, at most {LONGEST_TEXT} are taken")
+    elif size != expected:
+        raise WireError(f"{kind.name}: expected {expected} bytes, got {size}")
+
+
+def _bytes_of(fields: Sequence[Field]) -> int:
+    return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in fields)
+
+
+def _arrays(payload: bytes, fields: Sequence[Field]) -> list[Array]:
+    arrays, start = [], 0
+    for shape, dtype in fields:
+        kind = np.dtype(dtype).newbyteorder("<")
+        flat = np.frombuffer(payload, kind, math.prod(shape), start)
+        arrays.append(flat.reshape(shape).astype(dtype))  # a copy: aligned, ours to write to
+        start += flat.nbytes
+    return arrays
 
 
 class Wire:
@@ -51,19 +133,11 @@ class Wire:
 
     def send(self, kind: Kind, fields: Sequence[Field] = (), arrays: Sequence[Array] = ()) -> None:
         """Send arrays of the agreed shapes. Raises WireError if they have others, OSError if nobody takes them."""
-        parts = []
-        for (shape, dtype), array in zip(fields, arrays, strict=True):
-            if array.shape != shape:
-                raise WireError(f"{kind.name}: expected an array of shape {shape}, got {array.shape}")
-            parts.append(np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
-        self._send(kind, b"".join(parts))
+        self.sock.sendall(packed(kind, self.copies, fields, arrays))
 
     def send_text(self, kind: Kind, text: str) -> None:
         """Send a text."""
-        self._send(kind, text.encode(errors="surrogateescape")[:LONGEST_TEXT])
-
-    def _send(self, kind: Kind, payload: bytes) -> None:
-        self.sock.sendall(HEADER.pack(MAGIC, VERSION, kind, self.copies, len(payload)) + payload)
+        self.sock.sendall(framed(kind, self.copies, text.encode(errors="surrogateescape")[:LONGEST_TEXT]))
 
     def receive(self, kind: Kind, fields: Sequence[Field] = (), ends: bool = False) -> list[Array] | None:
         """The arrays of the next frame; None if that is the END, where ``ends`` allows it.
@@ -75,44 +149,21 @@ class Wire:
         found, size = self._header()
         if found == Kind.END and ends:
             return None
-        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in fields]
-        self._check(found, kind, size, sum(sizes))
-        payload = self._read(size)
-        arrays, start = [], 0
-        for (shape, dtype), length in zip(fields, sizes, strict=True):
-            flat = np.frombuffer(payload, np.dtype(dtype).newbyteorder("<"), math.prod(shape), start)
-            arrays.append(flat.reshape(shape).astype(dtype))  # a copy: aligned, ours to write to
-            start += length
-        return arrays
+        _check(found, kind, size, _bytes_of(fields))
+        return _arrays(self._read(size), fields)
 
     def receive_text(self, kind: Kind) -> str:
         """The text of the next frame, as :meth:`receive`."""
         found, size = self._header()
-        self._check(found, kind, size, None)
+        _check(found, kind, size, None)
         return self._read(size).decode(errors="surrogateescape")
 
     def _header(self) -> tuple[int, int]:
-        magic, version, kind, copies, size = HEADER.unpack(self._read(HEADER.size))
-        if magic != MAGIC:
-            raise WireError(f"a frame begins with {magic!r} instead of {MAGIC!r}")
-        if version != VERSION:
-            raise WireError(f"a frame of version {version}, expected {VERSION}")
+        kind, copies, size = _read_header(self._read(HEADER.size), self.copies)
         if kind == Kind.ERROR:
             raise WireError(self._read(min(size, LONGEST_TEXT)).decode(errors="replace"))
-        if self.copies and copies != self.copies:
-            raise WireError(f"a frame for {copies} copies, expected {self.copies}")
         self.copies = self.copies or copies
         return kind, size
-
-    def _check(self, found: int, kind: Kind, size: int, expected: int | None) -> None:
-        if found != kind:
-            name = Kind(found).name if found in list(Kind) else str(found)
-            raise WireError(f"expected a frame {kind.name}, got {name}")
-        if expected is None:
-            if size > LONGEST_TEXT:
-                raise WireError(f"{kind.name}: {size} bytes of text, at most {LONGEST_TEXT} are taken")
-        elif size != expected:
-            raise WireError(f"{kind.name}: expected {expected} bytes, got {size}")
 
     def _read(self, size: int) -> bytes:
         data = bytearray()
@@ -162,8 +213,7 @@ class Layout:
     def sizes(self) -> Array:
         """What READY says: bytes of each kind of frame, rounds, whether it talks."""
         frames = (self.observe, self.say, self.hear, self.act)
-        total = [sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in frame) for frame in frames]
-        return np.array([*total, self.rounds, self.talks], dtype=np.int64)
+        return np.array([*map(_bytes_of, frames), self.rounds, self.talks], dtype=np.int64)
 
 
 READY: list[Field] = [((6,), "int64")]

@@ -41,6 +41,8 @@ class Export:
     """With --sweep: draw return against size (extra plot)."""
     agents: Annotated[str | None, arg(metavar="AGENT,...")] = None
     """Only these agents; all unless given."""
+    page: bool = False
+    """Write a page beside the agents that runs them in a browser, static files alone."""
     license: Annotated[str, arg(metavar="TEXT")] = ""
     """Under which license others may use the bundle."""
     env: Annotated[str | None, ENV] = None
@@ -86,6 +88,7 @@ def export(asked: Export) -> int:
             format=asked.format,
             quantize=asked.quantize,
             students=students,
+            page=asked.page,
             license=asked.license,
         )
     written = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
@@ -94,6 +97,8 @@ def export(asked: Export) -> int:
         return 0
     print(f"checkpoint {path} (step {system.steps:,})")
     print(f"wrote {out}: {sum(written.values()):,} bytes in {len(written)} files")
+    if asked.page:
+        print(f"open it: python -m http.server --bind 127.0.0.1 --directory {asked.out}")
     again = " --trust" * asked.trust + ("" if asked.env is None else f" --env {shlex.quote(asked.env)}")
     print(f"prove it: marl verify {asked.out} {asked.run_folder}{again}")
     return 0
@@ -104,9 +109,10 @@ def _sweep(asked: Export) -> int:
     from marl.deploy.trade import plot, trade
 
     assert asked.out is not None
-    for option, given in (("--agents", asked.agents), ("--quantize", asked.quantize), ("--license", asked.license)):
+    given_too = {"agents": asked.agents, "quantize": asked.quantize, "license": asked.license, "page": asked.page}
+    for option, given in given_too.items():
         if given:
-            raise UsageError(f"marl export: --sweep writes all agents in every precision: leave {option} out")
+            raise UsageError(f"marl export: --sweep writes all agents in every precision: leave --{option} out")
     if asked.plot is not None:
         need("matplotlib", "plot")
     sizes = (16, 16) if asked.distill is None else _sizes(asked.distill)

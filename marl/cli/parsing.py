@@ -42,6 +42,7 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.play import Play
     from marl.cli.plot import Plot
     from marl.cli.report import Report
+    from marl.cli.serve import Serve
     from marl.cli.study import StudyRun, StudyStatus
     from marl.cli.sweep import Sweep
     from marl.cli.tournament import Tournament
@@ -61,6 +62,7 @@ def commands() -> dict[str, type[Command]]:
         "exploit": Exploit,
         "export": Export,
         "verify": Verify,
+        "serve": Serve,
         "list": List,
         "check": Check,
     }

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from marl_runtime.bundle import FORMAT, MANIFEST, own_hash, program_json
 from marl_runtime.program import Program
 
 FORMATS = ("numpy", "onnx")
+PAGE = ("index.html", "page.css", "page.js", "bundle.js", "spaces.js", "runtime.js")
 Contents = dict[str, bytes]
 
 
@@ -42,6 +44,7 @@ def export(
     format: str = "numpy",
     quantize: str | None = None,
     students: Mapping[str, AgentNet] | None = None,
+    page: bool = False,
     license: str = "",
 ) -> Path:
     """Write trained agents as a bundle, which ``marl_runtime.load`` reads without torch; returns its folder.
@@ -54,6 +57,7 @@ def export(
         quantize: ``"int8"`` (weights, one scale for each output channel) or ``"fp16"``; None: float32.
         students: smaller networks in place of the teams' own, by the team's name, as :func:`marl.deploy.distill` and
             :func:`marl.deploy.prune` make them; None: there are none.
+        page: write a page beside them, static files that run the agents in a browser.
         license: under which others may use the bundle.
 
     Raises:
@@ -85,7 +89,7 @@ def export(
         "channels": _channels(system),
         "certificate": None,
     }
-    return write_bundle(path, manifest, writer.contents)
+    return write_bundle(path, manifest, writer.contents | (page_files() if page else {}))
 
 
 class BundleWriter:
@@ -209,6 +213,12 @@ def _channels(system: Trained) -> dict[str, Any]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def page_files() -> Contents:
+    """The static files of the page that runs a bundle in a browser."""
+    folder = resources.files("marl_runtime") / "page"
+    return {name: (folder / name).read_bytes() for name in PAGE}
+
+
 def safetensors(arrays: Mapping[str, Array]) -> bytes:
     """Arrays as a safetensors file."""
     kinds = {"float32": "F32", "float16": "F16", "int8": "I8", "int64": "I64", "bool": "BOOL"}
@@ -238,7 +248,7 @@ def refuse_foreign(path: Path) -> None:
     if not os.path.lexists(path):
         return
     there = [entry.name for entry in path.iterdir()] if path.is_dir() and not path.is_symlink() else ["no folder"]
-    ours: Callable[[str], bool] = lambda name: name == MANIFEST or name.startswith("policy_")  # noqa: E731
+    ours: Callable[[str], bool] = lambda name: name in (MANIFEST, *PAGE) or name.startswith("policy_")  # noqa: E731
     foreign = next((name for name in there if not ours(name)), None)
     if foreign is not None or (there and MANIFEST not in there):
         held = foreign or there[0]
