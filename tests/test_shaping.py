@@ -76,7 +76,7 @@ def test_a_weight_that_changes_belongs_to_the_potential():
 def test_only_the_learner_s_own_discount_is_taken():
     with pytest.raises(ConfigError, match=r"expected the learner's own \(0.9\)"):
         PotentialBased(first, discount=0.5).build(PLACE)
-    with pytest.raises(ConfigError, match="learner's own"):
+    with pytest.raises(ConfigError, match=r"the learner of team .team. has none that it could take; say one"):
         marl.MultiAgentSystem(marl.Random(), Team, shaping=[PotentialBased(first)])
 
 

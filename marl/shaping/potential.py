@@ -50,7 +50,12 @@ class PotentialBased:
     def build(self, context: HookContext) -> Hook:
         """Settle the discount."""
         gamma = context.discount if self.discount is None else self.discount
-        if gamma is None or (context.discount is not None and gamma != context.discount):
+        if gamma is None:
+            raise ConfigError(
+                f"PotentialBased.discount: the learner of team {context.team.name!r} has none that it could take; say "
+                "one, discount=0.99, or shape only the teams that learn: shaping={'agent_*': [...]}"
+            )
+        if context.discount is not None and gamma != context.discount:
             raise ConfigError(
                 f"PotentialBased.discount: expected the learner's own ({context.discount}), since any other changes "
                 f"what is optimal; got {self.discount}"

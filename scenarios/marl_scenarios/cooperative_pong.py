@@ -42,6 +42,6 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=80_000,
-    expect="not measured",
+    expect="-2 after 80,000 steps, which are not enough (random: -10)",
     extra="butterfly",
 )

@@ -19,6 +19,6 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=150_000,
-    expect="not measured (random: 2.1)",
+    expect="7 zombies, sum of four (random: 2.4)",
     extra="butterfly",
 )

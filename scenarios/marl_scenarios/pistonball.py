@@ -35,6 +35,6 @@ scenario = marl.Scenario(
     ),
     num_envs=8,
     steps=25_000,
-    expect="not measured",
+    expect="570, sum of ten pistons (random: 160)",
     extra="butterfly",
 )

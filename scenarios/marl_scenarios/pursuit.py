@@ -19,6 +19,6 @@ scenario = marl.Scenario(
     ),
     num_envs=16,
     steps=120_000,
-    expect="not measured (random: -39)",
+    expect="-3, sum of four pursuers (random: -38)",
     extra="sisl",
 )

@@ -236,7 +236,8 @@ def run(
     scenario = task.make()
     if random:
         teams = scenario.agents if isinstance(scenario.agents, Mapping) else {"*": scenario.agents}
-        scenario = dataclasses.replace(scenario, agents=dict.fromkeys(teams, marl.Random()), algorithms={})
+        agents = dict.fromkeys(teams, marl.Random())
+        scenario = dataclasses.replace(scenario, agents=agents, algorithms={}, shaping=())
     every = None if curve is None else (steps or scenario.steps) // curves.POINTS
 
     def note(metrics: Mapping[str, float]) -> None:
