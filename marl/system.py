@@ -126,8 +126,7 @@ class MultiAgentSystem(Trained):
             progress: show steps, speed, time left and returns: one line that changes, in notebooks too.
             run_dir: write a run folder there, as ``marl train`` does: settings, metrics, checkpoints, how it ended.
                 A further call with the same folder goes on with it. Ctrl-C ends the training after its step and saves.
-            resume: go on with the run that is in ``run_dir``, from its newest checkpoint, if there is one;
-                ``steps`` and ``episodes`` count from its beginning.
+            resume: go on from the newest checkpoint in ``run_dir``, if there is one; lengths count from its beginning.
 
         Raises:
             ConfigError: if ``run_dir`` holds the run of another system.

@@ -82,8 +82,9 @@ def test_the_wheel_has_the_command_and_the_scenarios(wheel):
     parser.read_string(wheel.read(next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))).decode())
     assert dict(parser["console_scripts"]) == {"marl": "marl.__main__:main"}
     assert dict(parser["marl.scenarios"]) == {"marl": "marl_scenarios"}
-    files = {path.name for path in (ROOT / "scenarios" / "marl_scenarios").glob("*.py")}
-    assert files == {Path(name).name for name in wheel.namelist() if name.startswith("marl_scenarios/")}
+    files = {path.relative_to(ROOT / "scenarios").as_posix() for path in (ROOT / "scenarios").rglob("*.py")}
+    assert "marl_scenarios/studies/cooperative.py" in files
+    assert files == {name for name in wheel.namelist() if name.startswith("marl_scenarios/")}
 
 
 def test_it_imports_beside_a_users_own_folders(wheel, tmp_path):
