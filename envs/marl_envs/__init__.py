@@ -28,6 +28,7 @@ from marl_envs.simple import Simple
 from marl_envs.speaker_listener import SpeakerListener
 from marl_envs.spread import Spread
 from marl_envs.switch_riddle import SwitchRiddle
+from marl_envs.t_maze import TMaze
 from marl_envs.tag import Tag
 from marl_envs.traffic_junction import TrafficJunction
 from marl_envs.two_step import TwoStep
@@ -40,7 +41,7 @@ WORLDS: dict[str, type[World]] = {
         Acrobot, Adversary, CartPole, Catch, Crypto, Foraging, GridWorld, GridWorldImage, GrowingSpread, Lever, Lewis,
         MatrixGame, MountainCar, MountainCarContinuous, Pendulum, PredatorPrey,
         Pursuit, Push, Reach, Reference, Simple, SpeakerListener, Spread, SwitchRiddle, Tag,
-        TrafficJunction, TwoStep, WorldComm,
+        TMaze, TrafficJunction, TwoStep, WorldComm,
     )
 }  # fmt: skip
 
@@ -72,6 +73,7 @@ __all__ = [
     "SpeakerListener",
     "Spread",
     "SwitchRiddle",
+    "TMaze",
     "Tag",
     "TrafficJunction",
     "TwoStep",

@@ -20,10 +20,14 @@ MAX_ANGLE, MAX_X = 12 * 2 * np.pi / 360, 2.4
 
 
 class State(NamedTuple):
-    """Position, velocity, angle, angular velocity; whether the reward is Sutton and Barto's (0, and -1 at the fall)."""
+    """Position, velocity, angle, angular velocity; whether the reward is Sutton and Barto's (0, and -1 at the fall).
+
+    stride: 1 if all four are seen, 2 if the velocities are not.
+    """
 
     x: Array  # (E, 4)
     sutton_barto: int
+    stride: int
 
 
 @kernel
@@ -55,22 +59,29 @@ def step(s: State, e: int, task: Array, rng: Array, action: Array, reward: Array
 
 @kernel
 def observe(s: State, e: int, task: Array, obs: Array) -> None:
-    """The state itself."""
-    for k in range(4):
-        obs[e, 0, k] = s.x[e, k]
+    """The state itself, or the position and the angle alone."""
+    for k in range(0, 4, s.stride):
+        obs[e, 0, k // s.stride] = s.x[e, k]
 
 
 class CartPole(World, name="cartpole_v0", render_fps=50):
-    """Two actions, left and right; ends when the cart leaves or the pole leans more than 12 degrees."""
+    """Two actions, left and right; ends when the cart leaves or the pole leans more than 12 degrees.
+
+    Without ``velocities`` an agent sees the position and the angle only, and needs a memory.
+    """
 
     kernels = Kernels(reset, step, observe)
 
     def __init__(
-        self, sutton_barto_reward: bool = False, max_cycles: int = 500, render_mode: str | None = None
+        self,
+        sutton_barto_reward: bool = False,
+        max_cycles: int = 500,
+        render_mode: str | None = None,
+        velocities: bool = True,
     ) -> None:
         """Create the environment; the class documents the arguments."""
-        self.sutton_barto_reward = sutton_barto_reward
-        high = np.array([MAX_X * 2, np.inf, MAX_ANGLE * 2, np.inf], dtype=np.float32)
+        self.sutton_barto_reward, self.velocities = sutton_barto_reward, velocities
+        high = np.array([MAX_X * 2, np.inf, MAX_ANGLE * 2, np.inf], dtype=np.float32)[:: self._stride]
         super().__init__(
             observation_spaces={"agent_0": Box(-high, high, dtype=np.float32)},
             action_spaces={"agent_0": Discrete(2)},
@@ -80,7 +91,11 @@ class CartPole(World, name="cartpole_v0", render_fps=50):
 
     def allocate(self, num_envs: int) -> State:
         """Arrays of all copies."""
-        return State(np.zeros((num_envs, 4)), int(self.sutton_barto_reward))
+        return State(np.zeros((num_envs, 4)), int(self.sutton_barto_reward), self._stride)
+
+    @property
+    def _stride(self) -> int:
+        return 1 if self.velocities else 2
 
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Track, cart, pole."""

@@ -13,13 +13,11 @@ from marl_envs.mpe import (
     move,
     put_all_relative,
     put_nothing,
-    put_position,
-    put_velocity,
     scatter,
     squared,
     touches,
 )
-from marl_envs.spread import BUMPS, CAPTURE_RADIUS, LOCAL_RATIO, STOP, Spread
+from marl_envs.spread import BUMPS, CAPTURE_RADIUS, LOCAL_RATIO, STOP, Spread, put_self
 from marl_envs.world import Parameter
 
 if TYPE_CHECKING:
@@ -93,8 +91,7 @@ def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
     num_agents, count = s.vel.shape[1], int(task[e, AGENTS])
     others = num_agents - 1 if s.near[0] < 0 else s.near[0]
     for i in range(count):
-        k = put_velocity(s, e, i, obs, i, 0)
-        k = put_position(s, e, obs, i, k)
+        k = put_self(s, e, i, obs)
         k = put_all_relative(s, e, num_agents, num_agents + count, s.near[1], obs, i, k)
         if s.near[1] < 0:
             k = put_nothing(2 * (num_agents - count), e, obs, i, k)

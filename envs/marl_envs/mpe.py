@@ -43,7 +43,7 @@ class Particles(NamedTuple):
     pairs: Array  # (P, 2) int64: entities that push each other, the first one an agent
     mover: Array  # (N,) bool: has a body that moves
     talker: Array  # (N,) bool: has a voice
-    groups: Array  # int64, numbers of entities by kind, as each task needs
+    groups: Array  # int64, numbers of entities by kind and what else a task fixes
     near: Array  # (2,) int64: how many agents and landmarks are seen, nearest first; -1 for all in fixed order
 
 

@@ -26,6 +26,7 @@ from marl_envs.mpe import (
 from marl_envs.world import Parameter
 
 LOCAL_RATIO, BUMPS, STOP = 0, 1, 2  # columns of the task
+VELOCITIES = 0  # place in groups: whether agents see their own
 CAPTURE_RADIUS = 0.1
 
 
@@ -61,13 +62,21 @@ def step(s: Particles, e: int, task: Array, rng: Array, action: Array, reward: A
 
 
 @kernel
+def put_self(s: Particles, e: int, i: int, obs: Array) -> int:
+    """Write the velocity of agent ``i``, unless it is hidden, and its position into its own observation."""
+    k = 0
+    if s.groups[VELOCITIES] > 0:
+        k = put_velocity(s, e, i, obs, i, 0)
+    return put_position(s, e, obs, i, k)  # type: ignore[no-any-return]
+
+
+@kernel
 def observe(s: Particles, e: int, task: Array, obs: Array) -> None:
     """Own velocity and position, landmarks, other agents, and room for messages that nobody sends."""
     num_agents = s.vel.shape[1]
     others = num_agents - 1 if s.near[0] < 0 else s.near[0]
     for i in range(num_agents):
-        k = put_velocity(s, e, i, obs, i, 0)
-        k = put_position(s, e, obs, i, k)
+        k = put_self(s, e, i, obs)
         k = put_all_relative(s, e, num_agents, 2 * num_agents, s.near[1], obs, i, k)
         k = put_all_relative(s, e, 0, num_agents, s.near[0], obs, i, k)
         put_nothing(2 * others, e, obs, i, k)
@@ -79,6 +88,7 @@ class Spread(ParticleWorld, name="spread_v0"):
     With ``curriculum`` stage 0 has no bumping penalty and stage 1 has it. ``terminate_on_success`` ends the episode
     once every
     landmark is covered. ``num_agent_neighbors`` and ``num_landmark_neighbors`` limit sight to the nearest.
+    Without ``velocities`` agents do not see how fast they are, and need a memory to know.
     """
 
     kernels = Kernels(reset, step, observe)
@@ -96,6 +106,7 @@ class Spread(ParticleWorld, name="spread_v0"):
         terminate_on_success: bool = False,
         num_agent_neighbors: int | None = None,
         num_landmark_neighbors: int | None = None,
+        velocities: bool = True,
     ) -> None:
         """Create the environment; the class documents the arguments."""
         self.curriculum = curriculum
@@ -103,13 +114,14 @@ class Spread(ParticleWorld, name="spread_v0"):
         super().__init__(
             agents={f"agent_{n}": Body(size=0.15) for n in range(N)},
             landmarks=[Body(collide=False, moves=False)] * N,
-            obs_widths=[4 + 2 * slots(N, num_landmark_neighbors) + 4 * places] * N,
+            obs_widths=[2 + 2 * velocities + 2 * slots(N, num_landmark_neighbors) + 4 * places] * N,
             words=2,
             max_cycles=max_cycles,
             continuous_actions=continuous_actions,
             render_mode=render_mode,
             dynamic_rescaling=dynamic_rescaling,
             benchmark_data=benchmark_data,
+            groups=[velocities],
             num_agent_neighbors=num_agent_neighbors,
             num_landmark_neighbors=num_landmark_neighbors,
             tasks={
