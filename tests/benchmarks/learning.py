@@ -184,6 +184,8 @@ TASKS = {
     "traffic_junction": Task("traffic_junction", 0.93, measure=crossing, also=worth(crossing)),
     "traffic_junction_silent": Task("traffic_junction", at_most=0.85, measure=crossing, channel=False),
     "catch": Task("catch", 0.95),
+    "t_maze": Task("t_maze", 0.99, needed=0.8),
+    "cartpole_masked": Task("cartpole_masked", 475, needed=0.8),
     "reach": Task("reach", 0.95, measure=arrived),
     "reach_plain": Task("reach", at_most=0.3, measure=arrived, hindsight=False),
     "gridworld_curriculum": Task("gridworld_curriculum", 0.9),
