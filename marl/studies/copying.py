@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -77,4 +78,5 @@ def put_in_place(copy: Path, parent: Path, child: Path) -> None:
 def evaluated(run: Path, after: int) -> float | None:
     """The return of a run's last evaluation behind a step; None: there is none."""
     rows = [row for row in read_metrics(run) if row.get("steps", 0) > after and "evaluation_return" in row]
-    return float(rows[-1]["evaluation_return"]) if rows else None
+    value = float(rows[-1]["evaluation_return"]) if rows else math.nan
+    return value if math.isfinite(value) else None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from marl import sources
-from marl.config import check_whole, in_words, unknown
+from marl.config import check_whole, unknown
 from marl.scenario import Scenario
 from marl.studies.evolution import Exploit, Explore, Perturb, Truncation
 from marl.studies.spaces import Space
@@ -17,7 +17,7 @@ from marl.studies.study import OWN, FoundStudy, Study, only
 from marl.types import ConfigError
 
 FITNESS = ("return", "rating")
-START, STEP = 0x5B70, 0x5B71  # what is drawn at the start, and in each step of evolution, comes of (seed, this)
+START, STEP, GAMES = 0x5B70, 0x5B71, 0x5B72  # seeds of what is drawn at the start, at comparisons, of games there
 MOST_MEMBERS = 1_000
 
 
@@ -69,8 +69,8 @@ class Population:
     steps: int | None = None
     start: Mapping[str, Any] = field(default_factory=dict)
     fitness: Literal["return", "rating"] = "return"
-    exploit: Exploit | None = Truncation()
-    explore: Explore | None = Perturb()
+    exploit: Exploit | None = field(default_factory=Truncation)
+    explore: Explore | None = field(default_factory=Perturb)
     explore_all: bool = False
     seed: int = 0
     settings: Sequence[str] = ()
@@ -106,7 +106,7 @@ class Population:
             raise ConfigError(f"{where}: spaces: expected spaces by setting, got {self.spaces!r:.80}")
         for name, space in self.spaces.items():
             if isinstance(space, type) or not isinstance(space, Space):
-                raise ConfigError(f"{where}: spaces[{name!r}]: expected a space such as LogUniform(), got {space!r:.80}")
+                raise ConfigError(f"{where}: spaces[{name!r}]: expected a space, LogUniform(), got {space!r:.80}")
             space.check(f"{where}: spaces[{name!r}]")
         for name in self.start:
             if name not in self.spaces:
@@ -144,14 +144,10 @@ class Population:
         """What a comparison draws from; the same however often it is repeated."""
         return np.random.default_rng([self.seed, STEP, generation])
 
-    def ends(self, steps: int) -> Iterator[int]:
-        """The steps at which members are compared, the last one at the end of the whole run of ``steps``."""
-        yield from range(self.every, steps, self.every)
-        yield steps
-
     def __repr__(self) -> str:
         """Its name and its size."""
-        return f"<Population {self.name!r}: {self.members} members, {', '.join(self.spaces)}, every {self.every:,} steps>"
+        varied = ", ".join(self.spaces)
+        return f"<Population {self.name!r}: {self.members} members, {varied}, compared every {self.every:,} steps>"
 
 
 @dataclass(frozen=True)
