@@ -135,7 +135,11 @@ class Generations:
             if self.population.fitness == "rating":
                 from marl.studies.tournament import two_sides
 
-                two_sides(f"{where}: fitness='rating'", system, None)
+                try:
+                    two_sides("this", system, None)
+                except ConfigError as error:
+                    said = f"{where}: fitness='rating': expected a game of two sides ({error})"
+                    raise config_error(said) from None
 
     def _check_members(self) -> None:
         """Raise ConfigError if a member was asked otherwise when it began."""
