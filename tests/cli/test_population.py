@@ -438,7 +438,7 @@ BAD = [
     (("Truncation(0.4)", "Truncation(0.7)"), "Truncation.share: expected a number above 0 and at most 0.5, got 0.7"),
     (("Truncation(0.4)", "Truncation"), "exploit: expected None or one such as Truncation()"),
     (("episodes=2,\n)", "episodes=2, fitness='elo')"), "fitness: unknown fitness 'elo'"),
-    (("episodes=2,\n)", "episodes=2, fitness='rating')"), "'rating': expected a game of two sides (league: CartPole-v1 has one"),
+    (("episodes=2,\n)", "episodes=2, fitness='rating')"), "expected a game of two sides (league: CartPole-v1 has"),
     (("episodes=2,\n)", "episodes=2, start={'learner.l': 1})"), "start: unknown setting with a space 'learner.l'"),
     (("task=tiny", "task='spraed'"), "spraed"),
     (("steps=960,\n)", "steps=960, stop=marl.MeanReturn(at_least=1))"), "expected settings=['stop=none']"),
