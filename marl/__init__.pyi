@@ -76,6 +76,7 @@ from marl.playing.single import Agent as Agent
 from marl.scenario import Scenario as Scenario
 from marl.schedules import Linear as Linear
 from marl.stopping import MeanReturn as MeanReturn
+from marl.studies import Population as Population
 from marl.studies import Study as Study
 from marl.system import MultiAgentSystem as MultiAgentSystem
 from marl.types import CheckpointError as CheckpointError

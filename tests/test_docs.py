@@ -62,7 +62,8 @@ def short(monkeypatch):
     monkeypatch.setattr(marl.MultiAgentSystem, "evaluate", short_evaluate)
 
 
-FROM_NOTHING = ("tutorial", "studies")  # pages that make files, and give commands beside a session of Python
+# Pages that make files, and give commands beside a session of Python.
+FROM_NOTHING = ("tutorial", "studies", "populations")
 RUN = [page for page in PAGES if blocks(page) and page.stem not in FROM_NOTHING]
 
 
@@ -83,6 +84,7 @@ def shortened(words: list[str]) -> list[str]:
         "plot": {},
         "play": {},
         "study": {},
+        "population": {},
         "report": {},
     }
     wanted = {option: str(number) for option, number in few.get(words[0], {"--episodes": EPISODES}).items()}

@@ -1,4 +1,4 @@
-"""The ``marl`` command: train, evaluate, sweep, play, plot, tournament, exploit, export,
+"""The ``marl`` command: train, study, population, evaluate, sweep, play, plot, tournament, exploit, export,
 verify, serve, list, check.
 
 Nothing heavy is imported before it is needed. Whatever goes wrong by a user's mistake is one line on stderr and an exit

@@ -40,6 +40,8 @@ class Asked:
     resume: Annotated[str | None, arg(metavar="[auto|CHECKPOINT]")] = None
     """Go on with the run in --run-dir (or the latest of WHAT) from its newest checkpoint, or from CHECKPOINT.
     Options that are not given again stay as they were."""
+    pause_at: Annotated[int | None, NUMBER] = None
+    """End at this step for now, with everything saved; --resume goes on. Schedules still run to --steps."""
     force: bool = False
     """Throw away the run that is in --run-dir."""
     trust: bool = False

@@ -114,7 +114,7 @@ def planned_cells(found: FoundStudy, out: Path) -> list[PlannedCell]:
         group = (cell.task, cell.algorithm, cell.settings)
         if group not in plans:
             try:
-                plans[group] = _plan(found, cell)
+                plans[group] = plan_of(found, cell)
             except MarlError as error:
                 name = cell.name.rpartition("/")[0]
                 raise config_error(f"study {found.study.name!r}: {name}: {error}") from None
@@ -127,7 +127,7 @@ def planned_cells(found: FoundStudy, out: Path) -> list[PlannedCell]:
     return cells
 
 
-def _plan(found: FoundStudy, cell: Cell) -> tuple[Asked, dict[str, Any]]:
+def plan_of(found: FoundStudy, cell: Cell) -> tuple[Asked, dict[str, Any]]:
     """The command of a cell, and what its config.json will say."""
     from collections.abc import Mapping as Teams
 

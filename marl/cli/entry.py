@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    interrupts = Interrupts(preemptible=words[:1] in (["train"], ["study"]))
+    interrupts = Interrupts(preemptible=words[:1] in (["train"], ["study"], ["population"]))
     try:
         with interrupts, _any_text():
             code = _guarded(words, debug, interrupts, last=arguments is None)
@@ -67,7 +67,7 @@ def _run(asked: Command) -> int:
     from marl import sources
 
     named = [name for key in ("scenario", "env") if (name := getattr(asked, key, None)) is not None]
-    of_a_file = sources.split(getattr(asked, "study", "")) is not None
+    of_a_file = any(sources.split(getattr(asked, key, "")) is not None for key in ("study", "population"))
     if getattr(asked, "trust", False) or of_a_file or not all(map(is_known, named)):
         _find_modules_here()
     with contextlib.nullcontext() if getattr(asked, "quiet", False) else telling(note):

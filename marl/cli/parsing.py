@@ -41,6 +41,7 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.list import List
     from marl.cli.play import Play
     from marl.cli.plot import Plot
+    from marl.cli.population import PopulationRun, PopulationStatus
     from marl.cli.report import Report
     from marl.cli.serve import Serve
     from marl.cli.study import StudyRun, StudyStatus
@@ -53,6 +54,8 @@ def commands() -> dict[str, type[Command]]:
         "train": Train,
         "study run": StudyRun,
         "study status": StudyStatus,
+        "population run": PopulationRun,
+        "population status": PopulationStatus,
         "evaluate": Evaluate,
         "sweep": Sweep,
         "play": Play,
@@ -181,6 +184,8 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
     needed = [key for key in positional if fields[key].default is dataclasses.MISSING]
     if given < len(needed):
         shown = {"run_folder": "RUN", "runs": "RUN", "env": "ENV", "bundle": "DIR", "what": "WHAT", "study": "STUDY"}
+        shown |= {"population": "POPULATION"}
+
         what = shown[needed[given]]
         raise UsageError(f"marl {name}: {what} is missing: marl {name} {what}")
     return spelled

@@ -59,6 +59,7 @@ def check_numbers(asked: Asked) -> None:
 
 ONE_COMMAND = (
     "resume",
+    "pause_at",
     "force",
     "trust",
     "quiet",

@@ -78,12 +78,23 @@ class Schedule:
         self.errors: dict[str, str] = {}  # of cells that were left out
 
     def run(self) -> None:
-        """Train them all; returns when none is left.
+        """Train them all; returns when none is left. Processes end with it.
 
         Raises:
             ConfigError: if a file of the study changes meanwhile; what was trained is saved.
             KeyboardInterrupt: on Ctrl-C, once all that train have saved.
         """
+        with self:
+            self.go_on()
+
+    def go_on(self, cells: Sequence[PlannedCell] = ()) -> None:
+        """Train these, and all that wait; returns when none is left. Processes stay for those to come.
+
+        Raises:
+            ConfigError: if a file of the study changes meanwhile; what was trained is saved.
+            KeyboardInterrupt: on Ctrl-C, once all that train have saved.
+        """
+        self._waiting.extend(cells)
         try:
             while self._waiting or any(job.cell is not None for job in self._jobs):
                 self._fill()
@@ -94,10 +105,16 @@ class Schedule:
         except BaseException:
             self._interrupt()
             raise
-        finally:
-            for job in self._jobs:
-                job.process.end()
-            self._selector.close()
+
+    def __enter__(self) -> Schedule:
+        """Use as a context manager to end the processes at last."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the processes."""
+        for job in self._jobs:
+            job.process.end()
+        self._selector.close()
 
     @property
     def running(self) -> list[PlannedCell]:

@@ -70,13 +70,17 @@ def train(asked: Asked) -> int:
             note(text)
         try:
             run = Run(
-                folder, force=asked.force, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes
-            )
+                folder, force=asked.force, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes,
+                pause_at=asked.pause_at,
+            )  # fmt: skip
         except BaseException:
             system.close()
             raise
     else:
-        run = Run(folder, resume=True, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes)
+        run = Run(
+            folder, resume=True, keep=asked.keep, save_every=plan.save_every, save_minutes=asked.save_minutes,
+            pause_at=asked.pause_at,
+        )  # fmt: skip
         try:
             system = _resumed(asked, plan, run)
         except BaseException:
@@ -128,8 +132,9 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     config |= {"changes": system.changes} if system.changes else {}
     why = ended_by_callback(system, run.config, plan.steps)
     over = began_at >= plan.steps or why is not None
+    paused = not over and run.pauses(began_at)
     run.begin(config, system.steps)
-    if not over and not asked.quiet:
+    if not over and not paused and not asked.quiet:
         note(f"marl train {plan.scenario.name}: {', '.join(system.spec.agents)}; writing to {run.path}")
         progress = Progress(plan.steps, teams, system.steps)
         run.note = progress.note
@@ -141,7 +146,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
     summary: dict[str, Any] = {"scenario": plan.scenario.reference, "seed": plan.seed, "run": str(run.path)}
     try:
         with session(run, system, summary):
-            if not finished:
+            if not finished and not paused:
                 system.train(
                     steps=plan.steps - began_at,
                     stop=stop,
@@ -167,8 +172,11 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
         note(_fault_table(system.faults))
     if run.signal is not None:
         return _interrupted(asked, plan, run, system, summary, f"at step {system.steps:,} and saved")
-    summary |= {"exit_code": 0, "status": "finished"}
     stopped = system.training.callbacks.stopped
+    ended = stop is not None and system.training.finished and stop(system.history["episode_rewards"])
+    if system.steps < plan.steps and run.pauses(system.steps) and not (finished or stopped or ended):
+        return _paused(asked, plan, run, system, summary)
+    summary |= {"exit_code": 0, "status": "finished"}
     if stopped and not finished:
         note(f"a callback ended the training at step {system.steps:,}: {stopped}")
     if finished:
@@ -201,6 +209,17 @@ def _named_again(plan: Plan) -> str:
     """The scenario or environment where only the user may name it, and a space."""
     reference = plan.scenario.reference
     return "" if is_known(reference) else f"{shlex.quote(reference)} "
+
+
+def _paused(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, summary: dict[str, Any]) -> int:
+    """Say and write that the run has come to --pause-at; returns the exit status."""
+    run.summarize(summary | {"exit_code": 0, "status": "paused"})
+    if asked.json:
+        print_json(summary | {"status": "paused"})
+    elif not asked.quiet:
+        where = f"at step {system.steps:,} of {plan.steps:,}, saved"
+        note(f"paused {where}; to go on: marl train {_named_again(plan)}--run-dir {run.path} --resume")
+    return 0
 
 
 def _interrupted(

@@ -27,7 +27,9 @@ class A2C(OnPolicy):
 
     rollout: int = setting(8, "environment steps per copy between updates", least=1)
     lr: Schedule = setting(7e-4, "learning rate, a number or Linear(start, end)", least=0)
-    gae_lambda: float = setting(1.0, "lambda of the advantage estimate; 1: n-step returns", least=0, most=1)
+    gae_lambda: float = setting(
+        1.0, "lambda of the advantage estimate; 1: n-step returns", least=0, most=1, changeable=True
+    )
     normalize_advantages: bool = setting(False, "zero mean and unit deviation per parameter set and rollout")
 
     def build(

@@ -57,7 +57,9 @@ class OnPolicy:
     sequence: int | None = setting(None, "rows of a recurrent training sequence; None: the whole rollout", least=1)
     lr: Schedule = setting(2.5e-4, "learning rate, a number or Linear(start, end)", least=0)
     discount: float = setting(0.99, "gamma, per own turn", least=0, most=1)
-    gae_lambda: float = setting(0.95, "lambda of the advantage estimate; 1: n-step returns", least=0, most=1)
+    gae_lambda: float = setting(
+        0.95, "lambda of the advantage estimate; 1: n-step returns", least=0, most=1, changeable=True
+    )
     value_weight: float = setting(0.5, "weight of the value loss", least=0)
     entropy: Schedule = setting(0.0, "weight of the entropy bonus, a number or Linear(start, end)", least=0)
     max_grad_norm: float = setting(0.5, "largest gradient norm of a parameter set", above=0)

@@ -94,6 +94,7 @@ class Run:
         note: told what a person should know.
         retry_seconds: wait after the disk refused for the first time; doubles each time.
         patience: how often in a row it may refuse.
+        pause_at: the step at which to end for now; None: at the end of the run.
         ends_process: whether a second signal ends the process; if not, it raises KeyboardInterrupt at once.
 
     Raises:
@@ -113,12 +114,13 @@ class Run:
         retry_seconds: float = 10.0,
         patience: int = 6,
         ends_process: bool = True,
+        pause_at: int | None = None,
     ) -> None:
         """Take the folder; nothing is written but its lock."""
         self.path = Path(path).absolute()
         self.checkpoints = self.path / CHECKPOINTS
         self.keep, self.save_every, self.save_minutes, self.note = max(1, keep), save_every, save_minutes, note
-        self.ends_process = ends_process
+        self.ends_process, self.pause_at = ends_process, pause_at
         self.signal: signal.Signals | None = None
         self.sinks: list[Sink] = []
         check_folder(self.path, resume=resume, force=force)
@@ -263,7 +265,7 @@ class Run:
             self._candidate = None
 
     def tick(self, system: TrainingSystem) -> bool:
-        """Save if it is time; True once a signal has come and everything is saved."""
+        """Save if it is time; True once a signal has come and everything is saved, or where the run is to pause."""
         self._at_once = False
         for sink in self.sinks:
             sink.tick(system.steps)
@@ -276,9 +278,13 @@ class Run:
         if self.signal is None and (due or evaluated) and self._saving.ready:
             self.save(system)
         if self.signal is None:
-            return False
+            return self.pauses(system.steps)
         self._insist(system)
         return True
+
+    def pauses(self, steps: int) -> bool:
+        """Whether a run that has come to this step is to end for now."""
+        return self.pause_at is not None and steps >= self.pause_at
 
     def save(self, system: TrainingSystem) -> bool:
         """Write a checkpoint; False if the disk refused. Raises ResourceError if it has refused too often."""

@@ -4,8 +4,12 @@ from marl.film import Played, play
 from marl.studies import statistics
 from marl.studies.compare import compare
 from marl.studies.comparison import Comparison
+from marl.studies.evolution import AddNoise, BinaryTournament, Perturb, Succession, Truncation, evolve
 from marl.studies.exploit import Exploitation, exploit
+from marl.studies.lineage import Descent, Lineage
+from marl.studies.population import Population
 from marl.studies.scores import ScoreRow, Scores
+from marl.studies.spaces import Choice, IntUniform, LogUniform, Uniform
 from marl.studies.study import Axis, Cell, Reference, Study
 from marl.studies.study_folder import CellState, StudyCell, StudyFolder
 from marl.studies.sweep import Sweep, sweep
@@ -14,12 +18,21 @@ from marl.studies.tournament import Tournament, tournament
 from marl.studies.versus import Score, versus
 
 __all__ = [
+    "AddNoise",
     "Axis",
+    "BinaryTournament",
     "Cell",
     "CellState",
+    "Choice",
     "Comparison",
+    "Descent",
     "Exploitation",
+    "IntUniform",
+    "Lineage",
+    "LogUniform",
+    "Perturb",
     "Played",
+    "Population",
     "Reference",
     "Score",
     "ScoreRow",
@@ -27,10 +40,14 @@ __all__ = [
     "Study",
     "StudyCell",
     "StudyFolder",
+    "Succession",
     "Sweep",
     "Table",
     "Tournament",
+    "Truncation",
+    "Uniform",
     "compare",
+    "evolve",
     "exploit",
     "play",
     "statistics",

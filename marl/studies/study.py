@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from marl import sources
 from marl.config import check_whole, in_words, unknown
@@ -20,6 +20,7 @@ from marl.logs.files import safe_name
 from marl.scenario import Scenario, is_installed
 from marl.types import ConfigError
 
+T = TypeVar("T")
 OWN = "own"  # the algorithm whose settings are the scenario's own
 MOST_CELLS = 100_000
 
@@ -337,23 +338,37 @@ def find(reference: str) -> FoundStudy:
     file = sources.split(reference)
     if file is not None:
         path, name = file
-        return _only(sources.module_of(path), str(path), name, path)
+        module = sources.module_of(path)
+        return FoundStudy(only(module, str(path), name, Study, "study"), module, str(path), path)
     installed = installed_studies()
     if reference not in installed:
         raise ConfigError(
             unknown("study", reference, sorted(installed), "study") + "; a study of your own is a file: FILE.py"
         )
-    return _only(importlib.import_module(installed[reference]), installed[reference], "", None)
+    module = importlib.import_module(installed[reference])
+    return FoundStudy(only(module, installed[reference], "", Study, "study"), module, installed[reference], None)
 
 
-def _only(module: ModuleType, source: str, name: str, file: Path | None) -> FoundStudy:
-    found = {key: value for key, value in vars(module).items() if isinstance(value, Study)}
+def only(module: ModuleType, source: str, name: str, kind: type[T], word: str) -> T:
+    """The one value of a class at the top of a module, or the one of a name.
+
+    Args:
+        module: the module.
+        source: what names it.
+        name: of the value; empty: there is one.
+        kind: the class, a public one.
+        word: for such values, in errors.
+
+    Raises:
+        ConfigError: if there is none, or several.
+    """
+    found = {key: value for key, value in vars(module).items() if isinstance(value, kind)}
     if name and name not in found:
-        raise ConfigError(unknown(f"file {source}", name, found, "study"))
+        raise ConfigError(unknown(f"file {source}", name, found, word))
     if not name and len(found) != 1:
         several = f"found {len(found)}: {', '.join(f'{source}:{one}' for one in found)}" if found else "found none"
-        raise ConfigError(f"file {source}: expected one marl.Study at module level, {several}")
-    return FoundStudy(found[name] if name else next(iter(found.values())), module, source, file)
+        raise ConfigError(f"file {source}: expected one marl.{kind.__name__} at module level, {several}")
+    return found[name] if name else next(iter(found.values()))
 
 
 def _listed(where: str, values: Any, empty: bool = False) -> None:

@@ -7,7 +7,6 @@ import os
 import random
 import shlex
 import signal
-import socket
 import threading
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from marl.studies import Scores, StudyFolder
 from marl.studies.study import find
 from marl.system import MultiAgentSystem
 from marl.types import NonFiniteError
-from tests.support.commands import start, wait_until
+from tests.support.commands import Here, start, wait_until
 from tests.support.equality import assert_equal_runs
 
 TASKS = """
@@ -56,40 +55,6 @@ def write(folder, seeds="2", **changed):
         text = text.replace(old, new)
     (folder / "question.py").write_text(text)
     return folder / "question.py"
-
-
-class Here:
-    """Trains cells in this process, as soon as it is asked to."""
-
-    pid = None
-
-    def __init__(self):
-        self.socket, self.theirs = socket.socketpair()
-        self.died = 0
-
-    def run(self, words, log):
-        from marl.cli import main
-
-        log.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            code = main(words)
-        except SystemExit as death:  # of its process
-            self.died = death.code
-            self.theirs.close()
-            return
-        self.theirs.sendall(b"%d\n" % code)
-
-    def answer(self):
-        said = self.socket.recv(64)
-        return int(said) if said else None
-
-    def interrupt(self):
-        self.theirs.close()
-
-    def end(self):
-        self.theirs.close()
-        self.socket.close()
-        return self.died
 
 
 @pytest.fixture
