@@ -21,6 +21,15 @@ OPERATIONS = frozenset(
         *("Add", "Sub", "Mul", "Div", "Neg", "Min", "Max", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Elu", "Erf"),
         *("Greater", "Where", "Cast", "MatMul", "Conv", "Softmax", "ArgMax", "ReduceMax", "ReduceMean", "ReduceSum"),
         *("Concat", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity"),
+        # In whole numbers.
+        *("DynamicQuantizeLinear", "QuantizeLinear", "MatMulInteger"),
+        # Of users' own networks.
+        *("Abs", "Sign", "Sqrt", "Pow", "Reciprocal", "Sin", "Cos", "Floor", "Ceil", "Round", "Mod", "Clip", "CumSum"),
+        *("LeakyRelu", "PRelu", "Selu", "Celu", "Softplus", "HardSigmoid", "HardSwish", "Gelu", "Mish", "LogSoftmax"),
+        *("Gemm", "Einsum", "LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization"),
+        *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Pad", "ReduceMin", "ReduceL1", "ReduceL2"),
+        *("Less", "LessOrEqual", "GreaterOrEqual", "Equal", "And", "Or", "Not", "Constant", "ConstantOfShape", "Shape"),
+        *("Expand", "Tile", "Gather", "GatherElements", "Split", "Flatten", "Range", "ReduceProd", "Trilu"),
     )
 )
 OUTPUTS = {"carry": "next_carry", "message": "said"}  # results that have the name of an input

@@ -23,8 +23,8 @@ class Export:
     """A run folder, or one of its checkpoints."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Where to write; a bundle that is there is replaced."""
-    format: Annotated[str, arg(metavar="numpy|onnx")] = "numpy"
-    """Programs that numpy runs, or ONNX graphs beside them (extra export)."""
+    format: Annotated[str, arg(metavar="numpy|torch|onnx")] = "numpy"
+    """Programs that numpy and torch run alike, or ONNX graphs beside them (extra export)."""
     quantize: Annotated[str | None, arg(metavar="int8|fp16")] = None
     """Smaller weights: int8 with a scale for each output channel, or fp16."""
     distill: Annotated[str | None, arg(metavar="SIZE,...")] = None
@@ -99,6 +99,8 @@ def export(asked: Export) -> int:
     print(f"wrote {out}: {sum(written.values()):,} bytes in {len(written)} files")
     if asked.page:
         print(f"open it: python -m http.server --bind 127.0.0.1 --directory {asked.out}")
+    if asked.format != "numpy":
+        print(f"load it: marl_runtime.load({str(asked.out)!r}, engine={asked.format!r})")
     again = " --trust" * asked.trust + ("" if asked.env is None else f" --env {shlex.quote(asked.env)}")
     print(f"prove it: marl verify {asked.out} {asked.run_folder}{again}")
     return 0

@@ -30,8 +30,9 @@ from marl.training.trained import Trained
 from marl.types import Array, ConfigError
 from marl_runtime.bundle import FORMAT, MANIFEST, own_hash, program_json
 from marl_runtime.program import Program
+from marl_runtime.shapes import shapes_of
 
-FORMATS = ("numpy", "onnx")
+FORMATS = ("numpy", "onnx", "torch")
 PAGE = ("index.html", "page.css", "page.js", "bundle.js", "spaces.js", "runtime.js")
 Contents = dict[str, bytes]
 
@@ -53,7 +54,8 @@ def export(
         system: whose agents.
         out: the folder; a bundle that is there is replaced.
         agents: names of those that are written; None: all.
-        format: ``"numpy"``, programs that numpy runs; ``"onnx"``: graphs beside them (extra ``export``).
+        format: ``"numpy"`` or ``"torch"``, programs that both of them run; ``"onnx"``: graphs beside them (extra
+            ``export``).
         quantize: ``"int8"`` (weights, one scale for each output channel) or ``"fp16"``; None: float32.
         students: smaller networks in place of the teams' own, by the team's name, as :func:`marl.deploy.distill` and
             :func:`marl.deploy.prune` make them; None: there are none.
@@ -75,6 +77,10 @@ def export(
     refuse_foreign(path)
     writer = BundleWriter(format, quantize)
     entries = {name: _entry(system, name, writer, students or {}) for name in names}
+    if page and writer.own:
+        raise ConfigError(
+            f"export: page: {type(writer.own[0]).__name__} is a network of your own, which no page can run"
+        )
     manifest = {
         "format": FORMAT,
         "made_by": {"marl": _version("marl-system"), "torch": torch.__version__, "numpy": np.__version__},
@@ -100,13 +106,21 @@ class BundleWriter:
         self.format, self.quantize = format, quantize
         self.policies: list[dict[str, Any]] = []
         self.contents: Contents = {}
+        self.own: list[nn.Module] = []  # modules of a user's own, of all policies
         self._known: dict[tuple[bytes, bytes], int] = {}
 
-    def add(self, program: Program) -> int:
-        """Write a policy; returns its number."""
+    def add(self, program: Program, own: Sequence[nn.Module] = ()) -> int:
+        """Write a policy, with the modules of a user's own that it names; returns its number. Raises ConfigError."""
+        if own and self.format != "onnx":
+            name = type(own[0]).__name__
+            raise ConfigError(
+                f"{name} is a network of your own, which ONNX alone can hold: choose format='onnx' (--format onnx), or "
+                "teach a network of this library what it does (--distill 64,64)"
+            )
+        self.own += own
         text = json.dumps(program_json(program)).encode()
         weights = safetensors(packed(program, self.quantize))
-        key = hashlib.sha256(text).digest(), hashlib.sha256(weights).digest()
+        key = hashlib.sha256(text).digest(), hashlib.sha256(weights + b"".join(map(_weights, own))).digest()
         if key in self._known:
             return self._known[key]
         number = self._known[key] = len(self.policies)
@@ -115,12 +129,25 @@ class BundleWriter:
         graphs = None
         if self.format == "onnx":
             from marl.deploy.onnx import graphs_of
+            from marl.deploy.own import graph_of
 
-            made = graphs_of(program, self.quantize)
+            widths = [shapes_of(program)[name][0] for name in _read_by_own(program)]
+            made = graphs_of(program, self.quantize, list(map(graph_of, own, widths)))
             graphs = [f"policy_{number}{'' if len(made) == 1 else f'_{k}'}.onnx" for k in range(len(made))]
             self.contents |= dict(zip(graphs, made, strict=True))
         self.policies.append({"program": names[0], "weights": names[1], "onnx": graphs})
         return number
+
+
+def _read_by_own(program: Program) -> list[str]:
+    """What modules of a user's own read, in the order of their numbers."""
+    steps = [step for stage in program.stages for step in stage.operations if step.kind == "network"]
+    return [step.inputs[0] for step in sorted(steps, key=lambda step: step.settings["number"])]
+
+
+def _weights(module: nn.Module) -> bytes:
+    """All that a module of a user's own keeps, as bytes."""
+    return b"".join(value.detach().cpu().numpy().tobytes() for value in module.state_dict().values())
 
 
 def _entry(system: Trained, name: str, writer: BundleWriter, students: Mapping[str, AgentNet]) -> dict[str, Any]:
@@ -133,11 +160,12 @@ def _entry(system: Trained, name: str, writer: BundleWriter, students: Mapping[s
     small = students.get(team.name)
     policies = policies_of(agent) if small is None else [(1.0, small.restrict(index), agent.distribution)]
     for chance, net, head in policies:
+        own: list[nn.Module] = []
         try:
-            program = program_of(net, head, shared=True, start=_start(codec.action_space, team.action.shape))
+            program = program_of(net, head, shared=True, start=_start(codec.action_space, team.action.shape), own=own)
+            numbers.append([chance, writer.add(program, own)])
         except ConfigError as error:
             raise ConfigError(f"export: agent {name!r}: {error}") from None
-        numbers.append([chance, writer.add(program)])
         if "identity" in program.inputs and isinstance(net, AgentNet):
             identity = net.ids[0].tolist()
     return {

@@ -1,5 +1,7 @@
 """Programs as ONNX graphs of elementary operations: opset 17, one file for each stage, a leading batch axis.
 
+A network of a user's own is put in as torch exported it, which makes the opset 18.
+
 A graph's inputs are those of the program's inputs that its stage reads, and values that an earlier stage computed. Its
 outputs are the results of the stage (``said``, ``loudness``, ``next_carry``, ``parameters``); the last one's also
 ``greedy`` and ``sample``, which take an action mask where choices may be forbidden, and random numbers as inputs.
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from marl.deploy.own import OPSET as OWN_OPSET
 from marl.deploy.quantize import packed
 from marl.types import Array, ConfigError
 from marl_runtime.onnx import OUTPUTS
@@ -24,8 +27,17 @@ LOWEST = np.float32(-3.4e38)
 WHOLE = ("argmax", "whole")  # operations that make whole numbers
 
 
-def graphs_of(program: Program, quantize: str | None = None) -> list[bytes]:
-    """A serialized model for each stage. Raises ConfigError if onnx is not installed."""
+def graphs_of(program: Program, quantize: str | None = None, own: Sequence[Any] = ()) -> list[bytes]:
+    """A serialized model for each stage.
+
+    Args:
+        program: what they compute.
+        quantize: as of :func:`marl.deploy.export`.
+        own: the models that the operation ``network`` names by number (:func:`marl.deploy.own.graph_of`).
+
+    Raises:
+        ConfigError: if onnx is not installed.
+    """
     try:
         from onnx import checker
     except ImportError:
@@ -41,7 +53,7 @@ def graphs_of(program: Program, quantize: str | None = None) -> list[bytes]:
                 head: Stage = program.heads.get(f"{name}_masked", program.heads[name])
                 steps += head.operations
                 results[name] = head.results["action"]
-        graph = Graph(program, shapes, stored)
+        graph = Graph(program, shapes, stored, own)
         for step in steps:
             graph.add(step)
             made[step.out] = place
@@ -58,9 +70,12 @@ def graphs_of(program: Program, quantize: str | None = None) -> list[bytes]:
 class Graph:
     """Operations of one stage, written down as ONNX nodes."""
 
-    def __init__(self, program: Program, shapes: dict[str, Shape], stored: dict[str, Array]) -> None:
-        """``stored``: the constants as they are kept, maybe as smaller numbers."""
-        self.program, self.shapes, self.stored = program, shapes, stored
+    def __init__(
+        self, program: Program, shapes: dict[str, Shape], stored: dict[str, Array], own: Sequence[Any] = ()
+    ) -> None:
+        """``stored``: the constants as they are kept, maybe as smaller numbers; ``own``: models of users' networks."""
+        self.program, self.shapes, self.stored, self.own = program, shapes, stored, own
+        self.opset = OWN_OPSET if own else OPSET
         self.read: set[str] = set()  # values that come from outside
         self._nodes: list[Any] = []
         self._constants: dict[str, Array] = {}
@@ -116,7 +131,7 @@ class Graph:
         arrays = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
         graph = helper.make_graph(self._nodes, "policy", inputs, outputs, arrays)
         return helper.make_model(
-            graph, producer_name="marl", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR
+            graph, producer_name="marl", opset_imports=[helper.make_opsetid("", self.opset)], ir_version=IR
         )
 
     # --- names --------------------------------------------------------------------------------------------------------
@@ -180,6 +195,11 @@ class Graph:
     def _unsqueezed(self, x: str, axis: int) -> str:
         return self._node("Unsqueeze", x, self._constant([axis], np.int64))
 
+    def _reduced(self, kind: str, x: str, axis: int) -> str:
+        if self.opset < 18:  # from then on the axes are an input
+            return self._node(kind, x, axes=[axis], keepdims=1)
+        return self._node(kind, x, self._constant([axis], np.int64), keepdims=1)
+
     def _sum(self, x: str) -> str:
         return self._node("ReduceSum", x, self._constant([-1], np.int64), keepdims=1)
 
@@ -206,7 +226,7 @@ class Graph:
     def _shares(self, score: str, weight: str) -> str:
         zero, lowest = self._constant(0.0), self._constant(LOWEST)
         heard = self._node("Greater", weight, zero)
-        top = self._node("ReduceMax", self._node("Where", heard, score, lowest), axes=[-1], keepdims=1)
+        top = self._reduced("ReduceMax", self._node("Where", heard, score, lowest), -1)
         safe = self._node("Where", self._node("Greater", top, lowest), top, zero)
         power = self._node("Exp", self._node("Where", heard, self._node("Sub", score, safe), zero))
         share = self._node("Mul", weight, power)
@@ -216,6 +236,26 @@ class Graph:
 
     def _layer(self, x: str, weight: str, bias: str, shapes: list[Shape], activation: str = "none") -> str:
         return self._activated(self._node("Add", self._node("MatMul", x, weight), bias), activation)
+
+    def _network(self, x: str, shapes: list[Shape], number: int, size: int) -> str:
+        """A model of torch's, its values named after its number."""
+        from onnx import numpy_helper
+
+        graph, front = self.own[number].graph, f"network_{number}/"
+        names = {graph.input[0].name: x}
+        for tensor in graph.initializer:
+            self._constants[front + tensor.name] = numpy_helper.to_array(tensor)
+        for node in graph.node:
+            node = type(node).FromString(node.SerializeToString())
+            inside = [name and names.get(name, front + name) for name in node.input]
+            outside = [name and front + name for name in node.output]
+            del node.input[:], node.output[:]
+            node.input.extend(inside)
+            node.output.extend(outside)
+            node.name = ""
+            self._nodes.append(node)
+        found = graph.output[0].name
+        return names.get(found, front + found)
 
     def _product(self, a: str, b: str, shapes: list[Shape]) -> str:
         return self._node("MatMul", a, b)
@@ -308,7 +348,7 @@ class Graph:
         return self._reshape(x, (*shapes[0][:-1], *shape))
 
     def _mean(self, x: str, shapes: list[Shape], axis: int) -> str:
-        return self._node("ReduceMean", x, axes=[axis], keepdims=1)
+        return self._reduced("ReduceMean", x, axis)
 
     def _squeeze(self, x: str, shapes: list[Shape]) -> str:
         return self._squeezed(self._cut(x, 0, 1), -1)

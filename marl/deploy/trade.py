@@ -83,7 +83,7 @@ def trade(
         sizes: hidden sizes of students, one after the other.
         shares: of the units that are left out.
         lessons: how long smaller networks learn.
-        format: as of :func:`export`; graphs are run by onnxruntime.
+        format: as of :func:`export`; what it names plays.
         states: as of :func:`verify`, likewise ``episodes``, ``calls``, ``seed`` and ``processes``.
 
     Raises:
@@ -96,12 +96,11 @@ def trade(
         name = f"distill-{'-'.join(map(str, hidden))}"
         made += [(name, None, taught), (f"{name}-int8", "int8", taught)]
     made += [(f"prune-{share:g}", None, prune(system, share, lessons=lessons)) for share in shares]
-    engine = "onnx" if format == "onnx" else "numpy"
     certificates = {}
     for name, quantize, students in made:
         path = export(system, Path(out) / name, format=format, quantize=quantize, students=students)
         certificates[name] = verify(
-            path, system, engine=engine, states=states, episodes=episodes, calls=calls, seed=seed, processes=processes
+            path, system, engine=format, states=states, episodes=episodes, calls=calls, seed=seed, processes=processes
         )
     return Trade(certificates)
 
