@@ -73,7 +73,7 @@ class GraphEngine:
             self._idle["action_mask"] = np.ones((1, *program.inputs["action_mask"]), bool)
         self.stages = []
         for stage, data in zip(program.stages, graphs, strict=True):
-            session = _session(data)
+            session = session_of(data)
             reads = [one.name for one in session.get_inputs()]
             writes = [one.name for one in session.get_outputs()]
             for one in session.get_inputs():
@@ -114,7 +114,8 @@ class GraphEngine:
         return self.head(values, head), results.get("carry")
 
 
-def _session(data: bytes) -> Session:
+def session_of(data: bytes) -> Session:
+    """What runs a graph, which is checked before. Raises BundleError."""
     try:
         import onnxruntime
     except ImportError:

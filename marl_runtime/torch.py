@@ -155,20 +155,21 @@ def _attention(query: Tensor, message: Tensor, weight: Tensor) -> Tensor:
 
 def _graph_attention(query: Tensor, message: Tensor, weight: Tensor) -> Tensor:
     heads = query.shape[-1]
-    values = message[..., :-heads].unflatten(-1, (heads, -1))  # (N, H, F)
+    values = message[..., :-heads].reshape(*message.shape[:-1], heads, -1)  # (N, H, F)
     score = functional.leaky_relu(message[..., -heads:] + query.unsqueeze(-2), 0.2).transpose(-1, -2)  # (H, N)
     share = _shares(score, weight.unsqueeze(-2))
-    return (share.unsqueeze(-2) @ values.transpose(-2, -3)).flatten(-3)
+    summed: Tensor = share.unsqueeze(-2) @ values.transpose(-2, -3)  # (H, 1, F)
+    return summed.flatten(-3)
 
 
 def _masked_bits(logits: Tensor, action_mask: Tensor) -> Tensor:
-    pairs = action_mask.unflatten(-1, (logits.shape[-1], 2))
+    pairs = action_mask.reshape(*logits.shape, 2)
     return torch.where(pairs[..., 1], torch.where(pairs[..., 0], logits, -UNLIKELY), UNLIKELY)
 
 
 def _aligned(parts: tuple[Tensor, ...], kept: int) -> list[Tensor]:
     """Values of a batch beside constants that have no batch axis; ``kept``: last axes that stay as they are."""
-    front = torch.broadcast_shapes(*(part.shape[: part.dim() - kept] for part in parts))
+    front = np.broadcast_shapes(*(part.shape[: part.dim() - kept] for part in parts))
     return [part.expand((*front, *part.shape[part.dim() - kept :])) for part in parts]
 
 
@@ -194,7 +195,7 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "concat": lambda *parts: torch.cat(_aligned(parts, 1), dim=-1),
     "slice": lambda x, start, stop: x[..., start:stop],
     "flatten": lambda x, axes: x.flatten(-axes),
-    "unflatten": lambda x, shape: x.unflatten(-1, list(shape)),
+    "unflatten": lambda x, shape: x.reshape(*x.shape[:-1], *shape),
     "mean": lambda x, axis: x.mean(dim=axis, keepdim=True),
     "squeeze": lambda x: x[..., 0],
     "image": lambda x: x.float() * (1 / 255),

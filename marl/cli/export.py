@@ -25,8 +25,9 @@ class Export:
     """Where to write; a bundle that is there is replaced."""
     format: Annotated[str, arg(metavar="numpy|torch|onnx")] = "numpy"
     """Programs that numpy and torch run alike, or ONNX graphs beside them (extra export)."""
-    quantize: Annotated[str | None, arg(metavar="int8|fp16")] = None
-    """Smaller weights: int8 with a scale for each output channel, or fp16."""
+    quantize: Annotated[str | None, arg(metavar="int8|dynamic|static|fp16")] = None
+    """Smaller weights: int8 with a scale for each output channel, or fp16; with --format onnx layers may be computed in
+    whole numbers too: dynamic, where that is faster, or static, with ranges that the team is played for."""
     distill: Annotated[str | None, arg(metavar="SIZE,...")] = None
     """First teach a smaller network, an MLP of these hidden sizes, such as 32,32."""
     prune: Annotated[float | None, NUMBER] = None
@@ -72,7 +73,8 @@ def export(asked: Export) -> int:
         raise UsageError("marl export: --distill and --prune both make a smaller network: choose one")
     sizes = () if asked.distill is None else _sizes(asked.distill)
     if asked.format == "onnx":
-        need("onnx", "export")
+        for package in ("onnx", "onnxruntime"):
+            need(package, "export")
     names = None if asked.agents is None else [name.strip() for name in asked.agents.split(",")]
     path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust, asked.env)
     with system, quiet():

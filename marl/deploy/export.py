@@ -19,7 +19,7 @@ from torch import nn
 
 from marl import checkpoint
 from marl.config import unknown
-from marl.deploy.quantize import PRECISIONS, packed
+from marl.deploy.quantize import INTEGERS, PRECISIONS, Ranges, packed
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json
@@ -56,26 +56,38 @@ def export(
         agents: names of those that are written; None: all.
         format: ``"numpy"`` or ``"torch"``, programs that both of them run; ``"onnx"``: graphs beside them (extra
             ``export``).
-        quantize: ``"int8"`` (weights, one scale for each output channel) or ``"fp16"``; None: float32.
+        quantize: ``"int8"`` (weights, one scale for each output channel) or ``"fp16"``; of graphs also int8 with layers
+            computed in whole numbers, ``"dynamic"``, or ``"static"`` with ranges found by play; None: float32.
         students: smaller networks in place of the teams' own, by the team's name, as :func:`marl.deploy.distill` and
             :func:`marl.deploy.prune` make them; None: there are none.
         page: write a page beside them, static files that run the agents in a browser.
         license: under which others may use the bundle.
 
     Raises:
-        ConfigError: for agents that hold code of a user's own, unknown names, a folder of something else.
+        ConfigError: for agents that hold code of a user's own, unknown names, a folder of something else, dynamic int8
+            that is slower than float32.
     """
     if format not in FORMATS:
         raise ConfigError(unknown("export: format", format, FORMATS, "format"))
     if quantize not in (None, *PRECISIONS):
         raise ConfigError(unknown("export: quantize", str(quantize), PRECISIONS, "precision"))
+    if quantize in INTEGERS and format != "onnx":
+        raise ConfigError(
+            f"export: quantize={quantize!r} computes in whole numbers, which ONNX graphs alone do: choose "
+            "format='onnx' (--format onnx)"
+        )
     names = system.spec.agents if agents is None else tuple(agents)
     for name in names:
         if name not in system.spec.agents:
             raise ConfigError(unknown("export: agents", name, system.spec.agents, "agent"))
     path = Path(os.path.abspath(out))
     refuse_foreign(path)
-    writer = BundleWriter(format, quantize)
+    ranges: Mapping[bytes, Ranges] = {}
+    if quantize == "static":
+        from marl.deploy.integers import calibrated
+
+        ranges = calibrated(system, students)
+    writer = BundleWriter(format, quantize, ranges)
     entries = {name: _entry(system, name, writer, students or {}) for name in names}
     if page and writer.own:
         raise ConfigError(
@@ -101,13 +113,13 @@ def export(
 class BundleWriter:
     """Policies as files; those that are equal byte for byte are written once."""
 
-    def __init__(self, format: str, quantize: str | None) -> None:
-        """Nothing is written yet."""
-        self.format, self.quantize = format, quantize
+    def __init__(self, format: str, quantize: str | None, ranges: Mapping[bytes, Ranges]) -> None:
+        """Nothing is written yet; ``ranges``: of what layers read, by the policy's key."""
+        self.format, self.quantize, self.ranges = format, quantize, ranges
         self.policies: list[dict[str, Any]] = []
         self.contents: Contents = {}
         self.own: list[nn.Module] = []  # modules of a user's own, of all policies
-        self._known: dict[tuple[bytes, bytes], int] = {}
+        self._known: dict[bytes, int] = {}
 
     def add(self, program: Program, own: Sequence[nn.Module] = ()) -> int:
         """Write a policy, with the modules of a user's own that it names; returns its number. Raises ConfigError."""
@@ -119,12 +131,12 @@ class BundleWriter:
             )
         self.own += own
         text = json.dumps(program_json(program)).encode()
-        weights = safetensors(packed(program, self.quantize))
-        key = hashlib.sha256(text).digest(), hashlib.sha256(weights + b"".join(map(_weights, own))).digest()
+        key = policy_key(text, safetensors(packed(program, None)), *map(_weights, own))
         if key in self._known:
             return self._known[key]
         number = self._known[key] = len(self.policies)
         names = f"policy_{number}.json", f"policy_{number}.safetensors"
+        weights = safetensors(packed(program, self.quantize))
         self.contents |= dict(zip(names, (text, weights), strict=True))
         graphs = None
         if self.format == "onnx":
@@ -132,11 +144,21 @@ class BundleWriter:
             from marl.deploy.own import graph_of
 
             widths = [shapes_of(program)[name][0] for name in _read_by_own(program)]
-            made = graphs_of(program, self.quantize, list(map(graph_of, own, widths)))
+            models = list(map(graph_of, own, widths))
+            made = graphs_of(program, self.quantize, models, self.ranges.get(key, {}))
+            if self.quantize == "dynamic":
+                from marl.deploy.integers import refuse_slower
+
+                refuse_slower(graphs_of(program, None, models), made)
             graphs = [f"policy_{number}{'' if len(made) == 1 else f'_{k}'}.onnx" for k in range(len(made))]
             self.contents |= dict(zip(graphs, made, strict=True))
         self.policies.append({"program": names[0], "weights": names[1], "onnx": graphs})
         return number
+
+
+def policy_key(*contents: bytes) -> bytes:
+    """Tells policies apart by what they are in float32."""
+    return b"".join(hashlib.sha256(one).digest() for one in contents)
 
 
 def _read_by_own(program: Program) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from marl.deploy.own import OPSET as OWN_OPSET
-from marl.deploy.quantize import packed
+from marl.deploy.quantize import INTEGERS, Ranges, packed
 from marl.types import Array, ConfigError
 from marl_runtime.onnx import OUTPUTS
 from marl_runtime.program import ILLEGAL, Operation, Program, Stage
@@ -27,13 +27,17 @@ LOWEST = np.float32(-3.4e38)
 WHOLE = ("argmax", "whole")  # operations that make whole numbers
 
 
-def graphs_of(program: Program, quantize: str | None = None, own: Sequence[Any] = ()) -> list[bytes]:
+def graphs_of(
+    program: Program, quantize: str | None = None, own: Sequence[Any] = (), ranges: Ranges | None = None
+) -> list[bytes]:
     """A serialized model for each stage.
 
     Args:
         program: what they compute.
         quantize: as of :func:`marl.deploy.export`.
         own: the models that the operation ``network`` names by number (:func:`marl.deploy.own.graph_of`).
+
+        ranges: of what layers read, where ``quantize`` is ``"static"``.
 
     Raises:
         ConfigError: if onnx is not installed.
@@ -53,7 +57,7 @@ def graphs_of(program: Program, quantize: str | None = None, own: Sequence[Any] 
                 head: Stage = program.heads.get(f"{name}_masked", program.heads[name])
                 steps += head.operations
                 results[name] = head.results["action"]
-        graph = Graph(program, shapes, stored, own)
+        graph = Graph(program, shapes, stored, quantize, own, ranges or {})
         for step in steps:
             graph.add(step)
             made[step.out] = place
@@ -71,10 +75,17 @@ class Graph:
     """Operations of one stage, written down as ONNX nodes."""
 
     def __init__(
-        self, program: Program, shapes: dict[str, Shape], stored: dict[str, Array], own: Sequence[Any] = ()
+        self,
+        program: Program,
+        shapes: dict[str, Shape],
+        stored: dict[str, Array],
+        quantize: str | None,
+        own: Sequence[Any],
+        ranges: Ranges,
     ) -> None:
-        """``stored``: the constants as they are kept, maybe as smaller numbers; ``own``: models of users' networks."""
+        """``stored``: the constants as they are kept, maybe as smaller numbers; the others as of :func:`graphs_of`."""
         self.program, self.shapes, self.stored, self.own = program, shapes, stored, own
+        self.quantize, self.ranges = quantize, ranges
         self.opset = OWN_OPSET if own else OPSET
         self.read: set[str] = set()  # values that come from outside
         self._nodes: list[Any] = []
@@ -89,6 +100,9 @@ class Graph:
         """One operation of the program."""
         if step.inputs and all(name in self.program.constants or name in self._fixed for name in step.inputs):
             self._fixed.add(step.out)
+        if step.kind == "layer" and self.quantize in INTEGERS and step.inputs[1] in self.program.constants:
+            self._finish(step, self._integer_layer(*step.inputs, **step.settings))
+            return
         inputs = [self._input(name) for name in step.inputs]
         shapes = [self.shapes[name] for name in step.inputs]
         if step.kind in ("concat", "stack"):
@@ -105,6 +119,9 @@ class Graph:
                 for name, given in zip(inputs, step.inputs, strict=True)
             ]
         found = getattr(self, f"_{step.kind}")(*inputs, shapes=shapes, **step.settings)
+        self._finish(step, found)
+
+    def _finish(self, step: Operation, found: str) -> None:
         self._nodes.append(_helper().make_node("Identity", [found], [step.out]))
         self._own.add(step.out)
 
@@ -145,15 +162,19 @@ class Graph:
 
     def _stored(self, name: str) -> str:
         """A constant, made float32 again from smaller numbers."""
-        value = self.stored[name]
-        if name not in self._constants:
-            self._constants[name] = np.ascontiguousarray(value)
+        value = self.stored[self._kept(name)]
         if value.dtype not in (np.int8, np.float16):
             return name
         wide = self._node("Cast", name, to=1)
         if value.dtype == np.float16:
             return wide
         return self._node("Mul", wide, self._constant(self.stored[f"{name}/scale"]))
+
+    def _kept(self, name: str) -> str:
+        """A constant as it is stored."""
+        if name not in self._constants:
+            self._constants[name] = np.ascontiguousarray(self.stored[name])
+        return name
 
     def _constant(self, value: Any, dtype: Any = np.float32) -> str:
         array = np.asarray(value, dtype)
@@ -164,9 +185,12 @@ class Graph:
         return self._names[key]
 
     def _node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        out = f"node_{self._count}"
-        self._count += 1
-        self._nodes.append(_helper().make_node(kind, list(inputs), [out], **attributes))
+        return self._nodes_of(kind, *inputs, outputs=1, **attributes)[0]
+
+    def _nodes_of(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        out = [f"node_{self._count + k}" for k in range(outputs)]
+        self._count += outputs
+        self._nodes.append(_helper().make_node(kind, list(inputs), out, **attributes))
         return out
 
     def _batched(self, source: str, name: str) -> str:
@@ -254,8 +278,24 @@ class Graph:
             node.output.extend(outside)
             node.name = ""
             self._nodes.append(node)
-        found = graph.output[0].name
+        found: str = graph.output[0].name
         return names.get(found, front + found)
+
+    def _integer_layer(self, x: str, weight: str, bias: str, activation: str = "none") -> str:
+        """A layer in whole numbers; a batch shares the range of its inputs where it is dynamic."""
+        whole, scale = self._kept(weight), self.stored[f"{weight}/scale"]
+        if self.quantize == "static":
+            step = np.float32(self.ranges.get(weight, 0.0) / 127 or 1.0)
+            zero = self._constant(128, np.uint8)  # onnxruntime is slow where both are signed
+            given = self._node("QuantizeLinear", self._input(x), self._constant(step), zero)
+            product = self._node("MatMulInteger", given, whole, zero)
+            factor = self._constant(scale * step)
+        else:
+            given, found, zero = self._nodes_of("DynamicQuantizeLinear", self._input(x), outputs=3)
+            product = self._node("MatMulInteger", given, whole, zero)
+            factor = self._node("Mul", found, self._constant(scale))
+        y = self._node("Mul", self._node("Cast", product, to=1), factor)
+        return self._activated(self._node("Add", y, self._input(bias)), activation)
 
     def _product(self, a: str, b: str, shapes: list[Shape]) -> str:
         return self._node("MatMul", a, b)

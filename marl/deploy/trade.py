@@ -10,7 +10,7 @@ from typing import Any
 from marl.deploy.distill import Lessons, Students, distill
 from marl.deploy.export import export
 from marl.deploy.prune import prune
-from marl.deploy.quantize import PRECISIONS
+from marl.deploy.quantize import INTEGERS, PRECISIONS
 from marl.deploy.verify import Certificate, verify
 from marl.nets.networks import MLP
 from marl.notebook import html_table
@@ -90,7 +90,7 @@ def trade(
         ConfigError: for teams that cannot be made smaller.
     """
     made: list[tuple[str, str | None, Students | None]] = [("float32", None, None)]
-    made += [(quantize, quantize, None) for quantize in PRECISIONS]
+    made += [(quantize, quantize, None) for quantize in PRECISIONS if quantize not in INTEGERS]
     for hidden in sizes:
         taught = distill(system, MLP(tuple(hidden)), lessons)
         name = f"distill-{'-'.join(map(str, hidden))}"
