@@ -17,6 +17,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 import marl
 import marl_runtime
 from marl.deploy.verify import Comparison, Pair
+from marl.recipes import fits, recipes
 from marl.spaces import AgentCodec, base_action_mask, team_spec
 from marl.spec_json import space_to_json
 from marl_runtime.spaces import Codec, ValueMismatch
@@ -34,6 +35,12 @@ LEARNERS = {
     "no sharing": (marl.PPO(sharing="none", **ON), "discrete"),
     "fixed": (marl.Fixed(1), "discrete"),
 }
+FITTING = [(name, [kind for kind in ACTIONS if fits(recipe(), [kind])]) for name, recipe in recipes().items()]
+RECIPES = [  # each with its first kind of action, and with all that it acts in where there is time
+    pytest.param(name, kind, marks=() if kind == kinds[0] else pytest.mark.slow)
+    for name, kinds in FITTING
+    for kind in kinds
+]
 STEPS = 25  # states in which all are compared; 1,000 with -m slow
 ENGINES = ["numpy", "onnx", "torch"]
 
@@ -113,6 +120,12 @@ def test_every_learner_acts_as_it_was_trained(name, engine, exported, states):
     if name != "fixed":  # which draws, whatever it is asked
         assert_alike(system, team, states)
     assert team["a"].act(rows(system.spec.teams[0].observation_spaces[0], 1)[0]) is not None
+
+
+@pytest.mark.parametrize(("name", "kind"), RECIPES)
+def test_every_recipe_acts_as_it_was_trained(name, kind, exported, states):
+    system = system_of(recipes()[name](network=marl.MLP((8,))), ACTIONS[kind])
+    assert_alike(system, exported(system), states)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
