@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,7 @@ from torch import nn
 
 from marl import checkpoint
 from marl.config import unknown
+from marl.deploy.integers import ranges_of, refuse_slower
 from marl.deploy.quantize import INTEGERS, PRECISIONS, Ranges, packed
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
@@ -28,7 +30,7 @@ from marl.program import program_of
 from marl.spec_json import space_to_json
 from marl.training.trained import Trained
 from marl.types import Array, ConfigError
-from marl_runtime.bundle import FORMAT, MANIFEST, own_hash, program_json
+from marl_runtime.bundle import FORMAT, MANIFEST, own_hash, program_json, read
 from marl_runtime.program import Program
 from marl_runtime.shapes import shapes_of
 
@@ -84,9 +86,7 @@ def export(
     refuse_foreign(path)
     ranges: Mapping[bytes, Ranges] = {}
     if quantize == "static":
-        from marl.deploy.integers import calibrated
-
-        ranges = calibrated(system, students)
+        ranges = _calibrated(system, students)
     writer = BundleWriter(format, quantize, ranges)
     entries = {name: _entry(system, name, writer, students or {}) for name in names}
     if page and writer.own:
@@ -131,7 +131,7 @@ class BundleWriter:
             )
         self.own += own
         text = json.dumps(program_json(program)).encode()
-        key = policy_key(text, safetensors(packed(program, None)), *map(_weights, own))
+        key = _policy_key(text, safetensors(packed(program, None)), *map(_weights, own))
         if key in self._known:
             return self._known[key]
         number = self._known[key] = len(self.policies)
@@ -147,8 +147,6 @@ class BundleWriter:
             models = list(map(graph_of, own, widths))
             made = graphs_of(program, self.quantize, models, self.ranges.get(key, {}))
             if self.quantize == "dynamic":
-                from marl.deploy.integers import refuse_slower
-
                 refuse_slower(graphs_of(program, None, models), made)
             graphs = [f"policy_{number}{'' if len(made) == 1 else f'_{k}'}.onnx" for k in range(len(made))]
             self.contents |= dict(zip(graphs, made, strict=True))
@@ -156,7 +154,17 @@ class BundleWriter:
         return number
 
 
-def policy_key(*contents: bytes) -> bytes:
+def _calibrated(system: Trained, students: Mapping[str, AgentNet] | None) -> dict[bytes, Ranges]:
+    """What layers of every policy read while the exported team plays in float32, by the policy's key."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(system, Path(folder) / "bundle", students=students)
+        contents, policies = read(path).contents, read(path).manifest["policies"]
+        found = ranges_of(system, path)
+    files = [(contents[one["program"]], contents[one["weights"]]) for one in policies]
+    return {_policy_key(*two): most for two, most in zip(files, found, strict=True)}
+
+
+def _policy_key(*contents: bytes) -> bytes:
     """Tells policies apart by what they are in float32."""
     return b"".join(hashlib.sha256(one).digest() for one in contents)
 

@@ -6,7 +6,6 @@ number that the layer read while the exported team played; dynamic: the graph fi
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from marl.deploy.playing import BundlePlayers
-from marl.deploy.quantize import Ranges
 from marl.playing.evaluate import EvaluationPlan, evaluate
 from marl.training.trained import Trained
 from marl.types import Array, ConfigError
@@ -100,15 +98,3 @@ def _inputs(session: Any) -> dict[str, Array]:
     return {
         one.name: (random.random((1, *one.shape[1:])) + 0.5).astype(kinds[one.type]) for one in session.get_inputs()
     }
-
-
-def calibrated(system: Trained, students: Any) -> dict[bytes, Ranges]:
-    """Ranges of every policy of a system (:func:`marl.deploy.export`), by the contents of its files."""
-    from marl.deploy.export import export, policy_key
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = export(system, Path(folder) / "float32", students=students)
-        bundle = read(path)
-        found = ranges_of(system, path)
-    files = [(bundle.contents[one["program"]], bundle.contents[one["weights"]]) for one in bundle.manifest["policies"]]
-    return {policy_key(*two): most for two, most in zip(files, found, strict=True)}

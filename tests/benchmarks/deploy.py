@@ -86,17 +86,17 @@ def started(code: str) -> tuple[float, float]:
 
 # --- what smaller bundles keep ----------------------------------------------------------------------------------------
 
-TASKS = {
-    "spread": (spread_native.scenario, 300_000),
-    "cartpole": (replace(cartpole.scenario, env="marl/cartpole-v0", algorithms={}), 100_000),
-    "pendulum": (replace(pendulum.scenario, env="marl/pendulum-v0", algorithms={}), 200_000),
+TASKS = {  # what is trained, for how long, and a student of at most an eighth of the parameters
+    "spread": (spread_native.scenario, 300_000, marl.MLP((32, 32))),
+    "cartpole": (replace(cartpole.scenario, env="marl/cartpole-v0", algorithms={}), 100_000, marl.MLP((16, 16))),
+    "pendulum": (replace(pendulum.scenario, env="marl/pendulum-v0", algorithms={}), 200_000, marl.MLP((16, 16))),
 }
-STUDENT = marl.MLP((16, 16))  # less than an eighth of the parameters of 64-64
 
 
 def smaller(task: str, runs: Path, episodes: int) -> None:
     """Print a row for each bundle of one task: paired episodes with the trained team, and what is lost of the gap."""
-    scenario, steps = TASKS[task]
+    scenario, steps, student = TASKS[task]
+    shape = "-".join(map(str, student.sizes))
     system = marl.MultiAgentSystem(None, scenario, seed=1)
     system.train(steps=steps, run_dir=runs / task, resume=True)
     numbers = parameters(system, None)
@@ -104,7 +104,7 @@ def smaller(task: str, runs: Path, episodes: int) -> None:
         ("float32", None, lambda: None),
         ("int8", "int8", lambda: None),
         ("fp16", "fp16", lambda: None),
-        ("distilled into 16-16", None, lambda: marl.deploy.distill(system, STUDENT)),
+        (f"distilled into {shape}", None, lambda: marl.deploy.distill(system, student)),
         ("half of the units pruned", None, lambda: marl.deploy.prune(system, 0.5)),
     ]
     whole = 0
