@@ -29,9 +29,13 @@ Head = distributions.Distribution
 class Writer:
     """Writes operations down, in order, with names for what they compute."""
 
-    def __init__(self, shared: bool = False) -> None:
-        """Nothing is written yet; ``shared``: the agent's identity is an input, so that all write the same."""
-        self.shared = shared
+    def __init__(self, shared: bool = False, own: list[nn.Module] | None = None) -> None:
+        """Nothing is written yet.
+
+        ``shared``: the agent's identity is an input, so that all write the same; ``own``: takes a user's modules, which
+        the program then names by their number; None: there may be none.
+        """
+        self.shared, self.own = shared, own
         self.inputs: dict[str, tuple[int, ...]] = {}
         self.constants: dict[str, Array] = {}
         self._operations: list[Operation] = []
@@ -82,7 +86,14 @@ def _unknown(thing: object) -> ConfigError:
     return ConfigError(f"{type(thing).__name__} cannot be written as a program; only networks of this library can")
 
 
-def program_of(net: nn.Module | None, head: Head, *, shared: bool = False, start: Array | None = None) -> Program:
+def program_of(
+    net: nn.Module | None,
+    head: Head,
+    *,
+    shared: bool = False,
+    start: Array | None = None,
+    own: list[nn.Module] | None = None,
+) -> Program:
     """The policy of a network of one agent, and of what its outputs mean.
 
     Args:
@@ -90,6 +101,8 @@ def program_of(net: nn.Module | None, head: Head, *, shared: bool = False, start
         head: what its outputs mean.
         shared: the agent's ``identity (K,)`` is an input instead of a constant.
         start: what choices of the environment are counted from, ``()`` or ``(A,)``; None: 0.
+        own: modules of a user's own are put here, and the operation ``network`` names them by their number; None: they
+            are refused.
 
     Inputs are ``observation (*O)`` as encoded for its team; ``carry (H,)`` where it remembers; ``message (N, M)`` and
     ``weight (N,)`` where it hears; ``uniform`` or ``normal`` numbers for heads that draw; ``action_mask (L,)`` for
@@ -99,7 +112,7 @@ def program_of(net: nn.Module | None, head: Head, *, shared: bool = False, start
     Raises:
         ConfigError: for anything that holds code of a user's own.
     """
-    writer = Writer(shared)
+    writer = Writer(shared, own)
     if net is None:
         stages = [writer.stage(parameters=writer.constant(np.zeros(head.size)))]
     elif type(net) is ChannelNet:
@@ -231,7 +244,16 @@ def _recurrent(writer: Writer, body: Any, x: str, beside: list[str]) -> tuple[st
     return writer.write("slice", after, start=0, stop=width), after
 
 
+def _custom(writer: Writer, body: Any, x: str, beside: list[str]) -> tuple[str, None]:
+    module = body.copies[0].module
+    if writer.own is None:
+        raise _unknown(module)
+    writer.own.append(module)
+    return writer.write("network", _vector(writer, x, beside), number=len(writer.own) - 1, size=body.width), None
+
+
 _BODIES: dict[type, Callable[[Writer, Any, str, list[str]], tuple[str, str | None]]] = {
+    networks.CustomBody: _custom,
     networks.MLPBody: _mlp,
     networks.CNNBody: _cnn,
     recurrent.RecurrentBody: _recurrent,

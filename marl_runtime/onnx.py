@@ -21,6 +21,14 @@ OPERATIONS = frozenset(
         *("Add", "Sub", "Mul", "Div", "Neg", "Min", "Max", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Elu", "Erf"),
         *("Greater", "Where", "Cast", "MatMul", "Conv", "Softmax", "ArgMax", "ReduceMax", "ReduceMean", "ReduceSum"),
         *("Concat", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity"),
+        # In whole numbers.
+        *("DynamicQuantizeLinear", "QuantizeLinear", "MatMulInteger"),
+        # Of users' own networks; none that makes an array of any size of a few numbers.
+        *("Abs", "Sign", "Sqrt", "Pow", "Reciprocal", "Sin", "Cos", "Floor", "Ceil", "Round", "Mod", "Clip", "CumSum"),
+        *("LeakyRelu", "PRelu", "Selu", "Celu", "Softplus", "HardSigmoid", "HardSwish", "Gelu", "Mish", "LogSoftmax"),
+        *("Gemm", "LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "Flatten"),
+        *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMin", "ReduceL1", "ReduceL2", "Split"),
+        *("Less", "LessOrEqual", "GreaterOrEqual", "Equal", "And", "Or", "Not", "Constant", "Shape", "Gather"),
     )
 )
 OUTPUTS = {"carry": "next_carry", "message": "said"}  # results that have the name of an input
@@ -64,7 +72,7 @@ class GraphEngine:
             self._idle["action_mask"] = np.ones((1, *program.inputs["action_mask"]), bool)
         self.stages = []
         for stage, data in zip(program.stages, graphs, strict=True):
-            session = _session(data)
+            session = session_of(data)
             reads = [one.name for one in session.get_inputs()]
             writes = [one.name for one in session.get_outputs()]
             for one in session.get_inputs():
@@ -105,7 +113,8 @@ class GraphEngine:
         return self.head(values, head), results.get("carry")
 
 
-def _session(data: bytes) -> Session:
+def session_of(data: bytes) -> Session:
+    """What runs a graph, which is checked before. Raises BundleError."""
     try:
         import onnxruntime
     except ImportError:

@@ -102,6 +102,11 @@ def _mean(x: Shape, axis: int) -> Shape:
     return tuple(kept)
 
 
+def _network(x: Shape, number: int, size: int) -> Shape:
+    _require(len(x) == 1 and number >= 0 and size > 0)
+    return (size,)
+
+
 RULES: dict[str, Callable[..., Shape]] = {
     "layer": _layer,
     "product": _product,
@@ -124,6 +129,7 @@ RULES: dict[str, Callable[..., Shape]] = {
     "mask_bits": _masked_bits,
     "gumbel": _equal,
     "argmax": lambda x: x[:-1] if x[-1] > 0 else _flatten((), 1),
+    "network": _network,  # of a user's own, which the policy's ONNX graph has
     "stack": lambda *parts: (*_equal(*parts), len(parts)),
     **dict.fromkeys(("add", "subtract", "multiply", "divide", "above"), _broadcast),
     **dict.fromkeys(("exp", "tanh", "sigmoid", "softmax", "image", "whole"), _equal),

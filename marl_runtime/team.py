@@ -11,13 +11,13 @@ import numpy as np
 
 from marl_runtime.agent import Agent, Channel, Engine, Policy, channel_from
 from marl_runtime.bundle import Bundle, BundleError, read
-from marl_runtime.onnx import load_onnx
 from marl_runtime.program import Array, ProgramError, Runner, Stage
 from marl_runtime.seat import Heard, Turn
 from marl_runtime.spaces import Codec
 
-ENGINES = ("numpy", "onnx")
+ENGINES = ("numpy", "onnx", "torch")
 NOISE = ("uniform", "normal")
+Make = Callable[[Bundle, int, Mapping[str, Array]], Engine]  # of a bundle's policy, with inputs bound for good
 
 
 class Team(Mapping[str, Agent]):
@@ -102,7 +102,8 @@ def load(path: str | Path, engine: str = "numpy") -> Team:
     Args:
         path: the folder. Names, sizes and hashes are checked before anything is parsed; nothing in it is executed, and
             nothing outside it is read.
-        engine: ``"numpy"``, or ``"onnx"`` for bundles with graphs (needs onnxruntime).
+        engine: ``"numpy"``; ``"onnx"`` for bundles with graphs (needs onnxruntime); ``"torch"`` (needs torch, and has
+            each policy as a module).
 
     Raises:
         BundleError: if it is damaged, foreign, or lacks what the engine needs.
@@ -111,7 +112,7 @@ def load(path: str | Path, engine: str = "numpy") -> Team:
         raise BundleError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r:.40}")
     bundle = read(path)
     try:
-        return _team(bundle, _runner if engine == "numpy" else load_onnx)
+        return _team(bundle, _maker(engine))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())
         if not isinstance(error, BundleError | ProgramError):
@@ -119,11 +120,22 @@ def load(path: str | Path, engine: str = "numpy") -> Team:
         raise BundleError(f"bundle {path}: {what}") from None
 
 
-def _runner(bundle: Bundle, policy: int, bound: Mapping[str, Array]) -> Engine:
-    return Runner(bundle.programs[policy], bound)
+def _maker(engine: str) -> Make:
+    """What makes the engine of a policy; onnxruntime and torch are imported by those who ask for them."""
+    if engine == "onnx":
+        from marl_runtime.onnx import load_onnx
+
+        return load_onnx
+    if engine == "torch":
+        try:
+            from marl_runtime.torch import load_torch
+        except ImportError:
+            raise BundleError("torch is not installed: pip install torch, or load it with engine='numpy'") from None
+        return load_torch
+    return lambda bundle, policy, bound: Runner(bundle.programs[policy], bound)
 
 
-def _team(bundle: Bundle, make: Callable[[Bundle, int, Mapping[str, Array]], Engine]) -> Team:
+def _team(bundle: Bundle, make: Make) -> Team:
     manifest = bundle.manifest
     entries: dict[str, Any] = manifest["agents"]
     agents: dict[str, Agent] = {}
@@ -156,9 +168,7 @@ def _team(bundle: Bundle, make: Callable[[Bundle, int, Mapping[str, Array]], Eng
     return Team(bundle, agents)
 
 
-def _policy(
-    bundle: Bundle, number: int, identity: Array, make: Callable[[Bundle, int, Mapping[str, Array]], Engine]
-) -> Policy:
+def _policy(bundle: Bundle, number: int, identity: Array, make: Make) -> Policy:
     program = bundle.programs[number]
     if program.inputs.get("identity", identity.shape) != identity.shape:
         raise BundleError(f"policy {number} does not read an identity of shape {identity.shape}")

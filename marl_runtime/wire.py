@@ -9,13 +9,15 @@ frame of another size is refused.
 from __future__ import annotations
 
 import math
-import socket
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import socket
 
 Array = np.ndarray[Any, Any]
 MAGIC, VERSION = b"MARL", 1

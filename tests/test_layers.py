@@ -105,17 +105,18 @@ def test_the_library_imports_neither_worlds_nor_scenarios(name):
 
 @pytest.mark.parametrize("name", files("marl_runtime"))
 def test_the_runtime_needs_numpy_alone(name):
-    """But for onnxruntime, which one engine imports inside of a function, and the service, which nothing else does."""
+    """But for what engines import when they are asked for, and for the service, which nothing else imports."""
     everything = {imported for imported, _ in imports(name)}
     roots = {imported.partition(".")[0] for imported in everything}
-    engine = {"onnxruntime"} if name == "marl_runtime.onnx" else set()
+    engine = {"marl_runtime.onnx": {"onnxruntime"}, "marl_runtime.torch": {"torch"}}.get(name, set())
     of_service = name.startswith("marl_runtime.service")
     service = {"starlette", "uvicorn", "websockets"} if of_service else set()
     assert roots <= {"marl_runtime", "numpy", *engine, *service, *sys.stdlib_module_names}
     assert of_service or not [one for one in everything if one.startswith("marl_runtime.service")]
     outside = ast.parse(MODULES[name].read_text()).body
     found = {alias.name for node in outside if isinstance(node, ast.Import) for alias in node.names}
-    assert not engine & found
+    found |= {str(node.module) for node in outside if isinstance(node, ast.ImportFrom)}
+    assert not found & {"onnxruntime", "marl_runtime.torch"}
 
 
 @pytest.mark.parametrize("name", files("marl_envs"))

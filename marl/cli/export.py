@@ -23,10 +23,11 @@ class Export:
     """A run folder, or one of its checkpoints."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Where to write; a bundle that is there is replaced."""
-    format: Annotated[str, arg(metavar="numpy|onnx")] = "numpy"
-    """Programs that numpy runs, or ONNX graphs beside them (extra export)."""
-    quantize: Annotated[str | None, arg(metavar="int8|fp16")] = None
-    """Smaller weights: int8 with a scale for each output channel, or fp16."""
+    format: Annotated[str, arg(metavar="numpy|torch|onnx")] = "numpy"
+    """Programs that numpy and torch run alike, or ONNX graphs beside them (extra export)."""
+    quantize: Annotated[str | None, arg(metavar="int8|dynamic|static|fp16")] = None
+    """Smaller weights: int8 with a scale for each output channel, or fp16; with --format onnx layers may be computed in
+    whole numbers too: dynamic, where that is faster, or static, with ranges that the team is played for."""
     distill: Annotated[str | None, arg(metavar="SIZE,...")] = None
     """First teach a smaller network, an MLP of these hidden sizes, such as 32,32."""
     prune: Annotated[float | None, NUMBER] = None
@@ -72,7 +73,8 @@ def export(asked: Export) -> int:
         raise UsageError("marl export: --distill and --prune both make a smaller network: choose one")
     sizes = () if asked.distill is None else _sizes(asked.distill)
     if asked.format == "onnx":
-        need("onnx", "export")
+        for package in ("onnx", "onnxruntime"):
+            need(package, "export")
     names = None if asked.agents is None else [name.strip() for name in asked.agents.split(",")]
     path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust, asked.env)
     with system, quiet():
@@ -99,6 +101,8 @@ def export(asked: Export) -> int:
     print(f"wrote {out}: {sum(written.values()):,} bytes in {len(written)} files")
     if asked.page:
         print(f"open it: python -m http.server --bind 127.0.0.1 --directory {asked.out}")
+    if asked.format != "numpy":
+        print(f"load it: marl_runtime.load({str(asked.out)!r}, engine={asked.format!r})")
     again = " --trust" * asked.trust + ("" if asked.env is None else f" --env {shlex.quote(asked.env)}")
     print(f"prove it: marl verify {asked.out} {asked.run_folder}{again}")
     return 0

@@ -38,7 +38,7 @@ class Serve:
     """Episodes at once."""
     idle: Annotated[float, NUMBER] = 300.0
     """Seconds after which an episode ends that nobody goes on with."""
-    engine: Annotated[str, arg(metavar="numpy|onnx")] = "numpy"
+    engine: Annotated[str, arg(metavar="numpy|onnx|torch")] = "numpy"
     """What computes the policy."""
     json: bool = False
     """Print one JSON object on stdout, the address, and nothing else."""

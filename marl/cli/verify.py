@@ -21,7 +21,7 @@ class Verify:
     """A bundle that marl export wrote."""
     run_folder: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
     """The run, or checkpoint, that it came from; without it files and programs are checked alone."""
-    engine: Annotated[str, arg(metavar="numpy|onnx")] = "numpy"
+    engine: Annotated[str, arg(metavar="numpy|onnx|torch")] = "numpy"
     """What computes the bundle."""
     states: Annotated[int, NUMBER] = 10_000
     """In how many states each agent's action is compared, at least."""

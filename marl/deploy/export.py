@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,8 @@ from torch import nn
 
 from marl import checkpoint
 from marl.config import unknown
-from marl.deploy.quantize import PRECISIONS, packed
+from marl.deploy.integers import ranges_of, refuse_slower
+from marl.deploy.quantize import INTEGERS, PRECISIONS, Ranges, packed
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json
@@ -28,10 +30,11 @@ from marl.program import program_of
 from marl.spec_json import space_to_json
 from marl.training.trained import Trained
 from marl.types import Array, ConfigError
-from marl_runtime.bundle import FORMAT, MANIFEST, own_hash, program_json
+from marl_runtime.bundle import FORMAT, MANIFEST, own_hash, program_json, read
 from marl_runtime.program import Program
+from marl_runtime.shapes import shapes_of
 
-FORMATS = ("numpy", "onnx")
+FORMATS = ("numpy", "onnx", "torch")
 PAGE = ("index.html", "page.css", "page.js", "bundle.js", "spaces.js", "runtime.js")
 Contents = dict[str, bytes]
 
@@ -53,28 +56,43 @@ def export(
         system: whose agents.
         out: the folder; a bundle that is there is replaced.
         agents: names of those that are written; None: all.
-        format: ``"numpy"``, programs that numpy runs; ``"onnx"``: graphs beside them (extra ``export``).
-        quantize: ``"int8"`` (weights, one scale for each output channel) or ``"fp16"``; None: float32.
+        format: ``"numpy"`` or ``"torch"``, programs that both of them run; ``"onnx"``: graphs beside them (extra
+            ``export``).
+        quantize: ``"int8"`` (weights, one scale for each output channel) or ``"fp16"``; of graphs also int8 with layers
+            computed in whole numbers, ``"dynamic"``, or ``"static"`` with ranges found by play; None: float32.
         students: smaller networks in place of the teams' own, by the team's name, as :func:`marl.deploy.distill` and
             :func:`marl.deploy.prune` make them; None: there are none.
         page: write a page beside them, static files that run the agents in a browser.
         license: under which others may use the bundle.
 
     Raises:
-        ConfigError: for agents that hold code of a user's own, unknown names, a folder of something else.
+        ConfigError: for agents that hold code of a user's own, unknown names, a folder of something else, dynamic int8
+            that is slower than float32.
     """
     if format not in FORMATS:
         raise ConfigError(unknown("export: format", format, FORMATS, "format"))
     if quantize not in (None, *PRECISIONS):
         raise ConfigError(unknown("export: quantize", str(quantize), PRECISIONS, "precision"))
+    if quantize in INTEGERS and format != "onnx":
+        raise ConfigError(
+            f"export: quantize={quantize!r} computes in whole numbers, which ONNX graphs alone do: choose "
+            "format='onnx' (--format onnx)"
+        )
     names = system.spec.agents if agents is None else tuple(agents)
     for name in names:
         if name not in system.spec.agents:
             raise ConfigError(unknown("export: agents", name, system.spec.agents, "agent"))
     path = Path(os.path.abspath(out))
     refuse_foreign(path)
-    writer = BundleWriter(format, quantize)
+    ranges: Mapping[bytes, Ranges] = {}
+    if quantize == "static":
+        ranges = _calibrated(system, students)
+    writer = BundleWriter(format, quantize, ranges)
     entries = {name: _entry(system, name, writer, students or {}) for name in names}
+    if page and writer.own:
+        raise ConfigError(
+            f"export: page: {type(writer.own[0]).__name__} is a network of your own, which no page can run"
+        )
     manifest = {
         "format": FORMAT,
         "made_by": {"marl": _version("marl-system"), "torch": torch.__version__, "numpy": np.__version__},
@@ -95,32 +113,71 @@ def export(
 class BundleWriter:
     """Policies as files; those that are equal byte for byte are written once."""
 
-    def __init__(self, format: str, quantize: str | None) -> None:
-        """Nothing is written yet."""
-        self.format, self.quantize = format, quantize
+    def __init__(self, format: str, quantize: str | None, ranges: Mapping[bytes, Ranges]) -> None:
+        """Nothing is written yet; ``ranges``: of what layers read, by the policy's key."""
+        self.format, self.quantize, self.ranges = format, quantize, ranges
         self.policies: list[dict[str, Any]] = []
         self.contents: Contents = {}
-        self._known: dict[tuple[bytes, bytes], int] = {}
+        self.own: list[nn.Module] = []  # modules of a user's own, of all policies
+        self._known: dict[bytes, int] = {}
 
-    def add(self, program: Program) -> int:
-        """Write a policy; returns its number."""
+    def add(self, program: Program, own: Sequence[nn.Module] = ()) -> int:
+        """Write a policy, with the modules of a user's own that it names; returns its number. Raises ConfigError."""
+        if own and self.format != "onnx":
+            name = type(own[0]).__name__
+            raise ConfigError(
+                f"{name} is a network of your own, which ONNX alone can hold: choose format='onnx' (--format onnx), or "
+                "teach a network of this library what it does (--distill 64,64)"
+            )
+        self.own += own
         text = json.dumps(program_json(program)).encode()
-        weights = safetensors(packed(program, self.quantize))
-        key = hashlib.sha256(text).digest(), hashlib.sha256(weights).digest()
+        key = _policy_key(text, safetensors(packed(program, None)), *map(_weights, own))
         if key in self._known:
             return self._known[key]
         number = self._known[key] = len(self.policies)
         names = f"policy_{number}.json", f"policy_{number}.safetensors"
+        weights = safetensors(packed(program, self.quantize))
         self.contents |= dict(zip(names, (text, weights), strict=True))
         graphs = None
         if self.format == "onnx":
             from marl.deploy.onnx import graphs_of
+            from marl.deploy.own import graph_of
 
-            made = graphs_of(program, self.quantize)
+            widths = [shapes_of(program)[name][0] for name in _read_by_own(program)]
+            models = list(map(graph_of, own, widths))
+            made = graphs_of(program, self.quantize, models, self.ranges.get(key, {}))
+            if self.quantize == "dynamic":
+                refuse_slower(graphs_of(program, None, models), made)
             graphs = [f"policy_{number}{'' if len(made) == 1 else f'_{k}'}.onnx" for k in range(len(made))]
             self.contents |= dict(zip(graphs, made, strict=True))
         self.policies.append({"program": names[0], "weights": names[1], "onnx": graphs})
         return number
+
+
+def _calibrated(system: Trained, students: Mapping[str, AgentNet] | None) -> dict[bytes, Ranges]:
+    """What layers of every policy read while the exported team plays in float32, by the policy's key."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(system, Path(folder) / "bundle", students=students)
+        contents, policies = read(path).contents, read(path).manifest["policies"]
+        found = ranges_of(system, path)
+    files = [(contents[one["program"]], contents[one["weights"]]) for one in policies]
+    return {_policy_key(*two): most for two, most in zip(files, found, strict=True)}
+
+
+def _policy_key(*contents: bytes) -> bytes:
+    """Tells policies apart by what they are in float32."""
+    return b"".join(hashlib.sha256(one).digest() for one in contents)
+
+
+def _read_by_own(program: Program) -> list[str]:
+    """What modules of a user's own read, in the order of their numbers."""
+    steps = [step for stage in program.stages for step in stage.operations if step.kind == "network"]
+    return [step.inputs[0] for step in sorted(steps, key=lambda step: step.settings["number"])]
+
+
+def _weights(module: nn.Module) -> bytes:
+    """All that a module of a user's own keeps, as bytes."""
+    return b"".join(value.detach().cpu().numpy().tobytes() for value in module.state_dict().values())
 
 
 def _entry(system: Trained, name: str, writer: BundleWriter, students: Mapping[str, AgentNet]) -> dict[str, Any]:
@@ -133,11 +190,12 @@ def _entry(system: Trained, name: str, writer: BundleWriter, students: Mapping[s
     small = students.get(team.name)
     policies = policies_of(agent) if small is None else [(1.0, small.restrict(index), agent.distribution)]
     for chance, net, head in policies:
+        own: list[nn.Module] = []
         try:
-            program = program_of(net, head, shared=True, start=_start(codec.action_space, team.action.shape))
+            program = program_of(net, head, shared=True, start=_start(codec.action_space, team.action.shape), own=own)
+            numbers.append([chance, writer.add(program, own)])
         except ConfigError as error:
             raise ConfigError(f"export: agent {name!r}: {error}") from None
-        numbers.append([chance, writer.add(program)])
         if "identity" in program.inputs and isinstance(net, AgentNet):
             identity = net.ids[0].tolist()
     return {

@@ -1,5 +1,7 @@
 """Programs as ONNX graphs of elementary operations: opset 17, one file for each stage, a leading batch axis.
 
+A network of a user's own is put in as torch exported it, which makes the opset 18.
+
 A graph's inputs are those of the program's inputs that its stage reads, and values that an earlier stage computed. Its
 outputs are the results of the stage (``said``, ``loudness``, ``next_carry``, ``parameters``); the last one's also
 ``greedy`` and ``sample``, which take an action mask where choices may be forbidden, and random numbers as inputs.
@@ -13,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from marl.deploy.quantize import packed
+from marl.deploy.own import OPSET as OWN_OPSET
+from marl.deploy.quantize import INTEGERS, Ranges, packed
 from marl.types import Array, ConfigError
 from marl_runtime.onnx import OUTPUTS
 from marl_runtime.program import ILLEGAL, Operation, Program, Stage
@@ -24,8 +27,21 @@ LOWEST = np.float32(-3.4e38)
 WHOLE = ("argmax", "whole")  # operations that make whole numbers
 
 
-def graphs_of(program: Program, quantize: str | None = None) -> list[bytes]:
-    """A serialized model for each stage. Raises ConfigError if onnx is not installed."""
+def graphs_of(
+    program: Program, quantize: str | None = None, own: Sequence[Any] = (), ranges: Ranges | None = None
+) -> list[bytes]:
+    """A serialized model for each stage.
+
+    Args:
+        program: what they compute.
+        quantize: as of :func:`marl.deploy.export`.
+        own: the models that the operation ``network`` names by number (:func:`marl.deploy.own.graph_of`).
+
+        ranges: of what layers read, where ``quantize`` is ``"static"``.
+
+    Raises:
+        ConfigError: if onnx is not installed.
+    """
     try:
         from onnx import checker
     except ImportError:
@@ -41,7 +57,7 @@ def graphs_of(program: Program, quantize: str | None = None) -> list[bytes]:
                 head: Stage = program.heads.get(f"{name}_masked", program.heads[name])
                 steps += head.operations
                 results[name] = head.results["action"]
-        graph = Graph(program, shapes, stored)
+        graph = Graph(program, shapes, stored, quantize, own, ranges or {})
         for step in steps:
             graph.add(step)
             made[step.out] = place
@@ -58,9 +74,19 @@ def graphs_of(program: Program, quantize: str | None = None) -> list[bytes]:
 class Graph:
     """Operations of one stage, written down as ONNX nodes."""
 
-    def __init__(self, program: Program, shapes: dict[str, Shape], stored: dict[str, Array]) -> None:
-        """``stored``: the constants as they are kept, maybe as smaller numbers."""
-        self.program, self.shapes, self.stored = program, shapes, stored
+    def __init__(
+        self,
+        program: Program,
+        shapes: dict[str, Shape],
+        stored: dict[str, Array],
+        quantize: str | None,
+        own: Sequence[Any],
+        ranges: Ranges,
+    ) -> None:
+        """``stored``: the constants as they are kept, maybe as smaller numbers; the others as of :func:`graphs_of`."""
+        self.program, self.shapes, self.stored, self.own = program, shapes, stored, own
+        self.quantize, self.ranges = quantize, ranges
+        self.opset = OWN_OPSET if own else OPSET
         self.read: set[str] = set()  # values that come from outside
         self._nodes: list[Any] = []
         self._constants: dict[str, Array] = {}
@@ -74,6 +100,9 @@ class Graph:
         """One operation of the program."""
         if step.inputs and all(name in self.program.constants or name in self._fixed for name in step.inputs):
             self._fixed.add(step.out)
+        if step.kind == "layer" and self.quantize in INTEGERS and step.inputs[1] in self.program.constants:
+            self._finish(step, self._integer_layer(*step.inputs, **step.settings))
+            return
         inputs = [self._input(name) for name in step.inputs]
         shapes = [self.shapes[name] for name in step.inputs]
         if step.kind in ("concat", "stack"):
@@ -90,6 +119,9 @@ class Graph:
                 for name, given in zip(inputs, step.inputs, strict=True)
             ]
         found = getattr(self, f"_{step.kind}")(*inputs, shapes=shapes, **step.settings)
+        self._finish(step, found)
+
+    def _finish(self, step: Operation, found: str) -> None:
         self._nodes.append(_helper().make_node("Identity", [found], [step.out]))
         self._own.add(step.out)
 
@@ -116,7 +148,7 @@ class Graph:
         arrays = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
         graph = helper.make_graph(self._nodes, "policy", inputs, outputs, arrays)
         return helper.make_model(
-            graph, producer_name="marl", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR
+            graph, producer_name="marl", opset_imports=[helper.make_opsetid("", self.opset)], ir_version=IR
         )
 
     # --- names --------------------------------------------------------------------------------------------------------
@@ -130,15 +162,19 @@ class Graph:
 
     def _stored(self, name: str) -> str:
         """A constant, made float32 again from smaller numbers."""
-        value = self.stored[name]
-        if name not in self._constants:
-            self._constants[name] = np.ascontiguousarray(value)
+        value = self.stored[self._kept(name)]
         if value.dtype not in (np.int8, np.float16):
             return name
         wide = self._node("Cast", name, to=1)
         if value.dtype == np.float16:
             return wide
         return self._node("Mul", wide, self._constant(self.stored[f"{name}/scale"]))
+
+    def _kept(self, name: str) -> str:
+        """A constant as it is stored."""
+        if name not in self._constants:
+            self._constants[name] = np.ascontiguousarray(self.stored[name])
+        return name
 
     def _constant(self, value: Any, dtype: Any = np.float32) -> str:
         array = np.asarray(value, dtype)
@@ -149,9 +185,12 @@ class Graph:
         return self._names[key]
 
     def _node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        out = f"node_{self._count}"
-        self._count += 1
-        self._nodes.append(_helper().make_node(kind, list(inputs), [out], **attributes))
+        return self._nodes_of(kind, *inputs, outputs=1, **attributes)[0]
+
+    def _nodes_of(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        out = [f"node_{self._count + k}" for k in range(outputs)]
+        self._count += outputs
+        self._nodes.append(_helper().make_node(kind, list(inputs), out, **attributes))
         return out
 
     def _batched(self, source: str, name: str) -> str:
@@ -180,6 +219,11 @@ class Graph:
     def _unsqueezed(self, x: str, axis: int) -> str:
         return self._node("Unsqueeze", x, self._constant([axis], np.int64))
 
+    def _reduced(self, kind: str, x: str, axis: int) -> str:
+        if self.opset < 18:  # from then on the axes are an input
+            return self._node(kind, x, axes=[axis], keepdims=1)
+        return self._node(kind, x, self._constant([axis], np.int64), keepdims=1)
+
     def _sum(self, x: str) -> str:
         return self._node("ReduceSum", x, self._constant([-1], np.int64), keepdims=1)
 
@@ -206,7 +250,7 @@ class Graph:
     def _shares(self, score: str, weight: str) -> str:
         zero, lowest = self._constant(0.0), self._constant(LOWEST)
         heard = self._node("Greater", weight, zero)
-        top = self._node("ReduceMax", self._node("Where", heard, score, lowest), axes=[-1], keepdims=1)
+        top = self._reduced("ReduceMax", self._node("Where", heard, score, lowest), -1)
         safe = self._node("Where", self._node("Greater", top, lowest), top, zero)
         power = self._node("Exp", self._node("Where", heard, self._node("Sub", score, safe), zero))
         share = self._node("Mul", weight, power)
@@ -216,6 +260,42 @@ class Graph:
 
     def _layer(self, x: str, weight: str, bias: str, shapes: list[Shape], activation: str = "none") -> str:
         return self._activated(self._node("Add", self._node("MatMul", x, weight), bias), activation)
+
+    def _network(self, x: str, shapes: list[Shape], number: int, size: int) -> str:
+        """A model of torch's, its values named after its number."""
+        from onnx import numpy_helper
+
+        graph, front = self.own[number].graph, f"network_{number}/"
+        names = {graph.input[0].name: x}
+        for tensor in graph.initializer:
+            self._constants[front + tensor.name] = numpy_helper.to_array(tensor)
+        for node in graph.node:
+            node = type(node).FromString(node.SerializeToString())
+            inside = [name and names.get(name, front + name) for name in node.input]
+            outside = [name and front + name for name in node.output]
+            del node.input[:], node.output[:]
+            node.input.extend(inside)
+            node.output.extend(outside)
+            node.name = ""
+            self._nodes.append(node)
+        found: str = graph.output[0].name
+        return names.get(found, front + found)
+
+    def _integer_layer(self, x: str, weight: str, bias: str, activation: str = "none") -> str:
+        """A layer in whole numbers; a batch shares the range of its inputs where it is dynamic."""
+        whole, scale = self._kept(weight), self.stored[f"{weight}/scale"]
+        if self.quantize == "static":
+            step = np.float32(self.ranges.get(weight, 0.0) / 127 or 1.0)
+            zero = self._constant(128, np.uint8)  # onnxruntime is slow where both are signed
+            given = self._node("QuantizeLinear", self._input(x), self._constant(step), zero)
+            product = self._node("MatMulInteger", given, whole, zero)
+            factor = self._constant(scale * step)
+        else:
+            given, found, zero = self._nodes_of("DynamicQuantizeLinear", self._input(x), outputs=3)
+            product = self._node("MatMulInteger", given, whole, zero)
+            factor = self._node("Mul", found, self._constant(scale))
+        y = self._node("Mul", self._node("Cast", product, to=1), factor)
+        return self._activated(self._node("Add", y, self._input(bias)), activation)
 
     def _product(self, a: str, b: str, shapes: list[Shape]) -> str:
         return self._node("MatMul", a, b)
@@ -308,7 +388,7 @@ class Graph:
         return self._reshape(x, (*shapes[0][:-1], *shape))
 
     def _mean(self, x: str, shapes: list[Shape], axis: int) -> str:
-        return self._node("ReduceMean", x, axes=[axis], keepdims=1)
+        return self._reduced("ReduceMean", x, axis)
 
     def _squeeze(self, x: str, shapes: list[Shape]) -> str:
         return self._squeezed(self._cut(x, 0, 1), -1)

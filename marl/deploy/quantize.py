@@ -6,12 +6,16 @@ float32. A weight's output channel is its last axis, a kernel's its first: ``w =
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from marl.types import Array
 from marl_runtime.program import Program
 
-PRECISIONS = {"int8": "int8", "fp16": "float16"}
+PRECISIONS = {"int8": "int8", "fp16": "float16", "dynamic": "dynamic int8", "static": "static int8"}
+INTEGERS = ("dynamic", "static")  # layers are computed in whole numbers, by ONNX graphs alone
+Ranges = Mapping[str, float]  # the largest number that a layer read, by the name of its weights
 CHANNEL = {"layer": -1, "convolution": 0}  # which axis of the weight is the output's
 
 

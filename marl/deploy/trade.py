@@ -10,7 +10,7 @@ from typing import Any
 from marl.deploy.distill import Lessons, Students, distill
 from marl.deploy.export import export
 from marl.deploy.prune import prune
-from marl.deploy.quantize import PRECISIONS
+from marl.deploy.quantize import INTEGERS, PRECISIONS
 from marl.deploy.verify import Certificate, verify
 from marl.nets.networks import MLP
 from marl.notebook import html_table
@@ -83,25 +83,24 @@ def trade(
         sizes: hidden sizes of students, one after the other.
         shares: of the units that are left out.
         lessons: how long smaller networks learn.
-        format: as of :func:`export`; graphs are run by onnxruntime.
+        format: as of :func:`export`; what it names plays.
         states: as of :func:`verify`, likewise ``episodes``, ``calls``, ``seed`` and ``processes``.
 
     Raises:
         ConfigError: for teams that cannot be made smaller.
     """
     made: list[tuple[str, str | None, Students | None]] = [("float32", None, None)]
-    made += [(quantize, quantize, None) for quantize in PRECISIONS]
+    made += [(quantize, quantize, None) for quantize in PRECISIONS if quantize not in INTEGERS]
     for hidden in sizes:
         taught = distill(system, MLP(tuple(hidden)), lessons)
         name = f"distill-{'-'.join(map(str, hidden))}"
         made += [(name, None, taught), (f"{name}-int8", "int8", taught)]
     made += [(f"prune-{share:g}", None, prune(system, share, lessons=lessons)) for share in shares]
-    engine = "onnx" if format == "onnx" else "numpy"
     certificates = {}
     for name, quantize, students in made:
         path = export(system, Path(out) / name, format=format, quantize=quantize, students=students)
         certificates[name] = verify(
-            path, system, engine=engine, states=states, episodes=episodes, calls=calls, seed=seed, processes=processes
+            path, system, engine=format, states=states, episodes=episodes, calls=calls, seed=seed, processes=processes
         )
     return Trade(certificates)
 

@@ -243,7 +243,7 @@ def verify(
     Args:
         path: the bundle.
         system: what was trained; nothing in it changes.
-        engine: ``"numpy"`` or ``"onnx"``.
+        engine: ``"numpy"``, ``"onnx"`` or ``"torch"``.
         states: in which each agent's greedy actions are compared with its torch network's, at least.
         episodes: of each return.
         calls: timed actions of each agent.

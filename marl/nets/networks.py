@@ -290,11 +290,14 @@ class Custom:
 
     def build(self, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> Body:
         """Make one module per parameter set, each initialized under its own seed."""
-        return _CustomBody(self, owner, inputs, generators)
+        return CustomBody(self, owner, inputs, generators)
 
 
-class _CustomBody(Body):
+class CustomBody(Body):
+    """A user's own modules, one for each parameter set."""
+
     def __init__(self, config: Custom, owner: Owner, inputs: Inputs, generators: Sequence[torch.Generator]) -> None:
+        """Make one module for each generator, under its seed."""
         super().__init__()
         self.owner = owner
         self.width = config.width
@@ -310,6 +313,7 @@ class _CustomBody(Body):
     def forward(
         self, x: Tensor, extra: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Features, by the module of each agent's parameter set."""
         y = _vector(x, extra)
         flat = y.reshape(y.shape[0], -1, y.shape[-1])  # (S, rows, I)
         # A user's module knows no stacking, so here, and only here, agents are visited one after the other.

@@ -1,9 +1,13 @@
 """What one action costs: the runtime by numpy and by onnxruntime, an agent of a system, and torch alone.
 
     python -m tests.benchmarks.deploy
+    python -m tests.benchmarks.deploy --smaller spread cartpole pendulum --runs runs/deploy
 
 Batch 1, one thread, wall-clock microseconds: the median and the 99th percentile over calls, contenders in turns. Then
-what importing the runtime takes, and how much memory it adds to Python with numpy.
+the processor time that importing the runtime takes, and how much memory it adds to Python with numpy.
+
+With --smaller: tasks are trained, or runs that are there are taken, and a row says for each bundle what it keeps of the
+return.
 """
 
 from __future__ import annotations
@@ -15,11 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from marl_scenarios import cartpole, pendulum, spread_native
 
 import marl
 import marl_runtime
@@ -72,10 +78,60 @@ def cost(name: str, calls: int) -> dict[str, tuple[float, float]]:
 
 
 def started(code: str) -> tuple[float, float]:
-    """Seconds of the code in a fresh interpreter, and the memory of the process in MB."""
-    program = f"import time; began = time.perf_counter(); {code}; print(time.perf_counter() - began); {MEMORY}"
+    """Processor seconds of the code in a fresh interpreter, and the memory of the process in MB."""
+    program = f"import time; began = time.process_time(); {code}; print(time.process_time() - began); {MEMORY}"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     return float(said[0]), float(said[1])
+
+
+# --- what smaller bundles keep ----------------------------------------------------------------------------------------
+
+TASKS = {  # what is trained, for how long, and a student of at most an eighth of the parameters
+    "spread": (spread_native.scenario, 300_000, marl.MLP((32, 32))),
+    "cartpole": (replace(cartpole.scenario, env="marl/cartpole-v0", algorithms={}), 100_000, marl.MLP((16, 16))),
+    "pendulum": (replace(pendulum.scenario, env="marl/pendulum-v0", algorithms={}), 200_000, marl.MLP((16, 16))),
+}
+
+
+def smaller(task: str, runs: Path, episodes: int) -> None:
+    """Print a row for each bundle of one task: paired episodes with the trained team, and what is lost of the gap."""
+    scenario, steps, student = TASKS[task]
+    shape = "-".join(map(str, student.sizes))
+    system = marl.MultiAgentSystem(None, scenario, seed=1)
+    system.train(steps=steps, run_dir=runs / task, resume=True)
+    numbers = parameters(system, None)
+    made: list[tuple[str, str | None, Callable[[], Any]]] = [
+        ("float32", None, lambda: None),
+        ("int8", "int8", lambda: None),
+        ("fp16", "fp16", lambda: None),
+        (f"distilled into {shape}", None, lambda: marl.deploy.distill(system, student)),
+        ("half of the units pruned", None, lambda: marl.deploy.prune(system, 0.5)),
+    ]
+    whole = 0
+    for name, quantize, students_of in made:
+        began = time.process_time()
+        students = students_of()
+        taken = time.process_time() - began
+        with tempfile.TemporaryDirectory() as folder:
+            out = system.export(Path(folder) / "bundle", quantize=quantize, students=students)
+            found = marl.deploy.verify(out, system, states=2_000, episodes=episodes, calls=200, seed=7, processes=False)
+            size = (out / "policy_0.safetensors").stat().st_size
+        whole = whole or size
+        gap = found.trained.mean - found.random.mean
+        low, high = -found.change.high / gap, -found.change.low / gap
+        print(
+            f"| {task} | {name} | {parameters(system, students) / numbers:.3f} | {size / whole:.3f} | {taken:.0f} | "
+            f"{found.exported.mean:.2f} ({found.exported.low:.2f} to {found.exported.high:.2f}) | "
+            f"{100 * found.drop:z.2f} ({100 * low:z.2f} to {100 * high:z.2f}) | {100 * found.agreement:.2f} |",
+            flush=True,
+        )
+    print(f"| {task} | random | | | | {found.random.mean:.2f} | | |", flush=True)
+
+
+def parameters(system: Any, students: Any) -> int:
+    """Numbers of the policies of a system, or of students in their place."""
+    nets = [learner.policy_net for learner in system.learners] if students is None else students.values()
+    return sum(one.numel() for net in nets for one in net.parameters())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,15 +140,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.deploy", description=about)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--smaller", nargs="+", choices=list(TASKS), default=[], metavar="TASK")
+    parser.add_argument("--runs", type=Path, default=Path("runs/deploy"))
+    parser.add_argument("--episodes", type=int, default=200, help="with --smaller")
     options = parser.parse_args(arguments)
     parallel.set_threads(1)
+    if options.smaller:
+        print("| task | bundle | parameters | bytes | s | return | lost, % of the gap | equal actions, % |")
+        print("|---|---|---|---|---|---|---|---|")
+        for task in options.smaller:
+            smaller(task, options.runs, options.episodes)
+        return
     print("| network | contender | median, us | 99th percentile, us |")
     print("|---|---|---|---|")
     for name in options.networks:
         for each, (middle, late) in cost(name, options.calls).items():
             print(f"| {name} | {each} | {middle:.1f} | {late:.1f} |", flush=True)
     (seconds, memory), (_, bare) = started("import numpy, marl_runtime"), started("import numpy")
-    own, _ = started("import numpy; began = time.perf_counter(); import marl_runtime")
+    own, _ = started("import numpy; began = time.process_time(); import marl_runtime")
     print(f"\nimporting marl_runtime: {own:.3f} s beside numpy, {seconds:.3f} s with it, {memory - bare:.1f} MB more")
 
 

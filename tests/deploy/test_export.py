@@ -62,12 +62,80 @@ def test_what_there_is_not_is_named(how, reason, tmp_path):
         system_of(marl.PPO(**ON)).export(tmp_path / "bundle", **how)
 
 
-def test_networks_of_ones_own_are_refused_in_one_line(tmp_path):
-    own = marl.Custom(lambda shape, extra: torch.nn.Linear(shape[0] + extra, 8), 8)
-    with pytest.raises(marl.ConfigError, match=r"export: agent 'a': .* cannot be written as a program") as found:
-        system_of(marl.PPO(network=own, rollout=8, minibatches=1)).export(tmp_path / "bundle")
+# --- networks of one's own --------------------------------------------------------------------------------------------
+
+
+class Own(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.inner, self.norm, self.drop = torch.nn.Linear(width, 16), torch.nn.LayerNorm(16), torch.nn.Dropout(0.5)
+        self.outer = torch.nn.Linear(16, 8)
+
+    def forward(self, x):
+        return torch.nn.functional.gelu(self.outer(self.drop(self.norm(self.inner(x)))))
+
+
+class Choosy(Own):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+def own_system(kind, **how):
+    own = marl.Custom(lambda shape, extra: kind(shape[0] + extra), 8)
+    return opinionated(system_of(marl.PPO(network=own, rollout=8, minibatches=1, **how)))
+
+
+@pytest.mark.parametrize("format", ["numpy", "torch"])
+def test_networks_of_ones_own_are_refused_in_one_line_where_they_cannot_go(format, tmp_path):
+    reason = r"export: agent 'a': Own is a network of your own, which ONNX alone can hold: .*--distill"
+    with pytest.raises(marl.ConfigError, match=reason) as found:
+        own_system(Own).export(tmp_path / "bundle", format=format)
     assert "\n" not in str(found.value)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_networks_of_ones_own_become_graphs_that_act_the_same(tmp_path, capfd):
+    for needed in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(needed)
+    system = own_system(Own, channel=marl.TarMAC(rounds=2), normalize_obs=True)
+    out = system.export(tmp_path / "bundle", format="onnx")
+    found = verify(out, system, engine="onnx", states=50, episodes=2, calls=2, processes=False)
+    assert found.agreement == 1.0
+    assert found.difference <= 1e-5
+    with pytest.raises(marl_runtime.BundleError, match="operation 'network' is not known here; engine='onnx'"):
+        marl_runtime.load(out)
+    with pytest.raises(marl.ConfigError, match=r"Choosy is .* that torch\.onnx\.export does not take") as why:
+        own_system(Choosy).export(tmp_path / "other", format="onnx")
+    assert "\n" not in str(why.value)
+    assert "--distill" in str(why.value)
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(marl.ConfigError, match="page: Own is a network of your own"):
+        own_system(Own).export(tmp_path / "other", format="onnx", page=True)
+
+
+def test_an_operation_that_no_bundle_may_hold_is_named():
+    pytest.importorskip("onnxscript")
+    from marl.deploy.own import graph_of
+
+    class Sorted(torch.nn.Module):
+        def forward(self, x):
+            return x.sort(-1).values
+
+    with pytest.raises(marl.ConfigError, match="Sorted is a network of your own whose graph has TopK, which no bundle"):
+        graph_of(Sorted(), 4)
+
+
+def test_a_policy_as_a_module_of_torch_takes_a_batch_and_gradients(tmp_path):
+    system = opinionated(system_of(marl.PPO(**ON, normalize_obs=True)))
+    team = marl_runtime.load(system.export(tmp_path / "bundle", format="torch"), "torch")
+    seen = rows(Box(-1, 1, (5,), np.float32), 20)
+    agent, batch = team["b"], torch.from_numpy(np.array(seen)).requires_grad_()
+    module = agent.policies[0].engine
+    found = module(batch)
+    assert found["action"].tolist() == [agent.act(row) for row in seen]
+    assert found["parameters"].shape == (20, 4)
+    found["parameters"].sum().backward()
+    assert batch.grad.abs().sum() > 0
 
 
 # --- smaller numbers --------------------------------------------------------------------------------------------------
@@ -238,12 +306,17 @@ def test_exported_teams_play_whole_episodes_as_the_trained_batch(learner, world,
 
 
 @pytest.mark.parametrize("name", ["spread", "tictactoe", "pendulum", "reference_tarmac", "switch_riddle"])
-def test_exported_scenarios_play_as_the_trained_batch(name, tmp_path):
+def test_exported_scenarios_play_as_the_trained_batch_in_processes_without_torch(name, tmp_path):
     system = marl.MultiAgentSystem(None, name, seed=1)
-    found = verify(system.export(tmp_path / "bundle"), system, states=60, episodes=3, calls=2, processes=False)
+    team = open_bundle(system.export(tmp_path / "bundle"))
+    report = played(system, team, "processes", episodes=3)
+    assert not report.faults
+    assert report.agreement.compared > 0
+    assert report.agreement.different == 0  # action for action, on the same observations
+    np.testing.assert_allclose(report.returns, report.batched.returns, rtol=1e-4, atol=1e-4)
+    found = verify(team.path, system, states=60, episodes=1, calls=1, processes=False)
     assert found.agreement == 1.0
     assert found.difference < 1e-5
-    assert found.exported.mean == pytest.approx(found.trained.mean, rel=1e-4, abs=1e-4)
 
 
 def test_a_process_that_cannot_load_its_agent_says_why(tmp_path):

@@ -16,6 +16,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 import marl
 import marl_runtime
+from marl.deploy.verify import Comparison, Pair
+from marl.recipes import fits, recipes
 from marl.spaces import AgentCodec, base_action_mask, team_spec
 from marl.spec_json import space_to_json
 from marl_runtime.spaces import Codec, ValueMismatch
@@ -33,7 +35,20 @@ LEARNERS = {
     "no sharing": (marl.PPO(sharing="none", **ON), "discrete"),
     "fixed": (marl.Fixed(1), "discrete"),
 }
-STEPS = 25
+FITTING = [(name, [kind for kind in ACTIONS if fits(recipe(), [kind])]) for name, recipe in recipes().items()]
+RECIPES = [  # each with its first kind of action, and with all that it acts in where there is time
+    pytest.param(name, kind, marks=() if kind == kinds[0] else pytest.mark.slow)
+    for name, kinds in FITTING
+    for kind in kinds
+]
+STEPS = 25  # states in which all are compared; 1,000 with -m slow
+ENGINES = ["numpy", "onnx", "torch"]
+
+
+@pytest.fixture(params=[STEPS, pytest.param(1_000, marks=pytest.mark.slow)], ids="{} states".format)
+def states(request):
+    """In how many states, one after the other of one episode, agents are compared."""
+    return request.param
 
 
 @pytest.fixture
@@ -49,56 +64,71 @@ def exported(tmp_path):
         if engine == "onnx":
             pytest.importorskip("onnx")
             pytest.importorskip("onnxruntime")
-        out = system.export(tmp_path / "bundle", format="onnx" if engine == "onnx" else "numpy", **how)
+        out = system.export(tmp_path / "bundle", format=engine, **how)
         return marl_runtime.load(out, engine)
 
     return export
 
 
-def assert_alike(system, team, observation=None, mask=None):
-    """The same actions of every agent over an episode, each from its own memory."""
+def assert_alike(system, team, states):
+    """The same actions and outputs of every agent over an episode, each from its own memory."""
+    seen = rows(system.spec.teams[0].observation_spaces[0], states)
     with marl.compiled.use("off"):
         for name in team:
             trained, ours = system.agent(name), team[name]
             assert ours.name == name
             ours.reset(0)
-            for row in rows(system.spec.teams[0].observation_spaces[0] if observation is None else observation, STEPS):
-                info = None if mask is None else {"action_mask": mask}
-                wanted, found = trained.act(row, info), ours.act(row, mask)
+            for row in seen[:STEPS]:
+                wanted, found = trained.act(row), ours.act(row)
                 assert type(found) is type(wanted)
                 assert np.asarray(found).dtype == np.asarray(wanted).dtype
                 np.testing.assert_allclose(found, wanted, atol=1e-5)
+            comparison = Comparison()
+            pair = Pair(system.agent(name), ours.twin(0), comparison)
+            pair.reset()
+            for row in seen:
+                with pytest.raises(StopIteration):
+                    next(pair.turn(*ours.codec.encode(row)))
+            assert comparison.compared == states
+            assert comparison.equal + comparison.ties == states
+            assert comparison.difference <= 1e-5
 
 
-@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("network", "kind"), list(itertools.product(NETWORKS, ACTIONS)))
-def test_every_network_and_action_acts_as_it_was_trained(network, kind, engine, exported):
+def test_every_network_and_action_acts_as_it_was_trained(network, kind, engine, exported, states):
     recurrent = {"sequence": 4} if network in ("gru", "lstm") else {}
     learner = marl.PPO(network=NETWORKS[network], normalize_obs=network == "relu", **ON, **recurrent)
     system = system_of(learner, ACTIONS[kind])
-    assert_alike(system, exported(system, engine))
+    assert_alike(system, exported(system, engine), states)
 
 
-@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("network", IMAGE_NETWORKS)
-def test_every_network_over_images_acts_as_it_was_trained(network, engine, exported):
+def test_every_network_over_images_acts_as_it_was_trained(network, engine, exported, states):
     recurrent = {"sequence": 4} if network == "gru" else {}
     system = system_of(marl.PPO(network=IMAGE_NETWORKS[network], **ON, **recurrent), observation=IMAGE)
-    assert_alike(system, exported(system, engine))
+    assert_alike(system, exported(system, engine), states)
 
 
-@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", LEARNERS)
-def test_every_learner_acts_as_it_was_trained(name, engine, exported):
+def test_every_learner_acts_as_it_was_trained(name, engine, exported, states):
     learner, kind = LEARNERS[name]
     system = system_of(learner, ACTIONS[kind])
     team = exported(system, engine)
     if name != "fixed":  # which draws, whatever it is asked
-        assert_alike(system, team)
+        assert_alike(system, team, states)
     assert team["a"].act(rows(system.spec.teams[0].observation_spaces[0], 1)[0]) is not None
 
 
-@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+@pytest.mark.parametrize(("name", "kind"), RECIPES)
+def test_every_recipe_acts_as_it_was_trained(name, kind, exported, states):
+    system = system_of(recipes()[name](network=marl.MLP((8,))), ACTIONS[kind])
+    assert_alike(system, exported(system), states)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["discrete", "multidiscrete", "multibinary"])
 def test_what_a_mask_forbids_is_never_chosen(kind, engine, exported):
     system = system_of(marl.PPO(**ON), ACTIONS[kind])
@@ -114,9 +144,9 @@ def test_what_a_mask_forbids_is_never_chosen(kind, engine, exported):
         agent.act(rows(system.spec.teams[0].observation_spaces[0], 1)[0], [0, 1])
 
 
-@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("channel", "rounds", "memory"), list(itertools.product(CHANNELS, (0, 2), (False, True))))
-def test_every_channel_talks_as_it_was_trained(channel, rounds, memory, engine, exported):
+def test_every_channel_talks_as_it_was_trained(channel, rounds, memory, engine, exported, states):
     network = {"network": marl.GRU(8), "sequence": 4} if memory else {}
     system = system_of(marl.PPO(channel=replace(CHANNELS[channel], rounds=rounds), **ON, **network))
     team = exported(system, engine)
@@ -124,15 +154,15 @@ def test_every_channel_talks_as_it_was_trained(channel, rounds, memory, engine, 
     random = np.random.default_rng(1)
     told = [
         (random.normal(size=(3, ours.size)).astype(np.float32), (random.random(3) < 0.6).astype(np.float32))
-        for _ in range(STEPS * max(rounds, 1))
+        for _ in range(states * max(rounds, 1))
     ]
     heard = {}
     for agent in (trained, ours):
         messages, heard[agent] = iter(told), []
         with marl.compiled.use("off"):
-            for row in rows(Trio.observation, STEPS):
+            for row in rows(Trio.observation, states):
                 turn = agent.turn(row, None, False, None if rounds else next(messages))
-                heard[agent] += spoken(turn, messages if rounds else itertools.repeat(None))
+                heard[agent] += [*spoken(turn, messages if rounds else itertools.repeat(None)), agent.outputs]
     for wanted, found in zip(heard[trained], heard[ours], strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
