@@ -24,7 +24,7 @@ _HOMES = {
     "marl.scenario": "Scenario",
     "marl.schedules": "Linear",
     "marl.stopping": "MeanReturn",
-    "marl.studies": "Study",
+    "marl.studies": "Choice IntUniform LogUniform Search Study Uniform",
     "marl.system": "MultiAgentSystem",
     "marl.types": "CheckpointError ConfigError MarlError",
 }

@@ -47,12 +47,14 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.sweep import Sweep
     from marl.cli.tournament import Tournament
     from marl.cli.train import Train
+    from marl.cli.tune import Tune
     from marl.cli.verify import Verify
 
     return {
         "train": Train,
         "study run": StudyRun,
         "study status": StudyStatus,
+        "tune": Tune,
         "evaluate": Evaluate,
         "sweep": Sweep,
         "play": Play,
@@ -181,6 +183,7 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
     needed = [key for key in positional if fields[key].default is dataclasses.MISSING]
     if given < len(needed):
         shown = {"run_folder": "RUN", "runs": "RUN", "env": "ENV", "bundle": "DIR", "what": "WHAT", "study": "STUDY"}
+        shown |= {"scenario": "WHAT"}
         what = shown[needed[given]]
         raise UsageError(f"marl {name}: {what} is missing: marl {name} {what}")
     return spelled

@@ -6,6 +6,7 @@ from marl.studies.compare import compare
 from marl.studies.comparison import Comparison
 from marl.studies.exploit import Exploitation, exploit
 from marl.studies.scores import ScoreRow, Scores
+from marl.studies.search import Choice, IntUniform, LogUniform, Search, Uniform
 from marl.studies.study import Axis, Cell, Reference, Study
 from marl.studies.study_folder import CellState, StudyCell, StudyFolder
 from marl.studies.sweep import Sweep, sweep
@@ -17,19 +18,24 @@ __all__ = [
     "Axis",
     "Cell",
     "CellState",
+    "Choice",
     "Comparison",
     "Exploitation",
+    "IntUniform",
+    "LogUniform",
     "Played",
     "Reference",
     "Score",
     "ScoreRow",
     "Scores",
+    "Search",
     "Study",
     "StudyCell",
     "StudyFolder",
     "Sweep",
     "Table",
     "Tournament",
+    "Uniform",
     "compare",
     "exploit",
     "play",
