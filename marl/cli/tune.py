@@ -103,14 +103,14 @@ def tune(asked: Tune) -> int:
             best = trials.best()
             if best is None:
                 raise config_error(f"no trial was trained to its end, of {len(rows)}; see {out}")
-            _write(out / BEST, scenario_file(plan, best, base, len(rows), search))
+            write_text(out / BEST, scenario_file(plan, best, base, len(rows), search))
             pictures = _draw(search, trials, out)
             made = _compared(search, base, best, plan, out, jobs, asked)
         except KeyboardInterrupt:
             note(f"what was trained is saved; to go on: {again}")
             raise
         result = _result(search, rows, best, trials, made, whole, out)
-        _write_result(out / RESULT, result)
+        write_json(out / RESULT, result)
     if asked.json:
         print_json(result)
     else:
@@ -188,10 +188,11 @@ def _same(file: Path, identity: Mapping[str, Any]) -> None:
                 "another --out"
             )
         return
-    _write_result(file, here)
+    write_json(file, here)
 
 
-def _write(file: Path, text: str) -> None:
+def write_text(file: Path, text: str) -> None:
+    """Write a file whole. Raises ConfigError."""
     from marl.logs.files import replace_file
 
     try:
@@ -200,10 +201,14 @@ def _write(file: Path, text: str) -> None:
         raise config_error(f"{file}: cannot be written ({error.strerror or error})") from None
 
 
-def _write_result(file: Path, said: Mapping[str, Any]) -> None:
-    import json
+def write_json(file: Path, said: Mapping[str, Any]) -> None:
+    """Write numbers whole. Raises ConfigError."""
+    from marl.logs import files
 
-    _write(file, json.dumps(said, indent=2) + "\n")
+    try:
+        files.write_json(file, said)
+    except OSError as error:
+        raise config_error(f"{file}: cannot be written ({error.strerror or error})") from None
 
 
 def scenario_file(plan: Plan, best: TrialRow, base: Asked, trials: int, search: Search) -> str:

@@ -230,10 +230,12 @@ class Trials:
         stream = int(np.random.SeedSequence([self.search.seed, number]).generate_state(1)[0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            made: optuna.samplers.BaseSampler
             if name == "qmc":  # points of one sequence, whose number is the trial's
-                return samplers.QMCSampler(seed=self.search.seed, warn_independent_sampling=False)
-            kinds = {"tpe": samplers.TPESampler, "random": samplers.RandomSampler, "gp": samplers.GPSampler}
-            made: optuna.samplers.BaseSampler = kinds[name](seed=stream)
+                made = samplers.QMCSampler(seed=self.search.seed, warn_independent_sampling=False)
+            else:
+                kinds = {"tpe": samplers.TPESampler, "random": samplers.RandomSampler, "gp": samplers.GPSampler}
+                made = kinds[name](seed=stream)
         return made
 
 
