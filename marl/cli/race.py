@@ -193,7 +193,7 @@ def _run(asked: _Options, entrants: Mapping[str, Asked], out: Path) -> int:
         write_text(out / BEST, tuned_file(plan, command, command.set, about))
         fresh = _evaluated(running, best, asked.episodes)
         used = sum(one.steps for one in places) * asked.seeds
-        said = {
+        said: dict[str, Any] = {
             "folder": str(out),
             "places": [one.to_dict() for one in places],
             "best": {"name": best.name, "value": best.value, "fresh_episodes": fresh, "file": str(out / BEST)},
@@ -219,12 +219,11 @@ def _run(asked: _Options, entrants: Mapping[str, Asked], out: Path) -> int:
 
 def _evaluated(race: Racing, best: Place, episodes: int) -> float:
     """The mean return of the best one's runs in episodes that decided nothing."""
-    from marl.cli.runs import load_system
-    from marl.run import candidates
+    from marl.cli.runs import open_run
 
     values = []
     for cell in race.cells(best.name):
-        path = candidates(cell.folder, "last")[0]
-        with quiet(), load_system(path, "cpu", cell.asked.scenario, True) as system:
+        _, system = open_run(cell.folder, "last", "cpu", True, cell.asked.scenario)
+        with quiet(), system:
             values.append(system.evaluate(episodes, seed=1).mean_return)
     return sum(values) / len(values)

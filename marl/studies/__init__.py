@@ -5,6 +5,7 @@ from marl.studies import statistics
 from marl.studies.compare import compare
 from marl.studies.comparison import Comparison
 from marl.studies.exploit import Exploitation, exploit
+from marl.studies.rate_range import RateRange, find_lr
 from marl.studies.scores import ScoreRow, Scores
 from marl.studies.search import Choice, IntUniform, LogUniform, Search, Uniform
 from marl.studies.study import Axis, Cell, Reference, Study
@@ -24,6 +25,7 @@ __all__ = [
     "IntUniform",
     "LogUniform",
     "Played",
+    "RateRange",
     "Reference",
     "Score",
     "ScoreRow",
@@ -38,6 +40,7 @@ __all__ = [
     "Uniform",
     "compare",
     "exploit",
+    "find_lr",
     "play",
     "statistics",
     "sweep",
