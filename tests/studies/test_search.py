@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 import marl
+from marl.learners import LEARNERS
 from marl.studies.halving import promoted, rungs, survivors
 from marl.studies.rate_range import BELOW, MOST_KL, examined, growing
 from marl.studies.search_figures import height
@@ -178,6 +180,19 @@ def test_a_loss_that_never_fell_or_never_broke_says_nothing():
     assert examined(rates, {"loss": np.linspace(1, 40, 40)}).suggestion is None  # targets that grow
     assert examined(rates, {"loss": np.linspace(2, 1, 40)}).suggestion is None
     assert examined(rates, {"policy_loss": np.r_[np.linspace(2, 1, 20), np.full(20, 50.0)]}).suggestion is None
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda cls: cls.__name__)
+def test_the_rate_of_every_learner_is_tested(learner):
+    small = {"network": marl.MLP((8,)), "rollout": 8, "batch": 8, "learning_starts": 16, "epochs": 1, "minibatches": 1}
+    own = {field.name for field in dataclasses.fields(learner)}
+    agents = learner(**{name: value for name, value in small.items() if name in own})
+    with marl.MultiAgentSystem(agents, "CartPole-v1", num_envs=2, seed=0) as system:
+        found = marl.studies.find_lr(system, 200, low=1e-5, points=10)
+        assert system.value("learner.lr") == found.rates[-1] == pytest.approx(1.0)
+    seen = {name: np.isfinite(values).sum() for name, values in found.signals.items()}
+    assert seen["return"] >= 5
+    assert max(seen.get("loss", 0), seen.get("value_loss", 0)) >= 7
 
 
 def test_returns_and_the_change_of_policies_bound_the_suggestion():
