@@ -3,9 +3,9 @@
     python -m tests.benchmarks.tuning --out searches/benchmark --jobs 2
 
 CartPole by PPO for 30,000 steps. The mis-set scenario has a learning rate 30 times below the tuned one; the search
-varies the rate over four powers of ten, the epochs and lambda. Its best trial is trained with five fresh seeds and evaluated in fresh
-episodes, and so is the tuned scenario, with the same seeds and in the same episodes. Run again with the same folder, it
-goes on. Steps without pruning need no search of their own: there every trial trains all of its steps.
+varies the rate over four powers of ten, the epochs and lambda. Its best trial is trained with five fresh seeds and
+evaluated in fresh episodes, and so is the tuned scenario, with the same seeds and in the same episodes. Run again with
+the same folder, it goes on. Steps without pruning need no search of their own: there every trial trains all its steps.
 """
 
 from __future__ import annotations
