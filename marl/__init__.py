@@ -24,7 +24,7 @@ _HOMES = {
     "marl.scenario": "Scenario",
     "marl.schedules": "Linear",
     "marl.stopping": "MeanReturn",
-    "marl.studies": "Population Study",
+    "marl.studies": "Choice IntUniform LogUniform Population Search Study Uniform",
     "marl.system": "MultiAgentSystem",
     "marl.types": "CheckpointError ConfigError MarlError",
 }

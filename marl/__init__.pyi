@@ -76,8 +76,13 @@ from marl.playing.single import Agent as Agent
 from marl.scenario import Scenario as Scenario
 from marl.schedules import Linear as Linear
 from marl.stopping import MeanReturn as MeanReturn
+from marl.studies import Choice as Choice
+from marl.studies import IntUniform as IntUniform
+from marl.studies import LogUniform as LogUniform
 from marl.studies import Population as Population
+from marl.studies import Search as Search
 from marl.studies import Study as Study
+from marl.studies import Uniform as Uniform
 from marl.system import MultiAgentSystem as MultiAgentSystem
 from marl.types import CheckpointError as CheckpointError
 from marl.types import ConfigError as ConfigError

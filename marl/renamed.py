@@ -24,8 +24,7 @@ _MOVED = {
         "SuccessRate WinRate growing"
     ),
     "exploration": (
-        "Boltzmann BoltzmannGumbel EpsilonGreedy GaussianNoise Greedy GumbelSample MaxBoltzmann OrnsteinUhlenbeck "
-        "Uniform"
+        "Boltzmann BoltzmannGumbel EpsilonGreedy GaussianNoise Greedy GumbelSample MaxBoltzmann OrnsteinUhlenbeck"
     ),
     "memory": "Hindsight Prioritised",
     "nets": "Atoms Quantiles",

@@ -7,11 +7,27 @@ import json
 import socket
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from marl.adapters.spawn import kill, spawn
 
 SERVER = "marl.cli.cell_server"  # whose ``serve`` is the main function of the process
+EVALUATED = "evaluated"  # a line that asks whether to go on: this word, steps, a return
+GO_ON, STOP, PAUSE = "go on", "stop", "pause"  # answers; a reason may follow on STOP, which ends the run for good
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run was evaluated, and waits to be told whether to go on.
+
+    Args:
+        steps: environment steps of the run.
+        value: the mean return.
+    """
+
+    steps: int
+    value: float
 
 
 class CellProcess:
@@ -32,17 +48,31 @@ class CellProcess:
         """Its id."""
         return self._process.pid
 
-    def run(self, words: Sequence[str], log: Path) -> None:
-        """Begin a command; what it says is appended to ``log``. Raises OSError if the process is gone."""
-        self.socket.sendall(json.dumps({"words": list(words), "log": str(log)}).encode() + b"\n")
+    def run(self, words: Sequence[str], log: Path, asks: bool = False) -> None:
+        """Begin a command; what it says is appended to ``log``. Raises OSError if the process is gone.
 
-    def answer(self) -> int | None:
-        """The command's exit status once its socket can be read; None: the process is gone, see :meth:`end`."""
+        asks: a training asks after each evaluation whether to go on.
+        """
+        said = {"words": list(words), "log": str(log), "asks": asks}
+        self.socket.sendall(json.dumps(said).encode() + b"\n")
+
+    def answer(self) -> int | Evaluated | None:
+        """What it says once its socket can be read: an exit status, or how it was evaluated, see :meth:`reply`.
+
+        None: the process is gone, see :meth:`end`.
+        """
         try:
-            said = self.socket.recv(64)
+            words = self.socket.recv(128).split()
         except OSError:
             return None
-        return int(said) if said.strip() else None
+        if len(words) == 3:
+            return Evaluated(int(words[1]), float(words[2]))
+        return int(words[0]) if words else None
+
+    def reply(self, verdict: str) -> None:
+        """Whether a run that was evaluated goes on: GO_ON, PAUSE, or STOP with a reason behind it."""
+        with contextlib.suppress(OSError):  # it is gone, as the next answer says
+            self.socket.sendall(verdict.encode() + b"\n")
 
     def interrupt(self) -> None:
         """Let the command save and end; where there is none, end the process."""

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from marl.adapters.spawn import die_with
 from marl.cli.entry import main
@@ -21,10 +22,23 @@ def serve(descriptor: int, parent: int, from_main: int) -> None:
     with socket.socket(fileno=descriptor) as channel, channel.makefile("r") as asked:
         for line in asked:
             said = json.loads(line)
-            with _saying_to(Path(said["log"])):
+            with _saying_to(Path(said["log"])), _asking(channel, asked) if said["asks"] else contextlib.nullcontext():
                 code = main(said["words"])
             gc.collect()  # a replay memory may be large
             channel.sendall(b"%d\n" % code)
+
+
+@contextlib.contextmanager
+def _asking(channel: socket.socket, answers: TextIO) -> Iterator[None]:
+    """Trainings ask on a channel after each evaluation whether to go on."""
+    from marl.cli.asking import Asking
+    from marl.cli.train import LOOKING_ON
+
+    before = LOOKING_ON.set((Asking(channel, answers),))
+    try:
+        yield
+    finally:
+        LOOKING_ON.reset(before)
 
 
 @contextlib.contextmanager

@@ -118,13 +118,14 @@ def planned_cells(found: FoundStudy, out: Path) -> list[PlannedCell]:
             except MarlError as error:
                 name = cell.name.rpartition("/")[0]
                 raise config_error(f"study {found.study.name!r}: {name}: {error}") from None
-        asked, config = plans[group]
-        config = config | {
-            "asked": config["asked"] | {"seed": cell.seed},
-            "settings": config["settings"] | {"seed": cell.seed},
-        }
-        cells.append(PlannedCell(cell, out / CELLS / cell.name, dataclasses.replace(asked, seed=cell.seed), config))
+        cells.append(of_seed(cell, out / CELLS / cell.name, *plans[group]))
     return cells
+
+
+def of_seed(cell: Cell, folder: Path, asked: Asked, config: Mapping[str, Any]) -> PlannedCell:
+    """A cell in a folder, from what :func:`planned` returned for any seed."""
+    own = {key: {**config[key], "seed": cell.seed} for key in ("asked", "settings")}
+    return PlannedCell(cell, folder, dataclasses.replace(asked, seed=cell.seed), {**config, **own})
 
 
 def plan_of(found: FoundStudy, cell: Cell) -> tuple[Asked, dict[str, Any]]:
@@ -160,9 +161,18 @@ def plan_of(found: FoundStudy, cell: Cell) -> tuple[Asked, dict[str, Any]]:
         episodes=study.episodes,
         keep=study.keep,
     )
+    return planned(asked, EVALUATIONS)
+
+
+def planned(asked: Asked, evaluations: int) -> tuple[Asked, dict[str, Any]]:
+    """A command and what its config.json will say; evaluations of a run, where it says not how often.
+
+    Raises:
+        ConfigError: for what ``marl train`` would refuse.
+    """
     plan = make_plan(asked, None)
     if asked.evaluate_every is None:
-        every = max(1, plan.steps // EVALUATIONS)
+        every = max(1, plan.steps // evaluations)
         asked, plan = dataclasses.replace(asked, evaluate_every=every), dataclasses.replace(plan, evaluate_every=every)
     config = plan.config(asked)
     config["asked"]["set"], config["set"] = list(plan.assignments), list(plan.assignments)

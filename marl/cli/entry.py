@@ -17,6 +17,7 @@ from marl.cli.runs import is_known
 from marl.cli.status import UsageError, say, status_of
 from marl.compiling import telling
 
+PREEMPTIBLE = ("train", "study", "population", "tune", "race", "find-optimizer")  # commands that can be gone on with
 LAST_SECONDS = 5.0  # for threads of others to end after a command
 
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    interrupts = Interrupts(preemptible=words[:1] in (["train"], ["study"], ["population"]))
+    interrupts = Interrupts(preemptible=bool(words) and words[0] in PREEMPTIBLE)
     try:
         with interrupts, _any_text():
             code = _guarded(words, debug, interrupts, last=arguments is None)

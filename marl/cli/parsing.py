@@ -18,6 +18,7 @@ from marl.cli.output import first_line
 from marl.cli.status import UsageError
 
 SEVERAL = ("--agents", "--env-kwargs")  # options that one may give several values at once, NAME=VALUE each
+LISTS = ("--algorithms", "--optimizers")  # options that take all words up to the next option
 EARLIER = {"--logger": "--log"}  # names of options that have another one now
 EPILOG = "Add --debug to any command to see the traceback of an error."
 
@@ -38,16 +39,19 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.evaluate import Evaluate
     from marl.cli.exploit import Exploit
     from marl.cli.export import Export
+    from marl.cli.find_lr import FindLr
     from marl.cli.list import List
     from marl.cli.play import Play
     from marl.cli.plot import Plot
     from marl.cli.population import PopulationRun, PopulationStatus
+    from marl.cli.race import FindOptimizer, Race
     from marl.cli.report import Report
     from marl.cli.serve import Serve
     from marl.cli.study import StudyRun, StudyStatus
     from marl.cli.sweep import Sweep
     from marl.cli.tournament import Tournament
     from marl.cli.train import Train
+    from marl.cli.tune import Tune
     from marl.cli.verify import Verify
 
     return {
@@ -56,6 +60,10 @@ def commands() -> dict[str, type[Command]]:
         "study status": StudyStatus,
         "population run": PopulationRun,
         "population status": PopulationStatus,
+        "tune": Tune,
+        "find-lr": FindLr,
+        "find-optimizer": FindOptimizer,
+        "race": Race,
         "evaluate": Evaluate,
         "sweep": Sweep,
         "play": Play,
@@ -181,11 +189,13 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
         while option in SEVERAL and place < len(words) and re.match(r"[^-].*[=(]", words[place]):
             spelled += [option, words[place]]
             place += 1
+        while option in LISTS and place < len(words) and not words[place].startswith("-"):
+            spelled += [option, words[place]]
+            place += 1
     needed = [key for key in positional if fields[key].default is dataclasses.MISSING]
     if given < len(needed):
         shown = {"run_folder": "RUN", "runs": "RUN", "env": "ENV", "bundle": "DIR", "what": "WHAT", "study": "STUDY"}
-        shown |= {"population": "POPULATION"}
-
+        shown |= {"population": "POPULATION", "scenario": "WHAT"}
         what = shown[needed[given]]
         raise UsageError(f"marl {name}: {what} is missing: marl {name} {what}")
     return spelled

@@ -8,12 +8,12 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from marl.cli.cell_process import CellProcess
+from marl.cli.cell_process import PAUSE, CellProcess, Evaluated
 from marl.cli.cells import PlannedCell, hash_of, is_there
 from marl.cli.status import config_error
 
@@ -62,13 +62,22 @@ class Schedule:
         jobs: how many processes.
         retries: how often a cell that ended badly is gone on with, from its newest checkpoint.
         files: the files that the study is made of, with their hashes.
-        watch: is told what happens.
+        watch: is told what happens; it may :meth:`add` cells.
+        decide: says whether a cell that was evaluated goes on; None: all do.
     """
 
     def __init__(
-        self, cells: Sequence[PlannedCell], path: Path, jobs: int, retries: int, files: Mapping[Path, str], watch: Watch
+        self,
+        cells: Sequence[PlannedCell],
+        path: Path,
+        jobs: int,
+        retries: int,
+        files: Mapping[Path, str],
+        watch: Watch,
+        decide: Callable[[PlannedCell, Evaluated], str] | None = None,
     ) -> None:
         """Nothing is started yet."""
+        self._decide = decide
         self._waiting, self._path, self._count, self._retries = deque(cells), path, jobs, retries
         self._files, self._watch = files, watch
         self._tries: dict[str, int] = {}
@@ -116,6 +125,10 @@ class Schedule:
             job.process.end()
         self._selector.close()
 
+    def add(self, cell: PlannedCell) -> None:
+        """Train this too, before all that wait."""
+        self._waiting.appendleft(cell)
+
     @property
     def running(self) -> list[PlannedCell]:
         """What trains now."""
@@ -137,13 +150,18 @@ class Schedule:
             idle.cell, idle.began = cell, time.monotonic()
             self._watch.began(cell)
             try:
-                idle.process.run(cell.command(begun), self._log_of(cell))
+                idle.process.run(cell.command(begun), self._log_of(cell), asks=self._decide is not None)
             except OSError:  # it died while it had nothing to do
                 self._ended(idle)
 
     def _ended(self, job: Job) -> None:
         """A process has answered, or is gone."""
         code, cell = job.process.answer(), job.cell
+        if isinstance(code, Evaluated):
+            assert cell is not None
+            assert self._decide is not None
+            job.process.reply(self._decide(cell, code))
+            return
         job.cell = None
         how = "" if code is not None else _death(job.process.end())
         if code is None:
@@ -200,6 +218,9 @@ class Schedule:
             while busy and time.monotonic() < until:
                 for key, _ in self._selector.select(POLL_SECONDS):
                     code = key.data.process.answer()
+                    if isinstance(code, Evaluated):
+                        key.data.process.reply(PAUSE)
+                        continue
                     self._selector.unregister(key.data.process.socket)
                     if key.data in busy:
                         busy.remove(key.data)

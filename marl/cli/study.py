@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from marl.cli.cells import PlannedCell
-    from marl.studies.study import FoundStudy
+    from marl.studies.study import FoundStudy, Study
     from marl.studies.study_folder import CellState
 from marl.cli.options import NUMBER
 from marl.cli.output import note, print_json, quiet
@@ -87,7 +87,7 @@ def run_study(asked: StudyRun) -> int:
     jobs = asked.jobs or max(1, parallel.available_cores() // found.study.threads)
     with _taken(out, found.study.name):
         todo, states = _triage(cells, out, asked.leave_failed, (lambda text: None) if asked.quiet else note)
-        _write_study(found, cells, out)
+        write_study(found.study, found.source, cells, out)
         began = time.monotonic()
         with Board(f"study {found.study.name}", cells, states, min(jobs, len(cells)), asked.quiet) as board:
             schedule = Schedule(todo, out, min(jobs, max(1, len(todo))), asked.retries, files, board)
@@ -112,6 +112,22 @@ def run_study(asked: StudyRun) -> int:
     return 0 if finished == count else NOT_ALL_FINISHED
 
 
+def train_cells(
+    study: Study, source: str, cells: Sequence[PlannedCell], out: Path, jobs: int, retries: int, hush: bool
+) -> dict[str, str]:
+    """Train those cells of a study made by a command that are not finished; returns errors of those left out."""
+    from marl.cli.board import Board
+    from marl.cli.schedule import Schedule
+
+    with _taken(out, study.name):
+        todo, states = _triage(cells, out, False, (lambda text: None) if hush else note)
+        write_study(study, source, cells, out)
+        with Board(study.name, cells, states, min(jobs, len(cells)), hush) as board:
+            schedule = Schedule(todo, out, min(jobs, max(1, len(todo))), retries, {}, board)
+            schedule.run()
+    return schedule.errors
+
+
 def _command(asked: StudyRun, out: Path) -> str:
     place = "" if asked.out is None else f" --out {out}"
     return f"marl study run {asked.study}{place}"
@@ -128,19 +144,28 @@ def folder_of(found: FoundStudy, out: Path | None) -> Path:
 def _taken(out: Path, name: str) -> Iterator[None]:
     """The study's folder, for this process alone. Raises ConfigError."""
     from marl.logs.files import read_json
-    from marl.run.lock import Lock
-    from marl.studies.study_folder import STUDY, STUDY_LOCK
+    from marl.studies.study_folder import STUDY
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = Lock(out / STUDY_LOCK, note, "study", "--out")
-    except OSError as error:
-        raise config_error(f"--out {out}: cannot be written ({error.strerror or error})") from None
-    try:
+    with locked(out, "study"):
         if (out / STUDY).exists():
             there = read_json(out / STUDY).get("study")
             if there != name:
                 raise config_error(f"--out {out}: holds the study {there!r}, not {name!r}; choose another --out")
+        yield
+
+
+@contextlib.contextmanager
+def locked(out: Path, what: str) -> Iterator[None]:
+    """A folder of many runs, for this process alone; it is made. Raises ConfigError."""
+    from marl.run.lock import Lock
+    from marl.studies.study_folder import STUDY_LOCK
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = Lock(out / STUDY_LOCK, note, what, "--out")
+    except OSError as error:
+        raise config_error(f"--out {out}: cannot be written ({error.strerror or error})") from None
+    try:
         yield
     finally:
         lock.release()
@@ -220,18 +245,17 @@ def _say_what_is_there(
         say(f"{len(cells)} cells: {', '.join(parts)}; {len(todo)} to train")
 
 
-def _write_study(found: FoundStudy, cells: Sequence[PlannedCell], out: Path) -> None:
+def write_study(study: Study, source: str, cells: Sequence[PlannedCell], out: Path) -> None:
     """study.json, for whoever reads the folder. Raises ConfigError."""
     from dataclasses import asdict
 
     from marl.logs.files import write_json
     from marl.studies.study_folder import CELLS, STUDY
 
-    study = found.study
     said = {
         "study": study.name,
         "about": study.about,
-        "source": found.source,
+        "source": source,
         "tasks": list(study.task_sources()),
         "algorithms": list(dict.fromkeys(cell.cell.label for cell in cells)),
         "seeds": study.seed_list(),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from marl.callbacks import Callback
     from marl.logs import Logger
     from marl.playing.report import Report, TeamReport
     from marl.run import Run
@@ -29,6 +31,9 @@ from marl.cli.plan import (
 )
 from marl.cli.runs import is_known, load_system
 from marl.cli.status import UsageError
+
+# Who looks on beside the callbacks of a run, and is no part of what the run is.
+LOOKING_ON: ContextVar[tuple[Callback, ...]] = ContextVar("looking_on", default=())
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
                 system.train(
                     steps=plan.steps - began_at,
                     stop=stop,
-                    callbacks=plan.callbacks(),
+                    callbacks=[*plan.callbacks(), *LOOKING_ON.get()],
                     evaluate_every=plan.evaluate_every,
                     evaluate_episodes=plan.evaluate_episodes,
                     evaluate_seed=plan.evaluate_seed,

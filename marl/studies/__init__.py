@@ -8,7 +8,9 @@ from marl.studies.evolution import AddNoise, BinaryTournament, Perturb, Successi
 from marl.studies.exploit import Exploitation, exploit
 from marl.studies.lineage import Descent, Lineage
 from marl.studies.population import Population
+from marl.studies.rate_range import RateRange, find_lr
 from marl.studies.scores import ScoreRow, Scores
+from marl.studies.search import Search
 from marl.studies.spaces import Choice, IntUniform, LogUniform, Uniform
 from marl.studies.study import Axis, Cell, Reference, Study
 from marl.studies.study_folder import CellState, StudyCell, StudyFolder
@@ -33,10 +35,12 @@ __all__ = [
     "Perturb",
     "Played",
     "Population",
+    "RateRange",
     "Reference",
     "Score",
     "ScoreRow",
     "Scores",
+    "Search",
     "Study",
     "StudyCell",
     "StudyFolder",
@@ -49,6 +53,7 @@ __all__ = [
     "compare",
     "evolve",
     "exploit",
+    "find_lr",
     "play",
     "statistics",
     "sweep",

@@ -86,7 +86,7 @@ class BinaryTournament:
 class Perturb:
     """Numbers are multiplied by one of some factors; now and then a value is drawn anew from its space.
 
-    A number that leaves its space takes its end; a whole one is rounded. A :class:`~marl.studies.Choice` has no order,
+    A number that leaves its space takes its end; a whole one is rounded. A :class:`~marl.Choice` has no order,
     so it changes only where it is drawn anew.
 
     Args:

@@ -33,7 +33,7 @@ class Population:
         name: what it is called.
         task: a scenario, or whatever ``marl train`` takes.
         spaces: where settings may lie, by the names that ``marl train --set`` takes; settings that may change while a
-            system trains: ``{"learner.lr": marl.studies.LogUniform(1e-5, 1e-2)}``.
+            system trains: ``{"learner.lr": marl.LogUniform(1e-5, 1e-2)}``.
         every: environment steps between two comparisons.
         algorithm: a name that ``marl train --algorithm`` takes, a learner, or learners by agents' patterns; ``"own"``:
             the scenario's own.
@@ -107,7 +107,8 @@ class Population:
         for name, space in self.spaces.items():
             if isinstance(space, type) or not isinstance(space, Space):
                 raise ConfigError(f"{where}: spaces[{name!r}]: expected a space, LogUniform(), got {space!r:.80}")
-            space.check(f"{where}: spaces[{name!r}]")
+            if getattr(space, "given", None):
+                raise ConfigError(f"{where}: spaces[{name!r}]: given: members vary all settings; leave it out")
         for name in self.start:
             if name not in self.spaces:
                 raise ConfigError(unknown(f"{where}: start", name, self.spaces, "setting with a space"))

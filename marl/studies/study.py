@@ -314,19 +314,8 @@ class FoundStudy:
         Raises:
             ConfigError: for a scenario that has no name by which it can be found.
         """
-        what = self.study.task_sources()[task]
-        if isinstance(what, str):
-            beside = self.file is not None and sources.split(what) is not None and not Path(what).is_absolute()
-            return str(self.file.parent / what) if beside and self.file is not None else what
-        named = [name for name, value in vars(self.module).items() if value is what]
-        if named:
-            return f"{self.source}:{named[0]}"
-        if is_installed(what.reference):
-            return what.reference
-        raise ConfigError(
-            f"study {self.study.name!r}: task {task!r}: {self.source} must give it a name of its own, so that "
-            f"processes find it: {re.sub(r'[^0-9A-Za-z_]', '_', task)} = marl.Scenario(...)"
-        )
+        where = f"study {self.study.name!r}: task {task!r}"
+        return named_in(self.module, self.source, self.study.task_sources()[task], where, self.file, task)
 
 
 def find(reference: str) -> FoundStudy:
@@ -369,6 +358,36 @@ def only(module: ModuleType, source: str, name: str, kind: type[T], word: str) -
         several = f"found {len(found)}: {', '.join(f'{source}:{one}' for one in found)}" if found else "found none"
         raise ConfigError(f"file {source}: expected one marl.{kind.__name__} at module level, {several}")
     return found[name] if name else next(iter(found.values()))
+
+
+def named_in(
+    module: ModuleType, source: str, what: str | Scenario, where: str, file: Path | None, name: str = "scenario"
+) -> str:
+    """What ``marl train`` takes for a task that a module names; files are looked for beside it.
+
+    Args:
+        module: in which its own scenarios have names.
+        source: what names that module: a path, or a module's name.
+        what: the task.
+        where: an error is.
+        file: the module's, if a user named one.
+        name: for an example in an error.
+
+    Raises:
+        ConfigError: for a scenario that has no name by which it can be found.
+    """
+    if isinstance(what, str):
+        beside = file is not None and sources.split(what) is not None and not Path(what).is_absolute()
+        return str(file.parent / what) if beside and file is not None else what
+    named = [key for key, value in vars(module).items() if value is what]
+    if named:
+        return f"{source}:{named[0]}"
+    if is_installed(what.reference):
+        return what.reference
+    raise ConfigError(
+        f"{where}: {source} must give it a name of its own, so that processes find it: "
+        f"{re.sub(r'[^0-9A-Za-z_]', '_', name)} = marl.Scenario(...)"
+    )
 
 
 def _listed(where: str, values: Any, empty: bool = False) -> None:

@@ -431,7 +431,7 @@ BAD = [
     (("learner.lr", "learner.lrr"), "--set learner.lrr: unknown key; did you mean 'learner.lr'"),
     (("learner.lr", "learner.max_grad_norm"), "unknown setting that may change while training 'learner.max_grad_norm'"),
     (('"learner.clip"', '"learner.epochs"'), "learner.epochs"),
-    (("LogUniform(1e-4, 1e-2)", "LogUniform(0, 1e-2)"), "expected low above 0"),
+    (("LogUniform(1e-4, 1e-2)", "LogUniform(0, 1e-2)"), "expected 0 < low < high"),
     (("LogUniform(1e-4, 1e-2)", "0.1"), "spaces['learner.lr']: expected a space"),
     (("every=320", "every=300"), "steps: expected a multiple of every (300), got 960"),
     (("members=3", "members=1"), "members: expected a whole number of at least 2, got 1"),

@@ -100,7 +100,7 @@ class Here:
         self.socket, self.theirs = socket.socketpair()
         self.died = 0
 
-    def run(self, words, log):
+    def run(self, words, log, asks=False):
         from marl.cli import main
 
         log.parent.mkdir(parents=True, exist_ok=True)
