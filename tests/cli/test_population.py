@@ -304,21 +304,22 @@ sys.exit(main())
 
 
 def test_killed_in_the_middle_of_a_turn_it_is_the_unbroken_population(
-    file, unbroken, tmp_path, monkeypatch, marl_command
+    at_the_second_comparison, file, unbroken, tmp_path, monkeypatch, marl_command
 ):
-    tick = Run.tick
+    tick, out = Run.tick, tmp_path / "out"
+    shutil.copytree(at_the_second_comparison, out, symlinks=True)
 
     def die(self, system):
-        if self.path.name == "member-1" and system.steps == 500:
+        if self.path.name == "member-1" and system.steps == 800:
             raise Killed
         return tick(self, system)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "tick", die)
-        said = marl_command("population", "run", file, "--out", tmp_path, "--retries", 0, "--quiet")
+        said = marl_command("population", "run", file, "--out", out, "--retries", 0, "--quiet")
     assert said.code == 7
-    assert marl_command("population", "run", file, "--out", tmp_path, "--quiet").code == 0
-    assert_equal_populations(unbroken, tmp_path)
+    assert marl_command("population", "run", file, "--out", out, "--quiet").code == 0
+    assert_equal_populations(unbroken, out)
 
 
 def test_ctrl_c_says_how_to_go_on(file, tmp_path, monkeypatch, marl_command):
@@ -332,7 +333,7 @@ def test_ctrl_c_says_how_to_go_on(file, tmp_path, monkeypatch, marl_command):
     assert not (tmp_path / "out/population.lock").exists()
 
 
-def test_a_member_that_diverges_goes_on_as_the_best(file, tmp_path, monkeypatch, marl_command):
+def test_a_member_that_diverges_goes_on_as_the_best(tmp_path, monkeypatch, marl_command):
     train = marl.MultiAgentSystem.train
 
     def diverge(self, *arguments, **keywords):
@@ -341,15 +342,16 @@ def test_a_member_that_diverges_goes_on_as_the_best(file, tmp_path, monkeypatch,
         return train(self, *arguments, **keywords)
 
     monkeypatch.setattr(marl.MultiAgentSystem, "train", diverge)
-    said = marl_command("population", "run", file, "--out", tmp_path)
+    file, out = write(tmp_path, ("steps=960", "steps=640")), tmp_path / "out"
+    said = marl_command("population", "run", file, "--out", out)
     assert said.code == 0, said.err
     assert "member-1: the loss is nan" in said.err
-    first = Lineage.read(tmp_path).generation(1)
+    first = Lineage.read(out).generation(1)
     best = max((0, 2), key=lambda member: first[member].fitness)
     assert (first[1].fitness, first[1].parent) == (None, best)
-    last = Lineage.read(tmp_path).latest
+    last = Lineage.read(out).latest
     assert all(one.fitness is not None for one in last)
-    assert len(returns_at(tmp_path / "members/member-1", 960)) == 1
+    assert len(returns_at(out / "members/member-1", 640)) == 1
 
 
 def test_the_best_checkpoint_of_a_copy_is_told_with_its_parents_return(tmp_path):
