@@ -41,16 +41,16 @@ class Lessons:
         epochs: passes over everything that was seen, in each round.
         batch: rows of one gradient; of recurrent students sequences.
         sequence: steps of a sequence.
-        lr: learning rate of Adam.
+        lr: learning rate of Adam in the first round; it falls linearly, to a share of ``1 / rounds`` in the last.
     """
 
-    rounds: int = 6
-    copies: int = 16
+    rounds: int = 8
+    copies: int = 32
     steps: int = 100
     epochs: int = 10
-    batch: int = 512
+    batch: int = 256
     sequence: int = 20
-    lr: float = 2e-3
+    lr: float = 3e-3
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ def imitate(system: Trained, students: Students, lessons: Lessons | None = None,
                 for memory, seen, carry in zip(memories, rows, begun, strict=True):
                     memory.append(_stacked(seen, carry))
             for pupil, memory, optimizer in zip(pupils, memories, optimizers, strict=True):
+                optimizer.param_groups[0]["lr"] = plan.lr * (1 - number / plan.rounds)
                 _learn(pupil, memory, optimizer, plan, generator)
     return students
 

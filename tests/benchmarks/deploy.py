@@ -93,39 +93,45 @@ TASKS = {  # what is trained, for how long, and a student of at most an eighth o
 }
 
 
-def smaller(task: str, runs: Path, episodes: int) -> None:
+BUNDLES = ("float32", "int8", "fp16", "distilled", "pruned")
+
+
+def smaller(task: str, runs: Path, episodes: int, bundles: Sequence[str]) -> None:
     """Print a row for each bundle of one task: paired episodes with the trained team, and what is lost of the gap."""
     scenario, steps, student = TASKS[task]
-    shape = "-".join(map(str, student.sizes))
     system = marl.MultiAgentSystem(None, scenario, seed=1)
     system.train(steps=steps, run_dir=runs / task, resume=True)
-    numbers = parameters(system, None)
-    made: list[tuple[str, str | None, Callable[[], Any]]] = [
-        ("float32", None, lambda: None),
-        ("int8", "int8", lambda: None),
-        ("fp16", "fp16", lambda: None),
-        (f"distilled into {shape}", None, lambda: marl.deploy.distill(system, student)),
-        ("half of the units pruned", None, lambda: marl.deploy.prune(system, 0.5)),
-    ]
-    whole = 0
-    for name, quantize, students_of in made:
+    numbers, whole = parameters(system, None), weights(system)
+    for name in bundles:
         began = time.process_time()
-        students = students_of()
+        students = None
+        if name == "distilled":
+            students = marl.deploy.distill(system, student)
+        elif name == "pruned":
+            students = marl.deploy.prune(system, 0.5)
         taken = time.process_time() - began
+        quantize = name if name in ("int8", "fp16") else None
         with tempfile.TemporaryDirectory() as folder:
             out = system.export(Path(folder) / "bundle", quantize=quantize, students=students)
             found = marl.deploy.verify(out, system, states=2_000, episodes=episodes, calls=200, seed=7, processes=False)
-            size = (out / "policy_0.safetensors").stat().st_size
-        whole = whole or size
         gap = found.trained.mean - found.random.mean
         low, high = -found.change.high / gap, -found.change.low / gap
         print(
-            f"| {task} | {name} | {parameters(system, students) / numbers:.3f} | {size / whole:.3f} | {taken:.0f} | "
+            f"| {task} | {name} | {parameters(system, students) / numbers:.3f} | "
+            f"{weights(system, quantize=quantize, students=students) / whole:.3f} | {taken:.0f} | "
             f"{found.exported.mean:.2f} ({found.exported.low:.2f} to {found.exported.high:.2f}) | "
             f"{100 * found.drop:z.2f} ({100 * low:z.2f} to {100 * high:z.2f}) | {100 * found.agreement:.2f} |",
             flush=True,
         )
-    print(f"| {task} | random | | | | {found.random.mean:.2f} | | |", flush=True)
+        random = found.random.mean
+    print(f"| {task} | random | | | | {random:.2f} | | |", flush=True)
+
+
+def weights(system: Any, **how: Any) -> int:
+    """Bytes of the weights of a bundle."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = system.export(Path(folder) / "bundle", **how)
+        return sum(path.stat().st_size for path in out.glob("*.safetensors"))
 
 
 def parameters(system: Any, students: Any) -> int:
@@ -142,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--smaller", nargs="+", choices=list(TASKS), default=[], metavar="TASK")
     parser.add_argument("--runs", type=Path, default=Path("runs/deploy"))
+    parser.add_argument("--bundles", nargs="+", choices=BUNDLES, default=BUNDLES, help="with --smaller")
     parser.add_argument("--episodes", type=int, default=200, help="with --smaller")
     options = parser.parse_args(arguments)
     parallel.set_threads(1)
@@ -149,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("| task | bundle | parameters | bytes | s | return | lost, % of the gap | equal actions, % |")
         print("|---|---|---|---|---|---|---|---|")
         for task in options.smaller:
-            smaller(task, options.runs, options.episodes)
+            smaller(task, options.runs, options.episodes, options.bundles)
         return
     print("| network | contender | median, us | 99th percentile, us |")
     print("|---|---|---|---|")

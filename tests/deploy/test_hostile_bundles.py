@@ -392,5 +392,16 @@ def test_graphs_that_are_cut_off_are_refused_wherever_they_end(graph, tmp_path, 
 def test_a_bundle_without_graphs_says_so(source):
     with pytest.raises(BundleError, match="it has no ONNX graphs"):
         marl_runtime.load(source, "onnx")
-    with pytest.raises(BundleError, match="engine: expected one of numpy, onnx"):
-        marl_runtime.load(source, "torch")
+    with pytest.raises(BundleError, match="engine: expected one of numpy, onnx, torch"):
+        marl_runtime.load(source, "jax")
+
+
+def test_an_operation_that_graphs_alone_know_is_refused_before_it_runs(bundle):
+    def more(data):
+        operations = data["stages"][0]["operations"]
+        operations.append(["network", "more", [operations[0][1]], {"number": 0, "size": 3}])
+
+    bundle.program(more)
+    bundle.refused("operation 'network' is not known here; engine='onnx'")
+    with pytest.raises(BundleError, match="operation 'network' is not one of torch's here; load it with engine='onnx'"):
+        marl_runtime.load(bundle.path, "torch")
