@@ -160,7 +160,12 @@ class Schedule:
         if isinstance(code, Evaluated):
             assert cell is not None
             assert self._decide is not None
-            job.process.reply(self._decide(cell, code))
+            try:
+                verdict = self._decide(cell, code)
+            except BaseException:
+                job.process.reply(PAUSE)  # it waits for an answer before it can save
+                raise
+            job.process.reply(verdict)
             return
         job.cell = None
         how = "" if code is not None else _death(job.process.end())

@@ -163,24 +163,29 @@ def test_more_trials_go_on_with_a_search_and_keep_what_is_there(file, unbroken, 
     assert len(trials(out)) == 6
 
 
-def test_two_workers_share_a_search_and_the_best_is_compared_on_fresh_seeds(file, tmp_path, capsys):
-    words = ["tune", str(file), "--out", str(tmp_path / "out"), "--jobs", "2", "--trials", "4", "--seeds", "1"]
-    assert main([*words, "--final-seeds", "1", "--json"]) == 0
+def test_two_workers_share_a_search(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["tune", str(file), "--out", str(out), "--jobs", "2", "--trials", "4", "--seeds", "1", "--json"]
+    assert main(words) == 0
     said = json.loads(capsys.readouterr().out)
     assert [trial["number"] for trial in said["trials"]] == [0, 1, 2, 3]
-    study = read_json(tmp_path / "out" / "final" / "study.json")
+    assert not [trial for trial in said["trials"] if trial["status"] not in ("complete", "pruned")]
+    assert sorted(run.parent.name for run in out.glob("trials/*/seed-0")) == ["0000", "0001", "0002", "0003"]
+
+
+def test_the_best_is_compared_with_the_default_on_fresh_seeds_and_episodes(file, here, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["tune", str(file), "--out", str(out), "--jobs", "1", "--trials", "2", "--seeds", "1", "--json"]
+    assert main([*words, "--final-seeds", "1"]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    study = read_json(out / "final" / "study.json")
     assert study["seeds"] == [1]  # trials had seed 0
     assert study["algorithms"] == ["tuned", "default"]
-    searched, fresh = (
-        read_json(path)["asked"]
-        for path in (
-            tmp_path / "out/trials/0000/seed-0/config.json",
-            tmp_path / "out/final/cells/tiny/tuned/seed-1/config.json",
-        )
-    )
-    assert searched["evaluate_seed"] == 0
-    assert not searched["evaluate"]
-    assert fresh["evaluate_seed"] == 2
+    searched = read_json(out / "trials/0000/seed-0/config.json")["asked"]
+    fresh = read_json(out / "final/cells/tiny/tuned/seed-1/config.json")["asked"]
+    assert (searched["evaluate_seed"], searched["evaluate"]) == (0, False)
+    assert (fresh["evaluate_seed"], fresh["evaluate"]) == (2, True)  # and 3 at the end
+    assert [*fresh["set"]] == [f"{key}={value}" for key, value in said["best"]["settings"].items()]
     entries = {entry["algorithm"]: entry["seeds"] for entry in said["final"]["entries"]}
     assert entries == {"tuned": [1], "default": [1]}
 
