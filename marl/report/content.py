@@ -179,13 +179,23 @@ def _tournament(path: Path) -> dict[str, Any]:
     elo = said.get("elo")
     return {
         "name": text(path.stem),
-        "players": [text(str(one)) for one in players],
+        "players": list(map(text, _tails([str(one) for one in players]))),
         "games": number(said.get("games")),
         "payoff": [[number(one) for one in row] for row in _square(payoff, size)],
         "errors": [[number(one) for one in row] for row in _square(errors, size)],
         "clear": [[one is not False for one in row] for row in _square(said.get("distinguishable"), size)],
         "elo": [number(one) for one in elo] if isinstance(elo, list) and len(elo) == size else [None] * size,
     }
+
+
+def _tails(names: Sequence[str]) -> Sequence[str]:
+    """Paths from as few folders below as tell them apart."""
+    parts = [name.rstrip("/").split("/") for name in names]
+    for count in range(1, max(map(len, parts))):
+        tails = ["/".join(one[-count:]) for one in parts]
+        if len(set(tails)) == len(set(names)):
+            return tails
+    return names
 
 
 def _square(table: object, size: int) -> list[list[Any]]:

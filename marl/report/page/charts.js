@@ -21,7 +21,9 @@ function ticks(low, high, most) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999);
   const found = [];
-  for (let place = Math.ceil(low / step - 1e-9); place * step <= high + step * 1e-9; place += 1) found.push(place * step);
+  for (let place = Math.ceil(low / step - 1e-9); place * step <= high + step * 1e-9; place += 1) {
+    found.push([place * step, short(place * step, step)]);
+  }
   return found;
 }
 
@@ -69,13 +71,13 @@ function chart(metric, xs, width, smooth, label = "environment steps") {
   const style = (place) => ({class: `line c${place % COLORS}`, "stroke-dasharray": DASHES[Math.floor(place / COLORS) % 4]});
   const drawn = el("svg", {viewBox: `0 0 ${wide} ${TALL}`, width: wide, height: TALL, role: "img", tabindex: 0,
     "aria-label": `${metric.title}: ${lines.map((line) => `${line.label} ends at ${figure(last(line.y))}`).join("; ")}`});
-  for (const y of ticks(low, high, 4)) {
+  for (const [y, text] of ticks(low, high, 4)) {
     drawn.append(el("line", {class: "grid", x1: LEFT, x2: wide - RIGHT, y1: up(y), y2: up(y)}),
-      el("text", {class: "tick", x: LEFT - 6, y: up(y) + 4, "text-anchor": "end"}, short(+y.toPrecision(6))));
+      el("text", {class: "tick", x: LEFT - 6, y: up(y) + 4, "text-anchor": "end"}, text));
   }
-  for (const x of ticks(Math.max(left, 0), right, wide < 400 ? 3 : 5)) {
+  for (const [x, text] of ticks(Math.max(left, 0), right, wide < 400 ? 3 : 5)) {
     drawn.append(el("text", {class: "tick", x: Math.min(across(x), wide - 18), y: TALL - 8, "text-anchor": "middle"},
-      short(+x.toPrecision(6))));
+      text));
   }
   for (const line of lines) {
     const {place} = line;

@@ -24,23 +24,35 @@ function section(id, title, ...inside) {
 
 // --- numbers ---------------------------------------------------------------------------------------------------------
 
+const FORMATS = new Map(); // making one takes longer than a hundred uses
+
+function format(digits) {
+  if (!FORMATS.has(digits)) FORMATS.set(digits, new Intl.NumberFormat("en-US", {maximumSignificantDigits: digits}));
+  return FORMATS.get(digits);
+}
+
 function figure(value, digits = 4) {
   if (value === null || value === undefined) return "–";
-  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en-US");
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return Math.abs(value) < 1000 ? String(value) : format(16).format(value);
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-3) return value.toExponential(2);
-  return value.toLocaleString("en-US", {maximumSignificantDigits: digits});
+  return format(digits).format(value);
 }
 
 function interval(pair) {
   return pair && pair[0] !== null && pair[1] !== null ? `${figure(pair[0])} to ${figure(pair[1])}` : "–";
 }
 
-function short(value) {
+function short(value, step) { // beside an axis whose marks are a step apart
+  if (Math.abs(value) < step / 1e6) return "0";
   for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
-    if (Math.abs(value) >= size) return `${+(value / size).toPrecision(3)}${unit}`;
+    if (Math.abs(value) >= size) return `${+(value / size).toFixed(places(step / size))}${unit}`;
   }
-  return `${+value.toPrecision(3)}`;
+  return Math.abs(value) < 1e-3 ? value.toExponential(0) : `${+value.toFixed(places(step))}`;
+}
+
+function places(step) { // digits behind the point that tell marks apart
+  return Math.min(12, Math.max(0, Math.ceil(-Math.log10(step) - 1e-9)));
 }
 
 function duration(seconds) {

@@ -4,6 +4,7 @@
 const [VIEW, CIRCLE, BOX, LINE, TEXT, NAME] = [0, 1, 2, 3, 4, 5]; // kinds of marks, see marl/report/drawing.py
 const RUNNING = 0, ENDS = ["", "terminated", "truncated"];
 const NUMBERS = 8; // of a message that are written out
+const MOST_BARS = 30; // actions that have a bar each; of more of them the likeliest are told
 
 function marksOf(pictures) { // every picture's marks, from those that changed
   let now = [];
@@ -125,8 +126,8 @@ class Replay {
     this.cells = this.agents.map((agent, n) => {
       const cells = {action: el("td"), thought: el("td", {class: "thought"}), reward: el("td"), total: el("td")};
       const scores = episode.scores[n];
-      cells.bars = scores && scores[0].length <= 30 ? scores[0].map(() => el("span", {class: "bar"})) : [];
-      cells.thought.append(...(cells.bars.length ? cells.bars : ["–"]));
+      cells.bars = scores && scores[0].length <= MOST_BARS ? scores[0].map(() => el("span", {class: "bar"})) : [];
+      cells.thought.replaceChildren(...cells.bars);
       const [low, high] = scores ? extent(scores) : [0, 1];
       cells.height = recording.scores_are[n] === "values" ? (value) => (value - low) / (high - low) : (value) => value;
       cells.row = el("tr", {click: () => { this.agent = n; this.go(this.step); }}, el("th", {scope: "row"}, el("button", {type: "button", class: "name"}, named(agent))),
@@ -155,6 +156,7 @@ class Replay {
       cells.row.classList.toggle("away", !acts);
       const action = acts ? episode.actions[n][t] : null;
       cells.action.textContent = acts ? [action].flat().map((one) => figure(one, 3)).join(", ") : ended ? ENDS[ended] : over ? "the end" : "waits";
+      if (!cells.bars.length) cells.thought.textContent = acts && episode.scores[n] ? this.likeliest(episode.scores[n][t]) : "–";
       cells.bars.forEach((bar, k) => {
         const value = acts ? episode.scores[n][t][k] : 0, legal = !acts || !episode.masks[n] || episode.masks[n][t][k];
         bar.style.height = `${Math.max(0.04, Math.min(1, cells.height(value ?? 0))) * 26}px`;
@@ -172,8 +174,14 @@ class Replay {
     this.cursor.setAttribute("x2", x);
     const hash = `#${this.replays.length > 1 ? `recording=${this.place}&` : ""}episode=${episode.number}&step=${t}`;
     this.link.setAttribute("href", hash);
-    if (link && !this.playing) history.replaceState(null, "", hash);
+    clearTimeout(this.later); // browsers refuse hundreds of addresses a second
+    if (link && !this.playing) this.later = setTimeout(() => history.replaceState(null, "", hash), 100);
     this.draw();
+  }
+
+  likeliest(scores) { // the three highest of many
+    const order = scores.map((_, k) => k).sort((a, b) => scores[b] - scores[a]).slice(0, 3);
+    return `${order.map((k) => `${k}: ${figure(scores[k], 2)}`).join(", ")} of ${scores.length}`;
   }
 
   spoken(t) { // [team, listener, speaker, message] of whatever is heard in a step

@@ -86,7 +86,8 @@ function settings(runs) {
     [named(key), ...shown.map((run) => differs(key) ? el("mark", {}, named(run.settings[key] ?? "–")) : named(run.settings[key] ?? "–"))]));
   const box = el("div", {}, fill(runs.length > 1));
   const only = runs.length < 2 ? null : el("label", {}, el("input", {type: "checkbox", checked: true, change: (event) => box.replaceChildren(fill(event.target.checked))}), " differences only");
-  return section("settings", "Settings", only, box, shown.length < runs.length ? el("p", {class: "note"}, `Of the first ${shown.length} of ${runs.length} runs.`) : null,
+  const one = runs.length > 1 ? box : el("details", {}, el("summary", {}, `All ${keys.length} settings`), box);
+  return section("settings", "Settings", only, one, shown.length < runs.length ? el("p", {class: "note"}, `Of the first ${shown.length} of ${runs.length} runs.`) : null,
     el("details", {}, el("summary", {}, "Versions, and how to make these runs again"), ...shown.map((run) => el("div", {}, el("h3", {}, named(run.name)),
       el("pre", {}, run.commands.join("\n")), el("p", {class: "note"}, Object.entries(run.versions).map(([name, value]) => `${name} ${value}`).join(" · "))))));
 }
