@@ -14,8 +14,9 @@ from marl.report.facts import facts, number, text
 from marl.report.recording import Recording
 from marl.report.replays import replay
 from marl.report.rows import MetricsReader
+from marl.run.folder import CONFIG, LOCK, METRICS, SUMMARY
 from marl.studies.compare import compare
-from marl.studies.run_folders import RunFolder, folders_below, found_runs, references_of
+from marl.studies.run_folders import CELLS, STUDY, RunFolder, folders_below, found_runs, references_of
 from marl.studies.scores import Scores
 from marl.studies.seeds import named_groups
 from marl.studies.tables import tables
@@ -46,6 +47,17 @@ class Source:
         empty = {"xs": [], "metrics": [], "points": 0}
         said = {"runs": [], "curves": empty, "comparison": {}, "tournaments": [], "replays": [], "missing": [text(why)]}
         return {"title": text(_title(self.what), 120), "version": _version(), **said}
+
+    def stamp(self) -> tuple[object, ...]:
+        """What changes when a file does that the page is made of. Raises ConfigError for very many folders."""
+        files = [path for path in self.what if path.is_file()]
+        for path in self.what:
+            for folder in folders_below(path):
+                files += [folder / name for name in (STUDY, CONFIG, METRICS, SUMMARY, LOCK, EPISODES_FILE)]
+                if (folder / STUDY).exists():
+                    inner = [one for one in (folder / CELLS).rglob(METRICS)]
+                    files += [one.parent / name for one in inner for name in (CONFIG, METRICS, SUMMARY, EPISODES_FILE)]
+        return tuple((str(path), *_size(path)) for path in files)
 
     def content(self, compared: bool = True) -> dict[str, Any]:
         """Everything, as JSON has it.
@@ -99,11 +111,7 @@ class Source:
 
     def _replay(self, path: Path, missing: list[str]) -> dict[str, Any] | None:
         """A recording, read anew where its file has changed."""
-        try:
-            there = path.stat()
-            stamp = there.st_mtime_ns, there.st_size
-        except OSError:
-            stamp = 0, 0
+        stamp = _size(path)
         if path not in self._replays or self._replays[path][0] != stamp:
             name = path.resolve().parent.name if path.name == EPISODES_FILE else path.stem
             try:
@@ -138,6 +146,15 @@ def _comparison(folders: Sequence[Path], runs: Sequence[RunFolder], missing: lis
             for table in tables(made)
         ],
     }
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """When a file was changed last, and how large it is; zeros where there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return 0, 0
+    return there.st_mtime_ns, there.st_size
 
 
 def _references(folders: Sequence[Path], scores: Scores, missing: list[str]) -> dict[str, Any]:

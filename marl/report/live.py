@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import time
 from collections.abc import Sequence
 
 import uvicorn
@@ -24,6 +25,7 @@ from marl.types import ConfigError
 from marl_runtime.service.guard import host_of, is_loopback
 
 REST = 0.8  # seconds between two looks at the files, however many ask
+SHARE = 0.1  # of one processor that looks may take: after long ones it rests longer
 COMPARED = 15.0  # seconds between two comparisons of runs, which take a second or more
 CONNECTIONS = 32
 HEADERS = (
@@ -71,30 +73,38 @@ def server(app: ASGIApp) -> uvicorn.Server:
 
 
 class _Contents:
-    """The newest content, looked up again at most every ``REST`` seconds, in a thread beside the server."""
+    """The newest content, looked up in a thread beside the server, not too often, and where a file has changed."""
 
     def __init__(self, source: Source) -> None:
         self._source, self._lock = source, asyncio.Lock()
         self._data, self._mark = b"null", ""
-        self._at, self._compared_at = -REST, -COMPARED
+        self._stamp: object = None
+        self._next, self._compare_next, self._owed = 0.0, 0.0, False
 
     async def newest(self) -> tuple[bytes, str]:
         """JSON, and what tells it from what was there before."""
-        loop = asyncio.get_running_loop()
         async with self._lock:
-            if loop.time() - self._at >= REST:
-                compared = loop.time() - self._compared_at >= COMPARED
-                self._data = await asyncio.to_thread(self._look, compared)
-                self._at = loop.time()
-                self._compared_at = self._at if compared else self._compared_at
-                self._mark = f'"{hashlib.sha256(self._data).hexdigest()[:32]}"'
+            if time.monotonic() >= self._next:
+                await asyncio.to_thread(self._look)
         return self._data, self._mark
 
-    def _look(self, compared: bool) -> bytes:
+    def _look(self) -> None:
+        began = time.monotonic()
+        compared = began >= self._compare_next
         try:
-            return as_json(self._source.content(compared)).encode()
+            stamp: object = self._source.stamp()
+            if stamp != self._stamp or (self._owed and compared):
+                self._data = as_json(self._source.content(compared)).encode()
+                self._owed = not compared
         except ConfigError as error:  # there is no run yet, or there was one
-            return as_json(self._source.nothing(str(error))).encode()
+            stamp = str(error)
+            self._data = as_json(self._source.nothing(stamp)).encode()
+        self._stamp = stamp
+        self._mark = f'"{hashlib.sha256(self._data).hexdigest()[:32]}"'
+        now = time.monotonic()
+        if compared:
+            self._compare_next = now + max(COMPARED, (now - began) / SHARE)
+        self._next = now + (REST if compared else max(REST, (now - began) / SHARE))
 
 
 class _Guard:
