@@ -86,8 +86,9 @@ class Source:
         groups = named_groups(runs)
         label = {run.path: name for name, same in groups for run in same}
         told = []
-        for run in runs:
-            said = facts(run, label[run.path])
+        names = _tails([str(run.path.resolve()) for run in runs])
+        for run, name in zip(runs, names, strict=True):
+            said = facts(run, name, label[run.path])
             reader = self._readers.setdefault(run.path, MetricsReader(run.path))
             reader.read()
             if run.path.exists():
@@ -208,7 +209,7 @@ def _tournament(path: Path) -> dict[str, Any]:
 def _tails(names: Sequence[str]) -> Sequence[str]:
     """Paths from as few folders below as tell them apart."""
     parts = [name.rstrip("/").split("/") for name in names]
-    for count in range(1, max(map(len, parts))):
+    for count in range(1, max(map(len, parts), default=0)):
         tails = ["/".join(one[-count:]) for one in parts]
         if len(set(tails)) == len(set(names)):
             return tails

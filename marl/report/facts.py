@@ -8,21 +8,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from marl.config import today
 from marl.logs.files import read_json
 from marl.run.folder import CHECKPOINTS, CONFIG, LOCK, SUMMARY
-from marl.studies.run_folders import RunFolder
+from marl.studies.run_folders import RunFolder, flat
 from marl.types import ConfigError
 
 LONGEST, MOST = 300, 500  # characters of a text, and entries of a list
 RESULTS = ("evaluation", "random")
 
 
-def facts(run: RunFolder, label: str) -> dict[str, Any]:
-    """Everything but the curves: name, status, evaluation, settings, versions, warnings, commands, what is missing."""
+def facts(run: RunFolder, name: str, label: str) -> dict[str, Any]:
+    """Everything but the curves: status, evaluation, settings, versions, warnings, commands, what is missing.
+
+    Args:
+        run: the folder.
+        name: what tells it from others.
+        label: what runs of its settings are called.
+    """
     missing: list[str] = []
     config = _read(run.path / CONFIG, missing)
     summary = _read(run.path / SUMMARY, missing)
-    name = run.path.resolve().name
+    settings = config.get("settings")
+    own = dict(flat(today(settings))) if isinstance(settings, dict) else run.settings
     said: dict[str, Any] = {
         "name": text(name),
         "label": text(label),
@@ -30,7 +38,7 @@ def facts(run: RunFolder, label: str) -> dict[str, Any]:
         "algorithm": text(run.algorithm),
         "seed": run.seed,
         "status": text(_status(run.path, summary)),
-        "settings": {text(key): text(_plain(value)) for key, value in list(run.settings.items())[:MOST]},
+        "settings": {text(key): text(_plain(value)) for key, value in list(own.items())[:MOST]},
         "versions": _texts(config.get("versions")),
         "commands": _commands(name, config),
         "warnings": [],

@@ -89,8 +89,8 @@ class _Contents:
         return self._data, self._mark
 
     def _look(self) -> None:
-        began = time.monotonic()
-        compared = began >= self._compare_next
+        began = time.thread_time()  # what it takes, not what it waits for
+        compared = time.monotonic() >= self._compare_next
         try:
             stamp: object = self._source.stamp()
             if stamp != self._stamp or (self._owed and compared):
@@ -101,10 +101,10 @@ class _Contents:
             self._data = as_json(self._source.nothing(stamp)).encode()
         self._stamp = stamp
         self._mark = f'"{hashlib.sha256(self._data).hexdigest()[:32]}"'
-        now = time.monotonic()
+        now, took = time.monotonic(), time.thread_time() - began
         if compared:
-            self._compare_next = now + max(COMPARED, (now - began) / SHARE)
-        self._next = now + (REST if compared else max(REST, (now - began) / SHARE))
+            self._compare_next = now + max(COMPARED, took / SHARE)
+        self._next = now + (REST if compared else max(REST, took / SHARE))
 
 
 class _Guard:

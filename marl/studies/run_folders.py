@@ -138,7 +138,7 @@ def _told(path: Path) -> RunFolder:
     task = _task(settings)
     for name in dict.fromkeys((algorithm, canonical(algorithm))):
         task = task.removesuffix(f"_{name}")
-    return RunFolder(path, _short(task), _short(algorithm), seed, dict(_flat(settings)))
+    return RunFolder(path, _short(task), _short(algorithm), seed, dict(flat(settings)))
 
 
 def _task(settings: Settings) -> str:
@@ -154,12 +154,12 @@ def _short(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in text)[:100]
 
 
-def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
     """Settings as one level; what is None or empty says nothing, as where runs are compared."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if where or key not in NOT_TOLD:
-                yield from _flat(item, f"{where}.{key}" if where else str(key))
+                yield from flat(item, f"{where}.{key}" if where else str(key))
     elif value not in (None, []):
         yield where, value
 
