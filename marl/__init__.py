@@ -45,7 +45,7 @@ _NAMESPACES = (
         "ops",
         "optim",
     ),
-    *("playing", "schedules", "shaping", "stopping", "studies", "topology", "training", "types"),
+    *("playing", "report", "schedules", "shaping", "stopping", "studies", "topology", "training", "types"),
 )
 
 __getattr__, __dir__, __all__ = attach(__name__, homes(_HOMES), globals(), _NAMESPACES, ROOT)

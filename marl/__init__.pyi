@@ -14,6 +14,7 @@ from marl import nets as nets
 from marl import ops as ops
 from marl import optim as optim
 from marl import playing as playing
+from marl import report as report
 from marl import schedules as schedules
 from marl import shaping as shaping
 from marl import stopping as stopping

@@ -139,7 +139,7 @@ class Film(LocalBatch):
         )
 
     def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
-        return _Watched(super()._player(env, rows), self._film)
+        return WatchedCopy(super()._player(env, rows), self._film)
 
     def _film(self, env: Any, begins: bool, over: bool) -> None:
         """Keep what the environment shows now, before it is reset."""
@@ -171,10 +171,11 @@ class Film(LocalBatch):
         return found
 
 
-class _Watched:
+class WatchedCopy:
     """A copy of an environment that takes a picture after each reset and each step."""
 
     def __init__(self, copy: CopyOfEnv, film: Callable[[Any, bool, bool], None]) -> None:
+        """``film``: told of the environment, whether an episode begins, and whether it is over."""
         self.copy, self.env, self.film = copy, copy.env, film
 
     def begin(self, seed: int | None, options: Mapping[str, Any] | None) -> None:

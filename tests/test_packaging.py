@@ -52,8 +52,8 @@ def test_the_wheel_holds_our_packages_and_nothing_else(wheel):
     for root, package in ((".", "marl"), (".", "marl_runtime"), ("envs", "marl_envs"), ("scenarios", "marl_scenarios")):
         sources = {str(path.relative_to(ROOT / root)) for path in (ROOT / root / package).rglob("*.py")}
         assert sources <= set(wheel.namelist())
-    page = {f"marl_runtime/page/{path.name}" for path in (ROOT / "marl_runtime" / "page").iterdir()}
-    assert page <= set(wheel.namelist())
+    for page in ("marl_runtime/page", "marl/report/page"):
+        assert {f"{page}/{path.name}" for path in (ROOT / page).iterdir()} <= set(wheel.namelist())
     assert not [name for name in wheel.namelist() if "__pycache__" in name or name.endswith((".pyc", ".nbi", ".nbc"))]
 
 

@@ -25,9 +25,10 @@ from marl.types import (
     partition,
     valid_choices,
 )
-from marl_envs.kernel import OBSERVE, RESTART, STEP, stream
+from marl_envs.kernel import OBSERVE, RESTART, STEP, STEP_ONLY, stream
 
 if TYPE_CHECKING:
+    from marl_envs.draw import Canvas
     from marl_envs.world import World
 
 
@@ -242,7 +243,7 @@ class WorldBatch:
     ) -> None:
         """Allocate the arrays of all copies."""
         self._core = core = WorldCopies(world, num_envs)
-        self._world, self._first_copy = world, first_copy
+        self._world, self._patterns, self._first_copy = world, patterns, first_copy
         teams = team_specs(world, patterns)
         has_state = hasattr(world, "state_space")
         self._spec = Spec(world.metadata["name"], teams, world.state_space.shape if has_state else None)
@@ -451,6 +452,24 @@ class WorldBatch:
         core = self._core
         rows = core.ended[:count].copy()
         return Episodes(rows, self._agents, self._world.info_names, core.task_names, core.chosen)
+
+    # --- pictures -----------------------------------------------------------------------------------------------------
+
+    def draw(self, canvas: Canvas, e: int) -> None:
+        """Paint copy ``e`` as it is now."""
+        self._world.draw(canvas, self._core.s, e)
+
+    def twin(self) -> WorldBatch:
+        """Another batch of the same world, to look at what :meth:`step_only` leaves."""
+        return WorldBatch(self._world, self.num_envs, self._patterns, first_copy=self._first_copy)
+
+    def step_only(self, state: Mapping[str, Any], actions: Sequence[Array]) -> None:
+        """Go to a saved state and take one step that begins no new episodes, so that an end can be looked at."""
+        self.load_state_dict(state)
+        self._core.actions[...] = self._joint(actions)
+        self._core.run(STEP_ONLY)
+
+    # --- going back to a saved state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """All copies exactly: states, streams, clocks, tasks."""

@@ -53,6 +53,7 @@ def commands() -> dict[str, type[Command]]:
     from marl.cli.train import Train
     from marl.cli.tune import Tune
     from marl.cli.verify import Verify
+    from marl.cli.view import View
 
     return {
         "train": Train,
@@ -74,6 +75,7 @@ def commands() -> dict[str, type[Command]]:
         "export": Export,
         "verify": Verify,
         "serve": Serve,
+        "view": View,
         "list": List,
         "check": Check,
     }
@@ -159,7 +161,7 @@ def _spelled(name: str, command: type[Command], words: list[str], named: set[str
         place += 1
         if not word.startswith("-") or word == "-":
             given += 1
-            if given > len(positional) and name not in ("plot", "report", "tournament"):
+            if given > len(positional) and name not in ("plot", "report", "tournament", "view"):
                 raise UsageError(f"marl {name}: unexpected argument {word!r}")
             spelled.append(word)
             continue

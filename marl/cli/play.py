@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+if TYPE_CHECKING:
+    from marl.system import MultiAgentSystem
 from marl.cli.options import ENV, NUMBER
-from marl.cli.output import print_json, quiet
+from marl.cli.output import note, print_json, quiet
 from marl.cli.runs import open_run
 from marl.cli.status import UsageError, config_error, need
 
 
 @dataclass(frozen=True)
 class Play:
-    """Play with a run's agents, each through its own policy, and write what happens as a GIF."""
+    """Play with a run's agents, each through its own policy, and write what happens as a GIF or as data."""
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder, or one of its checkpoints."""
     gif: Annotated[Path | None, arg(metavar="FILE")] = None
     """Where to write; RUN/episode.gif unless given."""
+    record: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write whole episodes as data instead, a .npz file: RUN/episodes.npz is shown in the run's page."""
     episodes: Annotated[int, NUMBER] = 1
     """How many, one after the other in one file."""
     seed: Annotated[int, NUMBER] = 0
@@ -52,9 +56,13 @@ def play(asked: Play) -> int:
 
     check_whole("--episodes", asked.episodes, 1)
     check_whole("--seed", asked.seed, 0)
-    need("imageio", "play")
+    _check_record(asked)
+    if asked.record is None:
+        need("imageio", "play")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, no windows
     path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust, asked.env)
+    if asked.record is not None:
+        return _record(asked, asked.record, path, system)
     default = system.scenario.max_steps if system.scenario is not None else None
     limit = asked.max_steps or default or 1000
     out = asked.gif
@@ -69,12 +77,42 @@ def play(asked: Play) -> int:
             write_gif(played, rate, out)
         except OSError as error:
             raise config_error(f"--gif {out}: cannot be written ({error.strerror or error})") from None
-    said = [{"length": one.length, "returns": one.returns} for one in played]
-    if asked.json:
-        print_json({"checkpoint": str(path), "gif": str(out), "episodes": said})
-        return 0
-    for number, one in enumerate(played):
-        agents = ", ".join(f"{agent} {value:.2f}" for agent, value in one.returns.items())
-        print(f"episode {number}: {one.length} steps, return {sum(one.returns.values()):.2f} ({agents})")
-    print(f"wrote {out}")
+    _say(asked, path, "gif", out, [(one.length, one.returns) for one in played])
     return 0
+
+
+def _check_record(asked: Play) -> None:
+    """Refuse options that have no meaning together."""
+    if asked.record is None:
+        return
+    if asked.record.suffix.lower() != ".npz":
+        raise UsageError(f"--record {asked.record}: expected a file name that ends in .npz")
+    for option, value in (("--gif", asked.gif), ("--max-steps", asked.max_steps)):
+        if value is not None:
+            raise UsageError(f"marl play: --record and {option} exclude each other: recorded episodes are whole ones")
+
+
+def _record(asked: Play, out: Path, path: Path, system: MultiAgentSystem) -> int:
+    """Write episodes as data."""
+    from marl.report import record
+
+    with system, quiet():
+        made = record(system, asked.episodes, seed=asked.seed, greedy=not asked.sample, tell=note)
+        try:
+            made.save(out)
+        except OSError as error:
+            raise config_error(f"--record {out}: cannot be written ({error.strerror or error})") from None
+    _say(asked, path, "record", out, [(one.length, one.returns) for one in made.episodes])
+    return 0
+
+
+def _say(asked: Play, path: Path, kind: str, out: Path, episodes: list[tuple[int, dict[str, float]]]) -> None:
+    """What was played, and where it was written."""
+    if asked.json:
+        said = [{"length": length, "returns": returns} for length, returns in episodes]
+        print_json({"checkpoint": str(path), kind: str(out), "episodes": said})
+        return
+    for number, (length, returns) in enumerate(episodes):
+        agents = ", ".join(f"{agent} {value:.2f}" for agent, value in returns.items())
+        print(f"episode {number}: {length} steps, return {sum(returns.values()):.2f} ({agents})")
+    print(f"wrote {out}")

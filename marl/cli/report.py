@@ -20,10 +20,13 @@ from marl.cli.status import UsageError, config_error, need
 
 @dataclass(frozen=True)
 class Report:
-    """Compare algorithms over tasks and seeds: tables and plots with intervals, and what they are worth."""
+    """Compare algorithms over tasks and seeds: tables and plots with intervals; or write a page of one run or many."""
 
     what: Annotated[Positional[tuple[Path, ...]], arg(metavar="WHAT [WHAT ...]")]
-    """Run folders, folders that hold such (a study's), JSON files of marl-eval."""
+    """Run folders, folders that hold such (a study's), JSON files of marl-eval; with --out also recordings (.npz) and
+    what marl tournament --json printed."""
+    out: Annotated[Path | None, arg(metavar="FILE.html")] = None
+    """Write everything as one page that opens without a network, instead of printing tables."""
     metric: Annotated[str | None, arg(metavar="NAME")] = None
     """What is compared; evaluations if there are such, else returns in training, unless given."""
     reference: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TASK=RANDOM,BEST")] = ()
@@ -58,6 +61,8 @@ def report(asked: Report) -> int:
     """``marl report``."""
     if asked.markdown + asked.latex + asked.json > 1:
         raise UsageError("marl report: --markdown, --latex and --json exclude each other: choose one")
+    if asked.out is not None:
+        return _page(asked, asked.out)
     if asked.plot is not None:
         need("matplotlib", "plot")
     from marl.studies.compare import compare
@@ -80,6 +85,30 @@ def report(asked: Report) -> int:
         print(f"note: {text}")
     for file in written:
         note(f"wrote {file}")
+    return 0
+
+
+def _page(asked: Report, out: Path) -> int:
+    """Write the page."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"marl report: --out {out}: expected a file name that ends in .html")
+    from marl.logs.files import replace_file
+    from marl.report.content import Source
+    from marl.report.html import page
+
+    content = Source(asked.what).content()
+    data = page(content, content["title"]).encode()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(out, data)
+    except OSError as error:
+        raise config_error(f"--out {out}: cannot be written ({error.strerror or error})") from None
+    if asked.json:
+        print_json({"out": str(out), "bytes": len(data), "missing": content["missing"]})
+        return 0
+    for text in content["missing"]:
+        note(f"note: {text}")
+    print(f"wrote {out} ({len(data) / 1e6:.2f} MB)")
     return 0
 
 

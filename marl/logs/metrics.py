@@ -58,10 +58,11 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
         return []
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    return [row for row in map(_row, lines) if row is not None]
+    return [row for row in map(row_of, lines) if row is not None]
 
 
-def _row(line: bytes) -> dict[str, float] | None:
+def row_of(line: bytes) -> dict[str, float] | None:
+    """The numbers of one line, null as NaN; None for one that is torn or foreign."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -179,7 +180,7 @@ def keep_until(path: Path, steps: int) -> int:
     if not path.exists():
         return 0
     lines = [line for line in files.read(path, LARGEST).split(b"\n") if line.strip()]
-    kept = [line for line in lines if (row := _row(line)) is not None and row.get("steps", 0) <= steps]
+    kept = [line for line in lines if (row := row_of(line)) is not None and row.get("steps", 0) <= steps]
     if len(kept) < len(lines):
         replace_file(path, b"".join(line + b"\n" for line in kept))
     return len(lines) - len(kept)

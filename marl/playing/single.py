@@ -66,6 +66,7 @@ class Agent:
         self._chosen: ChosenPolicy | None = None
         self.said: Array | None = None
         self.outputs: Array | None = None  # of the network in its newest step, where torch chose the action
+        self.keeps_outputs = False  # whether they are there in every step, whatever chose the action
 
     def __repr__(self) -> str:
         """Its name, team, and what it decides by."""
@@ -202,7 +203,7 @@ class Agent:
         if runner is None:
             parameters, self._carry = self._computed(row)
             return self._by_torch(parameters, action_mask, explore or self.net is None)
-        if explore or backend.checking:
+        if explore or self.keeps_outputs or backend.checking:
             values = runner.begin(observation=row, carry=self._carry)
             results = runner.run(values, 0)
             if backend.checking:
@@ -229,6 +230,8 @@ class Agent:
     ) -> Array:
         if explore:
             return self._by_torch(parameters, action_mask, explore)
+        if self.keeps_outputs:
+            self.outputs = parameters
         runner.give(values, action_mask=action_mask)
         return runner.head(values, self._greedy(runner, action_mask))
 

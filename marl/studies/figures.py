@@ -10,7 +10,8 @@ from marl.logs.files import replace_file
 from marl.studies.comparison import Comparison
 from marl.studies.statistics import Band
 from marl.studies.tables import NAMES
-from marl.training.curves import STEPS, Curves, Line, draw, panels, plain, style, words
+from marl.training.curves import Curves, Line, draw, panels, plain, style
+from marl.training.metric_words import STEPS, words
 
 COLUMNS = 3  # of panels
 

@@ -11,11 +11,11 @@ from marl.config import check_whole
 from marl.logs import read_metrics
 from marl.logs.files import replace_file
 from marl.studies.run_folders import found_runs
-from marl.studies.statistics import aligned, curve, smoothed
-from marl.training.curves import Curves, Line, Rows, column, panel_names, panels, words
-from marl.types import Array
+from marl.studies.seeds import named_groups, over_seeds
+from marl.studies.statistics import smoothed
+from marl.training.curves import Curves, Line, Rows, column, panel_names, panels
+from marl.training.metric_words import words
 
-POINTS = 200  # of a curve over seeds with different steps
 Group = tuple[str, list[tuple[str, Rows]]]  # a legend's words, and its runs: what an error calls each, rows of metrics
 
 
@@ -40,14 +40,7 @@ def plot_runs(runs: Sequence[Path], out: Path, names: Sequence[str] = (), smooth
 def groups(runs: Sequence[Path]) -> list[Group]:
     """Runs of the same settings under one name; a run without a ``config.json`` stands for itself."""
     told = [run for run in found_runs(runs) if run.path.exists()]
-    several = len({run.task for run in told}) > 1
-    alone = len({(run.task, run.algorithm) for run in told}) == len(told)
-    found: dict[str, list[tuple[str, Rows]]] = {}
-    for run in told:
-        label = f"{run.task}, {run.algorithm}" if several else run.algorithm
-        label = run.path.resolve().name if alone or not run.settings else label
-        found.setdefault(label, []).append((str(run.path), read_metrics(run.path)))
-    return list(found.items())
+    return [(label, [(str(run.path), read_metrics(run.path)) for run in same]) for label, same in named_groups(told)]
 
 
 def runs_figure(found: Sequence[Group], names: Sequence[str] = (), smooth: int = 1) -> Curves:
@@ -79,16 +72,7 @@ def _over_seeds(
     if len(smooth_runs) < 2:
         x, y = smooth_runs[0] if smooth_runs else ([], [])
         return Line(label, x, y, place, dots=dots)
-    grid = _common(smooth_runs)
-    band = curve([np.array([aligned(x, y, grid) for x, y in smooth_runs])], grid, statistic="mean")
+    band = over_seeds(smooth_runs)
     said = label if dots else f"{label}, mean of {len(smooth_runs)} seeds, 95 % CI"
     ends = (band.low.tolist(), band.high.tolist())
-    return Line(said, grid.tolist(), band.value.tolist(), place, ends, () if dots else smooth_runs, dots)
-
-
-def _common(runs: Sequence[tuple[list[float], list[float]]]) -> Array:
-    """Steps for the mean: those of the runs if they are the same for all."""
-    if all(x == runs[0][0] for x, _ in runs):
-        return np.array(runs[0][0], dtype=np.float64)
-    start, end = max(x[0] for x, _ in runs), max(x[-1] for x, _ in runs)
-    return np.linspace(start, end, min(POINTS, max(len(x) for x, _ in runs)))
+    return Line(said, band.x.tolist(), band.value.tolist(), place, ends, () if dots else smooth_runs, dots)

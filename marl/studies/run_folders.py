@@ -58,7 +58,7 @@ def found_runs(paths: Iterable[Path]) -> list[RunFolder]:
     cells: dict[Path, RunFolder] = {}
     for path in paths:
         before = len(plain) + len(cells)
-        for folder in _walk(path):
+        for folder in folders_below(path):
             if (folder / STUDY).exists():
                 cells |= {run.path.resolve(): run for run in _cells(folder)}
             else:
@@ -75,8 +75,8 @@ def found_runs(paths: Iterable[Path]) -> list[RunFolder]:
     return [*cells.values(), *told]
 
 
-def _walk(path: Path) -> Iterator[Path]:
-    """Folders of runs and of studies, which nothing is looked for in."""
+def folders_below(path: Path) -> Iterator[Path]:
+    """Folders of runs and of studies, which nothing is looked for in. Raises ConfigError for very many folders."""
     for looked, (folder, inner, names) in enumerate(os.walk(path)):
         if looked >= MOST_FOLDERS:
             raise ConfigError(f"run {path}: holds more than {MOST_FOLDERS:,} folders; name those of the runs")
@@ -105,7 +105,7 @@ def _cells(folder: Path) -> list[RunFolder]:
 def references_of(paths: Iterable[Path]) -> dict[str, tuple[float | None, float | None]]:
     """Scores of random play and of the best known, by task, that the studies in some folders were given."""
     found: dict[str, tuple[float | None, float | None]] = {}
-    for folder in (one for path in paths for one in _walk(path) if (one / STUDY).exists()):
+    for folder in (one for path in paths for one in folders_below(path) if (one / STUDY).exists()):
         said = read_json(folder / STUDY).get("references")
         for task, reference in said.items() if isinstance(said, dict) else ():
             both = [reference.get(name) if isinstance(reference, dict) else None for name in ("random", "best")]
@@ -138,7 +138,7 @@ def _told(path: Path) -> RunFolder:
     task = _task(settings)
     for name in dict.fromkeys((algorithm, canonical(algorithm))):
         task = task.removesuffix(f"_{name}")
-    return RunFolder(path, _short(task), _short(algorithm), seed, dict(_flat(settings)))
+    return RunFolder(path, _short(task), _short(algorithm), seed, dict(flat(settings)))
 
 
 def _task(settings: Settings) -> str:
@@ -154,12 +154,12 @@ def _short(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in text)[:100]
 
 
-def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
     """Settings as one level; what is None or empty says nothing, as where runs are compared."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if where or key not in NOT_TOLD:
-                yield from _flat(item, f"{where}.{key}" if where else str(key))
+                yield from flat(item, f"{where}.{key}" if where else str(key))
     elif value not in (None, []):
         yield where, value
 

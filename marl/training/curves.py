@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from marl.training.metric_words import STEPS, words
 from marl.types import ConfigError
 
 try:
@@ -17,23 +18,9 @@ except ImportError:
 
 Rows = Sequence[Mapping[str, float]]
 MOST_PANELS = 20  # of one picture
-STEPS = "environment steps (all copies)"
 # Okabe and Ito (2008), told apart by people who see colors differently, the palest left out; then other dashes.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
-UNITS = {
-    "mean_length": "episode length (steps)",
-    "steps_per_second": "environment steps per second (1/s)",
-    "seconds": "time (s)",
-    "episodes": "episodes that ended",
-    "entropy": "entropy of policies (nat)",
-    "kl": "change of policies, KL (nat)",
-    "clip_fraction": "share of clipped ratios",
-    "explained_variance": "explained variance of returns",
-    "gradient_norm": "norm of gradients",
-    "policy_loss": "loss of policies",
-    "value_loss": "loss of values",
-}
 
 
 class Curves(Figure):
@@ -146,17 +133,6 @@ def column(rows: Rows, name: str) -> tuple[list[float], list[float]]:
     """Steps and values of one metric, where it was logged and is a number."""
     pairs = [(row["steps"], row[name]) for row in rows if "steps" in row and math.isfinite(row.get(name, math.nan))]
     return [x for x, _ in pairs], [y for _, y in pairs]
-
-
-def words(name: str) -> str:
-    """What a metric is, with its unit."""
-    team, _, metric = name.rpartition("/")
-    if name in ("evaluation_return", "final/evaluation_return"):
-        return "return of evaluations (greedy), sum over all agents"
-    if metric == "mean_return":
-        return f"return, sum over {team or 'all agents'}"
-    said = UNITS.get(metric)
-    return name if said is None else f"{said}, {team}" if team else said
 
 
 def plain(text: str) -> str:

@@ -1,0 +1,102 @@
+"use strict";
+// Runs, their settings and troubles, comparisons and tournaments as tables.
+
+function table(head, rows, attributes = {}) {
+  return el("div", {class: "wide"}, el("table", attributes,
+    el("thead", {}, el("tr", {}, head.map((one) => el("th", {scope: "col"}, named(one))))),
+    el("tbody", {}, rows.map(([first, ...rest]) => el("tr", {}, el("th", {scope: "row"}, first),
+      rest.map((one) => el("td", {}, one)))))));
+}
+
+function whole(text) { // in one line
+  return el("span", {class: "whole"}, text);
+}
+
+function result(found) {
+  return found === null ? "–" : `${figure(found.mean_return)} (${interval(found.interval)})`;
+}
+
+function summary(runs) {
+  const kind = {finished: "good", failed: "bad"};
+  const rows = runs.map((run) => {
+    const training = run.last.mean_return === undefined ? "–" : `${figure(run.last.mean_return)} in training`;
+    return [named(run.name), named(run.label), String(run.seed), el("span", {class: kind[run.status] ?? ""}, run.status),
+      whole(figure(run.steps ?? run.last.steps ?? null)), whole(run.evaluation ? result(run.evaluation) : training),
+      whole(result(run.random)), whole(duration(run.seconds ?? run.last.seconds ?? null))];
+  });
+  return section("runs", runs.length === 1 ? "Run" : "Runs",
+    table(["run", "settings", "seed", "status", "steps", "return (95 % CI)", "random play", "time"], rows),
+    el("p", {class: "note"}, "Returns are unshaped sums over all agents. Intervals are over the episodes of one evaluation, not over seeds."));
+}
+
+function evaluations(runs) {
+  const boxes = runs.filter((run) => run.evaluation && Object.keys(run.evaluation.agents).length).map((run) => {
+    const {evaluation, random} = run;
+    const rows = Object.entries(evaluation.agents).map(([agent, value]) => [named(agent), figure(value), figure(random?.agents[agent] ?? null)]);
+    const teams = Object.entries(evaluation.teams);
+    if (teams.length > 1) rows.push(...teams.map(([team, value]) => [el("span", {}, "team ", named(team)), figure(value), figure(random?.teams[team] ?? null)]));
+    rows.push(...Object.entries(evaluation.info).map(([name, value]) => [named(name), figure(value), figure(random?.info[name] ?? null)]));
+    return el("details", {open: runs.length === 1}, el("summary", {}, named(run.name), ` · ${figure(evaluation.episodes)} episodes`),
+      table(["agent", "mean return", "random play"], rows), histogram(evaluation.returns));
+  });
+  return boxes.length ? section("evaluation", "Final evaluation", ...boxes) : null;
+}
+
+function histogram(returns) {
+  const values = returns.filter((one) => one !== null);
+  const low = Math.min(...values), high = Math.max(...values);
+  if (values.length < 5 || high <= low) return null;
+  const count = Math.min(20, Math.ceil(Math.sqrt(values.length))), bins = new Array(count).fill(0);
+  for (const value of values) bins[Math.min(count - 1, Math.floor((value - low) / (high - low) * count))] += 1;
+  const most = Math.max(...bins), wide = 320, tall = 90;
+  return el("figure", {class: "histogram"}, el("figcaption", {}, `returns of ${values.length} episodes`),
+    el("svg", {viewBox: `0 0 ${wide} ${tall + 18}`, width: wide, height: tall + 18, role: "img", "aria-label": `from ${figure(low)} to ${figure(high)}`},
+      bins.map((n, place) => el("rect", {class: "bar c0", x: place * wide / count + 1, width: wide / count - 2, y: tall - tall * n / most, height: tall * n / most})),
+      el("text", {class: "tick", x: 0, y: tall + 14}, figure(low)), el("text", {class: "tick", x: wide, y: tall + 14, "text-anchor": "end"}, figure(high))));
+}
+
+function comparison(made) {
+  if (!made.tables) return null;
+  return section("comparison", "Comparison", el("p", {}, "Compared by ", named(made.metric), "."), ...made.tables.map((one) =>
+    el("div", {}, el("h3", {}, named(one.title)), table(one.head, one.rows.map((row) => row.map(([text, best]) => best ? el("strong", {}, text) : named(text)))))),
+    ...made.notes.map((text) => el("p", {class: "note"}, named(text))));
+}
+
+function tournament(made) {
+  const order = made.players.map((_, place) => place).sort((a, b) => (made.elo[b] ?? 0) - (made.elo[a] ?? 0));
+  const cells = order.map((row) => el("tr", {}, el("th", {scope: "row"}, named(made.players[row])), el("td", {}, figure(made.elo[row] === null ? null : Math.round(made.elo[row]))),
+    order.map((column) => {
+      const value = made.payoff[row][column], error = made.errors[row][column];
+      if (row === column || value === null) return el("td", {}, "–");
+      const cell = el("td", {class: "payoff"}, value.toFixed(2), error === null ? "" : el("small", {}, ` ± ${error.toFixed(2)}`), made.clear[row][column] ? "" : " =");
+      cell.style.background = value >= 0 ? `rgb(0 114 178 / ${Math.abs(value) * 0.45})` : `rgb(213 94 0 / ${Math.abs(value) * 0.45})`;
+      return cell;
+    })));
+  return el("div", {}, el("h3", {}, named(made.name)), el("div", {class: "wide"}, el("table", {class: "matrix"},
+    el("thead", {}, el("tr", {}, el("th", {}, ""), el("th", {scope: "col"}, "Elo"), order.map((place) => el("th", {scope: "col"}, named(made.players[place]))))), el("tbody", {}, cells))),
+    el("p", {class: "note"}, `Win rate minus loss rate of the row against the column ± standard error over ${figure(made.games)} games of each seating; =: not distinguishable.`));
+}
+
+function settings(runs) {
+  const keys = [...new Set(runs.flatMap((run) => Object.keys(run.settings)))];
+  if (!keys.length) return null;
+  const differs = (key) => new Set(runs.map((run) => run.settings[key] ?? "")).size > 1;
+  const shown = runs.slice(0, 12);
+  const fill = (only) => table(["setting", ...shown.map((run) => run.name)], keys.filter((key) => !only || differs(key)).map((key) =>
+    [named(key), ...shown.map((run) => differs(key) ? el("mark", {}, named(run.settings[key] ?? "–")) : named(run.settings[key] ?? "–"))]));
+  const box = el("div", {}, fill(runs.length > 1));
+  const only = runs.length < 2 ? null : el("label", {}, el("input", {type: "checkbox", checked: true, change: (event) => box.replaceChildren(fill(event.target.checked))}), " differences only");
+  const one = runs.length > 1 ? box : el("details", {}, el("summary", {}, `All ${keys.length} settings`), box);
+  return section("settings", "Settings", only, one, shown.length < runs.length ? el("p", {class: "note"}, `Of the first ${shown.length} of ${runs.length} runs.`) : null,
+    el("details", {}, el("summary", {}, "Versions, and how to make these runs again"), ...shown.map((run) => el("div", {}, el("h3", {}, named(run.name)),
+      el("pre", {}, run.commands.join("\n")), el("p", {class: "note"}, Object.entries(run.versions).map(([name, value]) => `${name} ${value}`).join(" · "))))));
+}
+
+function troubles(content) {
+  const items = content.missing.map((text) => el("li", {}, named(text)));
+  for (const run of content.runs) {
+    for (const text of [...run.warnings, ...run.missing]) items.push(el("li", {}, el("strong", {}, named(run.name)), ": ", named(text)));
+  }
+  for (const one of content.replays) for (const text of one.missing) items.push(el("li", {}, el("strong", {}, "replay of ", named(one.name)), ": ", named(text)));
+  return items.length ? section("notes", "Notes, faults and what is missing", el("ul", {id: "missing"}, items)) : null;
+}
