@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from marl.types import ConfigError
 
@@ -39,6 +39,19 @@ def rungs(steps: int, entrants: int, reduction: int) -> list[int]:
     if first < 1:
         raise ConfigError(f"halving: {rounds} rounds need at least {reduction**rounds:,} steps, got {steps:,}")
     return [*(first * reduction**one for one in range(rounds)), steps]
+
+
+def goes_on(value: float, values: Sequence[float], reduction: int) -> bool:
+    """Whether a value is among the best ``n // eta`` of ``n`` that reached a rung so far, or the best (ASHA, Li et al.
+    2020).
+
+    Args:
+        value: one of ``values``. NaN never goes on.
+        values: of all that have been there.
+        reduction: ``eta``.
+    """
+    best = sorted((-math.inf if math.isnan(one) else one for one in values), reverse=True)
+    return not math.isnan(value) and value >= best[max(1, len(values) // reduction) - 1]
 
 
 def promoted(values: Mapping[str, float], count: int) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marl.studies.halving import goes_on
 from marl.studies.search import Search
 from marl.studies.spaces import Choice, Dimension, IntUniform, LogUniform
 from marl.types import ConfigError
@@ -244,9 +245,26 @@ def _pruner(search: Search, first_rung: int, most_steps: int) -> Any:
     """What ends bad trials."""
     from optuna import pruners
 
+    class Halving(pruners.BasePruner):
+        """Asynchronous successive halving by the values in the journal alone.
+
+        Optuna's own notes a rung before it decides, so a trial that is killed in between is never decided on.
+        """
+
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            step, rung = trial.last_step, first_rung
+            while step is not None and rung < step:
+                rung *= search.reduction
+            if step != rung:
+                return False
+            others = [one.intermediate_values for one in study.get_trials(deepcopy=False) if one.number != trial.number]
+            value = trial.intermediate_values[step]
+            there = [one[step] for one in others if step in one]
+            return not goes_on(value, [*there, value], search.reduction)
+
     match search.pruner:
         case "halving":
-            return pruners.SuccessiveHalvingPruner(min_resource=first_rung, reduction_factor=search.reduction)
+            return Halving()
         case "hyperband":
             return pruners.HyperbandPruner(
                 min_resource=first_rung, max_resource=most_steps, reduction_factor=search.reduction

@@ -10,7 +10,7 @@ import pytest
 
 import marl
 from marl.learners import LEARNERS
-from marl.studies.halving import promoted, rungs, survivors
+from marl.studies.halving import goes_on, promoted, rungs, survivors
 from marl.studies.rate_range import BELOW, MOST_KL, examined, growing
 from marl.studies.search_figures import height
 from marl.studies.trials import Trials
@@ -41,6 +41,15 @@ def test_halving_keeps_a_third_of_27_each_time():
         rungs(26, 27, 3)
 
 
+def test_a_value_goes_on_if_it_is_among_the_best_third_or_the_very_best():
+    assert goes_on(1.0, [1.0], 3)
+    assert not goes_on(1.0, [2.0, 1.0], 3)
+    assert [goes_on(one, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3) for one in (6.0, 5.0, 4.0)] == [True, True, False]
+    assert goes_on(2.0, [2.0, 2.0, 2.0, 2.0], 4)
+    assert not goes_on(math.nan, [1.0, math.nan], 2)
+    assert goes_on(1.0, [math.nan, 1.0, math.nan, math.nan], 2)
+
+
 def test_the_best_are_promoted_whatever_their_order():
     values = {"a": 1.0, "b": 5.0, "c": math.nan, "d": 3.0, "e": 5.0}
     assert promoted(values, 2) == ["b", "e"]  # equal ones as they come
@@ -67,6 +76,19 @@ def test_asynchronous_halving_promotes_the_best_third_of_those_that_came_so_far(
             trials.prune(number, "worse")
     assert [row.number for row in trials.rows() if row.status == "running"] == [0, 3, 8]
     assert [row.steps for row in trials.rows()] == [3, 3, 1, 3, 1, 3, 1, 1, 3]
+
+
+def test_a_trial_that_was_killed_before_it_was_ended_is_decided_on_again(tmp_path):
+    trials = opened(tmp_path)
+    for number, value in enumerate([5.0, 3.0, 1.0]):
+        assert trials.ask().number == number
+        worse = trials.report(number, 1, value)
+        if number < 2:
+            (trials.prune(number, "worse") if worse else trials.complete(number, value))
+    again = opened(tmp_path)
+    assert [one.number for one in again.begun()] == [2]
+    assert worse
+    assert again.report(2, 1, 1.0)
 
 
 def test_the_median_pruner_ends_what_is_below_the_median_of_others(tmp_path):
