@@ -139,7 +139,8 @@ class Lineage:
         """
         if not self.generations:
             raise ConfigError("lineage: no member was compared yet, so there is nothing to draw")
-        from marl.training.curves import STEPS, Curves, plain, style
+        from marl.training.curves import Curves, plain, style
+        from marl.training.metric_words import STEPS
 
         table = [self.generation(number) for number in range(self.generations + 1)]
         founders = [list(range(self.members))]  # of the state that each member has after each comparison

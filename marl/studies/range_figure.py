@@ -6,7 +6,8 @@ import numpy as np
 
 from marl.studies.rate_range import RateRange
 from marl.studies.statistics import smoothed
-from marl.training.curves import Curves, Line, panels, plain, words
+from marl.training.curves import Curves, Line, panels, plain
+from marl.training.metric_words import words
 
 
 def range_figure(found: RateRange) -> Curves:
