@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from marl.compiled import backend
 from marl.config import check_whole
 from marl.deploy.export import write_bundle
 from marl.deploy.playing import BundlePlayers, open_bundle
+from marl.nets.distributions import Distribution
+from marl.nets.q_head import QHead
 from marl.playing.episodes import evaluation_seeds, play_episodes
 from marl.playing.evaluate import EVALUATION_COPIES, EvaluationPlan, Players, evaluate
 from marl.playing.experiment import Experiment
@@ -32,7 +35,7 @@ from marl_runtime.bundle import read
 from marl_runtime.seat import Heard, LocalPlayer, Turn
 from marl_runtime.wire import Field, Layout
 
-TIE = 1e-6  # two best choices that are no further apart are as good as equal
+TIE = 1e-6  # two best choices that are no further apart, as a share of numbers beyond 1, are as good as equal
 WARM_UP = 100  # calls before any is timed
 
 
@@ -55,8 +58,8 @@ class Comparison:
         apart = np.abs(wanted - found) / np.maximum(1.0, np.abs(wanted))
         self.difference = max(self.difference, float(apart.max(initial=0.0)))
 
-    def action(self, wanted: Array, found: Array, outputs: Array | None) -> None:
-        """Compare actions; ``outputs`` of the trained network, if they are known."""
+    def action(self, wanted: Array, found: Array, worth: Array | None) -> None:
+        """Compare actions; ``worth`` of each choice to the trained network, if it is known."""
         wanted, found = np.asarray(wanted), np.asarray(found)
         self.compared += 1
         if wanted.dtype.kind == "f":
@@ -64,8 +67,9 @@ class Comparison:
         else:
             same = bool((wanted == found).all())
         self.equal += same
-        if not same and outputs is not None and wanted.ndim == 0 and max(int(wanted), int(found)) < len(outputs):
-            self.ties += bool(abs(outputs[int(wanted)] - outputs[int(found)]) <= TIE)
+        if not same and worth is not None and wanted.ndim == 0 and max(int(wanted), int(found)) < len(worth):
+            one, other = float(worth[int(wanted)]), float(worth[int(found)])
+            self.ties += abs(one - other) <= TIE * max(1.0, abs(one))
 
 
 class Pair:
@@ -120,8 +124,16 @@ class Pair:
             outputs = self.trained.outputs
             if outputs is not None and self.exported.outputs is not None:
                 self.comparison.numbers(outputs, self.exported.outputs)
-            self.comparison.action(wanted, found, outputs)
+            self.comparison.action(wanted, found, worth(self.trained.distribution, outputs))
         return wanted
+
+
+def worth(head: Distribution, outputs: Array | None) -> Array | None:
+    """What the greedy choice is the largest of, ``(A,)``: the values of actions where outputs ``(K,)`` are others."""
+    if outputs is None or not isinstance(head, QHead):
+        return outputs
+    values: Array = head.values(torch.from_numpy(outputs)).numpy()
+    return values
 
 
 @dataclass(frozen=True)

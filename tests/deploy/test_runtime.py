@@ -16,7 +16,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 import marl
 import marl_runtime
-from marl.deploy.verify import Comparison, Pair
+from marl.deploy.verify import Comparison, Pair, worth
+from marl.nets.q_head import QHead
 from marl.recipes import fits, recipes
 from marl.spaces import AgentCodec, base_action_mask, team_spec
 from marl.spec_json import space_to_json
@@ -92,6 +93,14 @@ def assert_alike(system, team, states):
             assert comparison.compared == states
             assert comparison.equal + comparison.ties == states
             assert comparison.difference <= 1e-5
+
+
+def test_two_actions_of_one_value_are_a_tie_and_others_are_none():
+    head = QHead(2, dueling=True)  # outputs are a value, then two advantages
+    for outputs, ties in (([5.0, 1.0, 1.0], 1), ([1.0, 1.0, 5.0], 0)):
+        comparison = Comparison()
+        comparison.action(np.int64(1), np.int64(0), worth(head, np.array(outputs, np.float32)))
+        assert (comparison.compared, comparison.equal, comparison.ties) == (1, 0, ties)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
