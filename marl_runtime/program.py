@@ -289,7 +289,7 @@ def _function(kind: str, settings: Mapping[str, Any]) -> Callable[..., Array]:
         return _layer(**settings)
     function = OPERATIONS.get(kind)
     if function is None:
-        raise ProgramError(f"operation {kind!r} is not known here; engine='onnx', or a newer version, may know it")
+        raise ProgramError(f"operation {kind!r:.80} is not known here; engine='onnx', or a newer version, may know it")
     return partial(function, **settings) if settings else function
 
 
