@@ -21,6 +21,7 @@ from marl.types import ConfigError
 MOST_FOLDERS = 20_000  # that are looked into
 STUDY, CELLS = "study.json", "cells"  # of a study's folder
 OF_TASK = ("env", "env_kwargs", "max_steps", "tasks", "reset_options")  # settings that say what is learnt
+SCHEDULES = "marl.schedules:"  # of which one is a single value to people
 NOT_TOLD = ("name", "seed")
 RANDOM = "random_return"  # the metric that random play's returns are
 MOST_TOLD = 3  # settings in a name
@@ -156,7 +157,11 @@ def _short(text: str) -> str:
 
 def flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
     """Settings as one level; what is None or empty says nothing, as where runs are compared."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and str(value.get("$class", "")).startswith(SCHEDULES):
+        name = value["$class"].removeprefix(SCHEDULES)
+        numbers = (str(item) for key, item in value.items() if key != "$class" and item is not None)
+        yield where, f"{name}({', '.join(numbers)})"
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             if where or key not in NOT_TOLD:
                 yield from flat(item, f"{where}.{key}" if where else str(key))

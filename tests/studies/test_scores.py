@@ -204,6 +204,13 @@ def test_runs_of_other_settings_are_told_apart_by_what_differs(tmp_path):
     assert "spread (env_kwargs.agents=5)" in made.tasks
 
 
+def test_a_schedule_is_told_as_one_value(tmp_path):
+    run_folder(tmp_path / "a", learning(1.0), learner=marl.ippo(lr=marl.Linear(1e-3, 0.0)))
+    run_folder(tmp_path / "b", learning(1.0), learner=marl.ippo(lr=1e-4))
+    names = {"ppo (learner.lr=Linear(0.001, 0.0))", "ppo (learner.lr=0.0001)"}
+    assert set(Scores.from_runs(tmp_path).algorithms) == names
+
+
 def test_runs_that_differ_in_much_are_numbered(tmp_path):
     run_folder(tmp_path / "a", learning(1.0), learner=marl.ippo())
     changed = marl.ippo(lr=1.0, clip=0.5, epochs=3, rollout=7, discount=0.5)
