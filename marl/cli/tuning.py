@@ -167,7 +167,8 @@ class Tuning:
             state, changed = is_there(cell, None)
             if changed:
                 raise config_error(f"{cell.folder}: was trained with other settings ({changed[0]}); use another --out")
-            if state.status != "finished" or state.value is None:
+            # A run that had nobody left to ask ended before its end, and goes on.
+            if state.status != "finished" or state.value is None or state.steps < self._whole:
                 self._schedule.add(cell)
                 return True
             active.values.append(state.value)

@@ -153,6 +153,9 @@ def test_a_search_that_was_cut_off_goes_on_as_if_it_had_not_been(file, unbroken,
     monkeypatch.setattr(Trials, "report", report)
     assert main(["tune", str(file), "--out", str(out), "--jobs", "1", "--quiet"]) == 0
     assert trials(out) == trials(unbroken)
+    for run in sorted((unbroken / "trials").glob("*/seed-*")):
+        there = [row["steps"] for row in read_metrics(out / run.relative_to(unbroken))]
+        assert there == [row["steps"] for row in read_metrics(run)], run
 
 
 def test_more_trials_go_on_with_a_search_and_keep_what_is_there(file, unbroken, here, tmp_path):

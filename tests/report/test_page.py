@@ -229,7 +229,9 @@ def test_the_replays_numbers_are_the_evaluations(folder, system, tab):
     np.testing.assert_allclose(found, message[: len(found)], rtol=0.1, atol=1e-3)
     scores = one.scores[made.agents[0]][step]
     best = np.argsort(-scores)[0]
-    assert page.texts("#agents .thought")[0].startswith(f"{best}: {scores[best]:.2g}")
+    thought, number = page.texts("#agents .thought")[0].split(",")[0].split(": ")
+    assert thought == str(best)
+    assert float(number) == pytest.approx(scores[best], rel=0.05)  # two digits
     # The moment that an address names is where the page goes, also without being loaded anew; and it tells where it is.
     page.run(f"location.hash = '#episode=2&step={one.length}'")
     page.wait(f"document.getElementById('step').textContent === 'step {one.length} of {one.length}'")
