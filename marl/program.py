@@ -48,7 +48,7 @@ class Writer:
 
     def constant(self, value: Tensor | Array | float) -> str:
         """A value that never changes; a tensor on the CPU is shared, not copied."""
-        name = f"constant_{len(self.constants)}"
+        name = f"c{len(self.constants)}"
         shared = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=np.float32)
         self.constants[name] = shared
         return name

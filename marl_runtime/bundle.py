@@ -20,7 +20,7 @@ from marl_runtime import files
 from marl_runtime.program import Array, Operation, Program, ProgramError, Stage
 from marl_runtime.shapes import LARGEST, shapes_of
 
-FORMAT = 1
+FORMAT = 2  # of 1, all constants were in the file of weights
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 64 * 2**20  # bytes
 LARGEST_FILE = 2**31  # bytes
@@ -100,7 +100,8 @@ def read(path: str | Path) -> Bundle:
     shapes: list[dict[str, tuple[int, ...]]] = []
     try:
         for policy in manifest["policies"]:
-            program = _program(json.loads(contents[policy["program"]]), _arrays(contents[policy["weights"]]))
+            said = json.loads(contents[policy["program"]])
+            program = _program(said, _arrays(contents[policy["weights"]]) | _numbers(said.get("numbers", {})))
             shapes.append(shapes_of(program))
             programs.append(program)
     except ProgramError as error:
@@ -126,6 +127,14 @@ def _program(data: Any, constants: dict[str, Array]) -> Program:
     if "parameters" not in stages[-1].results or any("message" not in one.results for one in stages[:-1]):
         raise ProgramError("a stage lacks its results: messages of each, parameters of the last")
     return Program(inputs, constants, stages, heads)
+
+
+def _numbers(data: Any) -> dict[str, Array]:
+    """Constants of a single number."""
+    found = {_text(name): np.array(value, np.float32) for name, value in data.items()}
+    if not all(value.size == 1 and np.isfinite(value) for value in found.values()):
+        raise ProgramError(f"expected single numbers, got {data!s:.80}")
+    return found
 
 
 def _stage(data: Any) -> Stage:
@@ -156,17 +165,26 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def program_json(program: Program) -> dict[str, Any]:
-    """A program without its constants, as JSON: the inverse of what a bundle is read by."""
+def program_json(program: Program, numbers: Mapping[str, Array]) -> dict[str, Any]:
+    """A program with some of its constants, as JSON: the inverse of what a bundle is read by."""
 
     def stage(one: Stage) -> dict[str, Any]:
         return {"operations": [list(step) for step in one.operations], "results": dict(one.results)}
 
     return {
         "inputs": {name: list(shape) for name, shape in program.inputs.items()},
+        "numbers": {name: _shortest(value) for name, value in numbers.items()},
         "stages": [stage(one) for one in program.stages],
         "heads": {name: stage(one) for name, one in program.heads.items()},
     }
+
+
+def _shortest(value: Array) -> Any:
+    """A number in as many brackets as it has axes, with as few digits as float32 needs."""
+    found: Any = float(str(value.reshape(())[()]))
+    for _ in value.shape:
+        found = [found]
+    return found
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -201,10 +219,10 @@ def _float(name: str, value: Array, found: Mapping[str, Array]) -> Array:
         return value
     scale = found[f"{name}/scale"]  # as many axes, one number for each output channel
     if (
-        scale.dtype != np.float32
+        scale.dtype not in (np.float16, np.float32)
         or scale.ndim != value.ndim
         or np.broadcast_shapes(value.shape, scale.shape) != value.shape
     ):
         raise ProgramError(f"weights {name!r:.80}: a scale of shape {scale.shape} does not fit {value.shape}")
-    wide: Array = value.astype(np.float32) * scale
+    wide: Array = value.astype(np.float32) * scale.astype(np.float32)
     return wide

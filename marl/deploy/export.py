@@ -21,7 +21,7 @@ from torch import nn
 from marl import checkpoint
 from marl.config import unknown
 from marl.deploy.integers import ranges_of, refuse_slower
-from marl.deploy.quantize import INTEGERS, PRECISIONS, Ranges, packed
+from marl.deploy.quantize import INTEGERS, PRECISIONS, Ranges, numbers_of, packed
 from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.heads import head_from_json, head_to_json
@@ -130,14 +130,19 @@ class BundleWriter:
                 "teach a network of this library what it does (--distill 64,64)"
             )
         self.own += own
-        text = json.dumps(program_json(program)).encode()
-        key = _policy_key(text, safetensors(packed(program, None)), *map(_weights, own))
+        numbers = numbers_of(program)
+        text = json.dumps(program_json(program, numbers), separators=(",", ":")).encode()
+
+        def weights(quantize: str | None) -> bytes:
+            stored = packed(program, quantize)
+            return safetensors({name: array for name, array in stored.items() if name not in numbers})
+
+        key = _policy_key(text, weights(None), *map(_weights, own))
         if key in self._known:
             return self._known[key]
         number = self._known[key] = len(self.policies)
         names = f"policy_{number}.json", f"policy_{number}.safetensors"
-        weights = safetensors(packed(program, self.quantize))
-        self.contents |= dict(zip(names, (text, weights), strict=True))
+        self.contents |= dict(zip(names, (text, weights(self.quantize)), strict=True))
         graphs = None
         if self.format == "onnx":
             from marl.deploy.onnx import graphs_of

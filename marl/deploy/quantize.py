@@ -26,6 +26,16 @@ def weights_of(program: Program) -> dict[str, int]:
     return {step.inputs[1]: CHANNEL[step.kind] for step in steps if step.inputs[1] in program.constants}
 
 
+def numbers_of(program: Program) -> dict[str, Array]:
+    """The constants of a single finite number that are no weights: they are written beside the operations."""
+    weights = weights_of(program)
+    return {
+        name: value
+        for name, value in program.constants.items()
+        if value.size == 1 and value.dtype == np.float32 and np.isfinite(value) and name not in weights
+    }
+
+
 def packed(program: Program, quantize: str | None) -> dict[str, Array]:
     """The constants of a program as they are stored."""
     found = dict(program.constants)
@@ -40,10 +50,18 @@ def packed(program: Program, quantize: str | None) -> dict[str, Array]:
 
 
 def int8(weight: Array, axis: int) -> tuple[Array, Array]:
-    """Whole numbers from -127 to 127, and the scale of each output channel (all other axes have size 1)."""
+    """Whole numbers from -127 to 127, and the scale of each output channel (all other axes have size 1).
+
+    Scales are float16 where its precision of 11 bits holds for all of them: the numbers are rounded with these.
+    """
     others = tuple(k for k in range(weight.ndim) if k != axis % weight.ndim)
     scale = (np.abs(weight).max(axis=others, keepdims=True) / 127).astype(np.float32)
-    whole = np.rint(weight / np.where(scale > 0, scale, np.float32(1)))
+    with np.errstate(over="ignore"):
+        half = scale.astype(np.float16)
+    half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)  # no weight leaves its range
+    if np.all((half >= np.finfo(np.float16).tiny) | (scale == 0)) and np.all(np.isfinite(half)):
+        scale = half
+    whole = np.rint(weight / np.where(scale > 0, scale, 1).astype(np.float32))
     return np.clip(whole, -127, 127).astype(np.int8), scale
 
 
@@ -54,6 +72,6 @@ def rounded(program: Program, quantize: str | None) -> Program:
     for name in program.constants:
         value = stored[name]
         if value.dtype == np.int8:
-            value = value.astype(np.float32) * stored[f"{name}/scale"]
+            value = value.astype(np.float32) * stored[f"{name}/scale"].astype(np.float32)
         constants[name] = value.astype(np.float32) if value.dtype == np.float16 else value
     return program._replace(constants=constants)

@@ -2,7 +2,7 @@
 // Bundles in the browser or in node: trained agents that act on observations.
 //   const team = await MarlBundle.load("."); team.agent_0.reset(); const action = team.agent_0.act(observation);
 const MarlBundle = (({Program, tensor, size, need}, {Codec, MASK}) => {
-  const FORMAT = 1, LARGEST_FILE = 2 ** 28; // bytes
+  const FORMAT = 2, LARGEST_FILE = 2 ** 28; // bytes
   const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$/, entries = (object) => new Map(Object.entries(object));
 
   // --- weights: safetensors, int8 and float16 as float32 -------------------------------------------------------------
@@ -39,6 +39,13 @@ const MarlBundle = (({Program, tensor, size, need}, {Codec, MASK}) => {
       found.delete(name);
     }
     return found;
+  }
+
+  function number(said) { // in as many brackets as it has axes
+    const shape = [];
+    for (; Array.isArray(said); said = said[0]) shape.push(said.length);
+    need(Number.isFinite(said) && size(shape) === 1, `expected a single number, got ${said}`);
+    return tensor(shape, [said]);
   }
 
   // --- agents --------------------------------------------------------------------------------------------------------
@@ -117,7 +124,8 @@ const MarlBundle = (({Program, tensor, size, need}, {Codec, MASK}) => {
   async function load(folder, read = (name) => fetched(`${folder}/${name}`)) {
     const json = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
     const manifest = json(await read("manifest.json"));
-    need(manifest.format === FORMAT, `a bundle of format ${manifest.format} is not known here`);
+    const known = Number.isInteger(manifest.format) && manifest.format >= 1 && manifest.format <= FORMAT;
+    need(known, `a bundle of format ${manifest.format} is not known here`);
     async function checked(name) {
       const said = entries(manifest.files).get(name);
       need(NAME.test(name) && said !== undefined && said.bytes <= LARGEST_FILE, `${name} is no file of the bundle`);
@@ -132,7 +140,9 @@ const MarlBundle = (({Program, tensor, size, need}, {Codec, MASK}) => {
     }
     const files = [];
     for (const policy of manifest.policies) {
-      files.push([json(await checked(policy.program)), weights(await checked(policy.weights))]);
+      const program = json(await checked(policy.program)), constants = weights(await checked(policy.weights));
+      for (const [name, said] of entries(program.numbers ?? {})) constants.set(name, number(said));
+      files.push([program, constants]);
     }
     const team = Object.create(null);
     for (const [name, said] of entries(manifest.agents)) {

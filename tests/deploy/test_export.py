@@ -146,11 +146,20 @@ def test_int8_is_within_half_a_step_of_each_channels_scale():
     whole, scale = int8(weight, -1)
     assert whole.dtype == np.int8
     assert scale.shape == (1, 7)
-    np.testing.assert_allclose(scale[0], np.abs(weight).max(0) / 127, rtol=1e-6)
-    assert (np.abs(whole * scale - weight) <= scale / 2 + 1e-7).all()
+    assert scale.dtype == np.float16
+    np.testing.assert_allclose(scale[0], np.abs(weight).max(0) / 127, rtol=2**-10)
+    assert (np.abs(whole * scale.astype(np.float32) - weight) <= scale / 2 + 1e-7).all()
     assert not whole[:, 0].any()  # a channel of zeros has no scale, and stays zeros
     kernel = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
     assert int8(kernel, 0)[1].shape == (4, 1, 1, 1)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e8])
+def test_scales_that_float16_cannot_hold_stay_float32(size):
+    weight = size * np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32)
+    whole, scale = int8(weight, -1)
+    assert scale.dtype == np.float32
+    assert (np.abs(whole * scale - weight) <= scale * 0.51).all()
 
 
 @pytest.mark.parametrize("engine", ["numpy", "onnx"])

@@ -15,7 +15,7 @@ import marl
 import marl_runtime
 from marl.deploy.export import safetensors, write_bundle
 from marl_runtime import BundleError, files
-from marl_runtime.bundle import MANIFEST, own_hash
+from marl_runtime.bundle import MANIFEST, own_hash, read
 from tests.support.policies import system_of
 
 PROGRAM, WEIGHTS = "policy_0.json", "policy_0.safetensors"
@@ -81,6 +81,24 @@ class Forged:
 def test_the_bundle_itself_is_taken(bundle):
     bundle.write()
     assert list(marl_runtime.load(bundle.path)) == ["a", "b", "c"]
+
+
+def test_a_bundle_of_the_first_format_acts_as_before(bundle):
+    bundle.write()
+    row = np.full(5, 0.3, np.float32)
+    wanted = marl_runtime.load(bundle.path)["a"].act(row)
+    whole = read(bundle.path).programs[0].constants
+    bundle.manifest["format"] = 1
+    bundle.program(lambda data: data.pop("numbers"))
+    bundle.arrays(**whole)
+    bundle.write()
+    np.testing.assert_array_equal(marl_runtime.load(bundle.path)["a"].act(row), wanted)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "x", [1.0, 2.0], [], None, {"a": 1}, [[[]]]])
+def test_a_constant_of_the_program_is_a_single_number(bundle, value):
+    bundle.program(lambda data: data["numbers"].update(c99=value))
+    bundle.refused("policy 0")
 
 
 @pytest.mark.parametrize(

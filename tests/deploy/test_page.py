@@ -252,7 +252,7 @@ def test_damaged_and_foreign_bundles_are_refused_in_javascript_too(tmp_path):
         "no file of the bundle": {
             "manifest.json": json.dumps({**manifest, "policies": [{"program": "../x", "weights": "../y"}]})
         },
-        "a bundle of format 2": {"manifest.json": json.dumps({**manifest, "format": 2})},
+        "a bundle of format 3": {"manifest.json": json.dumps({**manifest, "format": 3})},
         "constructor is not known": {
             "policy_0.json": json.dumps(program),
             "manifest.json": json.dumps({**manifest, "files": {**manifest["files"], "policy_0.json": size}}),
