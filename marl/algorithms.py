@@ -13,12 +13,12 @@ from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 P = ParamSpec("P")
 L = TypeVar("L")
 
-# What the particle worlds wanted (docs/benchmarks.md); rare updates of large batches are the papers' way too.
+# What the particle worlds wanted (docs/benchmarks.md#defaults); with rare updates of 1,024 rows actors learn later there.
 _TUNED_VALUES: dict[str, Any] = {"batch": 512, "updates_per_step": 1 / 16, "tau": 0.01}
 _TUNED_ACTORS: dict[str, Any] = {
     "lr": 1e-3,
-    "batch": 1_024,
-    "updates_per_step": 1 / 50,
+    "batch": 256,
+    "updates_per_step": 1 / 10,
     "tau": 0.01,
     "discount": 0.95,
     "max_grad_norm": 0.5,

@@ -29,6 +29,8 @@ scenario = marl.Scenario(
             "extra": None,
             "agents": marl.maddpg(
                 network=marl.MLP((128, 128), "relu"),
+                batch=1_024,
+                updates_per_step=1 / 50,
                 learning_starts=5_000,
                 buffer=500_000,
             ),

@@ -12,6 +12,8 @@ values = {  # of value-based learners
 }
 actors = {  # of learners with an actor and a replay
     "network": marl.MLP((128, 128), "relu"),
+    "batch": 1_024,
+    "updates_per_step": 1 / 50,
     "learning_starts": 5_000,
     "discount": 0.85,
     "buffer": 500_000,

@@ -17,6 +17,7 @@ settings = {
 replay = {  # of learners with a replay
     "network": marl.MLP((128, 128), "relu"),
     "batch": 512,
+    "updates_per_step": 1 / 50,
     "learning_starts": 5_000,
     "buffer": 200_000,
 }

@@ -87,7 +87,7 @@ def started(code: str) -> tuple[float, float]:
 # --- what smaller bundles keep ----------------------------------------------------------------------------------------
 
 TASKS = {  # what is trained, for how long, and a student of at most an eighth of the parameters
-    "spread": (spread_native.scenario, 300_000, marl.MLP((32, 32))),
+    "spread": (spread_native.scenario, 300_000, marl.MLP((37, 37))),
     "cartpole": (replace(cartpole.scenario, env="marl/cartpole-v0", algorithms={}), 100_000, marl.MLP((16, 16))),
     "pendulum": (replace(pendulum.scenario, env="marl/pendulum-v0", algorithms={}), 200_000, marl.MLP((16, 16))),
 }

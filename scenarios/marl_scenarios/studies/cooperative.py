@@ -22,7 +22,7 @@ values = {
     "exploration": marl.exploration.EpsilonGreedy(marl.Linear(1.0, 0.02, STEPS // 2)),
     **net,
 }
-actors = {"learning_starts": 5_000, "buffer": 200_000, **net}
+actors = {"batch": 1_024, "updates_per_step": 1 / 50, "learning_starts": 5_000, "buffer": 200_000, **net}
 
 
 def task(name: str, env: str, discount: float, **fields) -> marl.Scenario:

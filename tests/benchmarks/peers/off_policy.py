@@ -32,7 +32,13 @@ def make_system(work: Work) -> marl.MultiAgentSystem:
         sac = marl.isac(batch=256, updates_per_step=1, learning_starts=start, buffer=50_000, network=network)
         return marl.MultiAgentSystem(sac, "Pendulum-v1", num_envs=1, seed=work.seed, device=work.device)
     if work.variant in ("in-turn", "overlap"):
-        maddpg = marl.maddpg(learning_starts=start, buffer=100_000, overlap=work.variant == "overlap")
+        maddpg = marl.maddpg(
+            batch=1_024,
+            updates_per_step=1 / 50,
+            learning_starts=start,
+            buffer=100_000,
+            overlap=work.variant == "overlap",
+        )
         return marl.MultiAgentSystem(
             maddpg, "mpe2.simple_spread_v3", num_envs=work.copies, workers=work.workers, seed=work.seed
         )
