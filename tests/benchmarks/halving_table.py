@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ SETTINGS, RUNGS, STEPS, EPISODES = 64, 12, 4_000, 64
 FIELDS = ("lr", "epochs", "minibatches", "gae_lambda", "discount", "entropy", "units")
 
 
-def drawn(random: np.random.Generator) -> dict[str, float]:
+def drawn(random: np.random.Generator) -> dict[str, Any]:
     """One row's settings."""
     return {
         "lr": float(10 ** random.uniform(-5, -1.5)),
@@ -34,7 +35,7 @@ def drawn(random: np.random.Generator) -> dict[str, float]:
     }
 
 
-def curve(settings: dict[str, float], seed: int) -> list[float]:
+def curve(settings: dict[str, Any], seed: int) -> list[float]:
     """Returns at the rungs."""
     chosen = dict(settings)
     units = chosen.pop("units")
