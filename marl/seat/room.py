@@ -24,6 +24,7 @@ from marl.seat.games import Games, Kept, Score
 from marl.seat.person import Left, Turn
 from marl.types import Array, MarlError
 
+QUICK = 1  # level of compression: a picture is sent to this machine once
 MOST_SEEN = 200  # numbers of an observation that are shown
 MOST_SCORES = 100  # games in the table, the newest
 Send = Callable[[str], None]
@@ -94,7 +95,6 @@ class Room:
         try:
             while True:
                 self._wait_for_start()
-                self._say_phase("play")
                 recording = games.play(number)
                 with self._changed:
                     for seat in self.seats.values():
@@ -117,10 +117,11 @@ class Room:
 
     def _wait_for_start(self) -> None:
         with self._changed:
-            self._started = False
             self._changed.wait_for(lambda: self._closed or (self._started and self._all_there()))
             if self._closed:
                 raise Left
+            self._started = False
+            self._say_phase("play")
 
     def _all_there(self) -> bool:
         return all(seat.send is not None for seat in self.seats.values())
@@ -133,7 +134,7 @@ class Room:
         if picture is not None and picture.ndim == 2:
             message["marks"] = [_mark(one) for one in picture]
         elif picture is not None:
-            message["source"] = f"data:image/png;base64,{base64.b64encode(png(picture)).decode()}"
+            message["source"] = f"data:image/png;base64,{base64.b64encode(png(picture, QUICK)).decode()}"
         with self._changed:
             self._picture = as_json(message)
             self._tell(self._picture)
@@ -247,7 +248,7 @@ class Room:
         with self._changed:
             seat = self.seats[agent]
             if said["do"] == "start":
-                self._started = True
+                self._started = self._phase[0] in ("wait", "over")
             elif said["do"] == "release":
                 seat.held = False
             else:

@@ -177,10 +177,11 @@ class SeatPage {
     this.single = parts.length === 1;
     this.groups = parts.map((names, part) => names.map((name, choice) => el("button", {type: "button", "data-part": part, "data-choice": choice,
       pointerdown: () => this.press(part, choice), pointerup: () => this.release(), pointerleave: () => this.release(),
-      click: (event) => { if (event.detail === 0) this.press(part, choice); }}, named(name)))); // detail 0: by the keyboard
+      click: (event) => { if (event.detail === 0) this.press(part, choice); }}, // detail 0: by the keyboard
+      named(name), this.single && choice < 10 && name !== String(choice) ? el("small", {}, ` ${choice}`) : null)));
     const groups = this.groups.map((buttons, part) => {
       const box = el("div", {class: "tools choices-of", role: "group", "aria-label": this.single ? "actions" : `part ${part + 1}`}, buttons);
-      if (board && board.rows > 1) Object.assign(box.style, {display: "grid", gridTemplateColumns: `repeat(${board.columns}, max-content)`});
+      if (board && board.rows > 1) Object.assign(box.style, {display: "grid", gridTemplateColumns: `repeat(${board.columns}, minmax(0, max-content))`, gap: "6px"});
       if (board) buttons.forEach((button, action) => { const [row, column] = this.field(action); button.style.gridRow = row + 1; button.style.gridColumn = column + 1; });
       return box;
     });
@@ -192,13 +193,14 @@ class SeatPage {
     this.controls.replaceChildren(...groups, ...sliders, ...(this.send ? [this.send] : []));
     const names = this.single ? parts[0].map((name) => name.toLowerCase()) : [];
     const ways = [];
-    if (board) ways.push("click a field of the picture, or a button");
+    if (board) ways.push("a click on a field of the picture");
     if (Object.values(ARROWS).some((name) => names.includes(name))) ways.push("arrow keys or WASD");
-    if (this.single && names.length > 1) ways.push(`the digits 0 to ${Math.min(9, names.length - 1)} for the first actions`);
+    if (this.single) ways.push(`the digits 0 to ${Math.min(9, names.length - 1)}`);
+    if (this.groups.length) ways.push("the buttons");
     if (this.sliders.length) ways.push("the sliders");
     if (this.send) ways.push("Enter to act");
     const waits = tick ? `A step every ${figure(tick, 3)} s. ${{rest: `Without a key your agent does nothing (${names[rest?.[0]] ?? "its choices that do nothing"}).`, again: "Without a key your agent does the last again.", keep: "The sliders stay where they are."}[idle]}` : "The game waits for you.";
-    this.how.textContent = `${waits} Act by ${ways.join(", ") || "the buttons"}.${opponent ? ` You play against ${opponent}.` : ""}`;
+    this.how.textContent = `${waits} Act by ${new Intl.ListFormat("en", {type: "disjunction"}).format(ways)}.${opponent ? ` You play against ${opponent}.` : ""}`;
     this.mark();
   }
 
@@ -305,8 +307,7 @@ class SeatPage {
   // --- results -------------------------------------------------------------------------------------------------------
 
   score({rows, file, trouble}) {
-    const several = rows.some((one) => one.person.total !== one.person.everybody);
-    const outcomes = rows.some((one) => one.person.outcome);
+    const outcomes = rows.some((one) => one.person.outcome), several = !outcomes && rows.some((one) => one.person.total !== one.person.everybody);
     const cells = (one) => [figure(one.total), ...(several ? [figure(one.everybody)] : []), one.length, ...(outcomes ? [one.outcome] : [])];
     const head = ["return", ...(several ? ["of all agents"] : []), "steps", ...(outcomes ? ["outcome"] : [])];
     const mean = (who, what) => rows.reduce((sum, one) => sum + (one[who][what] ?? 0), 0) / rows.length;
