@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from marl.adapters.lifecycle import close_env
 from marl.camera import PICTURES
 from marl.config import unknown
 from marl.league.matches import side_returns
-from marl.league.members import Member
+from marl.league.members import Member, sides_of
 from marl.playing.decentralized import DecentralizedActor
 from marl.playing.single import MixedAgent
 from marl.playing.team import Side, team_sides
@@ -26,6 +27,7 @@ from marl.seat.person import Person, PersonPlayer
 from marl.types import Array, ConfigError, Episode
 from marl_runtime.seat import LocalPlayer
 
+ZERO_SUM = 1e-6  # of the sum of returns
 MEMBER_DRAWS = 0x5EA7ED  # streams of a league's members come from (seed, this)
 Shown = Callable[[Any, Array | None, Sequence[str]], None]
 
@@ -38,7 +40,8 @@ class Score:
         total: their return, as a sum.
         everybody: the return of all agents, as a sum.
         length: steps.
-        outcome: ``won``, ``lost``, ``drawn``; nothing where no other side plays.
+        outcome: ``won``, ``lost``, ``drawn``, as a league's games, or by returns; nothing where nobody plays against
+            anybody: one team whose returns are no zero-sum game's, or sides that are paid alike.
     """
 
     total: float
@@ -97,6 +100,8 @@ class Games:
                 raise ConfigError(unknown("seat", name, agents, "agent"))
         self._league = None if system.setup.league is None else system.training.league_state
         self.sides: Sequence[Side] = team_sides(system.spec) if self._league is None else self._league.sides
+        if self._league is None and len(self.sides) == 1 and system.spec.turn_based and len(agents) > 1:
+            self.sides = sides_of(system.spec, "agents")  # a board game in which one policy plays both
         self.taken = [side for side in self.sides if set(side.agents) & set(seats.people)]
         self._guests = self._found_guests()
         env = system.make_env()
@@ -136,6 +141,11 @@ class Games:
             name = self._league.winner(ended)
             return "drawn" if name is None else "won" if name in [side.name for side in self.taken] else "lost"
         ours, theirs = (max(side_returns(sides, episode.returns)) for sides in (self.taken, others))
+        if self._league is None:
+            shared = ours == theirs != 0  # they are paid alike: nobody plays against anybody
+            one_team = len(self.system.spec.teams) == 1 and abs(sum(episode.returns.values())) > ZERO_SUM
+            if shared or one_team:
+                return ""
         return "won" if ours > theirs else "lost" if ours < theirs else "drawn"
 
     # --- who else sits there ------------------------------------------------------------------------------------------
@@ -214,6 +224,8 @@ class Kept:
         """Write a game behind those before it. Raises OSError."""
         self._recording = recording if self._recording is None else joined(self._recording, recording)
         if self.path is None:
+            if self._folder.is_symlink():
+                raise OSError(errno.ENOTDIR, "human is a link, which may lead anywhere", str(self._folder))
             self._folder.mkdir(parents=True, exist_ok=True)
             number = 1
             while True:

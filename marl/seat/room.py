@@ -25,6 +25,7 @@ from marl.seat.person import Left, Turn
 from marl.types import Array, MarlError
 
 QUICK = 1  # level of compression: a picture is sent to this machine once
+BETWEEN = 0.05  # seconds of a step in which no person acts, so that they can follow it
 MOST_SEEN = 200  # numbers of an observation that are shown
 MOST_SCORES = 100  # games in the table, the newest
 Send = Callable[[str], None]
@@ -69,7 +70,7 @@ class Room:
         self._rows: list[dict[str, Any]] = []
         self._controls: Mapping[str, Controls] = {}
         self._facts: dict[str, Any] = {}
-        self._shown_at = 0.0
+        self._shown_at, self._acted = 0.0, False
         self._thread: threading.Thread | None = None
 
     # --- the thread in which games are played -------------------------------------------------------------------------
@@ -98,7 +99,7 @@ class Room:
                 recording = games.play(number)
                 with self._changed:
                     for seat in self.seats.values():
-                        seat.turn, seat.told, seat.held, seat.fresh = None, "", False, False
+                        seat.turn, seat.told, seat.pressed, seat.held, seat.fresh = None, "", None, False, False
                 person = games.score(recording.episodes[0])
                 trouble = ""
                 try:
@@ -129,7 +130,7 @@ class Room:
     # --- what the game says -------------------------------------------------------------------------------------------
 
     def shows(self, env: Any, picture: Array | None, texts: Sequence[str]) -> None:
-        """Show everybody what the environment shows; with a tick, no sooner than it allows. Raises Left."""
+        """Show everybody what the environment shows, and let them see it before it goes on. Raises Left."""
         message: dict[str, Any] = {"kind": "picture", "marks": None, "source": None, "texts": list(map(text, texts))}
         if picture is not None and picture.ndim == 2:
             message["marks"] = [_mark(one) for one in picture]
@@ -138,10 +139,10 @@ class Room:
         with self._changed:
             self._picture = as_json(message)
             self._tell(self._picture)
-            if self.tick:
-                end = max(self._shown_at + self.tick, time.monotonic())
-                self._changed.wait_for(lambda: self._closed, max(0.0, end - time.monotonic()))
-                self._shown_at = time.monotonic()
+            pause = self.tick or (0.0 if self._acted else BETWEEN)
+            self._acted = False
+            self._changed.wait_for(lambda: self._closed, max(0.0, self._shown_at + pause - time.monotonic()))
+            self._shown_at = time.monotonic()
             if self._closed:
                 raise Left
 
@@ -168,6 +169,7 @@ class Room:
                 self._changed.wait_for(lambda: self._closed or seat.chosen is not None)
             if self._closed:
                 raise Left
+            self._acted = True
             if seat.chosen is not None:
                 return seat.chosen
             now = seat.pressed if seat.held or seat.fresh else self.without_a_key(seat)

@@ -36,7 +36,11 @@ class Terminal:
     def say(self, words: str) -> None:
         """Print a line."""
         if words:
-            print(words, file=self._out, flush=True)
+            self._write(f"{words}\n")
+
+    def _write(self, words: str) -> None:
+        self._out.write(words)
+        self._out.flush()
 
     def shows(self, env: Any, picture: Array | None, texts: Sequence[str]) -> None:
         """Keep what the environment shows as text."""
@@ -51,7 +55,7 @@ class Terminal:
         self.say(self._shown or seen(turn))
         self.say(f"legal: {legal(turn)}")
         while True:
-            print("> ", end="", file=self._out, flush=True)
+            self._write("> ")
             line = self._source.readline()
             if not line:
                 raise Left

@@ -20,7 +20,7 @@ from marl.adapters.copies import derived_seed
 from marl.adapters.resolve import resolve
 from marl.cli import main
 from marl.playing.episodes import evaluation_seeds
-from marl.report import Recording
+from marl.report import RecordedEpisode, Recording
 from marl.report.content import Source
 from marl.report.live import application, server
 from marl.seat.controls import BOARDS, IllegalAction, controls_of
@@ -443,6 +443,15 @@ def test_controls_are_the_choices_that_are_an_agents_own():
             controls_of(team_spec("all", ["a"], [Box(-1, 1, (2,))], [space]), 0, Knobs())
 
 
+@pytest.mark.parametrize(("returns", "outcome"), [
+    ((1, -1), "won"), ((-1, 1), "lost"), ((0, 0), "drawn"), ((2, 1), ""), ((3, 3), ""),
+])  # fmt: skip
+def test_one_team_in_turns_wins_or_loses_only_where_it_plays_against_itself(returns, outcome):
+    episode = RecordedEpisode(dict(zip(("player_0", "player_1"), returns, strict=True)), 1, 0, {}, *[{}] * 5)
+    with marl.MultiAgentSystem(marl.ippo(**SMALL), "classic/connect_four-v3", num_envs=1) as system:
+        assert Games(system, Seats({"player_0": None})).score(episode).outcome == outcome
+
+
 def test_a_field_of_a_board_is_the_action_that_takes_it():
     board = BOARDS["tictactoe_v3"]
     assert [[board.action(row, column) for column in range(3)] for row in range(3)] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
@@ -529,8 +538,11 @@ def test_games_begin_alike_whoever_plays_and_are_kept_one_after_the_other(tmp_pa
         assert one.returns == alone.episodes[0].returns
         for mine, first in zip(one.pictures, alone.episodes[0].pictures, strict=True):
             assert [whole.texts[int(k)] for k in mine[:, 7]] == [alone.texts[int(k)] for k in first[:, 7]]
-    other = joined(played[0], played[1])
-    assert len(other.episodes) == 2
+    assert len(joined(played[0], played[1]).episodes) == 2
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "human").symlink_to(tmp_path)
+    with pytest.raises(OSError, match="is a link"):
+        Kept(tmp_path / "linked", ["agent_0"]).add(played[0])
 
 
 def test_options_of_seats_alone_are_refused_in_a_line(noughts, capsys, tmp_path):

@@ -274,8 +274,8 @@ class SeatPage {
     const choice = this.choiceOf(event.key);
     if (choice < 0) return;
     event.preventDefault();
-    if (!down) this.release();
-    else if (!event.repeat || !this.hello.tick) this.press(0, choice);
+    if (down && (!event.repeat || !this.hello.tick)) { this.heldKey = event.key; this.press(0, choice); }
+    if (!down && event.key === this.heldKey) this.release(); // not one that was pressed before another
   }
 
   choiceOf(key) {
