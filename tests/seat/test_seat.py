@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import io
 import json
+import signal
 import threading
 import time
 
@@ -31,6 +32,7 @@ from marl.spaces import team_spec
 from marl.types import ConfigError
 from marl_runtime.service.listening import bound
 from tests.support.browser import browser, needs_browser
+from tests.support.commands import finish, start
 
 pytest.importorskip("starlette")
 pytest.importorskip("websockets")
@@ -103,6 +105,23 @@ def noughts(tmp_path_factory):
 # --- the browser ------------------------------------------------------------------------------------------------------
 
 
+HOLD = """(() => {
+  const hear = seatPage.hear.bind(seatPage);
+  seatPage.hear = (message) => {
+    hear(message);
+    if (message.kind === "turn" && message.step === 2)
+      document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft", bubbles: true}));
+  };
+})()"""  # in the page itself: a step takes no longer than a message from here
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    """A function that opens tabs of one browser."""
+    with browser(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
 def buttons(page):
     return page.run("[...document.querySelectorAll('#controls button')].map((one) => !one.disabled)")
 
@@ -118,9 +137,9 @@ def mine(page):
 
 
 @needs_browser
-def test_a_browser_plays_noughts_and_crosses_against_a_member_of_the_league(noughts, tmp_path):
+def test_a_browser_plays_noughts_and_crosses_against_a_member_of_the_league(noughts, tab):
     system, run = noughts
-    with table(system, run, ["player_2"], "step 32") as game, browser(tmp_path / "profile") as tab:
+    with table(system, run, ["player_2"], "step 32") as game:
         page = tab().open(game.page("player_2"), 900, 900)
         page.wait("seatPage.hello !== undefined")
         assert "step 32" in page.run("document.getElementById('how').textContent")
@@ -150,6 +169,7 @@ def test_a_browser_plays_noughts_and_crosses_against_a_member_of_the_league(noug
         page.wait("document.querySelectorAll('#scores tbody tr').length === 2")
         said = page.texts("#scores tbody td")
         assert page.said == []
+        page.open("about:blank")
     episode = Recording.load(game.kept.path).episodes[0]
     acting = episode.acting["player_2"]
     assert episode.actions["player_2"][acting].tolist() == moves
@@ -177,23 +197,21 @@ def replayed(name, episode):
     return episode.length, returns
 
 
-@pytest.mark.parametrize(("name", "agents", "seat", "tick"), [
-    ("marl/spread-v0", marl.mappo(**SMALL), "agent_1", 0.0),
-    ("marl/tag-v0", {"adversary_*": marl.mappo(**SMALL), "agent_*": marl.ippo(**SMALL)}, "agent_0", 0.02),
+@pytest.mark.parametrize(("name", "agents", "seat", "steps", "tick"), [
+    ("marl/spread-v0", marl.mappo(**SMALL), "agent_1", 8, 0.0),
+    ("marl/tag-v0", {"adversary_*": marl.mappo(**SMALL), "agent_*": marl.ippo(**SMALL)}, "agent_0", 60, 0.02),
 ])  # fmt: skip
 @needs_browser
-def test_a_browser_plays_a_round_with_the_keyboard(tmp_path, name, agents, seat, tick):
+def test_a_browser_plays_a_round_with_the_keyboard(tab, tmp_path, name, agents, seat, steps, tick):
     with (
-        marl.MultiAgentSystem(agents, name, num_envs=1, seed=0, env_kwargs={"max_cycles": 8}) as system,
+        marl.MultiAgentSystem(agents, name, num_envs=1, seed=0, env_kwargs={"max_cycles": steps}) as system,
         table(system, tmp_path, [seat], tick=tick) as game,
-        browser(tmp_path / "profile") as tab,
     ):
         page = tab().open(game.page(seat), 900, 900)
         page.wait("seatPage.hello !== undefined")
+        page.run(HOLD if tick else "0")
         page.run("document.getElementById('start').click()")
         if tick:  # an arrow is held: it is the action of every step from then on
-            page.wait("!!seatPage.turn?.acting")
-            key(page, "ArrowLeft")
             page.wait("seatPage.phase.phase === 'over'")
         else:
             for step, pressed in enumerate(["ArrowLeft", "d", "3", "ArrowUp", " ", "0", "1", "2"]):
@@ -202,20 +220,22 @@ def test_a_browser_plays_a_round_with_the_keyboard(tmp_path, name, agents, seat,
         page.wait("document.querySelectorAll('#scores tbody tr').length === 2")
         said = page.texts("#scores tbody td")
         assert page.said == []
+        page.open("about:blank")
     episode = Recording.load(game.kept.path).episodes[0]
     actions = episode.actions[seat].tolist()
     if tick:
         begun = actions.index(1)
-        assert actions == [0] * begun + [1] * (8 - begun), "without a key it stays"
+        assert actions == [0] * begun + [1] * (steps - begun), "without a key it stays"
+        assert begun > 2
         assert said[3] in ("won", "lost", "drawn")
     else:
         assert actions == [1, 2, 3, 4, 0, 0, 1, 2]
-    assert episode.length == 8
-    assert len(episode.pictures) == 9
+    assert episode.length == steps
+    assert len(episode.pictures) == steps + 1
     assert float(said[1]) == pytest.approx(episode.returns[seat], rel=1e-3)
-    env = resolve(name)[0]()
+    env = resolve(name, {"max_cycles": steps})[0]()
     env.reset(seed=derived_seed(evaluation_seeds(0)[0], 0, 0))  # of the first game
-    for step in range(8):
+    for step in range(steps):
         _, rewards, _, _, _ = env.step({agent: episode.actions[agent][step] for agent in env.possible_agents})
         assert {agent: episode.rewards[agent][step] for agent in rewards} == pytest.approx(rewards, rel=1e-6)
 
@@ -263,8 +283,8 @@ def knobs():
 
 
 @needs_browser
-def test_two_people_turn_knobs_and_sliders_and_the_game_waits_for_both(knobs, tmp_path):
-    with table(knobs, tmp_path, ["dial", "slide"]) as game, browser(tmp_path / "profile") as tab:
+def test_two_people_turn_knobs_and_sliders_and_the_game_waits_for_both(knobs, tab, tmp_path):
+    with table(knobs, tmp_path, ["dial", "slide"]) as game:
         # A tab in the background draws nothing, but answers.
         slide, dial = tab().open(game.page("slide")), tab().open(game.page("dial"))
         for page in (slide, dial):
@@ -283,6 +303,7 @@ def test_two_people_turn_knobs_and_sliders_and_the_game_waits_for_both(knobs, tm
         for page in (slide, dial):
             page.wait("document.querySelectorAll('#scores tbody tr').length === 2")
             assert page.said == []
+            page.open("about:blank")
     episode = Recording.load(game.kept.path).episodes[0]
     assert game.kept.path.name == "dial+slide-0001.npz"
     assert episode.actions["dial"].tolist() == [[1, 0], [1, 1], [1, 2]]
@@ -400,7 +421,7 @@ def test_a_game_that_nobody_ends_is_not_kept(knobs, tmp_path):
 
 
 def test_in_real_time_nothing_pressed_is_the_same_again_where_nothing_does_nothing(knobs, tmp_path):
-    with table(knobs, tmp_path, ["dial"], tick=0.05) as game, game.connect("dial") as socket:
+    with table(knobs, tmp_path, ["dial"], tick=0.3) as game, game.connect("dial") as socket:
         assert heard(socket, "hello")["idle"] == "again"
         socket.send(json.dumps({"do": "start"}))
         while heard(socket, "turn")["step"] != 0:
@@ -543,6 +564,32 @@ def test_games_begin_alike_whoever_plays_and_are_kept_one_after_the_other(tmp_pa
     (tmp_path / "linked" / "human").symlink_to(tmp_path)
     with pytest.raises(OSError, match="is a link"):
         Kept(tmp_path / "linked", ["agent_0"]).add(played[0])
+
+
+def test_the_command_has_an_address_for_each_seat_and_writes_nothing_of_the_run_but_its_games(noughts):
+    from websockets.sync.client import connect
+
+    _, run = noughts
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    process = start("view", run, "--play", "--json", "--seat", "player_2", "player_1")
+    try:
+        seats = json.loads(process.stdout.readline())["seats"]
+        places = [seats[name].replace("http:", "ws:").replace("/play", "/seat") for name in ("player_1", "player_2")]
+        with connect(places[0], proxy=None) as first, connect(places[1], proxy=None) as second:
+            first.send('{"do": "start"}')
+            for step, move in enumerate((0, 3, 1, 4, 2)):  # the first player's column is full
+                socket = (first, second)[step % 2]
+                while not (turn := heard(socket, "turn"))["acting"] or turn["step"] != step:
+                    pass
+                socket.send(json.dumps({"do": "act", "step": step, "action": move}))
+            assert heard(first, "scores")["file"] == "run/human/player_2+player_1-0001.npz"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert finish(process, 30).code in (0, 130)
+    kept = run / "human" / "player_2+player_1-0001.npz"
+    assert Recording.load(kept).episodes[0].returns == {"player_1": 1.0, "player_2": -1.0}
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path != kept}
+    assert after == before
 
 
 def test_options_of_seats_alone_are_refused_in_a_line(noughts, capsys, tmp_path):
