@@ -27,7 +27,7 @@ LEVELS = (
         "algorithms recipes checkpoint spec_json program playing league setup scenario received environments training "
         "callbacks logs",
     ),
-    ("L5", "run panel camera film deploy system studies report conformance extend"),
+    ("L5", "run panel camera film deploy system studies report seat conformance extend"),
     ("L6", "overrides cli __main__"),
 )
 ORDER = [f"marl.{unit}" for _, units in LEVELS for unit in units.split()]

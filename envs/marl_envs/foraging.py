@@ -274,6 +274,10 @@ class Foraging(World, name="foraging_v0", render_fps=5):
             "wish": (0, edge),
         }
 
+    def action_names(self, agent: str) -> tuple[str, ...]:
+        """In their order; up is north."""
+        return "stay", "up", "down", "left", "right", "load"
+
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Food green, agents red, the larger the higher their level."""
         canvas.view(self.size / 2, ((self.size - 1) / 2, (self.size - 1) / 2))

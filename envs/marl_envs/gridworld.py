@@ -276,6 +276,10 @@ class GridWorld(World, name="gridworld_v0"):
         cell = [self.width - 1, self.height - 1]
         return {"agent": (0, cell), "goal": (0, cell), "queue": (0, self.width * self.height - 1)}
 
+    def action_names(self, agent: str) -> tuple[str, ...]:
+        """In their order."""
+        return "stay", "left", "right", "down", "up"
+
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """Walls, goals, agents."""
         canvas.view(max(self.width, self.height) / 2, ((self.width - 1) / 2, (self.height - 1) / 2))

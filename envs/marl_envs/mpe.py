@@ -391,6 +391,11 @@ class ParticleWorld(World):
         s = self.core.s
         return {agent: {"benchmark_data": self.benchmark(s, 0, n)} for n, agent in enumerate(self.possible_agents)}
 
+    def action_names(self, agent: str) -> tuple[str, ...]:
+        """Of those who move and do not talk."""
+        body = self._bodies[self.possible_agents.index(agent)]
+        return ("stay", "left", "right", "down", "up") if body.moves and not (body.talks and self._words) else ()
+
     def draw(self, canvas: Canvas, s: Particles, e: int) -> None:
         """Discs with the names of agents, hollow at the edge where somebody is farther out, and what talkers said.
 

@@ -194,6 +194,10 @@ class PredatorPrey(World, name="predator_prey_v0", render_fps=4):
         """Cells."""
         return {"place": (0, self.size - 1)}
 
+    def action_names(self, agent: str) -> tuple[str, ...]:
+        """In their order."""
+        return "stay", "left", "right", "down", "up"
+
     def draw(self, canvas: Canvas, s: State, e: int) -> None:
         """The prey green, predators red with what they see, darker once they have reached it."""
         middle = (self.size - 1) / 2

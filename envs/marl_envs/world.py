@@ -124,6 +124,10 @@ class World(ParallelEnv[str, Any, Any]):
         """
         return {}
 
+    def action_names(self, agent: str) -> tuple[str, ...]:
+        """What an agent's actions are called where a person plays it (``marl view --play``); none: by their numbers."""
+        return ()
+
     def draw(self, canvas: Canvas, s: Any, e: int) -> None:
         """Paint copy ``e``; by default nothing but the background."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,10 @@ class Play:
     """Where to write; RUN/episode.gif unless given."""
     record: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write whole episodes as data instead, a .npz file: RUN/episodes.npz is shown in the run's page."""
+    human: Annotated[str | None, arg(metavar="AGENT")] = None
+    """Take an agent's seat in the terminal, if its actions can be counted; the games are kept in RUN/human."""
+    opponent: Annotated[str | None, arg(metavar="MEMBER")] = None
+    """With --human: the member of the run's league that plays the other sides, such as 'step 50000'."""
     episodes: Annotated[int, NUMBER] = 1
     """How many, one after the other in one file."""
     seed: Annotated[int, NUMBER] = 0
@@ -57,10 +62,12 @@ def play(asked: Play) -> int:
     check_whole("--episodes", asked.episodes, 1)
     check_whole("--seed", asked.seed, 0)
     _check_record(asked)
-    if asked.record is None:
+    if asked.record is None and asked.human is None:
         need("imageio", "play")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, no windows
     path, system = open_run(asked.run_folder, asked.checkpoint, "cpu", asked.trust, asked.env)
+    if asked.human is not None:
+        return _sit(asked, asked.human, path, system)
     if asked.record is not None:
         return _record(asked, asked.record, path, system)
     default = system.scenario.max_steps if system.scenario is not None else None
@@ -83,6 +90,12 @@ def play(asked: Play) -> int:
 
 def _check_record(asked: Play) -> None:
     """Refuse options that have no meaning together."""
+    if asked.opponent is not None and asked.human is None:
+        raise UsageError("marl play: --opponent is for --human")
+    if asked.human is not None:
+        for option, other in (("--gif", asked.gif), ("--record", asked.record), ("--max-steps", asked.max_steps)):
+            if other is not None:
+                raise UsageError(f"marl play: --human and {option} exclude each other")
     if asked.record is None:
         return
     if asked.record.suffix.lower() != ".npz":
@@ -103,6 +116,44 @@ def _record(asked: Play, out: Path, path: Path, system: MultiAgentSystem) -> int
         except OSError as error:
             raise config_error(f"--record {out}: cannot be written ({error.strerror or error})") from None
     _say(asked, path, "record", out, [(one.length, one.returns) for one in made.episodes])
+    return 0
+
+
+def _sit(asked: Play, agent: str, path: Path, system: MultiAgentSystem) -> int:
+    """Play games with a person at the terminal."""
+    from marl.cli.runs import folder_of
+    from marl.seat.games import Games, Kept, Seats
+    from marl.seat.person import Left
+    from marl.seat.terminal import WANTS, Terminal, in_words
+
+    with system:
+        terminal = Terminal(sys.stdin, sys.stderr if asked.json else sys.stdout)
+        games = Games(
+            system, Seats({agent: terminal}, asked.opponent or ""),
+            seed=asked.seed, greedy=not asked.sample, wants=WANTS, shown=terminal.shows,
+        )  # fmt: skip
+        terminal.check(games.controls[agent])
+        kept = Kept(folder_of(asked.run_folder, path), [agent])
+        played, whole = [], True
+        for number in range(asked.episodes):
+            try:
+                recording = games.play(number)
+            except (Left, KeyboardInterrupt):
+                whole = False
+                break
+            try:
+                kept.add(recording)
+            except OSError as error:
+                raise config_error(f"{kept.path}: cannot be written ({error.strerror or error})") from None
+            played.append((games.score(recording.episodes[0]), recording.episodes[0].returns))
+            terminal.say(in_words(number, played[-1][0], games.own(number)))
+        terminal.say("" if whole else "\nleft: the game that ran is not kept")
+    file = None if kept.path is None else str(kept.path)
+    if asked.json:
+        said = [{"length": score.length, "returns": returns, "outcome": score.outcome} for score, returns in played]
+        print_json({"checkpoint": str(path), "human": agent, "record": file, "episodes": said})
+    elif file is not None:
+        print(f"kept in {file}")
     return 0
 
 

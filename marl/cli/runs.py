@@ -42,6 +42,11 @@ def open_run(folder: Path, which: str, device: str, trust: bool, env: Any = None
     return found
 
 
+def folder_of(asked: Path, checkpoint: Path) -> Path:
+    """The run folder that the user named, or in which the checkpoint lies that they named."""
+    return asked if (asked / "checkpoints").is_dir() else checkpoint.absolute().parent.parent
+
+
 def config_of(path: Path) -> tuple[Path, dict[str, Any] | None]:
     """The config.json of the run that a checkpoint lies in; None where there is no such run."""
     from marl.logs.files import read_json

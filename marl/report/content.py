@@ -25,6 +25,8 @@ from marl.types import ConfigError
 RESAMPLES = 2_000  # of the bootstraps of a page's tables
 MOST_PLAYERS = 100
 EPISODES_FILE = "episodes.npz"  # of a run folder: shown in its page
+HUMAN = "human"  # of a run folder: where recordings of people's games lie
+MOST_HUMAN = 20  # of them in a page, the newest
 
 
 class Source:
@@ -54,6 +56,7 @@ class Source:
         for path in self.what:
             for folder in folders_below(path):
                 files += [folder / name for name in (STUDY, CONFIG, METRICS, SUMMARY, LOCK, EPISODES_FILE)]
+                files += _with_people(folder)
                 if (folder / STUDY).exists():
                     inner = [one for one in (folder / CELLS).rglob(METRICS)]
                     files += [one.parent / name for one in inner for name in (CONFIG, METRICS, SUMMARY, EPISODES_FILE)]
@@ -79,6 +82,7 @@ class Source:
                 folders.append(path)
         runs = _runs(folders, missing)
         recordings += [run.path / EPISODES_FILE for run in runs if (run.path / EPISODES_FILE).exists()]
+        recordings += [path for run in runs for path in _with_people(run.path)]
         if compared:
             self._not_compared = []
             self._compared = _comparison(folders, runs, self._not_compared)
@@ -115,6 +119,8 @@ class Source:
         stamp = _size(path)
         if path not in self._replays or self._replays[path][0] != stamp:
             name = path.resolve().parent.name if path.name == EPISODES_FILE else path.stem
+            if path.parent.name == HUMAN:
+                name = f"{path.resolve().parents[1].name}, a person as {name}"
             try:
                 self._replays[path] = stamp, replay(name, Recording.load(path)), ""
             except ConfigError as error:
@@ -147,6 +153,15 @@ def _comparison(folders: Sequence[Path], runs: Sequence[RunFolder], missing: lis
             for table in tables(made)
         ],
     }
+
+
+def _with_people(run: Path) -> list[Path]:
+    """The recordings of people's games with a run's agents, the newest; links are not followed."""
+    folder = run / HUMAN
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    found = [path for path in folder.glob("*.npz") if path.is_file() and not path.is_symlink()]
+    return sorted(found, key=lambda path: (_size(path)[0], path.name))[-MOST_HUMAN:]
 
 
 def _size(path: Path) -> tuple[int, int]:

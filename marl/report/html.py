@@ -12,12 +12,13 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "page"
 SCRIPTS = ("dom.js", "charts.js", "tables.js", "replay.js", "page.js")  # in the order in which they run
+SEAT_SCRIPTS = ("dom.js", "seat.js")  # of a page in which a person plays (marl/seat)
 ESCAPES = {ord(one): f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"}
 
 
-def page(content: dict[str, Any] | None, title: str) -> str:
+def page(content: dict[str, Any] | None, title: str, scripts: tuple[str, ...] = SCRIPTS) -> str:
     """The whole page. Without content it asks the server that it comes from for it, again and again."""
-    script, style = _script(), _file("page.css")
+    script, style = _script(scripts), _file("page.css")
     rules = [
         "default-src 'none'",
         f"script-src {_hash(script)}",
@@ -62,8 +63,8 @@ def _file(name: str) -> str:
 
 
 @cache
-def _script() -> str:
-    return "\n".join(_file(name) for name in SCRIPTS)
+def _script(scripts: tuple[str, ...]) -> str:
+    return "\n".join(_file(name) for name in scripts)
 
 
 def _hash(text: str) -> str:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from marl.report.content import Source
@@ -36,10 +36,13 @@ HEADERS = (
     ("cache-control", "no-store"),
     ("x-frame-options", "DENY"),
 )
+OPENED = ("/", "/play")  # by a browser itself
 TITLE = "marl view"
 
 
-def application(source: Source, token: str, port: int, host: str | None = None) -> ASGIApp:
+def application(
+    source: Source, token: str, port: int, host: str | None = None, more: Sequence[BaseRoute] = ()
+) -> ASGIApp:
     """The server's application.
 
     Args:
@@ -47,6 +50,7 @@ def application(source: Source, token: str, port: int, host: str | None = None) 
         token: that every request brings, the page in its address and its program in a header.
         port: that it listens on.
         host: a name or an address beside those of this machine itself that it may be called by.
+        more: further addresses, behind the same guard.
     """
     contents = _Contents(source)
 
@@ -59,14 +63,20 @@ def application(source: Source, token: str, port: int, host: str | None = None) 
             return Response(status_code=304)
         return Response(data, media_type="application/json", headers={"etag": mark})
 
-    return _Guard(Starlette(routes=[Route("/", start), Route("/content", content)]), token, port, host)
+    return _Guard(Starlette(routes=[Route("/", start), Route("/content", content), *more]), token, port, host)
 
 
-def server(app: ASGIApp) -> uvicorn.Server:
-    """A server of it: ``await server(app).serve([socket])``."""
+def server(app: ASGIApp, message: int = 0) -> uvicorn.Server:
+    """A server of it: ``await server(app).serve([socket])``.
+
+    Args:
+        app: the application.
+        message: bytes of the largest message of a WebSocket; 0: there are none.
+    """
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
-        app, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        app, ws="websockets-sansio" if message else "none", ws_max_size=max(message, 1), ws_per_message_deflate=False,
+        lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1,
     )  # fmt: skip
     return uvicorn.Server(config)
@@ -114,10 +124,12 @@ class _Guard:
         self._app, self._token, self._port, self._host = app, token.encode(), port, host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             return
-        request = Request(scope)
-        refused = self._refusal(request)
+        refused = self._refusal(HTTPConnection(scope))
+        if refused is not None and scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: status 403
+            return
 
         async def marked(message: dict[str, object]) -> None:
             if message["type"] == "http.response.start":
@@ -130,7 +142,7 @@ class _Guard:
         answer = self._app if refused is None else PlainTextResponse(refused[1], refused[0])
         await answer(scope, receive, marked)  # type: ignore[arg-type]
 
-    def _refusal(self, request: Request) -> tuple[int, str] | None:
+    def _refusal(self, request: HTTPConnection) -> tuple[int, str] | None:
         host = request.headers.get("host", "")
         if not (is_loopback(host_of(host)) or (self._host is not None and host_of(host) == self._host.lower())):
             return 403, "expected a Host of this machine, such as localhost or 127.0.0.1"
@@ -139,10 +151,10 @@ class _Guard:
             return 403, "requests of other pages are refused"
         if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return 403, "requests of other pages are refused"
-        if request.method != "GET":
+        if request.scope.get("method", "GET") != "GET":
             return 405, "nothing can be changed here"
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-        if request.url.path == "/":
+        if request.url.path in OPENED or request.scope["type"] == "websocket":  # which know no headers of ours
             sent, scheme = request.query_params.get("token", ""), "bearer"
         if scheme.lower() != "bearer" or not hmac.compare_digest(sent.encode(), self._token):
             return 401, "expected the token: open the address that marl view printed"

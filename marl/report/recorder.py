@@ -34,6 +34,26 @@ PROBE = 25  # frames after which the size of all is told
 Told = Callable[[str], None]
 
 
+class Table(Protocol):
+    """Others who sit down with the agents, and look on as they play.
+
+    wants: how the environment is to render, the best first.
+    """
+
+    wants: Sequence[str]
+
+    def sit(self, actor: DecentralizedActor) -> None:
+        """Take seats, before the first step."""
+        ...
+
+    def look(self, env: Any, picture: Array | None, texts: Sequence[str], over: bool) -> None:
+        """See what the environment shows after a reset or a step: marks, which refer to ``texts``, or pixels.
+
+        The next episode begins as soon as one is ``over``, whether anybody plays it or not.
+        """
+        ...
+
+
 class Recorded(Filmed, Protocol):
     """What a recording asks of a system."""
 
@@ -48,6 +68,7 @@ def record(
     greedy: bool = True,
     num_envs: int | None = None,
     pictures: bool = True,
+    table: Table | None = None,
     tell: Told = lambda text: None,
 ) -> Recording:
     """Play whole episodes and keep everything of them that can be looked at.
@@ -63,6 +84,8 @@ def record(
         num_envs: copies that play side by side; None: at most 16.
         pictures: keep what the environment shows: as drawing commands where it is a native world or one of mpe2, else
             as frames where it renders such, at most 320 pixels wide and high.
+        table: who else plays. The environment is then its PettingZoo form, which begins other episodes than a native
+            world's batch.
         tell: is told how much room frames take.
 
     Raises:
@@ -73,9 +96,11 @@ def record(
     copies = min(episodes, EVALUATION_COPIES) if num_envs is None else check_whole("num_envs", num_envs, 1)
     env_seed, act_seed, task_seed = evaluation_seeds(seed)
     texts: dict[str, int] = {}
-    with global_streams_kept(), closing_batch(_copies(system, copies, pictures, texts)) as batch:
+    with global_streams_kept(), closing_batch(_copies(system, copies, pictures, texts, table)) as batch:
         check_same_spec(system.spec, batch.spec)
         actor = system.training.players.apart(batch.num_envs, act_seed, greedy)
+        if table is not None:
+            table.sit(actor)
         wanted = system.target
         target = EvaluationTasks(wanted, batch, task_seed) if wanted and has_tasks(batch) else None
         rows, seen = Recorder(batch.spec, batch.num_envs), _Seen(batch.spec, batch.num_envs, actor)
@@ -141,25 +166,36 @@ class _NoPictures:
         return ()
 
 
-def _copies(system: Recorded, copies: int, pictures: bool, texts: dict[str, int]) -> BatchEnv:
+def _copies(
+    system: Recorded, copies: int, pictures: bool, texts: dict[str, int], table: Table | None = None
+) -> BatchEnv:
     """The environments: native worlds in one batch, which paints its copies; all others are watched one by one."""
-    with closing_batch(system.environments.another(1)) as one:
-        native = hasattr(one, "step_only")
-    if native or not pictures:
-        return system.environments.another(copies)
+    if table is None:
+        with closing_batch(system.environments.another(1)) as one:
+            native = hasattr(one, "step_only")
+        if native or not pictures:
+            return system.environments.another(copies)
     env = system.make_env()
-    marks, modes = draws_itself(env), metadata_entry(env, "render_modes")
+    marks, modes = draws_itself(env) and pictures, metadata_entry(env, "render_modes") or ()
     close_env(env)
-    mode = PICTURES if not marks and PICTURES in (modes or ()) else None
-    return _Copies(system, copies, mode, texts if marks else None)
+    wanted = [] if marks or not pictures else [PICTURES] if table is None else table.wants
+    mode = next((one for one in wanted if one in modes), None)
+    return _Copies(system, copies, mode, texts if marks else None, table)
 
 
 class _Copies(LocalBatch):
     """Copies of a system's environment, each looked at after every reset and every step."""
 
-    def __init__(self, system: Recorded, copies: int, mode: str | None, texts: dict[str, int] | None) -> None:
+    def __init__(
+        self,
+        system: Recorded,
+        copies: int,
+        mode: str | None,
+        texts: dict[str, int] | None,
+        table: Table | None = None,
+    ) -> None:
         """``mode``: how they render, None: not at all; ``texts``: of marks, None: they are not drawn as such."""
-        self._texts, self._frames = texts, mode is not None
+        self._texts, self._frames, self._table = texts, mode is not None, table
         self._running: list[list[Array]] = [[] for _ in range(copies)]
         self._ended: dict[int, list[Array]] = {}
         keywords = {} if mode is None else {"render_mode": mode}
@@ -185,13 +221,16 @@ class _Copies(LocalBatch):
         return WatchedCopy(super()._player(env, rows), lambda env, begins, over: self._look(place, env, begins, over))
 
     def _look(self, e: int, env: Any, begins: bool, over: bool) -> None:
-        if self._texts is None and not self._frames:
-            return
-        if begins:
-            self._running[e] = []
-        self._running[e].append(_smaller(picture(env)) if self._texts is None else drawn(env, self._texts))
-        if over:
-            self._ended[e] = self._running[e]
+        seen = None
+        if self._texts is not None or self._frames:
+            seen = _smaller(picture(env)) if self._texts is None else drawn(env, self._texts)
+            if begins:
+                self._running[e] = []
+            self._running[e].append(seen)
+            if over:
+                self._ended[e] = self._running[e]
+        if self._table is not None:
+            self._table.look(env, seen, tuple(self._texts or ()), over)
 
 
 class _BatchPictures:

@@ -131,8 +131,8 @@ def _size(pictures: Sequence[Any]) -> int:
     return sum(len(one) if isinstance(one, str) else 12 + 40 * len(one["new"]) for one in pictures)
 
 
-def png(frame: Array) -> bytes:
-    """A picture ``(H, W, 3)`` uint8 as PNG."""
+def png(frame: Array, level: int = 9) -> bytes:
+    """A picture ``(H, W, 3)`` uint8 as PNG; ``level``: of compression, 1 to 9."""
     height, width, _ = frame.shape
     rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each begins with its filter, 0
     rows[:, 1:] = frame.reshape(height, 3 * width)

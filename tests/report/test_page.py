@@ -14,7 +14,7 @@ from marl.logs.metrics import line_of
 from marl.report import Recording, record
 from marl.report.content import Source
 from marl.report.curves import curves
-from marl.report.html import FOLDER, SCRIPTS, as_json, page
+from marl.report.html import FOLDER, SCRIPTS, SEAT_SCRIPTS, as_json, page
 from marl.report.rows import MOST_METRICS, MetricsReader, thinned
 from marl.types import ConfigError
 from tests.support.browser import browser, needs_browser
@@ -61,7 +61,7 @@ def test_a_policy_lets_only_the_pages_own_program_and_style_run():
             r"\beval\b|new Function|innerHTML|outerHTML|document\.write|insertAdjacentHTML|import\(", text
         )
         assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
-    assert {file.name for file in FOLDER.iterdir()} == {*SCRIPTS, "page.css"}
+    assert {file.name for file in FOLDER.iterdir()} == {*SCRIPTS, *SEAT_SCRIPTS, "page.css"}
 
 
 def test_metrics_are_read_as_they_grow_and_what_is_damaged_is_counted(tmp_path):
