@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
     from marl.system import MultiAgentSystem
@@ -27,6 +28,8 @@ class Play:
     """Where to write; RUN/episode.gif unless given."""
     record: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write whole episodes as data instead, a .npz file: RUN/episodes.npz is shown in the run's page."""
+    against: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEAM=RUN")] = ()
+    """Who plays a team of recorded episodes instead: another run of the same game. Repeatable."""
     episodes: Annotated[int, NUMBER] = 1
     """How many, one after the other in one file."""
     seed: Annotated[int, NUMBER] = 0
@@ -84,6 +87,8 @@ def play(asked: Play) -> int:
 def _check_record(asked: Play) -> None:
     """Refuse options that have no meaning together."""
     if asked.record is None:
+        if asked.against:
+            raise UsageError("marl play: --against is for --record: give it a file")
         return
     if asked.record.suffix.lower() != ".npz":
         raise UsageError(f"--record {asked.record}: expected a file name that ends in .npz")
@@ -96,8 +101,17 @@ def _record(asked: Play, out: Path, path: Path, system: MultiAgentSystem) -> int
     """Write episodes as data."""
     from marl.report import record
 
-    with system, quiet():
-        made = record(system, asked.episodes, seed=asked.seed, greedy=not asked.sample, tell=note)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(system)
+        against = {}
+        for words in asked.against:
+            team, equals, run = words.partition("=")
+            if not equals or not team or not run:
+                raise UsageError(f"marl play: --against: expected TEAM=RUN, got {words!r}")
+            _, other = open_run(Path(run), "best", "cpu", asked.trust, asked.env)
+            against[team] = run, stack.enter_context(other)
+        stack.enter_context(quiet())
+        made = record(system, asked.episodes, seed=asked.seed, greedy=not asked.sample, against=against, tell=note)
         try:
             made.save(out)
         except OSError as error:
