@@ -192,7 +192,7 @@ class ActorCritic(nn.Module):
     def expected(
         self, obs: Tensor, joint: Tensor | None, carry: Tensor, started: Tensor, acting: Tensor, action: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the critic expects of one row ``(E, N, *O)``: values ``(E, N)`` in units of the return, and its carry."""
+        """What the critic expects of a row ``(E, N, *O)``: values ``(E, N)`` in units of the return, and its carry."""
         seen = self.critic.encode(self.joint_input(obs.unsqueeze(0), None if joint is None else joint.unsqueeze(0)))
         action = action.unsqueeze(0)
         outputs, carries = self.critic_value(seen, carry, started.unsqueeze(0), acting.unsqueeze(0), action)
