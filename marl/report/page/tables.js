@@ -29,6 +29,25 @@ function summary(runs) {
     el("p", {class: "note"}, "Returns are unshaped sums over all agents. Intervals are over the episodes of one evaluation, not over seeds."));
 }
 
+const PARTS = [["environment", "stepping the environment"], ["learning", "updates"], ["", "acting, remembering, evaluating, saving"]];
+
+function costs(runs) { // where the time went, as a bar for each run
+  const timed = runs.filter((run) => run.spent.all > 0);
+  if (!timed.length) return null;
+  const rows = timed.map((run) => {
+    const known = (run.spent.environment ?? 0) + (run.spent.learning ?? 0), shares = PARTS.map(([name]) => name ? run.spent[name] ?? 0 : Math.max(0, run.spent.all - known));
+    let x = 0;
+    const bar = el("svg", {viewBox: "0 0 200 14", width: 200, height: 14, "aria-hidden": "true"}, shares.map((share, n) => {
+      const wide = 200 * share / run.spent.all;
+      x += wide;
+      return el("rect", {class: `bar c${n}`, x: x - wide, y: 1, width: wide, height: 12});
+    }));
+    return [named(run.name), bar, ...shares.map((share) => whole(`${duration(share)} (${Math.round(100 * share / run.spent.all)} %)`)), whole(run.steps && run.spent.all ? figure(Math.round(run.steps / run.spent.all)) : "–")];
+  });
+  return section("cost", "Where the time went", table(["run", "", ...PARTS.map(([, words]) => words), "steps/s"], rows),
+    el("p", {class: "note"}, "Of the training since it was last begun or resumed. Updates beside a stepping environment count as the environment's."));
+}
+
 function evaluations(runs) {
   const boxes = runs.filter((run) => run.evaluation && Object.keys(run.evaluation.agents).length).map((run) => {
     const {evaluation, random} = run;
