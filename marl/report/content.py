@@ -149,7 +149,7 @@ def _comparison(folders: Sequence[Path], runs: Sequence[RunFolder], missing: lis
     if len(runs) < 2:
         return {}
     try:
-        scores = Scores.from_runs([run.path for run in runs if run.path.exists()])
+        scores = _scores(folders, runs)
         made = compare(scores, references=_references(folders, scores, missing), resamples=RESAMPLES)
     except ConfigError as error:
         missing.append(f"runs are not compared: {error}")
@@ -167,6 +167,14 @@ def _comparison(folders: Sequence[Path], runs: Sequence[RunFolder], missing: lis
         ],
         **drawn(made),
     }
+
+
+def _scores(folders: Sequence[Path], runs: Sequence[RunFolder]) -> Scores:
+    """Of studies as these call their cells; where a folder holds something damaged, of the sound runs by themselves."""
+    try:
+        return Scores.from_runs(folders)
+    except ConfigError:
+        return Scores.from_runs([run.path for run in runs if run.path.exists()])
 
 
 def _size(path: Path) -> tuple[int, int]:
