@@ -69,7 +69,7 @@ class Replay {
     this.pairs = el("label", {}, "beside it ", this.others);
     this.outcomes = el("label", {}, "ended ", this.outcome);
     this.opponents = el("label", {}, "against ", this.opponent);
-    this.caption = el("p", {class: "under"});
+    this.caption = el("p", {class: "under", id: "beside-said"});
     this.second = el("div", {class: "board", hidden: true}, this.beside.canvas, this.caption);
     const button = (name, move, says) => el("button", {type: "button", "aria-label": says, click: () => this.go(this.step + move)}, name);
     const act = (name, does, id) => el("button", {type: "button", id, click: does}, name);
@@ -110,8 +110,9 @@ class Replay {
     const number = +asked.get("episode"), step = +(asked.get("step") ?? 0) || 0, other = asked.get("beside") ?? "";
     const known = this.replays[place].episodes.some((one) => one.number === number);
     if (place !== this.place || this.episode?.number !== number) this.open(place, known ? number : null, step, false);
-    if (other !== this.others.value) { this.others.value = other; this.pair(); }
-    if (step !== this.step) this.go(step, false);
+    const paired = other === this.others.value;
+    if (!paired) { this.others.value = other; this.pair(); }
+    if (!paired || step !== this.step) this.go(step, false);
     return true;
   }
 
@@ -214,8 +215,8 @@ class Replay {
 
   plot() { // the curves that go with the step
     const {episode} = this, n = this.agent, me = this.agents[n], discount = this.recording.discounts[n];
-    const line = (label, y) => ({label, seeds: 1, x: 0, y});
-    const per = (all) => this.agents.map((label, k) => all[k] && line(label, [...all[k]])).filter((one) => one);
+    const line = (label, y) => ({label, seeds: 1, x: 0, y: y.length > episode.length ? y : [...y, null]}); // no action at the end
+    const per = (all) => this.agents.map((label, k) => all[k] && line(label, all[k])).filter((one) => one);
     const learnt = episode.rewards[n].map((one, t) => (one ?? 0) + (episode.shaping[n]?.[t] ?? 0));
     const lines = {
       return: () => per(this.so_far),
