@@ -78,8 +78,7 @@ def test_two_runs_on_one_seed_stand_side_by_side_at_the_same_step(tab, recording
     assert float(shown.rsplit(" ", 1)[1]) == pytest.approx(sums[1], rel=1e-3)
     assert float(tab.texts("#return")[0]) == pytest.approx(sums[0], rel=1e-3)
     ours, theirs = tab.run(f"[replayOf.picture, replayOf.beside].map({DISCS})")
-    assert ours[:3] == theirs[:3]  # the landmarks of the same episode
-    assert ours != theirs
+    assert sum(place in theirs for place in ours) == 3  # the landmarks of the same episode; agents are elsewhere
     tab.run("replayOf.go(8)")
     tab.wait("location.hash === '#recording=0&episode=2&step=8&beside=1'")
     choose(tab, "beside", "")
