@@ -69,6 +69,7 @@ class Replay {
     this.pairs = el("label", {}, "beside it ", this.others);
     this.outcomes = el("label", {}, "ended ", this.outcome);
     this.opponents = el("label", {}, "against ", this.opponent);
+    this.told = el("p", {class: "under", id: "told"});
     this.caption = el("p", {class: "under", id: "beside-said"});
     this.second = el("div", {class: "board", hidden: true}, this.beside.canvas, this.caption);
     const button = (name, move, says) => el("button", {type: "button", "aria-label": says, click: () => this.go(this.step + move)}, name);
@@ -80,7 +81,7 @@ class Replay {
       el("div", {class: "stage"},
         el("div", {class: "board"}, this.canvas,
           el("div", {class: "tools"}, button("‹", -1, "step back"), this.play, button("›", 1, "step forward"), el("label", {}, "speed ", this.speed), this.talks, this.thoughts, this.eyes),
-          this.slider, el("p", {class: "under"}, this.where, " · return so far ", this.total, " · ", this.link), this.second,
+          this.slider, el("p", {class: "under"}, this.where, " · return so far ", this.total, " · ", this.link), this.told, this.second,
           el("label", {class: "under"}, "over time: ", this.curves), this.curve,
           el("details", {}, el("summary", {}, "Save the picture or a clip"), el("div", {class: "tools"}, act("Save PNG", () => this.save(), "save-png"),
             el("label", {}, "clip from step ", this.clip.begin), el("label", {}, "to ", this.clip.end), act("Save GIF", () => this.gif(), "save-gif"), act("Save video", () => this.video(), "save-video"), this.clip.said))),
@@ -140,6 +141,9 @@ class Replay {
     this.thoughts.hidden = found.kind !== "marks" || episode.scores.every((one) => one === null);
     this.eyes.hidden = found.kind !== "marks";
     this.agent = Math.min(this.agent, this.agents.length - 1);
+    const said = Object.entries(episode.info), task = said.filter(([name]) => name.startsWith("task/")), rest = said.filter(([name]) => !name.startsWith("task/"));
+    const words = (title, pairs, cut) => pairs.length ? [el("span", {}, `${title}: `, pairs.flatMap(([name, value]) => [named(name.slice(cut)), ` ${figure(value)}  `]))] : [];
+    this.told.replaceChildren(...(found.against ? [el("span", {}, "against ", named(found.against), " ")] : []), ...words("task", task, 5), ...words("at its end", rest, 0));
     this.picture.open(found, episode);
     this.build();
     this.offer(beside);
