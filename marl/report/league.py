@@ -60,7 +60,7 @@ def _payoffs(found: Mapping[str, Any], members: list[dict[str, Any]]) -> dict[st
     paid, errors = found.get("paid"), found.get("errors")
     if not isinstance(paid, list) or not paid:
         return None
-    names = {one["uid"]: one["name"] for one in members}
+    names = {one["uid"]: f"{one['team']}, {one['name']}" for one in members}
     table = {(row[0], row[1]): number(row[2]) for row in paid if isinstance(row, list) and len(row) == 4}
     spread = {(row[0], row[1]): number(row[2]) for row in errors or [] if isinstance(row, list) and len(row) == 4}
     rows, columns = (sorted({pair[side] for pair in table if pair[side] in names})[:MOST_PAYOFFS] for side in (0, 1))

@@ -75,7 +75,7 @@ function chart(metric, xs, width, smooth, label = "environment steps", unit = "s
     drawn.append(el("line", {class: "grid", x1: LEFT, x2: wide - RIGHT, y1: up(y), y2: up(y)}),
       el("text", {class: "tick", x: LEFT - 6, y: up(y) + 4, "text-anchor": "end"}, text));
   }
-  for (const [x, text] of ticks(Math.max(left, 0), right, wide < 400 ? 3 : 5)) {
+  for (const [x, text] of ticks(unit === "steps" ? Math.max(left, 0) : left, right, wide < 400 ? 3 : 5)) {
     drawn.append(el("text", {class: "tick", x: Math.min(across(x), wide - 18), y: TALL - 8, "text-anchor": "middle"},
       text));
   }
@@ -119,7 +119,9 @@ function chart(metric, xs, width, smooth, label = "environment steps", unit = "s
     show(here + move);
   });
   drawn.addEventListener("pointerleave", () => { rule.setAttribute("x1", -9); rule.setAttribute("x2", -9); said.replaceChildren(label); });
-  return el("figure", {class: "chart"}, el("figcaption", {}, named(metric.title)), drawn, said);
+  const made = el("figure", {class: "chart"}, el("figcaption", {}, named(metric.title)), drawn, said);
+  made.style.maxWidth = `${wide}px`;
+  return made;
 }
 
 function swatch(place) {

@@ -53,7 +53,6 @@ class Picture { // a canvas with one step of an episode
     this.canvas = el("canvas", {tabindex: 0, "aria-label": "picture of the step", keydown: keyed, click: (event) => clicked(this.nearest(event))});
     this.shown = {arrows: "weights", thoughts: false, eyes: false, agent: 0};
     this.step = 0;
-    new ResizeObserver(() => this.fit()).observe(this.canvas);
   }
 
   open(recording, episode, changed) { // changed: called as pictures come in

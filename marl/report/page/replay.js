@@ -71,7 +71,7 @@ class Replay {
     this.opponents = el("label", {}, "against ", this.opponent);
     this.told = el("p", {class: "under", id: "told"});
     this.caption = el("p", {class: "under", id: "beside-said"});
-    this.second = el("div", {class: "board", hidden: true}, this.beside.canvas, this.caption);
+    this.second = el("div", {hidden: true}, this.beside.canvas, this.caption);
     const button = (name, move, says) => el("button", {type: "button", "aria-label": says, click: () => this.go(this.step + move)}, name);
     const act = (name, does, id) => el("button", {type: "button", id, click: does}, name);
     this.node = section("replay", "Replay",
@@ -79,14 +79,15 @@ class Replay {
       el("details", {}, el("summary", {}, "Filter episodes"), el("div", {class: "tools"}, el("label", {}, "return from ", this.filters.low), el("label", {}, "to ", this.filters.high),
         el("label", {}, "steps from ", this.filters.short), el("label", {}, "to ", this.filters.long), this.outcomes, this.found)),
       el("div", {class: "stage"},
-        el("div", {class: "board"}, this.canvas,
+        el("div", {class: "board"}, el("div", {class: "pictures"}, el("div", {}, this.canvas), this.second),
           el("div", {class: "tools"}, button("‹", -1, "step back"), this.play, button("›", 1, "step forward"), el("label", {}, "speed ", this.speed), this.talks, this.thoughts, this.eyes),
-          this.slider, el("p", {class: "under"}, this.where, " · return so far ", this.total, " · ", this.link), this.told, this.second,
+          this.slider, el("p", {class: "under"}, this.where, " · return so far ", this.total, " · ", this.link), this.told,
           el("label", {class: "under"}, "over time: ", this.curves), this.curve,
           el("details", {}, el("summary", {}, "Save the picture or a clip"), el("div", {class: "tools"}, act("Save PNG", () => this.save(), "save-png"),
             el("label", {}, "clip from step ", this.clip.begin), el("label", {}, "to ", this.clip.end), act("Save GIF", () => this.gif(), "save-gif"), act("Save video", () => this.video(), "save-video"), this.clip.said))),
         el("div", {class: "minds"}, el("div", {class: "wide"}, el("table", {id: "agents"}, el("thead", {}, this.heads), this.rows)), this.heard, this.seen)));
-    new ResizeObserver(() => { this.picture.fit(); this.beside.fit(); }).observe(this.canvas.parentNode);
+    const fits = new ResizeObserver(() => { this.picture.fit(); this.beside.fit(); });
+    for (const one of [this.canvas, this.beside.canvas]) fits.observe(one.parentNode);
     window.addEventListener("hashchange", () => this.follow());
   }
 
@@ -182,6 +183,7 @@ class Replay {
   pair() {
     const place = this.others.value, found = place === "" ? null : this.replays[+place];
     this.second.hidden = !found;
+    this.node.querySelector(".stage").classList.toggle("pair", found !== null);
     this.partner = found && found.episodes.find((one) => one.number === this.episode.number);
     if (!found) return;
     this.partners = this.partner.rewards.map(sums);
@@ -200,7 +202,7 @@ class Replay {
       const cells = {action: el("td"), thought: el("td", {class: "thought"}), value: valued ? el("td") : null, reward: el("td"), shaping: shaped ? el("td") : null,
         total: el("td"), spoke: gated ? el("td") : null};
       const scores = episode.scores[n], [team, place] = member[n];
-      cells.bars = scores && scores[0].length <= MOST_BARS ? scores[0].map(() => el("span", {class: "bar"})) : [];
+      cells.bars = scores && scores[0].length <= MOST_BARS ? scores[0].map((_, k) => el("span", {class: "bar", pointerenter: (event) => { event.target.title = this.opinion(n, k); }})) : [];
       cells.thought.replaceChildren(...cells.bars);
       const [low, high] = scores ? extent(scores) : [0, 1];
       cells.height = recording.scores_are[n] === "values" ? (value) => (value - low) / (high - low) : (value) => value;
@@ -288,6 +290,13 @@ class Replay {
       put(this.caption, `${this.replays[+this.others.value].name}: step ${at} of ${this.partner.length} · return so far ${figure(sum)}`);
       this.beside.show(t);
     }
+  }
+
+  opinion(n, k) { // of an action, in words
+    const {scores, masks, acting, length} = this.episode, t = this.step;
+    if (t >= length || !acting[n][t]) return "";
+    const legal = !masks[n] || masks[n][t][k];
+    return `${this.recording.scores_are[n] === "values" ? "value" : "probability"} of ${k}: ${figure(scores[n][t][k], 3)}${legal ? "" : " (not legal)"}`;
   }
 
   likeliest(scores) { // the three highest of many
