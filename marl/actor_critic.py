@@ -188,6 +188,16 @@ class ActorCritic(nn.Module):
         """Critic outputs ``(T, B, N, 1)``, or one value for each own action, and the carry after each row."""
         return self.estimator.read(x, carry, started, acting, action)
 
+    @torch.inference_mode()
+    def expected(
+        self, obs: Tensor, joint: Tensor | None, carry: Tensor, started: Tensor, acting: Tensor, action: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the critic expects of a row ``(E, N, *O)``: values ``(E, N)`` in units of the return, and its carry."""
+        seen = self.critic.encode(self.joint_input(obs.unsqueeze(0), None if joint is None else joint.unsqueeze(0)))
+        action = action.unsqueeze(0)
+        outputs, carries = self.critic_value(seen, carry, started.unsqueeze(0), acting.unsqueeze(0), action)
+        return self._denormalize(self.value_of(outputs, action))[0], carries[-1]
+
     def value_of(self, critic_input: Tensor, action: Tensor) -> Tensor:
         """``V``, or ``Q`` of the actions taken, ``(..., N)``."""
         return self.estimator.value_of(critic_input, action)

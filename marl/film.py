@@ -31,6 +31,7 @@ from marl.training.state import TrainingState
 from marl.types import Array, ConfigError, Spec
 
 FRAMES_PER_SECOND = 15.0
+MOST_NUMBERS = 3  # of an action in a caption
 
 
 class Filmed(Protocol):
@@ -62,6 +63,7 @@ class Played:
         length: steps.
         rate: frames per second.
         totals: what every agent has got up to each frame, in the order of ``returns``; a GIF has them below its frames.
+        actions: what every agent did to come to each frame, in words, empty where it did nothing; likewise.
     """
 
     frames: list[Array] = field(default_factory=list)
@@ -69,6 +71,7 @@ class Played:
     length: int = 0
     rate: float = FRAMES_PER_SECOND
     totals: list[tuple[float, ...]] = field(default_factory=list)
+    actions: list[tuple[str, ...]] = field(default_factory=list)
 
     def save(self, path: str | Path) -> Path:
         """Write a GIF with step and returns below each frame (extra ``play``), which may not be there: ConfigError."""
@@ -107,7 +110,7 @@ def play(
         target = EvaluationTasks(wanted, film, task_seed) if wanted and has_tasks(film) else None
         rate = float(metadata_entry(film.envs[0], "render_fps") or FRAMES_PER_SECOND)
         played = [
-            Played(film.frames, dict(episode.returns), episode.length, rate, film.totals)
+            Played(film.frames, dict(episode.returns), episode.length, rate, film.totals, film.actions)
             for episode in play_episodes(film, actors, episodes, env_seed, target)
         ]
         return played, rate
@@ -116,7 +119,8 @@ def play(
 class Film(LocalBatch):
     """One copy of a system's environment, as a batch of one.
 
-    :attr:`frames` are those of its last whole episode, :attr:`totals` the agents' returns up to each of them.
+    :attr:`frames` are those of its last whole episode, :attr:`totals` the agents' returns up to each of them,
+    :attr:`actions` what led there.
     """
 
     def __init__(self, system: Filmed, actors: DecentralizedActor, max_steps: int) -> None:
@@ -124,9 +128,11 @@ class Film(LocalBatch):
         self.actors = actors
         self.frames: list[Array] = []
         self.totals: list[tuple[float, ...]] = []
+        self.actions: list[tuple[str, ...]] = []
         self._camera: Camera | None = None  # of the episode that runs
         self._talked: list[list[Talk]] = []
         self._paid: list[tuple[float, ...]] = []
+        self._done: list[tuple[str, ...]] = []
         super().__init__(
             lambda **task: _pictured(system, task),
             1,
@@ -139,21 +145,26 @@ class Film(LocalBatch):
         )
 
     def _player(self, env: Any, rows: Rows) -> CopyOfEnv:
-        return WatchedCopy(super()._player(env, rows), self._film)
+        self._watched = WatchedCopy(super()._player(env, rows), self._film)
+        self._acting = rows.acting.copy()
+        return self._watched
 
     def _film(self, env: Any, begins: bool, over: bool) -> None:
         """Keep what the environment shows now, before it is reset."""
         if begins or self._camera is None:
-            self._camera, self._talked, self._paid = camera_for(env), [], []
+            self._camera, self._talked, self._paid, self._done = camera_for(env), [], [], []
         self._camera.take()
         self._talked.append([] if begins else self._talks(env))
         self._paid.append(tuple(self._rows[0].returns))
+        taken = [None] * len(self._acting) if begins else self._watched.actions
+        self._done.append(tuple(_in_words(one) if acts else "" for one, acts in zip(taken, self._acting, strict=True)))
+        self._acting = self._rows[0].acting.copy()
         if over:
             # Nothing is said before the first step.
             self._talked[0] = [replace(talk, weight=np.zeros_like(talk.weight)) for talk in self._talked[-1]]
             shown = zip(self._camera.pictures(), self._talked, strict=True)
             self.frames = [beside(frame, talks) if talks else frame for frame, talks in shown]
-            self.totals, self._camera = self._paid, None
+            self.totals, self.actions, self._camera = self._paid, self._done, None
 
     def _talks(self, env: Any) -> list[Talk]:
         """What was heard last."""
@@ -177,6 +188,7 @@ class WatchedCopy:
     def __init__(self, copy: CopyOfEnv, film: Callable[[Any, bool, bool], None]) -> None:
         """``film``: told of the environment, whether an episode begins, and whether it is over."""
         self.copy, self.env, self.film = copy, copy.env, film
+        self.actions: Sequence[Any] = ()  # of the newest step
 
     def begin(self, seed: int | None, options: Mapping[str, Any] | None) -> None:
         """Start an episode and take a picture."""
@@ -185,9 +197,19 @@ class WatchedCopy:
 
     def step(self, actions: Sequence[Any]) -> bool:
         """Step and take a picture; True when the episode is over."""
+        self.actions = actions
         over = self.copy.step(actions)
         self.film(self.env, False, over)
         return over
+
+
+def _in_words(action: Any) -> str:
+    """An encoded action, short."""
+    if action is None:
+        return ""
+    numbers = np.asarray(action).reshape(-1)
+    shown = [str(int(one)) if numbers.dtype.kind in "biu" else f"{one:.1f}" for one in numbers[:MOST_NUMBERS]]
+    return " ".join(shown) + (" ..." if len(numbers) > MOST_NUMBERS else "")
 
 
 def _pictured(system: Filmed, task: Mapping[str, Any]) -> Any:
@@ -230,13 +252,17 @@ def gif(episodes: list[Played], rate: float) -> bytes:
 
 
 def _captioned(played: Played) -> list[Array]:
-    """Frames with the step, the return so far, and whose it is. Raises ConfigError."""
+    """Frames with the step, the return so far, whose it is, and what was done to come there. Raises ConfigError."""
     if not played.totals:
         return played.frames
     several = len(played.returns) > 1
     texts = []
-    for step, totals in enumerate(played.totals):
+    done = played.actions or [("",) * len(played.returns)] * len(played.totals)
+    for step, (totals, actions) in enumerate(zip(played.totals, done, strict=True)):
         whole = f"step {step} of {played.length}   return {sum(totals):.2f}{' (sum of agents)' if several else ''}"
-        each = [f"{agent} {value:.2f}" for agent, value in zip(played.returns, totals, strict=True)] if several else []
-        texts.append((whole, each))
+        said = [f"   did {one}" if one else "" for one in actions]
+        each = [
+            f"{agent} {value:.2f}{did}" for agent, value, did in zip(played.returns, totals, said, strict=True)
+        ]  # fmt: skip
+        texts.append((whole, each) if several else (whole + said[0], []))
     return captioned(played.frames, texts)

@@ -85,6 +85,24 @@ def flat_width(space: Space[Any]) -> int:
     )
 
 
+def entries(space: Space[Any]) -> list[str]:
+    """What the entries of an observation vector are called, by the keys of dictionaries; none without such keys."""
+    space = without_mask(space)
+    return _entries(space, "") if isinstance(space, spaces.Dict) else []
+
+
+def _entries(space: Space[Any], name: str) -> list[str]:
+    if isinstance(space, spaces.Dict):
+        parts = [(f"{name}.{key}" if name else str(key), sub) for key, sub in space.spaces.items()]
+        return [one for key, sub in parts for one in _entries(sub, key)]
+    if isinstance(space, spaces.Tuple):
+        return [one for place, sub in enumerate(space.spaces) for one in _entries(sub, f"{name}.{place}")]
+    width = flat_width(space)
+    if isinstance(space, Discrete) and width > 1:
+        return [f"{name} = {int(space.start) + place}" for place in range(width)]
+    return [name] if width == 1 else [f"{name}[{place}]" for place in range(width)]
+
+
 def _box_writer(shape: tuple[int, ...], out: Array) -> Writer:
     """Assign a box observation to a view of the same shape."""
 

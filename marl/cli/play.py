@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
     from marl.system import MultiAgentSystem
@@ -32,6 +33,8 @@ class Play:
     """Take an agent's seat in the terminal, if its actions can be counted; the games are kept in RUN/human."""
     opponent: Annotated[str | None, arg(metavar="MEMBER")] = None
     """With --human: the member of the run's league that plays the other sides, such as 'step 50000'."""
+    against: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEAM=RUN")] = ()
+    """Who plays a team of recorded episodes instead: another run of the same game. Repeatable."""
     episodes: Annotated[int, NUMBER] = 1
     """How many, one after the other in one file."""
     seed: Annotated[int, NUMBER] = 0
@@ -97,6 +100,8 @@ def _check_record(asked: Play) -> None:
             if other is not None:
                 raise UsageError(f"marl play: --human and {option} exclude each other")
     if asked.record is None:
+        if asked.against:
+            raise UsageError("marl play: --against is for --record: give it a file")
         return
     if asked.record.suffix.lower() != ".npz":
         raise UsageError(f"--record {asked.record}: expected a file name that ends in .npz")
@@ -109,8 +114,17 @@ def _record(asked: Play, out: Path, path: Path, system: MultiAgentSystem) -> int
     """Write episodes as data."""
     from marl.report import record
 
-    with system, quiet():
-        made = record(system, asked.episodes, seed=asked.seed, greedy=not asked.sample, tell=note)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(system)
+        against = {}
+        for words in asked.against:
+            team, equals, run = words.partition("=")
+            if not equals or not team or not run:
+                raise UsageError(f"marl play: --against: expected TEAM=RUN, got {words!r}")
+            _, other = open_run(Path(run), "best", "cpu", asked.trust, asked.env)
+            against[team] = run, stack.enter_context(other)
+        stack.enter_context(quiet())
+        made = record(system, asked.episodes, seed=asked.seed, greedy=not asked.sample, against=against, tell=note)
         try:
             made.save(out)
         except OSError as error:

@@ -65,6 +65,7 @@ class Responses(LeagueState):
         self.settings = settings
         self.places = [side.place for side in self.sides]  # the two sides may draw from one pool
         self.paid: dict[tuple[int, int], tuple[float, float]] = {}  # mean returns of the members on sides one and two
+        self.errors: dict[tuple[int, int], tuple[float, float]] = {}  # standard errors of these means, over games
         self.mixture: dict[int, Array] = {}
         self.iteration = 0
         self.gain = 0.0
@@ -141,6 +142,8 @@ class Responses(LeagueState):
                 )
                 first, second = returns.mean(axis=0).tolist()
                 self.paid[one.uid, other.uid] = (first, second)
+                first, second = (returns.std(axis=0) / np.sqrt(len(returns))).tolist()
+                self.errors[one.uid, other.uid] = (first, second)
 
     def metrics(self) -> dict[str, float]:
         """Also the iteration, and what its responses could gain on the mixtures before: an estimate of NashConv."""
@@ -150,6 +153,7 @@ class Responses(LeagueState):
         """Also the table and the mixtures."""
         return super().state_dict() | {
             "paid": [[*pair, *paid] for pair, paid in self.paid.items()],
+            "errors": [[*pair, *error] for pair, error in self.errors.items()],
             "mixture": [[place, mixture] for place, mixture in self.mixture.items()],
             "iteration": self.iteration,
             "gain": self.gain,
@@ -159,6 +163,7 @@ class Responses(LeagueState):
         """Go back to a saved state."""
         super().load_state_dict(state)
         self.paid = {(int(a), int(b)): (float(x), float(y)) for a, b, x, y in state["paid"]}
+        self.errors = {(int(a), int(b)): (float(x), float(y)) for a, b, x, y in state.get("errors", [])}
         self.mixture = {int(place): np.asarray(mixture) for place, mixture in state["mixture"]}
         self.iteration, self.gain = int(state["iteration"]), float(state["gain"])
 

@@ -18,7 +18,7 @@ from marl.nets.distributions import Distribution
 from marl.nets.networks import MLP, Network
 from marl.optim import Optimizer
 from marl.schedules import Clock
-from marl.types import ActionKind, ConfigError, Spec, TeamSpec
+from marl.types import ActionKind, Array, ConfigError, Spec, Step, TeamSpec
 
 
 class CrossTeam(Protocol):
@@ -111,6 +111,18 @@ class ActsWithNet(Protocol):
         self, net: AgentNet, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None
     ) -> Decision:
         """As :meth:`Learner.act`, with ``net`` instead of the learner's own network."""
+        ...
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """A learner with a critic that says what it expects of a step."""
+
+    def expected(self, step: Step, place: int, actions: Array, carry: Tensor | None) -> tuple[Array, Tensor]:
+        """Values ``(E, N)`` of a step and the team's actions ``(E, N[, A])`` in it, in units of the return; a carry.
+
+        ``place``: of the team; ``carry``: as it came with the step before, None at first.
+        """
         ...
 
 

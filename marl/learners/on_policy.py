@@ -33,7 +33,7 @@ from marl.nets.stacked import backward_through, fitting, holds_own, parts_with_m
 from marl.optim import Adam, Optimizer, Stepper
 from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
-from marl.types import ActionKind, ConfigError, Spec, TeamSpec
+from marl.types import ActionKind, Array, ConfigError, Spec, Step, TeamSpec
 
 
 @config
@@ -95,7 +95,7 @@ class OnPolicyLearner:
         """Refuses action spaces, batch sizes and sequence lengths that do not fit."""
         check_kind(type(settings).__name__, settings.action_kinds, team)
         refuse_noise(type(settings).__name__, team, settings.network, settings.critic_network)
-        self.settings, self.team = settings, team
+        self.settings, self.team, self._spec = settings, team, spec
         credit, where = settings.credit, f"{type(settings).__name__} on team {team.name!r}"
         if isinstance(credit, Mixing):
             raise ConfigError(
@@ -182,6 +182,21 @@ class OnPolicyLearner:
     ) -> Decision:
         """As :meth:`act`, with a copy of the actor."""
         return self.model.act(inputs, generator or self.generator, explore, net)
+
+    def expected(self, step: Step, place: int, actions: Array, carry: Tensor | None) -> tuple[Array, Tensor]:
+        """What the critic expects of a step: values ``(E, N)`` in units of the return, and the critic's carry."""
+        model, scope, seen = self.model, self.settings.critic, step.teams[place]
+        device = model.critic_carry.device
+        if carry is None:
+            carry = model.critic_carry.new_zeros(len(step.started), *model.critic.carry_shape)
+        joint = None
+        if scope.shape(self._spec, self.team) is not None and not scope.is_view(self._spec):
+            joint = torch.from_numpy(scope.gather(step, place, successor=False)).to(device)
+        obs, started, acting, action = (
+            torch.from_numpy(array).to(device) for array in (seen.obs, step.started, seen.acting, actions)
+        )
+        value, carry = model.expected(obs, joint, carry, started, acting, action.to(self.memory.action.dtype))
+        return value.cpu().numpy(), carry
 
     def _act(
         self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action_mask: Tensor | None

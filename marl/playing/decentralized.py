@@ -71,6 +71,7 @@ class DecentralizedActor:
         """``players[k][n]`` has the seat of agent ``n`` of team ``k``."""
         self.spec, self.players, self.hubs = spec, players, hubs
         self.inboxes: list[Inbox | None] = [None] * len(hubs)  # what each team heard last
+        self.loudness: list[Array | None] = [None] * len(hubs)  # of what each team said last, (E, N)
 
     def act(self, step: Step) -> list[Array]:
         """Actions of all agents. All inputs are sent before the first answer is read: processes run in parallel."""
@@ -84,16 +85,15 @@ class DecentralizedActor:
                 player.observe(input_of(step, place, n, None if inbox is None else received(inbox, n)))
         for place, (players, hub) in enumerate(zip(self.players, self.hubs, strict=True)):
             if hub is not None:
-                self.inboxes[place] = self._talk(players, hub) or self.inboxes[place]
+                self.inboxes[place] = self._talk(place, players, hub) or self.inboxes[place]
         return [np.stack([player.act() for player in players], axis=1) for players in self.players]
 
-    def _talk(self, players: Sequence[Player], hub: Hub) -> Inbox | None:
+    def _talk(self, place: int, players: Sequence[Player], hub: Hub) -> Inbox | None:
         inbox = None
         for turn in range(max(hub.rounds, 1)):
             said, loud = zip(*(player.say() for player in players), strict=True)
-            inbox = hub.exchange(
-                turn, torch.from_numpy(np.stack(said, axis=1)), torch.from_numpy(np.stack(loud, axis=1))
-            )
+            self.loudness[place] = np.stack(loud, axis=1)
+            inbox = hub.exchange(turn, torch.from_numpy(np.stack(said, axis=1)), torch.from_numpy(self.loudness[place]))
             if inbox is not None:
                 for n, player in enumerate(players):
                     player.hear(received(inbox, n))

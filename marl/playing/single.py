@@ -66,7 +66,8 @@ class Agent:
         self._chosen: ChosenPolicy | None = None
         self.said: Array | None = None
         self.outputs: Array | None = None  # of the network in its newest step, where torch chose the action
-        self.keeps_outputs = False  # whether they are there in every step, whatever chose the action
+        self.attention: Array | None = None  # that it gave to each of its team in its newest step, (N,)
+        self.keeps_outputs = False  # whether both are there in every step, whatever chose the action
 
     def __repr__(self) -> str:
         """Its name, team, and what it decides by."""
@@ -178,8 +179,10 @@ class Agent:
             return self.decide(row, action_mask, explore)
         runner = self._runner()
         found = self._silence if heard is None else heard
-        if runner is None or backend.checking:
+        follows = backend.checking or self._attends
+        if runner is None or follows:
             torchs = self._conversation(row, found)
+            torchs = self._noting(torchs) if self._attends else torchs
         if runner is None:
             parameters, self._carry = yield from torchs
             return self._by_torch(parameters, action_mask, explore)
@@ -187,8 +190,8 @@ class Agent:
         last = len(runner.stages) - 1
         for stage in range(last + 1):
             results = runner.run(values, stage)
-            if backend.checking:
-                self._compare(torchs, found if stage else None, results)
+            if follows:
+                self._follow(torchs, found if stage else None, results)
             if "message" in results:
                 answer = yield results["message"], results["loudness"]
                 if stage < last:
@@ -275,10 +278,33 @@ class Agent:
             parameters, kept = end.value
             return parameters[0, 0].numpy(), kept[0, 0].numpy()
 
-    def _compare(
+    @property
+    def _attends(self) -> bool:
+        """Whether it is to keep whom it attends to, which the program that acts does not tell: torch does."""
+        return self.keeps_outputs and self.talks
+
+    def _noting(
+        self, talk: Generator[Said, Heard | None, tuple[Array, Array]]
+    ) -> Generator[Said, Heard | None, tuple[Array, Array]]:
+        """The same conversation; attention is kept at its end."""
+        assert isinstance(self.net, ChannelNet)
+        answer: Heard | None = None
+        try:
+            while True:
+                with torch.inference_mode():  # in which networks note their attention; off while others have turns
+                    said = talk.send(answer) if answer is not None else next(talk)
+                answer = yield said
+        except StopIteration as end:
+            share = self.net.attention  # (1, 1, N), or of several heads (1, 1, H, N)
+            if share is not None:
+                self.attention = share[0, 0].reshape(-1, share.shape[-1]).mean(0).numpy().copy()
+            found: tuple[Array, Array] = end.value
+            return found
+
+    def _follow(
         self, torchs: Generator[Said, Heard | None, tuple[Array, Array]], heard: Heard | None, results: dict[str, Array]
     ) -> None:
-        """Raise MismatchError unless a stage computed what torch computes."""
+        """A stage by torch; raises MismatchError where that is checked and the program computed something else."""
         found: dict[str, Array] = {}
         try:
             message, _ = next(torchs) if heard is None else torchs.send(heard)
@@ -287,6 +313,8 @@ class Agent:
                 torchs.send(self._silence)
         except StopIteration as end:
             found["parameters"], _ = end.value
+        if not backend.checking:
+            return
         pairs = [(torch.from_numpy(results[name]), torch.from_numpy(wanted)) for name, wanted in found.items()]
         backend.require_equal("an agent's policy", *pairs)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from marl.checkpoint import TREE
 from marl.config import finite
 from marl.logs.files import read_json
+from marl.report.compared import drawn
 from marl.report.curves import curves
-from marl.report.facts import facts, number, text
+from marl.report.facts import MOST, facts, number, text
+from marl.report.league import league_of
 from marl.report.recording import Recording
 from marl.report.replays import replay
 from marl.report.rows import MetricsReader
-from marl.run.folder import CONFIG, LOCK, METRICS, SUMMARY
+from marl.run.folder import CONFIG, LOCK, METRICS, SUMMARY, checkpoints
 from marl.studies.compare import compare
 from marl.studies.run_folders import CELLS, STUDY, RunFolder, folders_below, found_runs, references_of
 from marl.studies.scores import Scores
@@ -42,12 +45,14 @@ class Source:
         self._compared: dict[str, Any] = {}
         self._not_compared: list[str] = []
         self._readers: dict[Path, MetricsReader] = {}
+        self._leagues: dict[Path, tuple[tuple[Path, tuple[int, int]] | None, dict[str, Any] | None]] = {}
         self._replays: dict[Path, tuple[tuple[int, int], dict[str, Any] | None, str]] = {}
 
     def nothing(self, why: str) -> dict[str, Any]:
         """The content of a page that has nothing to show."""
         empty = {"xs": [], "metrics": [], "points": 0}
-        said = {"runs": [], "curves": empty, "comparison": {}, "tournaments": [], "replays": [], "missing": [text(why)]}
+        said: dict[str, Any] = {"runs": [], "curves": empty, "comparison": {}, "replays": [], "missing": [text(why)]}
+        said |= {"tournaments": [], "sweeps": []}
         return {"title": text(_title(self.what), 120), "version": _version(), **said}
 
     def stamp(self) -> tuple[object, ...]:
@@ -72,10 +77,14 @@ class Source:
             ConfigError: if there is nothing at all.
         """
         missing: list[str] = []
-        tournaments, recordings, folders = [], [], []
+        tournaments, sweeps, recordings, folders = [], [], [], []
         for path in self.what:
             if path.suffix == ".json" and path.is_file():
-                tournaments.append(_tournament(path))
+                said = read_json(path)
+                if "points" in said:
+                    sweeps.append(_sweep(path, said))
+                else:
+                    tournaments.append(_tournament(path, said))
             elif path.suffix == ".npz":
                 recordings.append(path)
             else:
@@ -100,6 +109,7 @@ class Source:
             said["last"] = {
                 name: column[1][-1] for name, column in reader.columns.items() if name in ("mean_return", "seconds")
             } | ({"steps": max(column[0][-1] for column in reader.columns.values())} if reader.columns else {})
+            said["league"] = self._league(run.path)
             told.append(said)
         made: dict[str, Any] = {
             "title": text(_title(self.what), 120),
@@ -108,11 +118,20 @@ class Source:
             "curves": curves([(name, [self._readers[run.path].columns for run in same]) for name, same in groups]),
             "comparison": self._compared,
             "tournaments": tournaments,
+            "sweeps": sweeps,
             "replays": [one for path in recordings if (one := self._replay(path, missing)) is not None],
             "missing": [text(one) for one in missing],
         }
         whole: dict[str, Any] = finite(made)
         return whole
+
+    def _league(self, folder: Path) -> dict[str, Any] | None:
+        """A run's league, read anew where there is a newer checkpoint."""
+        newest = next(iter(checkpoints(folder)), None)
+        stamp = None if newest is None else (newest, _size(newest / TREE))
+        if folder not in self._leagues or self._leagues[folder][0] != stamp:
+            self._leagues[folder] = stamp, None if newest is None else league_of(newest)
+        return self._leagues[folder][1]
 
     def _replay(self, path: Path, missing: list[str]) -> dict[str, Any] | None:
         """A recording, read anew where its file has changed."""
@@ -136,7 +155,7 @@ def _comparison(folders: Sequence[Path], runs: Sequence[RunFolder], missing: lis
     if len(runs) < 2:
         return {}
     try:
-        scores = Scores.from_runs([run.path for run in runs if run.path.exists()])
+        scores = _scores(folders, runs)
         made = compare(scores, references=_references(folders, scores, missing), resamples=RESAMPLES)
     except ConfigError as error:
         missing.append(f"runs are not compared: {error}")
@@ -152,6 +171,7 @@ def _comparison(folders: Sequence[Path], runs: Sequence[RunFolder], missing: lis
             }
             for table in tables(made)
         ],
+        **drawn(made),
     }
 
 
@@ -162,6 +182,14 @@ def _with_people(run: Path) -> list[Path]:
         return []
     found = [path for path in folder.glob("*.npz") if path.is_file() and not path.is_symlink()]
     return sorted(found, key=lambda path: (_size(path)[0], path.name))[-MOST_HUMAN:]
+
+
+def _scores(folders: Sequence[Path], runs: Sequence[RunFolder]) -> Scores:
+    """Of studies as these call their cells; where a folder holds something damaged, of the sound runs by themselves."""
+    try:
+        return Scores.from_runs(folders)
+    except ConfigError:
+        return Scores.from_runs([run.path for run in runs if run.path.exists()])
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -201,9 +229,26 @@ def _runs(folders: Sequence[Path], missing: list[str]) -> list[RunFolder]:
     return found_runs(sound)
 
 
-def _tournament(path: Path) -> dict[str, Any]:
+def _sweep(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns under other links than the trained one. Raises ConfigError if the file holds none."""
+    points = said["points"]
+    rows = [one for one in points if isinstance(one, Mapping)][:MOST] if isinstance(points, list) else []
+    if not rows:
+        raise ConfigError(f"{path}: expected what marl sweep --json prints, with points")
+    numbers = ("mean_return", "low", "high")
+    return {
+        "name": text(path.stem),
+        "episodes": number(said.get("episodes")),
+        "points": [
+            {"effect": text(str(row.get("effect"))), "value": text(str(row.get("value")))}
+            | {key: number(row.get(key)) for key in numbers}
+            for row in rows
+        ],
+    }
+
+
+def _tournament(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     """The payoffs of a tournament. Raises ConfigError if the file holds none."""
-    said = read_json(path)
     players, payoff, errors = said.get("players"), said.get("payoff"), said.get("standard_errors")
     if not isinstance(players, list) or not 1 < len(players) <= MOST_PLAYERS:
         raise ConfigError(f"{path}: expected what marl tournament --json prints, with 2 to {MOST_PLAYERS} players")

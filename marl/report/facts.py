@@ -46,6 +46,7 @@ def facts(run: RunFolder, name: str, label: str) -> dict[str, Any]:
     }
     for key in ("steps", "episodes", "seconds"):
         said[key] = number(summary.get(key))
+    said["spent"] = _numbers(summary.get("spent"))
     for key in RESULTS:
         said[key] = _result(summary.get(key))
     if said["evaluation"] is None and summary:

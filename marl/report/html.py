@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("dom.js", "charts.js", "tables.js", "replay.js", "page.js")  # in the order in which they run
+SCRIPTS = (
+    "dom.js",
+    "charts.js",
+    "tables.js",
+    "picture.js",
+    "gif.js",
+    "replay.js",
+    "page.js",
+)  # in the order in which they run
 SEAT_SCRIPTS = ("dom.js", "seat.js")  # of a page in which a person plays (marl/seat)
 ESCAPES = {ord(one): f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,10 +10,10 @@ import torch
 
 from marl.adapters.copies import CopyOfEnv, LocalBatch
 from marl.adapters.describe import metadata_entry, render_mode
-from marl.adapters.lifecycle import close_env, closing_batch
+from marl.adapters.lifecycle import close_env, closing_batch, innermost
 from marl.adapters.rows import Rows
 from marl.camera import PICTURES, picture
-from marl.config import check_whole
+from marl.config import check_whole, unknown
 from marl.curriculum.evaluation_tasks import EvaluationTasks
 from marl.curriculum.tasks import has_tasks
 from marl.film import FRAMES_PER_SECOND, Filmed, WatchedCopy
@@ -25,11 +25,16 @@ from marl.playing.evaluate import EVALUATION_COPIES, check_same_spec
 from marl.playing.single import Agent
 from marl.playing.streams import global_streams_kept
 from marl.report.drawing import Drawing, drawn, draws_itself
+from marl.report.learning import Expected, Shaped
 from marl.report.recording import RUNNING, TERMINATED, TRUNCATED, RecordedEpisode, Recording, frame_bytes
-from marl.types import Array, BatchEnv, Episode, Spec, Step
+from marl.shaping.shaper import HasDiscount, Shaper
+from marl.spaces import entries
+from marl.training.parts import ShapingPart
+from marl.types import Array, BatchEnv, ConfigError, Episode, Spec, Step, TeamSpec
 from marl_runtime.seat import LocalPlayer
 
 LONGEST_SIDE = 320  # pixels of a frame; of larger ones every second, third, ... pixel is kept
+SEEN = ("masks", "scores", "values", "messages", "weights", "gates", "attention", "ends")
 PROBE = 25  # frames after which the size of all is told
 Told = Callable[[str], None]
 
@@ -42,8 +47,8 @@ class Table(Protocol):
 
     wants: Sequence[str]
 
-    def sit(self, actor: DecentralizedActor) -> None:
-        """Take seats, before the first step."""
+    def sit(self, actor: DecentralizedActor) -> Mapping[str, str]:
+        """Take seats, before the first step; returns who plays in each team where that is not the system alone."""
         ...
 
     def look(self, env: Any, picture: Array | None, texts: Sequence[str], over: bool) -> None:
@@ -69,6 +74,7 @@ def record(
     num_envs: int | None = None,
     pictures: bool = True,
     table: Table | None = None,
+    against: Mapping[str, tuple[str, Recorded]] | None = None,
     tell: Told = lambda text: None,
 ) -> Recording:
     """Play whole episodes and keep everything of them that can be looked at.
@@ -86,10 +92,12 @@ def record(
             as frames where it renders such, at most 320 pixels wide and high.
         table: who else plays. The environment is then its PettingZoo form, which begins other episodes than a native
             world's batch.
+        against: other systems that play some teams, by team, each with a name for people: then the episodes are no
+            evaluation's.
         tell: is told how much room frames take.
 
     Raises:
-        ConfigError: if no environment can be made.
+        ConfigError: if no environment can be made, or another system has no such team.
     """
     check_whole("episodes", episodes, 1)
     seed = system.seed if seed is None else seed
@@ -99,12 +107,18 @@ def record(
     with global_streams_kept(), closing_batch(_copies(system, copies, pictures, texts, table)) as batch:
         check_same_spec(system.spec, batch.spec)
         actor = system.training.players.apart(batch.num_envs, act_seed, greedy)
-        if table is not None:
-            table.sit(actor)
+        seats = _seated(system, actor, against or {}, greedy, act_seed, batch.num_envs)
+        guests = {} if table is None else table.sit(actor)
         wanted = system.target
         target = EvaluationTasks(wanted, batch, task_seed) if wanted and has_tasks(batch) else None
-        rows, seen = Recorder(batch.spec, batch.num_envs), _Seen(batch.spec, batch.num_envs, actor)
-        watchers: list[StepWatcher] = [rows, seen]
+        rows, seen = Recorder(batch.spec, batch.num_envs), _Seen(system, batch.num_envs, actor)
+        own = [
+            None if team.name in seats else one
+            for team, one in zip(system.spec.teams, system.training.learners, strict=True)
+        ]
+        expected = Expected(batch.spec, own, batch.num_envs)
+        shaped = Shaped(batch.spec, _shaper(system), batch.num_envs, system.training.clock)
+        watchers: list[StepWatcher] = [rows, seen, expected, shaped]
         if isinstance(batch, _Copies):
             shown: _Pictures = batch
         elif pictures and hasattr(batch, "step_only"):
@@ -129,7 +143,8 @@ def record(
                     rewards=record.rewards,
                     acting=record.acting,
                     pictures=taken,
-                    **seen.of(episode),
+                    shaping=shaped.of(episode),
+                    **_with_values(seen.of(episode), expected.of(episode)),
                 )
             )
         kind = "" if not found[0].pictures else "marks" if found[0].pictures[0].ndim == 2 else "frames"
@@ -143,7 +158,62 @@ def record(
             scores_are=seen.scores_are,
             texts=tuple(texts) or ("",),
             episodes=tuple(sorted(found, key=lambda one: one.copy)),
+            discounts=_discounts(system, seats),
+            names=_names(batch, system.spec),
+            seats=seats | dict(guests),
         )
+
+
+def _seated(
+    system: Recorded,
+    actor: DecentralizedActor,
+    against: Mapping[str, tuple[str, Recorded]],
+    greedy: bool,
+    seed: int,
+    copies: int,
+) -> dict[str, str]:
+    """Give teams to other systems; who plays them, by team. Raises ConfigError."""
+    seats = {}
+    names = [team.name for team in system.spec.teams]
+    for team, (name, other) in against.items():
+        if team not in names:
+            raise ConfigError(unknown("against", team, names, "team"))
+        check_same_spec(system.spec, other.spec)
+        theirs, place = other.training.players.apart(copies, seed, greedy), names.index(team)
+        actor.players = [theirs.players[k] if k == place else own for k, own in enumerate(actor.players)]
+        actor.hubs = [theirs.hubs[k] if k == place else own for k, own in enumerate(actor.hubs)]
+        seats[team] = name
+    return seats
+
+
+def _shaper(system: Recorded) -> Shaper | None:
+    part = system.training.parts.get("shaping")
+    return part.shaper if isinstance(part, ShapingPart) else None
+
+
+def _discounts(system: Recorded, seats: Mapping[str, str]) -> dict[str, float]:
+    teams = zip(system.spec.teams, system.setup.configs, strict=True)
+    return {
+        team.name: float(one.discount) for team, one in teams if isinstance(one, HasDiscount) and team.name not in seats
+    }
+
+
+def _with_values(thought: dict[str, Any], expected: Mapping[str, Array]) -> dict[str, Any]:
+    """What was thought, with what critics expected beside the values of the best actions."""
+    return thought | {"values": {**thought["values"], **expected}}
+
+
+def _names(batch: BatchEnv, spec: Spec) -> dict[str, tuple[str, ...]]:
+    """What the entries of observation vectors are called: as the environment says, else by the keys of their spaces."""
+    env = innermost(batch.envs[0]) if isinstance(batch, LocalBatch) else batch
+    said = getattr(env, "observation_names", None)
+    found = {}
+    for team in spec.teams:
+        for n, agent in enumerate(team.agents):
+            own = said(agent) if callable(said) else entries(team.observation_spaces[n])
+            if own and not team.obs.is_image:
+                found[agent] = tuple(map(str, own))
+    return found
 
 
 class _Pictures(Protocol):
@@ -204,7 +274,7 @@ class _Copies(LocalBatch):
             copies,
             system.setup.patterns,
             max_steps=system.max_steps,
-            state=False,
+            state=system.spec.state_shape is not None,
             reset_options=system.setup.reset_options,
             on_bad_obs=system.setup.on_bad_obs or "error",
             **system.environments.tasks,
@@ -272,13 +342,15 @@ class _BatchPictures:
 class _Seen:
     """What agents might do, what they thought of it, what they heard, and how it ended for each of them."""
 
-    def __init__(self, spec: Spec, num_envs: int, actor: DecentralizedActor) -> None:
+    def __init__(self, system: Recorded, num_envs: int, actor: DecentralizedActor) -> None:
         """Agents keep the outputs of their networks from now on."""
-        self._spec, self._actor = spec, actor
+        spec = system.spec
+        self._spec, self._actor, self._learners = spec, actor, system.training.learners
         self._running: list[list[dict[str, dict[str, Array]]]] = [[] for _ in range(num_envs)]
         self._ended: dict[int, list[dict[str, dict[str, Array]]]] = {}
         self.scores_are: dict[str, str] = {}
         self._agents: dict[str, Sequence[Agent]] = {}
+        self._talkers: dict[str, list[Sequence[Agent]]] = {}
         for team, players in zip(spec.teams, actor.players, strict=True):
             for name, player in zip(team.agents, players, strict=True):
                 if isinstance(player, LocalPlayer) and all(type(agent) is Agent for agent in player.agents):
@@ -288,23 +360,47 @@ class _Seen:
                         self._agents[name], self.scores_are[name] = agents, kind
                         for agent in agents:
                             agent.keeps_outputs = True
+            talkers = [self._agents[name] for name in team.agents if name in self._agents]
+            if len(talkers) == team.num_agents and all(agents[0].talks for agents in talkers):
+                self._talkers[team.name] = talkers
 
     def acted(self, step: Step, actions: Sequence[Array]) -> None:
         """Copy what the step was acted on with."""
         for e, rows in enumerate(self._running):
-            row: dict[str, dict[str, Array]] = {"masks": {}, "scores": {}, "messages": {}, "weights": {}, "ends": {}}
+            row: dict[str, dict[str, Array]] = {name: {} for name in SEEN}
             for place, (team, seen) in enumerate(zip(self._spec.teams, step.teams, strict=True)):
                 for n, name in enumerate(team.agents):
                     mask = None if seen.action_mask is None else seen.action_mask[e, n]
                     if mask is not None:
                         row["masks"][name] = mask.copy()
                     if name in self._agents:
-                        row["scores"][name] = _scores(self._agents[name][e], mask, bool(seen.acting[e, n]))
+                        thought = _scores(self._agents[name][e], mask, bool(seen.acting[e, n]))
+                        row["scores"][name] = thought
+                        if self._says_value(place, name):
+                            legal = thought if mask is None else thought[mask[: len(thought)]]
+                            row["values"][name] = np.array(legal.max() if len(legal) else 0.0, dtype=np.float32)
                 inbox = self._actor.inboxes[place]
                 if inbox is not None:
                     row["messages"][team.name] = inbox.message[e].numpy().copy()
                     row["weights"][team.name] = inbox.weight[e].numpy().copy()
+                loud = self._actor.loudness[place]
+                if loud is not None:
+                    row["gates"][team.name] = loud[e].copy()
+                self._attended(row["attention"], team, seen.acting[e], e)
             rows.append(row)
+
+    def _says_value(self, place: int, name: str) -> bool:
+        """Whether an agent's values are of its own return: those of a mixer are shares of the team's."""
+        return self.scores_are[name] == "values" and not getattr(self._learners[place], "mixing", False)
+
+    def _attended(self, row: dict[str, Array], team: TeamSpec, acting: Array, e: int) -> None:
+        """Whom each listener attended to in its newest step; nobody where it did not act."""
+        shares = [agents[e].attention for agents in self._talkers.get(team.name, ())]
+        if any(one is not None for one in shares):
+            count = team.num_agents
+            blank = np.zeros(count, dtype=np.float32)
+            rows = [one if one is not None and acts else blank for one, acts in zip(shares, acting, strict=True)]
+            row[team.name] = np.stack(rows)
 
     def stepped(self, step: Step) -> None:
         """Copy how it ended."""
@@ -319,7 +415,15 @@ class _Seen:
     def of(self, episode: Episode) -> dict[str, Any]:
         """Of an episode that has just ended, by the names of a recording's fields."""
         rows = self._ended.pop(episode.copy)
-        return {key: {name: np.stack([row[key][name] for row in rows]) for name in rows[0][key]} for key in rows[0]}
+        found: dict[str, Any] = {}
+        for key in SEEN:  # attention is there from the step on in which somebody first acts
+            names = dict.fromkeys(name for row in rows for name in row[key])
+            found[key] = {
+                name: np.stack([row[key].get(name, np.zeros_like(rows[-1][key][name])) for row in rows])
+                for name in names
+                if name in rows[-1][key]
+            }
+        return found
 
 
 def _scores_are(distribution: Distribution) -> str:

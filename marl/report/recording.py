@@ -28,8 +28,12 @@ LARGEST_FILE, LARGEST = 2**30, 2**32  # bytes of a file, and of what is in it
 MOST_EPISODES = 100_000
 HEADER = "header"
 RUNNING, TERMINATED, TRUNCATED = 0, 1, 2
-COLUMNS_OF = ("observations", "actions", "rewards", "acting", "ends", "masks", "scores", "messages", "weights")
-OF_TEAMS = ("messages", "weights")
+COLUMNS_OF = (
+    *("observations", "actions", "rewards", "acting", "ends", "masks", "scores", "values", "shaping"),
+    *("messages", "weights", "gates", "attention"),
+)
+OF_TEAMS = ("messages", "weights", "gates", "attention")
+HALVES = ("scores", "values", "attention", "gates")  # kept in half precision
 DAMAGED = (  # what reading a file that means no good comes to
     *(ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError, EOFError),
@@ -53,8 +57,14 @@ class RecordedEpisode:
         masks: by agent, ``(T, L)`` bool, the legal actions; none where all are legal at all times.
         scores: by agent, ``(T, K)``: what the policy thought of each action (``Recording.scores_are`` says what they
             are); none of policies of which that is not known.
+        values: by agent, ``(T,)``: the return that its critic expected then, or its best action's value: discounted,
+            and of shaped rewards; none of learners whose critics do not say.
+        shaping: by agent, ``(T,)``: what the hooks of training would have added to the reward; none without hooks.
         messages: by team that talks, ``(T, R, N, M)``: what ``R`` listeners (1 where all hear the same) heard of each.
         weights: likewise ``(T, N, N)``: how much each listener heard of each speaker; 0: nothing.
+        gates: likewise ``(T, N)``: how loud each spoke, 0 where its gate was closed.
+        attention: likewise ``(T, N, N)``: the share that each listener gave to each speaker, mean over heads; of
+            channels with attention.
         pictures: ``T + 1`` arrays: marks ``(K, 8)`` or pixels ``(H, W, 3)``; none where nothing can be drawn.
     """
 
@@ -69,8 +79,12 @@ class RecordedEpisode:
     ends: Mapping[str, Array]
     masks: Mapping[str, Array] = field(default_factory=dict)
     scores: Mapping[str, Array] = field(default_factory=dict)
+    values: Mapping[str, Array] = field(default_factory=dict)
+    shaping: Mapping[str, Array] = field(default_factory=dict)
     messages: Mapping[str, Array] = field(default_factory=dict)
     weights: Mapping[str, Array] = field(default_factory=dict)
+    gates: Mapping[str, Array] = field(default_factory=dict)
+    attention: Mapping[str, Array] = field(default_factory=dict)
     pictures: Sequence[Array] = ()
 
     @property
@@ -93,6 +107,9 @@ class Recording:
         scores_are: by agent: ``"probabilities"`` or ``"values"``.
         texts: names and words that marks refer to by their place.
         episodes: in the order of ``evaluate``'s returns.
+        discounts: by team, of its values; none where nobody knows.
+        names: by agent, what the entries of its observation vector are called; none where nobody says.
+        seats: by team, who played it, where that was not the system's own team.
     """
 
     env: str
@@ -104,6 +121,9 @@ class Recording:
     scores_are: Mapping[str, str]
     texts: tuple[str, ...]
     episodes: tuple[RecordedEpisode, ...]
+    discounts: Mapping[str, float] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    seats: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -142,6 +162,9 @@ class Recording:
             "rate": self.rate,
             "scores_are": dict(self.scores_are),
             "texts": list(self.texts),
+            "discounts": dict(self.discounts),
+            "names": {agent: list(names) for agent, names in self.names.items()},
+            "seats": dict(self.seats),
             "episodes": [
                 {"returns": one.returns, "copy": one.copy, "info": {k: str(v) for k, v in one.info.items()}}
                 for one in self.episodes
@@ -200,9 +223,10 @@ def frame_bytes(frames: Sequence[Array]) -> float:
 
 
 def _small(name: str, array: Array) -> Array:
-    """The same numbers in fewer bytes; scores in half precision."""
-    if name == "scores":
-        return array.astype(np.float16)
+    """The same numbers in fewer bytes; what was thought in half precision."""
+    if name in HALVES:
+        most = np.finfo(np.float16).max
+        return np.clip(array, -most, most).astype(np.float16)
     if name == "actions" and array.dtype.kind == "i" and array.min(initial=0) >= 0:
         return array.astype(np.min_scalar_type(int(array.max(initial=0))))
     return array
@@ -270,6 +294,10 @@ def _unpacked(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Recordi
     rate = float(header["rate"])
     if not 0 < rate <= 1000:
         raise ValueError("its rate makes no sense")
+    said_names = {str(agent): tuple(str(one) for one in names) for agent, names in header.get("names", {}).items()}
     return Recording(
-        str(header["env"]), teams, int(header["seed"]), bool(header["greedy"]), kind, rate, scores_are, texts, episodes
-    )
+        str(header["env"]), teams, int(header["seed"]), bool(header["greedy"]), kind, rate, scores_are, texts, episodes,
+        discounts={str(team): float(one) for team, one in header.get("discounts", {}).items()},
+        names=said_names,
+        seats={str(team): str(who) for team, who in header.get("seats", {}).items()},
+    )  # fmt: skip

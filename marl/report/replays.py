@@ -6,14 +6,14 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from marl.report.curves import short
 from marl.report.facts import text
-from marl.report.recording import RecordedEpisode, Recording
+from marl.report.recording import TERMINATED, TRUNCATED, RecordedEpisode, Recording
 from marl.types import Array
 
 EPISODES = 20  # of a recording
@@ -53,10 +53,19 @@ def replay(name: str, recording: Recording, most: int = EPISODES) -> dict[str, A
         "teams": [{"name": text(team), "agents": list(map(text, who))} for team, who in recording.teams.items()],
         "scores_are": [recording.scores_are.get(agent, "") for agent in recording.agents],
         "texts": list(map(text, recording.texts)),
+        "discounts": [recording.discounts.get(team) for team, who in recording.teams.items() for _ in who],
+        "names": [_names(recording, agent) for agent in recording.agents],
+        "against": text(", ".join(f"{team}: {who}" for team, who in recording.seats.items())),
         "mean_return": short(float(np.mean(totals))),
         "episodes": sorted(episodes, key=lambda one: one["number"]),
         "missing": list(dict.fromkeys(missing)),
     }
+
+
+def _names(recording: Recording, agent: str) -> list[str] | None:
+    """What the entries of an agent's observations are called; None where nobody says."""
+    names = recording.names.get(agent)
+    return None if names is None else [text(one, 60) for one in names[:WIDEST_OBSERVATION]]
 
 
 def _episode(recording: Recording, episode: RecordedEpisode, missing: list[str]) -> dict[str, Any]:
@@ -68,13 +77,12 @@ def _episode(recording: Recording, episode: RecordedEpisode, missing: list[str])
             seen[agent] = rows
     if len(seen) < len(agents):
         missing.append("observations that are no short vectors are left out")
-    messages, weights = [], []
+    messages = []
     for team in recording.teams:
-        said, weight = episode.messages.get(team), episode.weights.get(team)
+        said = episode.messages.get(team)
         if said is not None and said.size > MOST_ROWS:
             missing.append("long messages are left out")
         messages.append(None if said is None or said.size > MOST_ROWS else _rounded(said))
-        weights.append(None if weight is None else _rounded(weight))
     return {
         "length": episode.length,
         "total": short(episode.total),
@@ -88,9 +96,31 @@ def _episode(recording: Recording, episode: RecordedEpisode, missing: list[str])
         "masks": [episode.masks[agent].astype(int).tolist() if agent in episode.masks else None for agent in agents],
         "observations": [_rounded(seen[agent], 3) if agent in seen else None for agent in agents],
         "messages": messages,
-        "weights": weights,
+        **{name: _of(getattr(episode, name), recording.teams) for name in ("weights", "gates", "attention")},
+        "values": _of(episode.values, agents),
+        "shaping": _of(episode.shaping, agents),
+        "outcome": _outcome(recording, episode),
         "pictures": _marks(episode.pictures) if recording.pictures_are == "marks" else _frames(episode.pictures),
     }
+
+
+def _of(columns: Mapping[str, Array], who: Iterable[str]) -> list[Any]:
+    """A column of everybody; None of those who have none."""
+    return [_rounded(columns[one]) if one in columns else None for one in who]
+
+
+def _outcome(recording: Recording, episode: RecordedEpisode) -> str:
+    """How an episode ended, in words to choose by: who won, success, else whether it was cut off."""
+    if "success" in episode.info:
+        return "success" if episode.info["success"] > 0 else "no success"
+    if len(recording.teams) == 2:
+        one, other = (
+            sum(episode.returns[agent] for agent in agents) / len(agents) for agents in recording.teams.values()
+        )
+        first, second = recording.teams
+        return text("drawn" if one == other else f"{first if one > other else second} ahead")
+    ends = {int(rows.max(initial=0)) for rows in episode.ends.values()}
+    return "cut off" if TRUNCATED in ends else "terminated" if TERMINATED in ends else ""
 
 
 def _rounded(array: Array, digits: int = 4) -> Any:

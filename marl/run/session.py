@@ -71,7 +71,7 @@ def session(run: Run, system: TrainingSystem, summary: Mapping[str, Any]) -> Ite
 
 def counts(system: TrainingSystem) -> dict[str, Any]:
     """How far a system came, for summary.json."""
-    return {"steps": system.steps, "episodes": system.episodes, "faults": system.faults}
+    return {"steps": system.steps, "episodes": system.episodes, "faults": system.faults, "spent": system.spent}
 
 
 def noted(history: History) -> dict[str, Any]:
@@ -90,6 +90,7 @@ def interrupted(run: Run, system: TrainingSystem, summary: dict[str, Any]) -> st
     summary |= {"steps": system.steps, "episodes": system.episodes, "status": status}
     summary |= {"exit_code": run.exit_code or 130}
     summary.setdefault("faults", system.faults)
+    summary["spent"] = system.spent
     run.summarize(summary)
     return status
 

@@ -66,6 +66,11 @@ class TrainingSystem(Protocol):
         ...
 
     @property
+    def spent(self) -> dict[str, float]:
+        """Seconds of training, by what they were spent on."""
+        ...
+
+    @property
     def changes(self) -> list[dict[str, Any]]:
         """When settings were changed."""
         ...

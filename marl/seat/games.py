@@ -171,9 +171,9 @@ class Games:
             raise ConfigError(f"opponent {asked!r:.80}: people sit on all sides, and nobody is left for it to play")
         return found
 
-    def sit(self, actor: DecentralizedActor, with_people: bool) -> None:
-        """Give people and the league's members their seats."""
-        spec = self.system.spec
+    def sit(self, actor: DecentralizedActor, with_people: bool) -> dict[str, str]:
+        """Give people and the league's members their seats; returns who plays in each team."""
+        spec, found = self.system.spec, {}
         for place, team in enumerate(spec.teams):
             players = list(actor.players[place])
             for n, name in enumerate(team.agents):
@@ -186,7 +186,13 @@ class Games:
                     device = self.system.training.players.device
                     guest = MixedAgent(team, n, [(1.0, self._guests[name])], own, draws, device)
                     players[n] = LocalPlayer([guest], not self.greedy)
+            people = [name for name in team.agents if with_people and name in self.seats.people]
+            guests = dict.fromkeys(self._guests[name].name for name in team.agents if name in self._guests)
+            said = [*([f"a person as {', '.join(people)}"] if people else []), *guests]
+            if said:
+                found[team.name] = ", ".join(said)
             actor.players = [players if k == place else one for k, one in enumerate(actor.players)]
+        return found
 
     def show(self, env: Any, picture: Array | None, texts: Sequence[str]) -> None:
         """What the environment shows now, to whoever looks on."""
@@ -201,8 +207,8 @@ class _Table:
         self.wants = games._wants
         self._games, self._with_people, self._over = games, with_people, False
 
-    def sit(self, actor: DecentralizedActor) -> None:
-        self._games.sit(actor, self._with_people)
+    def sit(self, actor: DecentralizedActor) -> dict[str, str]:
+        return self._games.sit(actor, self._with_people)
 
     def look(self, env: Any, picture: Array | None, texts: Sequence[str], over: bool) -> None:
         if not self._over and self._with_people:

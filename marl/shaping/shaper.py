@@ -94,7 +94,7 @@ class Shaper:
         discounts: Mapping[str, float | None],
     ) -> None:
         """``shaping`` and ``discounts`` by team name."""
-        self.spec, self.configs = spec, dict(shaping)
+        self.spec, self.configs, self.discounts = spec, dict(shaping), dict(discounts)
         self.hooks: dict[str, list[Hook]] = {}
         self.needs: dict[str, frozenset[str]] = {}
         for team, own in zip(spec.teams, seed.spawn(len(spec.teams)), strict=True):

@@ -270,17 +270,23 @@ def plot(result: Tournament, out: Path) -> Path:
 
     order = np.argsort(-result.elo)
     names = [result.players[place][-40:].replace("$", r"\$") for place in order]
-    table, told = (array[np.ix_(order, order)] for array in (result.payoff, result.distinguishable))
-    size = 2.5 + 0.6 * len(names)
+    grid = np.ix_(order, order)
+    table, told, errors = (array[grid] for array in (result.payoff, result.distinguishable, result.standard_errors))
+    size = 2.5 + 0.8 * len(names)
     figure = Figure(figsize=(size + 1.5, size), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(table, cmap="RdBu", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(table):
-        mark = "" if row == column or told[row, column] else " ="
-        axis.text(column, row, f"{value:.2f}{mark}", ha="center", va="center", color="w" if abs(value) > 0.6 else "k")
+        if row == column:
+            continue
+        said = f"{value:.2f}{'' if told[row, column] else ' ='}\n±{errors[row, column]:.2f}"
+        axis.text(column, row, said, ha="center", va="center", color="w" if abs(value) > 0.6 else "k", fontsize="small")
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axis.set_yticks(range(len(names)), names)
-    axis.set_title(f"win rate minus loss rate of the row\n=: {INDISTINCT} (95 % CI over games)", fontsize="medium")
+    axis.set_title(
+        f"win rate minus loss rate of the row ± standard error over games\n=: {INDISTINCT} (95 % CI over games)",
+        fontsize="medium",
+    )
     figure.colorbar(image, ax=axis)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

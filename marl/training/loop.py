@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -92,10 +93,16 @@ def train(
     env = state.open()
     rate = Rate(state.steps)
     ended = False
+    spent, began = state.spent, time.perf_counter()
     with parallel.one_thread_each():
         while not ended:
             updated = advance(state, env)
+            before = time.perf_counter()
             updated |= update(state, overlapping=False)
+            now = time.perf_counter()
+            spent["learning"] += now - before
+            spent["all"] += now - began
+            began = now
             row = {name: number for measured in state.hooks.measured for name, number in measured().items()}
             ended = (asked.last_step is not None and state.steps >= asked.last_step) or (
                 asked.last_episode is not None and state.log.episodes >= asked.last_episode
@@ -140,7 +147,9 @@ def advance(state: TrainingState, env: BatchEnv) -> bool:
         for acted in hooks.acted:
             acted(choice)
         actions = choice.actions
+    before = time.perf_counter()
     updated, step = _step(state, env, actions) if state.overlapping else (False, env.step(actions))
+    state.spent["environment"] += time.perf_counter() - before
     seen: Step = step
     rewards: list[Array | None] = [None] * len(learners)
     if hooks.stepped:

@@ -70,6 +70,7 @@ class TrainingState:
         self.saved_env: Any = None
         self.lost: str | None = None  # a part that the checkpoint had, and that nobody can make again
         self.told_of_losses = False
+        self.spent = {"environment": 0.0, "learning": 0.0, "all": 0.0}  # seconds since it was made or loaded
         self._recipes: dict[str, Recipe] = {}
         self._context: Context | None = None
         self.connect()

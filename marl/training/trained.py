@@ -55,6 +55,14 @@ class Trained:
         self.training.workers = workers
 
     @property
+    def spent(self) -> dict[str, float]:
+        """Seconds of training since this system was made or loaded: in the environment, in updates, and in all.
+
+        The rest is acting, remembering, evaluating and saving. Updates beside a stepping environment count as its time.
+        """
+        return {name: round(seconds, 3) for name, seconds in self.training.spent.items()}
+
+    @property
     def faults(self) -> dict[str, int]:
         """Faults of the training environment's copies that training survived, by kind, and ``lost_episodes``."""
         return self.environments.faults

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import pytest
 
-from marl.logs.metrics import line_of
+from marl.logs.metrics import line_of, read_metrics
 from tests.support.browser import browser, needs_browser
-from tests.support.commands import finish, start
+from tests.support.commands import SCENARIO, finish, start
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -114,3 +115,42 @@ def test_a_host_that_others_can_reach_is_warned_of_and_errors_are_a_line(tmp_pat
         said = capsys.readouterr()
         assert said.err.count("\n") == 1
         assert said.out == ""
+
+
+def test_killing_the_viewer_or_the_trainer_harms_neither(tmp_path):
+    (tmp_path / "tiny.py").write_text(SCENARIO)
+    folder = tmp_path / "runs"
+    run = folder / "one"
+    words = ("train", tmp_path / "tiny.py", "--run-dir", run, "--steps", "2000000", "--trust")
+    folder.mkdir()
+    viewer, trainer = start("view", folder, "--json"), start(*words)
+    address = json.loads(viewer.stdout.readline())["url"]
+
+    def told():
+        runs = json.loads(ask(address)[2])["runs"]
+        return runs[0]["last"].get("steps", 0) if runs else 0
+
+    def wait(wanted):
+        end = time.monotonic() + 90
+        while not wanted():
+            assert time.monotonic() < end
+            assert trainer.poll() is None
+            time.sleep(0.1)
+
+    wait(lambda: told() > 0)  # it is seen while it trains
+    os.kill(trainer.pid, signal.SIGKILL)
+    trainer.communicate()
+    seen = told()
+    status = json.loads(ask(address)[2])["runs"][0]["status"]
+    assert status in ("training, or ended without a summary", "ended without a summary")
+    rows = read_metrics(run)
+    assert rows[-1]["steps"] >= seen > 0
+    trainer = start(*words, "--resume")
+    wait(lambda: len(read_metrics(run)) > len(rows))
+    os.kill(viewer.pid, signal.SIGKILL)
+    viewer.communicate()
+    before = len(read_metrics(run))
+    wait(lambda: len(read_metrics(run)) > before + 1)  # the training goes on
+    trainer.send_signal(signal.SIGINT)
+    assert finish(trainer, 60).code == 130
+    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"

@@ -215,8 +215,9 @@ def test_the_replays_numbers_are_the_evaluations(folder, system, tab):
     cells = page.run(
         "[...document.querySelectorAll('#agents tbody tr')].map((row) => [...row.cells].map((one) => one.textContent))"
     )
-    for (name, action, _, reward, total), agent in zip(cells, made.agents, strict=True):
+    for (name, action, _, value, reward, total), agent in zip(cells, made.agents, strict=True):
         assert name == agent
+        assert float(value) == pytest.approx(one.values[agent][step], rel=1e-2, abs=1e-3)
         assert action == str(one.actions[agent][step])
         assert float(reward) == pytest.approx(one.rewards[agent][step - 1], rel=1e-2)
         assert float(total) == pytest.approx(one.rewards[agent][:step].sum(), rel=1e-3)

@@ -8,13 +8,14 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 import marl
 from marl.report import Recording, record
 from marl.report.drawing import CIRCLE, COLUMNS, NAME
 from marl.report.recording import HEADER, changes, frame_bytes
 from marl.types import ConfigError
-from tests.support.tiny import Team
+from tests.support.tiny import Acting, Team
 
 PPO = {"rollout": 8, "minibatches": 1}
 
@@ -108,13 +109,13 @@ def test_frames_are_made_smaller_and_take_the_room_that_was_told():
 
 def test_a_file_gives_back_what_was_recorded(tmp_path):
     for env in ("marl/spread-v0", lambda **kw: Painted(widths=(3, 2), choices=(2, 3), die=(4,), **kw)):
-        made = record(untrained(env, marl.ippo(**PPO)), 3, seed=1)
+        made = record(untrained(env, marl.ippo(**PPO), shaping=[marl.shaping.StepCost(0.5)]), 3, seed=1)
         again = Recording.load(made.save(tmp_path / "folder" / "episodes.npz"))
         assert again.to_bytes() == made.to_bytes()
         assert (again.env, again.teams, again.texts) == (made.env, made.teams, made.texts)
         for one, other in zip(made.episodes, again.episodes, strict=True):
             assert one.returns == other.returns
-            for name in ("observations", "actions", "rewards", "acting", "ends", "masks"):
+            for name in ("observations", "actions", "rewards", "acting", "ends", "masks", "shaping"):
                 for agent in made.agents if getattr(one, name) else ():
                     np.testing.assert_array_equal(getattr(one, name)[agent], getattr(other, name)[agent])
             assert all(np.array_equal(a, b) for a, b in zip(one.pictures, other.pictures, strict=True))
@@ -181,3 +182,92 @@ def test_the_command_writes_what_the_evaluation_plays(tmp_path, capsys):
     for words in (["--record", "x.zip"], ["--record", "x.npz", "--gif", "x.gif"]):
         assert main(["play", str(tmp_path / "run"), *words]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- what learning sees -----------------------------------------------------------------------------------------------
+
+
+def test_values_are_what_the_critic_says_of_the_whole_episode():
+    for learner in (marl.ippo(network=marl.GRU(), **PPO), marl.mappo(normalize_values=True, **PPO)):
+        system = untrained("marl/spread-v0", learner)
+        if learner.normalize_values:
+            system.train(steps=64)
+        made = record(system, 3, seed=4)
+        one, model = made.episodes[1], system.learners[0].model
+        assert made.discounts == {"team": learner.discount}
+        obs = torch.from_numpy(np.stack([one.observations[agent][:-1] for agent in made.agents], 1)).unsqueeze(1)
+        started = torch.zeros(one.length, 1, dtype=torch.bool)
+        started[0] = True
+        with torch.no_grad():  # all rows at once, as in learning
+            seen = model.critic.encode(model.joint_input(obs, None))
+            carry = torch.zeros(1, *model.critic.carry_shape)
+            acting = torch.ones(one.length, 1, 3, dtype=torch.bool)
+            outputs, _ = model.critic_value(seen, carry, started, acting, torch.zeros(one.length, 1, 3))
+            values = model._denormalize(model.value_of(outputs, torch.zeros(one.length, 1, 3)))[:, 0].numpy()
+        for n, agent in enumerate(made.agents):
+            np.testing.assert_allclose(one.values[agent], values[:, n], atol=1e-4)
+
+
+def test_values_of_best_actions_are_a_learners_own_and_no_share_of_a_mixers():
+    own = record(untrained("marl/spread-v0", marl.iql()), 1, seed=2).episodes[0]
+    assert own.values["agent_1"].tolist() == own.scores["agent_1"].max(-1).tolist()
+    assert record(untrained("marl/spread-v0", marl.qmix()), 1, seed=2).episodes[0].values == {}
+
+
+def test_what_shaping_adds_stands_beside_raw_rewards():
+    plain = record(untrained("marl/spread-v0"), 2, seed=1).episodes[0]
+    hooks = [marl.shaping.StepCost(0.25)]
+    one = record(untrained("marl/spread-v0", shaping=hooks), 2, seed=1).episodes[0]
+    for agent in ("agent_0", "agent_2"):
+        np.testing.assert_allclose(one.shaping[agent], np.full(25, -0.25), atol=1e-6)
+        assert one.rewards[agent].tolist() == plain.rewards[agent].tolist()
+    remembers = untrained("marl/spread-v0", shaping=[marl.shaping.RND()])
+    assert record(remembers, 1, seed=1).episodes[0].shaping == {}
+    assert plain.shaping == {}
+
+
+def test_attention_is_shared_out_among_those_who_are_heard():
+    system = untrained("marl/spread-v0", marl.mappo(channel=marl.TarMAC(), **PPO))
+    made = record(system, 2, seed=2)
+    one = made.episodes[0]
+    assert one.total == system.evaluate(2, seed=2, decentralized=True).returns[0]  # looking on changes nothing
+    assert not one.attention["team"][0].any()  # nothing has been said before the first step
+    np.testing.assert_allclose(one.attention["team"][1:].sum(-1), 1, atol=1e-5)
+    assert (one.attention["team"][:, range(3), range(3)] == 0).all()  # nobody hears itself
+    assert one.gates["team"].tolist() == [[1.0] * 3] * 25
+    gated = record(untrained("marl/spread-v0", marl.mappo(channel=marl.IC3Net(), **PPO)), 1, seed=2).episodes[0]
+    assert set(np.unique(gated.gates["team"])) <= {0.0, 1.0}
+    assert gated.attention == {}
+    heard = gated.weights["team"][1:] > 0
+    assert not heard[gated.gates["team"][:-1][:, None, :].repeat(3, 1) == 0].any()  # a closed gate is not heard
+
+
+def test_another_system_plays_a_team_that_is_given_to_it(tmp_path):
+    env = "pettingzoo.classic.tictactoe_v3"
+    pytest.importorskip("pettingzoo.classic.tictactoe_v3")
+    ours = untrained(env, {"player_1": marl.ippo(**PPO), "player_2": marl.ippo(**PPO)})
+    theirs = untrained(env, {"player_1": marl.Random(), "player_2": marl.Random()})
+    alone, made = record(ours, 2, seed=1), record(ours, 2, seed=1, against={"player_2": ("guest", theirs)})
+    again = Recording.load(made.save(tmp_path / "episodes.npz"))
+    assert dict(again.seats) == {"player_2": "guest"}
+    assert alone.seats == {}
+    assert "player_2" not in made.episodes[0].values  # its critic is not there
+    assert alone.episodes[0].actions["player_1"][0] == made.episodes[0].actions["player_1"][0]
+    with pytest.raises(ConfigError, match=r"against: .*player_9"):
+        record(ours, 1, against={"player_9": ("guest", theirs)})
+
+
+def test_entries_of_observations_are_called_as_their_space_calls_them():
+    from gymnasium.spaces import Box, Dict, Discrete, Tuple
+
+    from marl.spaces import entries
+
+    box = Box(-1, 1, (2,), np.float32)
+    space = Dict({"goal": Discrete(2), "own": Dict({"at": box}), "both": Tuple((box, Box(0, 1, (1,), np.float32)))})
+    wanted = ["both.0[0]", "both.0[1]", "both.1", "goal = 0", "goal = 1", "own.at[0]", "own.at[1]"]
+    assert sorted(entries(space)) == sorted(wanted)
+    assert entries(box) == []
+    made = record(untrained(lambda **kw: Acting(Discrete(2), goals=True, **kw), marl.ippo(**PPO)), 1, seed=0)
+    names = made.names["agent_0"]
+    assert len(names) == made.episodes[0].observations["agent_0"].shape[1]
+    assert names == ("achieved_goal", "desired_goal", "observation")

@@ -170,7 +170,9 @@ def test_a_browser_plays_noughts_and_crosses_against_a_member_of_the_league(noug
         said = page.texts("#scores tbody td")
         assert page.said == []
         page.open("about:blank")
-    episode = Recording.load(game.kept.path).episodes[0]
+    recording = Recording.load(game.kept.path)
+    assert list(recording.seats.values()) == ["a person as player_2, step 32"]
+    episode = recording.episodes[0]
     acting = episode.acting["player_2"]
     assert episode.actions["player_2"][acting].tolist() == moves
     assert said[0] == "you"

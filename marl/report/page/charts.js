@@ -57,9 +57,9 @@ function ribbon(x, low, high, across, up) {
   return `M${there.map(point(high)).join("L")}L${there.reverse().map(point(low)).join("L")}Z`;
 }
 
-function chart(metric, xs, width, smooth, label = "environment steps") {
+function chart(metric, xs, width, smooth, label = "environment steps", unit = "steps") {
   const lines = metric.lines.map((line, place) => ({
-    ...line, place, x: xs[line.x], y: smoothed(line.y, smooth),
+    place, ...line, x: xs[line.x], y: smoothed(line.y, smooth),
     low: line.low && smoothed(line.low, smooth), high: line.high && smoothed(line.high, smooth),
     runs: (line.runs || []).map((run) => ({x: xs[run.x], y: smoothed(run.y, smooth)})),
   }));
@@ -75,7 +75,7 @@ function chart(metric, xs, width, smooth, label = "environment steps") {
     drawn.append(el("line", {class: "grid", x1: LEFT, x2: wide - RIGHT, y1: up(y), y2: up(y)}),
       el("text", {class: "tick", x: LEFT - 6, y: up(y) + 4, "text-anchor": "end"}, text));
   }
-  for (const [x, text] of ticks(Math.max(left, 0), right, wide < 400 ? 3 : 5)) {
+  for (const [x, text] of ticks(unit === "steps" ? Math.max(left, 0) : left, right, wide < 400 ? 3 : 5)) {
     drawn.append(el("text", {class: "tick", x: Math.min(across(x), wide - 18), y: TALL - 8, "text-anchor": "middle"},
       text));
   }
@@ -105,7 +105,7 @@ function chart(metric, xs, width, smooth, label = "environment steps") {
       const range = line.low ? ` (${interval([line.low[n], line.high[n]])})` : "";
       return `${lines.length > 1 ? `${line.label} ` : ""}${figure(line.y[n])}${range}`;
     });
-    said.replaceChildren(`${figure(Math.round(x))} steps: `, named(values.join("; ")));
+    said.replaceChildren(`${figure(unit === "steps" ? Math.round(x) : x)} ${unit}: `, named(values.join("; ")));
   };
   drawn.addEventListener("pointermove", (event) => {
     const box = drawn.getBoundingClientRect();
@@ -119,7 +119,14 @@ function chart(metric, xs, width, smooth, label = "environment steps") {
     show(here + move);
   });
   drawn.addEventListener("pointerleave", () => { rule.setAttribute("x1", -9); rule.setAttribute("x2", -9); said.replaceChildren(label); });
-  return el("figure", {class: "chart"}, el("figcaption", {}, named(metric.title)), drawn, said);
+  const made = el("figure", {class: "chart"}, el("figcaption", {}, named(metric.title)), drawn, said);
+  made.style.maxWidth = `${wide}px`;
+  return made;
+}
+
+function swatch(place) {
+  return el("svg", {width: 28, height: 10, "aria-hidden": "true"}, el("path", {class: `line c${place % COLORS}`,
+    "stroke-dasharray": DASHES[Math.floor(place / COLORS) % 4], d: "M1 5H27"}));
 }
 
 function last(values) {
@@ -179,9 +186,7 @@ class Curves { // keeps what the reader chose while new rows come in
     const labels = new Map();
     for (const metric of metrics) metric.lines.forEach((line, place) => labels.has(line.label) || labels.set(line.label, [place, line.seeds]));
     this.legend.hidden = labels.size < 2 && ![...labels.values()].some(([, seeds]) => seeds > 1);
-    this.legend.replaceChildren(...[...labels].map(([label, [place, seeds]]) => el("li", {},
-      el("svg", {width: 28, height: 10, "aria-hidden": "true"}, el("path", {class: `line c${place % COLORS}`,
-        "stroke-dasharray": DASHES[Math.floor(place / COLORS) % 4], d: "M1 5H27"})), " ", named(label),
+    this.legend.replaceChildren(...[...labels].map(([label, [place, seeds]]) => el("li", {}, swatch(place), " ", named(label),
       seeds > 1 ? `, mean of ${seeds} seeds with its 95 % interval over seeds` : "")));
     this.draw();
   }

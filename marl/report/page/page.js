@@ -16,10 +16,13 @@ function render(content) {
     ["evaluation", content.runs.map((run) => [run.evaluation, run.random]), () => evaluations(content.runs)],
     ["comparison", content.comparison, () => comparison(content.comparison)],
     ["tournaments", content.tournaments, () => content.tournaments.length ? section("tournaments", "Who beats whom", ...content.tournaments.map(tournament)) : null],
+    ["league", content.runs.map((run) => run.league), () => leagues(content.runs)],
+    ["sweeps", content.sweeps, () => sweeps(content.sweeps)],
     ["replay", content.replays, () => content.replays.length ? replayOf.node : null],
+    ["costs", content.runs.map((run) => [run.spent, run.steps]), () => costs(content.runs)],
     ["settings", content.runs.map((run) => [run.settings, run.versions]), () => settings(content.runs)],
   ];
-  const order = ["summary", "curves", "evaluation", "comparison", "tournaments", "replay", "troubles", "settings"];
+  const order = ["summary", "curves", "evaluation", "comparison", "tournaments", "league", "sweeps", "replay", "troubles", "costs", "settings"];
   let changed = false;
   for (const [name, data, make] of parts) {
     const said = JSON.stringify(data);

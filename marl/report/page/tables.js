@@ -29,6 +29,25 @@ function summary(runs) {
     el("p", {class: "note"}, "Returns are unshaped sums over all agents. Intervals are over the episodes of one evaluation, not over seeds."));
 }
 
+const PARTS = [["environment", "stepping the environment"], ["learning", "updates"], ["", "acting, remembering, evaluating, saving"]];
+
+function costs(runs) { // where the time went, as a bar for each run
+  const timed = runs.filter((run) => run.spent.all > 0);
+  if (!timed.length) return null;
+  const rows = timed.map((run) => {
+    const known = (run.spent.environment ?? 0) + (run.spent.learning ?? 0), shares = PARTS.map(([name]) => name ? run.spent[name] ?? 0 : Math.max(0, run.spent.all - known));
+    let x = 0;
+    const bar = el("svg", {viewBox: "0 0 200 14", width: 200, height: 14, "aria-hidden": "true"}, shares.map((share, n) => {
+      const wide = 200 * share / run.spent.all;
+      x += wide;
+      return el("rect", {class: `bar c${n}`, x: x - wide, y: 1, width: wide, height: 12});
+    }));
+    return [named(run.name), bar, ...shares.map((share) => whole(`${duration(share)} (${Math.round(100 * share / run.spent.all)} %)`)), whole(run.steps && run.spent.all ? figure(Math.round(run.steps / run.spent.all)) : "–")];
+  });
+  return section("cost", "Where the time went", table(["run", "", ...PARTS.map(([, words]) => words), "steps/s"], rows),
+    el("p", {class: "note"}, "Of the training since it was last begun or resumed. Updates beside a stepping environment count as the environment's."));
+}
+
 function evaluations(runs) {
   const boxes = runs.filter((run) => run.evaluation && Object.keys(run.evaluation.agents).length).map((run) => {
     const {evaluation, random} = run;
@@ -59,7 +78,35 @@ function comparison(made) {
   if (!made.tables) return null;
   return section("comparison", "Comparison", el("p", {}, "Compared by ", named(made.metric), "."), ...made.tables.map((one) =>
     el("div", {}, el("h3", {}, named(one.title)), table(one.head, one.rows.map((row) => row.map(([text, best]) => best ? el("strong", {}, text) : named(text)))))),
-    ...made.notes.map((text) => el("p", {class: "note"}, named(text))));
+    compared(made), likelier(made.pairs), ...made.notes.map((text) => el("p", {class: "note"}, named(text))));
+}
+
+function compared(made) { // curves and profiles, the same algorithm in the same color everywhere
+  const box = el("div", {class: "charts"});
+  const fill = () => box.replaceChildren(...made.charts.map((one) => chart({title: one.title, lines: one.lines.map((line, x) => ({...line, x, seeds: 1}))}, one.lines.map((line) => line.x),
+    Math.min(640, box.clientWidth || 640), 1, `${one.across}; ${one.lines.map((line) => line.label).join(", ")}, with 95 % intervals`, one.across === "environment steps" ? "steps" : one.across)));
+  const lines = new Map(made.charts.flatMap((one) => one.lines.map((line) => [line.label, line.place])));
+  fill();
+  let wide = 0;
+  new ResizeObserver(() => { if (Math.abs(box.clientWidth - wide) > 8) { wide = box.clientWidth; fill(); } }).observe(box);
+  return made.charts.length ? el("div", {}, keys(lines), box) : null;
+}
+
+function keys(lines) {
+  return el("ul", {class: "legend"}, [...lines].map(([label, place]) => el("li", {}, swatch(place), " ", named(label))));
+}
+
+function likelier(pairs) {
+  if (!pairs) return null;
+  const cells = pairs.rows.map((row, one) => el("tr", {}, el("th", {scope: "row"}, named(pairs.names[one])), row.map((found) => found === null ? el("td", {}, "–")
+    : shade(el("td", {class: "payoff"}, figure(found[0], 2), el("small", {}, ` ${interval([found[1], found[2]])}`)), 2 * found[0] - 1))));
+  return el("div", {}, el("h3", {}, "Pairs: how likely a run of the row scores higher than one of the column"), el("div", {class: "wide"}, el("table", {class: "matrix", id: "pairs"},
+    el("thead", {}, el("tr", {}, el("th", {}, ""), pairs.names.map((name) => el("th", {scope: "col"}, named(name))))), el("tbody", {}, cells))));
+}
+
+function shade(cell, value) { // blue where the row is ahead, orange where it is behind
+  cell.style.background = value >= 0 ? `rgb(0 114 178 / ${Math.min(1, value) * 0.45})` : `rgb(213 94 0 / ${Math.min(1, -value) * 0.45})`;
+  return cell;
 }
 
 function tournament(made) {
@@ -68,13 +115,49 @@ function tournament(made) {
     order.map((column) => {
       const value = made.payoff[row][column], error = made.errors[row][column];
       if (row === column || value === null) return el("td", {}, "–");
-      const cell = el("td", {class: "payoff"}, value.toFixed(2), error === null ? "" : el("small", {}, ` ± ${error.toFixed(2)}`), made.clear[row][column] ? "" : " =");
-      cell.style.background = value >= 0 ? `rgb(0 114 178 / ${Math.abs(value) * 0.45})` : `rgb(213 94 0 / ${Math.abs(value) * 0.45})`;
-      return cell;
+      return shade(el("td", {class: "payoff"}, value.toFixed(2), error === null ? "" : el("small", {}, ` ± ${error.toFixed(2)}`), made.clear[row][column] ? "" : " ="), value);
     })));
   return el("div", {}, el("h3", {}, named(made.name)), el("div", {class: "wide"}, el("table", {class: "matrix"},
     el("thead", {}, el("tr", {}, el("th", {}, ""), el("th", {scope: "col"}, "Elo"), order.map((place) => el("th", {scope: "col"}, named(made.players[place]))))), el("tbody", {}, cells))),
     el("p", {class: "note"}, `Win rate minus loss rate of the row against the column ± standard error over ${figure(made.games)} games of each seating; =: not distinguishable.`));
+}
+
+function leagues(runs) {
+  const boxes = runs.filter((run) => run.league && run.league.members.length).map((run) => {
+    const {teams, members, payoff} = run.league, sorted = [...members].sort((a, b) => (b.rating ?? 0) - (a.rating ?? 0));
+    const rows = [...teams.map((team) => [el("strong", {}, named(team.name), ", as it is now"), named(team.name), figure(team.rating), "–", "–", "–"]), ...sorted.map((one) =>
+      [named(one.name), named(one.team), figure(one.rating), figure(one.games, 3), figure(one.beaten, 2), one.drawn ? "yes" : "no"])];
+    return el("details", {open: runs.length === 1}, el("summary", {}, named(run.name), ` · ${members.length} members`),
+      table(["player", "team", "rating", "recent games against learners", "learners win", "still drawn"], rows), payoff && payoffs(payoff));
+  });
+  return boxes.length ? section("league", "League", ...boxes, el("p", {class: "note"},
+    "Of the newest checkpoint. Older games count ever less; a draw counts as half a win.")) : null;
+}
+
+function payoffs(made) { // mean returns of the row's side, as PSRO's table has them
+  const most = Math.max(1e-9, ...made.mean.flat().map((one) => Math.abs(one ?? 0)));
+  const cells = made.rows.map((name, row) => el("tr", {}, el("th", {scope: "row"}, named(name)), made.columns.map((_, column) => {
+    const value = made.mean[row][column], error = made.errors[row][column];
+    return value === null ? el("td", {}, "–") : shade(el("td", {class: "payoff"}, figure(value, 3), error === null ? "" : el("small", {}, ` ± ${figure(error, 2)}`)), value / most);
+  })));
+  return el("div", {}, el("h3", {}, "Payoffs: mean return of the row's side against the column ± standard error over games"), el("div", {class: "wide"}, el("table", {class: "matrix"},
+    el("thead", {}, el("tr", {}, el("th", {}, ""), made.columns.map((name) => el("th", {scope: "col"}, named(name))))), el("tbody", {}, cells))));
+}
+
+function sweeps(all) {
+  if (!all.length) return null;
+  return section("links", "Other links", ...all.map((made) => {
+    const plain = made.points.filter((one) => one.value === ""), effects = [...new Set(made.points.filter((one) => one.value !== "").map((one) => one.effect))];
+    const charts = effects.map((effect) => {
+      const points = made.points.filter((one) => one.effect === effect), x = points.map((one) => +one.value);
+      const line = (one, place) => ({label: one.effect, place, seeds: 1, x: 0, y: x.map(() => one.mean_return)});
+      const lines = [{label: effect, place: 0, seeds: 1, x: 0, y: points.map((one) => one.mean_return), low: points.map((one) => one.low), high: points.map((one) => one.high)}, ...plain.map((one, n) => line(one, n + 1))];
+      return x.every(Number.isFinite) ? chart({title: `return by ${effect}`, lines}, [x], 420, 1, lines.map((one) => one.label).join(", "), effect) : null;
+    });
+    return el("div", {}, el("h3", {}, named(made.name)), el("div", {class: "charts"}, charts), table(["link", "value", "return (95 % CI)"],
+      made.points.map((one) => [named(one.effect), named(one.value), whole(`${figure(one.mean_return)} (${interval([one.low, one.high])})`)])),
+      el("p", {class: "note"}, `Over ${figure(made.episodes)} episodes each, the same ones. A flat line near "silent" says that messages do not matter.`));
+  }));
 }
 
 function settings(runs) {
