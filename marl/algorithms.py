@@ -13,7 +13,7 @@ from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 P = ParamSpec("P")
 L = TypeVar("L")
 
-# What the particle worlds wanted (docs/benchmarks.md#defaults); with rare updates of 1,024 rows actors learn later there.
+# What the particle worlds wanted (docs/benchmarks.md#defaults); after rare updates of 1,024 rows actors learn later.
 _TUNED_VALUES: dict[str, Any] = {"batch": 512, "updates_per_step": 1 / 16, "tau": 0.01}
 _TUNED_ACTORS: dict[str, Any] = {
     "lr": 1e-3,
