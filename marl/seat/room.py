@@ -182,10 +182,10 @@ class Room:
             return turn.controls.encoded(turn.controls.first_legal(turn.mask), turn.mask)
 
     def without_a_key(self, seat: Seat) -> Any:
-        """With a tick: the action that does nothing if there is one, else the last one again."""
+        """With a tick: the choice that does nothing if there is one, else the last one again; so with several parts."""
         controls = self._controls[seat.agent]
         rest = controls.rest()
-        return seat.pressed if controls.low or rest is None else rest
+        return seat.pressed if rest is None or not _is_one(controls) else rest
 
     def _add_score(self, number: int, person: Score, own: Score, kept: Kept, trouble: str) -> None:
         row = {"game": number, "person": _row(person), "agents": _row(own)}
@@ -223,7 +223,7 @@ class Room:
             controls = self._controls[agent]
             hello = {"kind": "hello", "agent": text(agent), **_layout(controls), **self._facts}
             if self.tick:
-                hello["idle"] = "keep" if controls.low else "again" if controls.rest() is None else "rest"
+                hello["idle"] = "keep" if not _is_one(controls) else "again" if controls.rest() is None else "rest"
             send(as_json(hello))
             for message in (self._picture, seat.told, self._scores):
                 if message:
@@ -272,6 +272,11 @@ class Room:
             seat.pressed, seat.held, seat.fresh = action, True, True
         else:
             seat.chosen = encoded
+
+
+def _is_one(controls: Controls) -> bool:
+    """Whether an action is one choice: a key that is held, and let go."""
+    return len(controls.parts) == 1
 
 
 def _layout(controls: Controls) -> dict[str, Any]:

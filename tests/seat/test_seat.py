@@ -33,6 +33,7 @@ from marl.types import ConfigError
 from marl_runtime.service.listening import bound
 from tests.support.browser import browser, needs_browser
 from tests.support.commands import finish, start
+from tests.support.tiny import Team
 
 pytest.importorskip("starlette")
 pytest.importorskip("websockets")
@@ -422,18 +423,40 @@ def test_a_game_that_nobody_ends_is_not_kept(knobs, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_in_real_time_nothing_pressed_is_the_same_again_where_nothing_does_nothing(knobs, tmp_path):
-    with table(knobs, tmp_path, ["dial"], tick=0.3) as game, game.connect("dial") as socket:
+def test_in_real_time_nothing_pressed_is_the_same_again_where_nothing_does_nothing(tmp_path):
+    with (
+        marl.MultiAgentSystem(marl.ippo(**SMALL), Team, num_envs=1, env_kwargs={"length": 3}) as system,
+        table(system, tmp_path, ["agent_1"], tick=0.3) as game,
+        game.connect("agent_1") as socket,
+    ):
         assert heard(socket, "hello")["idle"] == "again"
         socket.send(json.dumps({"do": "start"}))
-        while heard(socket, "turn")["step"] != 0:
+        while heard(socket, "turn")["step"] != 1:
             pass
-        socket.send(json.dumps({"do": "act", "action": [1, 1]}))
+        socket.send(json.dumps({"do": "act", "action": 1}))
         socket.send(json.dumps({"do": "release"}))
         heard(socket, "scores")
-    actions = Recording.load(game.kept.path).episodes[0].actions["dial"].tolist()
-    assert actions[0] == [0, 0], "the first legal ones before anything was pressed"
-    assert actions[-1] == [1, 1]
+    actions = Recording.load(game.kept.path).episodes[0].actions["agent_1"].tolist()
+    assert actions[0] == 0, "the first legal one before anything was pressed"
+    assert actions[-1] == 1
+
+
+def test_in_real_time_groups_and_sliders_stay_as_they_are(knobs, tmp_path):
+    with (
+        table(knobs, tmp_path, ["dial", "slide"], tick=0.3) as game,
+        game.connect("dial") as dial,
+        game.connect("slide") as slide,
+    ):
+        assert [heard(socket, "hello")["idle"] for socket in (dial, slide)] == ["keep", "keep"]
+        dial.send(json.dumps({"do": "start"}))
+        for socket, action in ((dial, [1, 1]), (slide, [0.5, 3])):
+            while heard(socket, "turn")["step"] != 1:
+                pass
+            socket.send(json.dumps({"do": "act", "action": action}))
+        heard(dial, "scores")
+    episode = Recording.load(game.kept.path).episodes[0]
+    assert episode.actions["dial"].tolist()[0::2] == [[0, 0], [1, 1]]
+    assert episode.actions["slide"].tolist()[0::2] == [[0, 0], [0.5, 3]]
 
 
 # --- controls, opponents, the terminal --------------------------------------------------------------------------------

@@ -304,17 +304,34 @@ class Replay {
     return `${order.map((k) => `${k}: ${figure(scores[k], 2)}`).join(", ")} of ${scores.length}`;
   }
 
-  hear(t) {
-    const talks = this.episode.weights.some((one) => one !== null);
-    if (!talks) { if (this.heard.firstChild) this.heard.replaceChildren(); return; }
-    const me = this.agents[this.agent], mine = heardIn(this.recording, this.episode, t, "weights").filter(([listener]) => listener === me);
-    const shares = this.episode.attention.some((one) => one !== null) ? new Map(heardIn(this.recording, this.episode, t, "attention").filter(([listener]) => listener === me)
-      .map(([, speaker, share]) => [speaker, share])) : null;
-    const rows = mine.map(([, speaker, weight, message]) => [named(speaker), figure(weight, 3), message
-      ? message.slice(0, NUMBERS).map((one) => figure(one, 2)).join(", ") + (message.length > NUMBERS ? `, … (${message.length} numbers)` : "") : "–",
-      ...(shares ? [figure(shares.get(speaker), 3)] : [])]);
-    this.heard.replaceChildren(el("h3", {}, "What ", named(me), " heard"),
-      rows.length ? table(["from", "weight", "message", ...(shares ? ["attention"] : [])], rows) : el("p", {class: "note"}, "Nothing."));
+  hear(t) { // a row for each of the team, of which those are seen that were heard
+    const {episode, recording} = this, me = this.agents[this.agent], k = recording.teams.findIndex((team) => team.agents.includes(me));
+    if (this.ear?.episode !== episode || this.ear.me !== me) {
+      this.ear = {episode, me, rows: new Map()};
+      const attends = episode.attention[k] !== null, talks = episode.weights.some((one) => one !== null);
+      if (!talks) { this.heard.replaceChildren(); return; }
+      const head = ["from", "weight", "message", ...(attends ? ["attention"] : [])], nothing = el("p", {class: "note"}, "Nothing.");
+      const made = table(head, recording.teams[k].agents.filter((one) => one !== me).map((speaker) => {
+        const cells = head.slice(1).map(() => el("span"));
+        this.ear.rows.set(speaker, cells);
+        return [named(speaker), ...cells];
+      }));
+      Object.assign(this.ear, {made, nothing});
+      this.heard.replaceChildren(el("h3", {}, "What ", named(me), " heard"), made, nothing);
+    }
+    if (!this.ear.made) return;
+    const mine = new Map(heardIn(recording, episode, t, "weights").filter(([listener]) => listener === me).map(([, speaker, weight, message]) => [speaker, [weight, message]]));
+    this.ear.made.hidden = !mine.size;
+    this.ear.nothing.hidden = mine.size > 0;
+    const {agents} = recording.teams[k], shares = episode.attention[k]?.[t]?.[agents.indexOf(me)];
+    for (const [speaker, cells] of this.ear.rows) {
+      const [weight, message] = mine.get(speaker) ?? [];
+      const row = cells[0].parentNode.parentNode;
+      if (row.hidden !== (weight === undefined)) row.hidden = weight === undefined;
+      if (weight === undefined) continue;
+      const words = message ? message.slice(0, NUMBERS).map((one) => figure(one, 2)).join(", ") + (message.length > NUMBERS ? `, … (${message.length} numbers)` : "") : "–";
+      [figure(weight, 3), words, figure(shares?.[agents.indexOf(speaker)], 3)].forEach((text, n) => cells[n] && put(cells[n], text));
+    }
   }
 
   look(t) { // what the chosen agent saw, an entry each; names stay while numbers change

@@ -177,7 +177,7 @@ class SeatPage {
     this.single = parts.length === 1;
     this.groups = parts.map((names, part) => names.map((name, choice) => el("button", {type: "button", "data-part": part, "data-choice": choice,
       pointerdown: () => this.press(part, choice), pointerup: () => this.release(), pointerleave: () => this.release(),
-      click: (event) => { if (event.detail === 0) this.press(part, choice); }}, // detail 0: by the keyboard
+      click: (event) => { if (event.detail === 0) this.tap(part, choice); }}, // detail 0: by the keyboard
       named(name), this.single && choice < 10 && name !== String(choice) ? el("small", {}, ` ${choice}`) : null)));
     const groups = this.groups.map((buttons, part) => {
       const box = el("div", {class: "tools choices-of", role: "group", "aria-label": this.single ? "actions" : `part ${part + 1}`}, buttons);
@@ -199,7 +199,7 @@ class SeatPage {
     if (this.groups.length) ways.push("the buttons");
     if (this.sliders.length) ways.push("the sliders");
     if (this.send) ways.push("Enter to act");
-    const waits = tick ? `A step every ${figure(tick, 3)} s. ${{rest: `Without a key your agent does nothing (${names[rest?.[0]] ?? "its choices that do nothing"}).`, again: "Without a key your agent does the last again.", keep: "The sliders stay where they are."}[idle]}` : "The game waits for you.";
+    const waits = tick ? `A step every ${figure(tick, 3)} s. ${{rest: `Without a key your agent does nothing (${names[rest?.[0]] ?? "its choices that do nothing"}).`, again: "Without a key your agent does the last again.", keep: "What you chose stays as it is."}[idle]}` : "The game waits for you.";
     this.how.textContent = `${waits} Act by ${new Intl.ListFormat("en", {type: "disjunction"}).format(ways)}.${opponent ? ` You play against ${opponent}.` : ""}`;
     this.mark();
   }
@@ -253,6 +253,11 @@ class SeatPage {
     this.pressed = true;
   }
 
+  tap(part, choice) {
+    this.press(part, choice);
+    this.release();
+  }
+
   release() {
     if (this.pressed && this.hello?.tick && this.single) this.say({do: "release"});
     this.pressed = false;
@@ -296,7 +301,7 @@ class SeatPage {
 
   click(event) {
     const action = this.actionAt(event);
-    if (action >= 0) this.press(0, action);
+    if (action >= 0) this.tap(0, action);
   }
 
   point(event) {
