@@ -14,6 +14,7 @@ from pathlib import Path
 
 import marl
 from marl.report import record
+from marl.report.content import Source
 from marl.report.html import page
 from marl.report.replays import replay
 from tests.support.browser import PATIENCE, browser
@@ -45,10 +46,7 @@ def written(folder: Path) -> Path:
         "marl/spread-v0", num_envs=1, seed=0, env_kwargs={"N": AGENTS, "max_cycles": STEPS},
     )  # fmt: skip
     made = record(system, 1, seed=0)
-    content = {
-        "title": "scrub", "version": "", "runs": [], "curves": {"xs": [], "metrics": [], "points": 0},
-        "comparison": {}, "tournaments": [], "replays": [replay("scrub", made)], "missing": [],
-    }  # fmt: skip
+    content = Source([]).nothing("") | {"replays": [replay("scrub", made)], "missing": []}
     out = folder / "scrub.html"
     out.write_text(page(content, "scrub"))
     return out
@@ -74,6 +72,7 @@ def main(rounds: int) -> None:
         out = written(Path(folder))
         with browser(Path(folder) / "profile") as tabs:
             tab = tabs().open(f"file://{out}")
+            assert tab.said == [], tab.said
             for number in range(rounds):
                 tab.call("Tracing.start", traceConfig={"includedCategories": CATEGORIES})
                 parts = range(0, STEPS, PART)  # an answer of the browser's is waited for a minute at most
