@@ -17,10 +17,11 @@ from marl.types import Array, ConfigError, Episode, NonFiniteError
 
 RETURN, KL = "return", "kl"
 LOSSES = ("loss", "value_loss")  # that are lower where it learns better; a policy's loss tells nothing
-BELOW = 3.0  # the suggestion is so many times below where a curve is best
+BELOW = 3.0  # the suggestion is so many times below where a loss is lowest
+BELOW_RETURN = 10.0  # and below where a return is highest: it rises for as long as training goes on, at any good rate
 RISES = 4.0  # a loss diverges that is so many times its lowest
 FALLS = 1.25  # and says nothing unless it was so many times its lowest before
-MOST_KL = 0.02  # change of a policy in one update, in nat, that is still small
+MOST_KL = 0.01  # change of a policy in one update, in nat, that is still small
 DEVIATIONS = 3.0  # by which a return must rise to count as learning
 LEAST_UPDATES = 10
 
@@ -65,9 +66,9 @@ def examined(rates: Sequence[float] | Array, signals: Mapping[str, Sequence[floa
     """What signals over growing rates say of a good rate.
 
     A loss is good up to where it is lowest, if it fell before and diverges after; a return up to where it is highest,
-    if it rose; a policy's change in an update (``kl``) up to :data:`MOST_KL`. The suggestion is a third of the lowest
-    limit; of ``kl`` alone, which is no place where anything breaks, all of it. On a quadratic of curvature ``L``,
-    where gradient descent diverges above ``2 / L``, the limit of the loss is ``2 / L``.
+    if it rose; a policy's change in an update (``kl``) up to :data:`MOST_KL`. The suggestion is the lowest of a third
+    of a loss's limit, a tenth of the return's and all of that of ``kl``, at which nothing breaks yet. On a quadratic
+    of curvature ``L``, where gradient descent diverges above ``2 / L``, the limit of the loss is ``2 / L``.
 
     Args:
         rates: in ascending order.
@@ -87,7 +88,7 @@ def examined(rates: Sequence[float] | Array, signals: Mapping[str, Sequence[floa
             continue
         if found is not None:
             limits[name] = float(rates[found])
-    safe = [rate if name.rpartition("/")[2] == KL else rate / BELOW for name, rate in limits.items()]
+    safe = [rate / {KL: 1.0, RETURN: BELOW_RETURN}.get(name.rpartition("/")[2], BELOW) for name, rate in limits.items()]
     kept = {name: tuple(map(float, values)) for name, values in signals.items()}
     return RateRange(tuple(map(float, rates)), kept, limits, min(safe, default=None))
 

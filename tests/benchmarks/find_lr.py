@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from marl_scenarios import cartpole, spread
+from marl_scenarios import cartpole, pendulum, spread
 from marl_scenarios.studies import cooperative
 
 import marl
@@ -40,6 +40,8 @@ TASKS = {
     "spread": Task(spread.scenario.agents, "marl/spread-v0", 128, 200_000),
     "cartpole": Task(cartpole.scenario.agents, "marl/cartpole-v0", 8, 30_000),
     "foraging": Task(cooperative.foraging.agents, "marl/foraging-v0", 128, 400_000),
+    "speaker_listener": Task(cooperative.speaker_listener.agents, "marl/speaker_listener-v0", 128, 400_000),
+    "pendulum": Task(pendulum.scenario.agents, "marl/pendulum-v0", 8, 100_000),
 }
 
 
