@@ -179,7 +179,10 @@ def test_the_command_writes_what_the_evaluation_plays(tmp_path, capsys):
     report = system.evaluate(2, seed=3, decentralized=True)
     assert [sum(one["returns"].values()) for one in said["episodes"]] == list(report.returns)
     assert [one.total for one in Recording.load(out).episodes] == list(report.returns)
-    for words in (["--record", "x.zip"], ["--record", "x.npz", "--gif", "x.gif"]):
+    for words in (
+        *(["--record", "x.zip"], ["--record", "x.npz", "--gif", "x.gif"]),
+        *(["--against", "team=x"], ["--record", "x.npz", "--against", "team"]),
+    ):
         assert main(["play", str(tmp_path / "run"), *words]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
