@@ -16,6 +16,7 @@ import marl
 from tests.support import rank
 
 SIZE = 2
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +25,11 @@ def ranks(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.support.rank", str(folder)]
     processes = [
-        subprocess.Popen([*command, str(number), str(SIZE)], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+        subprocess.Popen([*command, str(number), str(SIZE)], stderr=subprocess.PIPE, text=True, cwd=ROOT)
         for number in range(SIZE)
     ]
     try:
-        said = [process.communicate(timeout=240)[1] for process in processes]
+        said = [process.communicate(timeout=400)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -66,7 +67,7 @@ def test_ranks_resume_bit_for_bit(ranks):
 
 
 def test_one_process_goes_on_with_what_two_ranks_saved_and_says_what_is_lost(ranks, caplog):
-    with marl.MultiAgentSystem.load(ranks / "saved", env=Spread) as one:
+    with rank.quickly("gru"), marl.MultiAgentSystem.load(ranks / "saved", env=Spread) as one:
         steps = one.steps
         with caplog.at_level(logging.WARNING, "marl.training"):
             one.train(steps=16 * rank.COPIES)

@@ -384,6 +384,11 @@ class TrainingState:
         assert self.ranks is not None
         self.ranks.answer(lambda: checkpoint.packed(self._part()))
 
+    def let_go(self) -> None:
+        """On rank 0, at the end: nothing more is asked of the other ranks."""
+        if self.ranks is not None:
+            self.ranks.tell(ranks.DONE)
+
     def answer_once(self) -> None:
         """On other ranks than 0, where all of them save: give rank 0 the part of this one."""
         assert self.ranks is not None
