@@ -415,7 +415,7 @@ def minibatches(
     index = torch.randperm(size, generator=generator, device=batch.seen.device)
     piece, copy = index // everybody, index % everybody - ranks.rank * copies  # as ActorCritic.prepare arranges them
     own, numbers = (copy >= 0) & (copy < copies), piece * copies + copy
-    parts = zip(numbers.split(size // count), own.split(size // count), strict=True)
+    parts = zip(torch.split(numbers, size // count), torch.split(own, size // count), strict=True)
     return (part[mine] for part, mine in parts)
 
 

@@ -68,7 +68,7 @@ class Ranks:
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in same])
             with _told():
                 dist.all_reduce(flat, operation)
-            for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
+            for tensor, part in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
     def any(self, value: bool) -> bool:

@@ -34,7 +34,7 @@ def follow(asked: Asked, ranks: Ranks) -> int:
         system = load_system(Path(path), plan.device, plan.scenario, asked.trust)
     with system:
         stop = plan.scenario.stop
-        over = system.steps >= plan.steps or system.training.callbacks.stopped
+        over = system.steps >= plan.steps or bool(system.training.callbacks.stopped)
         over = over or (asked.pause_at is not None and system.steps >= asked.pause_at)
         if not over and not (stop is not None and system.steps > 0 and stop(system.history["episode_rewards"])):
             system.train(

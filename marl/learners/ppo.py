@@ -164,7 +164,7 @@ class PPOLearner(OnPolicyLearner):
         if not self.reduce.alone:
             means = torch.stack(told).flatten(0, 1)  # (minibatches P, parts)
             weighted_mean(self.reduce, torch.cat(rows), means)
-            sums = means.unflatten(0, (len(told), -1)).sum(0)
+            sums = torch.unflatten(means, 0, (len(told), -1)).sum(0)
         sums = sums.float()  # (P, parts)
         totals = dict(zip(self.parts, sums.mean(0).unbind(), strict=True)) | {"gradient_norm": norms.mean()}
         return sums[:, PARTS.index("kl")], totals

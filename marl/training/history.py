@@ -184,7 +184,8 @@ class EpisodeLog:
         mine = [(step, one.copy, one.length, list(one.returns.items()), one.info) for step, one in self.held]
         self.held = []
         found = [row for said in ranks.exchange(json.dumps(mine).encode()) for row in json.loads(said)]
-        found.sort(key=lambda row: row[:2])
+        # By steps; within one, ranks and what each of them holds are in the order of copies already.
+        found.sort(key=lambda row: int(row[0]))
         episodes = [Episode(copy, dict(returns), length, info) for _, copy, length, returns, info in found]
         if episodes:
             self.record(episodes)
