@@ -47,7 +47,9 @@ def test_two_ranks_learn_what_one_process_with_all_copies_does(ranks, name):
             assert torch.equal(one[key], other[key]), key
         # Sums in another order, through 20 updates.
         tolerance = 1e-5 if key.startswith("model/") else 1e-3
-        torch.testing.assert_close(one[key], value, rtol=tolerance, atol=tolerance, msg=lambda said, key=key: f"{key}: {said}")
+        torch.testing.assert_close(
+            one[key], value, rtol=tolerance, atol=tolerance, msg=lambda said, key=key: f"{key}: {said}"
+        )
 
 
 def test_what_is_not_built_for_ranks_is_refused_in_a_line(ranks):
