@@ -26,6 +26,7 @@ from marl.nets.networks import Network, default_network
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.stacked import FlatParameters, seeded
+from marl.ranks import Ranks
 from marl.reduce import ALONE, Reduce
 from marl.types import ConfigError, Spec, TeamSpec, valid_choices
 
@@ -408,11 +409,24 @@ def count_minibatches(
     return minibatches
 
 
-def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """One epoch: every sequence's number once, in a new order, agents of one step together."""
+def minibatches(
+    batch: Batch, count: int, generator: torch.Generator, ranks: Ranks | None = None, copies: int = 1
+) -> Iterator[Tensor]:
+    """One epoch: every sequence's number once, in a new order, agents of one step together.
+
+    Ranks put the sequences of all of them in one order; each takes from every part those of its own ``copies``. So the
+    parts differ in size between ranks, and may even be empty, but together they are those of one process.
+    """
     size = batch.seen.shape[1]
+    if ranks is None:
+        index = torch.randperm(size, generator=generator, device=batch.seen.device)
+        return iter(torch.split(index, size // count))
+    size, everybody = size * ranks.size, copies * ranks.size
     index = torch.randperm(size, generator=generator, device=batch.seen.device)
-    return iter(torch.split(index, size // count))
+    piece, copy = index // everybody, index % everybody - ranks.rank * copies  # as ActorCritic.prepare arranges them
+    own, numbers = (copy >= 0) & (copy < copies), piece * copies + copy
+    parts = zip(torch.split(numbers, size // count), torch.split(own, size // count), strict=True)
+    return (part[mine] for part, mine in parts)
 
 
 def explained_variance(batch: Batch, reduce: Reduce = ALONE) -> Tensor:

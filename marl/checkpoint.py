@@ -79,6 +79,19 @@ def save(path: str | Path, state: Mapping[str, Any], meta: Mapping[str, Any]) ->
     return replace_folder(path, contents)
 
 
+def packed(state: Mapping[str, Any]) -> bytes:
+    """A tree as bytes, for another rank of this job."""
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_strip(state, "", tensors)).encode()
+    return len(tree).to_bytes(8, "little") + tree + save_tensors(tensors)
+
+
+def unpacked(data: bytes) -> Any:
+    """The tree of :func:`packed`."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return _restore(json.loads(data[8:end]), load_tensors(data[end:]))
+
+
 def replace_folder(path: Path, contents: Mapping[str, bytes]) -> Path:
     """Write a folder of files, replacing what is there in one move. Raises OSError; what was there is intact then."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
-from marl import adapters
+from marl import adapters, ranks
 from marl.adapters import lifecycle
 from marl.adapters.describe import render_mode
 from marl.adapters.faults import faults_of
@@ -50,13 +50,18 @@ class Environments:
         self.training: BatchEnv | None = None
         self.name = ""  # of the environment, once it is known
         self._said = False
+        self.ranks = ranks.current()  # who steps copies too
 
     def open(self, num_envs: int, workers: int, spec: Spec | None = None) -> BatchEnv:
         """The copies that train, made when first needed. Raises ConfigError if they are not those of ``spec``."""
         if self.training is None:
             if self.source is None:
                 raise ConfigError(MISSING)
-            made = self.make(num_envs, workers)
+            if self.ranks is None:
+                made = self.make(num_envs, workers)
+            else:
+                copies = self.ranks.share(num_envs)
+                made = self.make(copies, workers, first_copy=self.ranks.rank * copies)
             if spec is not None:
                 try:
                     check_same_spec(spec, made.spec)
@@ -187,6 +192,7 @@ class Environments:
         spoken: Spoken | None = None,
         lent: bool = False,
         recorded: bool = False,
+        first_copy: int = 0,
     ) -> BatchEnv:
         """Copies of the environment, or of another one.
 
@@ -199,8 +205,9 @@ class Environments:
             spoken: over other links than in training.
             lent: an instance among them is not closed with the copies.
             recorded: see :meth:`another`.
+            first_copy: the number of the first of them, where other ranks step others.
         """
-        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded}
+        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded, "first_copy": first_copy}
         options["state"] = recorded or self.reads_state
         world = source if source is not None else like if like is not None else self.world
         if world is None:

@@ -232,7 +232,14 @@ class MultiAgentSystem(Trained):
     export = deploy.export
 
     def save(self, path: str | Path) -> Path:
-        """Write a checkpoint directory, atomically. Raises OSError if the disk refuses."""
+        """Write a checkpoint directory, atomically. Raises OSError if the disk refuses.
+
+        Where several ranks train, all of them call it and rank 0 writes.
+        """
+        ranks = self.training.ranks
+        if ranks is not None and not ranks.first:
+            self.training.answer_once()
+            return Path(path)
         said = {"env": self.reference, "steps": self.steps, "spec": spec_to_json(self.spec)}
         meta = self.setup.to_json() | {"workers": self.workers} | said
         return self.training.callbacks.saved(checkpoint.save(path, self.state_dict(), meta))

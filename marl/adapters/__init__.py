@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def make(
     reset_options: Mapping[str, Any] | None = None,
     tasks: Route | None = None,
     task_ranges: Ranges | None = None,
+    first_copy: int = 0,
 ) -> BatchEnv:
     """Copies of an environment that step together.
 
@@ -54,6 +56,7 @@ def make(
     tasks: how tasks reach an environment without a batched form: ``ByOptions()``, ``ByKwargs()`` or ``BySetter(...)``;
         None: by options, if it declares a ``task_space``.
     task_ranges: the values that its tasks will have, if it declares none.
+    first_copy: number of the first copy, on which its random stream depends; copies with ``workers`` begin at 0.
 
     No more than ``num_envs`` environments are open at any time. Raises ConfigError if they cannot be made, or if
     somebody else plays in the one that was given.
@@ -80,7 +83,12 @@ def make(
             if max_steps is not None:
                 name = type(first).__name__
                 raise ConfigError(f"max_steps: {name} ends its own episodes; give it its own limit instead")
-            return first.batch_env(num_envs, patterns)
+            if not first_copy:
+                return first.batch_env(num_envs, patterns)
+            if "first_copy" not in inspect.signature(first.batch_env).parameters:
+                name = type(first).__name__
+                raise ConfigError(f"{name}: to train in several ranks its batch_env has to take first_copy=")
+            return first.batch_env(num_envs, patterns, first_copy=first_copy)  # type: ignore[call-arg]
         except BaseException:
             if instance is None:
                 close_env(first)
@@ -105,6 +113,7 @@ def make(
         factory,
         num_envs,
         patterns,
+        first_copy=first_copy,
         max_steps=max_steps,
         on_bad_obs=on_bad_obs or "error",
         state=state,

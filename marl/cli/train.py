@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from marl.callbacks import Callback
     from marl.logs import Logger
     from marl.playing.report import Report, TeamReport
+    from marl.ranks import Ranks
     from marl.run import Run
     from marl.system import MultiAgentSystem
 from marl.cli.asked import Asked
 from marl.cli.continued import began_in_python, go_on
+from marl.cli.follow import follow
 from marl.cli.output import note, print_json
 from marl.cli.plan import (
     Plan,
@@ -46,11 +48,28 @@ class Train(Asked):
 
 
 def train(asked: Asked) -> int:
-    """``marl train``."""
+    """``marl train``; under torchrun every rank comes here."""
+    from marl import ranks
+
+    check_numbers(asked)
+    together = ranks.join()
+    if together is None:
+        return _alone(asked)
+    try:
+        status = _alone(asked, together) if together.first else follow(asked, together)
+    except UsageError:
+        if together.first:
+            raise
+        return 2  # rank 0 says it
+    ranks.leave()  # after an error nobody waits for the others
+    return status
+
+
+def _alone(asked: Asked, ranks: Ranks | None = None) -> int:
+    """Train in this process, which owns the run folder; ``ranks``: those that train with it."""
     from marl.run import Run, check_folder
     from marl.setup import pick_device
 
-    check_numbers(asked)
     if asked.resume is not None and asked.force:
         raise UsageError(
             "--resume and --force exclude each other: the one goes on with a run, the other throws it away"
@@ -58,6 +77,8 @@ def train(asked: Asked) -> int:
     folder = folder_of(asked)
     check_folder(folder, resume=asked.resume is not None, force=asked.force)
     if asked.resume is not None and began_in_python(folder):
+        if ranks is not None:
+            raise UsageError("torchrun: a run that began in Python goes on in Python, with train(resume=True)")
         return go_on(asked, folder)
     stored = stored_config(asked, folder)
     if stored is not None:
@@ -71,6 +92,8 @@ def train(asked: Asked) -> int:
     _set_threads(plan.threads)
     if asked.resume is None:
         system = plan.build()
+        if ranks is not None:
+            ranks.tell_json(None)  # no checkpoint
         for text in () if asked.quiet else plan.notes:
             note(text)
         try:
@@ -87,16 +110,20 @@ def train(asked: Asked) -> int:
             pause_at=asked.pause_at,
         )  # fmt: skip
         try:
-            system = _resumed(asked, plan, run)
+            path, system = _resumed(asked, plan, run)
+            if ranks is not None:
+                ranks.tell_json(None if path is None else str(path.absolute()))
         except BaseException:
             run.close()
             raise
+    if ranks is not None:
+        note(f"torchrun: {ranks.size} ranks train together, {plan.scenario.num_envs} copies among them")
     with run, system:
         return _train(asked, plan, run, system, loggers)
 
 
-def _resumed(asked: Asked, plan: Plan, run: Run) -> MultiAgentSystem:
-    """The system as it was saved last, or as the named checkpoint has it; a fresh one if nothing was saved yet."""
+def _resumed(asked: Asked, plan: Plan, run: Run) -> tuple[Path | None, MultiAgentSystem]:
+    """The system as it was saved last, or as the named checkpoint has it, and where; a fresh one if nothing was."""
     from marl import checkpoint
     from marl.types import ConfigError
 
@@ -108,7 +135,7 @@ def _resumed(asked: Asked, plan: Plan, run: Run) -> MultiAgentSystem:
         found = run.newest(lambda path: load_system(path, plan.device, plan.scenario, asked.trust))
     if found is None:
         run.note(f"{run.path}: nothing was saved yet, so the run starts from the beginning")
-        return plan.build()
+        return None, plan.build()
     path, system = found
     manifest = checkpoint.read_manifest(path)
     meta = manifest["meta"]
@@ -122,7 +149,7 @@ def _resumed(asked: Asked, plan: Plan, run: Run) -> MultiAgentSystem:
     if different:
         run.note(f"not bit-exact: this process differs from the one that saved ({', '.join(different)})")
     run.note(f"resuming {run.path} from step {system.steps:,} ({path.name})")
-    return system
+    return path, system
 
 
 def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers: Sequence[Logger]) -> int:
@@ -162,6 +189,8 @@ def _train(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem, loggers
                     log_every=max(1, plan.steps // 100),
                     watcher=run,
                 )
+            # The session saves what is newest: other ranks still answer.
+        system.training.let_go()
     except BaseException:
         if run.cut_short:
             return _interrupted(asked, plan, run, system, summary, "before the next step was taken")
@@ -248,6 +277,7 @@ def _fault_table(faults: Mapping[str, int]) -> str:
 
 def _final(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem) -> dict[str, Any]:
     """The trained agents beside uniformly random ones, in the same environments with the same seeds."""
+    from marl import ranks
     from marl.learners import Random
     from marl.system import MultiAgentSystem
 
@@ -259,7 +289,7 @@ def _final(asked: Asked, plan: Plan, run: Run, system: MultiAgentSystem) -> dict
     agents: Any = plan.scenario.agents
     agents = {pattern: Random() for pattern in agents} if isinstance(agents, Mapping) else Random()
     scenario = dataclasses.replace(plan.scenario, num_envs=1, workers=0, shaping=(), league=None)
-    with MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
+    with ranks.apart(), MultiAgentSystem(agents, scenario, seed=plan.seed) as random:
         random.close()  # likewise
         baseline = random.evaluate(asked.episodes, seed=seed)
     # Where some play against others, what one wins another loses: there is nothing to be better in than random play.

@@ -27,6 +27,7 @@ from marl.compiled.tiles import (
     split,
     spread,
 )
+from marl.ranks import uniform as uniform_of
 from marl.types import Array
 
 ILLEGAL = np.float32(-1e9)  # as in torch: finite, so that 0 * log 0 never becomes NaN
@@ -46,7 +47,7 @@ class Acting(CompiledMLP):
         self, obs: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Draw from ``softmax(outputs)`` for observations ``(E, N, F)``; actions and log-probabilities ``(E, N)``."""
-        return self.draw(obs, action_mask, torch.rand(obs.shape[:2], generator=generator, dtype=torch.float32))
+        return self.draw(obs, action_mask, uniform_of(obs.shape[:2], generator))
 
     def draw(self, obs: Tensor, action_mask: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """The same from uniform numbers ``(E, N)``, by inverting the distribution function."""
@@ -85,7 +86,7 @@ class CheckedActing:
         self, obs: Tensor, action_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """As of :class:`Acting`."""
-        uniform = torch.rand(obs.shape[:2], generator=generator, dtype=torch.float32)
+        uniform = uniform_of(obs.shape[:2], generator)
         action, log_prob = self.ours.draw(obs, action_mask, uniform)
         ids = self.dense.ids
         parts = [obs.unsqueeze(0), ids.expand(1, *obs.shape[:2], -1)] if ids.shape[1] else [obs.unsqueeze(0)]

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from marl.compiled import backend, tiles
 from marl.compiled.acting import require_draw
 from marl.compiled.cache import jit
+from marl.ranks import uniform as uniform_of
 
 
 def takes(x: Tensor) -> bool:
@@ -102,7 +103,7 @@ def categorical_draw(logits: Tensor, generator: torch.Generator | None) -> tuple
 
     One pass and one uniform number a row: 5 times as fast as a Gumbel argmax with a log-softmax at 384 rows of 5.
     """
-    uniform = torch.rand(logits.shape[:-1], generator=generator, dtype=torch.float32)
+    uniform = uniform_of(logits.shape[:-1], generator)
     action, log_prob = torch.empty(logits.shape[:-1], dtype=torch.int64), torch.empty_like(uniform)
     rows = logits.detach().contiguous().view(-1, logits.shape[-1]).numpy()
     flat = (uniform.view(-1).numpy(), action.view(-1).numpy(), log_prob.view(-1).numpy())

@@ -15,6 +15,7 @@ from marl.config import config, setting
 from marl.graphs import Recorded
 from marl.learners.on_policy import OnPolicy, OnPolicyLearner
 from marl.nets.owner import weights_of
+from marl.reduce import weighted_mean
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import Spec, TeamSpec
 
@@ -66,6 +67,7 @@ class A2CLearner(OnPolicyLearner):
         self.tell_rows(batch.complete)
         with self.fitting():
             row = self._step(value_at(self.settings.entropy, clock))
+        weighted_mean(self.reduce, batch.complete.sum(), row)  # what is told is of all rows
         parts = dict(zip(self.parts, row.clone().unbind(), strict=True))
         self._batch = None
         self.end_update()

@@ -17,6 +17,7 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import MLP, Network
 from marl.optim import Optimizer
+from marl.ranks import CopiesGenerator, Ranks
 from marl.schedules import Clock
 from marl.types import ActionKind, Array, ConfigError, Spec, Step, TeamSpec
 
@@ -46,6 +47,16 @@ class OverlapsEnvStep(Protocol):
     @property
     def overlaps_env_step(self) -> bool:
         """Whether it updates while the environment steps."""
+        ...
+
+
+@runtime_checkable
+class LearnsInRanks(Protocol):
+    """A learner that several ranks may hold, each with a share of the copies."""
+
+    @property
+    def refuses_ranks(self) -> str:
+        """What of its settings is not built for that, in words; empty: everything is."""
         ...
 
 
@@ -239,6 +250,12 @@ def restore_generator(generator: torch.Generator, state: torch.Tensor) -> None:
         generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def generator_from(seed: np.random.SeedSequence, device: torch.device | str) -> torch.Generator:
-    """A random stream on a device."""
-    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+def generator_from(
+    seed: np.random.SeedSequence, device: torch.device | str, ranks: Ranks | None = None
+) -> torch.Generator:
+    """A random stream on a device; ``ranks`` draw it alike, each for all their copies."""
+    stream = torch.Generator(device) if ranks is None else CopiesGenerator(device)
+    if isinstance(stream, CopiesGenerator):
+        stream.ranks = ranks
+    stream.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+    return stream

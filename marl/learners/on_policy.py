@@ -31,6 +31,7 @@ from marl.nets.networks import Network
 from marl.nets.owner import weights_of
 from marl.nets.stacked import backward_through, fitting, holds_own, parts_with_mode
 from marl.optim import Adam, Optimizer, Stepper
+from marl.ranks import CopiesGenerator, Ranks
 from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, Array, ConfigError, Spec, Step, TeamSpec
@@ -102,6 +103,8 @@ class OnPolicyLearner:
                 f"{where}: {type(credit).__name__}() mixes values of actions; use DQN or DDPG, or credit=TeamReward()"
             )
         self.reduce = current()  # with whom it learns as one
+        self.ranks = self.reduce if isinstance(self.reduce, Ranks) else None
+        self.num_envs = num_envs  # copies of its own, not those of other ranks
         init, play = seed.spawn(2)
         self.model = ActorCritic(
             spec,
@@ -123,7 +126,12 @@ class OnPolicyLearner:
         recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
         name = type(settings).__name__
         self.minibatches = count_minibatches(
-            name, settings.rollout, num_envs, minibatches, settings.sequence, recurrent
+            name,
+            settings.rollout,
+            num_envs * (1 if self.ranks is None else self.ranks.size),
+            minibatches,
+            settings.sequence,
+            recurrent,
         )
         self.flat = self.model.parameters_flat
         self.model.eval()
@@ -134,7 +142,7 @@ class OnPolicyLearner:
         self.parts_with_mode = [*parts_with_mode(self.model), *self.auxiliary.parts_with_mode]
         self.optimizer = Stepper(settings.optimizer, self.flat)
         self.set_lr(Clock(0, 1))
-        self.generator = generator_from(play, device)
+        self.generator = generator_from(play, device, self.ranks)
         self.memory = Rollout(
             spec, team, settings.critic, settings.credit, settings.rollout, num_envs, self.model.carry_width, device
         )
@@ -144,6 +152,18 @@ class OnPolicyLearner:
         self._records_acting = self.recordable and not talks and recording(self.memory.device)
         self._acting = Recorded(self._act, device, [self.generator], stay=True)
         self._static_buffer: Batch | None = None
+
+    @property
+    def refuses_ranks(self) -> str:
+        """What of it is not built for several ranks, in words; empty: all of it is."""
+        settings = self.settings
+        found = {
+            "channel=": settings.channel is not None,
+            "auxiliary=": bool(settings.auxiliary),
+            "a critic that judges actions (credit=Counterfactual())": self.model.estimator.judges_actions,
+            "dropout, batch norm or modules of your own": bool(self.parts_with_mode) or holds_own([self.model]),
+        }
+        return next((what for what, used in found.items() if used), "")
 
     def optimizers(self) -> dict[str, Stepper]:
         """That of policy and critic, and that of the auxiliary losses, if they have parameters."""
@@ -175,6 +195,9 @@ class OnPolicyLearner:
                 return Decision(
                     *self._acting(inputs.obs, inputs.carry, inputs.started, inputs.acting, inputs.action_mask)
                 )
+        if generator is None and isinstance(self.generator, CopiesGenerator):
+            with self.generator.for_copies():
+                return self.model.act(inputs, self.generator, explore)
         return self.model.act(inputs, generator or self.generator, explore)
 
     def act_with_net(
@@ -206,8 +229,12 @@ class OnPolicyLearner:
 
     def ready(self, clock: Clock) -> bool:
         """Whether the rollout is full. A rollout in which no agent of the team acted is discarded."""
-        if self.memory.full and self.memory.idle:
-            self.skip_update()
+        if self.memory.full:
+            idle = self.memory.idle
+            if self.ranks is not None:
+                idle = not self.ranks.any(not idle)
+            if idle:
+                self.skip_update()
         return self.memory.full
 
     def skip_update(self) -> None:

@@ -127,8 +127,6 @@ class PPOLearner(OnPolicyLearner):
         self._gradient.begin(batch)
         for epoch in range(settings.epochs):
             kl_sum, parts = self._pass(batch, clip, entropy_weight)
-            if settings.target_kl is not None and not self.reduce.alone:
-                weighted_mean(self.reduce, self.rows(batch.complete), kl_sum)
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
             if settings.target_kl is not None and epoch + 1 < settings.epochs:
@@ -149,25 +147,42 @@ class PPOLearner(OnPolicyLearner):
 
     def _pass(self, batch: Batch, clip: float, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One step on each minibatch; sums over them of each set's approximate KL and of the loss's parts."""
-        sums, norms = None, None
+        sums, norms, rows, told = None, None, [], []
         step = self._recorded if self.recordable and recording(batch.seen.device) else self._one_step
         with self.fitting():
-            for index in minibatches(batch, self.minibatches, self.generator):
+            for index in minibatches(batch, self.minibatches, self.generator, self.ranks, self.num_envs):
                 self.tell_rows(batch.complete[:, index])
                 parts, norm = step(index, clip, entropy_weight)
+                if not self.reduce.alone:
+                    rows.append(self.rows(batch.complete[:, index]))
+                    told.append(parts.float())
                 # A recorded step writes where it wrote before.
                 sums = parts.clone() if sums is None else sums.add_(parts)
                 norms = norm.clone() if norms is None else norms.add_(norm)
         assert sums is not None
         assert norms is not None
+        if not self.reduce.alone:
+            means = torch.stack(told).flatten(0, 1)  # (minibatches P, parts)
+            weighted_mean(self.reduce, torch.cat(rows), means)
+            sums = torch.unflatten(means, 0, (len(told), -1)).sum(0)
         sums = sums.float()  # (P, parts)
         totals = dict(zip(self.parts, sums.mean(0).unbind(), strict=True)) | {"gradient_norm": norms.mean()}
         return sums[:, PARTS.index("kl")], totals
 
     def _one_step(self, index: Tensor, clip: Any, entropy_weight: Any) -> tuple[Tensor, Tensor]:
         """One step on some sequences of the batch; the loss's parts ``(P, parts)``, the gradient's norms ``(P,)``."""
-        parts = self._gradient.fill(index, clip, entropy_weight)
+        if len(index):
+            parts = self._gradient.fill(index, clip, entropy_weight)
+        else:  # all of this minibatch is other ranks'
+            parts = torch.zeros(self.model.owner.num_sets, len(self.parts), device=self.flat.values.device)
+            for flat in self.flats:
+                flat.gradients.zero_()
         return parts, self.step()
+
+    @property
+    def refuses_ranks(self) -> str:
+        """As of every on-policy learner, and one set after the other."""
+        return "sequential=True" if self.settings.sequential else super().refuses_ranks
 
     @property
     def parts(self) -> tuple[str, ...]:

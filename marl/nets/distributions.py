@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from marl.compiled.kernels import categorical_draw, categorical_evaluate, takes
+from marl.ranks import drawn
 from marl.types import ActionSpec, ConfigError
 
 ILLEGAL = -1e9  # finite, so that 0 * log 0 never becomes NaN
@@ -56,7 +57,7 @@ def mask_logits(logits: Tensor, action_mask: Tensor | None) -> Tensor:
 
 def gumbel_argmax(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """A sample from ``softmax(logits)`` along the last axis: ``argmax(logits + Gumbel)``."""
-    exponential = torch.empty_like(logits).exponential_(generator=generator)
+    exponential = drawn(lambda x: x.exponential_(generator=generator), logits, generator)
     return torch.sub(logits, exponential.log_()).argmax(-1)
 
 
@@ -162,7 +163,7 @@ class Bernoulli:
     def sample(self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """``(..., A)`` int64."""
         logits = self._logits(parameters, action_mask)
-        uniform = torch.empty_like(logits).uniform_(generator=generator)
+        uniform = drawn(lambda x: x.uniform_(generator=generator), logits, generator)
         return (uniform < torch.sigmoid(logits)).long()
 
     def draw(
@@ -233,7 +234,7 @@ class Gaussian:
     def sample(self, parameters: Tensor, action_mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """``(..., A)`` float, in unit coordinates, unclipped."""
         mean, log_std = parameters.chunk(2, dim=-1)
-        noise = torch.empty_like(mean).normal_(generator=generator)
+        noise = drawn(lambda x: x.normal_(generator=generator), mean, generator)
         return self.box.own(mean + log_std.exp() * noise)
 
     def draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 from marl.compiling import clock
 from marl.config import unknown
 from marl.notebook import html_table
+from marl.ranks import Ranks
 from marl.types import ConfigError, Episode, Episodes, Spec
 
 if TYPE_CHECKING:
@@ -154,6 +156,7 @@ class EpisodeLog:
         self.agents = [agent for team in spec.teams for agent in team.agents]
         self.history = History()
         self.episodes = 0
+        self.held: list[tuple[int, Episode]] = []  # those that ended here, while other ranks' are not known
         self.said: dict[str, list[float]] = {}  # numbers in the infos of recent episodes, by name
 
     def record(self, finished: Sequence[Episode]) -> None:
@@ -175,6 +178,22 @@ class EpisodeLog:
                 rewards = returns[:, start : start + team.num_agents].sum(1)
                 history.setdefault(f"episode_rewards/{team.name}", []).extend(rewards.tolist())
                 start += team.num_agents
+
+    def exchange(self, ranks: Ranks) -> int:
+        """Take in what ended in all ranks since the last call, in the order of one process; how many episodes."""
+        mine = [(step, one.copy, one.length, list(one.returns.items()), one.info) for step, one in self.held]
+        self.held = []
+        found = [row for said in ranks.exchange(json.dumps(mine).encode()) for row in json.loads(said)]
+        # By steps; within one, ranks and what each of them holds are in the order of copies already.
+        found.sort(key=lambda row: int(row[0]))
+        episodes = [Episode(copy, dict(returns), length, info) for _, copy, length, returns, info in found]
+        if episodes:
+            self.record(episodes)
+        return len(episodes)
+
+    def hold(self, step: int, finished: Sequence[Episode]) -> None:
+        """Keep episodes that ended at a step until the next :meth:`exchange`."""
+        self.held += [(step, episode) for episode in finished]
 
     def _note_infos(self, finished: Sequence[Episode]) -> None:
         said: dict[str, list[float]] = {}

@@ -103,6 +103,7 @@ def train(
             spent["learning"] += now - before
             spent["all"] += now - began
             began = now
+            state.exchange(updated)
             row = {name: number for measured in state.hooks.measured for name, number in measured().items()}
             ended = (asked.last_step is not None and state.steps >= asked.last_step) or (
                 asked.last_episode is not None and state.log.episodes >= asked.last_episode
@@ -120,8 +121,7 @@ def train(
                 ended |= any(over() for over in state.hooks.ended)
             for settled in state.hooks.settled:
                 settled()
-            if tick is not None and tick():
-                ended = True
+            ended = state.ends(ended, updated, tick)
     tell(state)
     return history
 
@@ -162,9 +162,7 @@ def advance(state: TrainingState, env: BatchEnv) -> bool:
         learner.memory.observe(seen, reward)
     state.step, state.seen = step, seen
     state.steps += state.num_envs
-    state.finished = len(step.finished) > 0
-    if state.finished:
-        state.log.record(step.finished)
+    state.record(step.finished)
     return updated
 
 

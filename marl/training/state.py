@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl import renamed
+from marl import checkpoint, ranks, reduce, renamed
 from marl.adapters.tasks import ByKwargs, largest_task
 from marl.config import described, from_json, to_json
 from marl.curriculum.scheduler import Curriculum
@@ -23,7 +23,7 @@ from marl.environments import Environments
 from marl.league import PSRO, LeagueState
 from marl.league.state import PolicySource
 from marl.learners import Learner
-from marl.learners.base import OverlapsEnvStep, TakesChanges
+from marl.learners.base import LearnsInRanks, OverlapsEnvStep, TakesChanges
 from marl.playing.evaluate import Players
 from marl.schedules import SCHEDULES, Clock, value_at
 from marl.setup import Setup
@@ -32,7 +32,7 @@ from marl.training.changes import Changeable
 from marl.training.history import EpisodeLog
 from marl.training.part import Part, PartHooks
 from marl.training.parts import AFTER, BEFORE, LEAGUE, Context, LeaguePart, Recipe, recipes
-from marl.types import BatchEnv, CheckpointError, ConfigError, MarlError, Spec, Step
+from marl.types import BatchEnv, CheckpointError, ConfigError, Episode, MarlError, Spec, Step
 
 EARLY = ("shaping", "cross_team", "callbacks")  # parts that need no environment to be built
 NEEDED_BY_TASKS = ("curriculum", "tasks")  # settings without which nobody knows what to play
@@ -51,12 +51,19 @@ class TrainingState:
         self.changed: dict[str, Any] = {}  # the present values of settings that were changed, as JSON, by name
         self.changes: list[dict[str, Any]] = []  # when they were changed, for people
         self.num_envs, self.workers = setup.num_envs or 1, setup.workers or 0
+        self.ranks = environments.ranks  # the processes that this training is spread over; None: this one
+        self.copies = self.num_envs if self.ranks is None else self.ranks.share(self.num_envs)  # stepped here
+        if self.ranks is not None:
+            refuse_ranks(setup)
         seeds = np.random.SeedSequence(setup.seed).spawn(len(setup.configs) + 1)
         self.env_seed = int(seeds[0].generate_state(1, np.uint32)[0])
-        self.learners: list[Learner] = [
-            config.build(spec, team, self.num_envs, seed, device)
-            for config, team, seed in zip(setup.configs, spec.teams, seeds[1:], strict=True)
-        ]
+        with reduce.use(self.ranks or reduce.current()):
+            self.learners: list[Learner] = [
+                config.build(spec, team, self.copies, seed, device)
+                for config, team, seed in zip(setup.configs, spec.teams, seeds[1:], strict=True)
+            ]
+        if self.ranks is not None:
+            refuse_learners(self.learners, spec)
         self.steps, self.logged_at = 0, 0
         self.total: int | None = None  # the step at which training ends, for schedules
         self.log = EpisodeLog(spec)
@@ -71,6 +78,8 @@ class TrainingState:
         self.lost: str | None = None  # a part that the checkpoint had, and that nobody can make again
         self.told_of_losses = False
         self.spent = {"environment": 0.0, "learning": 0.0, "all": 0.0}  # seconds since it was made or loaded
+        self.other_ranks = ""  # what to tell of a checkpoint of another number of ranks
+        self._wish = False  # to end, of this rank
         self._recipes: dict[str, Recipe] = {}
         self._context: Context | None = None
         self.connect()
@@ -297,6 +306,9 @@ class TrainingState:
     def open(self) -> BatchEnv:
         """The environment, at the step to act on."""
         self.refuse_lost()
+        if self.other_ranks:
+            logging.getLogger("marl.training").warning(self.other_ranks)
+            self.other_ranks = ""
         env = self.environments.open(self.num_envs, self.workers, self.spec)
         self.build(env)
         for start in self.hooks.start:
@@ -330,10 +342,101 @@ class TrainingState:
                 *(self.spec.env, which),
             )
 
+    # --- ranks --------------------------------------------------------------------------------------------------------
+
+    def record(self, finished: Sequence[Episode]) -> None:
+        """Take in the episodes that ended in this step; where there are other ranks, at the next update."""
+        if self.ranks is None:
+            self.finished = len(finished) > 0
+            if self.finished:
+                self.log.record(finished)
+        else:
+            self.log.hold(self.steps, finished)
+
+    def exchange(self, updated: bool) -> None:
+        """After an update, and at the last step, all ranks take in the same episodes."""
+        if self.ranks is not None:
+            self.finished = self._agrees(updated) and self.log.exchange(self.ranks) > 0
+
+    def _agrees(self, updated: bool) -> bool:
+        """Whether ranks talk about this step: all of them answer alike."""
+        return updated or (self.total is not None and self.steps >= self.total)
+
+    def ends(self, wish: bool, updated: bool, tick: Callable[[], bool] | None) -> bool:
+        """Whether training ends after this step, by a wish or by ``tick``, which may save.
+
+        Ranks agree on it after updates. Rank 0 ticks; the others give it their part of what it saves.
+        """
+        if self.ranks is None:
+            return (tick is not None and tick()) or wish
+        self._wish |= wish
+        if not self._agrees(updated):
+            return False
+        if self.ranks.first:
+            self._wish |= tick is not None and tick()
+            self.ranks.tell(ranks.DONE)
+        else:
+            self.answer()
+        wish, self._wish = self.ranks.any(self._wish), False
+        return wish
+
+    def answer(self) -> None:
+        """On other ranks than 0: give rank 0 the part of this one as often as it asks for it."""
+        assert self.ranks is not None
+        self.ranks.answer(lambda: checkpoint.packed(self._part()))
+
+    def let_go(self) -> None:
+        """On rank 0, at the end: nothing more is asked of the other ranks."""
+        if self.ranks is not None:
+            self.ranks.tell(ranks.DONE)
+
+    def answer_once(self) -> None:
+        """On other ranks than 0, where all of them save: give rank 0 the part of this one."""
+        assert self.ranks is not None
+        self.ranks.tell(ranks.DONE)  # rank 0 says GATHER here
+        self.ranks.collect(checkpoint.packed(self._part()))
+
+    def _part(self) -> dict[str, Any]:
+        """What differs between ranks, and what holds it."""
+        state = self._own_state()
+        return {name: state[name] for name in ("learners", "env", "torch_rng")}
+
+    def _of_rank(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a checkpoint holds for this rank. With another number of ranks copies begin new episodes."""
+        others = state.get("ranks", ())
+        rank, size = (0, 1) if self.ranks is None else (self.ranks.rank, self.ranks.size)
+        if 1 + len(others) == size:
+            return {**state, **others[rank - 1]} if rank else state
+        learners = {}
+        for team, learner in zip(self.spec.teams, self.learners, strict=True):
+            own, saved = learner.state_dict(), dict(state["learners"][team.name])
+            saved["memory"] = own["memory"]
+            saved["model"] = {  # what it remembers of each copy is of another size
+                name: own["model"][name] if value.shape != own["model"][name].shape else value
+                for name, value in saved["model"].items()
+            }
+            learners[team.name] = saved
+        self.other_ranks = (
+            f"not bit-exact: saved by {1 + len(others)} ranks and resumed by {size}: parameters, moments, normalizers "
+            "and counters go on; the copies begin new episodes and the rollout that was begun is dropped"
+        )
+        return {**state, "learners": learners, "env": None}
+
     # --- saving -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact resume needs, as a tree of tensors, arrays and JSON values."""
+        """Everything that an exact resume needs, as a tree of tensors, arrays and JSON values.
+
+        With several ranks rank 0 asks the others for theirs, which :meth:`answer` meanwhile.
+        """
+        state = self._own_state()
+        if self.ranks is not None and self.ranks.first:
+            self.ranks.tell(ranks.GATHER)
+            state["ranks"] = [checkpoint.unpacked(part) for part in self.ranks.collect(b"")]
+        return state
+
+    def _own_state(self) -> dict[str, Any]:
+        """The state of this rank."""
         training = self.environments.training
         on_the_way = self.step is not None and training is not None
         parts = self.saved | {name: part.state_dict() for name, part in self.parts.items()}
@@ -356,7 +459,7 @@ class TrainingState:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state; the environment and what needs it are brought back when training goes on."""
-        state = migrated(state)
+        state = self._of_rank(migrated(state))
         self._restore_changes(state)
         for team, learner in zip(self.spec.teams, self.learners, strict=True):
             learner.load_state_dict(state["learners"][team.name])
@@ -373,6 +476,37 @@ class TrainingState:
         self.logged_at, self.pending = int(state["logged_at"]), dict(state["pending"])
         self.log.load_state_dict(state)
         torch.set_rng_state(state["torch_rng"])
+
+
+def refuse_ranks(setup: Setup) -> None:
+    """Raise ConfigError for what several ranks cannot train."""
+    found = {
+        "league=": setup.league is not None,
+        "curriculum=": setup.curriculum is not None,
+        "shaping=": bool(setup.shaping),
+        "channel=": setup.channel is not None,
+        "parts=": bool(setup.parts),
+        "workers=: give torchrun more ranks instead; workers": bool(setup.workers),
+    }
+    for what, used in found.items():
+        if used:
+            raise ConfigError(f"torchrun: {what} is not built for several ranks; leave it out, or train in one process")
+
+
+def refuse_learners(learners: Sequence[Learner], spec: Spec) -> None:
+    """Raise ConfigError for learners that several ranks cannot share."""
+    for learner, team in zip(learners, spec.teams, strict=True):
+        name = type(learner).__name__.removesuffix("Learner")
+        if not isinstance(learner, LearnsInRanks):
+            raise ConfigError(
+                f"torchrun: {name} on team {team.name!r} is not built for several ranks; PPO and A2C (ippo, mappo, "
+                "a2c, ...) are; train it in one process, with --workers"
+            )
+        if learner.refuses_ranks:
+            raise ConfigError(
+                f"torchrun: {name} on team {team.name!r}: {learner.refuses_ranks} is not built for several ranks; "
+                "leave it out, or train in one process"
+            )
 
 
 def _check_curricula(before: Setup, after: Setup, total: int | None) -> None:

@@ -1,0 +1,234 @@
+"""Processes that train one system together, each with a share of its copies: torchrun's ranks.
+
+``torchrun --nproc-per-node 2 -m marl train spread`` starts them. Every rank holds the same learners and the same random
+streams, and draws from them for all copies, of which it uses its own; so the union of what the ranks do is what one
+process does. Rank 0 owns the run folder: the others answer when it asks for their part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from marl.types import ConfigError, ResourceError
+
+DONE, GATHER = 0, 1  # what rank 0 tells the others
+
+
+class Ranks:
+    """The ranks of ``torch.distributed``'s group: the :class:`~marl.reduce.Reduce` of their learners, and their talk.
+
+    rank: which of them this process is.
+    size: how many there are, at least 2.
+    """
+
+    alone = False
+
+    def __init__(self) -> None:
+        """Takes the group as it is."""
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which owns the run folder."""
+        return self.rank == 0
+
+    def share(self, copies: int) -> int:
+        """How many of all copies each rank steps. Raises ConfigError if they do not divide."""
+        if copies % self.size:
+            nearest = max(1, round(copies / self.size)) * self.size
+            raise ConfigError(
+                f"num_envs: {copies} copies do not divide among {self.size} ranks; set num_envs={nearest}, which "
+                "counts those of all ranks"
+            )
+        return copies // self.size
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over all ranks, in place."""
+        self._all(dist.ReduceOp.SUM, tensors)
+
+    def max(self, *tensors: Tensor) -> None:
+        """Replace each tensor by the largest of all ranks, entry by entry, in place."""
+        self._all(dist.ReduceOp.MAX, tensors)
+
+    def _all(self, operation: Any, tensors: tuple[Tensor, ...]) -> None:
+        """One message for all tensors of a kind: a message costs more than what is in it."""
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            kinds.setdefault(tensor.dtype, []).append(tensor)
+        for same in kinds.values():
+            flat = torch.cat([tensor.detach().reshape(-1) for tensor in same])
+            with _told():
+                dist.all_reduce(flat, operation)
+            for tensor, part in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def any(self, value: bool) -> bool:
+        """Whether any rank says so."""
+        said = torch.tensor([int(value)])
+        self.max(said)
+        return bool(said)
+
+    def tell(self, number: int) -> int:
+        """What rank 0 says; the others' argument does not count."""
+        said = torch.tensor([number])
+        with _told():
+            dist.broadcast(said, 0)
+        return int(said)
+
+    def tell_json(self, value: Any) -> Any:
+        """The same of a JSON value."""
+        data = json.dumps(value).encode() if self.first else b""
+        said = torch.zeros(self.tell(len(data)), dtype=torch.uint8)
+        if self.first:
+            said.copy_(_tensor(data))
+        with _told():
+            dist.broadcast(said, 0)
+        return json.loads(_bytes(said))
+
+    def exchange(self, data: bytes) -> list[bytes]:
+        """What every rank gives, in their order."""
+        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes[self.rank] = len(data)
+        self.sum(sizes)
+        mine = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+        mine[: len(data)] = _tensor(data)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        with _told():
+            dist.all_gather(found, mine)
+        return [_bytes(one[:size]) for one, size in zip(found, sizes.tolist(), strict=True)]
+
+    def collect(self, data: bytes) -> list[bytes]:
+        """Give rank 0 something: it gets what the others gave, in their order, and they get nothing."""
+        if not self.first:
+            with _told():
+                dist.send(torch.tensor([len(data)]), 0)
+                dist.send(_tensor(data), 0)
+            return []
+        found = []
+        for other in range(1, self.size):
+            size = torch.zeros(1, dtype=torch.int64)
+            with _told():
+                dist.recv(size, other)
+                received = torch.empty(int(size), dtype=torch.uint8)
+                dist.recv(received, other)
+            found.append(_bytes(received))
+        return found
+
+    def answer(self, state: Callable[[], bytes]) -> None:
+        """On other ranks than 0: give ``state()`` as often as rank 0 asks, until it is done."""
+        while self.tell(DONE) == GATHER:
+            self.collect(state())
+
+
+class CopiesGenerator(torch.Generator):
+    """A random stream that all ranks draw alike; while ``drawing``, :func:`drawn` keeps the rows of this rank."""
+
+    ranks: Ranks | None = None
+    drawing = False
+
+    @contextmanager
+    def for_copies(self) -> Iterator[None]:
+        """Within it the first axis of what is drawn is that of copies."""
+        self.drawing = True
+        try:
+            yield
+        finally:
+            self.drawing = False
+
+
+def drawn(fill: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A tensor like another one, filled with random numbers from ``generator``.
+
+    Where ranks act, ``like (E, ...)`` has this rank's copies, and the stream is drawn from for those of all ranks.
+    """
+    if not isinstance(generator, CopiesGenerator) or not generator.drawing or generator.ranks is None:
+        return fill(torch.empty_like(like, memory_format=torch.contiguous_format))
+    ranks, copies = generator.ranks, len(like)
+    whole = fill(like.new_empty(ranks.size * copies, *like.shape[1:]))
+    return whole[ranks.rank * copies : (ranks.rank + 1) * copies]
+
+
+def uniform(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers of [0, 1) of a shape that begins with the copies; see :func:`drawn`."""
+    if not isinstance(generator, CopiesGenerator):
+        return torch.rand(shape, generator=generator, dtype=torch.float32)
+    return drawn(lambda x: x.uniform_(generator=generator), torch.empty(*shape, dtype=torch.float32), generator)
+
+
+_apart = False
+
+
+def current() -> Ranks | None:
+    """The ranks that systems made now train in; None: this process trains alone."""
+    if _apart or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    return _of_group()
+
+
+@functools.cache
+def _of_group() -> Ranks:
+    return Ranks()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Systems that are made within it belong to this process alone."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
+def join() -> Ranks | None:
+    """Begin the group if torchrun started this process; the ranks, or None where there is one process.
+
+    gloo carries what lies in main memory, nccl what lies on GPUs; every local rank takes the GPU of its number.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    if not dist.is_initialized():
+        gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        if gpus:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        with _told():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    return current()
+
+
+def leave() -> None:
+    """End the group."""
+    if dist.is_available() and dist.is_initialized():
+        _of_group.cache_clear()
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say in one line that another rank is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise ResourceError(
+            f"torchrun: rank {os.environ.get('RANK', '?')} waited for another rank, which is gone or does not answer "
+            f"({said:.120}); what it said stands above; the run goes on from its last checkpoint with --resume"
+        ) from error
+
+
+def _tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.numpy().tobytes()

@@ -1,0 +1,111 @@
+"""What tests/test_ranks.py has two ranks do: a process of its own for each of them."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from marl_envs.reach import Reach
+from marl_envs.spread import Spread
+from safetensors.torch import save_file
+from torch import Tensor
+
+import marl
+from marl.compiled import backend, use
+
+SMALL: dict[str, Any] = {"rollout": 16, "network": marl.MLP((16,))}
+WHOLE: dict[str, Any] = {**SMALL, "normalize_obs": True, "normalize_values": True}
+GRU: dict[str, Any] = {"rollout": 16, "sequence": 8, "network": marl.GRU(8, encoder=marl.MLP((8,)))}
+CASES: dict[str, tuple[Any, Any]] = {
+    "ppo": (marl.PPO(**WHOLE, epochs=2, minibatches=4), Spread),
+    "ppo-own-parameters": (marl.PPO(**WHOLE, epochs=2, minibatches=4, sharing="none"), Spread),
+    "mappo-kl": (marl.PPO(**WHOLE, critic=marl.Joint(), epochs=4, minibatches=2, target_kl=0.002, lr=1e-3), Spread),
+    "mappo-gru": (marl.PPO(**GRU, critic=marl.Joint(), epochs=2, minibatches=8), Spread),
+    "gru-kl": (marl.PPO(**GRU, epochs=3, minibatches=2, target_kl=0.001), Spread),
+    "a2c": (marl.A2C(**WHOLE), Spread),
+    "ppo-box": (marl.PPO(**SMALL, epochs=2, minibatches=2), Reach),
+    "ppo-cartpole": (marl.PPO(**SMALL, epochs=2, minibatches=2), "CartPole-v1"),
+}
+COPIES, UPDATES = 4, 20
+REFUSED: dict[str, dict[str, Any]] = {
+    "do not divide": {"num_envs": 3},
+    "league=": {"league": marl.League()},
+    "workers=": {"workers": 2},
+    "DQN": {"agents": marl.DQN()},
+    "sequential=True": {"agents": marl.PPO(sharing="none", sequential=True)},
+    "channel=": {"agents": marl.PPO(channel=marl.CommNet())},
+}
+
+
+def system(name: str, **others: Any) -> marl.MultiAgentSystem:
+    """The system of a case."""
+    agents, env = CASES[name]
+    return marl.MultiAgentSystem(agents, env, **{"num_envs": COPIES, "seed": 3, **others})
+
+
+def found(trained: marl.MultiAgentSystem) -> dict[str, Tensor]:
+    """What is compared: parameters, normalizers, the last row of metrics, episodes."""
+    (learner,) = trained.learners
+    state = learner.state_dict()
+    numbers = {f"model/{key}": value.clone() for key, value in state["model"].items() if "carry" not in key}
+    numbers["generator"] = state["generator"]
+    history = trained.history
+    numbers |= {f"history/{key}": torch.tensor(list(history[key])) for key in history if "per_second" not in key}
+    return numbers
+
+
+def trained(name: str, updates: int = UPDATES) -> dict[str, Tensor]:
+    """Train a case from its beginning."""
+    with quickly(name), system(name) as one:
+        one.train(steps=updates * 16 * COPIES, log_every=16 * COPIES)
+        return found(one)
+
+
+def quickly(name: str) -> AbstractContextManager[None]:
+    """Within it recurrent gradients are torch's: to compile them takes longer than everything else here."""
+    return use("off" if "gru" in name else backend.word)
+
+
+def refusals() -> list[str]:
+    """What is said of what ranks cannot train."""
+    said = []
+    for wrong in REFUSED.values():
+        given = {"agents": marl.PPO(**SMALL), "num_envs": COPIES, **wrong}
+        try:
+            marl.MultiAgentSystem(given.pop("agents"), Spread, **given).close()
+            said.append("nothing was refused")
+        except marl.ConfigError as error:
+            said.append(str(error))
+    return said
+
+
+def main(folder: Path, rank: int, size: int) -> None:
+    """Do everything that is asked in the test file, and write what came of it."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(str(folder / "store"), size), rank=rank, world_size=size,
+        timeout=timedelta(seconds=300),
+    )  # fmt: skip
+    for name in CASES:
+        save_file(trained(name), folder / f"{name}-{rank}.safetensors")
+    (folder / f"refused-{rank}.txt").write_text("\n".join(refusals()))
+    steps = 16 * COPIES
+    with quickly("gru"), system("mappo-gru") as one:
+        one.train(steps=4 * steps + 20, log_every=steps)  # in the middle of a rollout
+        one.save(folder / "saved")
+        one.train(steps=4 * steps, log_every=steps)
+        save_file(found(one), folder / f"straight-{rank}.safetensors")
+    dist.barrier()
+    with quickly("gru"), marl.MultiAgentSystem.load(folder / "saved", env=Spread) as one:
+        one.train(steps=4 * steps, log_every=steps)
+        save_file(found(one), folder / f"resumed-{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
