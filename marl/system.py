@@ -189,8 +189,7 @@ class MultiAgentSystem(Trained):
             shuffle=shuffle_messages, entries=message_entries,
         )  # fmt: skip
         plan = EvaluationPlan(
-            episodes, self.seed if seed is None else seed,
-            decentralized, greedy, num_envs,
+            episodes, self.seed if seed is None else seed, decentralized, greedy, num_envs,
             task if task is not None else self.target, task is not None or env is None, experiment, metrics,
         ).checked()  # fmt: skip
         lender = self.environments.lender(env, num_envs is not None, bool(metrics))
@@ -232,17 +231,11 @@ class MultiAgentSystem(Trained):
     export = deploy.export
 
     def save(self, path: str | Path) -> Path:
-        """Write a checkpoint directory, atomically. Raises OSError if the disk refuses.
-
-        Where several ranks train, all of them call it and rank 0 writes.
-        """
-        ranks = self.training.ranks
-        if ranks is not None and not ranks.first:
-            self.training.answer_once()
+        """Write a checkpoint folder, atomically; of several ranks rank 0 does. Raises OSError if the disk refuses."""
+        if self.training.saved_by_rank_0():
             return Path(path)
-        said = {"env": self.reference, "steps": self.steps, "spec": spec_to_json(self.spec)}
-        meta = self.setup.to_json() | {"workers": self.workers} | said
-        return self.training.callbacks.saved(checkpoint.save(path, self.state_dict(), meta))
+        said = {"workers": self.workers, "env": self.reference, "steps": self.steps, "spec": spec_to_json(self.spec)}
+        return self.training.callbacks.saved(checkpoint.save(path, self.state_dict(), self.setup.to_json() | said))
 
     @classmethod
     def load(

@@ -22,8 +22,20 @@ from marl.training import loop
 
 ROOT = Path(marl.__file__).parent
 VOCABULARY = (
-    *("renamed", "types", "lazy", "files", "notebook", "parallel", "reduce", "compiling", "compiled", "ops", "spaces"),
-    *("installed", "registry", "sources", "config", "teams", "schedules", "graphs", "nets", "optim", "exploration"),
+    *("renamed", "types", "lazy", "files", "notebook", "parallel", "reduce", "ranks", "compiling", "compiled", "ops"),
+    *(
+        "spaces",
+        "installed",
+        "registry",
+        "sources",
+        "config",
+        "teams",
+        "schedules",
+        "graphs",
+        "nets",
+        "optim",
+        "exploration",
+    ),
 )
 # Run on the way and change no number that is learnt from: the clock, the log of episodes, what is said at the end,
 # losses of others, of which there are none here.

@@ -390,11 +390,13 @@ class TrainingState:
         if self.ranks is not None:
             self.ranks.tell(ranks.DONE)
 
-    def answer_once(self) -> None:
-        """On other ranks than 0, where all of them save: give rank 0 the part of this one."""
-        assert self.ranks is not None
+    def saved_by_rank_0(self) -> bool:
+        """Whether this is another rank, where all of them save: then rank 0 is given the part of this one."""
+        if self.ranks is None or self.ranks.first:
+            return False
         self.ranks.tell(ranks.DONE)  # rank 0 says GATHER here
         self.ranks.collect(checkpoint.packed(self._part()))
+        return True
 
     def _part(self) -> dict[str, Any]:
         """What differs between ranks, and what holds it."""
