@@ -6,7 +6,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -23,6 +25,24 @@ from marl.training.part import Choice, Transition
 from marl.training.state import TrainingState
 from marl.types import Array, BatchEnv, ConfigError, NonFiniteError, Step, StepsElsewhere
 
+
+
+class Instead(Protocol):
+    """Trains in place of :func:`train`, with its arguments."""
+
+    def __call__(
+        self,
+        state: TrainingState,
+        asked: Request,
+        log: Callable[[dict[str, float]], None] | None,
+        tick: Callable[[], bool] | None,
+    ) -> History:
+        """The history."""
+        ...
+
+
+# What trains in place of this loop; see :mod:`marl.training.meeting`.
+INSTEAD: ContextVar[Instead | None] = ContextVar("instead", default=None)
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
 
@@ -92,6 +112,9 @@ def train(
     Raises:
         NonFiniteError: if losses or gradients stay NaN or infinite.
     """
+    instead = INSTEAD.get()
+    if instead is not None:
+        return instead(state, asked, log, tick)
     with parallel.one_thread_each():
         course = Course(state, asked, log, tick)
         while not course.ended:
