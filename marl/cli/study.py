@@ -39,6 +39,10 @@ class StudyRun:
     """How often a cell that crashed, was killed or failed is tried again, from its newest checkpoint.
 
     A cell that diverged is left out: with the same seed it would again."""
+    stacked: bool = False
+    """Train cells that differ in seeds and in a few settings of PPO only as one, in this process, before the others.
+
+    Their run folders are those of separate runs."""
     leave_failed: bool = False
     """Leave out cells that failed or diverged in an earlier run, instead of trying them again."""
     quiet: bool = False
@@ -73,6 +77,7 @@ def run_study(asked: StudyRun) -> int:
     from marl.cli.board import Board, text_table
     from marl.cli.cells import planned_cells, sources_of
     from marl.cli.schedule import Schedule
+    from marl.cli.stacked import stacked_first
     from marl.config import check_whole
     from marl.studies.study import find
 
@@ -90,8 +95,9 @@ def run_study(asked: StudyRun) -> int:
         write_study(found.study, found.source, cells, out)
         began = time.monotonic()
         with Board(f"study {found.study.name}", cells, states, min(jobs, len(cells)), asked.quiet) as board:
-            schedule = Schedule(todo, out, min(jobs, max(1, len(todo))), asked.retries, files, board)
             try:
+                left = stacked_first(todo, out, board) if asked.stacked else todo
+                schedule = Schedule(left, out, min(jobs, max(1, len(left))), asked.retries, files, board)
                 schedule.run()
             except KeyboardInterrupt:
                 board.__exit__()

@@ -5,6 +5,7 @@ Acting on 48 rows takes 25 us, where torch's operations around the same products
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from marl.compiled.backend import DenseLayers, require_equal
-from marl.compiled.mlp import CompiledMLP
+from marl.compiled.mlp import CompiledMLP, stacked_net
 from marl.compiled.tiles import (
     Net,
     Room,
@@ -63,6 +64,33 @@ class Acting(CompiledMLP):
         )  # fmt: skip
         self._free.append(room)
         return torch.from_numpy(action), torch.from_numpy(log_prob)
+
+
+class StackedActing:
+    """Several networks of one shape with a draw each, in one call; each draws from its own stream."""
+
+    def __init__(self, nets: Sequence[Acting], flat: Array) -> None:
+        """``flat``: the parameters of all, as :func:`~marl.compiled.mlp.rest_together` laid them."""
+        first = nets[0]
+        self.net, self.ids = stacked_net(first.net, flat, len(nets), first.agents), np.tile(first.ids, (len(nets), 1))
+        self.agents, self.room = first.agents, Scratch(first.layers).room
+
+    def choose(
+        self, obs: Sequence[Tensor], action_mask: Sequence[Tensor] | None, generators: Sequence[torch.Generator]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Draws for observations ``(E, N, F)`` of each; actions and log-probabilities ``(E, N)`` of each."""
+        shape = obs[0].shape[:2]
+        uniform = np.concatenate(
+            [torch.rand(shape, generator=one, dtype=torch.float32).numpy() for one in generators], axis=1
+        )
+        action, log_prob = np.empty(uniform.shape, dtype=np.int64), np.empty(uniform.shape, dtype=np.float32)
+        _choose(
+            *self.net, np.concatenate([one.numpy() for one in obs], axis=1), self.ids,
+            _NO_MASK if action_mask is None else np.concatenate([one.numpy() for one in action_mask], axis=1),
+            uniform, action, log_prob, *self.room,
+        )  # fmt: skip
+        actions, log_probs = (torch.from_numpy(one).split(self.agents, dim=1) for one in (action, log_prob))
+        return list(zip(actions, log_probs, strict=True))
 
 
 class CheckedActing:

@@ -186,6 +186,25 @@ class CompiledMLP:
             kept.append(array)
 
 
+def rest_together(flats: Sequence[Any]) -> tuple[Array, Array]:
+    """Lay parameter matrices ``(P, D)`` below each other in one, ``(M P, D)``, and likewise their gradients.
+
+    Each goes on with its own rows, as memory of its own that happens to lie there.
+    """
+    rows, width = flats[0].values.shape
+    values, gradients = (np.empty((rows * len(flats), width), dtype=np.float32) for _ in range(2))
+    for which, flat in enumerate(flats):
+        own = slice(rows * which, rows * (which + 1))
+        flat.rest_in(torch.from_numpy(values[own]), torch.from_numpy(gradients[own]))
+    return values, gradients
+
+
+def stacked_net(net: Net, flat: Array, count: int, agents: int) -> Net:
+    """``count`` networks of one shape as one, for the agents of all, side by side; their parameters lie in ``flat``."""
+    members = np.concatenate([net.members + which * agents for which in range(count)])
+    return net._replace(flat=flat, members=members, sizes=np.tile(net.sizes, count))
+
+
 def _in_halves(part: Callable[[int, int], None], tiles: int, two: bool) -> None:
     """All tiles, the second half of them on the other thread."""
     if two and tiles > 1:

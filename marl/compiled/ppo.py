@@ -9,7 +9,7 @@ and so of ``marl.ops.clipped_surrogate_pg_loss``: a ratio exactly on the border 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from marl.compiled.acting import ILLEGAL
 from marl.compiled.backend import COMPUTES, covers, whole_name
-from marl.compiled.mlp import CompiledMLP
+from marl.compiled.mlp import CompiledMLP, rest_together, stacked_net
 from marl.compiled.tiles import (
     Net,
     Room,
@@ -45,7 +45,7 @@ _NO_MASK = np.zeros((0, 0, 0), dtype=np.bool_)
 class RolloutRows(NamedTuple):
     """Rows of a rollout of ``C`` steps, as a minibatch takes them."""
 
-    steps: Array  # (rows,) which ones
+    steps: Array  # (P, rows) which ones each set takes
     complete: Array  # (C, N) counts in the loss
     weight: Array  # (P,) one over each set's number of rows that count
 
@@ -58,14 +58,14 @@ class PolicyData(NamedTuple):
     action: Array  # (C, N)
     old_log_prob: Array  # (C, N)
     advantage: Array  # (C, N)
-    clip: float
-    entropy_weight: float
+    clip: Array  # (P,)
+    entropy_weight: Array  # (P,)
 
 
 class ValueData(NamedTuple):
     """What the value's loss is made of."""
 
-    obs: Array  # (C, N or 1, F)
+    obs: Array  # (C, N or one for each learner, F)
     old_value: Array  # (C, N)
     target: Array  # (C, N)
     clip: float  # below 0: none
@@ -103,6 +103,8 @@ class CompiledPPO:
         self.parts = np.zeros((2, self.sets, PARTS))  # sums over the rows of a minibatch, of each half
         self.second = torch.zeros_like(self.flat.gradients)  # the other half's
         self.scratch = [Scratch(actor.layers, critic.layers) for _ in range(2)]
+        self.policy: tuple[Array, ...] = ()  # of the rollout: :class:`PolicyData`, but for the weights of the loss
+        self.value: ValueData | None = None
 
     @classmethod
     def modules(cls, learner: Any) -> Iterable[nn.Module]:
@@ -169,25 +171,28 @@ class CompiledPPO:
     def fill(self, index: Tensor, clip: float, entropy_weight: float) -> Tensor:
         """Fill the flat gradients from some rows; the sums of the loss's parts for each set, ``(P, 5)``."""
         # In order, rows lie near each other: a sixth of the whole at 12,288 rows, which do not fit into the cache.
-        steps: Array = np.sort(index.numpy())
+        steps: Array = np.repeat(np.sort(index.numpy())[np.newaxis], self.sets, axis=0)  # (P, rows)
+        clips, entropy_weights = np.full(self.sets, clip), np.full(self.sets, entropy_weight)
         weight = np.empty(self.sets, dtype=np.float32)
         _weights(steps, self.complete, self.owner, weight)
         actor, critic = self.nets
+        value = self.value
+        assert value is not None
 
         def half(which: int, rows: Array, gradient: Tensor) -> None:
             room, parts, matrix = self.scratch[which].room, self.parts[which], gradient.numpy()
             matrix[:] = 0
             parts[:] = 0
             shared = rows, self.complete, weight
-            _policy(*actor, *shared, *self.policy, clip, entropy_weight, *room, matrix, parts)
-            _value(*critic, *shared, *self.value, *room, matrix, parts)
+            _policy(*actor, *shared, *self.policy, clips, entropy_weights, *room, matrix, parts)
+            _value(*critic, *shared, *value, *room, matrix, parts)
 
         gradients = self.flat.gradients
-        if threads() == 1 or len(steps) * len(self.owner) < WORTH:
+        if threads() == 1 or len(index) * len(self.owner) < WORTH:
             half(0, steps, gradients)
             return self._told(np.copy(self.parts[0]))
-        middle = len(steps) // 2
-        both(lambda: half(0, steps[:middle], gradients), lambda: half(1, steps[middle:], self.second))
+        one, other = (np.ascontiguousarray(part) for part in np.array_split(steps, (len(index) // 2,), axis=1))
+        both(lambda: half(0, one, gradients), lambda: half(1, other, self.second))
         gradients.add_(self.second)
         return self._told(self.parts.sum(0))
 
@@ -204,13 +209,66 @@ class CompiledPPO:
         return [(part, *rest) for part in torch.tensor_split(index, 2)]
 
 
+class StackedPPO:
+    """The gradients of several learners of one shape in one call, each from rows of its own rollout.
+
+    Each learner's numbers are those of its own :class:`CompiledPPO`.
+    """
+
+    def __init__(self, learners: Sequence[Any]) -> None:
+        """Lay the parameters of the learners below each other in one matrix."""
+        self.values, self.gradients = rest_together([learner.flat for learner in learners])
+        self.learners, self.kernels = learners, [CompiledPPO.of(learner) for learner in learners]
+        first = self.kernels[0]
+        count, agents = len(learners), len(first.owner)
+        self.sets, self.joint = first.sets, first.joint
+        self.nets = [stacked_net(net, self.values, count, agents) for net in first.nets]
+        self.owner = np.concatenate([first.owner + which * first.sets for which in range(count)])
+        self.room = first.scratch[0].room
+
+    def begin(self, batches: Sequence[Any]) -> None:
+        """Look at the rollout of each learner."""
+        for kernel, batch in zip(self.kernels, batches, strict=True):
+            kernel.begin(batch)
+        self.complete = np.concatenate([kernel.complete for kernel in self.kernels], axis=1)  # (C, M N)
+        seen, mask, *rest = zip(*(kernel.policy for kernel in self.kernels), strict=True)
+        action_mask = np.concatenate(mask, axis=1) if mask[0].shape[0] else _NO_MASK
+        self.policy = np.concatenate(seen, axis=1), action_mask, *(np.concatenate(one, axis=1) for one in rest)
+        values = [kernel.value for kernel in self.kernels if kernel.value is not None]
+        self.value = values[0]._replace(
+            obs=np.concatenate([one.obs for one in values], axis=1),
+            old_value=np.concatenate([one.old_value for one in values], axis=1),
+            target=np.concatenate([one.target for one in values], axis=1),
+        )
+
+    def fill(self, steps: Array, clip: Array, entropy_weight: Array) -> Array:
+        """Fill all gradients from rows ``steps (M, rows)``; the sums of the loss's parts, ``(M, P, 5)``.
+
+        ``clip (M,)`` and ``entropy_weight (M,)`` are those of each learner.
+        """
+        ordered: Array = np.repeat(np.sort(steps, axis=1), self.sets, axis=0)  # (M P, rows)
+        weight = np.empty(len(ordered), dtype=np.float32)
+        _weights(ordered, self.complete, self.owner, weight)
+        parts = np.zeros((len(ordered), PARTS))
+        self.gradients[:] = 0
+        actor, critic = self.nets
+        shared = ordered, self.complete, weight
+        scales = np.repeat(clip, self.sets), np.repeat(entropy_weight, self.sets)
+        _policy(*actor, *shared, *self.policy, *scales, *self.room, self.gradients, parts)
+        _value(*critic, *shared, *self.value, *self.room, self.gradients, parts)
+        parts = parts.reshape(len(steps), self.sets, PARTS)
+        for learner, loss in zip(self.learners, parts[:, :, :3].sum((1, 2)).tolist(), strict=True):
+            learner.flat.loss = loss
+        return parts
+
+
 @fast_kernel
-def _weights(index: Array, complete: Array, owner: Array, weight: Array) -> None:
+def _weights(steps: Array, complete: Array, owner: Array, weight: Array) -> None:
     """One over each set's number of rows that count."""
     weight[:] = 0
-    for row in index:
+    for i in range(steps.shape[1]):
         for agent in range(owner.size):
-            if complete[row, agent]:
+            if complete[steps[owner[agent], i], agent]:
                 weight[owner[agent]] += 1
     for which in range(weight.size):
         weight[which] = 1 / max(weight[which], _ONE)
@@ -223,13 +281,14 @@ def _gather(
 ) -> None:  # fmt: skip
     """Rows ``first, first + 1, ...`` of a set, counting agents within steps, as columns; zeros beyond the last.
 
-    ``places``: which of all agents of all steps each is; ``lines``: which row of the source.
+    ``places``: which of all agents of all steps each is; ``lines``: which row of the source, which has one for each
+    agent, or one for all the agents of a learner.
     """
-    shared = source.shape[1] == 1
+    across = source.shape[1]
     for j in range(columns):
         row, agent = index[(first + j) // size], members[(first + j) % size]
         places[j] = row * agents + agent
-        lines[j] = row if shared else places[j]
+        lines[j] = row * across + agent * across // agents
     gather_columns(x, source.reshape(-1, source.shape[2]), lines, columns)
 
 
@@ -248,18 +307,19 @@ def _policy_gradient(
 ) -> None:
     """Add the gradient of ``-min(r A, clip(r) A) - w_e H`` to ``gradient (P, D)``."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
-    index, complete, weight = rollout.steps, rollout.complete, rollout.weight
+    complete, weight = rollout.complete, rollout.weight
     obs, action_mask, action = data.obs, data.action_mask, data.action
-    old_log_prob, advantage, clip, entropy_weight = data.old_log_prob, data.advantage, data.clip, data.entropy_weight
+    old_log_prob, advantage = data.old_log_prob, data.advantage
     x, hidden, z, rows, places = room.x, room.hidden, room.z, room.rows, room.places
     masked, agents = action_mask.shape[0] > 0, obs.shape[1]
     choices = layers[-1, 1]
-    low, high = np.float32(1 - clip), np.float32(1 + clip)
     entropy, log_ratio, advantages, share = rows[1], rows[3], rows[4], rows[5]
     to_log_prob, to_entropy = rows[6], rows[7]
     place, chosen = places[0], places[1]
     for which in range(sizes.size):
-        size = sizes[which]
+        index, size = rollout.steps[which], sizes[which]
+        clip, entropy_weight = data.clip[which], data.entropy_weight[which]
+        low, high = np.float32(1 - clip), np.float32(1 + clip)
         count = index.size * size
         tiles, most = split(count, x.shape[1])
         for tile in range(tiles):
@@ -352,14 +412,14 @@ def _value(*arguments: Any) -> None:
 def _value_gradient(net: Net, rollout: RolloutRows, data: ValueData, room: Room, gradient: Array, parts: Array) -> None:
     """Add the gradient of ``w_v (V - target)^2 / 2`` to ``gradient (P, D)``."""
     flat, layers, activation, members, sizes = net.flat, net.layers, net.activation, net.members, net.sizes
-    index, complete, weight = rollout.steps, rollout.complete, rollout.weight
+    complete, weight = rollout.complete, rollout.weight
     obs, old_value, target = data.obs, data.old_value, data.target
     x, hidden, z, rows, places = room.x, room.hidden, room.z, room.rows, room.places
     outputs, agents = layers[-1, 1], complete.shape[1]
     bound, value_weight = np.float32(data.clip), np.float32(data.weight)
     before, targets, share = rows[0], rows[1], rows[2]
     for which in range(sizes.size):
-        size = 1 if data.joint else sizes[which]
+        index, size = rollout.steps[which], 1 if data.joint else sizes[which]
         count = index.size * size
         tiles, most = split(count, x.shape[1])
         for tile in range(tiles):

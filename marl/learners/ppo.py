@@ -91,6 +91,10 @@ class PPOLearner(OnPolicyLearner):
             steps = self._one_by_one(batch, clip, entropy_weight, totals)
         else:
             steps = self._epochs(batch, set(range(self.model.owner.num_sets)), clip, entropy_weight, totals)
+        return self.tell_update(batch, totals, steps)
+
+    def tell_update(self, batch: Batch, totals: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
+        """Begin the next rollout; the metrics of so many steps whose parts add up to ``totals``."""
         self.end_update()
         return {name: total / steps for name, total in totals.items()} | {
             "explained_variance": explained_variance(batch, self.reduce),
@@ -129,16 +133,29 @@ class PPOLearner(OnPolicyLearner):
             kl_sum, parts = self._pass(batch, clip, entropy_weight)
             for name, part in parts.items():
                 totals[name] = totals[name] + part if name in totals else part
-            if settings.target_kl is not None and epoch + 1 < settings.epochs:
-                for which, kl_mean in enumerate((kl_sum / self.minibatches).tolist()):
-                    if kl_mean > settings.target_kl and which in running:
-                        running.discard(which)
-                        self._freeze(which)
-                if not running:
-                    break
+            if epoch + 1 < settings.epochs and self.heed_kl(kl_sum, running):
+                break
+        self.thaw()
+        return (epoch + 1) * self.minibatches
+
+    def heed_kl(self, kl_sum: Tensor, running: set[int]) -> bool:
+        """After a pass: freeze the ``running`` sets that are beyond the KL limit; whether none is running any more.
+
+        ``kl_sum (P,)``: the sums of their approximate KL over minibatches.
+        """
+        limit = self.settings.target_kl
+        if limit is None:
+            return False
+        for which, kl_mean in enumerate((kl_sum / self.minibatches).tolist()):
+            if kl_mean > limit and which in running:
+                running.discard(which)
+                self._freeze(which)
+        return not running
+
+    def thaw(self) -> None:
+        """Show all parameter sets to the optimizers again."""
         for flat in self.flats:
             flat.thaw()
-        return (epoch + 1) * self.minibatches
 
     def _freeze(self, which: int) -> None:
         """Hide a parameter set from the optimizers."""
@@ -165,7 +182,11 @@ class PPOLearner(OnPolicyLearner):
             means = torch.stack(told).flatten(0, 1)  # (minibatches P, parts)
             weighted_mean(self.reduce, torch.cat(rows), means)
             sums = torch.unflatten(means, 0, (len(told), -1)).sum(0)
-        sums = sums.float()  # (P, parts)
+        return self.tell_pass(sums, norms)
+
+    def tell_pass(self, sums: Tensor, norms: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Each set's approximate KL ``(P,)`` and the loss's parts, from sums ``(P, parts)`` and ``(P,)`` of a pass."""
+        sums = sums.float()
         totals = dict(zip(self.parts, sums.mean(0).unbind(), strict=True)) | {"gradient_norm": norms.mean()}
         return sums[:, PARTS.index("kl")], totals
 

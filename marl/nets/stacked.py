@@ -145,12 +145,9 @@ class FlatParameters:
         self.values = torch.zeros(num_sets, max(used), device=device, dtype=torch.float32)  # (P, D)
         self.gradients = torch.zeros_like(self.values)  # (P, D)
         self._parameters = [parameter for parameter, *_ in placed]
+        self._columns = [(rows, slice(start, start + size)) for _, rows, start, size in placed]
         self._places: list[Tensor] = []  # the gradient's place of each parameter, in its shape
-        for parameter, rows, start, size in placed:
-            value = self.values[rows, start : start + size].view(parameter.shape)
-            value.copy_(parameter.data)
-            parameter.data = value
-            self._places.append(self.gradients[rows, start : start + size].view(parameter.shape))
+        self._rest()
         self.loss: Tensor | float = 0.0  # what the gradients are of: where it is not finite, no set is moved
         self.sound = torch.ones(num_sets, dtype=torch.bool, device=device)  # which sets had a finite gradient and loss
         self.non_finite = torch.zeros((), dtype=torch.int64, device=device)  # updates in a row with a bad one
@@ -161,6 +158,20 @@ class FlatParameters:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters, each a view into :attr:`values`."""
         return self._parameters
+
+    def _rest(self) -> None:
+        """Let the parameters, with their values, be views of the matrix."""
+        self._places = []
+        for parameter, place in zip(self._parameters, self._columns, strict=True):
+            value = self.values[place].view(parameter.shape)
+            value.copy_(parameter.data)
+            parameter.data = value
+            self._places.append(self.gradients[place].view(parameter.shape))
+
+    def rest_in(self, values: Tensor, gradients: Tensor) -> None:
+        """Go on in other memory, ``(P, D)`` each."""
+        self.values, self.gradients = values.copy_(self.values), gradients.copy_(self.gradients)
+        self._rest()
 
     def gradient(self, loss: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of ``loss`` by parameter; may run on several threads at once."""

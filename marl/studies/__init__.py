@@ -12,6 +12,7 @@ from marl.studies.rate_range import RateRange, find_lr
 from marl.studies.scores import ScoreRow, Scores
 from marl.studies.search import Search
 from marl.studies.spaces import Choice, IntUniform, LogUniform, Uniform
+from marl.studies.stacked import train_stacked
 from marl.studies.study import Axis, Cell, Reference, Study
 from marl.studies.study_folder import CellState, StudyCell, StudyFolder
 from marl.studies.sweep import Sweep, sweep
@@ -59,5 +60,6 @@ __all__ = [
     "sweep",
     "tables",
     "tournament",
+    "train_stacked",
     "versus",
 ]

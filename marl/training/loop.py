@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
 
 from marl import parallel
 from marl.adapters.faults import faults_of
 from marl.config import check_whole
+from marl.memory.base import Decision
 from marl.scenario import Scenario
 from marl.schedules import Clock
 from marl.stopping import Stop
@@ -20,6 +25,23 @@ from marl.training.part import Choice, Transition
 from marl.training.state import TrainingState
 from marl.types import Array, BatchEnv, ConfigError, NonFiniteError, Step, StepsElsewhere
 
+
+class Instead(Protocol):
+    """Trains in place of :func:`train`, with its arguments."""
+
+    def __call__(
+        self,
+        state: TrainingState,
+        asked: Request,
+        log: Callable[[dict[str, float]], None] | None,
+        tick: Callable[[], bool] | None,
+    ) -> History:
+        """The history."""
+        ...
+
+
+# What trains in place of this loop; see :mod:`marl.training.meeting`.
+INSTEAD: ContextVar[Instead | None] = ContextVar("instead", default=None)
 PATIENCE = 10  # updates in a row whose gradient may be skipped because it is not finite
 
 
@@ -89,55 +111,87 @@ def train(
     Raises:
         NonFiniteError: if losses or gradients stay NaN or infinite.
     """
-    history, state.total = state.log.history, asked.last_step
-    env = state.open()
-    rate = Rate(state.steps)
-    ended = False
-    spent, began = state.spent, time.perf_counter()
+    instead = INSTEAD.get()
+    if instead is not None:
+        return instead(state, asked, log, tick)
     with parallel.one_thread_each():
-        while not ended:
-            updated = advance(state, env)
-            before = time.perf_counter()
-            updated |= update(state, overlapping=False)
-            now = time.perf_counter()
-            spent["learning"] += now - before
-            spent["all"] += now - began
-            began = now
-            state.exchange(updated)
-            row = {name: number for measured in state.hooks.measured for name, number in measured().items()}
-            ended = (asked.last_step is not None and state.steps >= asked.last_step) or (
-                asked.last_episode is not None and state.log.episodes >= asked.last_episode
-            )
-            if asked.stop is not None and state.finished and asked.stop(history["episode_rewards"]):
-                ended = True
-            ended |= any(over() for over in state.hooks.ended)
-            if row or ended or (updated and state.steps - state.logged_at >= asked.log_every):
-                metrics = collect(state, env, rate) | row
-                history.add(metrics)
-                if log is not None:
-                    log(metrics)
-                for logged in state.hooks.logged:
-                    logged(metrics)
-                ended |= any(over() for over in state.hooks.ended)
-            for settled in state.hooks.settled:
-                settled()
-            ended = state.ends(ended, updated, tick)
+        course = Course(state, asked, log, tick)
+        while not course.ended:
+            course.advance()
+            course.learn()
     tell(state)
-    return history
+    return state.log.history
 
 
-def advance(state: TrainingState, env: BatchEnv) -> bool:
-    """One environment step of all copies; returns whether a learner updated during it."""
+class Course:
+    """A training on its way, one environment step after the other: :meth:`advance`, then :meth:`learn`."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        asked: Request,
+        log: Callable[[dict[str, float]], None] | None,
+        tick: Callable[[], bool] | None,
+    ) -> None:
+        """Open the environment. The arguments are those of :func:`train`."""
+        self.state, self.asked, self._log, self._tick = state, asked, log, tick
+        state.total = asked.last_step
+        self.env = state.open()
+        self.ended = False
+        self._rate, self._updated, self._began = Rate(state.steps), False, time.perf_counter()
+
+    def advance(self, decisions: Sequence[Decision] | None = None) -> None:
+        """One step of all copies; ``decisions`` are those of each learner, if they are made already."""
+        self._updated = advance(self.state, self.env, decisions)
+
+    def learn(self, learnt: Sequence[Mapping[str, Tensor] | None] | None = None) -> None:
+        """Update what is ready, log, and see whether training ends.
+
+        ``learnt``: the metrics of each learner that is updated already.
+        """
+        state, asked, history = self.state, self.asked, self.state.log.history
+        before = time.perf_counter()
+        self._updated |= update(state, overlapping=False, learnt=learnt)
+        now = time.perf_counter()
+        state.spent["learning"] += now - before
+        state.spent["all"] += now - self._began
+        self._began = now
+        state.exchange(self._updated)
+        row = {name: number for measured in state.hooks.measured for name, number in measured().items()}
+        ended = (asked.last_step is not None and state.steps >= asked.last_step) or (
+            asked.last_episode is not None and state.log.episodes >= asked.last_episode
+        )
+        if asked.stop is not None and state.finished and asked.stop(history["episode_rewards"]):
+            ended = True
+        ended |= any(over() for over in state.hooks.ended)
+        if row or ended or (self._updated and state.steps - state.logged_at >= asked.log_every):
+            metrics = collect(state, self.env, self._rate) | row
+            history.add(metrics)
+            if self._log is not None:
+                self._log(metrics)
+            for logged in state.hooks.logged:
+                logged(metrics)
+            ended |= any(over() for over in state.hooks.ended)
+        for settled in state.hooks.settled:
+            settled()
+        self.ended = state.ends(ended, self._updated, self._tick)
+
+
+def advance(state: TrainingState, env: BatchEnv, decided: Sequence[Decision] | None = None) -> bool:
+    """One environment step of all copies; returns whether a learner updated during it.
+
+    ``decided``: what each learner does, if that is known already.
+    """
     if state.restarts:
         state.restart()
     hooks, learners = state.hooks, state.learners
     assert state.step is not None
     assert state.seen is not None
     inputs, decisions, actions = [], [], []
-    for learner in learners:
+    for place, learner in enumerate(learners):
         memory = learner.memory
         policy_input = memory.current()
-        decision = learner.act(policy_input, explore=True)
+        decision = learner.act(policy_input, explore=True) if decided is None else decided[place]
         memory.decide(decision)
         inputs.append(policy_input)
         decisions.append(decision)
@@ -174,20 +228,25 @@ def _step(state: TrainingState, env: BatchEnv, actions: list[Array]) -> tuple[bo
     return update(state, overlapping=True), env.step(actions)
 
 
-def update(state: TrainingState, overlapping: bool) -> bool:
+def update(
+    state: TrainingState, overlapping: bool, learnt: Sequence[Mapping[str, Tensor] | None] | None = None
+) -> bool:
     """Update every learner that is ready, of those that do so while the environment steps or of the others.
 
-    Metrics stay tensors until they are logged.
+    Metrics stay tensors until they are logged. ``learnt``: those of each learner that is updated
+    already, else None.
     """
     updated, clock, hooks = False, state.clock, state.hooks
     for place, (learner, team) in enumerate(zip(state.learners, state.spec.teams, strict=True)):
-        if state.overlaps[place] != overlapping or not learner.ready(clock):
+        metrics = None if learnt is None else learnt[place]
+        if metrics is None and (state.overlaps[place] != overlapping or not learner.ready(clock)):
             continue
         if hooks.learns and not all(learns(place) for learns in hooks.learns):
             learner.skip_update()
             continue
         prefix = f"{team.name}/" if len(state.learners) > 1 else ""
-        metrics = learner.update(clock)
+        if metrics is None:
+            metrics = learner.update(clock)
         for name, value in metrics.items():
             state.pending[prefix + name] = value
             updated = True

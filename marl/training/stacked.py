@@ -1,0 +1,188 @@
+"""Several trainings of one shape in lockstep: their networks act in one compiled call, and learn in one.
+
+Each keeps its own environment copies, rollout, normalizers, random streams, log and parts, and its learners their own
+settings. So each is the training that it would be alone; what is saved is the price of a call, which small networks pay
+more for than for their arithmetic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl import parallel
+from marl.actor_critic import Batch
+from marl.compiled import gradient_for
+from marl.compiled.acting import Acting, StackedActing
+from marl.compiled.ppo import CompiledPPO, StackedPPO
+from marl.learners.ppo import PPOLearner
+from marl.memory.base import Decision
+from marl.schedules import Clock, value_at
+from marl.training.advice import tell
+from marl.training.history import History
+from marl.training.loop import Course, Request
+from marl.training.state import TrainingState
+
+OWN = ("lr", "clip", "entropy", "discount", "gae_lambda", "max_grad_norm", "target_kl", "epochs")  # of each member
+
+
+def refusal(states: Sequence[TrainingState]) -> str | None:
+    """Why these cannot be trained stacked; None: they can."""
+    first = states[0]
+    for state in states:
+        if state.setup.league is not None:
+            return "a league says who plays"
+        if state.workers:
+            return f"its environment steps in {state.workers} worker processes"
+        if state.num_envs != first.num_envs:
+            return f"num_envs differs: {first.num_envs} and {state.num_envs}"
+        if len(state.learners) != len(first.learners):
+            return "teams differ"
+    for team in zip(*(state.learners for state in states), strict=True):
+        found = _team_refusal(team)
+        if found is not None:
+            return found
+    return None
+
+
+def _team_refusal(learners: Sequence[object]) -> str | None:
+    """Why the learners of one team cannot learn as one."""
+    first = learners[0]
+    for learner in learners:
+        if type(learner) is not PPOLearner or type(first) is not PPOLearner:
+            return f"{type(learner).__name__.removesuffix('Learner')} is not trained stacked, only PPO is"
+        gradient = gradient_for(learner, learner._autograd)
+        if not isinstance(gradient, CompiledPPO):
+            return f"there is no compiled gradient ({learner.chosen.reason or 'MARL_COMPILED=check'})"
+        if learner.settings.sequential:
+            return "sequential=True updates parameter sets one after the other"
+        if not learner.reduce.alone:
+            return "it learns as one of several ranks"
+        for field in dataclasses.fields(learner.settings):
+            one, other = getattr(first.settings, field.name), getattr(learner.settings, field.name)
+            if field.name not in OWN and one != other:
+                return f"{field.name} differs: {one!r} and {other!r}"
+        shapes = [
+            (one.model.owner.index, one.memory.obs.shape, [parameter.shape for parameter in one.flat.parameters])
+            for one in (first, learner)
+        ]
+        if shapes[0] != shapes[1]:
+            return "observations or networks differ in shape"
+    return None
+
+
+class StackedTeam:
+    """The learners of one team in all trainings."""
+
+    def __init__(self, learners: Sequence[PPOLearner]) -> None:
+        """Lay their parameters together."""
+        self.learners, self._gradient = learners, StackedPPO(learners)
+        nets = [learner.model.actor.compiled() for learner in learners]
+        acting = [net for net in nets if type(net) is Acting]
+        plain = len(acting) == len(nets) and learners[0].model.actor.norm is None
+        self._acting = StackedActing(acting, self._gradient.values) if plain else None
+
+    def act(self) -> list[Decision]:
+        """What each does in the current step."""
+        inputs = [learner.memory.current() for learner in self.learners]
+        if self._acting is None:
+            return [learner.act(one, explore=True) for learner, one in zip(self.learners, inputs, strict=True)]
+        masks = [one.action_mask for one in inputs if one.action_mask is not None]
+        drawn = self._acting.choose(
+            [one.obs for one in inputs], masks or None, [learner.generator for learner in self.learners]
+        )
+        return [
+            Decision(action, action, log_prob, one.carry) for (action, log_prob), one in zip(drawn, inputs, strict=True)
+        ]
+
+    def update(self, clocks: Sequence[Clock]) -> list[dict[str, Tensor]] | None:
+        """What updating each of them at its time tells; None: not all have a full rollout, so each is to ask itself."""
+        together = list(zip(self.learners, clocks, strict=True))
+        if not all(learner.memory.full and not learner.memory.idle for learner in self.learners):
+            return None
+        if not all(isinstance(gradient_for(one, one._autograd), CompiledPPO) for one in self.learners):
+            return None
+        clip = np.array([value_at(learner.settings.clip, clock) for learner, clock in together])
+        entropy_weight = np.array([value_at(learner.settings.entropy, clock) for learner, clock in together])
+        batches = [learner.begin_update(clock) for learner, clock in together]
+        self._gradient.begin(batches)
+        totals: list[dict[str, Tensor]] = [{} for _ in together]
+        running = [set(range(learner.model.owner.num_sets)) for learner in self.learners]
+        epochs = [0] * len(together)
+        going = list(range(len(together)))
+        while going:
+            told = self._pass(batches, going, clip, entropy_weight)
+            for which, (kl_sum, parts) in zip(tuple(going), told, strict=True):
+                learner, total = self.learners[which], totals[which]
+                for name, part in parts.items():
+                    total[name] = total[name] + part if name in total else part
+                epochs[which] += 1
+                if epochs[which] == learner.settings.epochs or learner.heed_kl(kl_sum, running[which]):
+                    learner.thaw()
+                    going.remove(which)
+        return [
+            learner.tell_update(batch, total, count * learner.minibatches)
+            for learner, batch, total, count in zip(self.learners, batches, totals, epochs, strict=True)
+        ]
+
+    def _pass(
+        self, batches: Sequence[Batch], going: Sequence[int], clip: np.ndarray, entropy_weight: np.ndarray
+    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """One pass of those that are ``going``, each over its own minibatches; what each tells of it."""
+        learners = self.learners
+        count, size = learners[0].minibatches, batches[0].seen.shape[1]
+        steps = np.zeros((len(learners), count, size // count), dtype=np.int64)
+        for which in going:
+            order = torch.randperm(size, generator=learners[which].generator)
+            steps[which] = order.numpy().reshape(count, -1)
+        sums: np.ndarray | None = None
+        norms: list[Tensor] = []
+        for part in range(count):
+            parts = self._gradient.fill(steps[:, part], clip, entropy_weight)  # (M, P, parts)
+            sums = parts if sums is None else sums + parts
+            moved = [learners[which].step() for which in going]
+            norms = moved if not norms else [before.add_(norm) for before, norm in zip(norms, moved, strict=True)]
+        assert sums is not None
+        return [
+            learners[which].tell_pass(torch.from_numpy(sums[which]), norm)
+            for which, norm in zip(going, norms, strict=True)
+        ]
+
+
+def train(
+    states: Sequence[TrainingState],
+    asked: Sequence[Request],
+    logs: Sequence[Callable[[dict[str, float]], None] | None],
+    ticks: Sequence[Callable[[], bool] | None],
+) -> list[History]:
+    """Train each as :func:`marl.training.loop.train` would, all in lockstep; who has ended waits for nobody."""
+    with parallel.one_thread_each():
+        courses = [Course(*one) for one in zip(states, asked, logs, ticks, strict=True)]
+        while courses:
+            going = [course for course in courses if not course.ended]
+            teams = [StackedTeam(team) for team in zip(*(one.state.learners for one in going), strict=True)]
+            while courses := [course for course in going if not course.ended]:
+                if len(courses) < len(going):
+                    break  # the others go on among themselves
+                _together(courses, teams)
+    for state in states:
+        tell(state)
+    return [state.log.history for state in states]
+
+
+def _together(courses: Sequence[Course], teams: Sequence[StackedTeam]) -> None:
+    """One step of every course."""
+    decisions = list(zip(*(team.act() for team in teams), strict=True))
+    for course, decided in zip(courses, decisions, strict=True):
+        course.advance(decided)
+    clocks = [course.state.clock for course in courses]
+    learnt = [team.update(clocks) for team in teams]
+    told: list[list[Mapping[str, Tensor] | None]] = [
+        [None if team is None else team[which] for team in learnt] for which in range(len(courses))
+    ]
+    for course, own in zip(courses, told, strict=True):
+        course.learn(own)
