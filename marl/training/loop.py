@@ -26,7 +26,6 @@ from marl.training.state import TrainingState
 from marl.types import Array, BatchEnv, ConfigError, NonFiniteError, Step, StepsElsewhere
 
 
-
 class Instead(Protocol):
     """Trains in place of :func:`train`, with its arguments."""
 

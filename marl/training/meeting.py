@@ -61,7 +61,7 @@ class Meeting:
                 before = len(self._here)
                 try:
                     found[which] = task()
-                except BaseException as error:  # noqa: BLE001 - whoever asked is told
+                except BaseException as error:
                     found[which] = error
                 if not self._over and len(self._here) == before:
                     self._count()  # it had nothing to train, so nobody need wait for it
@@ -107,7 +107,7 @@ class Meeting:
         try:
             if self._here:
                 self._train()
-        except BaseException as error:  # noqa: BLE001 - raised in every thread
+        except BaseException as error:
             self._error = error
         self._over = True
         self._turn.notify_all()

@@ -67,8 +67,7 @@ def commands(steps: int, folder: Path) -> dict[str, float]:
     train = ("train", ENV, "--algorithm", "ippo", "--num-envs", str(COPIES), "--steps", str(steps), "--threads", "1")
     ends = ("--episodes", "2", "--evaluate-every", str(steps), "--evaluate-episodes", "2", "--quiet")
     alone = [
-        seconds(*train, *ends, "--seed", str(seed), "--run-dir", str(folder / f"run-{seed}"))
-        for seed in range(MEMBERS)
+        seconds(*train, *ends, "--seed", str(seed), "--run-dir", str(folder / f"run-{seed}")) for seed in range(MEMBERS)
     ]
     return {
         "marl study run --stacked": seconds("study", "run", str(file), "--out", str(folder / "out"), "--stacked"),

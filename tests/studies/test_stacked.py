@@ -91,7 +91,9 @@ def test_who_is_done_waits_for_nobody():
 )
 def test_what_cannot_be_stacked_is_refused_with_the_reason(each, why):
     with pytest.raises(ConfigError, match=why):
-        train_stacked([marl.MultiAgentSystem(marl.ippo(**SMALL | own), "spread_native", num_envs=2) for own in each], 64)
+        train_stacked(
+            [marl.MultiAgentSystem(marl.ippo(**SMALL | own), "spread_native", num_envs=2) for own in each], 64
+        )
 
 
 def test_other_learners_and_other_numbers_of_copies_are_refused():
