@@ -89,7 +89,7 @@ class StackedActing:
             _NO_MASK if action_mask is None else np.concatenate([one.numpy() for one in action_mask], axis=1),
             uniform, action, log_prob, *self.room,
         )  # fmt: skip
-        actions, log_probs = (torch.from_numpy(one).split(self.agents, dim=1) for one in (action, log_prob))
+        actions, log_probs = (torch.split(torch.from_numpy(one), self.agents, dim=1) for one in (action, log_prob))
         return list(zip(actions, log_probs, strict=True))
 
 

@@ -54,24 +54,38 @@ def step(stepper: Stepper, max_norm: float | None) -> Tensor:
 
 
 def _step(stepper: Stepper, max_norm: float | None) -> Tensor:
-    flat, rule = stepper.flat, stepper.rule
-    norms, moving, bad = np.zeros(len(flat.values), dtype=np.float32), flat.active, False
-    gradients = flat.gradients.numpy()
-    if max_norm is None:
-        moving = flat.active & flat.sound
-        flat.sound.fill_(True)
-    else:
-        bad = _clip(gradients, max_norm, norms)
-    lost = not math.isfinite(flat.loss)
-    if bad or lost:
-        flat.non_finite.add_(1)
-    elif max_norm is not None:
-        flat.non_finite.zero_()
-    if not lost:
-        arrays = flat.values.detach().numpy(), gradients, norms, rule.mean.numpy(), rule.square.numpy()
-        _adam(*arrays, rule.steps.numpy(), moving.numpy(), stepper.lr * stepper.scale, rule.eps)
-    flat.loss = 0.0
-    return torch.from_numpy(norms)
+    return torch.from_numpy(Prepared(stepper).step(max_norm))
+
+
+class Prepared:
+    """An optimizer with its tensors as arrays, for as long as these stay where they are."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        """``stepper`` is not refused."""
+        flat, rule = stepper.flat, stepper.rule
+        self.stepper, self.flat, self.eps = stepper, flat, rule.eps
+        self.values, self.gradients = flat.values.detach().numpy(), flat.gradients.numpy()
+        self.moments = rule.mean.numpy(), rule.square.numpy(), rule.steps.numpy()
+        self.active, self.sound, self.non_finite = flat.active.numpy(), flat.sound.numpy(), flat.non_finite.numpy()
+
+    def step(self, max_norm: float | None) -> Array:
+        """One step, see :func:`step`."""
+        norms, moving, bad = np.zeros(len(self.values), dtype=np.float32), self.active, False
+        if max_norm is None:
+            moving = self.active & self.sound
+            self.sound[:] = True
+        else:
+            bad = _clip(self.gradients, max_norm, norms)
+        lost = not math.isfinite(self.flat.loss)
+        if bad or lost:
+            self.non_finite[...] += 1
+        elif max_norm is not None:
+            self.non_finite[...] = 0
+        if not lost:
+            rate = self.stepper.lr * self.stepper.scale
+            _adam(self.values, self.gradients, norms, *self.moments, moving, rate, self.eps)
+        self.flat.loss = 0.0
+        return norms
 
 
 @torch.no_grad()

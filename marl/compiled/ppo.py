@@ -249,7 +249,7 @@ class StackedPPO:
         ordered: Array = np.repeat(np.sort(steps, axis=1), self.sets, axis=0)  # (M P, rows)
         weight = np.empty(len(ordered), dtype=np.float32)
         _weights(ordered, self.complete, self.owner, weight)
-        parts = np.zeros((len(ordered), PARTS))
+        parts: Array = np.zeros((len(ordered), PARTS))
         self.gradients[:] = 0
         actor, critic = self.nets
         shared = ordered, self.complete, weight

@@ -18,6 +18,7 @@ from marl import parallel
 from marl.actor_critic import Batch
 from marl.compiled import gradient_for
 from marl.compiled.acting import Acting, StackedActing
+from marl.compiled.adam import Prepared
 from marl.compiled.ppo import CompiledPPO, StackedPPO
 from marl.learners.ppo import PPOLearner
 from marl.memory.base import Decision
@@ -26,6 +27,7 @@ from marl.training.advice import tell
 from marl.training.history import History
 from marl.training.loop import Course, Request
 from marl.training.state import TrainingState
+from marl.types import Array
 
 OWN = ("lr", "clip", "entropy", "discount", "gae_lambda", "max_grad_norm", "target_kl", "epochs")  # of each member
 
@@ -81,6 +83,7 @@ class StackedTeam:
     def __init__(self, learners: Sequence[PPOLearner]) -> None:
         """Lay their parameters together."""
         self.learners, self._gradient = learners, StackedPPO(learners)
+        self._optimizers = [None if learner.optimizer.refusal else Prepared(learner.optimizer) for learner in learners]
         nets = [learner.model.actor.compiled() for learner in learners]
         acting = [net for net in nets if type(net) is Acting]
         plain = len(acting) == len(nets) and learners[0].model.actor.norm is None
@@ -130,7 +133,7 @@ class StackedTeam:
         ]
 
     def _pass(
-        self, batches: Sequence[Batch], going: Sequence[int], clip: np.ndarray, entropy_weight: np.ndarray
+        self, batches: Sequence[Batch], going: Sequence[int], clip: Array, entropy_weight: Array
     ) -> list[tuple[Tensor, dict[str, Tensor]]]:
         """One pass of those that are ``going``, each over its own minibatches; what each tells of it."""
         learners = self.learners
@@ -139,18 +142,22 @@ class StackedTeam:
         for which in going:
             order = torch.randperm(size, generator=learners[which].generator)
             steps[which] = order.numpy().reshape(count, -1)
-        sums: np.ndarray | None = None
-        norms: list[Tensor] = []
+        sums: Array | None = None
+        norms = np.zeros((len(learners), learners[0].model.owner.num_sets), dtype=np.float32)
         for part in range(count):
             parts = self._gradient.fill(steps[:, part], clip, entropy_weight)  # (M, P, parts)
             sums = parts if sums is None else sums + parts
-            moved = [learners[which].step() for which in going]
-            norms = moved if not norms else [before.add_(norm) for before, norm in zip(norms, moved, strict=True)]
+            for which in going:
+                norms[which] += self._step(which)
         assert sums is not None
         return [
-            learners[which].tell_pass(torch.from_numpy(sums[which]), norm)
-            for which, norm in zip(going, norms, strict=True)
+            learners[which].tell_pass(torch.from_numpy(sums[which]), torch.from_numpy(norms[which])) for which in going
         ]
+
+    def _step(self, which: int) -> Array:
+        """Move the parameters of one along their gradients; the norms of these, ``(P,)``."""
+        optimizer, learner = self._optimizers[which], self.learners[which]
+        return learner.step().numpy() if optimizer is None else optimizer.step(learner.settings.max_grad_norm)
 
 
 def train(
