@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +64,6 @@ def _train(cells: Sequence[PlannedCell], out: Path, board: Board) -> list[Planne
 
 def _task(cell: PlannedCell) -> Callable[[], int]:
     """The command of a cell."""
-    from marl.cli.parsing import parse
+    from marl.cli.train import train
 
-    return lambda: parse(cell.command(begun=False)).run()
+    return lambda: train(dataclasses.replace(cell.asked, run_dir=cell.folder, quiet=True))
