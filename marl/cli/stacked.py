@@ -66,7 +66,4 @@ def _task(cell: PlannedCell) -> Callable[[], int]:
     """The command of a cell."""
     from marl.cli.train import train
 
-    asked = dataclasses.replace(cell.asked, run_dir=cell.folder, quiet=True)
-    given = [field.name for field in dataclasses.fields(asked) if getattr(asked, field.name) != field.default]
-    asked = dataclasses.replace(asked, given=tuple(sorted({*given} - {"scenario", "given"})))
-    return lambda: train(asked)
+    return lambda: train(dataclasses.replace(cell.asked, run_dir=cell.folder, quiet=True))

@@ -199,8 +199,11 @@ def rest_together(flats: Sequence[Any]) -> tuple[Array, Array]:
     return values, gradients
 
 
-def stacked_net(net: Net, flat: Array, count: int, agents: int) -> Net:
-    """``count`` networks of one shape as one, for the agents of all, side by side; their parameters lie in ``flat``."""
+def stacked_net(net: Net, flat: Array, count: int, agents: int = 0) -> Net:
+    """``count`` networks of one shape as one, whose parameters lie in ``flat``.
+
+    ``agents``: how many each has, where those of all stand side by side; 0: each has rows of its own.
+    """
     members = np.concatenate([net.members + which * agents for which in range(count)])
     return net._replace(flat=flat, members=members, sizes=np.tile(net.sizes, count))
 

@@ -65,7 +65,7 @@ class PolicyData(NamedTuple):
 class ValueData(NamedTuple):
     """What the value's loss is made of."""
 
-    obs: Array  # (C, N or one for each learner, F)
+    obs: Array  # (C, N or 1, F)
     old_value: Array  # (C, N)
     target: Array  # (C, N)
     clip: float  # below 0: none
@@ -174,8 +174,8 @@ class CompiledPPO:
         steps: Array = np.repeat(np.sort(index.numpy())[np.newaxis], self.sets, axis=0)  # (P, rows)
         clips, entropy_weights = np.full(self.sets, clip), np.full(self.sets, entropy_weight)
         weight = np.empty(self.sets, dtype=np.float32)
-        _weights(steps, self.complete, self.owner, weight)
         actor, critic = self.nets
+        _weights(steps, self.complete, actor.members, actor.sizes, weight)
         value = self.value
         assert value is not None
 
@@ -220,38 +220,38 @@ class StackedPPO:
         self.values, self.gradients = rest_together([learner.flat for learner in learners])
         self.learners, self.kernels = learners, [CompiledPPO.of(learner) for learner in learners]
         first = self.kernels[0]
-        count, agents = len(learners), len(first.owner)
-        self.sets, self.joint = first.sets, first.joint
-        self.nets = [stacked_net(net, self.values, count, agents) for net in first.nets]
-        self.owner = np.concatenate([first.owner + which * first.sets for which in range(count)])
+        self.sets = first.sets
+        self.nets = [stacked_net(net, self.values, len(learners)) for net in first.nets]
         self.room = first.scratch[0].room
 
     def begin(self, batches: Sequence[Any]) -> None:
         """Look at the rollout of each learner."""
         for kernel, batch in zip(self.kernels, batches, strict=True):
             kernel.begin(batch)
-        self.complete = np.concatenate([kernel.complete for kernel in self.kernels], axis=1)  # (C, M N)
-        seen, mask, *rest = zip(*(kernel.policy for kernel in self.kernels), strict=True)
-        action_mask = np.concatenate(mask, axis=1) if mask[0].shape[0] else _NO_MASK
-        self.policy = np.concatenate(seen, axis=1), action_mask, *(np.concatenate(one, axis=1) for one in rest)
+        # One rollout after the other, as if it were one of M C steps: so a learner's rows lie near each other.
+        self.complete = np.concatenate([kernel.complete for kernel in self.kernels])  # (M C, N)
+        seen, masks, *rest = zip(*(kernel.policy for kernel in self.kernels), strict=True)
+        action_mask = np.concatenate(masks) if masks[0].shape[0] else _NO_MASK
+        self.policy = np.concatenate(seen), action_mask, *map(np.concatenate, rest)
         values = [kernel.value for kernel in self.kernels if kernel.value is not None]
         self.value = values[0]._replace(
-            obs=np.concatenate([one.obs for one in values], axis=1),
-            old_value=np.concatenate([one.old_value for one in values], axis=1),
-            target=np.concatenate([one.target for one in values], axis=1),
+            obs=np.concatenate([one.obs for one in values]),
+            old_value=np.concatenate([one.old_value for one in values]),
+            target=np.concatenate([one.target for one in values]),
         )
+        self.starts = np.arange(len(batches))[:, np.newaxis] * self.kernels[0].complete.shape[0]  # (M, 1)
 
     def fill(self, steps: Array, clip: Array, entropy_weight: Array) -> Array:
         """Fill all gradients from rows ``steps (M, rows)``; the sums of the loss's parts, ``(M, P, 5)``.
 
         ``clip (M,)`` and ``entropy_weight (M,)`` are those of each learner.
         """
-        ordered: Array = np.repeat(np.sort(steps, axis=1), self.sets, axis=0)  # (M P, rows)
+        ordered: Array = np.repeat(np.sort(steps, axis=1) + self.starts, self.sets, axis=0)  # (M P, rows)
         weight = np.empty(len(ordered), dtype=np.float32)
-        _weights(ordered, self.complete, self.owner, weight)
+        actor, critic = self.nets
+        _weights(ordered, self.complete, actor.members, actor.sizes, weight)
         parts: Array = np.zeros((len(ordered), PARTS))
         self.gradients[:] = 0
-        actor, critic = self.nets
         shared = ordered, self.complete, weight
         scales = np.repeat(clip, self.sets), np.repeat(entropy_weight, self.sets)
         _policy(*actor, *shared, *self.policy, *scales, *self.room, self.gradients, parts)
@@ -263,13 +263,14 @@ class StackedPPO:
 
 
 @fast_kernel
-def _weights(steps: Array, complete: Array, owner: Array, weight: Array) -> None:
+def _weights(steps: Array, complete: Array, members: Array, sizes: Array, weight: Array) -> None:
     """One over each set's number of rows that count."""
     weight[:] = 0
-    for i in range(steps.shape[1]):
-        for agent in range(owner.size):
-            if complete[steps[owner[agent], i], agent]:
-                weight[owner[agent]] += 1
+    for which in range(sizes.size):
+        for row in steps[which]:
+            for agent in members[which, : sizes[which]]:
+                if complete[row, agent]:
+                    weight[which] += 1
     for which in range(weight.size):
         weight[which] = 1 / max(weight[which], _ONE)
 
@@ -281,14 +282,13 @@ def _gather(
 ) -> None:  # fmt: skip
     """Rows ``first, first + 1, ...`` of a set, counting agents within steps, as columns; zeros beyond the last.
 
-    ``places``: which of all agents of all steps each is; ``lines``: which row of the source, which has one for each
-    agent, or one for all the agents of a learner.
+    ``places``: which of all agents of all steps each is; ``lines``: which row of the source.
     """
-    across = source.shape[1]
+    shared = source.shape[1] == 1
     for j in range(columns):
         row, agent = index[(first + j) // size], members[(first + j) % size]
         places[j] = row * agents + agent
-        lines[j] = row * across + agent * across // agents
+        lines[j] = row if shared else places[j]
     gather_columns(x, source.reshape(-1, source.shape[2]), lines, columns)
 
 
