@@ -401,7 +401,7 @@ def test_the_latest_run_of_a_scenario_is_found(scenario, tmp_path, monkeypatch, 
 def test_non_finite_training_is_exit_4(scenario, tmp_path, monkeypatch, marl_command):
     from marl.types import NonFiniteError
 
-    def fail(self, overlapping):
+    def fail(state, overlapping, learnt):
         raise NonFiniteError("training: loss became nan")
 
     monkeypatch.setattr("marl.training.loop.update", fail)
