@@ -1,0 +1,92 @@
+"""Ray's cluster: processes on this machine or on many, begun or joined for as long as they are needed.
+
+Everything that goes to Ray goes through here, so one place says what is missing and keeps Ray's own lines off the
+screen. Ray sends Python objects by cloudpickle: who can talk to a cluster can run code in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from marl.types import ConfigError, ResourceError
+
+AUTO = "auto"
+STORE = 256 * 1024**2  # bytes of shared memory of a cluster begun here; Ray would take 30 % of the machine's
+
+
+def ray() -> Any:
+    """Ray's module. Raises ConfigError, naming the extra, if it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or a warning of what Ray is going to change
+    try:
+        import ray as module
+    except ImportError:
+        raise ConfigError("ray is not installed: pip install 'marl-system[ray]'") from None
+    return module
+
+
+@contextmanager
+def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
+    """Within it this process belongs to a Ray cluster; gives Ray's module.
+
+    A process that belongs to one already stays there. Otherwise it joins the cluster at ``address``, and leaves it at
+    the end; ``auto`` is the one that runs on this machine, or where none does, one that begins now, and ends with this.
+
+    Args:
+        address: ``auto``, ``HOST:PORT``, or ``ray://HOST:PORT`` of a cluster's client server.
+        cpus: how many cores a cluster that begins now counts; None: as many as the machine has.
+
+    Raises:
+        ConfigError: if Ray is not installed, or the address is none.
+        ResourceError: if nobody answers at the address.
+    """
+    module = ray()
+    if module.is_initialized():
+        yield module
+        return
+    _answers(address if address != AUTO else os.environ.get("RAY_ADDRESS", AUTO))
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        try:
+            module.init(address=address, **quiet)
+        except ConnectionError:
+            if address != AUTO or "RAY_ADDRESS" in os.environ:
+                raise
+            module.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=STORE,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+    except (ValueError, ConnectionError, RuntimeError, TimeoutError, OSError) as error:
+        raise ResourceError(f"ray: no cluster at {address!r}: {_line(error)}") from None
+    try:
+        yield module
+    finally:
+        with contextlib.suppress(Exception):  # a cluster that is gone cannot be left
+            module.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Raise unless somebody listens at ``HOST:PORT``: Ray itself would ask for two minutes, and tell each time."""
+    if address in (AUTO, "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"ray: expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise ResourceError(f"ray: no cluster answers at {address!r}: {error}; is it up (ray status)?") from None
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
