@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from marl import ops
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.graphs import Recorded
-from marl.grid.critics import CriticContext, CriticNet, Estimator, ValueEstimator, critic_input
+from marl.grid.critics import CriticContext, CriticNet, Estimator, TrunkEstimator, ValueEstimator, critic_input
 from marl.grid.scope import Scope
 from marl.grid.sharing import SharingLike, owner_index
 from marl.memory.base import Decision, PolicyInput
@@ -98,11 +98,16 @@ class ActorCritic(nn.Module):
         normalize_obs: bool,
         normalize_values: bool,
         squash: bool,
+        shared_trunk: bool = False,
         estimator: Callable[[CriticContext], Estimator] = ValueEstimator,
         device: torch.device | str,
     ) -> None:
-        """Initialize all networks from ``seed``, one stream per parameter set. ``estimator`` makes the critic."""
+        """Initialize all networks from ``seed``, one stream per parameter set. ``estimator`` makes the critic.
+
+        ``shared_trunk``: the critic is one more output of the policy's network instead.
+        """
         super().__init__()
+        self.shared_trunk = shared_trunk
         self.owner = Owner(owner_index(sharing, team))
         self.num_envs = num_envs
         generators = [
@@ -131,13 +136,14 @@ class ActorCritic(nn.Module):
             true_inputs=own,
             normalize=normalize_obs,
             learns_scale=self.distribution.learns_scale,
+            values=int(shared_trunk),
         )
         shape = critic.shape(spec, team)
         default = network if shape is None or len(shape) == len(team.obs.shape) else default_network(shape)
         chosen = critic_network or default
         context = CriticContext(spec, team, critic, shape, self.owner, chosen, generators, ids, normalize_obs)
         with seeded(seed):
-            self.estimator = estimator(context)
+            self.estimator = TrunkEstimator(self.actor) if shared_trunk else estimator(context)
         self.critic: CriticNet = self.estimator.net
         self.value_norm = RunningNorm(self.owner, 1, clip=math.inf) if normalize_values else None
         self.to(device)
@@ -205,7 +211,12 @@ class ActorCritic(nn.Module):
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability and entropy of the stored actions, and values, each ``(L, C, N)``, with gradients."""
-        parameters, _ = self.actor.read(batch.seen, batch.carry, batch.started, batch.acting)
+        reads = batch.seen, batch.carry, batch.started, batch.acting
+        if self.shared_trunk:
+            parameters, value, _ = self.actor.read_both(*reads)
+            log_prob, entropy = self.distribution.evaluate(parameters, batch.action_mask, batch.action)
+            return log_prob, entropy, value.squeeze(-1)
+        parameters, _ = self.actor.read(*reads)
         log_prob, entropy = self.distribution.evaluate(parameters, batch.action_mask, batch.action)
         critic_input = batch.seen if batch.critic_input is None else batch.critic_input
         value, _ = self.critic_value(critic_input, batch.critic_carry, batch.started, batch.acting, batch.action)
@@ -230,7 +241,7 @@ class ActorCritic(nn.Module):
         seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
         critic_input = None
         apart = isinstance(self.actor, ChannelNet) and self.actor.adjacency.dynamic is not None  # edges are for actors
-        if self.estimator.joint or self.critic.norm is not None or apart:
+        if not self.shared_trunk and (self.estimator.joint or self.critic.norm is not None or apart):
             critic_input = self.critic.encode(self.joint_input(rollout.obs, rollout.joint))
         action, policy = rollout.action, None
         if self.estimator.judges_actions:
@@ -301,7 +312,7 @@ class ActorCritic(nn.Module):
 
     def _values(self, rollout: Rollout, critic_input: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Raw critic outputs of rows ``0..T`` and the critic's carry before each row."""
-        carry = self.critic_carry
+        carry = rollout.carry[0] if self.shared_trunk else self.critic_carry
         values, carries = [], []
         for rows in self._pieces(rollout, once=self.estimator.once):
             value, after = self.critic_value(

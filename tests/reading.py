@@ -22,7 +22,20 @@ from marl.training import loop
 
 ROOT = Path(marl.__file__).parent
 VOCABULARY = (
-    *("renamed", "types", "lazy", "files", "notebook", "parallel", "reduce", "ranks", "compiling", "compiled", "ops"),
+    *(
+        "renamed",
+        "types",
+        "lazy",
+        "files",
+        "notebook",
+        "parallel",
+        "reduce",
+        "ranks",
+        "cluster",
+        "compiling",
+        "compiled",
+        "ops",
+    ),
     *(
         "spaces",
         "installed",

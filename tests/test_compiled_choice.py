@@ -213,6 +213,7 @@ OTHERWISE: dict[str, Any] = {
     "credit": marl.TeamReward(),
     "network": marl.MLP((12, 9), "relu"),
     "critic_network": marl.MLP((10,)),
+    "shared_trunk": True,
     "channel": {"channel": marl.CommNet(size=4, rounds=1), "sequence": 4},
     "agent_id": False,
     "sequence": 4,

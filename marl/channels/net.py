@@ -127,7 +127,7 @@ class ChannelNet(AgentNet):
         seen = super().encode(x)
         return seen if self.adjacency.dynamic is None else torch.cat((seen, self.adjacency.now(x)), dim=-1)
 
-    def read(
+    def read_all(
         self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, extra_inputs: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
         """Outputs and carries from encoded observations; actors have no ``extra_inputs``."""
@@ -210,10 +210,7 @@ class ChannelNet(AgentNet):
             yield self._said(0, features, noise)
             asked = owner.leave(speech.ask(0, features))[0]
             kept = [inside, torch.where(acting.unsqueeze(-1), asked, query)]
-        y = owner.leave(self.head(features))[0]
-        if self.log_std is not None:
-            y = torch.cat((y, owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
-        return y, torch.cat(kept, dim=-1)
+        return owner.leave(self.head(features))[0], torch.cat(kept, dim=-1)
 
     def _features(
         self, x: Tensor, summary: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor

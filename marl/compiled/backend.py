@@ -35,7 +35,7 @@ KERNELS = ("marl.compiled.ppo", "marl.compiled.dqn", "marl.compiled.sac")  # wha
 PARTS = 3  # inputs of a compiled network that may come side by side
 CHECKED = 10  # updates of each learner that "check" computes both ways
 # Methods that compute a module's numbers.
-COMPUTES = ("forward", "read", "encode", "evaluate", "critic_value", "value_of", "values_of", "inputs")
+COMPUTES = ("forward", "read", "read_all", "encode", "evaluate", "critic_value", "value_of", "values_of", "inputs")
 
 
 class MismatchError(MarlError, RuntimeError):

@@ -24,6 +24,7 @@ ROWS = 32  # rows that go through all layers and steps together: what they need 
 WORTH = 4e6  # multiplications from which a second thread pays for the meeting
 
 _ZERO = np.float32(0)
+_ONES = np.ones(1, dtype=np.float32)
 
 
 class Workroom(NamedTuple):
@@ -143,8 +144,11 @@ def add_outer(sums: Array, weight: int, bias: int, a: Array, z: Array, rows: int
     across, wide = a.shape[1], whole(outer)
     for first in range(0, outer, PANEL):
         strip(sums, weight + first, wide, a, 0, 1, across, z, first, across, inner, rows, KEEP)
+    whole_panels = outer // PANEL * PANEL
+    for first in range(0, whole_panels, PANEL):  # one row of ones times all of z
+        strip(sums, bias + first, wide, _ONES, 0, 0, 0, z, first, across, 1, rows, KEEP)
     for i in range(rows):
-        for j in range(outer):
+        for j in range(whole_panels, outer):
             sums[bias + j] += z[i, j]
 
 

@@ -18,12 +18,13 @@ from torch.autograd.function import once_differentiable
 
 from marl.compiled import backend
 from marl.compiled.backend import recorded, require_equal
+from marl.compiled.cells import gru, gru_back, lstm, lstm_back
 from marl.compiled.panels import ROWS, in_halves
-from marl.compiled.tiles import aligned, fast_kernel, spans, strip, tanh
-from marl.compiled.vectors import KEEP, PANEL, copy
+from marl.compiled.tiles import aligned, fast_kernel, spans, strip
+from marl.compiled.vectors import KEEP, PANEL, ZERO, copy
 from marl.types import Array
 
-_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+_ZERO = np.float32(0)
 
 
 class Sequences(NamedTuple):
@@ -179,10 +180,10 @@ def gru_forward(*arguments: Any) -> None:
 
 @fast_kernel
 def _gru_carries(
-    data: Sequences, panels: Array, hidden: Array, kept: Array, h: Array, out: Array, n: Array, low: int, high: int,
-    keeps: bool,
+    data: Sequences, panels: Array, hidden: Array, kept: Array, h: Array, out: Array, unused: Array, low: int,
+    high: int, keeps: bool,
 ) -> None:  # fmt: skip
-    """The carries of rows ``low`` to ``high`` after each step; ``h``, ``n (ROWS, H)``, ``out (ROWS, 3H)``: room."""
+    """The carries of rows ``low`` to ``high`` after each step; ``h (ROWS, H)``, ``out (ROWS, 3H)``: room."""
     sets, time, all_rows, units = hidden.shape
     across = out.shape[1]
     for s in range(sets):
@@ -195,56 +196,15 @@ def _gru_carries(
                     if data.start[s, t, first + i]:
                         for j in range(units):
                             h[i, j] = _ZERO
-                    gru_begin(out[i], data.from_input[s, t, first + i], data.bias[s], units)
                 for panel in range(panels.shape[1]):
                     origin = (s * panels.shape[1] + panel) * units * PANEL
-                    strip(out, panel * PANEL, across, h, 0, units, 1, panels, origin, PANEL, rows, units, KEEP)
+                    strip(out, panel * PANEL, across, h, 0, units, 1, panels, origin, PANEL, rows, units, ZERO)
                 for i in range(rows):
-                    x, acting = data.from_input[s, t, first + i], data.acting[s, t, first + i]
-                    gru_row(out[i], x, h[i], n[i], kept, (line + i) * 5 * units, units, acting, keeps)
+                    gru(
+                        out, i * across, data.from_input, (line + i) * 3 * units, data.bias, s * 3 * units, h,
+                        i * units, kept, (line + i) * 5 * units, units, data.acting[s, t, first + i], keeps,
+                    )  # fmt: skip
                 copy(hidden, line * units, h, 0, rows * units)
-
-
-@fast_kernel
-def gru_row(
-    out: Array, x: Array, h: Array, n: Array, kept: Array, at: int, units: int, acting: bool, keeps: bool
-) -> None:
-    """From the products ``out`` of one row to its next carry ``h``; what the gradient needs is ``kept`` from ``at``."""
-    if keeps:
-        copy(kept, at + 4 * units, h, 0, units)
-    _gru_gates(out, x, n, units)
-    if keeps:
-        copy(kept, at, out, 0, 3 * units)
-        copy(kept, at + 3 * units, n, 0, units)
-    if acting:
-        _gru_move(h, n, out, units)
-
-
-@fast_kernel
-def gru_begin(out: Array, x: Array, bias: Array, units: int) -> None:
-    """What the products with the carry are added to: ``x + c``, and for the candidate ``c`` alone."""
-    for j in range(2 * units):
-        out[j] = x[j] + bias[j]
-    for j in range(2 * units, 3 * units):
-        out[j] = bias[j]
-
-
-@fast_kernel
-def _gru_gates(out: Array, x: Array, n: Array, units: int) -> None:
-    """``r`` and ``z`` in place, the candidate in ``n``."""
-    for j in range(2 * units):
-        out[j] = _HALF + _HALF * tanh(_HALF * out[j])  # a sigmoid
-    for j in range(units):
-        n[j] = x[2 * units + j] + out[j] * out[2 * units + j]
-    for j in range(units):
-        n[j] = tanh(n[j])
-
-
-@fast_kernel
-def _gru_move(h: Array, n: Array, out: Array, units: int) -> None:
-    """``(1 - z) n + z h`` in place of ``h``."""
-    for j in range(units):
-        h[j] = n[j] + out[units + j] * (h[j] - n[j])
 
 
 @fast_kernel
@@ -256,9 +216,9 @@ def gru_backward(*arguments: Any) -> None:
 @fast_kernel
 def _gru_slopes(
     data: Sequences, panels: Array, kept: Array, slope: Array, to_input: Array, to_candidate: Array, to_carry: Array,
-    d: Array, gates: Array, n: Array, low: int, high: int,
+    d: Array, gates: Array, unused: Array, low: int, high: int,
 ) -> None:  # fmt: skip
-    """Gradients of rows ``low`` to ``high``, last step first; ``d``, ``n (ROWS, H)``, ``gates (ROWS, 3H)``: room."""
+    """Gradients of rows ``low`` to ``high``, last step first; ``d (ROWS, H)``, ``gates (ROWS, 3H)``: room."""
     sets, time, all_rows, units = slope.shape
     across = d.shape[1]
     for s in range(sets):
@@ -270,20 +230,17 @@ def _gru_slopes(
             for t in range(time - 1, -1, -1):
                 line = (s * time + t) * all_rows + first
                 for i in range(rows):
-                    wanted, into, gate = slope[s, t, first + i], d[i], gates[i]
+                    wanted, into, at = slope[s, t, first + i], d[i], line + i
                     for j in range(units):
                         into[j] += wanted[j]
                     if data.acting[s, t, first + i]:
-                        gru_derive(gate, n[i], into, kept[s, t, first + i], units)
+                        gru_back(
+                            gates, 3 * i * units, to_input, 3 * at * units, d, i * across, kept, 5 * at * units, units
+                        )
                     else:
                         for j in range(3 * units):
-                            gate[j] = _ZERO
-                        for j in range(units):
-                            n[i, j] = _ZERO
-                    at = (line + i) * units
-                    copy(to_input, 3 * at, gates, 3 * i * units, 2 * units)
-                    copy(to_input, 3 * at + 2 * units, n, i * units, units)
-                    copy(to_candidate, at, gates, (3 * i + 2) * units, units)
+                            gates[i, j] = to_input[s, t, first + i, j] = _ZERO
+                    copy(to_candidate, at * units, gates, (3 * i + 2) * units, units)
                 for panel in range(panels.shape[1]):
                     at, origin = panel * PANEL, (s * panels.shape[1] + panel) * 3 * units * PANEL
                     strip(d, at, across, gates, 0, 3 * units, 1, panels, origin, PANEL, rows, 3 * units, KEEP)
@@ -293,25 +250,6 @@ def _gru_slopes(
                             d[i, j] = _ZERO
             for i in range(rows):
                 copy(to_carry, (s * all_rows + first + i) * units, d, i * across, units)
-
-
-@fast_kernel
-def gru_derive(gate: Array, n: Array, into: Array, kept: Array, units: int) -> None:
-    """From the carry's gradient ``into`` those of the gates and of the candidate's input ``n``; ``into`` becomes what
-    goes straight to the carry before."""
-    reset, update, part, candidate, before = 0, units, 2 * units, 3 * units, 4 * units
-    for j in range(units):
-        n[j] = into[j] * (_ONE - kept[update + j]) * (_ONE - kept[candidate + j] * kept[candidate + j])
-    for j in range(units):
-        z = kept[update + j]
-        gate[units + j] = into[j] * (kept[before + j] - kept[candidate + j]) * z * (_ONE - z)
-    for j in range(units):
-        r = kept[reset + j]
-        gate[j] = n[j] * kept[part + j] * r * (_ONE - r)
-    for j in range(units):
-        gate[2 * units + j] = n[j] * kept[reset + j]
-    for j in range(units):
-        into[j] *= kept[update + j]
 
 
 @fast_kernel
@@ -341,56 +279,17 @@ def _lstm_carries(
                     if data.start[s, t, first + i]:
                         for j in range(units):
                             h[i, j] = c[i, j] = _ZERO
-                    lstm_begin(out[i], data.from_input[s, t, first + i], data.bias[s], units)
                 for panel in range(panels.shape[1]):
                     origin = (s * panels.shape[1] + panel) * units * PANEL
-                    strip(out, panel * PANEL, across, h, 0, units, 1, panels, origin, PANEL, rows, units, KEEP)
+                    strip(out, panel * PANEL, across, h, 0, units, 1, panels, origin, PANEL, rows, units, ZERO)
                 for i in range(rows):
-                    acting = data.acting[s, t, first + i]
-                    lstm_row(out[i], h[i], c[i], kept, (line + i) * 7 * units, units, acting, keeps)
+                    lstm(
+                        out, i * across, data.from_input, (line + i) * 4 * units, data.bias, s * 4 * units, h,
+                        i * units, c, i * units, kept, (line + i) * 7 * units, units, data.acting[s, t, first + i],
+                        keeps,
+                    )  # fmt: skip
                     copy(after, (line + i) * 2 * units, h, i * units, units)
                     copy(after, (line + i) * 2 * units + units, c, i * units, units)
-
-
-@fast_kernel
-def lstm_row(out: Array, h: Array, c: Array, kept: Array, at: int, units: int, acting: bool, keeps: bool) -> None:
-    """As :func:`gru_row`."""
-    _lstm_gates(out, units)
-    if keeps:
-        copy(kept, at, out, 0, 4 * units)
-        copy(kept, at + 4 * units, c, 0, units)
-        copy(kept, at + 6 * units, h, 0, units)
-    if acting:
-        _lstm_move(h, c, out, units)
-    if keeps:
-        copy(kept, at + 5 * units, c, 0, units)
-
-
-@fast_kernel
-def lstm_begin(out: Array, x: Array, bias: Array, units: int) -> None:
-    """What the products with the hidden state are added to."""
-    for j in range(4 * units):
-        out[j] = x[j] + bias[j]
-
-
-@fast_kernel
-def _lstm_gates(out: Array, units: int) -> None:
-    """``i``, ``f``, ``g`` and ``o`` in place."""
-    for j in range(2 * units):
-        out[j] = _HALF + _HALF * tanh(_HALF * out[j])
-    for j in range(2 * units, 3 * units):
-        out[j] = tanh(out[j])
-    for j in range(3 * units, 4 * units):
-        out[j] = _HALF + _HALF * tanh(_HALF * out[j])
-
-
-@fast_kernel
-def _lstm_move(h: Array, c: Array, out: Array, units: int) -> None:
-    """``f c + i g`` in place of ``c``, ``o tanh(c)`` in place of ``h``."""
-    for j in range(units):
-        c[j] = out[units + j] * c[j] + out[j] * out[2 * units + j]
-    for j in range(units):
-        h[j] = out[3 * units + j] * tanh(c[j])
 
 
 @fast_kernel
@@ -418,16 +317,17 @@ def _lstm_slopes(
             for t in range(time - 1, -1, -1):
                 line = (s * time + t) * all_rows + first
                 for i in range(rows):
-                    wanted, into, gate = slope[s, t, first + i], d[i], gates[i]
+                    wanted, into = slope[s, t, first + i], d[i]
                     for j in range(units):
                         into[j] += wanted[j]
                     for j in range(units):
                         c[i, j] += wanted[units + j]
                     if data.acting[s, t, first + i]:
-                        lstm_derive(gate, c[i], into, kept[s, t, first + i], units)
+                        at = 4 * i * units
+                        lstm_back(gates, at, d, i * across, c, i * units, kept, 7 * (line + i) * units, units)
                     else:
                         for j in range(4 * units):
-                            gate[j] = _ZERO
+                            gates[i, j] = _ZERO
                 copy(to_input, line * 4 * units, gates, 0, rows * 4 * units)
                 for panel in range(panels.shape[1]):
                     at, origin = panel * PANEL, (s * panels.shape[1] + panel) * 4 * units * PANEL
@@ -440,22 +340,3 @@ def _lstm_slopes(
                 at = (s * all_rows + first + i) * 2 * units
                 copy(to_carry, at, d, i * across, units)
                 copy(to_carry, at + units, c, i * units, units)
-
-
-@fast_kernel
-def lstm_derive(gate: Array, c: Array, into: Array, kept: Array, units: int) -> None:
-    """From the gradients of hidden state ``into`` and cell ``c`` those of the gates; then what goes to those before."""
-    i, f, g, o, before, cell = 0, units, 2 * units, 3 * units, 4 * units, 5 * units
-    for j in range(units):
-        squashed = tanh(kept[cell + j])
-        gate[o + j] = into[j] * squashed * kept[o + j] * (_ONE - kept[o + j])
-        c[j] += into[j] * kept[o + j] * (_ONE - squashed * squashed)
-    for j in range(units):
-        gate[i + j] = c[j] * kept[g + j] * kept[i + j] * (_ONE - kept[i + j])
-    for j in range(units):
-        gate[f + j] = c[j] * kept[before + j] * kept[f + j] * (_ONE - kept[f + j])
-    for j in range(units):
-        gate[g + j] = c[j] * kept[i + j] * (_ONE - kept[g + j] * kept[g + j])
-    for j in range(units):
-        c[j] *= kept[f + j]
-        into[j] = _ZERO

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from marl.compiled import backend
 from marl.compiled.backend import RecurrentLayers, require_equal
+from marl.compiled.cells import gru, gru_back, lstm, lstm_back
 from marl.compiled.panels import (
     ROWS,
     Workroom,
@@ -32,7 +33,7 @@ from marl.compiled.panels import (
     times,
     whole,
 )
-from marl.compiled.recurrent import Unit, gru_begin, gru_derive, gru_row, lstm_begin, lstm_derive, lstm_row
+from marl.compiled.recurrent import Unit
 from marl.compiled.tiles import ACTIVATIONS, TANH, Net, fast_kernel, flat_matrix, layer_table, spans, tanh
 from marl.compiled.vectors import KEEP, ZERO, copy
 from marl.types import Array
@@ -278,10 +279,10 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
     time, batch, agents, inputs = data.x.shape
     encoders, states, keeps = layers.shape[0] - 3, data.after.shape[3], data.kept.size > 0
     units, outputs, widths = layers[encoders + 1, 0], layers[encoders + 2, 1], data.hidden.shape[3]
-    across = 5 * units if gates == GRU_GATES else 7 * units
+    across, wide = 5 * units if gates == GRU_GATES else 7 * units, rooms.shape[2]
     for which in range(sizes.size):
         flat, size = net.flat[which], sizes[which]
-        bias = flat[layers[encoders + 1, 3] : layers[encoders + 1, 3] + gates * units]
+        bias = layers[encoders + 1, 3]
         pack(work.panels, flat, layers)
         for first in range(0, (high - low) * size, ROWS):
             rows = min(ROWS, (high - low) * size - first)
@@ -290,8 +291,8 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
             if states > units:
                 _gather(rooms[C], data.carry, 0, lines, rows, states, units, units)
             for t in range(time):
-                at = t * batch * agents
-                _gather(rooms[X], data.x, at, lines, rows, inputs, 0, inputs)
+                start = t * batch * agents
+                _gather(rooms[X], data.x, start, lines, rows, inputs, 0, inputs)
                 for i in range(rows):
                     for j in range(data.ids.shape[1]):
                         rooms[X, i, inputs + j] = data.ids[lines[i] % agents, j]
@@ -307,11 +308,11 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
                             for j in range(width):
                                 y[i, j] = _ZERO if y[i, j] < 0 else y[i, j]  # NaN stays NaN
                         if keeps:
-                            copy(data.hidden, (at + lines[i]) * widths + place, y, i * y.shape[1], width)
+                            copy(data.hidden, (start + lines[i]) * widths + place, y, i * y.shape[1], width)
                     a, origin, place = y, origin + layers[layer, 0] * whole(width), place + width
                 affine(rooms[FROM], a, flat, layers[encoders], work.panels, origin, rows)
                 origin += layers[encoders, 0] * whole(layers[encoders, 1])
-                h, other, out = rooms[H], rooms[C], rooms[OUT]
+                h, other, out, from_x = rooms[H], rooms[C], rooms[OUT], rooms[FROM]
                 for i in range(rows):
                     if data.start[t, lines[i] // agents]:
                         for j in range(units):
@@ -319,25 +320,22 @@ def _said(net: Net, data: Passage, work: Workroom, gates: int, low: int, high: i
                         if states > units:
                             for j in range(units):
                                 other[i, j] = _ZERO
-                    if gates == GRU_GATES:
-                        gru_begin(out[i], rooms[FROM, i], bias, units)
-                    else:
-                        lstm_begin(out[i], rooms[FROM, i], bias, units)
-                times(out, h, work.panels, origin, rows, units, gates * units, KEEP)
+                times(out, h, work.panels, origin, rows, units, gates * units, ZERO)
                 for i in range(rows):
-                    line = at + lines[i]
+                    line = start + lines[i]
                     acting = data.acting[t, lines[i] // agents, lines[i] % agents]
+                    at, kept = i * wide, line * across
                     if gates == GRU_GATES:
-                        gru_row(out[i], rooms[FROM, i], h[i], other[i], data.kept, line * across, units, acting, keeps)
+                        gru(out, at, from_x, at, flat, bias, h, at, data.kept, kept, units, acting, keeps)
                     else:
-                        lstm_row(out[i], h[i], other[i], data.kept, line * across, units, acting, keeps)
+                        lstm(out, at, from_x, at, flat, bias, h, at, other, at, data.kept, kept, units, acting, keeps)
                     copy(data.after, line * states, h, i * h.shape[1], units)
                     if states > units:
                         copy(data.after, line * states + units, other, i * other.shape[1], units)
                 origin += units * whole(gates * units)
                 affine(rooms[SAID], h, flat, layers[encoders + 2], work.panels, origin, rows)
                 for i in range(rows):
-                    copy(data.out, (at + lines[i]) * outputs, rooms[SAID], i * rooms.shape[2], outputs)
+                    copy(data.out, (start + lines[i]) * outputs, rooms[SAID], i * rooms.shape[2], outputs)
 
 
 @fast_kernel
@@ -390,16 +388,15 @@ def _derived(
                             for j in range(units):
                                 c[i, j] += slopes.after[t, b, n, units + j]
                 for i in range(rows):
-                    b, n = lines[i] // agents, lines[i] % agents
-                    if not data.acting[t, b, n]:
+                    own, kept = i * g.shape[1], (at + lines[i]) * across
+                    if not data.acting[t, lines[i] // agents, lines[i] % agents]:
                         for j in range(gates * units):
                             g[i, j] = f[i, j] = _ZERO
                     elif gates == GRU_GATES:
-                        gru_derive(g[i], f[i, 2 * units :], d[i], data.kept[t, b, n], units)
-                        copy(f, i * f.shape[1], g, i * g.shape[1], 2 * units)
+                        gru_back(g, own, f, own, d, own, data.kept, kept, units)
                     else:
-                        lstm_derive(g[i], c[i], d[i], data.kept[t, b, n], units)
-                        copy(f, i * f.shape[1], g, i * g.shape[1], 4 * units)
+                        lstm_back(g, own, d, own, c, own, data.kept, kept, units)
+                        copy(f, own, g, own, 4 * units)
                 _gather(h, data.kept, at, lines, rows, across, across - units, units)
                 origin -= gates * units * whole(units)
                 total -= units * whole(gates * units)

@@ -62,8 +62,8 @@ def number(value: float) -> Tensor:
 
 # Rational approximation of tanh on [-8, 8] (the float32 result is 1 beyond), largest error 2.4e-7: odd numerator and
 # even denominator in Horner form. 8 times as fast as torch.tanh_ on AVX-512 (0.24 against 1.97 ms for 12,288 x 64).
-_LIMIT = np.float32(7.99881172180175781)
-_P0, _P1, _P2, _P3, _P4, _P5, _P6 = (
+LIMIT = np.float32(7.99881172180175781)
+NUMERATOR = tuple(
     np.float32(c)
     for c in (
         -2.76076847742355e-16,
@@ -75,9 +75,11 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6 = (
         4.89352455891786e-03,
     )
 )
-_Q0, _Q1, _Q2, _Q3 = (
+DENOMINATOR = tuple(
     np.float32(c) for c in (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 )
+_P0, _P1, _P2, _P3, _P4, _P5, _P6 = NUMERATOR
+_Q0, _Q1, _Q2, _Q3 = DENOMINATOR
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 # exp(x) = 2^n p(r) with x = n ln 2 + r (Cephes); largest relative error 2.9e-7, a vector at a time.
@@ -99,8 +101,8 @@ _LEAST, _MOST = np.float32(-87.0), np.float32(88.0)
 @fast_kernel
 def tanh(value: Any) -> Any:
     """``tanh`` of one number; NaN stays NaN."""
-    v = _LIMIT if value > _LIMIT else value
-    v = -_LIMIT if v < -_LIMIT else v
+    v = LIMIT if value > LIMIT else value
+    v = -LIMIT if v < -LIMIT else v
     s = v * v
     p = (((((_P0 * s + _P1) * s + _P2) * s + _P3) * s + _P4) * s + _P5) * s + _P6
     q = ((_Q0 * s + _Q1) * s + _Q2) * s + _Q3

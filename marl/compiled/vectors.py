@@ -22,30 +22,32 @@ PANEL = 2 * LANES  # columns of one block: two registers for each row of sums
 BLOCK = 4 if LANES == 8 else 8  # rows of one block: 8 x 2 sums fill half of 32 registers, AVX has 16
 ZERO, KEEP = -1, -2  # what sums may begin with instead of a bias: nothing, or what is there
 
-_FLOAT, _INT = ir.FloatType(), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+FLOAT, _INT = ir.FloatType(), ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, LANES)
 _ORDER = ir.VectorType(ir.IntType(32), LANES)
-_UNKNOWN = ir.Constant(_VECTOR, ir.Undefined)
+_UNKNOWN = ir.Constant(VECTOR, ir.Undefined)
 
 
-def _begin(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+def begin(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     """The address of an array's first number."""
     return context.make_array(kind)(context, builder, array).data
 
 
-def _beyond(builder: Any, pointer: Any, *distances: Any) -> Any:
+def beyond(builder: Any, pointer: Any, *distances: Any) -> Any:
     """An address so many numbers on."""
     for distance in distances:
         pointer = builder.gep(pointer, [distance if isinstance(distance, ir.Value) else _INT(distance)])
     return pointer
 
 
-def _load(builder: Any, pointer: Any) -> Any:
-    return builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+def load(builder: Any, pointer: Any, kind: Any = VECTOR) -> Any:
+    """The numbers at an address: a vector, or one of ``kind``."""
+    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=4)
 
 
-def _store(builder: Any, vector: Any, pointer: Any) -> None:
-    builder.store(vector, builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+def store(builder: Any, numbers: Any, pointer: Any) -> None:
+    """Write a vector, or one number."""
+    builder.store(numbers, builder.bitcast(pointer, numbers.type.as_pointer()), align=4)
 
 
 def _everywhere(builder: Any, number: Any) -> Any:
@@ -67,42 +69,42 @@ def product(rows: int) -> Callable[..., None]:
         out, at, across, a, start, step, skip, x, origin, below, inner, bias = arguments
         kinds = signature.args
         fused = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
+            builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
         )
-        matrix, columns = _begin(context, builder, kinds[3], a), _begin(context, builder, kinds[7], x)
-        target = _beyond(builder, _begin(context, builder, kinds[0], out), at)
-        source = _beyond(builder, matrix, start)
+        matrix, columns = begin(context, builder, kinds[3], a), begin(context, builder, kinds[7], x)
+        target = beyond(builder, begin(context, builder, kinds[0], out), at)
+        source = beyond(builder, matrix, start)
         targets = [
-            [_beyond(builder, target, builder.mul(across, _INT(i)), half * LANES) for half in range(2)]
+            [beyond(builder, target, builder.mul(across, _INT(i)), half * LANES) for half in range(2)]
             for i in range(rows)
         ]
-        sources = [_beyond(builder, source, builder.mul(step, _INT(i))) for i in range(rows)]
+        sources = [beyond(builder, source, builder.mul(step, _INT(i))) for i in range(rows)]
 
         with builder.if_else(builder.icmp_signed("==", bias, _INT(KEEP))) as (keep, anew):
             with keep:
-                kept = [[_load(builder, place) for place in pair] for pair in targets]
+                kept = [[load(builder, place) for place in pair] for pair in targets]
                 from_keep = builder.block
             with anew:
                 given = builder.icmp_signed(">=", bias, _INT(0))
                 places = [builder.select(given, builder.add(bias, _INT(i)), start) for i in range(rows)]
-                numbers = [builder.load(_beyond(builder, matrix, place)) for place in places]
-                chosen = [builder.select(given, number, _FLOAT(0.0)) for number in numbers]
+                numbers = [builder.load(beyond(builder, matrix, place)) for place in places]
+                chosen = [builder.select(given, number, FLOAT(0.0)) for number in numbers]
                 made = [[_everywhere(builder, number)] * 2 for number in chosen]
                 from_anew = builder.block
-        begin = [[builder.phi(_VECTOR) for _ in range(2)] for _ in range(rows)]
+        first_sums = [[builder.phi(VECTOR) for _ in range(2)] for _ in range(rows)]
         for i in range(rows):
             for half in range(2):
-                begin[i][half].add_incoming(kept[i][half], from_keep)
-                begin[i][half].add_incoming(made[i][half], from_anew)
+                first_sums[i][half].add_incoming(kept[i][half], from_keep)
+                first_sums[i][half].add_incoming(made[i][half], from_anew)
 
         before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("sums")
         builder.branch(loop)
         builder.position_at_end(loop)
         k = builder.phi(_INT)
-        sums = [[builder.phi(_VECTOR) for _ in range(2)] for _ in range(rows)]
-        here, away = _beyond(builder, columns, origin, builder.mul(k, below)), builder.mul(k, skip)
-        pair = [_load(builder, _beyond(builder, here, half * LANES)) for half in range(2)]
-        weights = [_everywhere(builder, builder.load(_beyond(builder, place, away))) for place in sources]
+        sums = [[builder.phi(VECTOR) for _ in range(2)] for _ in range(rows)]
+        here, away = beyond(builder, columns, origin, builder.mul(k, below)), builder.mul(k, skip)
+        pair = [load(builder, beyond(builder, here, half * LANES)) for half in range(2)]
+        weights = [_everywhere(builder, builder.load(beyond(builder, place, away))) for place in sources]
         later = [
             [builder.call(fused, [weight, pair[half], row[half]]) for half in range(2)]
             for weight, row in zip(weights, sums, strict=True)
@@ -110,14 +112,14 @@ def product(rows: int) -> Callable[..., None]:
         onward = builder.add(k, _INT(1))
         builder.cbranch(builder.icmp_signed("<", onward, inner), loop, after)
         for phi, first, then in [(k, _INT(0), onward)] + [
-            (sums[i][half], begin[i][half], later[i][half]) for i in range(rows) for half in range(2)
+            (sums[i][half], first_sums[i][half], later[i][half]) for i in range(rows) for half in range(2)
         ]:
             phi.add_incoming(first, before)
             phi.add_incoming(then, loop)
         builder.position_at_end(after)
         for i in range(rows):
             for half in range(2):
-                _store(builder, later[i][half], targets[i][half])
+                store(builder, later[i][half], targets[i][half])
         return context.get_dummy_value()
 
     def call(
@@ -138,9 +140,9 @@ def _turn(typing: Any, out: Any, at: Any, across: Any, x: Any, start: Any, step:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         out, at, across, x, start, step = arguments
-        target = _beyond(builder, _begin(context, builder, signature.args[0], out), at)
-        source = _beyond(builder, _begin(context, builder, signature.args[3], x), start)
-        rows = [_load(builder, _beyond(builder, source, builder.mul(step, _INT(i)))) for i in range(LANES)]
+        target = beyond(builder, begin(context, builder, signature.args[0], out), at)
+        source = beyond(builder, begin(context, builder, signature.args[3], x), start)
+        rows = [load(builder, beyond(builder, source, builder.mul(step, _INT(i)))) for i in range(LANES)]
         half = LANES // 2
         orders = [
             ir.Constant(_ORDER, [place for i in range(half) for place in (first + i, first + i + LANES)])
@@ -150,7 +152,7 @@ def _turn(typing: Any, out: Any, at: Any, across: Any, x: Any, start: Any, step:
             pairs = zip(rows[:half], rows[half:], strict=True)
             rows = [builder.shuffle_vector(one, other, order) for one, other in pairs for order in orders]
         for j, row in enumerate(rows):
-            _store(builder, row, _beyond(builder, target, builder.mul(across, _INT(j))))
+            store(builder, row, beyond(builder, target, builder.mul(across, _INT(j))))
         return context.get_dummy_value()
 
     return types.void(out, types.intp, types.intp, x, types.intp, types.intp), generate
@@ -161,8 +163,8 @@ def _copy(typing: Any, out: Any, at: Any, x: Any, start: Any, count: Any) -> Any
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         out, at, x, start, count = arguments
-        target = _beyond(builder, _begin(context, builder, signature.args[0], out), at)
-        cgutils.memcpy(builder, target, _beyond(builder, _begin(context, builder, signature.args[2], x), start), count)
+        target = beyond(builder, begin(context, builder, signature.args[0], out), at)
+        cgutils.memcpy(builder, target, beyond(builder, begin(context, builder, signature.args[2], x), start), count)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, x, types.intp, types.intp), generate

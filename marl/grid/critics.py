@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from marl.grid.credit import Credit
 from marl.grid.scope import Scope, as_joint
@@ -162,6 +162,38 @@ class ValueEstimator(Estimator):
     def read(self, x: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """``V (T, B, N, 1)``, whatever was done."""
         return self.net.read(x, carry, started, acting)
+
+
+class TrunkCritic(nn.Module):
+    """A critic that is one more output of the policy's network; it has no parameters of its own."""
+
+    norm: RunningNorm | None = None
+
+    def __init__(self, actor: AgentNet) -> None:
+        """``actor``: the policy's network, which stays the policy's module alone."""
+        super().__init__()
+        self._shared, self.carry_shape = (actor,), actor.carry_shape
+
+    def encode(self, x: Tensor) -> Tensor:
+        """As the policy reads it."""
+        return self._shared[0].encode(x)
+
+    def read(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """Values ``(T, B, N, 1)`` and the carry after each row."""
+        _, value, carries = self._shared[0].read_both(x, carry, start, acting)
+        return value, carries
+
+
+class TrunkEstimator(Estimator):
+    """``V_i`` of each agent's observation, by all layers of its policy but the last one."""
+
+    def __init__(self, actor: AgentNet) -> None:
+        """``actor``: the policy's network, which has one output more."""
+        self.net = self._net = TrunkCritic(actor)
+
+    def read(self, x: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """``V (T, B, N, 1)``, whatever was done."""
+        return self._net.read(x, carry, started, acting)
 
 
 def critic_input(estimator: Estimator, obs: Tensor, joint: Tensor | None) -> Tensor:

@@ -50,6 +50,9 @@ class OnPolicy:
     )
     network: Network | None = setting(None, "MLP(), CNN(), GRU(), LSTM() or Custom(); None: MLP(), or CNN() for images")
     critic_network: Network | None = setting(None, "the critic's; None: the same choice as the actor's")
+    shared_trunk: bool = setting(
+        False, "policy and critic share all layers but the last one: half the arithmetic, and one loss moves the other"
+    )
     channel: Channel | None = setting(
         None, "what the team's policies tell each other: CommNet(), TarMAC(), ...; None: nothing"
     )
@@ -77,6 +80,21 @@ class OnPolicy:
         return self.critic.reads_state or self.credit.reads_state
 
 
+def refuse_trunk(where: str, settings: OnPolicy) -> None:
+    """Raise ConfigError where a critic cannot share its policy's layers."""
+    if settings.critic != Local():
+        raise ConfigError(
+            f"{where}: shared_trunk=True: {settings.critic} reads something else than the policy; use Local()"
+        )
+    if settings.critic_network is not None:
+        raise ConfigError(f"{where}: shared_trunk=True and critic_network= exclude each other; leave one of them out")
+    if isinstance(settings.credit, Estimating):
+        name = type(settings.credit).__name__
+        raise ConfigError(
+            f"{where}: shared_trunk=True: {name}() has a critic of its own; use TeamReward() or Independent()"
+        )
+
+
 class OnPolicyLearner:
     """Acting, the rollout, checkpoints; a subclass adds the update."""
 
@@ -102,6 +120,8 @@ class OnPolicyLearner:
             raise ConfigError(
                 f"{where}: {type(credit).__name__}() mixes values of actions; use DQN or DDPG, or credit=TeamReward()"
             )
+        if settings.shared_trunk:
+            refuse_trunk(where, settings)
         self.reduce = current()  # with whom it learns as one
         self.ranks = self.reduce if isinstance(self.reduce, Ranks) else None
         self.num_envs = num_envs  # copies of its own, not those of other ranks
@@ -120,6 +140,7 @@ class OnPolicyLearner:
             normalize_obs=settings.normalize_obs,
             normalize_values=settings.normalize_values,
             squash=settings.squash,
+            shared_trunk=settings.shared_trunk,
             estimator=credit.estimator if isinstance(credit, Estimating) else ValueEstimator,
             device=device,
         )

@@ -14,7 +14,7 @@ from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
 from marl.nets.owner import Owner
 from marl.nets.recurrent import RecurrentBody
-from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear, parts_with_mode
+from marl.nets.stacked import NoisyLinear, StackedLinear, make_linear, orthogonal, parts_with_mode
 from marl.reduce import ALONE, Reduce
 
 
@@ -41,12 +41,15 @@ class AgentNet(nn.Module):
         learns_scale: bool = False,
         log_std: float = 0.0,
         extra_inputs: int = 0,
+        values: int = 0,
     ) -> None:
         """``ids (N, K)`` go beside the observation; ``learns_scale`` doubles the output by a free log std per set.
 
-        ``extra_inputs``: how many more numbers each row brings along (a critic's actions).
+        ``extra_inputs``: how many more numbers each row brings along (a critic's actions). ``values``: outputs beside
+        the others, of a critic that shares all layers but the last one.
         """
         super().__init__()
+        self.values = values
         self.network, self.owner, self.shape, self.out, self.gain = network, owner, shape, out, gain
         self.learns_scale = learns_scale
         self.register_buffer("ids", torch.zeros(owner.num_agents, 0, dtype=torch.float32) if ids is None else ids)
@@ -57,7 +60,12 @@ class AgentNet(nn.Module):
             true_inputs = [torch.cat((rows, torch.arange(width, width + extra))) for rows in true_inputs]
         self.body = network.build(owner, Inputs(shape, extra, tuple(true_inputs) if true_inputs else None), generators)
         noisy = network.noisy if isinstance(network, MLP) else 0.0
-        self.head = make_linear(owner, self.body.width, out, generators, gain, noisy=noisy)
+        self.head = make_linear(owner, self.body.width, out + values, generators, gain, noisy=noisy)
+        if values:  # a critic begins with a gain of its own
+            with torch.no_grad():
+                for weight, generator in zip(self.head.weight, generators, strict=True):
+                    weight[:, :out] = orthogonal((self.body.width, out), gain, generator)
+                    weight[:, out:] = orthogonal((self.body.width, values), 1.0, generator)
         scale = torch.full((owner.num_sets, out), log_std, dtype=torch.float32)
         self.log_std = nn.Parameter(scale) if learns_scale else None
         self.norm = RunningNorm(owner, shape[0]) if normalize and len(shape) == 1 else None
@@ -73,11 +81,11 @@ class AgentNet(nn.Module):
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
         chosen = None if recorded() or not _fits(obs) else self._decision()
         if chosen is not None and chosen.network is not None:
-            return self._with_scale(chosen.network(self.encode(obs.unsqueeze(0))))[0], carry
+            return self.policy_of(chosen.network(self.encode(obs.unsqueeze(0))))[0], carry
         if chosen is not None and chosen.recurrent is not None:
             seen = obs if self.norm is None else self.norm(obs.unsqueeze(0))[0]
             out, after = chosen.recurrent.once(seen, carry, started, acting)
-            return self._with_scale(out), after
+            return self.policy_of(out), after
         out, carries = self(obs.unsqueeze(0), carry, started.unsqueeze(0), acting.unsqueeze(0))
         return out[0], carries[0]
 
@@ -93,15 +101,25 @@ class AgentNet(nn.Module):
         self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, extra_inputs: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
         """The same from encoded observations, with extra inputs ``(T, B, N, K)``."""
+        y, carries = self.read_all(x, carry, start, acting, extra_inputs)
+        return self.policy_of(y), carries
+
+    def read_both(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, with the critic's outputs ``(T, B, N, values)`` in between."""
+        y, carries = self.read_all(x, carry, start, acting)
+        return self.policy_of(y), y[..., self.out :], carries
+
+    def read_all(
+        self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, extra_inputs: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """What the last layer says ``(T, B, N, out + values)``, and the carry after each row."""
         owner = self.owner
         chosen = None if recorded() else self._decision()
         net = chosen.network if chosen is not None and len(extra_inputs) < PARTS else None
         if net is not None and _fits(x):
-            y, carries = net(x, *extra_inputs), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
-            return self._with_scale(y), carries
+            return net(x, *extra_inputs), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
         if chosen is not None and chosen.recurrent is not None and not extra_inputs and _fits(x):
-            y, carries = chosen.recurrent(x, carry, start, acting)
-            return self._with_scale(y), carries
+            return chosen.recurrent(x, carry, start, acting)
         x, extra = self._inputs(x, extra_inputs)
         if extra is None and chosen is not None and not chosen.touched and is_plain(self.body, self.head):
             y = owner.leave(self.body.through(x, self.head))
@@ -109,7 +127,7 @@ class AgentNet(nn.Module):
         else:
             features, inside = self._through_body(x, extra, carry, start, acting)
             y, carries = owner.leave(self.head(features)), owner.leave(inside)
-        return self._with_scale(y), carries
+        return y, carries
 
     def features(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> Tensor:
         """What the output layer reads, ``(T, B, N, width)``, from encoded observations."""
@@ -135,8 +153,9 @@ class AgentNet(nn.Module):
         )
         return found
 
-    def _with_scale(self, y: Tensor) -> Tensor:
-        """The free log standard deviations beside the outputs, if there are any."""
+    def policy_of(self, y: Tensor) -> Tensor:
+        """The outputs without a critic's, and beside them the free log standard deviations if there are any."""
+        y = y[..., : self.out] if self.values else y
         if self.log_std is None:
             return y
         return torch.cat((y, self.owner.to_agents(self.log_std).expand(y.shape)), dim=-1)
@@ -149,7 +168,9 @@ class AgentNet(nn.Module):
         return chosen
 
     def compiled(self) -> Compiled | None:
-        """The compiled network, if :func:`~marl.compiled.network_for` says that there is one."""
+        """The compiled network, if :func:`~marl.compiled.network_for` says that there is one, for the policy alone."""
+        if self.values:
+            return None
         chosen = self._chosen
         return chosen.network if chosen is not None and not chosen.stale else self._decision().network
 
@@ -208,6 +229,8 @@ class AgentNet(nn.Module):
         ids = self.ids if agent is None else self.ids[agent : agent + 1]
         alone = self._blank(owner, ids.clone().cpu(), [torch.Generator() for _ in range(owner.num_sets)])
         own = self.state_dict()
+        for name in [name for name in own if name.startswith("head.")] if self.values else []:
+            own[name] = own[name][..., : self.out]
         if agent is None:
             alone.load_state_dict(own)
             return alone.to(self.ids.device)

@@ -276,7 +276,7 @@ class Agent:
                 message, loud = talk.send(_inbox(self._silence if answer is None else answer))
         except StopIteration as end:
             parameters, kept = end.value
-            return parameters[0, 0].numpy(), kept[0, 0].numpy()
+            return self.net.policy_of(parameters)[0, 0].numpy(), kept[0, 0].numpy()
 
     @property
     def _attends(self) -> bool:
