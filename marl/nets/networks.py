@@ -16,6 +16,7 @@ from marl.nets.owner import Owner
 from marl.nets.stacked import PerSet, StackedLinear, make_linear, orthogonal, parts_with_mode
 from marl.types import ConfigError
 
+LARGE = 1_024  # pixels from which channels lie last where a gradient follows; 7 x 7 is a quarter slower that way
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": functional.relu,
@@ -264,6 +265,8 @@ class CNNBody(Body):
         sets, time, rows = x.shape[:3]
         # One grouped convolution serves all agents: their channels lie side by side.
         y = x.permute(1, 2, 0, 3, 4, 5).reshape(time * rows, sets * x.shape[3], *x.shape[4:])
+        if sets == 1 and torch.is_grad_enabled() and y.device.type == "cpu" and math.prod(y.shape[2:]) >= LARGE:
+            y = y.contiguous(memory_format=torch.channels_last)  # forward a fifth slower, backward twice as fast
         y = y.float().mul_(1 / 255) if y.dtype == torch.uint8 else y
         for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
             weight, offset = self.owner.weight(kernel).flatten(0, 1), self.owner.weight(bias).flatten()
