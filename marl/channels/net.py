@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from marl.channels.link import Link
-from marl.channels.link_simulator import ActiveEdges, Inbox, LinkSimulator, Tamper
+from marl.channels.link_simulator import ActiveEdges, Inbox, InFlight, LinkSimulator, Tamper
 from marl.channels.speech import Channel
 from marl.nets.agent_net import AgentNet
 from marl.nets.networks import Network
@@ -17,6 +17,7 @@ from marl.nets.owner import Owner
 from marl.topology import Adjacency
 from marl.types import ConfigError, Spec, TeamSpec
 
+Talked = TypeVar("Talked")
 SentMessages = tuple[Tensor, Tensor]  # messages (B, N, M) and how loud they are (B, N)
 
 
@@ -138,12 +139,43 @@ class ChannelNet(AgentNet):
             start, acting = start.reshape(1, -1), acting.reshape(1, length * batch, agents)
             y, after = self._step(rows, carry.new_zeros(length * batch, agents, 0), start[0], acting[0])
             return y.view(length, batch, agents, -1), after.view(length, batch, agents, 0)
+        if not self.link_simulator.width:  # messages do not outlive their step: only the body goes through time
+            return self._through_time(x, carry, start, acting)
         outputs, carries = [], []
         for t in range(length):
             y, carry = self._step(x[t : t + 1], carry, start[t], acting[t])
             outputs.append(y)
             carries.append(carry)
         return torch.stack(outputs), torch.stack(carries)
+
+    def _through_time(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """The body of all steps first, then the rounds of all steps at once."""
+        length, batch, agents = acting.shape
+        x, active_edges = self._active_edges(x)
+        features, carries = self._features(x, None, carry, start, acting)
+        rows = features.reshape(features.shape[0], 1, -1, features.shape[-1])
+        start, acting = start.reshape(-1), acting.reshape(-1, agents)
+        in_flight = self.link_simulator.open(carry.new_zeros(length * batch, agents, 0), start)
+        y = self._exchanged(self._rounds(rows, None), in_flight, active_edges, acting)
+        return y.view(length, batch, agents, -1), carries
+
+    def _exchanged(
+        self,
+        talk: Generator[SentMessages, Inbox, Talked],
+        in_flight: InFlight,
+        active_edges: ActiveEdges,
+        acting: Tensor,
+    ) -> Talked:
+        """What a talk within a step ends in, with the link between its rounds."""
+        said, loud = next(talk)
+        try:
+            for turn in range(self.channel.rounds):
+                said, loud = talk.send(self.link_simulator.exchange(in_flight, turn, said, loud, active_edges, acting))
+        except StopIteration as end:
+            if not torch.is_grad_enabled():
+                self.last = said, self.link_simulator.afford(in_flight, loud)
+            return cast(Talked, end.value)
+        raise AssertionError("a talk has as many rounds as its channel")
 
     def _step(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """One row ``x (1, B, N, ...)``: outputs ``(B, N, out)`` and the carry after it."""
@@ -156,17 +188,17 @@ class ChannelNet(AgentNet):
         )
         inbox = None if self.channel.rounds else link_simulator.arriving(in_flight, active_edges)
         talk = self.converse(x, own, start, acting, inbox, noise)
-        said, loud = next(talk)
-        try:
-            if not self.channel.rounds:
-                link_simulator.leave(in_flight, said, loud, active_edges, acting)
+        if self.channel.rounds:
+            y, own = self._exchanged(talk, in_flight, active_edges, acting)
+        else:
+            said, loud = next(talk)
+            link_simulator.leave(in_flight, said, loud, active_edges, acting)
+            try:
                 next(talk)
-            for turn in range(self.channel.rounds):
-                said, loud = talk.send(link_simulator.exchange(in_flight, turn, said, loud, active_edges, acting))
-        except StopIteration as end:
-            y, own = end.value
-        if not torch.is_grad_enabled():
-            self.last = said, link_simulator.afford(in_flight, loud)
+            except StopIteration as end:
+                y, own = end.value
+            if not torch.is_grad_enabled():
+                self.last = said, link_simulator.afford(in_flight, loud)
         return y, torch.cat((own, link_simulator.close(in_flight)), dim=-1)
 
     def converse(
@@ -198,24 +230,32 @@ class ChannelNet(AgentNet):
         width = self.body.carry_width
         carry, query = own[..., :width], own[..., width:]
         if self.channel.rounds:
-            features, inside = self._features(x, None, carry, start, acting)
-            for turn in range(self.channel.rounds):
-                heard = yield self._said(turn, features, noise)
-                summary = speech.hear(owner.leave(speech.ask(turn, features))[0], heard)
-                features = speech.update(turn, features, owner.enter(summary.unsqueeze(0)))
-            kept = [inside]
-        else:
-            assert inbox is not None
-            features, inside = self._features(x, speech.hear(query, inbox), carry, start, acting)
-            yield self._said(0, features, noise)
-            asked = owner.leave(speech.ask(0, features))[0]
-            kept = [inside, torch.where(acting.unsqueeze(-1), asked, query)]
+            features, inside = self._features(x, None, carry, start.unsqueeze(0), acting.unsqueeze(0))
+            y = yield from self._rounds(features, noise)
+            return y, inside[0]
+        assert inbox is not None
+        summary = speech.hear(query, inbox)
+        features, inside = self._features(x, summary, carry, start.unsqueeze(0), acting.unsqueeze(0))
+        yield self._said(0, features, noise)
+        asked = owner.leave(speech.ask(0, features))[0]
+        kept = inside[0], torch.where(acting.unsqueeze(-1), asked, query)
         return owner.leave(self.head(features))[0], torch.cat(kept, dim=-1)
+
+    def _rounds(
+        self, features: Tensor, noise: Callable[[int], Tensor] | None
+    ) -> Generator[SentMessages, Inbox, Tensor]:
+        """The rounds within a step, from features ``(S, 1, M, W)`` to outputs ``(B, N, out)``."""
+        owner, speech = self.owner, self.speech
+        for turn in range(self.channel.rounds):
+            heard = yield self._said(turn, features, noise)
+            summary = speech.hear(owner.leave(speech.ask(turn, features))[0], heard)
+            features = speech.update(turn, features, owner.enter(summary.unsqueeze(0)))
+        return owner.leave(self.head(features))[0]
 
     def _features(
         self, x: Tensor, summary: Tensor | None, carry: Tensor, start: Tensor, acting: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The body's features inside, and its carry ``(B, N, H)``; a summary is laid beside the observation."""
+        """The body's features inside, and its carries ``(T, B, N, H)``; a summary is laid beside the observation."""
         owner = self.owner
         extra = self.ids.expand(*x.shape[:3], -1) if self.ids.shape[1] and len(self.shape) > 1 else None
         if summary is not None:
@@ -223,15 +263,15 @@ class ChannelNet(AgentNet):
                 x = torch.cat((x, summary.unsqueeze(0)), dim=-1)
             else:
                 extra = summary.unsqueeze(0) if extra is None else torch.cat((extra, summary.unsqueeze(0)), dim=-1)
-        starts = owner.enter(start.view(1, -1, 1).expand(1, *acting.shape))
+        starts = owner.enter(start.unsqueeze(-1).expand(acting.shape))
         features, inside = self.body(
             owner.enter(x),
             None if extra is None else owner.enter(extra),
             owner.enter(carry.unsqueeze(0)).squeeze(1),
             starts,
-            owner.enter(acting.unsqueeze(0)),
+            owner.enter(acting),
         )
-        return features, owner.leave(inside)[0]
+        return features, owner.leave(inside)
 
     def _said(self, turn: int, features: Tensor, noise: Callable[[int], Tensor] | None) -> SentMessages:
         raw, loud = self.speech.speak(turn, features)
@@ -244,7 +284,7 @@ class ChannelNet(AgentNet):
         if self.adjacency.dynamic is None:
             return x, ActiveEdges(self.weight)
         agents = self.weight.shape[0]
-        rows = x[0, ..., -agents - 1 :]
+        rows = x[..., -agents - 1 :].flatten(0, 1)  # steps and copies are one axis
         return x[..., : -agents - 1], ActiveEdges(rows[..., :agents], rows[..., agents])
 
     def _blank(self, owner: Owner, ids: Tensor, generators: Sequence[torch.Generator]) -> ChannelNet:

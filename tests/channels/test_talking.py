@@ -10,7 +10,7 @@ import torch
 
 import marl
 from marl.schedules import Clock
-from marl.topology import Graph, Nearest, Star, Where
+from marl.topology import Complete, Graph, Nearest, Star, Where
 from marl.training.loop import advance
 from tests.support.channels import NETWORKS, build, play
 from tests.support.equality import assert_equal_trees
@@ -79,6 +79,23 @@ def test_who_is_not_active_is_silent_and_unheard(channel):
     first, second = play(net, obs, acting), play(net, changed, acting)
     assert torch.equal(first[:, :, :2], second[:, :, :2])
     assert not torch.equal(play(net, obs)[:, :, :2], play(net, changed)[:, :, :2])
+
+
+@pytest.mark.parametrize("index", [(0, 0, 0), (0, 1, 2), (0, 1, 1)], ids=str)
+@pytest.mark.parametrize("topology", [Complete(), Nearest(1, (0, 1))], ids=name)
+@pytest.mark.parametrize("channel", SPEECHES, ids=name)
+def test_many_steps_at_once_are_the_steps_one_by_one(channel, topology, index):
+    net = build(dataclasses.replace(channel, topology=topology), marl.GRU(8), index=index)
+    seen = net.encode(torch.randn(6, 2, 3, 4))
+    carry = 0.1 * torch.randn(2, *net.carry_shape)
+    start, acting = torch.rand(6, 2) < 0.3, torch.rand(6, 2, 3) < 0.8
+    outputs, carries = net.read(seen, carry, start, acting)
+    for t in range(6):
+        here = slice(t, t + 1)
+        output, after = net.read(seen[here], carry, start[here], acting[here])
+        torch.testing.assert_close(outputs[here], output, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(carries[here], after, rtol=1e-5, atol=1e-6)
+        carry = after[0]
 
 
 @pytest.mark.parametrize("channel", [marl.CommNet(), marl.TarMAC(), marl.DIAL(link=marl.Link(delay=2))], ids=name)
