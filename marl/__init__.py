@@ -12,7 +12,8 @@ __version__ = "0.2.0"
 _HOMES = {
     "marl.adapters.spoken": "Spoken",
     "marl.algorithms": (
-        "appo coma facmac happo ia2c iddpg impala ippo iql isac itd3 maa2c maddpg mappo masac matd3 qmix qplex vdn wqmix"
+        "appo coma facmac happo ia2c iddpg impala ippo iql isac itd3 maa2c maddpg mappo masac matd3 qmix qplex vdn "
+        "wqmix"
     ),
     "marl.channels": "DIAL CommNet GraphAttention IC3Net Link TarMAC",
     "marl.grid": "VDN Counterfactual Independent Joint Local QMix QPlex TeamReward VTrace WeightedQMix",

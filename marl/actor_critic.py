@@ -416,7 +416,7 @@ class ActorCritic(nn.Module):
 
 
 def in_sequences(x: Tensor, length: int) -> Tensor:
-    """Rows ``(T, E, ...)`` as ``C = E T / L`` sequences of ``L`` rows, ``(L, C, ...)``; those of a time side by side."""
+    """Rows ``(T, E, ...)`` as ``C = E T / L`` sequences of ``L`` rows, ``(L, C, ...)``: of one time beside another."""
     pieces = torch.unflatten(x, 0, (x.shape[0] // length, length)).transpose(0, 1)  # (L, T / L, E, ...)
     return pieces.flatten(1, 2)
 

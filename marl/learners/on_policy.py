@@ -136,8 +136,8 @@ class OnPolicyLearner:
             )
         if settings.lag and settings.channel is not None:
             raise ConfigError(
-                f"{where}: lag={settings.lag} lets an older policy play, but what is said in a channel= is read from the "
-                "newest; use lag=0 or channel=None"
+                f"{where}: lag={settings.lag} lets an older policy play, but what is said in a channel= is read from "
+                "the newest; use lag=0 or channel=None"
             )
         recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
         name = type(settings).__name__

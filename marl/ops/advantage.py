@@ -121,7 +121,7 @@ def idle_vtrace(
     `idle_generalized_advantage_estimation`,
 
         delta_k = R_k + discount V_{k+1} - V_k
-        error_k = rho'_k delta_k + discount c_k error_{k+1},    rho' = min(clip_rho, rho),    c = lambda min(clip_c, rho)
+        error_k = rho'_k delta_k + discount lambda c_k error_{k+1},    rho' = min(clip_rho, rho),  c = min(clip_c, rho)
         advantage_k = rho'_k (delta_k + discount lambda error_{k+1})
 
     and error_{k+1} = 0 after an end. error_k + V_k is the value's target. Where rho is 1, both are the generalized

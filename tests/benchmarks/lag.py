@@ -1,0 +1,68 @@
+"""What staleness costs and what V-trace gets back: A2C and PPO whose rollouts are played by the policy of updates ago.
+
+`python -m tests.benchmarks.lag cartpole spread` prints a row of returns, one of each seed, for every cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+
+from marl_scenarios.cartpole import scenario as cartpole
+from marl_scenarios.spread import scenario as spread
+
+import marl
+
+# By task: the environment, its copies, steps and the learners. A2C on spread has PPO's rate and network there.
+TASKS = {
+    "cartpole": (
+        "CartPole-v1",
+        8,
+        {
+            "a2c": (marl.A2C(rollout=5, lr=marl.Linear(7e-4, 0.0)), 150_000),
+            "ppo": (cartpole.agents, 60_000),
+        },
+    ),
+    "spread": (
+        "spread_native",
+        128,
+        {
+            "a2c": (marl.maa2c(rollout=8, lr=1.5e-3, discount=0.9, gae_lambda=0.9, normalize_values=True), 300_000),
+            "ppo": (spread.agents, 300_000),
+        },
+    ),
+}
+LAGS = (0, 1, 4, 16)
+
+
+def returns(env, num_envs, agents, steps, seeds):
+    """Mean returns of 100 episodes, one for each seed, and the processor's seconds of a run."""
+    found, start = [], time.process_time()
+    for seed in range(seeds):
+        with marl.MultiAgentSystem(agents, env, num_envs=num_envs, seed=seed) as system:
+            system.train(steps=steps)
+            found.append(system.evaluate(100, seed=1000).mean_return)
+    return found, (time.process_time() - start) / seeds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="+", choices=TASKS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--lags", type=int, nargs="+", default=LAGS)
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps")
+    asked = parser.parse_args()
+    for task in asked.tasks:
+        env, num_envs, learners = TASKS[task]
+        for name, (agents, steps) in learners.items():
+            for lag in asked.lags:
+                for correction in (None, marl.VTrace()):
+                    one = dataclasses.replace(agents, lag=lag, correction=correction)
+                    found, spent = returns(env, num_envs, one, int(steps * asked.share), asked.seeds)
+                    told = ", ".join(f"{value:.1f}" for value in found)
+                    print(f"{task} {name} lag={lag} {'V-trace' if correction else 'plain':8} {told}  ({spent:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()
