@@ -20,7 +20,7 @@ TASKS = {
         "CartPole-v1",
         8,
         {
-            "a2c": (marl.A2C(rollout=5, lr=marl.Linear(7e-4, 0.0)), 150_000),
+            "a2c": (marl.A2C(rollout=5, lr=marl.Linear(7e-4, 0.0)), 250_000),
             "ppo": (cartpole.agents, 60_000),
         },
     ),
@@ -33,7 +33,7 @@ TASKS = {
         },
     ),
 }
-LAGS = (0, 1, 4, 16)
+LAGS = (0, 4)
 
 
 def returns(env, num_envs, agents, steps, seeds):
@@ -51,17 +51,20 @@ def main():
     parser.add_argument("tasks", nargs="+", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lags", type=int, nargs="+", default=LAGS)
+    parser.add_argument("--learners", nargs="+", default=("a2c", "ppo"))
     parser.add_argument("--share", type=float, default=1.0, help="of the steps")
     asked = parser.parse_args()
     for task in asked.tasks:
         env, num_envs, learners = TASKS[task]
         for name, (agents, steps) in learners.items():
+            if name not in asked.learners:
+                continue
             for lag in asked.lags:
                 for correction in (None, marl.VTrace()):
                     one = dataclasses.replace(agents, lag=lag, correction=correction)
                     found, spent = returns(env, num_envs, one, int(steps * asked.share), asked.seeds)
                     told = ", ".join(f"{value:.1f}" for value in found)
-                    print(f"{task} {name} lag={lag} {'V-trace' if correction else 'plain':8} {told}  ({spent:.0f} s)")
+                    print(f"{task} {name} lag={lag} {'V-trace' if correction else 'plain':8} {told}  ({spent:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
