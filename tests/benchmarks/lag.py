@@ -14,22 +14,20 @@ from marl_scenarios.spread import scenario as spread
 
 import marl
 
-# By task: the environment, its copies, steps and the learners. A2C on spread has PPO's rate and network there.
+# By task: the environment and the learners, each with copies and steps. No run takes a minute.
 TASKS = {
     "cartpole": (
         "CartPole-v1",
-        8,
         {
-            "a2c": (marl.A2C(rollout=5, lr=marl.Linear(7e-4, 0.0)), 250_000),
-            "ppo": (cartpole.agents, 60_000),
+            "a2c": (marl.A2C(rollout=5, lr=marl.Linear(7e-4, 0.0)), 8, 250_000),
+            "ppo": (cartpole.agents, 8, 60_000),
         },
     ),
     "spread": (
         "spread_native",
-        128,
         {
-            "a2c": (marl.maa2c(rollout=8, lr=1.5e-3, discount=0.9, gae_lambda=0.9, normalize_values=True), 300_000),
-            "ppo": (spread.agents, 300_000),
+            "a2c": (marl.maa2c(discount=0.9, gae_lambda=0.9, normalize_values=True), 16, 120_000),
+            "ppo": (spread.agents, 128, 150_000),
         },
     ),
 }
@@ -55,8 +53,8 @@ def main():
     parser.add_argument("--share", type=float, default=1.0, help="of the steps")
     asked = parser.parse_args()
     for task in asked.tasks:
-        env, num_envs, learners = TASKS[task]
-        for name, (agents, steps) in learners.items():
+        env, learners = TASKS[task]
+        for name, (agents, num_envs, steps) in learners.items():
             if name not in asked.learners:
                 continue
             for lag in asked.lags:
@@ -64,7 +62,8 @@ def main():
                     one = dataclasses.replace(agents, lag=lag, correction=correction)
                     found, spent = returns(env, num_envs, one, int(steps * asked.share), asked.seeds)
                     told = ", ".join(f"{value:.1f}" for value in found)
-                    print(f"{task} {name} lag={lag} {'V-trace' if correction else 'plain':8} {told}  ({spent:.0f} s)", flush=True)
+                    how = "V-trace" if correction else "plain"
+                    print(f"{task} {name} lag={lag} {how:8} {told}  ({spent:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
