@@ -12,10 +12,11 @@ __version__ = "0.2.0"
 _HOMES = {
     "marl.adapters.spoken": "Spoken",
     "marl.algorithms": (
-        "coma facmac happo ia2c iddpg ippo iql isac itd3 maa2c maddpg mappo masac matd3 qmix qplex vdn wqmix"
+        "appo coma facmac happo ia2c iddpg impala ippo iql isac itd3 maa2c maddpg mappo masac matd3 qmix qplex vdn "
+        "wqmix"
     ),
     "marl.channels": "DIAL CommNet GraphAttention IC3Net Link TarMAC",
-    "marl.grid": "VDN Counterfactual Independent Joint Local QMix QPlex TeamReward WeightedQMix",
+    "marl.grid": "VDN Counterfactual Independent Joint Local QMix QPlex TeamReward VTrace WeightedQMix",
     "marl.league": "PSRO League",
     "marl.learners": "A2C DDPG DQN PPO SAC TD3 Fixed Random Scripted",
     "marl.nets": "CNN GRU MLP Custom",

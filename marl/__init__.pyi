@@ -23,11 +23,13 @@ from marl import topology as topology
 from marl import training as training
 from marl import types as types
 from marl.adapters.spoken import Spoken as Spoken
+from marl.algorithms import appo as appo
 from marl.algorithms import coma as coma
 from marl.algorithms import facmac as facmac
 from marl.algorithms import happo as happo
 from marl.algorithms import ia2c as ia2c
 from marl.algorithms import iddpg as iddpg
+from marl.algorithms import impala as impala
 from marl.algorithms import ippo as ippo
 from marl.algorithms import iql as iql
 from marl.algorithms import isac as isac
@@ -55,6 +57,7 @@ from marl.grid import Local as Local
 from marl.grid import QMix as QMix
 from marl.grid import QPlex as QPlex
 from marl.grid import TeamReward as TeamReward
+from marl.grid import VTrace as VTrace
 from marl.grid import WeightedQMix as WeightedQMix
 from marl.league import PSRO as PSRO
 from marl.league import League as League

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from marl import ops
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.graphs import Recorded
+from marl.grid.correction import VTrace
 from marl.grid.critics import CriticContext, CriticNet, Estimator, TrunkEstimator, ValueEstimator, critic_input
 from marl.grid.scope import Scope
 from marl.grid.sharing import SharingLike, owner_index
@@ -47,7 +48,7 @@ class Batch:
     acting: Tensor  # (L, C, N) moves the carry
     complete: Tensor  # (L, C, N) counts in the loss
     action: Tensor  # (L, C, N[, A])
-    log_prob: Tensor  # (L, C, N)
+    log_prob: Tensor  # (L, C, N) under the policy that ratios start from
     value: Tensor  # (L, C, N)
     advantage: Tensor  # (L, C, N)
     target: Tensor  # (L, C, N) what the critic shall say
@@ -153,6 +154,7 @@ class ActorCritic(nn.Module):
         )
         self.critic_carry: Tensor
         self._estimate = Recorded(ops.idle_generalized_advantage_estimation, device)
+        self._correct = Recorded(ops.idle_vtrace, device)
 
     @property
     def carry_width(self) -> int:
@@ -231,11 +233,13 @@ class ActorCritic(nn.Module):
         sequence: int | None,
         generator: torch.Generator | None = None,
         reduce: Reduce = ALONE,
+        correction: VTrace | None = None,
     ) -> Batch:
         """Values, advantages and targets of a full rollout, arranged in sequences of ``sequence`` rows.
 
         A critic may judge actions: where none was taken yet (the row to act on next, true successors) the
-        policy draws one from ``generator``, so that targets stay those of the policy that played.
+        policy draws one from ``generator``, so that targets stay those of the policy that played. With a
+        ``correction`` they are those of the policy of now, whose log-probabilities take the place of the stored ones.
         """
         time = rollout.steps
         seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
@@ -254,20 +258,29 @@ class ActorCritic(nn.Module):
         if rollout.final_rows:
             self._final_values(rollout, carries, final, generator)
         value, final = self._denormalize(value), self._denormalize(final)
-        advantage, complete = self._estimate(
+        recurrent = carries.shape[-1] > 0 or rollout.carry.shape[-1] > 0
+        length = (sequence or time) if recurrent else 1
+        old, log_prob = value[:-1], rollout.log_prob
+        outcome = (
             rollout.reward,
-            value[:-1],
+            old,
             rollout.acting[:-1],
             rollout.terminated,
             rollout.truncated,
             final,
             value[-1],
             rollout.acting[-1],
-            discount,
-            lambda_,
         )
-        target = advantage + value[:-1]
-        old = value[:-1]
+        if correction is None:
+            advantage, complete = self._estimate(*outcome, discount, lambda_)
+            target = advantage + old
+        else:
+            log_prob = self._log_prob(rollout, seen, length)
+            ratio = torch.where(rollout.acting[:-1], log_prob - rollout.log_prob, 0.0).exp()
+            errors, advantage, complete = self._correct(
+                *outcome, ratio, discount, lambda_, correction.rho, correction.c
+            )
+            target = errors + old
         outputs = self._denormalize(outputs[:-1], each=True)
         made = self.estimator.advantage(advantage, outputs, rollout.action, policy)
         if made is not advantage:
@@ -277,12 +290,9 @@ class ActorCritic(nn.Module):
             mean, std = self.value_norm.scale()
             old, target = (old - mean.squeeze(-1)) / std.squeeze(-1), (target - mean.squeeze(-1)) / std.squeeze(-1)
         self.critic_carry.copy_(carries[-1])
-        recurrent = carries.shape[-1] > 0 or rollout.carry.shape[-1] > 0
-        length = (sequence or time) if recurrent else 1
 
         def arrange(x: Tensor) -> Tensor:
-            pieces = torch.unflatten(x, 0, (time // length, length)).transpose(0, 1)  # (L, T / L, E, ...)
-            return pieces.flatten(1, 2)
+            return in_sequences(x, length)
 
         first = slice(0, time, length)
         return Batch(
@@ -293,7 +303,7 @@ class ActorCritic(nn.Module):
             acting=arrange(rollout.acting[:-1]),
             complete=arrange(complete),
             action=arrange(rollout.action),
-            log_prob=arrange(rollout.log_prob),
+            log_prob=arrange(log_prob),
             value=arrange(old),
             advantage=arrange(advantage),
             target=arrange(target),
@@ -303,12 +313,16 @@ class ActorCritic(nn.Module):
 
     def _pieces(self, rollout: Rollout, once: bool) -> Iterator[slice]:
         """Rows ``0..T`` in pieces that fit into memory; ``once``: agents share one vector of a step."""
+        piece = self._rows_at_once(rollout, once)
+        for start in range(0, rollout.steps + 1, piece):
+            yield slice(start, start + piece)
+
+    def _rows_at_once(self, rollout: Rollout, once: bool) -> int:
+        """How many rows fit into memory."""
         image = rollout.obs.dim() > 4
         per_row = rollout.num_envs * (1 if once else self.owner.num_agents)
         most = (IMAGE_CHUNK if image else CHUNK) * (ON_GPU if rollout.device.type == "cuda" else 1)
-        piece = max(1, most // per_row)
-        for start in range(0, rollout.steps + 1, piece):
-            yield slice(start, start + piece)
+        return max(1, most // per_row)
 
     def _values(self, rollout: Rollout, critic_input: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Raw critic outputs of rows ``0..T`` and the critic's carry before each row."""
@@ -322,6 +336,24 @@ class ActorCritic(nn.Module):
             carries += [carry.unsqueeze(0), after[:-1]]
             carry = after[-1]
         return torch.cat(values), torch.cat(carries)
+
+    def _log_prob(self, rollout: Rollout, seen: Tensor, length: int) -> Tensor:
+        """Log-probabilities ``(T, E, N)`` of the stored actions under the policy of now.
+
+        Sequences begin with the carry of when they were played, as they do in :meth:`evaluate`.
+        """
+        action_mask, log_probs = rollout.action_mask, []
+        at_once = max(1, self._rows_at_once(rollout, once=False) // length) * length
+        for start in range(0, rollout.steps, at_once):
+            stop = min(start + at_once, rollout.steps)
+            parts = (x[start:stop] for x in (seen, rollout.started, rollout.acting, rollout.action))
+            x, started, acting, action = (in_sequences(part, length) for part in parts)
+            masks = None if action_mask is None else in_sequences(action_mask[start:stop], length)
+            parameters, _ = self.actor.read(x, rollout.carry[start:stop:length].flatten(0, 1), started, acting)
+            log_prob, _ = self.distribution.evaluate(parameters, masks, action)  # (L, C, N)
+            pieces = torch.unflatten(log_prob, 1, (-1, rollout.num_envs)).transpose(0, 1)  # (T / L, L, E, N)
+            log_probs.append(pieces.flatten(0, 1))
+        return torch.cat(log_probs)
 
     def _policy(self, rollout: Rollout, seen: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """The policy's probabilities in rows ``0..T-1``, ``(T, E, N, A)``; actions drawn in row ``T``, ``(E, N)``."""
@@ -392,6 +424,12 @@ class ActorCritic(nn.Module):
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Copy in place, so that parameters stay views of the flat matrix."""
         return super().load_state_dict(state, strict=strict, assign=False)
+
+
+def in_sequences(x: Tensor, length: int) -> Tensor:
+    """Rows ``(T, E, ...)`` as ``C = E T / L`` sequences of ``L`` rows, ``(L, C, ...)``: of one time beside another."""
+    pieces = torch.unflatten(x, 0, (x.shape[0] // length, length)).transpose(0, 1)  # (L, T / L, E, ...)
+    return pieces.flatten(1, 2)
 
 
 def count_minibatches(

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from marl.grid import VDN, Counterfactual, Joint, Local, QMix, QPlex, TeamReward, WeightedQMix
+from marl.grid import VDN, Counterfactual, Joint, Local, QMix, QPlex, TeamReward, VTrace, WeightedQMix
 from marl.learners import A2C, DDPG, DQN, PPO, SAC, TD3
 
 P = ParamSpec("P")
@@ -74,6 +74,18 @@ def maa2c(**settings: Any) -> A2C:
 def coma(**settings: Any) -> A2C:
     """COMA (Foerster et al. 2018, https://arxiv.org/abs/1705.08926): A2C on counterfactual advantages."""
     return A2C(**settings)
+
+
+@_recipe(A2C, critic=Local(), correction=VTrace())
+def impala(**settings: Any) -> A2C:
+    """IMPALA's learner (Espeholt et al. 2018, https://arxiv.org/abs/1802.01561): A2C with V-trace."""
+    return A2C(**settings)
+
+
+@_recipe(PPO, critic=Local(), correction=VTrace())
+def appo(**settings: Any) -> PPO:
+    """Asynchronous PPO's learner (Luo et al. 2020, https://arxiv.org/abs/1912.00167): PPO with V-trace."""
+    return PPO(**settings)
 
 
 @_recipe(DQN, **_TUNED_VALUES)

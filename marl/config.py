@@ -77,7 +77,8 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
         *("MaxBoltzmann", "OrnsteinUhlenbeck", "Uniform"),
     ),
     "marl.grid": (
-        *("Counterfactual", "Independent", "Joint", "Local", "QMix", "QPlex", "TeamReward", "VDN", "WeightedQMix"),
+        *("Counterfactual", "Independent", "Joint", "Local", "QMix", "QPlex", "TeamReward", "VDN", "VTrace"),
+        "WeightedQMix",
     ),
     "marl.league.psro": ("PSRO",),
     "marl.league.snapshots": ("League",),

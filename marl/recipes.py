@@ -17,7 +17,7 @@ Recipe = Callable[..., LearnerConfig]
 PLAIN = {"ppo": "ippo", "a2c": "ia2c", "dqn": "iql", "ddpg": "iddpg", "td3": "itd3", "sac": "isac"}  # of one agent
 LEARNERS: Mapping[str, Recipe] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "ddpg": DDPG, "td3": TD3, "sac": SAC}
 # What tells one recipe from another of the same learner, the most telling first.
-AXES = (("critic", "credit", "sequential"), ("critic", "sequential"))
+AXES = (("critic", "credit", "sequential", "correction"), ("critic", "sequential", "correction"), ("correction",))
 
 
 def recipes() -> dict[str, Recipe]:

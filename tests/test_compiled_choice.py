@@ -226,6 +226,8 @@ OTHERWISE: dict[str, Any] = {
     # on-policy
     "rollout": 12,
     "gae_lambda": 0.5,
+    "correction": {"correction": marl.VTrace(rho=2.0, c=0.5), "lag": 1},
+    "lag": 1,
     "value_weight": 3.0,
     "entropy": 0.1,
     "normalize_advantages": None,  # the other of the two

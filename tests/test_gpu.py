@@ -29,6 +29,8 @@ CASES = {
     "happo": marl.happo(**ON),
     "talking": marl.mappo(channel=marl.TarMAC(), **ON),
     "ia2c": marl.ia2c(),
+    "impala": marl.impala(lag=2),
+    "appo": marl.appo(network=marl.GRU(16), sequence=5, lag=1, **ON),
     "coma": marl.coma(rollout=10),
     "iql": marl.iql(**OFF),
     "prioritized": marl.iql(

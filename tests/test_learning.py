@@ -176,7 +176,7 @@ class Nim(AECEnv):
 def settings(recipe, **more):
     """Quick settings for games of a few steps."""
     common = {"lr": 1e-2, "network": marl.MLP((32,)), "rollout": 16}
-    if recipe in (marl.ippo, marl.mappo):
+    if recipe in (marl.ippo, marl.mappo, marl.appo):
         common |= {"minibatches": 2, "entropy": 0.01}
     return recipe(**(common | more))
 
@@ -186,6 +186,14 @@ def settings(recipe, **more):
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_recipe_finds_the_optimum_of_a_cooperative_game(recipe, sharing, seed):
     with marl.MultiAgentSystem(settings(recipe, sharing=sharing), Recall, num_envs=16, seed=seed) as system:
+        system.train(steps=6_000)
+        assert system.evaluate(64).mean_return == 2.0
+
+
+@pytest.mark.parametrize("recipe", [marl.impala, marl.appo], ids=["impala", "appo"])
+@pytest.mark.parametrize("lag", [0, 2])
+def test_so_do_those_that_correct_for_an_older_policy(recipe, lag):
+    with marl.MultiAgentSystem(settings(recipe, lag=lag), Recall, num_envs=16, seed=0) as system:
         system.train(steps=6_000)
         assert system.evaluate(64).mean_return == 2.0
 

@@ -87,7 +87,7 @@ def test_a_recipe_shows_its_learners_fields_with_its_own_defaults(name):
 
 
 def test_recipes_are_all_there():
-    assert len(RECIPES) == 18
+    assert len(RECIPES) == 20
     assert all(recipe.__module__ == algorithms.__name__ for recipe in RECIPES.values())
 
 

@@ -83,7 +83,7 @@ _VALUE, _VALUE_ROOM, _VALUE_REST = spans(Net, RolloutRows, ValueData, Room)[2:]
     equations=("compute_loss", "policy_cost"),
     settings=(
         *("critic", "sharing", "credit", "network", "critic_network", "agent_id"),  # as far as :meth:`refuses`
-        *("rollout", "sequence", "discount", "gae_lambda"),
+        *("rollout", "sequence", "discount", "gae_lambda", "correction", "lag"),
         *("normalize_advantages", "normalize_values", "normalize_obs"),
         *("lr", "optimizer", "max_grad_norm", "epochs", "minibatches", "target_kl", "sequential"),
         *("clip", "value_clip", "value_weight", "entropy"),

@@ -1,5 +1,6 @@
 """The open axes of the grid: what a critic sees, whose reward an agent learns from, how values mix, who shares."""
 
+from marl.grid.correction import VTrace
 from marl.grid.counterfactual import Counterfactual
 from marl.grid.credit import Independent, TeamReward
 from marl.grid.duplex import QPlex
@@ -16,5 +17,6 @@ __all__ = [
     "QMix",
     "QPlex",
     "TeamReward",
+    "VTrace",
     "WeightedQMix",
 ]

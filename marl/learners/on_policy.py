@@ -17,6 +17,7 @@ from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet
 from marl.config import config, setting
 from marl.graphs import Recorded, recording
+from marl.grid.correction import VTrace
 from marl.grid.credit import Credit, Independent
 from marl.grid.critics import Estimating, ValueEstimator
 from marl.grid.mixers import Mixing
@@ -26,6 +27,7 @@ from marl.learners.base import ALL_KINDS, check_kind, generator_from, make_auxil
 from marl.memory.base import Decision, PolicyInput
 from marl.memory.rollout import Rollout
 from marl.nets.agent_net import AgentNet
+from marl.nets.delayed import Delayed
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
 from marl.nets.owner import weights_of
@@ -64,6 +66,10 @@ class OnPolicy:
     gae_lambda: float = setting(
         0.95, "lambda of the advantage estimate; 1: n-step returns", least=0, most=1, changeable=True
     )
+    correction: VTrace | None = setting(
+        None, "VTrace() corrects advantages and targets for the difference to the policy that played; None: do not"
+    )
+    lag: int = setting(0, "updates by which the policy that plays is behind the one that learns", least=0)
     value_weight: float = setting(0.5, "weight of the value loss", least=0)
     entropy: Schedule = setting(0.0, "weight of the entropy bonus, a number or Linear(start, end)", least=0)
     max_grad_norm: float = setting(0.5, "largest gradient norm of a parameter set", above=0)
@@ -144,6 +150,16 @@ class OnPolicyLearner:
             estimator=credit.estimator if isinstance(credit, Estimating) else ValueEstimator,
             device=device,
         )
+        if settings.correction is not None and self.model.estimator.judges_actions:
+            raise ConfigError(
+                f"{where}: correction={type(settings.correction).__name__}() corrects values of states, but "
+                f"credit={type(credit).__name__}() judges actions; use correction=None or another credit"
+            )
+        if settings.lag and settings.channel is not None:
+            raise ConfigError(
+                f"{where}: lag={settings.lag} lets an older policy play, but what is said in a channel= is read from "
+                "the newest; use lag=0 or channel=None"
+            )
         recurrent = self.model.carry_width > 0 or self.model.critic.carry_shape[1] > 0
         name = type(settings).__name__
         self.minibatches = count_minibatches(
@@ -161,6 +177,7 @@ class OnPolicyLearner:
         )
         self.flats = [self.flat, *self.auxiliary.flats]
         self.parts_with_mode = [*parts_with_mode(self.model), *self.auxiliary.parts_with_mode]
+        self._player = Delayed(self.model.actor, settings.lag) if settings.lag else None
         self.optimizer = Stepper(settings.optimizer, self.flat)
         self.set_lr(Clock(0, 1))
         self.generator = generator_from(play, device, self.ranks)
@@ -216,10 +233,11 @@ class OnPolicyLearner:
                 return Decision(
                     *self._acting(inputs.obs, inputs.carry, inputs.started, inputs.acting, inputs.action_mask)
                 )
+        player = self._player.net if explore and generator is None and self._player is not None else None
         if generator is None and isinstance(self.generator, CopiesGenerator):
             with self.generator.for_copies():
-                return self.model.act(inputs, self.generator, explore)
-        return self.model.act(inputs, generator or self.generator, explore)
+                return self.model.act(inputs, self.generator, explore, player)
+        return self.model.act(inputs, generator or self.generator, explore, player)
 
     def act_with_net(
         self, net: AgentNet, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None
@@ -245,7 +263,9 @@ class OnPolicyLearner:
     def _act(
         self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor, action_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        decision = self.model.act(PolicyInput(obs, carry, started, acting, action_mask), self.generator, explore=True)
+        inputs = PolicyInput(obs, carry, started, acting, action_mask)
+        player = None if self._player is None else self._player.net
+        decision = self.model.act(inputs, self.generator, explore=True, actor=player)
         return decision.action, decision.env_action, decision.log_prob, decision.carry
 
     def ready(self, clock: Clock) -> bool:
@@ -267,7 +287,13 @@ class OnPolicyLearner:
         settings = self.settings
         self.set_lr(clock)
         batch = self.model.prepare(
-            self.memory, settings.discount, settings.gae_lambda, settings.sequence, self.generator, self.reduce
+            self.memory,
+            settings.discount,
+            settings.gae_lambda,
+            settings.sequence,
+            self.generator,
+            self.reduce,
+            settings.correction,
         )
         if settings.normalize_advantages:
             owner = self.model.owner
@@ -324,6 +350,8 @@ class OnPolicyLearner:
     def end_update(self) -> None:
         """Update the normalizers with the rollout, and begin the next one."""
         self.model.update_normalizers(self.memory, self.reduce)
+        if self._player is not None:
+            self._player.update()
         self.memory.restart()
 
     def policy(self, agent: int | None = None) -> tuple[AgentNet, Distribution]:
@@ -338,6 +366,7 @@ class OnPolicyLearner:
             "generator": self.generator.get_state(),
             "memory": self.memory.state_dict(),
             **({"auxiliary": self.auxiliary.state_dict()} if self.auxiliary else {}),
+            **({} if self._player is None else {"player": self._player.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -348,3 +377,5 @@ class OnPolicyLearner:
         self.memory.load_state_dict(state["memory"])
         if self.auxiliary:
             self.auxiliary.load_state_dict(state["auxiliary"])
+        if self._player is not None:
+            self._player.load_state_dict(state["player"])

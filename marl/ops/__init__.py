@@ -6,6 +6,7 @@ learning needs. `docs/ops.md` lists them all.
 
 from marl.ops.advantage import (
     idle_generalized_advantage_estimation,
+    idle_vtrace,
     masked_mean,
     masked_normalize,
 )
@@ -256,6 +257,7 @@ __all__ = [
     "hyperbolic_sin",
     "identity",
     "idle_generalized_advantage_estimation",
+    "idle_vtrace",
     "importance_corrected_td_errors",
     "knn_query",
     "l2_loss",

@@ -7,7 +7,7 @@ from marl.ops.checks import check
 from marl.ops.recursion import backward_recursion
 from marl.reduce import ALONE, Reduce
 
-__all__ = ["idle_generalized_advantage_estimation", "masked_mean", "masked_normalize"]
+__all__ = ["idle_generalized_advantage_estimation", "idle_vtrace", "masked_mean", "masked_normalize"]
 
 
 @torch.no_grad()
@@ -97,6 +97,81 @@ def idle_generalized_advantage_estimation(
     following = torch.cat([passed[1:], after_last[None]])
     outcome = torch.where(ended, immediate, following.add_(immediate))  # (T, *)
     return torch.where(complete, outcome.sub_(own_value), zero), complete
+
+
+@torch.no_grad()
+def idle_vtrace(
+    reward: Tensor,
+    value: Tensor,
+    acting: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_value: Tensor,
+    last_value: Tensor,
+    last_acting: Tensor,
+    rho: Tensor,
+    discount: float,
+    lambda_: float,
+    clip_rho_threshold: float = 1.0,
+    clip_c_threshold: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """V-trace over rows on which an agent may be idle, dead or not yet born.
+
+    With k counting the agent's own turns, and R_k, V_{k+1}, ends and waiting turns as in
+    `idle_generalized_advantage_estimation`,
+
+        delta_k = R_k + discount V_{k+1} - V_k
+        error_k = rho'_k delta_k + discount lambda c_k error_{k+1},    rho' = min(clip_rho, rho),  c = min(clip_c, rho)
+        advantage_k = rho'_k (delta_k + discount lambda error_{k+1})
+
+    and error_{k+1} = 0 after an end. error_k + V_k is the value's target. Where rho is 1, both are the generalized
+    advantage estimate; with every row acting this is `vtrace_td_error_and_advantage`.
+
+    Paper: "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", Espeholt et
+    al. 2018 (https://arxiv.org/abs/1802.01561).
+
+    Args:
+        reward: (T, *) reward that arrived after row t's actions; counts on idle rows too.
+        value: (T, *) value of the observation acted on; read only where acting.
+        acting: (T, *) bool, the agent chose an action on row t.
+        terminated: (T, *) bool, its trajectory terminated after row t (acting or not).
+        truncated: (T, *) bool, its trajectory was cut after row t; termination wins where both are set.
+        final_value: (T, *) value of the true successor; read only where truncated and not terminated.
+        last_value: (*) value of the observation to act on at row T; read only where last_acting.
+        last_acting: (*) bool, the agent may act at row T.
+        rho: (T, *) importance ratios pi/mu of the actions taken; read only where acting.
+        discount: per own turn.
+        lambda_: weight of the longer estimates, in [0, 1].
+        clip_rho_threshold: largest ratio on delta and on the advantages; it decides which policy's value is the fixed
+            point.
+        clip_c_threshold: largest ratio on later errors.
+
+    Returns:
+        errors and advantage (T, *), zero where not complete, and complete (T, *) bool: acted, and the outcome is known.
+        All detached.
+
+    Raises:
+        ValueError: a shape or dtype differs from the above.
+    """
+    check(reward=(reward, "float rows *"), rho=(rho, "float rows *"))
+    delta, complete = idle_generalized_advantage_estimation(
+        reward, value, acting, terminated, truncated, final_value, last_value, last_acting, discount, 0.0
+    )
+    zero = reward.new_zeros(())
+    # As above: constants in the rewards' own dtype.
+    one, passed_on, largest, longest = (
+        zero + x for x in (1.0, discount * lambda_, clip_rho_threshold, clip_c_threshold)
+    )
+    weight = torch.minimum(rho, largest)
+    own = torch.where(complete, weight * delta, zero)
+    # An idle row passes the error of the next turn on; a turn that waits for its outcome has none, and ends the chain.
+    decay = torch.where(acting, torch.where(complete, torch.minimum(rho, longest) * passed_on, zero), one)
+    decay = torch.where(terminated | truncated, zero, decay)
+    errors = backward_recursion(own, decay, torch.zeros_like(last_value))  # (T, *); on idle rows the next turn's
+    following = torch.cat([errors[1:], torch.zeros_like(last_value)[None]])
+    following = torch.where(terminated | truncated, zero, following)
+    advantage = torch.where(complete, weight * torch.addcmul(delta, following, passed_on), zero)
+    return torch.where(complete, errors, zero), advantage, complete
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:

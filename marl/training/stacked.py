@@ -62,6 +62,8 @@ def _team_refusal(learners: Sequence[object]) -> str | None:
             return f"there is no compiled gradient ({learner.chosen.reason or 'MARL_COMPILED=check'})"
         if learner.settings.sequential:
             return "sequential=True updates parameter sets one after the other"
+        if learner.settings.lag:
+            return "lag= lets an older policy play"
         if not learner.reduce.alone:
             return "it learns as one of several ranks"
         for field in dataclasses.fields(learner.settings):

@@ -347,6 +347,12 @@ TABLE = {
          {"reward": "float T *", "value": "float T *", "acting": "bool T *", "terminated": "bool T *",
           "truncated": "bool T *", "final_value": "float T *", "last_value": "float *", "last_acting": "bool *"}),
     ],
+    "idle_vtrace": [
+        ("", partial(ops.idle_vtrace, discount=0.9, lambda_=0.8),
+         {"reward": "float T *", "value": "float T *", "acting": "bool T *", "terminated": "bool T *",
+          "truncated": "bool T *", "final_value": "float T *", "last_value": "float *", "last_acting": "bool *",
+          "rho": "float T *"}),
+    ],
     "masked_mean": [("", partial(ops.masked_mean, dim=-1), {"x": "float * A", "mask": "bool * A"})],
     "masked_normalize": [
         ("", lambda x, mask, owner: ops.masked_normalize(x, mask, owner, 2),

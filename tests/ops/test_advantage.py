@@ -42,26 +42,20 @@ def draw(seed, rows, agents, acting=0.6, ends=0.15):
     )
 
 
-def compacted(x, agent):
-    """GAE on the agent's own turns: each trajectory's turns cut out, rewards in between summed, one trajectory at a
-    time."""
-    rows = x["reward"].shape[0]
-    result, complete = [0.0] * rows, [False] * rows
-    turns = []  # [row, reward so far]
+def trajectories(x, agent):
+    """The agent's own turns, one trajectory at a time: their rows, their rewards with those in between, what the last
+    one bootstraps from. A turn that waits for its outcome is left out."""
+    found, turns = [], []  # turns: [row, reward so far]
 
     def close(following, known):
         done = turns if known else turns[:-1]
         if not known and turns:
             following = float(x["value"][turns[-1][0], agent])
-        reward = [r for _, r in done]
-        value = [float(x["value"][t, agent]) for t, _ in done]
-        no = [False] * len(done)
-        advantage = gae(reward, value, no, no, value, following, x["discount"], x["lambda_"])
-        for (t, _), a in zip(done, advantage, strict=True):
-            result[t], complete[t] = a, True
+        if done:
+            found.append(([t for t, _ in done], [r for _, r in done], following))
         turns.clear()
 
-    for t in range(rows):
+    for t in range(x["reward"].shape[0]):
         if x["acting"][t, agent]:
             turns.append([t, 0.0])
         if turns:
@@ -71,7 +65,30 @@ def compacted(x, agent):
         elif x["truncated"][t, agent]:
             close(float(x["final_value"][t, agent]), True)
     close(float(x["last_value"][agent]), bool(x["last_acting"][agent]))
+    return found
+
+
+def compacted(x, agent):
+    """GAE on the agent's own turns, and which rows have it."""
+    rows = x["reward"].shape[0]
+    result, complete = [0.0] * rows, [False] * rows
+    for turns, reward, following in trajectories(x, agent):
+        value, no = x["value"][turns, agent].tolist(), [False] * len(turns)
+        advantage = gae(reward, value, no, no, value, following, x["discount"], x["lambda_"])
+        for t, a in zip(turns, advantage, strict=True):
+            result[t], complete[t] = a, True
     return result, complete
+
+
+def vtrace(reward, value, rho, following, discount, lambda_, largest, longest):
+    """V-trace errors and advantages of one trajectory, in floats: the paper's recursion."""
+    error, errors, advantages = 0.0, [0.0] * len(reward), [0.0] * len(reward)
+    for k in reversed(range(len(reward))):
+        delta = reward[k] + discount * following - value[k]
+        advantages[k] = min(largest, rho[k]) * (delta + discount * lambda_ * error)
+        error = min(largest, rho[k]) * delta + discount * lambda_ * min(longest, rho[k]) * error
+        errors[k], following = error, value[k]
+    return errors, advantages
 
 
 @settings(max_examples=60, deadline=None)
@@ -153,6 +170,83 @@ def test_extra_batch_axes_are_independent():
     folded = {k: v.unflatten(-1, (2, 3)) if isinstance(v, torch.Tensor) else v for k, v in x.items()}
     again, _ = ops.idle_generalized_advantage_estimation(**folded)
     assert torch.equal(whole, again.flatten(1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 12),
+    st.sampled_from([0.0, 0.2, 0.6, 0.95, 1.0]),
+    st.sampled_from([0.0, 0.1, 0.5]),
+    st.sampled_from([(1.0, 1.0), (2.0, 1.0), (1.5, 0.5)]),
+)
+def test_vtrace_equals_the_papers_on_each_agents_own_compacted_trajectory(seed, rows, acting, ends, clips):
+    x = draw(seed, rows, 4, acting, ends)
+    rho = torch.rand(rows, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+    errors, advantage, complete = ops.idle_vtrace(
+        **x, rho=torch.where(x["acting"], rho, torch.nan), clip_rho_threshold=clips[0], clip_c_threshold=clips[1]
+    )
+    wanted = torch.zeros(2, rows, 4, dtype=torch.float64)
+    for agent in range(4):
+        for turns, reward, following in trajectories(x, agent):
+            value = x["value"][turns, agent].tolist()
+            found = vtrace(reward, value, rho[turns, agent].tolist(), following, x["discount"], x["lambda_"], *clips)
+            wanted[:, turns, agent] = torch.tensor(found, dtype=torch.float64)
+    torch.testing.assert_close(errors, wanted[0])
+    torch.testing.assert_close(advantage, wanted[1])
+    assert torch.equal(complete, ops.idle_generalized_advantage_estimation(**x)[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([0.2, 0.6, 1.0]), st.sampled_from([0.0, 0.1, 0.5]))
+def test_vtrace_of_the_policy_that_played_is_gae(seed, rows, acting, ends):
+    x = draw(seed, rows, 4, acting, ends)
+    errors, advantage, complete = ops.idle_vtrace(**x, rho=torch.ones_like(x["reward"]))
+    wanted, known = ops.idle_generalized_advantage_estimation(**x)
+    torch.testing.assert_close(errors, wanted)
+    torch.testing.assert_close(advantage, wanted)
+    assert torch.equal(complete, known)
+
+
+def test_vtrace_where_every_row_is_a_turn_is_the_ordinary_one():
+    x = draw(4, 9, 3, acting=2.0, ends=0.0)
+    x["last_acting"] = torch.ones(3, dtype=torch.bool)
+    rho = torch.rand(9, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64) * 3
+    errors, advantage, _ = ops.idle_vtrace(**x, rho=rho, clip_rho_threshold=2.0)
+    values = torch.cat([x["value"], x["last_value"][None]])
+    wanted = ops.vtrace_td_error_and_advantage(
+        values[:-1], values[1:], x["reward"], torch.full_like(rho, x["discount"]), rho, x["lambda_"], 2.0, 2.0
+    )
+    torch.testing.assert_close(errors, wanted.errors)
+    torch.testing.assert_close(advantage, wanted.pg_advantage)
+
+
+def test_hand_computed_vtrace_with_idle_rows():
+    # The rows of the hand-computed GAE above, played with ratios 0.5 on turn 0 and 4 on turn 2; largest ratio 2, c 1.
+    # Turn 2: delta 14, error 2 * 14 = 28, advantage 28.
+    # Turn 0: delta 2.5, error 0.5 * 2.5 + 0.25 * 0.5 * 28 = 4.75, advantage 0.5 * (2.5 + 0.25 * 28) = 4.75.
+    # With ratio 4 on turn 0 as well: error 2 * 2.5 + 0.25 * 1 * 28 = 12, advantage 2 * (2.5 + 7) = 19.
+    column = torch.tensor([[1.0], [2.0], [4.0], [8.0]]).expand(4, 2)
+    pair = torch.ones(4, 2, dtype=torch.bool)
+    turns = torch.tensor([[True], [False], [True], [False]]) & pair
+    errors, advantage, complete = ops.idle_vtrace(
+        column,
+        torch.tensor([[2.0], [torch.nan], [3.0], [torch.nan]]).expand(4, 2),
+        turns,
+        ~pair,
+        torch.tensor([[False], [False], [False], [True]]) & pair,
+        torch.full((4, 2), 10.0),
+        torch.full((2,), torch.nan),
+        ~pair[0],
+        torch.tensor([[0.5, 4.0], [torch.nan, torch.nan], [4.0, 4.0], [torch.nan, torch.nan]]),
+        0.5,
+        0.5,
+        2.0,
+        1.0,
+    )
+    assert errors.tolist() == [[4.75, 12.0], [0.0, 0.0], [28.0, 28.0], [0.0, 0.0]]
+    assert advantage.tolist() == [[4.75, 19.0], [0.0, 0.0], [28.0, 28.0], [0.0, 0.0]]
+    assert torch.equal(complete, turns)
 
 
 def test_masked_mean_by_hand():
