@@ -139,6 +139,13 @@ def test_teams_that_talk_share_a_trunk_too(channel):
         assert system.evaluate(2, decentralized=True).returns == system.evaluate(2).returns
 
 
+def test_an_older_policy_plays_with_a_trunk_that_is_shared():
+    agents = marl.appo(network=marl.GRU(12), shared_trunk=True, lag=1, **MEMORY)
+    with marl.MultiAgentSystem(agents, marl_envs.Spread, num_envs=4, seed=0) as system:
+        system.train(steps=512)
+        assert system.learners[0]._player.net.head.weight.shape[-1] == 5
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

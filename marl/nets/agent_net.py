@@ -228,9 +228,7 @@ class AgentNet(nn.Module):
         owner = self.owner if agent is None else Owner((0,))
         ids = self.ids if agent is None else self.ids[agent : agent + 1]
         alone = self._blank(owner, ids.clone().cpu(), [torch.Generator() for _ in range(owner.num_sets)])
-        own = self.state_dict()
-        for name in [name for name in own if name.startswith("head.")] if self.values else []:
-            own[name] = own[name][..., : self.out]
+        own = self.policy_state()
         if agent is None:
             alone.load_state_dict(own)
             return alone.to(self.ids.device)
@@ -243,6 +241,13 @@ class AgentNet(nn.Module):
                 else:
                     target.copy_(own[name][which : which + 1])
         return alone
+
+    def policy_state(self) -> dict[str, Tensor]:
+        """The state of the policy alone, without the outputs of a critic beside it."""
+        own: dict[str, Tensor] = self.state_dict()
+        for name in [name for name in own if name.startswith("head.")] if self.values else []:
+            own[name] = own[name][..., : self.out]
+        return own
 
     def _blank(self, owner: Owner, ids: Tensor, generators: Sequence[torch.Generator]) -> AgentNet:
         """A network of this kind for other agents."""

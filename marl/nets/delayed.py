@@ -17,11 +17,11 @@ class Delayed:
         """``lag`` is at least 1."""
         self._newest, self.net = net, net.restrict(None)
         self.net.eval()
-        self._states = deque([_copy(net.state_dict())], maxlen=lag + 1)  # the oldest first, which plays
+        self._states = deque([_copy(net.policy_state())], maxlen=lag + 1)  # the oldest first, which plays
 
     def update(self) -> None:
         """Move on by one update: it has just changed the network that learns."""
-        self._states.append(_copy(self._newest.state_dict()))
+        self._states.append(_copy(self._newest.policy_state()))
         self.net.load_state_dict(self._states[0])
 
     def state_dict(self) -> list[dict[str, Tensor]]:
