@@ -196,7 +196,7 @@ class OnPolicyLearner:
                     *self._acting(inputs.obs, inputs.carry, inputs.started, inputs.acting, inputs.action_mask)
                 )
         if generator is None and isinstance(self.generator, CopiesGenerator):
-            with self.generator.for_copies():
+            with self.generator.for_copies(self.num_envs):
                 return self.model.act(inputs, self.generator, explore)
         return self.model.act(inputs, generator or self.generator, explore)
 
