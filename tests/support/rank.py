@@ -55,6 +55,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "dqn-in-turns": (marl.DQN(**OFF), Kuhn),
 }
 COPIES, UPDATES = 4, 20
+RESUMED = ("mappo-gru", "sac", "dqn-in-turns")
 REFUSED: dict[str, dict[str, Any]] = {
     "do not divide": {"num_envs": 3},
     "league=": {"league": marl.League()},
@@ -85,6 +86,11 @@ def found(trained: marl.MultiAgentSystem) -> dict[str, Tensor]:
     history = trained.history
     numbers |= {f"history/{key}": torch.tensor(list(history[key])) for key in history if "per_second" not in key}
     return numbers
+
+
+def loaded(folder: Path, name: str) -> marl.MultiAgentSystem:
+    """What ranks saved in the middle of a case."""
+    return marl.MultiAgentSystem.load(folder / f"saved-{name}", env=CASES[name][1])
 
 
 def trained(name: str, updates: int = UPDATES) -> dict[str, Tensor]:
@@ -123,15 +129,16 @@ def main(folder: Path, rank: int, size: int) -> None:
         save_file(trained(name), folder / f"{name}-{rank}.safetensors")
     (folder / f"refused-{rank}.txt").write_text("\n".join(refusals()))
     steps = 16 * COPIES
-    with quickly("gru"), system("mappo-gru") as one:
-        one.train(steps=4 * steps + 20, log_every=steps)  # in the middle of a rollout
-        one.save(folder / "saved")
-        one.train(steps=4 * steps, log_every=steps)
-        save_file(found(one), folder / f"straight-{rank}.safetensors")
-    dist.barrier()
-    with quickly("gru"), marl.MultiAgentSystem.load(folder / "saved", env=Spread) as one:
-        one.train(steps=4 * steps, log_every=steps)
-        save_file(found(one), folder / f"resumed-{rank}.safetensors")
+    for name in RESUMED:
+        with quickly(name), system(name) as one:
+            one.train(steps=4 * steps + 20, log_every=steps)  # in the middle of a rollout
+            one.save(folder / f"saved-{name}")
+            one.train(steps=4 * steps, log_every=steps)
+            save_file(found(one), folder / f"straight-{name}-{rank}.safetensors")
+        dist.barrier()
+        with quickly(name), loaded(folder, name) as one:
+            one.train(steps=4 * steps, log_every=steps)
+            save_file(found(one), folder / f"resumed-{name}-{rank}.safetensors")
     dist.destroy_process_group()
 
 

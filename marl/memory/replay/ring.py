@@ -541,8 +541,9 @@ class Replay:
 
     def _useful(self, index: Array) -> Array:
         """Whether somebody of the team acted at places ``(K,)``, and what came of it is known."""
-        found: Array = (self._stored.cells["link"][index] != PENDING) & self._stored.cells["acting"][index]
-        return found.any(-1)
+        cells = self._stored.cells
+        found: Array = np.any((cells["link"][index] != PENDING) & cells["acting"][index], axis=-1)
+        return found
 
     def _draw_share(self, ranks: Ranks, wanted: DrawSpec, generator: torch.Generator) -> Sample:
         """What lies here of the batch that one process would draw, in its order.
