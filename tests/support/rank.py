@@ -19,6 +19,7 @@ from torch import Tensor
 import marl
 from marl.compiled import backend, use
 from marl.exploration import BoltzmannGumbel, EpsilonGreedy, OrnsteinUhlenbeck
+from marl.memory.hindsight import Hindsight
 from marl.memory.priorities import Prioritized
 
 SMALL: dict[str, Any] = {"rollout": 16, "network": marl.MLP((16,))}
@@ -30,6 +31,7 @@ OFF: dict[str, Any] = {
     "normalize_obs": True,
 }
 OWN: dict[str, Any] = {**OFF, "sharing": "none"}
+GOALS = Hindsight("marl_envs.reach:compute_reward")
 CASES: dict[str, tuple[Any, Any]] = {
     "ppo": (marl.PPO(**WHOLE, epochs=2, minibatches=4), Spread),
     "ppo-own-parameters": (marl.PPO(**WHOLE, epochs=2, minibatches=4, sharing="none"), Spread),
@@ -47,7 +49,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "dqn-gru": (marl.DQN(**{**OFF, "network": marl.GRU(8), "batch": 6}, sequence=8, burn_in=2), Spread),
     "maddpg": (marl.DDPG(**OFF, critic=marl.Joint()), Spread),
     "maddpg-own-parameters": (marl.DDPG(**OWN, critic=marl.Joint()), Spread),
-    "ddpg-box": (marl.DDPG(**{**OFF, "batch": 2}, exploration=OrnsteinUhlenbeck()), Reach),
+    "ddpg-goals": (marl.DDPG(**{**OFF, "batch": 2}, exploration=OrnsteinUhlenbeck(), hindsight=GOALS), Reach),
     "td3": (marl.TD3(**OWN), Reach),
     "sac": (marl.SAC(**OFF), Reach),
     "sac-own-parameters": (marl.SAC(**{**OWN, "normalize_obs": False, "batch": 2}), Reach),  # compiled
