@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from marl.nets.distributions import gumbel_argmax, mask_logits
+from marl.ranks import drawn, integers, own_part, uniform
 from marl.schedules import SCHEDULES, Clock, Linear, Schedule, value_at
 from marl.types import ActionSpec, ConfigError
 
@@ -124,7 +125,7 @@ class _Noise:
 def uniform_choice(scores: Tensor, action_mask: Tensor | None, generator: torch.Generator) -> Tensor:
     """A uniformly random allowed choice, ``(...)``."""
     if action_mask is None:
-        return torch.randint(scores.shape[-1], scores.shape[:-1], generator=generator, device=scores.device)
+        return integers(scores.shape[-1], scores.shape[:-1], generator, scores.device)
     return gumbel_argmax(mask_logits(torch.zeros_like(scores), action_mask), generator)
 
 
@@ -185,7 +186,7 @@ class Uniform:
 
 class _UniformNoise(_Noise):
     def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
-        return torch.empty_like(scores).uniform_(-1, 1, generator=generator)
+        return drawn(lambda x: x.uniform_(-1, 1, generator=generator), scores, generator)
 
 
 class _UniformChoice(_Choices):
@@ -235,8 +236,8 @@ class _EpsilonGreedy(_Choices):
         if value != self._value:
             self._value = value
             self._share = self._share.fill_(value) if self.power is None else value**self.power
-        shape = scores.shape[:-1]
-        stray = torch.rand(shape, generator=generator, device=scores.device, dtype=torch.float32) < self._share
+        share = self._share if self.power is None else own_part(self._share, generator)
+        stray = uniform(scores.shape[:-1], generator, scores.device) < share
         return torch.where(stray, uniform_choice(scores, action_mask, generator), scores.argmax(-1))
 
 
@@ -316,12 +317,12 @@ class _Boltzmann(_Choices):
         self, scores: Tensor, action_mask: Tensor | None, clock: Clock, generator: torch.Generator, place: int
     ) -> Tensor:
         logits = scores if self.clip is None else mask_logits(scores.clamp(-self.clip, self.clip), action_mask)
-        drawn = gumbel_argmax(logits / value_at(self.temperature, clock), generator)
+        sampled = gumbel_argmax(logits / value_at(self.temperature, clock), generator)
         epsilon = value_at(self.epsilon, clock)
         if epsilon >= 1:
-            return drawn
-        stray = torch.rand(scores.shape[:-1], generator=generator, device=scores.device, dtype=torch.float32) < epsilon
-        return torch.where(stray, drawn, scores.argmax(-1))
+            return sampled
+        stray = uniform(scores.shape[:-1], generator, scores.device) < epsilon
+        return torch.where(stray, sampled, scores.argmax(-1))
 
 
 @dataclass(frozen=True)
@@ -399,7 +400,7 @@ class _GaussianNoise(_Noise):
         self.scale = scale
 
     def __call__(self, scores: Tensor, inputs: ExplorationInput, clock: Clock, generator: torch.Generator) -> Tensor:
-        noise = torch.empty_like(scores).normal_(generator=generator)
+        noise = drawn(lambda x: x.normal_(generator=generator), scores, generator)
         return torch.add(scores, noise, alpha=value_at(self.scale, clock)).clamp_(-1, 1)
 
 
@@ -437,7 +438,7 @@ class _OrnsteinUhlenbeck(_Noise):
         settings = self.settings
         if self.noise.shape != scores.shape:  # other copies than those that it was saved of
             self.noise = scores.new_zeros(scores.shape)  # whatever the layout of scores: a saved one has none
-        fresh = torch.empty_like(self.noise).normal_(generator=generator)
+        fresh = drawn(lambda x: x.normal_(generator=generator), self.noise, generator)
         self.noise.masked_fill_(inputs.started[:, None, None], 0.0)
         self.noise.mul_(1 - settings.theta * settings.dt)
         self.noise.add_(fresh, alpha=value_at(settings.scale, clock) * math.sqrt(settings.dt))

@@ -11,7 +11,8 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -129,39 +130,84 @@ class Ranks:
             self.collect(state())
 
 
+@dataclass(frozen=True)
+class Share:
+    """What of an axis that all ranks divide among them lies in this one.
+
+    axis: which axis it is.
+    size: entries of all ranks.
+    own: (K,) which of them are here, in the order in which they lie here.
+    """
+
+    axis: int
+    size: int
+    own: Tensor
+
+
 class CopiesGenerator(torch.Generator):
-    """A random stream that all ranks draw alike; while ``drawing``, :func:`drawn` keeps the rows of this rank."""
+    """A random stream that all ranks draw alike, each for all of them; :func:`drawn` keeps what is this rank's."""
 
     ranks: Ranks | None = None
-    drawing = False
+    share: Share | None = None  # what is drawn now belongs to copies or rows of which this rank has a share
 
     @contextmanager
-    def for_copies(self) -> Iterator[None]:
-        """Within it the first axis of what is drawn is that of copies."""
-        self.drawing = True
+    def sharing(self, share: Share | None) -> Iterator[None]:
+        """Within it :func:`drawn` draws for all ranks; None: as everywhere else."""
+        before, self.share = self.share, share
         try:
             yield
         finally:
-            self.drawing = False
+            self.share = before
+
+    def for_copies(self, copies: int) -> AbstractContextManager[None]:
+        """Within it the first axis of what is drawn is that of copies, of which each rank has as many."""
+        if self.ranks is None:
+            return self.sharing(None)
+        first = self.ranks.rank * copies
+        return self.sharing(Share(0, self.ranks.size * copies, torch.arange(first, first + copies)))
+
+    def for_rows(self, size: int, own: Tensor | None) -> AbstractContextManager[None]:
+        """Within it the second axis is that of a batch of ``size`` rows, of which ``own (B,)`` are here."""
+        return self.sharing(None if own is None else Share(1, size, own))
+
+
+def own_part(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Of a tensor with the copies or rows of all ranks what is this rank's, while ``generator`` draws for them."""
+    share = generator.share if isinstance(generator, CopiesGenerator) else None
+    return x if share is None else x.index_select(share.axis, share.own.to(x.device))
 
 
 def drawn(fill: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """A tensor like another one, filled with random numbers from ``generator``.
 
-    Where ranks act, ``like (E, ...)`` has this rank's copies, and the stream is drawn from for those of all ranks.
+    Where ranks act, ``like (E, ...)`` or ``(L, B, ...)`` has this rank's copies or rows, and the stream is drawn from
+    for those of all ranks.
     """
-    if not isinstance(generator, CopiesGenerator) or not generator.drawing or generator.ranks is None:
+    if not isinstance(generator, CopiesGenerator) or generator.share is None:
         return fill(torch.empty_like(like, memory_format=torch.contiguous_format))
-    ranks, copies = generator.ranks, len(like)
-    whole = fill(like.new_empty(ranks.size * copies, *like.shape[1:]))
-    return whole[ranks.rank * copies : (ranks.rank + 1) * copies]
+    shape, share = list(like.shape), generator.share
+    shape[share.axis] = share.size
+    return own_part(fill(like.new_empty(shape)), generator)
 
 
-def uniform(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    """Uniform numbers of [0, 1) of a shape that begins with the copies; see :func:`drawn`."""
+def uniform(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str | None = None
+) -> Tensor:
+    """Uniform numbers of [0, 1) of a shape that begins with the copies, or has rows second; see :func:`drawn`."""
     if not isinstance(generator, CopiesGenerator):
-        return torch.rand(shape, generator=generator, dtype=torch.float32)
-    return drawn(lambda x: x.uniform_(generator=generator), torch.empty(*shape, dtype=torch.float32), generator)
+        return torch.rand(shape, generator=generator, device=device, dtype=torch.float32)
+    like = torch.empty(*shape, device=device, dtype=torch.float32)
+    return drawn(lambda x: x.uniform_(generator=generator), like, generator)
+
+
+def integers(
+    below: int, shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str | None = None
+) -> Tensor:
+    """Whole numbers from 0 to ``below - 1``, likewise."""
+    if not isinstance(generator, CopiesGenerator):
+        return torch.randint(below, shape, generator=generator, device=device)
+    like = torch.empty(*shape, device=device, dtype=torch.int64)
+    return drawn(lambda x: x.random_(0, below, generator=generator), like, generator)
 
 
 _apart = False

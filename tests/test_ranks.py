@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from marl_envs.spread import Spread
 from safetensors.torch import load_file
 
-import marl
+from marl.ranks import CopiesGenerator, integers, uniform
 from tests.support import rank
 
 SIZE = 2
@@ -43,7 +42,7 @@ def test_two_ranks_learn_what_one_process_with_all_copies_does(ranks, name):
     one, other = (load_file(ranks / f"{name}-{number}.safetensors") for number in range(SIZE))
     assert set(one) == set(other) == set(wanted)
     for key, value in wanted.items():
-        if key.startswith("model/") or key == "generator":
+        if key.startswith(("model/", "generator/")):
             assert torch.equal(one[key], other[key]), key
         # Sums in another order, through 20 updates.
         tolerance = 1e-5 if key.startswith("model/") else 1e-3
@@ -60,18 +59,34 @@ def test_what_is_not_built_for_ranks_is_refused_in_a_line(ranks):
             assert what in line
 
 
-def test_ranks_resume_bit_for_bit(ranks):
+@pytest.mark.parametrize("name", rank.RESUMED)
+def test_ranks_resume_bit_for_bit(ranks, name):
     for number in range(SIZE):
-        straight, resumed = (load_file(ranks / f"{name}-{number}.safetensors") for name in ("straight", "resumed"))
+        straight, resumed = (load_file(ranks / f"{how}-{name}-{number}.safetensors") for how in ("straight", "resumed"))
         assert set(straight) == set(resumed)
         for key, value in straight.items():
             assert torch.equal(resumed[key], value), key
 
 
-def test_one_process_goes_on_with_what_two_ranks_saved_and_says_what_is_lost(ranks, caplog):
-    with rank.quickly("gru"), marl.MultiAgentSystem.load(ranks / "saved", env=Spread) as one:
+@pytest.mark.parametrize("name", rank.RESUMED)
+def test_one_process_goes_on_with_what_two_ranks_saved_and_says_what_is_lost(ranks, name, caplog):
+    with rank.quickly(name), rank.loaded(ranks, name) as one:
         steps = one.steps
         with caplog.at_level(logging.WARNING, "marl.training"):
-            one.train(steps=16 * rank.COPIES)
-        assert one.steps == steps + 16 * rank.COPIES
+            one.train(steps=32 * rank.COPIES)
+        assert one.steps == steps + 32 * rank.COPIES
+        assert not any(torch.isnan(x).any() for key, x in rank.found(one).items() if key.startswith("model/"))
     assert "saved by 2 ranks and resumed by 1" in caplog.text
+
+
+def test_a_share_of_what_is_drawn_is_that_part_of_what_one_process_draws():
+    generator, plain = CopiesGenerator(), torch.Generator()
+    own = torch.tensor([4, 0, 1])
+    for stream in (generator, plain):
+        stream.manual_seed(3)
+    with generator.for_rows(5, own):
+        part = uniform((2, 3, 2), generator), integers(7, (2, 3), generator)
+    whole = uniform((2, 5, 2), plain), integers(7, (2, 5), plain)
+    for one, all_rows in zip(part, whole, strict=True):
+        assert torch.equal(one, all_rows[:, own])
+    assert torch.equal(uniform((3,), generator), uniform((3,), plain))

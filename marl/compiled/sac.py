@@ -36,6 +36,7 @@ from marl.compiled.tiles import (
     tanh,
 )  # fmt: skip
 from marl.parallel import both, threads
+from marl.ranks import drawn
 from marl.types import Array
 
 WORTH = 4e6  # multiplications of a set's rows through a critic from which a second thread pays for the meeting
@@ -189,10 +190,9 @@ class CompiledSAC:
     def _draws(self, alpha: Tensor, seen: Tensor) -> Draws:
         """What a draw of the policy takes from chance."""
         learner = self.learner
-        noise = torch.empty(*seen.shape[1:3], learner.code.size, dtype=torch.float32).normal_(
-            generator=learner.generator
-        )
-        return Draws(alpha.contiguous().numpy(), noise.numpy(), self.real, *self.bounds)
+        like, generator = torch.empty(*seen.shape[:3], learner.code.size, dtype=torch.float32), learner.generator
+        noise = drawn(lambda x: x.normal_(generator=generator), like, generator)  # (1, B, N, A)
+        return Draws(alpha.contiguous().numpy(), only_row(noise), self.real, *self.bounds)
 
     def fill_critic(
         self, sample: Any, seen: Tensor, next_seen: Tensor, weight: Tensor, alpha: Tensor

@@ -29,6 +29,7 @@ from marl.nets.networks import MLP
 from marl.nets.q_head import Atoms, QHead, Quantiles
 from marl.nets.stacked import FlatParameters
 from marl.optim import Stepper
+from marl.ranks import uniform
 from marl.schedules import SCHEDULES, Linear, Schedule, value_at
 from marl.types import ActionKind, Spec, TeamSpec
 
@@ -218,7 +219,7 @@ class DQNLearner(OffPolicyLearner):
         if settings.hysteresis < 1 or leniency > 0:
             scale = torch.full_like(error, settings.hysteresis)
             if leniency > 0:
-                chance = torch.rand(error.shape, generator=self.generator, device=error.device, dtype=error.dtype)
+                chance = uniform(error.shape, self.generator, error.device)
                 scale *= chance >= leniency
             cost = torch.where(error.detach() < 0, scale, 1.0) * cost
         return cost

@@ -19,7 +19,7 @@ from marl.action_critic import ActionCritic
 from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.config import config, setting
-from marl.exploration import Exploration, Explorer
+from marl.exploration import BoltzmannGumbel, Exploration, Explorer
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Credit, Independent
 from marl.grid.critics import Estimating
@@ -37,9 +37,10 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network, default_network, remembers
 from marl.nets.owner import Owner, weights_of
-from marl.nets.stacked import FlatParameters, HasMode, backward_through, fitting, holds_own
+from marl.nets.stacked import FlatParameters, HasMode, backward_through, fitting, holds_own, parts_with_mode
 from marl.optim import Adam, Optimizer, Stepper
-from marl.reduce import current
+from marl.ranks import CopiesGenerator, Ranks
+from marl.reduce import current, weighted_mean
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -156,7 +157,7 @@ class Experience:
 
     def weigh(self, sample: Sample) -> Tensor:
         """Weights ``(L, B, N)`` whose sum is, for every parameter set, the weighted mean over rows that count."""
-        if not self.memory.ragged and not self.settings.burn_in:  # everything counts
+        if not self.memory.ragged and not self.settings.burn_in and sample.own is None:  # everything counts
             weight = self._even / (sample.complete.shape[0] * sample.complete.shape[1])  # (N,)
             return (weight * sample.weight).expand(sample.complete.shape)
         return weights_of(self.counts(sample), self.owner) * sample.weight
@@ -255,6 +256,7 @@ class OffPolicyLearner(ABC):
         check_kind(name, settings.action_kinds, team)
         self.settings, self.spec, self.team, self.num_envs = settings, spec, team, num_envs
         self.reduce = current()  # with whom it learns as one
+        self.ranks = self.reduce if isinstance(self.reduce, Ranks) else None
         self.device = torch.device(device)
         self.critic_shape = settings.critic.shape(spec, team)  # of the joint input; None: an agent's own observation
         self.mixing = isinstance(settings.credit, Mixing)
@@ -285,12 +287,13 @@ class OffPolicyLearner(ABC):
         self.owner = Owner(owner_index(settings.sharing, team))
         self._init_seed, play = seed.spawn(2)
         self._set_seeds = self._init_seed.spawn(self.owner.num_sets)
-        self.generator = generator_from(play, device)
-        self._sampler = generator_from(play.spawn(1)[0], "cpu")
+        self.generator = generator_from(play, device, self.ranks)
+        self._sampler = generator_from(play.spawn(1)[0], "cpu", self.ranks)
         self.clock = Clock(0, 1)
         shares = settings.agent_id and not self.owner.identity
         self.ids = torch.eye(team.num_agents, dtype=torch.float32) if shares else None
-        self.explorer = self._explorer(settings, num_envs)
+        self._copies = num_envs * (1 if self.ranks is None else self.ranks.size)  # of all ranks
+        self.explorer = self._explorer(settings, self._copies)
         self._visitor: tuple[torch.Generator, Explorer] | None = None
 
     def change(self, settings: OffPolicy) -> Callable[[], None]:
@@ -300,7 +303,7 @@ class OffPolicyLearner(ABC):
         """
         explorer = self.explorer
         if settings.exploration != self.settings.exploration:
-            explorer = self._explorer(settings, self.num_envs)
+            explorer = self._explorer(settings, self._copies)
             if type(explorer) is type(self.explorer):
                 explorer.load_state_dict(self.explorer.state_dict())
 
@@ -380,6 +383,7 @@ class OffPolicyLearner(ABC):
                 wanted,
                 other_actions=other_actions,
                 separate=apart and self.team.num_agents > 1,
+                ranks=self.ranks,
             )
         )
         refuse(
@@ -403,6 +407,24 @@ class OffPolicyLearner(ABC):
             "is another memory; say it there, or leave out memory=",
         )
         return settings.memory
+
+    @property
+    def refuses_ranks(self) -> str:
+        """What of it is not built for several ranks, in words; empty: all of it is."""
+        settings, modules = self.settings, [*self.modules().values(), self.auxiliary.modules]
+        found = {
+            "channel=": settings.channel is not None,
+            "auxiliary=": bool(settings.auxiliary),
+            "prioritized=": settings.prioritized is not None,
+            "memory=": settings.memory is not None,
+            "exploration=BoltzmannGumbel(), which counts all visits,": isinstance(
+                settings.exploration, BoltzmannGumbel
+            ),
+            "exploration= of your own": type(settings.exploration).__module__
+            not in (Exploration.__module__, "builtins"),
+            "dropout, batch norm or modules of your own": any(map(parts_with_mode, modules)) or holds_own(modules),
+        }
+        return next((what for what, used in found.items() if used), "")
 
     # --- what a learner says itself -----------------------------------------------------------------------------------
 
@@ -445,6 +467,9 @@ class OffPolicyLearner(ABC):
 
     def act(self, inputs: PolicyInput, explore: bool, generator: torch.Generator | None = None) -> Decision:
         """What :meth:`choose` says of the network's outputs."""
+        if generator is None and isinstance(self.generator, CopiesGenerator):
+            with self.generator.for_copies(self.num_envs):
+                return self.act_with_net(self.policy_net, inputs, explore)
         return self.act_with_net(self.policy_net, inputs, explore, generator)
 
     @torch.inference_mode()
@@ -520,7 +545,7 @@ class OffPolicyLearner(ABC):
         counts: dict[str, int] = {}  # actors may be updated less often than critics
         for _ in range(experience.due(clock)):
             sample = experience.draw(clock)
-            parts = self._learn(sample)
+            parts = self._learn(sample) if self.ranks is None else self._learn_together(self.ranks, sample)
             error = parts.pop("td_error", None)
             if error is not None:
                 experience.memory.update_priorities(sample, error)
@@ -536,12 +561,24 @@ class OffPolicyLearner(ABC):
     def _learn(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
         if not self.reduce.alone:
+            rows = self._rows(sample)
             for optimizer in self._all_optimizers():
-                optimizer.rows = self._rows(sample)
+                # Several critics of a set have as many rows of parameters.
+                optimizer.rows = rows.repeat(len(optimizer.flat.values) // len(rows)) if rows.dim() else rows
         if not recording(self.device) or not self._recordable:
             return self.learn(sample)
         parts = self._recorded((*self.flags(), self.memory.ragged), *sample.tensors())
         return {name: part.clone() for name, part in parts.items()}
+
+    def _learn_together(self, ranks: Ranks, sample: Sample) -> dict[str, Tensor]:
+        """:meth:`learn` from this rank's share of a batch; metrics are of all of it."""
+        assert isinstance(self.generator, CopiesGenerator)
+        with self.generator.for_rows(self.settings.batch, sample.own):
+            parts = self._learn(sample)
+        names = [name for name in parts if name not in ("td_error", "non_finite")]
+        told = torch.stack([parts[name].float() for name in names])
+        weighted_mean(ranks, self.experience.counts(sample).sum(), told)
+        return {"non_finite": parts["non_finite"], **dict(zip(names, told.unbind(), strict=True))}
 
     def _all_optimizers(self) -> list[Stepper]:
         """Those of the learner and that of its auxiliary losses."""

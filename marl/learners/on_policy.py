@@ -235,7 +235,7 @@ class OnPolicyLearner:
                 )
         player = self._player.net if explore and generator is None and self._player is not None else None
         if generator is None and isinstance(self.generator, CopiesGenerator):
-            with self.generator.for_copies():
+            with self.generator.for_copies(self.num_envs):
                 return self.model.act(inputs, self.generator, explore, player)
         return self.model.act(inputs, generator or self.generator, explore, player)
 

@@ -24,6 +24,7 @@ from marl.nets.distributions import Distribution
 from marl.nets.networks import Network
 from marl.nets.stacked import FlatParameters
 from marl.optim import Stepper
+from marl.ranks import drawn
 from marl.schedules import Schedule
 from marl.types import ActionKind, Spec, TeamSpec
 
@@ -115,8 +116,8 @@ class TD3Learner(OffPolicyLearner):
         if self.head.box is None:
             return action
         deviation, most = max(self.settings.smoothing, 1e-12), self.settings.smoothing_clip
-        noise = torch.empty_like(action).normal_(0, deviation, generator=self.generator).clamp(-most, most)
-        return (action + noise).clamp(-1, 1)
+        noise = drawn(lambda x: x.normal_(0, deviation, generator=self.generator), action, self.generator)
+        return (action + noise.clamp(-most, most)).clamp(-1, 1)
 
     def learn(self, sample: Sample) -> dict[str, Tensor]:
         """One step of both critics; every ``delay`` updates one of the actor, and the targets follow."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from marl.grid.credit import Credit
 from marl.grid.scope import Scope
 from marl.memory.sample import Sample
+from marl.ranks import Ranks
 from marl.schedules import Clock
 from marl.types import Array, Spec, Step, TeamSpec
 
@@ -140,6 +141,7 @@ class MemoryContext:
     wanted: what a draw is made of.
     other_actions: whether the critic reads what other teams do: the memory is then one that :class:`RecordsOthers`.
     separate: whether nothing joins the losses of the agents, so that each may have draws of its own.
+    ranks: who has memories of other copies of the same environment; None: nobody.
     """
 
     learner: str
@@ -153,6 +155,7 @@ class MemoryContext:
     wanted: DrawSpec
     other_actions: bool = False
     separate: bool = False
+    ranks: Ranks | None = None
 
 
 @runtime_checkable

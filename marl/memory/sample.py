@@ -41,6 +41,7 @@ class Sample:
     next_acting_others: tuple[Tensor, ...]
     next_action_mask_others: tuple[Tensor | None, ...]  # (L, B, M, K)
     weight: Tensor  # (B, N) or (B, 1): importance of each, 1 where all are equal
+    own: Tensor | None = None  # (B,) which sequences of the batch of all ranks these are; None: there are no others
 
     @property
     def length(self) -> int:

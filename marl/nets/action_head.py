@@ -7,6 +7,7 @@ from torch import Tensor
 
 from marl import ops
 from marl.nets.distributions import Box, Categorical, Distribution, MultiCategorical, mask_logits
+from marl.ranks import drawn
 from marl.types import ActionSpec, own_choices
 
 
@@ -46,8 +47,8 @@ class ActionHead:
         """A uniformly random action, of the shape that :meth:`mode` gives for these parameters."""
         if self.choice is not None:
             return self.choice.sample(torch.zeros_like(parameters), action_mask, generator)
-        shape = (*parameters.shape[:-1], self.size)
-        return self.own(parameters.new_empty(shape).uniform_(-1, 1, generator=generator))
+        like = parameters.new_empty(*parameters.shape[:-1], self.size)
+        return self.own(drawn(lambda x: x.uniform_(-1, 1, generator=generator), like, generator))
 
     def own_action(self, action: Tensor) -> Tensor:
         """The same stored action, 0 in components of a box that an agent has not."""
@@ -78,8 +79,8 @@ class ActionHead:
             return ops.gumbel_softmax_straight_through(parameters, 1.0, action_mask, generator)
         masks = [None] * len(self.sizes) if action_mask is None else torch.split(action_mask, self.sizes, dim=-1)
         parts = zip(torch.split(parameters, self.sizes, dim=-1), masks, strict=True)
-        drawn = [ops.gumbel_softmax_straight_through(logits, 1.0, mask, generator) for logits, mask in parts]
-        return self.own(torch.cat(drawn, dim=-1))
+        chosen = [ops.gumbel_softmax_straight_through(logits, 1.0, mask, generator) for logits, mask in parts]
+        return self.own(torch.cat(chosen, dim=-1))
 
     def cost(self, parameters: Tensor, action_mask: Tensor | None) -> Tensor:
         """Mean squared outputs ``(..., N)``: keeps logits and pre-activations near 0 (Lowe et al. 2017).
@@ -146,8 +147,7 @@ class SquashedHead:
     def _drawn(self, parameters: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """A draw before squashing, the log standard deviation and the noise, all ``(..., N, A)``."""
         mean, log_std = self._split(parameters)
-        # In the order of rows, however a network laid out its outputs.
-        noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
+        noise = drawn(lambda x: x.normal_(generator=generator), mean, generator)
         return mean + log_std.exp() * noise, log_std, noise
 
     def mode(self, parameters: Tensor, action_mask: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from marl.ops.checks import check
 from marl.ops.indexing import batched_index, one_hot
+from marl.ranks import drawn
 
 __all__ = [
     "ContinuousDistribution",
@@ -487,7 +488,7 @@ def gumbel_softmax_straight_through(
     if action_mask is not None:
         check(logits=(logits, "float * A"), action_mask=(action_mask, "bool * A"))
         logits = torch.where(action_mask, logits, torch.finfo(logits.dtype).min / 2)
-    gumbel = -torch.empty_like(logits).exponential_(generator=generator).log()
+    gumbel = -drawn(lambda x: x.exponential_(generator=generator), logits, generator).log()
     noisy = logits + gumbel
     soft = ((noisy - noisy.detach().amax(-1, keepdim=True)) / temperature).softmax(-1)
     hard = one_hot(noisy.argmax(-1), logits.shape[-1], logits.dtype)

@@ -156,7 +156,8 @@ class Course:
         state.spent["learning"] += now - before
         state.spent["all"] += now - self._began
         self._began = now
-        state.exchange(self._updated)
+        logs = self._updated and state.steps - state.logged_at >= asked.log_every
+        state.exchange(self._updated, logs)
         row = {name: number for measured in state.hooks.measured for name, number in measured().items()}
         ended = (asked.last_step is not None and state.steps >= asked.last_step) or (
             asked.last_episode is not None and state.log.episodes >= asked.last_episode
@@ -164,7 +165,7 @@ class Course:
         if asked.stop is not None and state.finished and asked.stop(history["episode_rewards"]):
             ended = True
         ended |= any(over() for over in state.hooks.ended)
-        if row or ended or (self._updated and state.steps - state.logged_at >= asked.log_every):
+        if row or ended or logs:
             metrics = collect(state, self.env, self._rate) | row
             history.add(metrics)
             if self._log is not None:
@@ -174,7 +175,7 @@ class Course:
             ended |= any(over() for over in state.hooks.ended)
         for settled in state.hooks.settled:
             settled()
-        self.ended = state.ends(ended, self._updated, self._tick)
+        self.ended = state.ends(ended, self._tick)
 
 
 def advance(state: TrainingState, env: BatchEnv, decided: Sequence[Decision] | None = None) -> bool:

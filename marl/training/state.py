@@ -38,6 +38,7 @@ EARLY = ("shaping", "cross_team", "callbacks")  # parts that need no environment
 NEEDED_BY_TASKS = ("curriculum", "tasks")  # settings without which nobody knows what to play
 
 MOST_CHANGES = 1_000  # that are told, the newest ones; of each setting the present value is kept in any case
+TALK_EVERY = 8  # steps of all copies between two times that ranks tell each other of episodes
 NAMES = 2  # of the keys of a saved state; in 0.1 they had others
 
 
@@ -80,6 +81,7 @@ class TrainingState:
         self.spent = {"environment": 0.0, "learning": 0.0, "all": 0.0}  # seconds since it was made or loaded
         self.other_ranks = ""  # what to tell of a checkpoint of another number of ranks
         self._wish = False  # to end, of this rank
+        self._talked_at, self._talks = 0, False  # when ranks last told each other of episodes; whether they do now
         self._recipes: dict[str, Recipe] = {}
         self._context: Context | None = None
         self.connect()
@@ -353,24 +355,29 @@ class TrainingState:
         else:
             self.log.hold(self.steps, finished)
 
-    def exchange(self, updated: bool) -> None:
-        """After an update, and at the last step, all ranks take in the same episodes."""
-        if self.ranks is not None:
-            self.finished = self._agrees(updated) and self.log.exchange(self.ranks) > 0
+    def exchange(self, updated: bool, logs: bool) -> None:
+        """After an update, and at the last step, all ranks take in the same episodes.
 
-    def _agrees(self, updated: bool) -> bool:
-        """Whether ranks talk about this step: all of them answer alike."""
-        return updated or (self.total is not None and self.steps >= self.total)
+        Learners that update at every step talk now and then only, and before they log.
+        """
+        if self.ranks is None:
+            return
+        due = updated and (logs or self.steps - self._talked_at >= TALK_EVERY * self.num_envs)
+        self._talks = due or (self.total is not None and self.steps >= self.total)  # all ranks say the same
+        if self._talks:
+            self._talked_at = self.steps
+        self.finished = self._talks and self.log.exchange(self.ranks) > 0
 
-    def ends(self, wish: bool, updated: bool, tick: Callable[[], bool] | None) -> bool:
+    def ends(self, wish: bool, tick: Callable[[], bool] | None) -> bool:
         """Whether training ends after this step, by a wish or by ``tick``, which may save.
 
-        Ranks agree on it after updates. Rank 0 ticks; the others give it their part of what it saves.
+        Ranks agree on it where they tell each other of episodes. Rank 0 ticks; the others give it their part of what it
+        saves.
         """
         if self.ranks is None:
             return (tick is not None and tick()) or wish
         self._wish |= wish
-        if not self._agrees(updated):
+        if not self._talks:
             return False
         if self.ranks.first:
             self._wish |= tick is not None and tick()
@@ -412,15 +419,17 @@ class TrainingState:
         learners = {}
         for team, learner in zip(self.spec.teams, self.learners, strict=True):
             own, saved = learner.state_dict(), dict(state["learners"][team.name])
-            saved["memory"] = own["memory"]
-            saved["model"] = {  # what it remembers of each copy is of another size
-                name: own["model"][name] if value.shape != own["model"][name].shape else value
-                for name, value in saved["model"].items()
-            }
+            saved |= {name: own[name] for name in ("memory", "updates") if name in own}  # which belong to copies
+            if "model" in saved:
+                saved["model"] = {  # what it remembers of each copy is of another size
+                    name: own["model"][name] if value.shape != own["model"][name].shape else value
+                    for name, value in saved["model"].items()
+                }
             learners[team.name] = saved
         self.other_ranks = (
             f"not bit-exact: saved by {1 + len(others)} ranks and resumed by {size}: parameters, moments, normalizers "
-            "and counters go on; the copies begin new episodes and the rollout that was begun is dropped"
+            "and counters go on; the copies begin new episodes, the rollout that was begun is dropped, and a replay is "
+            "filled anew"
         )
         return {**state, "learners": learners, "env": None}
 
@@ -501,8 +510,8 @@ def refuse_learners(learners: Sequence[Learner], spec: Spec) -> None:
         name = type(learner).__name__.removesuffix("Learner")
         if not isinstance(learner, LearnsInRanks):
             raise ConfigError(
-                f"torchrun: {name} on team {team.name!r} is not built for several ranks; PPO and A2C (ippo, mappo, "
-                "a2c, ...) are; train it in one process, with --workers"
+                f"torchrun: {name} on team {team.name!r} is not built for several ranks; PPO, A2C, DQN, DDPG, TD3 and "
+                "SAC (ippo, mappo, qmix, maddpg, ...) are; train it in one process, with --workers"
             )
         if learner.refuses_ranks:
             raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from marl.config import config, setting
 from marl.memory.base import MemoryContext
 from marl.memory.hindsight import Hindsight
@@ -30,18 +32,20 @@ class ReplayMemory:
             ResourceError: if it does not fit into memory.
         """
         self._check(context)
+        size = 1 if context.ranks is None else context.ranks.size
         replay = Replay(
             context.spec,
             context.team,
             context.scope,
             context.credit,
-            self.buffer,
+            math.ceil(self.buffer / size),
             context.num_envs,
             context.carry_width,
             context.device,
             other_actions=context.other_actions,
             keep_ends=self.hindsight is not None,
             directory=self.buffer_dir,
+            ranks=context.ranks,
         )
         if self.prioritized is not None:
             # A new goal changes what the whole team earns.
@@ -53,6 +57,7 @@ class ReplayMemory:
 
     def _check(self, context: MemoryContext) -> None:
         wanted, copies, buffer = context.wanted, context.num_envs, self.buffer
+        copies *= 1 if context.ranks is None else context.ranks.size
         reasons = {
             f"batch={wanted.batch} is larger than buffer={buffer}; raise buffer or lower batch": wanted.batch > buffer,
             f"n_step={wanted.n_step} own turns of {copies} copies are longer than buffer={buffer}; raise buffer or "

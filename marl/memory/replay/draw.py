@@ -15,6 +15,7 @@ from torch import Tensor
 from marl.compiled.cache import jit
 from marl.grid.scope import as_joint
 from marl.memory.hindsight import Relabel
+from marl.ranks import uniform
 from marl.types import Array, ConfigError
 
 PENDING = -1  # a link not known yet
@@ -285,20 +286,20 @@ class Cut:
         newest = (head - 1) % stored.size
         last = np.where(last >= 0, last, newest)  # the episode that still runs ends, for now, in the newest row
         ahead = (last - row) % stored.size  # rows that follow in the episode
-        uniform = torch.rand(2, len(index), 1, generator=generator, dtype=torch.float32).numpy()
+        chance = uniform((2, len(index), 1), generator).numpy()
         if choice.strategy == "final":
             jump = ahead
         else:
-            jump = (uniform[0] * (ahead + 1).astype(np.float32)).astype(np.int64)
+            jump = (chance[0] * (ahead + 1).astype(np.float32)).astype(np.int64)
         if choice.strategy == "episode":
             oldest = (head - size) % stored.size
             since = np.minimum(rows["_since"].reshape(-1)[index], (row - oldest) % stored.size)
-            jump = (uniform[0] * (ahead + since + 1).astype(np.float32)).astype(np.int64) - since
+            jump = (chance[0] * (ahead + since + 1).astype(np.float32)).astype(np.int64) - since
         other = np.broadcast_to((row + jump) % stored.size * stored.copies + copy, self.cells.shape)
         link = stored.own("link", other).astype(np.int64)  # (B, N)
         known = link != PENDING
         after = np.where(known, np.where(link >= 0, link * stored.copies + copy, link), other)
         found = stored.own("obs", after, over=True) if self.each else stored.whole("obs", after[:, 0], over=True)
         acted = stored.own("acting", np.broadcast_to(index, self.cells.shape))
-        chosen = known & acted & (uniform[1] < choice.share)
+        chosen = known & acted & (chance[1] < choice.share)
         relabel(*map(torch.from_numpy, (obs, next_obs, self.reward, found[..., relabel.achieved], chosen)))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from marl.memory.priorities import Priorities, Prioritized, importance_weights
 from marl.memory.replay.draw import PENDING, Cut, Stored
 from marl.memory.replay.room import Room
 from marl.memory.sample import Sample
+from marl.ranks import CopiesGenerator, Ranks
 from marl.schedules import Clock, value_at
 from marl.spaces import base_action_mask
 from marl.types import Array, ConfigError, Spec, Step, TeamSpec, TeamStep
@@ -167,6 +170,7 @@ class Replay:
         other_actions: bool = False,
         keep_ends: bool = False,
         directory: str | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Room for ``capacity`` environment steps.
 
@@ -182,6 +186,7 @@ class Replay:
             other_actions: keep what the agents of the other teams did too.
             keep_ends: keep the last observation of terminated episodes as well (hindsight needs it).
             directory: keep observations in files there instead of in memory.
+            ranks: who holds the rows of other copies; a draw is of the rows of all of them.
 
         Raises:
             ResourceError: if the arrays do not fit into memory.
@@ -189,6 +194,7 @@ class Replay:
         self.spec, self.team = spec, team
         self.place = spec.teams.index(team)
         self.num_envs, self.device = num_envs, torch.device(device)
+        self.ranks, self.everybody = ranks, num_envs * (1 if ranks is None else ranks.size)  # copies of all ranks
         self.rows = math.ceil(capacity / num_envs) + 1
         self.by_team = credit.by_team
         self.keep_ends = keep_ends
@@ -245,8 +251,9 @@ class Replay:
         self._mixer = type(credit).__name__
         self.head = 0
         self.size = 0  # complete rows: those before the head
-        self.seen_steps = 0  # environment steps ever observed
+        self.seen_steps = 0  # environment steps ever observed, by all ranks
         self.ragged = False  # whether anybody ever sat out a row
+        self._parted = False  # whether that is known of any rank
         self.priorities: Priorities | None = None
         self._prioritized = Prioritized()
         self._relabel: Relabel | None = None
@@ -367,7 +374,7 @@ class Replay:
         if np.count_nonzero(step.discarded):
             self._forget(np.nonzero(step.discarded)[0])
         self._episode[step.started] = 0
-        self.seen_steps += self.num_envs
+        self.seen_steps += self.everybody
         self.head = following
         self.size = min(self.size + 1, self.rows - 1)
         self._rows["_final"][following] = -1
@@ -489,6 +496,8 @@ class Replay:
 
     def draw(self, wanted: DrawSpec, clock: Clock, generator: torch.Generator) -> Sample:
         """``B`` places, by chance or by priority, and what is stored there."""
+        if self.ranks is not None:
+            return self._draw_share(self.ranks, wanted, generator)
         if self.priorities is None:
             index, weight = self.places(wanted.batch, wanted.length, generator), None
         else:
@@ -517,15 +526,54 @@ class Replay:
     def places(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
         """Places ``(B, 1)`` of uniformly drawn first rows of ``length`` complete rows each, in which somebody acted."""
         ragged = self.ragged and length == 1
-        tries = 8 * batch if ragged else batch
-        chance = torch.randint((self.size - length + 1) * self.num_envs, (tries,), generator=generator)
-        row, copy = np.divmod(chance.numpy(), self.num_envs)
-        index = (row + (self.head - self.size)) % self.rows * self.num_envs + copy
+        row, copy = self._chance(8 * batch if ragged else batch, length, generator)
+        index = row * self.num_envs + copy
         if ragged:
             # Rows in which nobody of the team acted hold nothing to learn: take the first of the others.
-            useful = (self._stored.cells["link"][index] != PENDING) & self._stored.cells["acting"][index]
-            index = index[np.argsort(~useful.any(-1), kind="stable")[:batch]]
+            index = index[np.argsort(~self._useful(index), kind="stable")[:batch]]
         return torch.from_numpy(index).unsqueeze(1)
+
+    def _chance(self, tries: int, length: int, generator: torch.Generator) -> tuple[Array, Array]:
+        """Rows of the ring and copies of all ranks, drawn uniformly, ``(tries,)`` each."""
+        chance = torch.randint((self.size - length + 1) * self.everybody, (tries,), generator=generator)
+        row, copy = np.divmod(chance.numpy(), self.everybody)
+        return (row + (self.head - self.size)) % self.rows, copy
+
+    def _useful(self, index: Array) -> Array:
+        """Whether somebody of the team acted at places ``(K,)``, and what came of it is known."""
+        cells = self._stored.cells
+        found: Array = np.any((cells["link"][index] != PENDING) & cells["acting"][index], axis=-1)
+        return found
+
+    def _draw_share(self, ranks: Ranks, wanted: DrawSpec, generator: torch.Generator) -> Sample:
+        """What lies here of the batch that one process would draw, in its order.
+
+        A rank that has nothing of it gets a sequence that does not count, so that there always is one.
+        """
+        batch, length = wanted.batch, wanted.length
+        if length == 1 and not self._parted:
+            self._parted = ranks.any(self.ragged)
+        ragged = self._parted and length == 1
+        row, copy = self._chance(8 * batch if ragged else batch, length, generator)
+        copy -= ranks.rank * self.num_envs
+        here = (copy >= 0) & (copy < self.num_envs)
+        index = row * self.num_envs + np.clip(copy, 0, self.num_envs - 1)
+        if ragged:
+            useful = torch.from_numpy(self._useful(index) & here).to(torch.int32)
+            ranks.sum(useful)  # every place lies in one rank
+            first = np.argsort(useful.numpy() == 0, kind="stable")[:batch]
+            index, here = index[first], here[first]
+        own = np.nonzero(here)[0]
+        nothing = not len(own)
+        own = np.zeros(1, dtype=np.int64) if nothing else own
+        places, own_rows = torch.from_numpy(index[own]).unsqueeze(1), torch.from_numpy(own)
+        with generator.for_rows(batch, own_rows) if isinstance(generator, CopiesGenerator) else nullcontext():
+            sample = self.sample(places, length, wanted.n_step, wanted.discount, None, generator)
+        sample = replace(sample, own=own_rows.to(self.device))
+        if nothing:
+            off = torch.zeros_like(sample.acting)
+            return replace(sample, acting=off, complete=off)
+        return sample
 
     def sample(
         self,
