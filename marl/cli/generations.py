@@ -19,13 +19,14 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.cli.schedule import Schedule
+    from marl.studies.evolution import Succession
     from marl.studies.lineage import Lineage
     from marl.studies.population import FoundPopulation
 from marl.cli.cells import PlannedCell, plan_of
@@ -91,9 +92,10 @@ class Generations:
     def __init__(self, found: FoundPopulation, out: Path, say: Callable[[str], None]) -> None:
         """Plans every member; nothing is read or written yet. Raises ConfigError for what makes no sense."""
         self.population, self.out, self._say = found.population, out, say
-        self._drawn = self.population.drawn()
+        self._found, self._drawn = found, self.population.drawn()
         self.lineage: Lineage
-        self.turns = [self._planned(found, member) for member in range(self.population.members)]
+        self._let_grow()
+        self.turns = [self._planned(member, own) for member, own in enumerate(self._drawn)]
         self.steps = self.turns[0].steps
         if self.steps % self.population.every:
             raise config_error(
@@ -104,16 +106,26 @@ class Generations:
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
-    def _planned(self, found: FoundPopulation, member: int) -> Turn:
-        """A member as ``marl train`` takes it."""
+    def _let_grow(self) -> None:
+        """Where networks grow, the one that members begin with is a setting of theirs. Raises ConfigError."""
+        from marl.studies.growth import NETWORK
+
+        if self.population.grow is not None:
+            scenario = make_plan(self._planned(0, self._drawn[0]).asked, None).scenario
+            where = f"population {self.population.name!r}: grow"
+            network = self.population.grow.check(where, scenario.agents, scenario.league)
+            self._drawn = [{**own, NETWORK: network} for own in self._drawn]
+
+    def _planned(self, member: int, drawn: Mapping[str, Any]) -> Turn:
+        """A member that begins with these settings, as ``marl train`` takes it."""
         from marl.config import in_words
         from marl.types import MarlError
 
-        study = found.study.study
-        settings = tuple((name, in_words(value)) for name, value in self._drawn[member].items())
+        study = self._found.study.study
+        settings = tuple((name, in_words(value)) for name, value in drawn.items())
         cell = dataclasses.replace(study.cells()[member], settings=settings)
         try:
-            asked, config = plan_of(found.study, cell)
+            asked, config = plan_of(self._found.study, cell)
         except MarlError as error:
             raise config_error(f"population {self.population.name!r}: {error}") from None
         name = f"member-{member:0{len(str(self.population.members - 1))}}"
@@ -127,9 +139,9 @@ class Generations:
         if self._scenario.stop is not None:
             raise config_error(f"{where}: its scenario ends by a rule; expected settings=['stop=none'] for all members")
         with make_plan(self.turns[0].asked, None).build() as system:
-            for name, value in self._drawn[0].items():
+            for name in self.population.spaces:
                 try:
-                    system.change(name, value)
+                    system.change(name, self._drawn[0][name])
                 except ConfigError as error:
                     raise config_error(f"{where}: spaces[{name!r}]: {error}") from None
             if self.population.fitness == "rating":
@@ -178,15 +190,16 @@ class Generations:
                     f"--out {self.out}: holds a population that was asked otherwise ({'; '.join(changed[:3])}); undo "
                     "that, or choose another --out"
                 )
-        self._check_members()
         members = [{"folder": turn.name, "seed": turn.cell.seed, "words": list(turn.words)} for turn in self.turns]
-        write_json(self.out / POPULATION, {"population": asked, "steps": self.steps, "members": members})
         self.lineage = Lineage.read(self.out)
+        if self.lineage.records:
+            self._recover()
+        self._check_members()
+        write_json(self.out / POPULATION, {"population": asked, "steps": self.steps, "members": members})
         if not self.lineage.records:
             first = [Descent(0, 0, member, None, member, own) for member, own in enumerate(self._drawn)]
             self.lineage = self.lineage.with_generation(first)
             self.lineage.write(self.out)
-        self._recover()
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -229,6 +242,7 @@ class Generations:
                 fitness, settings, population.spaces, population.exploit, population.explore,
                 population.stream(number), explore_all=population.explore_all,
             )  # fmt: skip
+            moves = self._grown(moves, number)
         for member, move in enumerate(moves):
             if move.parent != member or dict(move.settings) != dict(settings[member]):
                 self._write_copy(number, member, move)
@@ -241,6 +255,18 @@ class Generations:
         self.lineage.write(self.out)  # from here on the comparison counts
         self._place_copies(number)
         self._tell()
+
+    def _grown(self, moves: Sequence[Succession], number: int) -> list[Succession]:
+        """The same with larger networks of some copies."""
+        from marl.studies.growth import NETWORK
+
+        grow, rng, found = self.population.grow, self.population.growth_stream(number), []
+        for member, move in enumerate(moves):
+            if grow is not None and move.parent != member:
+                network = grow.vary(move.settings[NETWORK], rng)
+                move = dataclasses.replace(move, settings={**move.settings, NETWORK: network})
+            found.append(move)
+        return found
 
     def _returns(self, turns: Sequence[Turn]) -> list[float | None]:
         """What every member's evaluation at this step has returned."""
@@ -290,20 +316,39 @@ class Generations:
                 self.population.device,
             )  # fmt: skip
 
+    def _follow_networks(self) -> None:
+        """Members have the networks that the lineage says. Raises ConfigError."""
+        from marl.nets.networks import MLP
+        from marl.studies.growth import NETWORK
+
+        if self.population.grow is None:
+            return
+        for one in self.lineage.latest:
+            network = one.settings.get(NETWORK)
+            if not isinstance(network, MLP):
+                raise config_error(
+                    f"{self.out}: lineage: {NETWORK}: expected an MLP, got {network!r:.80}; was it edited?"
+                )
+            self.turns[one.member] = self._planned(one.member, {**self._drawn[one.member], NETWORK: network})
+
     def _place_copies(self, number: int) -> None:
         """Move the copies of a comparison to where they belong, those that are not there yet."""
-        from marl.studies.copying import put_in_place
+        from marl.studies.copying import put_in_place, tell_network
 
+        self._follow_networks()
         for one in self.lineage.generation(number):
             child, parent = self.turns[one.member], self.turns[one.parent]
             folder = self.out / COPIES / str(number) / child.name
             for copy in folder.glob("step-*") if folder.is_dir() else ():
+                if self.population.grow is not None:
+                    tell_network(child.folder, child.config)
                 put_in_place(copy, parent.folder, child.folder)
         shutil.rmtree(self.out / COPIES, ignore_errors=True)
 
     def _recover(self) -> None:
         """Finish the newest comparison if it counts; throw away the copies of one that does not yet."""
         number = self.lineage.generations
+        self._follow_networks()
         if (self.out / COPIES / str(number)).is_dir():
             self._say(f"{self.out}: copies of comparison {number} were on their way; moved")
             self._place_copies(number)

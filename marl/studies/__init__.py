@@ -6,6 +6,7 @@ from marl.studies.compare import compare
 from marl.studies.comparison import Comparison
 from marl.studies.evolution import AddNoise, BinaryTournament, Perturb, Succession, Truncation, evolve
 from marl.studies.exploit import Exploitation, exploit
+from marl.studies.growth import Grow
 from marl.studies.lineage import Descent, Lineage
 from marl.studies.population import Population
 from marl.studies.rate_range import RateRange, find_lr
@@ -30,6 +31,7 @@ __all__ = [
     "Comparison",
     "Descent",
     "Exploitation",
+    "Grow",
     "IntUniform",
     "Lineage",
     "LogUniform",

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from marl import checkpoint
 from marl.logs import read_metrics
-from marl.logs.files import sync_folder, write_json
-from marl.run.folder import CHECKPOINTS, SUMMARY, checkpoints, read_best
+from marl.logs.files import read_json, sync_folder, write_json
+from marl.run.folder import CHECKPOINTS, CONFIG, SUMMARY, checkpoints, read_best
+from marl.studies.growth import NETWORK, grow_state, network_of
 from marl.system import MultiAgentSystem
 
 STREAMS = ("generator", "sampler")  # of learners: what is drawn where they act, and where they draw from memories
@@ -30,7 +33,8 @@ def write_copy(
         parent: run folder of the member that is copied.
         child: run folder of the member that goes on; neither is changed.
         out: a folder, where the checkpoint is written under the name that the parent's newest one has.
-        settings: with which the copy goes on, by the names that :meth:`marl.MultiAgentSystem.change` takes.
+        settings: with which the copy goes on, by the names that :meth:`marl.MultiAgentSystem.change` takes; and the
+            network, if it may grow.
         seed: of the child.
         scenario: of both.
         device: where the copy is made.
@@ -44,8 +48,14 @@ def write_copy(
     meta = checkpoint.read_manifest(source)["meta"]
     with MultiAgentSystem.load(source, env=scenario, device=device) as system:
         for name, value in settings.items():
-            system.change(name, value)
+            if name != NETWORK:
+                system.change(name, value)
         state = system.state_dict()
+        network = settings.get(NETWORK)
+        if network is not None and network != network_of(system):
+            drawn = np.random.SeedSequence([seed, system.steps]).generate_state(1)
+            state, agents = grow_state(system, state, network, int(drawn[0]))
+            meta = meta | {"agents": agents}
     if own := checkpoints(child):
         before, _ = checkpoint.load(own[0])
         for team, learner in state["learners"].items():
@@ -73,6 +83,21 @@ def put_in_place(copy: Path, parent: Path, child: Path) -> None:
     os.rename(copy, target)
     sync_folder(folder)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def tell_network(run: Path, config: Mapping[str, Any]) -> None:
+    """Let a run's config.json say which network the run has from now on. Repeated, it changes nothing.
+
+    Args:
+        run: the run folder.
+        config: what its config.json would say if it had begun with that network.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    stored = read_json(run / CONFIG)
+    asked = {**stored["asked"], "set": config["asked"]["set"]}
+    write_json(run / CONFIG, {**stored, "asked": asked, "set": config["set"], "settings": config["settings"]})
 
 
 def evaluated(run: Path, after: int) -> float | None:

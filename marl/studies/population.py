@@ -12,12 +12,14 @@ from marl import sources
 from marl.config import check_whole, unknown
 from marl.scenario import Scenario
 from marl.studies.evolution import Exploit, Explore, Perturb, Truncation
+from marl.studies.growth import Grow
 from marl.studies.spaces import Space
 from marl.studies.study import OWN, FoundStudy, Study, only
 from marl.types import ConfigError
 
 FITNESS = ("return", "rating")
-START, STEP, GAMES = 0x5B70, 0x5B71, 0x5B72  # seeds of what is drawn at the start, at comparisons, of games there
+# Seeds of what is drawn at the start, at comparisons, of games there, of networks that grow there.
+START, STEP, GAMES, GROWTH = 0x5B70, 0x5B71, 0x5B72, 0x5B73
 MOST_MEMBERS = 1_000
 
 
@@ -45,6 +47,7 @@ class Population:
         exploit: who copies whom; None: nobody does.
         explore: how copies vary their settings; None: not at all.
         explore_all: members that are not replaced vary theirs too.
+        grow: how networks of copies become larger; None: they do not.
         seed: of everything that is drawn here; member k trains with ``seed + k``.
         settings: ``KEY=VALUE`` for all members, as ``marl train --set`` takes them.
         evaluate_episodes: of each comparison by return.
@@ -72,6 +75,7 @@ class Population:
     exploit: Exploit | None = field(default_factory=Truncation)
     explore: Explore | None = field(default_factory=Perturb)
     explore_all: bool = False
+    grow: Grow | None = None
     seed: int = 0
     settings: Sequence[str] = ()
     evaluate_episodes: int = 20
@@ -98,6 +102,10 @@ class Population:
             value = getattr(self, name)
             if value is not None and (isinstance(value, type) or not isinstance(value, kind)):
                 raise ConfigError(f"{where}: {name}: expected None or one such as {example}, got {value!r:.80}")
+        if self.grow is not None and not isinstance(self.grow, Grow):
+            raise ConfigError(f"{where}: grow: expected None or marl.studies.Grow(), got {self.grow!r:.80}")
+        if self.grow is not None and self.exploit is None:
+            raise ConfigError(f"{where}: grow: copies grow, and with exploit=None nobody copies; leave one of them out")
         self._check_spaces(where)
         self.study()
 
@@ -144,6 +152,10 @@ class Population:
     def stream(self, generation: int) -> np.random.Generator:
         """What a comparison draws from; the same however often it is repeated."""
         return np.random.default_rng([self.seed, STEP, generation])
+
+    def growth_stream(self, generation: int) -> np.random.Generator:
+        """What growing networks draw from at a comparison; apart, so that nothing else is drawn otherwise."""
+        return np.random.default_rng([self.seed, GROWTH, generation])
 
     def __repr__(self) -> str:
         """Its name and its size."""

@@ -13,10 +13,11 @@ import torch
 
 import marl
 from marl import checkpoint
+from marl.config import in_words
 from marl.logs import read_metrics
 from marl.run import Run
 from marl.studies import Lineage
-from marl.studies.copying import put_in_place, write_copy
+from marl.studies.copying import put_in_place, tell_network, write_copy
 from marl.types import NonFiniteError
 from tests.support.commands import Here, finish, start
 from tests.support.equality import assert_equal_runs, assert_equal_trees
@@ -322,6 +323,40 @@ def test_killed_in_the_middle_of_a_turn_it_is_the_unbroken_population(
     assert_equal_populations(unbroken, out)
 
 
+GROWING = (
+    ("network=marl.MLP((8,))", "network=marl.MLP((8,), 'relu')"),
+    ("import LogUniform", "import Grow, LogUniform"),
+    ("evaluate_episodes=2", "grow=Grow(chance=1, factor=1.5, deepest=2), evaluate_episodes=2"),
+)
+
+
+def test_members_whose_networks_grew_say_so_and_go_on_exactly_after_a_kill(tmp_path, monkeypatch, marl_command):
+    file, whole, out = write(tmp_path, *GROWING), tmp_path / "whole", tmp_path / "out"
+    assert marl_command("population", "run", file, "--out", whole, "--quiet").code == 0
+    first, *_, last = (Lineage.read(whole).generation(number) for number in range(4))
+    assert {one.settings["learner.network"].sizes for one in first} == {(8,)}
+    sizes = [one.settings["learner.network"].sizes for one in last]
+    assert set(sizes) & {(12,), (8, 8), (18,), (12, 12), (12, 8)}
+    for name, expected in zip(MEMBERS, sizes, strict=True):
+        config = json.loads((whole / "members" / name / "config.json").read_text())
+        assert config["settings"]["learner"]["network"]["sizes"] == list(expected)
+        assert any(text == f"learner.network={in_words(marl.MLP(expected, 'relu'))}" for text in config["set"])
+        said = checkpoint.read_manifest(whole / "members" / name / "checkpoints/last")["meta"]["agents"]
+        assert said["network"]["sizes"] == list(expected)
+
+    def die(*arguments):
+        tell_network(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch:  # config.json is that of the copy, which is not there yet
+        patch.setattr("marl.studies.copying.tell_network", die)
+        assert marl_command("population", "run", file, "--out", out, "--quiet").code == 1
+    assert list(out.glob("copies/1/*/step-*"))
+    assert marl_command("population", "run", file, "--out", out, "--quiet").code == 0
+    assert_equal_populations(whole, out)
+    assert marl_command("population", "run", file, "--out", out, "--quiet").code == 0  # finished: nothing to do
+
+
 def test_ctrl_c_says_how_to_go_on(file, tmp_path, monkeypatch, marl_command):
     def press(self, cells=()):
         raise KeyboardInterrupt
@@ -443,6 +478,9 @@ BAD = [
     (("episodes=2,\n)", "episodes=2, fitness='rating')"), "expected a game of two sides (league: CartPole-v1 has"),
     (("episodes=2,\n)", "episodes=2, start={'learner.l': 1})"), "start: unknown setting with a space 'learner.l'"),
     (("task=tiny", "task='spraed'"), "spraed"),
+    (("episodes=2,\n)", "episodes=2, grow=True)"), "grow: expected None or marl.studies.Grow(), got True"),
+    (("exploit=Truncation(0.4)", "exploit=None, grow=marl.studies.Grow()"), "with exploit=None nobody copies"),
+    (("episodes=2,\n)", "episodes=2, grow=marl.studies.Grow(deepest=2))"), "grow: deepest: with tanh a layer more"),
     (("steps=960,\n)", "steps=960, stop=marl.MeanReturn(at_least=1))"), "expected settings=['stop=none']"),
     (("population = ", "other = marl.Population(name='o', task='spread', every=1, spaces={'learner.lr': "
       "Uniform(0, 1)})\npopulation = "), "expected one marl.Population at module level, found 2"),

@@ -380,6 +380,16 @@ def test_the_shipped_study_is_ninety_runs_on_equal_terms():
     assert {cell.cell.algorithm for cell in cells} == {"ippo", "mappo", "iql", "vdn", "qmix", "maddpg"}
 
 
+def test_the_shipped_study_of_optimizers_differs_in_the_optimizer_alone():
+    cells = planned_cells(find("optimizers"), Path("out"))
+    assert len(cells) == 6
+    learners = [dict(cell.config["settings"]["learner"]) for cell in cells]
+    used = {learner.pop("optimizer")["$class"].rpartition(":")[2] for learner in learners}
+    assert used == {"Adam", "RMSprop"}
+    assert all(learner == learners[0] for learner in learners)
+    assert learners[0]["lr"] == 5e-4
+
+
 SMALL = """
 import dataclasses
 from marl_scenarios.studies.cooperative import foraging, speaker_listener, spread, study
