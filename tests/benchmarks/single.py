@@ -35,7 +35,7 @@ from tests.benchmarks.throughput import (
     rate_row,
     say_ratios,
     tell,
-)  # fmt: skip
+)
 
 SMALL = Work(copies=8, agents=1)
 WORKS = {
