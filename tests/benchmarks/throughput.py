@@ -4,7 +4,10 @@
 
 The work is simple_spread (3 agents, 25 steps, discrete actions) under independent PPO: one actor and one critic for all
 agents, two layers of 64 and tanh each, 128 steps of E copies, 4 epochs of 4 minibatches, Adam, clipped gradients. Rates
-are environment steps a second; one step moves all agents of one copy.
+are environment steps a second; one step moves all agents of one copy. Recurrent variants have a layer and a GRU or an
+LSTM of 64 instead, and learn from sequences of 16 (``recurrent``) or from whole rollouts (the others):
+
+    python -m tests.benchmarks.throughput --variants recurrent-shared recurrent-whole --peers jaxmarl-recurrent
 
 Machines are shared and change their speed by the minute. So every contender is a process of its own that waits while
 others run, rounds take turns, numbers are medians over rounds, and ratios are medians of the ratios within a round.
@@ -33,11 +36,17 @@ from typing import Any
 from tests.benchmarks.peers.protocol import Work
 
 ROOT = Path(__file__).parents[2]
-MODULES = {"sb3": "sb3", "jaxmarl": "jaxmarl_ippo", "sb3-mpe2": "sb3_mpe2"}
-VARIANTS = ("ippo", "mappo", "independent", "recurrent")
+MODULES = {
+    "sb3": "sb3",
+    "jaxmarl": "jaxmarl_ippo",
+    "jaxmarl-recurrent": "jaxmarl_recurrent",
+    "sb3-mpe2": "sb3_mpe2",
+}
+VARIANTS = (
+    "ippo", "mappo", "independent", "recurrent", "recurrent-whole", "recurrent-shared", "lstm", "mappo-recurrent"
+)  # fmt: skip
 GROWTH_AGENTS = (3, 10, 32, 100)
 GROWTH_COPIES = (1, 4, 16, 64, 256, 1024, 4096)
-COLUMNS = ("who", "stepping", "acting", "updating", "end to end", "ippo / this", "per processor second")
 PARTS = ("stepping", "acting", "storing", "updating")
 
 
@@ -171,19 +180,28 @@ class Run:
     absent: list[str] = field(default_factory=list)
 
     @contextmanager
-    def rounds(self, starts: Iterable[Callable[[], Contender]]) -> Iterator[list[Contender]]:
-        """Start contenders, let them take turns for all rounds, and end them."""
-        started: list[Contender] = []
+    def started(self, starts: Iterable[Callable[[], Contender]]) -> Iterator[list[Contender]]:
+        """Start contenders, leave out who cannot run here, and end them."""
+        begun: list[Contender] = []
         able: list[Contender] = []
         try:
             for start in starts:
-                started.append(start())
-            for contender in started:
+                begun.append(start())
+            for contender in begun:
                 try:
                     contender.ready()
                     able.append(contender)
                 except Absent as absence:
                     self.absent.append(str(absence))
+            yield able
+        finally:
+            for contender in begun:
+                contender.stop()
+
+    @contextmanager
+    def rounds(self, starts: Iterable[Callable[[], Contender]]) -> Iterator[list[Contender]]:
+        """Start contenders, let them take turns for all rounds, and end them."""
+        with self.started(starts) as able:
             for contender in able:
                 contender.warm(self.seconds)
             for turn in range(self.repeats):
@@ -191,9 +209,6 @@ class Run:
                 for contender in able[first:] + able[:first]:
                     contender.round()
             yield able
-        finally:
-            for contender in started:
-                contender.stop()
 
     def ours(self, name: str, work: Work) -> Callable[[], Contender]:
         """A start of marl."""
@@ -257,11 +272,10 @@ def rates(run: Run, options: argparse.Namespace) -> None:
         with run.rounds(starts) as able:
             run.keep("rates", able)
             title = f"{work.agents} agents, E={copies}: environment steps a second"
-            head = COLUMNS
-            base = best(c for c in able if c.work.variant == "ippo" and c.work.part == "train" and c.ours)
-            run.table(title, head, [_rate_row(contender, base) for contender in able])
-            if base is not None:
-                _say_ratios(run, "rates", able, base, copies)
+            trained = [c for c in able if c.work.part == "train" and c.ours]
+            base = best(c for c in trained if c.work.variant == "ippo") or best(trained)
+            run.table(title, columns(base), [rate_row(contender, base) for contender in able])
+            say_ratios(run, f"rates E={copies}", able, base)
     for agents in options.agents[1:]:
         many_agents(run, options, agents)
 
@@ -271,7 +285,14 @@ def best(contenders: Iterable[Contender]) -> Contender | None:
     return max(contenders, key=lambda contender: contender.rate, default=None)
 
 
-def _rate_row(contender: Contender, base: Contender | None) -> list[str]:
+def columns(base: Contender | None) -> list[str]:
+    """The head of a table of `rate_row`."""
+    ratio = "ratio" if base is None else f"{base.work.variant} / this"
+    return ["who", "stepping", "acting", "updating", "end to end", ratio, "per processor second"]
+
+
+def rate_row(contender: Contender, base: Contender | None) -> list[str]:
+    """Its name, the rates of its parts and the whole, and how much faster ``base`` is."""
     name = contender.name if contender.ours else f"*{contender.name}*"
     if contender.work.part == "world":
         return [name, number(contender.rate), "", "", "", "", ""]
@@ -281,18 +302,31 @@ def _rate_row(contender: Contender, base: Contender | None) -> list[str]:
     return [name, *shown, number(contender.rate), ratio, number(contender.per_processor_second)]
 
 
-def _say_ratios(run: Run, section: str, able: Sequence[Contender], base: Contender, copies: int) -> None:
-    """Our fastest against the fastest of each peer, and of each variant at the same threads."""
+def say_ratios(run: Run, where: str, able: Sequence[Contender], base: Contender | None) -> None:
+    """The fastest of each variant of ours against the fastest of each peer, and against ``base`` at its threads."""
     found = run.results.setdefault("ratios", {})
-    for peer in sorted({c.name.partition(",")[0] for c in able if not c.ours}):
-        rival = best(c for c in able if c.name.startswith(f"{peer},"))
-        if rival is not None:
-            found[f"{section} E={copies} ippo / {peer}"] = ratio = base.against(rival)
-            run.say(f"\nE={copies}: {base.name} is {ratio:.2f} times {rival.name}.")
-    for contender in able:
-        if contender.ours and contender.work.variant != "ippo" and contender.work.threads == base.work.threads:
-            found[f"{section} E={copies} {contender.work.variant} / ippo"] = ratio = contender.against(base)
-            run.say(f"\nE={copies}: {contender.name} reaches {ratio:.2f} of {base.name}.")
+    ours = [c for c in able if c.ours and c.work.part == "train"]
+    rivals = fastest((c for c in able if not c.ours), lambda c: c.name.partition(",")[0])
+    for variant, contender in fastest(ours, lambda c: c.work.variant).items():
+        for peer, rival in rivals.items():
+            found[f"{where} {variant} / {peer}"] = ratio = contender.against(rival)
+            run.say(f"\n{where}: {contender.name} is {ratio:.2f} times {rival.name}.")
+    for contender in ours:
+        if (
+            base is not None
+            and contender.work.variant != base.work.variant
+            and contender.work.threads == base.work.threads
+        ):
+            found[f"{where} {contender.work.variant} / {base.work.variant}"] = ratio = contender.against(base)
+            run.say(f"\n{where}: {contender.name} reaches {ratio:.2f} of {base.name}.")
+
+
+def fastest(contenders: Iterable[Contender], kind: Callable[[Contender], str]) -> dict[str, Contender]:
+    """The fastest of each kind."""
+    found: dict[str, Contender] = {}
+    for contender in contenders:
+        found[kind(contender)] = max(found.get(kind(contender), contender), contender, key=lambda c: c.rate)
+    return found
 
 
 def many_agents(run: Run, options: argparse.Namespace, agents: int) -> None:
@@ -336,10 +370,9 @@ def real_mpe2(run: Run, options: argparse.Namespace) -> None:
             run.keep("mpe2", able)
             base = best(c for c in able if c.ours)
             title = f"Real mpe2, E={copies}, {options.workers} worker processes: environment steps a second"
-            rows = [_rate_row(contender, base)[:-1] for contender in able]  # workers use processor time of their own
-            run.table(title, COLUMNS[:-1], rows)
-            if base is not None:
-                _say_ratios(run, "mpe2", able, base, copies)
+            rows = [rate_row(contender, base)[:-1] for contender in able]  # workers use processor time of their own
+            run.table(title, columns(base)[:-1], rows)
+            say_ratios(run, f"mpe2 E={copies}", able, base)
 
 
 def beside_busy(run: Run, options: argparse.Namespace) -> None:

@@ -30,18 +30,14 @@ def make(work: Work) -> Contender:
     import jax.numpy as jnp
     import jaxmarl
 
+    from tests.benchmarks.peers.jax_layers import adam, dense, gru, moments_of, through
+
     env = jaxmarl.make("MPE_simple_spread_v3", num_agents=work.agents, num_landmarks=work.agents)
     agents, copies, length, hidden = env.agents, work.copies, work.max_cycles, work.hidden
     count, width = len(agents), env.observation_spaces[agents[0]].shape[0]
     choices = env.action_spaces[agents[0]].n
     ids = jnp.eye(count)
     tree_map = jax.tree.map
-
-    def dense(key: Any, before: int, after: int) -> tuple[Any, Any]:
-        return jax.nn.initializers.orthogonal(2**0.5)(key, (before, after)), jnp.zeros(after)
-
-    def through(layer: tuple[Any, Any], x: Any) -> Any:
-        return x @ layer[0] + layer[1]
 
     def make_params(key: Any) -> dict[str, Any]:
         sizes = {"enter": (width + count, hidden), "input": (hidden, 3 * hidden), "carry": (hidden, 3 * hidden)}
@@ -54,13 +50,6 @@ def make(work: Work) -> Contender:
         keys = jax.random.split(key, len(sizes))
         return {name: dense(k, *size) for k, (name, size) in zip(keys, sizes.items(), strict=True)}
 
-    def gru(params: Any, h: Any, x: Any) -> Any:
-        """One step from the products ``x`` with the inputs."""
-        from_carry = through(params["carry"], h)
-        reset, update = jnp.split(jax.nn.sigmoid(x[..., : 2 * hidden] + from_carry[..., : 2 * hidden]), 2, -1)
-        candidate = jnp.tanh(x[..., 2 * hidden :] + reset * from_carry[..., 2 * hidden :])
-        return (1 - update) * candidate + update * h
-
     def seen_by(params: Any, obs: Any) -> Any:
         """Products with the inputs of any number of rows at once."""
         x = jnp.concatenate((obs, jnp.broadcast_to(ids, (*obs.shape[:-1], count))), -1)
@@ -71,7 +60,7 @@ def make(work: Work) -> Contender:
         start = jnp.zeros((*obs.shape[1:-1], hidden))
 
         def step(h: Any, x: Any) -> tuple[Any, Any]:
-            h = gru(params, h, x)
+            h = gru(params["carry"], h, x)
             return h, h
 
         return through(params["leave"], jax.lax.scan(step, start, seen_by(params, obs))[1])
@@ -93,7 +82,7 @@ def make(work: Work) -> Contender:
     def play(params: Any, carry: Any, key: Any) -> tuple[Any, Any]:
         state, obs, h = carry
         key_stray, key_random, key_env = jax.random.split(key, 3)
-        h = gru(params, h, seen_by(params, obs))
+        h = gru(params["carry"], h, seen_by(params, obs))
         best = through(params["leave"], h).argmax(-1)
         stray = jax.random.uniform(key_stray, best.shape) < EPSILON
         action = jnp.where(stray, jax.random.randint(key_random, best.shape, 0, choices), best)
@@ -112,19 +101,6 @@ def make(work: Work) -> Contender:
         aim = batch["reward"] + DISCOUNT * mix(target, later, states[1:])
         return jnp.square(mix(params, now, states[:-1]) - jax.lax.stop_gradient(aim)).mean()
 
-    def adam(params: Any, moments: Any, gradient: Any) -> tuple[Any, Any]:
-        norm = jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(gradient)))
-        gradient = tree_map(lambda g: g * jnp.minimum(1.0, MAX_NORM / (norm + 1e-6)), gradient)
-        first, second, steps = moments
-        steps = steps + 1
-        first = tree_map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
-        second = tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
-
-        def step(p: Any, m: Any, v: Any) -> Any:
-            return p - LR * (m / (1 - 0.9**steps)) / (jnp.sqrt(v / (1 - 0.999**steps)) + 1e-5)
-
-        return tree_map(step, params, first, second), (first, second, steps)
-
     def iteration(_: int, everything: Any) -> Any:
         params, target, moments, world, buffer, updates, key = everything
         key, key_play, key_draw = jax.random.split(key, 3)
@@ -137,7 +113,7 @@ def make(work: Work) -> Contender:
         filled = jnp.minimum((updates + 1) * copies, BUFFER)
         chosen = jax.random.randint(key_draw, (BATCH,), 0, filled)
         batch = tree_map(lambda kept: kept[:, chosen], buffer)
-        params, moments = adam(params, moments, jax.grad(loss)(params, target, batch))
+        params, moments = adam(params, moments, jax.grad(loss)(params, target, batch), LR, MAX_NORM)
         updates = updates + 1
         moves = updates % TARGET_EVERY == 0
         target = tree_map(lambda old, new: jnp.where(moves, new, old), target, params)
@@ -146,14 +122,13 @@ def make(work: Work) -> Contender:
     key = jax.random.PRNGKey(work.seed)
     key, key_params, key_env = jax.random.split(key, 3)
     params = make_params(key_params)
-    zeros = tree_map(jnp.zeros_like, params)
     obs, state = jax.jit(jax.vmap(env.reset))(jax.random.split(key_env, copies))
     buffer = {
         "obs": jnp.zeros((length + 1, BUFFER, count, width)),
         "action": jnp.zeros((length, BUFFER, count), dtype=int),
         "reward": jnp.zeros((length, BUFFER)),
     }
-    begin = (params, params, (zeros, zeros, jnp.zeros(())), (state, side_by_side(obs)), buffer, 0, key)
+    begin = (params, params, moments_of(params), (state, side_by_side(obs)), buffer, 0, key)
     everything = [begin]
     run = jax.jit(lambda times, everything: jax.lax.fori_loop(0, times, iteration, everything))
 

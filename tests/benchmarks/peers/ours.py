@@ -15,8 +15,9 @@ import torch
 
 import marl
 from marl import graphs
+from marl.nets import LSTM
 from marl.scenario import find
-from tests.benchmarks.peers.protocol import Contender, Work, serve
+from tests.benchmarks.peers.protocol import GAMES, Contender, Work, serve
 
 MPE2 = "mpe2.simple_spread_v3"
 # The parts of an iteration: what is called, seen from the system. What lies inside another part counts there only.
@@ -31,7 +32,6 @@ INNER = {
     "backward": ("gradient.fill",),  # with the forward and the loss: see `profile`
     "optimizer": ("optimizer.step",),
 }
-GAMES = 100  # greedy episodes of an evaluation
 CHECK = 16_384  # environment steps between two evaluations
 THRESHOLDS = (-36.0, -30.0)  # sums of returns
 
@@ -94,15 +94,18 @@ class Stopwatch:
         return taken
 
 
+def settings_of(work: Work) -> dict[str, Any]:
+    """The settings of PPO that every contender has, peers included."""
+    names = ("rollout", "epochs", "minibatches", "lr", "discount", "gae_lambda", "clip", "value_weight", "entropy")
+    settings = {name: getattr(work, name) for name in names}
+    return settings | {"max_grad_norm": work.max_grad_norm, "normalize_values": False}
+
+
 def learner_of(work: Work) -> marl.PPO:
     """The learner that ``work`` asks for."""
     if work.hidden != 64:
         raise ValueError("hidden: the reference work has layers of 64")
-    settings: dict[str, Any] = {
-        name: getattr(work, name)
-        for name in ("rollout", "epochs", "minibatches", "lr", "discount", "gae_lambda", "clip", "value_weight")
-    }
-    settings |= {"entropy": work.entropy, "max_grad_norm": work.max_grad_norm, "normalize_values": False}
+    settings = settings_of(work)
     if work.neighbors:
         settings["agent_id"] = False  # ids are as wide as there are agents
     return {
@@ -110,6 +113,10 @@ def learner_of(work: Work) -> marl.PPO:
         "mappo": lambda: marl.mappo(**settings),
         "independent": lambda: marl.ippo(**settings | {"sharing": "none", "agent_id": False}),
         "recurrent": lambda: marl.ippo(network=marl.GRU(64), sequence=16, **settings),
+        "recurrent-whole": lambda: marl.ippo(network=marl.GRU(64), sequence=None, **settings),
+        "recurrent-shared": lambda: marl.ippo(network=marl.GRU(64), sequence=None, shared_trunk=True, **settings),
+        "lstm": lambda: marl.ippo(network=LSTM(64), sequence=None, **settings),
+        "mappo-recurrent": lambda: marl.mappo(network=marl.GRU(64), sequence=None, **settings),
     }[work.variant]()
 
 
@@ -139,9 +146,9 @@ def make_system(work: Work, agents: Any = None) -> marl.MultiAgentSystem:
     )
 
 
-def train(work: Work) -> Contender:
+def train(work: Work, make: Callable[[Work], marl.MultiAgentSystem] = make_system) -> Contender:
     """End to end, with the seconds of its outer parts."""
-    system, watch = make_system(work), Stopwatch()
+    system, watch = make(work), Stopwatch()
     watch.watch(system, OUTER)
 
     def iterate(count: int) -> dict[str, Any]:

@@ -20,10 +20,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+GAMES = 100  # greedy episodes of an evaluation
+
 
 @dataclass(frozen=True)
 class Work:
-    """What everybody has to do: PPO on simple_spread, one policy and one critic shared by all agents."""
+    """What everybody has to do, by default PPO on simple_spread, one policy and one critic shared by all agents."""
 
     copies: int = 128
     agents: int = 3
@@ -43,10 +45,10 @@ class Work:
     threads: int = 1
     workers: int = 0  # processes that step the environment, where it is stepped by processes
     seed: int = 0
-    part: str = "train"  # of our own: train, world, profile, quality
-    variant: str = "ippo"  # of our own: ippo, mappo, independent, recurrent
+    part: str = "train"  # of our own: train, world, profile, quality, learn
+    variant: str = "ippo"  # which learner or network: see the benchmark
     limit: int = 0  # of our own: steps at most until the quality is there; 0: the scenario's
-    world: str = "native"  # of our own: native or mpe2
+    world: str = "native"  # native or mpe2, which are of our own; the benchmark of single agents: of ``worlds``
     device: str = "cpu"  # of our own
     graphs: bool = True  # of our own: on a GPU, record what is done again and again
 

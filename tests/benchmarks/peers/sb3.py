@@ -18,9 +18,13 @@ def make_ppo(env: Any, work: Work, seed: int | None) -> Any:
     """PPO with the settings of ``work``; ``seed`` None where the environment takes none."""
     from stable_baselines3 import PPO
 
-    return PPO(
-        "MlpPolicy",
-        env,
+    architecture = {"net_arch": {"pi": [work.hidden] * 2, "vf": [work.hidden] * 2}}
+    return PPO("MlpPolicy", env, policy_kwargs=architecture, seed=seed, **settings_of(work))
+
+
+def settings_of(work: Work) -> dict[str, Any]:
+    """The settings of any kind of PPO that ``work`` asks for."""
+    return dict(
         learning_rate=work.lr,
         n_steps=work.rollout,
         batch_size=work.steps * work.agents // work.minibatches,
@@ -31,8 +35,6 @@ def make_ppo(env: Any, work: Work, seed: int | None) -> Any:
         ent_coef=work.entropy,
         vf_coef=work.value_weight,
         max_grad_norm=work.max_grad_norm,
-        policy_kwargs={"net_arch": {"pi": [work.hidden] * 2, "vf": [work.hidden] * 2}},
-        seed=seed,
         device="cpu",
     )
 
