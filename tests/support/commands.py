@@ -122,7 +122,7 @@ class Here:
     def end(self):
         self.theirs.close()
         self.socket.close()
-        return self.died
+        return f"died of {self.died}"
 
 
 def start(*words: object, code: str | None = None) -> subprocess.Popen[str]:
