@@ -18,7 +18,7 @@ from marl.logs import read_metrics
 from marl.logs.files import read_json
 from marl.run.lock import writer_of
 from tests.cli.test_tune import Here as Asked
-from tests.support.commands import Here, gone, marl_command  # noqa: F401
+from tests.support.commands import Here, gone, marl_command  # noqa: F401, the fixture
 from tests.support.equality import assert_equal_runs
 
 pytest.importorskip("ray")
@@ -107,7 +107,10 @@ def nothing_here(monkeypatch):
 
 @pytest.mark.usefixtures("nothing_here")
 def test_a_study_on_a_cluster_is_that_of_one_process_bit_for_bit_though_a_worker_is_killed(
-    file, local, tmp_path, marl_command
+    file,
+    local,
+    tmp_path,
+    marl_command,  # noqa: F811
 ):
     (file.parent / "kill").touch()
     said = marl_command("study", "run", file, "--out", tmp_path, "--ray", "auto", "--quiet", "--json")
@@ -115,7 +118,7 @@ def test_a_study_on_a_cluster_is_that_of_one_process_bit_for_bit_though_a_worker
     answer = json.loads(said.out)
     assert (answer["trained"], answer["finished"], answer["failed"]) == (4, 4, {})
     assert not (file.parent / "kill").exists()
-    assert re.search("own/seed-[01]: its Ray worker was lost .*; tried again from what it saved", said.error)
+    assert re.search("own/seed-[01]: its Ray worker was lost .*; tried again from what it saved", said.err)
     journal = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert [line["begun"] for line in journal if "begun" in line].count(True) == 1
     for name in CELLS:
@@ -124,7 +127,7 @@ def test_a_study_on_a_cluster_is_that_of_one_process_bit_for_bit_though_a_worker
 
 
 @pytest.mark.usefixtures("nothing_here")
-def test_ctrl_c_saves_what_trains_and_leaves_no_process(file, tmp_path, monkeypatch, marl_command):
+def test_ctrl_c_saves_what_trains_and_leaves_no_process(file, tmp_path, monkeypatch, marl_command):  # noqa: F811
     pids = set()
 
     def press(self):
@@ -145,7 +148,7 @@ def test_ctrl_c_saves_what_trains_and_leaves_no_process(file, tmp_path, monkeypa
     assert (summary["status"], summary["steps"] < 1280) == ("preempted", True)
 
 
-def test_a_search_on_a_cluster_tries_and_finds_the_same(file, tmp_path, monkeypatch, marl_command, request):
+def test_a_search_on_a_cluster_tries_and_finds_the_same(file, tmp_path, monkeypatch, marl_command, request):  # noqa: F811
     pytest.importorskip("optuna")
     told = []
     monkeypatch.setattr("marl.cli.schedule.CellProcess", Asked)
@@ -159,7 +162,7 @@ def test_a_search_on_a_cluster_tries_and_finds_the_same(file, tmp_path, monkeypa
     assert {trial["status"] for trial in told[0]["trials"]} == {"complete"}
 
 
-def test_a_node_that_does_not_share_the_folder_is_refused_in_one_line(file, tmp_path, monkeypatch, marl_command):
+def test_a_node_that_does_not_share_the_folder_is_refused_in_one_line(file, tmp_path, monkeypatch, marl_command):  # noqa: F811
     monkeypatch.setattr(cell_actor, "PROBE", ".elsewhere")  # of this process; a node looks for its own
     said = marl_command("study", "run", file, "--out", tmp_path, "--ray", "auto")
     assert said.code == 2
@@ -172,7 +175,7 @@ def test_a_node_with_another_version_is_refused(tmp_path):
     assert "not 0.0.1: install the same on all nodes" in fault
 
 
-def test_a_cell_that_fits_on_no_node_is_refused_in_one_line(file, tmp_path, marl_command):
+def test_a_cell_that_fits_on_no_node_is_refused_in_one_line(file, tmp_path, marl_command):  # noqa: F811
     many = 64 * parallel.available_cores()
     (tmp_path / "wide.py").write_text(FILE.replace("seeds=2,", f"seeds=2, threads={many},"))
     said = marl_command("study", "run", tmp_path / "wide.py", "--out", tmp_path / "out", "--ray", "auto")
@@ -180,7 +183,7 @@ def test_a_cell_that_fits_on_no_node_is_refused_in_one_line(file, tmp_path, marl
     assert f"ray: no node has {many} cores" in said.error
 
 
-def test_without_ray_one_line_says_what_to_install(file, tmp_path, monkeypatch, marl_command):
+def test_without_ray_one_line_says_what_to_install(file, tmp_path, monkeypatch, marl_command):  # noqa: F811
     monkeypatch.setitem(sys.modules, "ray", None)
     said = marl_command("study", "run", file, "--out", tmp_path / "out", "--ray", "auto")
     assert (said.code, said.error) == (2, "marl: error: ray is not installed: pip install 'marl-system[ray]'")

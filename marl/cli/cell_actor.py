@@ -22,7 +22,7 @@ from marl.cli.cell_process import CellProcess, CellWorker, Evaluated
 from marl.cli.status import config_error
 
 PROBE = ".ray"  # of a folder of runs: a word that whoever shares the folder reads
-LOOK_SECONDS = 5.0  # a network file system may show a new file so late
+LOOK_SECONDS = 3.0  # a network file system may show a new file so late
 NODE_SECONDS = 120.0  # for a node to begin a process and to read the word
 END_SECONDS = 5.0  # for an actor to end its process
 LEFT_SECONDS = 1.0  # within which a process notices that its actor is gone, and leaves the run folder
