@@ -128,15 +128,20 @@ class CellActor:
     """
 
     def __init__(self, ray: Any, place: Place, resources: Mapping[str, float]) -> None:
-        """Ask for one; it may have to wait until there is room."""
+        """Ask for one; until there is room for it, it is not :attr:`ready`."""
         self.socket, self._theirs = socket.socketpair()
         self._ray = ray
         self._said: int | Evaluated | None = None
         self._how = "its Ray worker was ended"
-        self._lost = False
+        self._lost = self.ended = False
         # What waits for an answer must not keep out what ends it.
         self._host = ray.remote(CellHost).options(max_concurrency=3, **resources).remote(place)
         self._ready = self._host.__ray_ready__.remote()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has found room."""
+        return bool(self._ray.wait([self._ready], timeout=0)[0])
 
     def run(self, words: Sequence[str], log: Path, asks: bool = False) -> None:
         """Begin a command; what it says is appended to ``log``."""
@@ -151,16 +156,14 @@ class CellActor:
         return self._said if self.socket.recv(1) else None
 
     def interrupt(self) -> None:
-        """Let the command save and end; one that has found no room yet does not begin."""
-        if self._ray.wait([self._ready], timeout=0)[0]:
-            self._host.interrupt.remote()
-        else:
-            self._ray.kill(self._host)
+        """Let the command save and end."""
+        self._host.interrupt.remote()
 
     def end(self) -> str:
         """End it at once, with what it has started; returns how it ended."""
+        self.ended = True
         with contextlib.suppress(Exception):  # it, its node or the cluster is gone
-            if not self._lost and self._ray.wait([self._ready], timeout=0)[0]:
+            if not self._lost and self.ready:
                 self._ray.get(self._host.end.remote(), timeout=END_SECONDS)
             self._ray.kill(self._host)
         self.socket.close()
@@ -200,9 +203,11 @@ class Workers:
     _ray: Any = None
     _resources: Mapping[str, float] = field(default_factory=dict)
     _probe: Path | None = None
+    _coming: list[CellActor] = field(default_factory=list)
+    _given: list[CellActor] = field(default_factory=list)
 
-    def of(self, folder: Path) -> Callable[[], CellWorker] | None:
-        """Starts one for runs in a folder that is there; None: a process on this machine does.
+    def of(self, folder: Path) -> Callable[[], CellWorker | None] | None:
+        """Starts one for runs in a folder that is there, see :class:`~marl.cli.schedule.Schedule`.
 
         Raises:
             ConfigError: if a node of the cluster does not share the folder.
@@ -218,7 +223,21 @@ class Workers:
         except OSError as error:
             raise config_error(f"--out {folder}: cannot be written ({error.strerror or error})") from None
         self._check_nodes(place)
-        return lambda: CellActor(self._ray, place, self._resources)
+        return lambda: self._next(place)
+
+    def _next(self, place: Place) -> CellActor | None:
+        """One that has found room, if there is one.
+
+        Cells go to such ones only: with one that waits, a cell would wait while others are idle, and keep its room.
+        """
+        self._given = [actor for actor in self._given if not actor.ended]
+        ready = next((actor for actor in self._coming if actor.ready), None)
+        if ready is not None:
+            self._coming.remove(ready)
+            self._given.append(ready)
+        elif len(self._given) + len(self._coming) < self.jobs:
+            self._coming.append(CellActor(self._ray, place, self._resources))
+        return ready
 
     def _check_nodes(self, place: Place) -> None:
         """Raise ConfigError if cells cannot be trained on all nodes that there are."""
@@ -241,7 +260,9 @@ class Workers:
                 raise config_error(f"ray: {fault}")
 
     def close(self) -> None:
-        """Take away what it has written."""
+        """End those that no cell was given to, and take away what was written."""
+        for actor in self._coming:
+            actor.end()
         if self._probe is not None:
             with contextlib.suppress(OSError):
                 self._probe.unlink()

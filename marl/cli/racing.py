@@ -81,7 +81,7 @@ class Race:
         jobs: int,
         retries: int,
         files: Mapping[Path, str],
-        start: Callable[[], CellWorker] | None = None,
+        start: Callable[[], CellWorker | None] | None = None,
     ) -> list[Place]:
         """Race; returns all entrants, the best first.
 

@@ -63,7 +63,8 @@ class Schedule:
         files: the files that the study is made of, with their hashes.
         watch: is told what happens; it may :meth:`add` cells.
         decide: says whether a cell that was evaluated goes on; None: all do.
-        start: starts one of the processes; None: on this machine.
+        start: starts one of the processes, or says by None that there is no room for it yet; on this machine unless
+            given.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class Schedule:
         files: Mapping[Path, str],
         watch: Watch,
         decide: Callable[[PlannedCell, Evaluated], str] | None = None,
-        start: Callable[[], CellWorker] | None = None,
+        start: Callable[[], CellWorker | None] | None = None,
     ) -> None:
         """Nothing is started yet."""
-        self._decide, self._start = decide, start or CellProcess
+        self._decide = decide
+        self._start: Callable[[], CellWorker | None] = start or CellProcess
         self._waiting, self._path, self._count, self._retries = deque(cells), path, jobs, retries
         self._files, self._watch = files, watch
         self._tries: dict[str, int] = {}
@@ -142,7 +144,10 @@ class Schedule:
             if idle is None:
                 if len(self._jobs) >= self._count:
                     return
-                idle = Job(self._start())
+                process = self._start()
+                if process is None:
+                    return
+                idle = Job(process)
                 self._jobs.append(idle)
                 self._selector.register(idle.process.socket, selectors.EVENT_READ, idle)
             cell = self._waiting.popleft()

@@ -131,7 +131,7 @@ def train_cells(
     jobs: int,
     retries: int,
     hush: bool,
-    start: Callable[[], CellWorker] | None = None,
+    start: Callable[[], CellWorker | None] | None = None,
 ) -> dict[str, str]:
     """Train those cells of a study made by a command that are not finished; returns errors of those left out."""
     from marl.cli.board import Board

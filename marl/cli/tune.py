@@ -284,7 +284,7 @@ def _compared(
     plan: Plan,
     out: Path,
     jobs: int,
-    start: Callable[[], CellWorker] | None,
+    start: Callable[[], CellWorker | None] | None,
     asked: Tune,
 ) -> Comparison | None:
     """The best settings and the default, trained with seeds and evaluated in episodes that no trial had."""

@@ -72,7 +72,7 @@ class Tuning:
         jobs: int,
         retries: int,
         files: Mapping[Path, str],
-        start: Callable[[], CellWorker] | None = None,
+        start: Callable[[], CellWorker | None] | None = None,
     ) -> None:
         """Train until there are as many trials as were asked for.
 
