@@ -17,8 +17,7 @@ from marl.cluster import joined
 from marl.logs import read_metrics
 from marl.logs.files import read_json
 from marl.run.lock import writer_of
-from tests.cli.test_tune import Here as Asked
-from tests.support.commands import Here, gone, marl_command  # noqa: F401, the fixture
+from tests.support.commands import Here, HereAsking, gone, marl_command  # noqa: F401, the fixture
 from tests.support.equality import assert_equal_runs
 
 pytest.importorskip("ray")
@@ -151,7 +150,7 @@ def test_ctrl_c_saves_what_trains_and_leaves_no_process(file, tmp_path, monkeypa
 def test_a_search_on_a_cluster_tries_and_finds_the_same(file, tmp_path, monkeypatch, marl_command, request):  # noqa: F811
     pytest.importorskip("optuna")
     told = []
-    monkeypatch.setattr("marl.cli.schedule.CellProcess", Asked)
+    monkeypatch.setattr("marl.cli.schedule.CellProcess", HereAsking)
     for more in ((), ("--ray", "auto")):
         words = ("tune", f"{file}:slow", "--search", file, "--out", tmp_path / str(len(told)), "--jobs", 1, "--json")
         said = marl_command(*words, *more)
@@ -171,8 +170,8 @@ def test_a_node_that_does_not_share_the_folder_is_refused_in_one_line(file, tmp_
 
 
 def test_a_node_with_another_version_is_refused(tmp_path):
-    fault = Place(str(tmp_path), "word", str(tmp_path), "0.0.1").fault()
-    assert "not 0.0.1: install the same on all nodes" in fault
+    fault = Place(str(tmp_path), "word", str(tmp_path), cell_actor.installed() | {"torch": "0.0.1"}).fault()
+    assert re.search(r"has torch \S+, not 0.0.1: install the same on all nodes", fault)
 
 
 def test_a_cell_that_fits_on_no_node_is_refused_in_one_line(file, tmp_path, marl_command):  # noqa: F811

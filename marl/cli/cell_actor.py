@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,20 @@ class Place:
     folder: of the runs.
     word: what stands in the probe there.
     here: the current folder of the command.
-    version: of the library.
+    versions: of what decides about numbers, see :func:`installed`.
     """
 
     folder: str
     word: str
     here: str
-    version: str
+    versions: Mapping[str, str]
 
     def fault(self) -> str:
         """Why cells cannot be trained in this process; empty: they can."""
-        import marl
-
         node = socket.gethostname()
-        if marl.__version__ != self.version:
-            return f"node {node} has marl {marl.__version__}, not {self.version}: install the same on all nodes"
+        for package, there in installed().items():
+            if there != self.versions[package]:
+                return f"node {node} has {package} {there}, not {self.versions[package]}: install the same on all nodes"
         until = time.monotonic() + LOOK_SECONDS
         while not self._seen():
             if time.monotonic() > until:
@@ -69,6 +69,11 @@ class Place:
             return (Path(self.folder) / PROBE).read_text() == self.word and os.access(self.folder, os.W_OK)
         except OSError:
             return False
+
+
+def installed() -> dict[str, str]:
+    """Versions of what decides about numbers."""
+    return {package: version(package) for package in ("marl-system", "torch", "numpy")}
 
 
 @dataclass(frozen=True)
@@ -214,9 +219,7 @@ class Workers:
         """
         if self._ray is None:
             return None
-        import marl
-
-        place = Place(str(folder), secrets.token_hex(8), os.getcwd(), marl.__version__)
+        place = Place(str(folder), secrets.token_hex(8), os.getcwd(), installed())
         self._probe = folder / PROBE
         try:
             self._probe.write_text(place.word)
