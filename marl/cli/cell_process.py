@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from marl.adapters.spawn import kill, spawn
 
@@ -28,6 +30,33 @@ class Evaluated:
 
     steps: int
     value: float
+
+
+class CellWorker(Protocol):
+    """Runs ``marl`` commands somewhere, one after the other, as :class:`CellProcess` does."""
+
+    socket: socket.socket
+    """Can be read once there is an answer."""
+
+    def run(self, words: Sequence[str], log: Path, asks: bool = False) -> None:
+        """Begin a command."""
+        ...
+
+    def answer(self) -> int | Evaluated | None:
+        """What it says."""
+        ...
+
+    def reply(self, verdict: str) -> None:
+        """Whether a run that was evaluated goes on."""
+        ...
+
+    def interrupt(self) -> None:
+        """Let the command save and end."""
+        ...
+
+    def end(self) -> str:
+        """End it at once; returns how it ended."""
+        ...
 
 
 class CellProcess:
@@ -78,11 +107,19 @@ class CellProcess:
         """Let the command save and end; where there is none, end the process."""
         self._process.terminate()
 
-    def end(self) -> int:
-        """End it at once, with what it has started; returns how it ended: an exit status, or minus a signal."""
+    def end(self) -> str:
+        """End it at once, with what it has started; returns how it ended."""
         self.socket.close()
         code = self._process.poll()
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(0.2) if code is None else code  # it may be on its way
         kill(self._process)
-        return self._process.returncode if code is None else code
+        return _death(self._process.returncode if code is None else code)
+
+
+def _death(code: int) -> str:
+    """How a process ended that trained a cell: with an exit status, or by minus a signal."""
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"its process was killed by {signal.Signals(-code).name}"
+    return f"its process ended with status {code}"

@@ -9,3 +9,4 @@ ENV = arg(
     metavar="ENV",
     help="The run's environment, named again: needed if it was given in Python as a class, function or object.",
 )
+RAY_CLUSTER = arg(metavar="auto|ADDRESS")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from marl.cli.generations import Generations
     from marl.studies.lineage import Lineage
     from marl.studies.population import FoundPopulation
-from marl.cli.options import NUMBER
+from marl.cli.options import NUMBER, RAY_CLUSTER
 from marl.cli.output import note, print_json, quiet
 from marl.cli.status import UsageError, config_error, need
 
@@ -31,6 +31,8 @@ class PopulationRun:
     """A file with one marl.Population, or FILE.py:NAME."""
     jobs: Annotated[int | None, NUMBER] = None
     """Processes that train members side by side; as many as there are cores for their threads unless given."""
+    ray: Annotated[str | None, RAY_CLUSTER] = None
+    """Train on a Ray cluster, and not on this machine alone; auto: the one that runs here, or one for this command."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """The population's folder; populations/NAME unless given. Run again with the same one, it goes on."""
     retries: Annotated[int, NUMBER] = 1
@@ -83,6 +85,7 @@ class Watch:
 def run_population(asked: PopulationRun) -> int:
     """``marl population run``."""
     from marl import parallel
+    from marl.cli.cell_actor import cell_workers
     from marl.cli.cells import sources_of
     from marl.cli.generations import POPULATION, POPULATION_LOCK, Generations
     from marl.cli.schedule import Schedule
@@ -98,7 +101,6 @@ def run_population(asked: PopulationRun) -> int:
     population = found.population
     out = folder_of(found, asked.out)
     parallel.set_threads(population.threads)  # copies are made here, and are those of a process with as many
-    jobs = asked.jobs or max(1, parallel.available_cores() // population.threads)
     with quiet():
         generations = Generations(found, out, (lambda text: None) if asked.quiet else note)
         if not (out / POPULATION).exists():
@@ -113,13 +115,16 @@ def run_population(asked: PopulationRun) -> int:
         with quiet():
             generations.begin()
         files = sources_of(found.study)
-        with Schedule([], out, min(jobs, population.members), asked.retries, files, Watch()) as schedule:
-            try:
-                whole = generations.train(schedule)
-            except KeyboardInterrupt:
-                place = "" if asked.out is None else f" --out {out}"
-                note(f"what was trained is saved; to go on: marl population run {asked.population}{place}")
-                raise
+        with cell_workers(asked.ray, asked.jobs, population.threads, population.device) as workers:
+            jobs, start = min(workers.jobs, population.members), workers.of(out)
+            with Schedule([], out, jobs, asked.retries, files, Watch(), start=start) as schedule:
+                try:
+                    whole = generations.train(schedule)
+                except KeyboardInterrupt:
+                    place = "" if asked.out is None else f" --out {out}"
+                    place += "" if asked.ray is None else f" --ray {asked.ray}"
+                    note(f"what was trained is saved; to go on: marl population run {asked.population}{place}")
+                    raise
     finally:
         lock.release()
     said = _told(generations, whole) | {"seconds": round(time.monotonic() - began, 3), "failed": schedule.errors}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from marl.cli.asked import Asked
     from marl.cli.racing import Place
     from marl.cli.racing import Race as Racing
-from marl.cli.options import NUMBER
+from marl.cli.options import NUMBER, RAY_CLUSTER
 from marl.cli.output import note, print_json, quiet
 from marl.cli.status import UsageError
 
@@ -45,6 +45,8 @@ class _Options:
     """Episodes of the evaluation of the best at the end, other ones."""
     jobs: Annotated[int | None, NUMBER] = None
     """Processes that train side by side; as many as there are cores unless given."""
+    ray: Annotated[str | None, RAY_CLUSTER] = None
+    """Train on a Ray cluster, and not on this machine alone; auto: the one that runs here, or one for this command."""
     retries: Annotated[int, NUMBER] = 1
     """How often a run that crashed or was killed is tried again, from its newest checkpoint."""
     quiet: bool = False
@@ -151,7 +153,7 @@ def _asked(asked: _Options, algorithm: str | None, settings: tuple[str, ...]) ->
 
 def _run(asked: _Options, entrants: Mapping[str, Asked], out: Path) -> int:
     """Race, and tell who won."""
-    from marl import parallel
+    from marl.cli.cell_actor import cell_workers
     from marl.cli.cells import hash_of, planned
     from marl.cli.plan import make_plan
     from marl.cli.racing import Race as Racing
@@ -176,11 +178,11 @@ def _run(asked: _Options, entrants: Mapping[str, Asked], out: Path) -> int:
             for name, one in entrants.items()
         }
     file = split(asked.scenario)
-    with locked(out, "race"):
+    with cell_workers(asked.ray, asked.jobs, 1, "cpu") as workers, locked(out, "race"):
         running = Racing(commands, asked.seeds, ends, counts, out, (lambda text: None) if asked.quiet else note)
         try:
             files = {} if file is None else {file[0]: hash_of(file[0])}
-            places = running.run(asked.jobs or parallel.available_cores(), asked.retries, files)
+            places = running.run(workers.jobs, asked.retries, files, workers.of(out))
         except KeyboardInterrupt:
             note(f"what was trained is saved; run the same command again with --out {out}")
             raise

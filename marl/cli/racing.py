@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.cli.asked import Asked
-from marl.cli.cell_process import GO_ON, PAUSE, Evaluated
+from marl.cli.cell_process import GO_ON, PAUSE, CellWorker, Evaluated
 from marl.cli.cells import PlannedCell, is_there, of_seed
 from marl.cli.schedule import Schedule
 from marl.cli.status import config_error
@@ -76,14 +76,20 @@ class Race:
         self._schedule: Schedule | None = None
         self.places: dict[str, Place] = {name: Place(name, 0, 0, math.nan) for name in entrants}
 
-    def run(self, jobs: int, retries: int, files: Mapping[Path, str]) -> list[Place]:
+    def run(
+        self,
+        jobs: int,
+        retries: int,
+        files: Mapping[Path, str],
+        start: Callable[[], CellWorker | None] | None = None,
+    ) -> list[Place]:
         """Race; returns all entrants, the best first.
 
         Raises:
             ConfigError: if nobody is left, or a file changes meanwhile.
             KeyboardInterrupt: on Ctrl-C, once all that train have saved.
         """
-        self._schedule = Schedule([], self._out, jobs, retries, files, self, self._decide)
+        self._schedule = Schedule([], self._out, jobs, retries, files, self, self._decide, start)
         self._begin()
         self._schedule.run()
         return sorted(self.places.values(), key=lambda one: (-one.rounds, bool(one.why), -_or_lowest(one.value)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import selectors
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from marl.cli.cell_process import PAUSE, CellProcess, Evaluated
+from marl.cli.cell_process import PAUSE, CellProcess, CellWorker, Evaluated
 from marl.cli.cells import PlannedCell, hash_of, is_there
 from marl.cli.status import config_error
 
@@ -48,7 +47,7 @@ class Watch(Protocol):
 class Job:
     """One process and what it does."""
 
-    process: CellProcess
+    process: CellWorker
     cell: PlannedCell | None = None
     began: float = 0.0
 
@@ -64,6 +63,8 @@ class Schedule:
         files: the files that the study is made of, with their hashes.
         watch: is told what happens; it may :meth:`add` cells.
         decide: says whether a cell that was evaluated goes on; None: all do.
+        start: starts one of the processes, or says by None that there is no room for it yet; on this machine unless
+            given.
     """
 
     def __init__(
@@ -75,9 +76,11 @@ class Schedule:
         files: Mapping[Path, str],
         watch: Watch,
         decide: Callable[[PlannedCell, Evaluated], str] | None = None,
+        start: Callable[[], CellWorker | None] | None = None,
     ) -> None:
         """Nothing is started yet."""
         self._decide = decide
+        self._start: Callable[[], CellWorker | None] = start or CellProcess
         self._waiting, self._path, self._count, self._retries = deque(cells), path, jobs, retries
         self._files, self._watch = files, watch
         self._tries: dict[str, int] = {}
@@ -141,7 +144,10 @@ class Schedule:
             if idle is None:
                 if len(self._jobs) >= self._count:
                     return
-                idle = Job(CellProcess())
+                process = self._start()
+                if process is None:
+                    return
+                idle = Job(process)
                 self._jobs.append(idle)
                 self._selector.register(idle.process.socket, selectors.EVENT_READ, idle)
             cell = self._waiting.popleft()
@@ -168,7 +174,7 @@ class Schedule:
             job.process.reply(verdict)
             return
         job.cell = None
-        how = "" if code is not None else _death(job.process.end())
+        how = "" if code is not None else job.process.end()
         if code is None:
             self._selector.unregister(job.process.socket)
             self._jobs.remove(job)
@@ -243,14 +249,6 @@ class Schedule:
 
         with open(self._path / JOURNAL, "a", encoding="utf-8") as file:
             file.write(json.dumps({"cell": cell.name, "time": round(time.time(), 3), **said}) + "\n")
-
-
-def _death(code: int) -> str:
-    """How a process ended that trained a cell."""
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"its process was killed by {signal.Signals(-code).name}"
-    return f"its process ended with status {code}"
 
 
 def _last_error(log: Path, most: int = 65_536) -> str:

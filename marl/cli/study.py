@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
+    from marl.cli.cell_process import CellWorker
     from marl.cli.cells import PlannedCell
     from marl.studies.study import FoundStudy, Study
     from marl.studies.study_folder import CellState
-from marl.cli.options import NUMBER
+from marl.cli.options import NUMBER, RAY_CLUSTER
 from marl.cli.output import note, print_json, quiet
 from marl.cli.status import UsageError, config_error
 
@@ -33,6 +34,8 @@ class StudyRun:
     """A file with one marl.Study, FILE.py:NAME, or a shipped study (marl list)."""
     jobs: Annotated[int | None, NUMBER] = None
     """Processes that train side by side; as many as there are cores for their threads unless given."""
+    ray: Annotated[str | None, RAY_CLUSTER] = None
+    """Train on a Ray cluster, and not on this machine alone; auto: the one that runs here, or one for this command."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """The study's folder; studies/NAME unless given. Run again with the same one, it goes on."""
     retries: Annotated[int, NUMBER] = 1
@@ -73,8 +76,8 @@ class StudyStatus:
 
 def run_study(asked: StudyRun) -> int:
     """``marl study run``."""
-    from marl import parallel
     from marl.cli.board import Board, text_table
+    from marl.cli.cell_actor import cell_workers
     from marl.cli.cells import planned_cells, sources_of
     from marl.cli.schedule import Schedule
     from marl.cli.stacked import stacked_first
@@ -89,15 +92,17 @@ def run_study(asked: StudyRun) -> int:
     files = sources_of(found)
     out = folder_of(found, asked.out)
     cells = planned_cells(found, out)
-    jobs = asked.jobs or max(1, parallel.available_cores() // found.study.threads)
-    with _taken(out, found.study.name):
+    room = cell_workers(asked.ray, asked.jobs, found.study.threads, found.study.device)
+    with room as workers, _taken(out, found.study.name):
         todo, states = _triage(cells, out, asked.leave_failed, (lambda text: None) if asked.quiet else note)
         write_study(found.study, found.source, cells, out)
-        began = time.monotonic()
-        with Board(f"study {found.study.name}", cells, states, min(jobs, len(cells)), asked.quiet) as board:
+        start, began = workers.of(out), time.monotonic()
+        jobs = min(workers.jobs, len(cells))
+        with Board(f"study {found.study.name}", cells, states, jobs, asked.quiet) as board:
             try:
                 left = stacked_first(todo, out, board) if asked.stacked else todo
-                schedule = Schedule(left, out, min(jobs, max(1, len(left))), asked.retries, files, board)
+                jobs = min(jobs, max(1, len(left)))
+                schedule = Schedule(left, out, jobs, asked.retries, files, board, start=start)
                 schedule.run()
             except KeyboardInterrupt:
                 board.__exit__()
@@ -119,7 +124,14 @@ def run_study(asked: StudyRun) -> int:
 
 
 def train_cells(
-    study: Study, source: str, cells: Sequence[PlannedCell], out: Path, jobs: int, retries: int, hush: bool
+    study: Study,
+    source: str,
+    cells: Sequence[PlannedCell],
+    out: Path,
+    jobs: int,
+    retries: int,
+    hush: bool,
+    start: Callable[[], CellWorker | None] | None = None,
 ) -> dict[str, str]:
     """Train those cells of a study made by a command that are not finished; returns errors of those left out."""
     from marl.cli.board import Board
@@ -129,14 +141,15 @@ def train_cells(
         todo, states = _triage(cells, out, False, (lambda text: None) if hush else note)
         write_study(study, source, cells, out)
         with Board(study.name, cells, states, min(jobs, len(cells)), hush) as board:
-            schedule = Schedule(todo, out, min(jobs, max(1, len(todo))), retries, {}, board)
+            schedule = Schedule(todo, out, min(jobs, max(1, len(todo))), retries, {}, board, start=start)
             schedule.run()
     return schedule.errors
 
 
 def _command(asked: StudyRun, out: Path) -> str:
     place = "" if asked.out is None else f" --out {out}"
-    return f"marl study run {asked.study}{place}"
+    cluster = "" if asked.ray is None else f" --ray {asked.ray}"
+    return f"marl study run {asked.study}{place}{cluster}"
 
 
 def folder_of(found: FoundStudy, out: Path | None) -> Path:

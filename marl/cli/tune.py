@@ -12,12 +12,13 @@ from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from marl.cli.asked import Asked
+    from marl.cli.cell_process import CellWorker
     from marl.cli.cells import PlannedCell
     from marl.cli.plan import Plan
     from marl.studies.comparison import Comparison
     from marl.studies.search import FoundSearch, Search
     from marl.studies.trials import TrialRow, Trials
-from marl.cli.options import NUMBER
+from marl.cli.options import NUMBER, RAY_CLUSTER
 from marl.cli.output import note, print_json, quiet
 from marl.cli.status import config_error, need
 
@@ -50,6 +51,8 @@ class Tune:
     """Fresh seeds of the comparison at the end; 0: none."""
     jobs: Annotated[int | None, NUMBER] = None
     """Processes that train side by side; as many as there are cores for their threads unless given."""
+    ray: Annotated[str | None, RAY_CLUSTER] = None
+    """Train on a Ray cluster, and not on this machine alone; auto: the one that runs here, or one for this command."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """The search's folder; searches/WHAT unless given. Run again with the same one, it goes on."""
     retries: Annotated[int, NUMBER] = 1
@@ -67,7 +70,7 @@ class Tune:
 def tune(asked: Tune) -> int:
     """``marl tune``."""
     need("optuna", "tune")
-    from marl import parallel
+    from marl.cli.cell_actor import cell_workers
     from marl.cli.cells import hash_of
     from marl.cli.study import locked
     from marl.cli.task import file_name
@@ -85,27 +88,26 @@ def tune(asked: Tune) -> int:
     search = dataclasses.replace(found.search, **said)
     base, plan, identity = _base(search, found)
     out = (Path("searches") / file_name(found.task) if asked.out is None else asked.out).absolute()
-    jobs = asked.jobs or max(1, parallel.available_cores() // search.threads)
     say: Callable[[str], None] = (lambda text: None) if asked.quiet else note
     assert base.evaluate_every is not None
     whole = search.seeds * (plan.steps // base.evaluate_every * base.evaluate_every)
     again = f"marl tune {asked.scenario}" + "".join(
-        f" --{name} {value}" for name in ("search", "out") if (value := getattr(asked, name)) is not None
+        f" --{name} {value}" for name in ("search", "out", "ray") if (value := getattr(asked, name)) is not None
     )
-    with locked(out, "search"):
+    with cell_workers(asked.ray, asked.jobs, search.threads, search.device) as workers, locked(out, "search"):
         _same(out / SEARCH, identity)
         trials = Trials(out / JOURNAL, search, base.evaluate_every, whole)
         tuning = Tuning(search, trials, base, base.evaluate_every, plan.steps, out, say)
-        files = {path: hash_of(path) for path in _files(found)}
+        files, start = {path: hash_of(path) for path in _files(found)}, workers.of(out)
         try:
-            tuning.run(min(jobs, search.trials), asked.retries, files)
+            tuning.run(min(workers.jobs, search.trials), asked.retries, files, start)
             rows = trials.rows()
             best = trials.best()
             if best is None:
                 raise config_error(f"no trial was trained to its end, of {len(rows)}; see {out}")
             write_text(out / BEST, scenario_file(plan, best, base, len(rows), search))
             pictures = _draw(search, trials, out)
-            made = _compared(search, base, best, plan, out, jobs, asked)
+            made = _compared(search, base, best, plan, out, workers.jobs, start, asked)
         except KeyboardInterrupt:
             note(f"what was trained is saved; to go on: {again}")
             raise
@@ -276,7 +278,14 @@ def _draw(search: Search, trials: Trials, out: Path) -> list[Path]:
 
 
 def _compared(
-    search: Search, base: Asked, best: TrialRow, plan: Plan, out: Path, jobs: int, asked: Tune
+    search: Search,
+    base: Asked,
+    best: TrialRow,
+    plan: Plan,
+    out: Path,
+    jobs: int,
+    start: Callable[[], CellWorker | None] | None,
+    asked: Tune,
 ) -> Comparison | None:
     """The best settings and the default, trained with seeds and evaluated in episodes that no trial had."""
     from marl.cli.study import train_cells
@@ -303,7 +312,7 @@ def _compared(
     cells = _final_cells({TUNED: tuned, DEFAULT: fresh}, name, list(seeds), folder)
     if not asked.quiet:
         note(f"comparing trial {best.number} with the default on {len(seeds)} fresh seeds")
-    errors = train_cells(study, base.scenario or name, cells, folder, jobs, asked.retries, asked.quiet)
+    errors = train_cells(study, base.scenario or name, cells, folder, jobs, asked.retries, asked.quiet, start)
     if errors:
         first, error = next(iter(errors.items()))
         note(f"{len(errors)} runs of the comparison were left out: {first}: {error}; run it again")

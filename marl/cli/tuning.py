@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from marl.cli.asked import Asked
     from marl.studies.search import Search
     from marl.studies.trials import Proposal, Trials
-from marl.cli.cell_process import GO_ON, STOP, Evaluated
+from marl.cli.cell_process import GO_ON, STOP, CellWorker, Evaluated
 from marl.cli.cells import PlannedCell, is_there, of_seed, planned
 from marl.cli.schedule import Schedule
 from marl.cli.status import config_error
@@ -67,14 +67,20 @@ class Tuning:
         self._active: dict[int, Active] = {}
         self._schedule: Schedule | None = None
 
-    def run(self, jobs: int, retries: int, files: Mapping[Path, str]) -> None:
+    def run(
+        self,
+        jobs: int,
+        retries: int,
+        files: Mapping[Path, str],
+        start: Callable[[], CellWorker | None] | None = None,
+    ) -> None:
         """Train until there are as many trials as were asked for.
 
         Raises:
             ConfigError: if a file of the search changes meanwhile, or all trials at the beginning fail.
             KeyboardInterrupt: on Ctrl-C, once all that train have saved.
         """
-        self._schedule = Schedule([], self._out, jobs, retries, files, self, self._decide)
+        self._schedule = Schedule([], self._out, jobs, retries, files, self, self._decide, start)
         begun = self._trials.begun()
         if begun:
             self._say(f"going on with {', '.join(f'trial {one.number}' for one in begun)}")

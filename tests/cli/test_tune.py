@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
-import socket
-import threading
 
 import pytest
 
 from marl.cli import main
-from marl.cli.asking import Asking
-from marl.cli.train import LOOKING_ON
 from marl.logs import read_metrics
 from marl.logs.files import read_json
 from marl.scenario import find
 from marl.studies.trials import Trials
+from tests.support.commands import HereAsking
 
 FILE = """
 import marl
@@ -39,52 +35,9 @@ search = marl.Search(
 """
 
 
-class Here:
-    """Trains in a thread of this process, and asks as a process of its own does."""
-
-    pid = None
-
-    def __init__(self):
-        self.socket, self.theirs = socket.socketpair()
-        self.reader = self.theirs.makefile("r")
-        self.thread = None
-
-    def run(self, words, log, asks=False):
-        def work():
-            if asks:
-                LOOKING_ON.set((Asking(self.theirs, self.reader),))
-            code = main(words)
-            with contextlib.suppress(OSError):
-                self.theirs.sendall(b"%d\n" % code)
-
-        self.thread = threading.Thread(target=work)
-        self.thread.start()
-
-    def answer(self):
-        from marl.cli.cell_process import Evaluated
-
-        words = self.socket.recv(128).split()
-        return Evaluated(int(words[1]), float(words[2])) if len(words) == 3 else int(words[0])
-
-    def reply(self, verdict):
-        self.socket.sendall(verdict.encode() + b"\n")
-
-    def interrupt(self):
-        pass
-
-    def end(self):
-        self.socket.shutdown(socket.SHUT_RDWR)
-        if self.thread is not None:
-            self.thread.join()
-        self.reader.close()
-        self.theirs.close()
-        self.socket.close()
-        return 0
-
-
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr("marl.cli.schedule.CellProcess", Here)
+    monkeypatch.setattr("marl.cli.schedule.CellProcess", HereAsking)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +51,7 @@ def file(tmp_path_factory):
 def unbroken(file):
     """A search from beginning to end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("marl.cli.schedule.CellProcess", Here)
+        patch.setattr("marl.cli.schedule.CellProcess", HereAsking)
         out = file.parent / "unbroken"
         assert main(["tune", str(file), "--out", str(out), "--jobs", "1", "--json"]) == 0
     return out

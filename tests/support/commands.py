@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +124,55 @@ class Here:
     def end(self):
         self.theirs.close()
         self.socket.close()
-        return self.died
+        return f"died of {self.died}"
+
+
+class HereAsking:
+    """Trains in a thread of this process, and asks as a process of its own does."""
+
+    pid = None
+
+    def __init__(self):
+        self.socket, self.theirs = socket.socketpair()
+        self.reader = self.theirs.makefile("r")
+        self.thread = None
+
+    def run(self, words, log, asks=False):
+        from marl.cli import main
+
+        def work():
+            if asks:
+                from marl.cli.asking import Asking
+                from marl.cli.train import LOOKING_ON
+
+                LOOKING_ON.set((Asking(self.theirs, self.reader),))
+            code = main(words)
+            with contextlib.suppress(OSError):
+                self.theirs.sendall(b"%d\n" % code)
+
+        self.thread = threading.Thread(target=work)
+        self.thread.start()
+
+    def answer(self):
+        from marl.cli.cell_process import Evaluated
+
+        words = self.socket.recv(128).split()
+        return Evaluated(int(words[1]), float(words[2])) if len(words) == 3 else int(words[0])
+
+    def reply(self, verdict):
+        self.socket.sendall(verdict.encode() + b"\n")
+
+    def interrupt(self):
+        pass
+
+    def end(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        if self.thread is not None:
+            self.thread.join()
+        self.reader.close()
+        self.theirs.close()
+        self.socket.close()
+        return ""
 
 
 def start(*words: object, code: str | None = None) -> subprocess.Popen[str]:
