@@ -9,15 +9,56 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from marl.config import check_whole
 from marl.types import ConfigError, ResourceError
 
 AUTO = "auto"
 STORE = 256 * 1024**2  # bytes of shared memory of a cluster begun here; Ray would take 30 % of the machine's
+
+
+@dataclass(frozen=True)
+class Actors:
+    """So many actors of a cluster, one core each.
+
+    count: how many.
+    address: of the cluster, as for :func:`joined`.
+    """
+
+    count: int
+    address: str = AUTO
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.count} actors of the Ray cluster {self.address}"
+
+
+def asked_actors(address: str | None, count: int | None) -> Actors | None:
+    """What ``ray=`` and ``actors=`` say; None where neither is given. Raises ConfigError for one alone."""
+    if address is None and count is None:
+        return None
+    if address is None:
+        raise ConfigError(f"actors={count!r}: on which cluster? Give ray='auto' as well, or ray='HOST:PORT'")
+    if count is None:
+        raise ConfigError(f"ray={address!r}: how many actors step the copies? Give actors=2 as well")
+    return Actors(check_whole("actors", count, 1), check_address(address))
+
+
+def check_address(address: object) -> str:
+    """The address. Raises ConfigError if it is none."""
+    if address in (AUTO, "local"):
+        return str(address)
+    host, _, port = str(address).removeprefix("ray://").rpartition(":")
+    if not isinstance(address, str) or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"ray: expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
+    return address
 
 
 def ray() -> Any:
@@ -52,6 +93,7 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
         return
     _answers(address if address != AUTO else os.environ.get("RAY_ADDRESS", AUTO))
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
     try:
         try:
             module.init(address=address, **quiet)
@@ -68,6 +110,9 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
             )
     except (ValueError, ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         raise ResourceError(f"ray: no cluster at {address!r}: {_line(error)}") from None
+    finally:
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield module
     finally:
@@ -77,11 +122,9 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
 
 def _answers(address: str) -> None:
     """Raise unless somebody listens at ``HOST:PORT``: Ray itself would ask for two minutes, and tell each time."""
-    if address in (AUTO, "local"):
+    if check_address(address) in (AUTO, "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ConfigError(f"ray: expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
     except OSError as error:
