@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,9 +114,12 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
     finally:
         if on_sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
+    messages = sys.modules["ray._private.worker"]
+    messages._worker_logs_enabled = False  # or what Ray says of dead workers goes to stdout, as if it were our answer
     try:
         yield module
     finally:
+        messages._worker_logs_enabled = True
         with contextlib.suppress(Exception):  # a cluster that is gone cannot be left
             module.shutdown()
 

@@ -211,14 +211,8 @@ class Environments:
             first_copy: the number of the first of them, where other ranks step others.
             actors: those that they are spread over instead of processes.
         """
-        options: dict[str, Any] = {
-            "workers": workers,
-            "actors": actors,
-            "lent": lent,
-            "infos": recorded,
-            "first_copy": first_copy,
-        }
-        options["state"] = recorded or self.reads_state
+        options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded, "first_copy": first_copy}
+        options |= {"actors": actors, "state": recorded or self.reads_state}
         world = source if source is not None else like if like is not None else self.world
         if world is None:
             raise ConfigError(MISSING)

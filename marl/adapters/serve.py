@@ -76,12 +76,13 @@ class Host:
     """A worker's batch, and the arrays that it answers in."""
 
     def __init__(self, first: int, count: int, views: Callable[[Spec], Views], tell: Tell) -> None:
-        """Copies ``first`` to ``first + count`` are this worker's, whose arrays ``views`` finds. Nothing is made yet."""
+        """Copies ``first`` to ``first + count`` are this worker's; ``views`` finds their arrays. Nothing is made."""
         self._first, self._count = first, count
         self._views = views
         self._tell = tell
         self._ledger: Ledger | None = None  # that of the copies, if they keep one
         self._env: BatchEnv | None = None
+        self._actions: Sequence[Array] = ()
 
     def create(self, payload: bytes) -> None:
         """Create the copies."""
