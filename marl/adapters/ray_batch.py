@@ -161,9 +161,11 @@ class Remote(Handle):
                     f"{self._actors} actors has to be free ({self._cores()}); lower actors, or wait"
                 ) from None
             raise self._lose("hung", "no answer within the deadline") from None
-        except self._ray.exceptions.RayTaskError as error:  # the actor's own code, which never raises
-            raise self._lose("raised", _told(error)) from None
         except self._ray.exceptions.RayError as error:
+            code = isinstance(error, self._ray.exceptions.RayTaskError) or getattr(error, "actor_init_failed", False)
+            if code:  # our own, which never raises where it is found and new enough
+                last = str(error).strip().splitlines()[-1].strip()
+                raise self._lose("raised", f"{last}; does this node have the same marl?") from None
             raise self._lose("killed", _told(error)) from None
         # From an actor that runs what we have sent it, over Ray, which has unpickled its calls and answers anyway.
         self._pid, told, verdict, value, rows = pickle.loads(data)
