@@ -29,6 +29,7 @@ VOCABULARY = (
         "registry",
         "sources",
         "config",
+        "cluster",
         "teams",
         "schedules",
         "graphs",

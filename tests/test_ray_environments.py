@@ -209,8 +209,15 @@ def test_options_that_do_not_go_together_are_one_line(options, match, tmp_path, 
     assert said.out == ""
 
 
-@pytest.mark.parametrize(("where", "match"), [({"ray": "auto"}, "how many"), ({"actors": 2}, "on which cluster")])
-def test_a_system_needs_both_keywords(where, match):
+@pytest.mark.parametrize(
+    ("where", "match"),
+    [
+        ({"ray": "auto"}, "how many"),
+        ({"actors": 2}, "on which cluster"),
+        ({"ray": "auto", "actors": 2, "workers": 2}, "leave one out"),
+    ],
+)
+def test_a_system_needs_both_keywords_and_no_workers(where, match):
     with pytest.raises(ConfigError, match=match):
         marl.MultiAgentSystem(marl.ippo(), Constant, **where)
 
