@@ -117,7 +117,7 @@ class Setup(Features):
     parts: Sequence[Any] = field(default=(), metadata=says(saved=None, told=FILE, same=False))
 
     def over(self, base: Features | None) -> Setup:
-        """These settings, filled up with those of ``base``; its environment, and both's keywords. Raises ConfigError."""
+        """These settings, filled up with those of ``base``; its environment and both's keywords. Raises ConfigError."""
         if self.workers and self.actors:
             raise ConfigError(f"copies are stepped by workers={self.workers} or by actors={self.actors}; leave one out")
         if base is None:
