@@ -9,15 +9,57 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from marl.config import check_whole
 from marl.types import ConfigError, ResourceError
 
-AUTO = "auto"
+AUTO, LOCAL = "auto", "local"
 STORE = 256 * 1024**2  # bytes of shared memory of a cluster begun here; Ray would take 30 % of the machine's
+
+
+@dataclass(frozen=True)
+class Actors:
+    """So many actors of a cluster, one core each.
+
+    count: how many.
+    address: of the cluster, as for :func:`joined`.
+    """
+
+    count: int
+    address: str = AUTO
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.count} actors of the Ray cluster {self.address}"
+
+
+def asked_actors(address: str | None, count: int | None) -> Actors | None:
+    """What ``ray=`` and ``actors=`` say; None where neither is given. Raises ConfigError for one alone."""
+    if address is None and count is None:
+        return None
+    if address is None:
+        raise ConfigError(f"actors={count!r}: on which cluster? Give ray='auto' as well, or ray='HOST:PORT'")
+    if count is None:
+        raise ConfigError(f"ray={address!r}: how many actors step the copies? Give actors=2 as well")
+    return Actors(check_whole("actors", count, 1), check_address(address))
+
+
+def check_address(address: object) -> str:
+    """The address. Raises ConfigError if it is none."""
+    if address in (AUTO, LOCAL):
+        return str(address)
+    host, _, port = str(address).removeprefix("ray://").rpartition(":")
+    if not isinstance(address, str) or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"ray: expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
+    return address
 
 
 def ray() -> Any:
@@ -39,7 +81,8 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
     the end; ``auto`` is the one that runs on this machine, or where none does, one that begins now, and ends with this.
 
     Args:
-        address: ``auto``, ``HOST:PORT``, or ``ray://HOST:PORT`` of a cluster's client server.
+        address: ``auto``, ``HOST:PORT``, or ``ray://HOST:PORT`` of a cluster's client server; ``local`` begins one now,
+            even if another runs on this machine.
         cpus: how many cores a cluster that begins now counts; None: as many as the machine has.
 
     Raises:
@@ -51,37 +94,49 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
         yield module
         return
     _answers(address if address != AUTO else os.environ.get("RAY_ADDRESS", AUTO))
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
     try:
-        try:
-            module.init(address=address, **quiet)
-        except ConnectionError:
-            if address != AUTO or "RAY_ADDRESS" in os.environ:
-                raise
-            module.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=STORE,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+        _enter(module, address, cpus)
     except (ValueError, ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         raise ResourceError(f"ray: no cluster at {address!r}: {_line(error)}") from None
+    finally:
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+    messages: Any = sys.modules["ray._private.worker"]
+    messages._worker_logs_enabled = False  # or what Ray says of dead workers goes to stdout, as if it were our answer
     try:
         yield module
     finally:
+        messages._worker_logs_enabled = True
         with contextlib.suppress(Exception):  # a cluster that is gone cannot be left
             module.shutdown()
 
 
+def _enter(module: Any, address: str, cpus: int | None) -> None:
+    """Join a cluster, or begin one. Raises ConnectionError where an address of the user's leads nowhere."""
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address != LOCAL:
+        try:
+            module.init(address=address, **quiet)
+            return
+        except ConnectionError:
+            if address != AUTO or "RAY_ADDRESS" in os.environ:
+                raise
+    module.init(
+        address=LOCAL,
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=STORE,
+        _node_ip_address="127.0.0.1",
+        **quiet,
+    )
+
+
 def _answers(address: str) -> None:
     """Raise unless somebody listens at ``HOST:PORT``: Ray itself would ask for two minutes, and tell each time."""
-    if address in (AUTO, "local"):
+    if check_address(address) in (AUTO, LOCAL):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ConfigError(f"ray: expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
     except OSError as error:

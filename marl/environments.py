@@ -14,6 +14,7 @@ from marl.adapters.describe import render_mode
 from marl.adapters.faults import faults_of
 from marl.adapters.resolve import another_like, is_instance, resolve
 from marl.adapters.spoken import Spoken
+from marl.cluster import Actors
 from marl.curriculum.state import task_ranges
 from marl.playing.evaluate import check_same_spec
 from marl.scenario import resolve_scenario
@@ -36,6 +37,7 @@ class Environments:
     options: what environments are made with.
     tasks: how tasks reach them.
     training: the copies that train, once they are open.
+    actors: those of a Ray cluster that step them instead of workers; may be set while they are closed.
     """
 
     def __init__(self, setup: Setup, known_entries: Sequence[str] = ()) -> None:
@@ -43,7 +45,7 @@ class Environments:
         self.known_entries = known_entries
         self.world, self.spoken, self.options = setup.env, setup.channel, setup.options
         self.source = self.world if self.spoken is None or self.world is None else self.spoken.source(self.world)
-        self.patterns = setup.patterns
+        self.patterns, self.actors = setup.patterns, setup.on_actors
         self.tasks: dict[str, Any] = {"tasks": setup.tasks, "task_ranges": task_ranges(setup.curriculum)}
         # Asking for the state costs mpe2 a tenth of its speed.
         self.reads_state = any(config.reads_state for config in setup.configs) or reads_state(setup.shaping or ())
@@ -58,7 +60,7 @@ class Environments:
             if self.source is None:
                 raise ConfigError(MISSING)
             if self.ranks is None:
-                made = self.make(num_envs, workers)
+                made = self.make(num_envs, workers, actors=self.actors)
             else:
                 copies = self.ranks.share(num_envs)
                 made = self.make(copies, workers, first_copy=self.ranks.rank * copies)
@@ -193,6 +195,7 @@ class Environments:
         lent: bool = False,
         recorded: bool = False,
         first_copy: int = 0,
+        actors: Actors | None = None,
     ) -> BatchEnv:
         """Copies of the environment, or of another one.
 
@@ -206,9 +209,10 @@ class Environments:
             lent: an instance among them is not closed with the copies.
             recorded: see :meth:`another`.
             first_copy: the number of the first of them, where other ranks step others.
+            actors: those that they are spread over instead of processes.
         """
         options: dict[str, Any] = {"workers": workers, "lent": lent, "infos": recorded, "first_copy": first_copy}
-        options["state"] = recorded or self.reads_state
+        options |= {"actors": actors, "state": recorded or self.reads_state}
         world = source if source is not None else like if like is not None else self.world
         if world is None:
             raise ConfigError(MISSING)

@@ -14,6 +14,7 @@ from marl.adapters.resolve import is_instance
 from marl.adapters.spoken import Spoken
 from marl.adapters.tasks import Route, checked_route
 from marl.channels import Channel
+from marl.cluster import Actors, asked_actors
 from marl.config import check_whole, described, to_json, unknown
 from marl.curriculum.state import Curricula, checked_curricula
 from marl.curriculum.tasks import Task
@@ -88,6 +89,8 @@ class Setup(Features):
         env_kwargs: keywords for the environment; a scenario's others stay.
         num_envs: copies that train side by side.
         workers: processes that the copies are spread over.
+        ray: a Ray cluster whose actors the copies are spread over instead: ``"auto"`` or its address.
+        actors: how many of these.
         max_steps: truncate episodes of environments that do not end by themselves.
         on_bad_obs: what to do about observations outside their space: ``"error"``, ``"cast"``, ``"clip"``, ``"drop"``.
         seed: everything random derives from it.
@@ -106,13 +109,17 @@ class Setup(Features):
     env_kwargs: Mapping[str, Any] | None = field(default=None, metadata=says(saved=OPTION, merge=BOTH, told=WHOLE))
     num_envs: int | None = field(default=None, metadata=says(saved=NUMBER, told=WHOLE))
     workers: int | None = field(default=None, metadata=says(saved=NUMBER, told=WHOLE, same=False))
+    ray: str | None = field(default=None, metadata=says(saved=None, told=FILE, same=False))
+    actors: int | None = field(default=None, metadata=says(saved=None, told=FILE, same=False))
     seed: int = field(default=0, metadata=says(saved=NUMBER, told=WHOLE))
     device: str = field(default="cpu", metadata=says(saved=None, told=WHOLE, same=False))
     shaping: Hooks | None = field(default=None, metadata=says(kinds=(dict, list, NoneType), told=FILE))
     parts: Sequence[Any] = field(default=(), metadata=says(saved=None, told=FILE, same=False))
 
     def over(self, base: Features | None) -> Setup:
-        """These settings, filled up with those of ``base``; its environment, and both's keywords."""
+        """These settings, filled up with those of ``base``; its environment and both's keywords. Raises ConfigError."""
+        if self.workers and self.actors:
+            raise ConfigError(f"copies are stepped by workers={self.workers} or by actors={self.actors}; leave one out")
         if base is None:
             return self
         merged: dict[str, Any] = {}
@@ -132,6 +139,7 @@ class Setup(Features):
         if self.agents is None:
             raise ConfigError("agents: give a learner such as marl.ippo(), or a scenario that names its own")
         pick_device(self.device)
+        on_ray = asked_actors(self.ray, self.actors)
         channel = checked_spoken(self.channel)
         source = self.env if channel is None or self.env is None else channel.source(self.env)
         copies = self.num_envs if self.num_envs is not None else (1 if is_instance(source) else DEFAULT_COPIES)
@@ -150,6 +158,7 @@ class Setup(Features):
             on_bad_obs=checked_on_bad_obs(self.on_bad_obs),
             num_envs=check_whole("num_envs", copies, 1),
             workers=check_whole("workers", self.workers or 0, 0),
+            actors=None if on_ray is None else on_ray.count,
             parts=tuple(self.parts),
         )
 
@@ -182,6 +191,11 @@ class Setup(Features):
     def plays_apart(self) -> list[tuple[str, bool]]:
         """Features that may need environments beside those that train, and whether this setup has them."""
         return [("PSRO", isinstance(self.league, PSRO))]
+
+    @property
+    def on_actors(self) -> Actors | None:
+        """The actors that step the copies; None: workers do, or this process."""
+        return None if self.ray is None or self.actors is None else Actors(self.actors, self.ray)
 
     @property
     def configs(self) -> list[LearnerConfig]:

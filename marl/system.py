@@ -49,6 +49,8 @@ class MultiAgentSystem(Trained):
         seed: everything random derives from it.
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
         workers: processes that the copies are spread over; 0 steps them in this process.
+        ray: a cluster whose ``actors=`` step the copies instead: ``"auto"`` or ``"HOST:PORT"`` (extra ``ray``).
+        actors: how many of these, with a core each.
         env_kwargs: keywords for the environment.
         max_steps: truncate episodes of environments that do not end by themselves.
         on_bad_obs: what to do about observations outside their space: ``"error"`` ends training; ``"cast"`` accepts a
@@ -71,13 +73,13 @@ class MultiAgentSystem(Trained):
         workers: int | None = None, env_kwargs: Mapping[str, Any] | None = None, max_steps: int | None = None,
         shaping: Hooks | None = None, curriculum: Curricula | None = None, league: Leagues | None = None,
         channel: Spoken | None = None, tasks: Route | None = None, reset_options: Mapping[str, Any] | None = None,
-        parts: Sequence[Part] = (), on_bad_obs: str | None = None,
+        parts: Sequence[Part] = (), on_bad_obs: str | None = None, ray: str | None = None, actors: int | None = None,
     ) -> None:  # fmt: skip
         """Build the learners; the class documents the arguments."""
         given = Setup(
             agents=agents, env=env, env_kwargs=env_kwargs, num_envs=num_envs, workers=workers, max_steps=max_steps,
             seed=seed, device=device, shaping=shaping, curriculum=curriculum, league=league, channel=channel,
-            tasks=tasks, reset_options=reset_options, parts=parts, on_bad_obs=on_bad_obs,
+            tasks=tasks, reset_options=reset_options, parts=parts, on_bad_obs=on_bad_obs, ray=ray, actors=actors,
         )  # fmt: skip
         scenario = resolve_scenario(env)
         self._adopt(given.over(scenario).checked(), scenario, reference_of(env, scenario))
@@ -254,11 +256,9 @@ class MultiAgentSystem(Trained):
             env: the environment; needed if it was neither a registered id nor an installed scenario's name.
             agents: the learners; needed if they hold your own code (a ``Custom`` network, ``Hindsight``).
             device: where to compute.
-            env_kwargs: keywords for the environment instead of those then; needed if these hold code, or paths.
-                Likewise ``reset_options``.
+            env_kwargs: instead of those then; needed if these hold code, or paths. Likewise ``reset_options``.
             shaping: the hooks, to train on; needed if they hold your own code. Likewise ``curriculum``, ``league``,
-                ``parts`` if there were any, and ``channel``, to play as well. ``tasks`` is needed if it is a method or
-                function of yours.
+                ``parts`` if there were any, ``channel``, to play as well, and ``tasks`` if it is a function of yours.
             trust: do whatever the checkpoint says: import and run what it names, open and write to paths in it.
 
         Raises:

@@ -42,6 +42,7 @@ VOCABULARY = (
         "registry",
         "sources",
         "config",
+        "cluster",
         "teams",
         "schedules",
         "graphs",

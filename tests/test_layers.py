@@ -17,8 +17,8 @@ LEVELS = (
     ("L0", "renamed types lazy"),
     (
         "L1",
-        "files notebook parallel reduce ranks cluster compiling compiled ops spaces installed registry sources config "
-        "teams schedules graphs nets optim exploration",
+        "files notebook parallel reduce ranks compiling compiled ops spaces installed registry sources config "
+        "cluster teams schedules graphs nets optim exploration",
     ),
     ("L2", "topology channels auxiliary grid stopping memory adapters shaping curriculum"),
     ("L3", "actor_critic action_critic learners"),

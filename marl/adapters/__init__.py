@@ -11,9 +11,11 @@ import numpy as np
 
 from marl.adapters.copies import LocalBatch, in_process
 from marl.adapters.lifecycle import PASS_A_FUNCTION, close_env, open_env
+from marl.adapters.ray_batch import on_ray
 from marl.adapters.resolve import make_with, resolve
 from marl.adapters.tasks import ByKwargs, CopyTasks, Ranges, Route, declared_space, largest_task
 from marl.adapters.workers import WorkerBatch
+from marl.cluster import Actors
 from marl.types import BatchEnv, ConfigError, SupportsBatch
 
 __all__ = ["in_process", "make"]
@@ -25,6 +27,7 @@ def make(
     patterns: Sequence[str] | None = None,
     *,
     workers: int = 0,
+    actors: Actors | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
     on_bad_obs: str | None = None,
@@ -45,10 +48,11 @@ def make(
     num_envs: ``E``, how many copies.
     patterns: shell patterns over agent ids, one team each; None puts all agents into one team.
     workers: how many processes the copies are spread over; 0 keeps them in this one. Results do not depend on it.
+    actors: actors of a Ray cluster that they are spread over instead; environments with a batched form take none.
     env_kwargs: passed to the function or class that makes the environment.
     max_steps: truncate episodes after this many steps.
     on_bad_obs: ``error``, ``cast``, ``clip`` or ``drop`` (see `LocalBatch`); None: ``error``.
-    deadline: seconds a worker process may take for one step before it is replaced.
+    deadline: seconds a worker process or actor may take for one step before it is replaced.
     state: read ``env.state()`` in every step; switch it off where no critic or mixer wants the global state.
     infos: put all infos of the environment into each step, which a batched form or workers do not.
     lent: an environment that was given as such is not closed with the copies.
@@ -69,7 +73,7 @@ def make(
         if instance is not None:
             raise ConfigError(f"tasks: ByKwargs makes the environment anew for each task: {PASS_A_FUNCTION}")
         factory = functools.partial(make_with, env, dict(env_kwargs or {}))
-    if instance is not None and not isinstance(instance, SupportsBatch) and (num_envs != 1 or workers):
+    if instance is not None and not isinstance(instance, SupportsBatch) and (num_envs != 1 or workers or actors):
         raise ConfigError(
             f"an environment instance is one copy in this process (num_envs={num_envs}, workers={workers}): "
             "pass a function that makes the environment, e.g. lambda: MyEnv()"
@@ -77,6 +81,9 @@ def make(
     first = open_env(functools.partial(factory, **largest_task(tasks, ranges)))
     if isinstance(first, SupportsBatch):
         try:
+            if actors is not None:
+                name = type(first).__name__
+                raise ConfigError(f"actors: {name} steps all of its copies by itself, in this process; leave ray out")
             if reset_options:
                 name = type(first).__name__
                 raise ConfigError(f"reset_options: {name} steps its copies by itself, which take no options")
@@ -93,14 +100,14 @@ def make(
             if instance is None:
                 close_env(first)
             raise
-    if workers:
+    if workers or actors is not None:
         known = CopyTasks(int(num_envs), declared_space(first), tasks, ranges)
         close_env(first)  # it has said that it brings no batch: the workers make their own
         return WorkerBatch(
             factory,
             num_envs,
             patterns,
-            workers=workers,
+            workers=workers if actors is None else actors.count,
             max_steps=max_steps,
             on_bad_obs=on_bad_obs or "error",
             deadline=deadline,
@@ -108,6 +115,7 @@ def make(
                 in_process, state=state, reset_options=reset_options, tasks=tasks, task_ranges=ranges
             ),
             tasks=known,
+            place=None if actors is None else on_ray(actors),
         )
     return LocalBatch(
         factory,

@@ -10,7 +10,8 @@ import pickle
 import signal
 import socket
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from marl.adapters.copies import LocalBatch, in_process
@@ -20,10 +21,15 @@ from marl.adapters.sendable import dumps
 from marl.adapters.shared import Arena, lay_out, rows_of
 from marl.adapters.spawn import die_with
 from marl.adapters.tasks import PlainTask
-from marl.types import BatchEnv, EnvContractError, Episode, MarlError, Step, valid_choices
+from marl.types import Array, BatchEnv, EnvContractError, Episode, MarlError, Spec, Step, valid_choices
 
 Counted = tuple[dict[str, int], list[tuple[int, str, str]]]  # faults by kind, and whose episodes were lost and why
 Published = tuple[bool, tuple[Episode, ...], Counted | None]  # successors differ, finished, what went wrong
+Views = tuple[Step, Sequence[Array]]  # a worker's rows of the step and of the actions
+OTHER = (
+    "a replaced worker's environment has other agents or spaces than the first; "
+    "the factory must make the same environment every time"
+)
 
 
 def serve(sock: int, memory: int, trace: int, parent: int, from_main: int) -> None:
@@ -35,16 +41,17 @@ def serve(sock: int, memory: int, trace: int, parent: int, from_main: int) -> No
     pipe = Pipe(socket.socket(fileno=sock))
     with contextlib.suppress(EOFError, ConnectionError):
         payload, first, count, num_envs = pipe.receive()
-        host = Host(memory, first, count, num_envs, lambda kind, text: pipe.send(("told", (kind, text))))
-        answer = _attempt(lambda: host.create(payload))
+        views = partial(_shared, memory, num_envs, slice(first, first + count))
+        host = Host(first, count, views, lambda kind, text: pipe.send(("told", (kind, text))))
+        answer = attempt(lambda: host.create(payload))
         pipe.send(answer)
         while answer[0] != "raised" and (message := pipe.receive())[0] != "close":
-            answer = _attempt(lambda: host.handle(*message))
+            answer = attempt(lambda: host.handle(*message))
             pipe.send(answer)
     host.close()
 
 
-def _attempt(action: Callable[[], object]) -> tuple[str, object]:
+def attempt(action: Callable[[], object]) -> tuple[str, object]:
     """What came of it: ``("done", value)``, ``("breach", (class, text, traceback))`` or ``("raised", traceback)``."""
     try:
         return "done", action()
@@ -54,24 +61,34 @@ def _attempt(action: Callable[[], object]) -> tuple[str, object]:
         return "raised", "".join(traceback.format_exception(error)).strip()
 
 
-class Host:
-    """A worker's batch and its rows of the shared block."""
+def _shared(memory: int, num_envs: int, rows: slice, spec: Spec) -> Views:
+    """Some rows of the shared block; the learner has sized it by now."""
+    size = os.fstat(memory).st_size
+    sizer = Arena(None)
+    lay_out(spec, num_envs, sizer)
+    if sizer.size != size:
+        raise EnvContractError(OTHER)
+    step, actions = lay_out(spec, num_envs, Arena(mmap.mmap(memory, size)))
+    return rows_of(step, rows), [array[rows] for array in actions]
 
-    def __init__(self, memory: int, first: int, count: int, num_envs: int, tell: Tell) -> None:
-        """Rows ``first`` to ``first + count`` of ``num_envs`` are this worker's; nothing is made yet."""
-        self._memory = memory
+
+class Host:
+    """A worker's batch, and the arrays that it answers in."""
+
+    def __init__(self, first: int, count: int, views: Callable[[Spec], Views], tell: Tell) -> None:
+        """Copies ``first`` to ``first + count`` are this worker's; ``views`` finds their arrays. Nothing is made."""
+        self._first, self._count = first, count
+        self._views = views
         self._tell = tell
         self._ledger: Ledger | None = None  # that of the copies, if they keep one
-        self._rows = slice(first, first + count)
-        self._num_envs = num_envs
         self._env: BatchEnv | None = None
+        self._actions: Sequence[Array] = ()
 
     def create(self, payload: bytes) -> None:
         """Create the copies."""
         # The environment of the user who started the learner that sent this.
         build, factory, patterns, options = pickle.loads(payload)
-        first, stop = self._rows.start, self._rows.stop
-        self._env = (build or in_process)(factory, stop - first, patterns, first_copy=first, **options)
+        self._env = (build or in_process)(factory, self._count, patterns, first_copy=self._first, **options)
         self._ledger = getattr(self._env, "ledger", None)
         if self._ledger is not None:
             self._ledger.forward(self._tell)
@@ -85,10 +102,10 @@ class Host:
         if command == "step":
             return self._publish(self._env.step(self._actions))
         if command == "reset":
-            self._map()
+            self._mine, self._actions = self._views(self._env.spec)
             return self._publish(self._env.reset(*arguments))
         if command == "load":
-            self._map()
+            self._mine, self._actions = self._views(self._env.spec)
             return self._publish(self._env.load_state_dict(*arguments))
         if command == "state":
             return self._env.state_dict()
@@ -100,23 +117,8 @@ class Host:
         if self._env is not None:
             self._env.close()
 
-    def _map(self) -> None:
-        """Find this worker's rows; the learner has sized the block by now."""
-        assert self._env is not None
-        size = os.fstat(self._memory).st_size
-        sizer = Arena(None)
-        lay_out(self._env.spec, self._num_envs, sizer)
-        if sizer.size != size:
-            raise EnvContractError(
-                "a replaced worker's environment has other agents or spaces than the first; "
-                "the factory must make the same environment every time"
-            )
-        step, actions = lay_out(self._env.spec, self._num_envs, Arena(mmap.mmap(self._memory, size)))
-        self._actions = [array[self._rows] for array in actions]
-        self._mine = rows_of(step, self._rows)
-
     def _publish(self, step: Step) -> Published:
-        """Copy the step into the shared block; says whether successors differ from ``obs``, and what ended."""
+        """Copy the step into the arrays to answer in; says whether successors differ from ``obs``, and what ended."""
         mine = self._mine
         changed = step.next_state is not step.state or any(team.next_obs is not team.obs for team in step.teams)
         assert self._env is not None

@@ -29,10 +29,12 @@ class Arena:
 
     LINE = 64
 
-    def __init__(self, block: mmap.mmap | None) -> None:
+    def __init__(self, block: mmap.mmap | bytearray | None) -> None:
         """``block``: the memory to lay arrays in."""
         self._block = block
         self.size = 0
+        self.successors = 0  # where the successors of a step begin, behind everything else of it
+        self.actions = 0  # where the actions begin
 
     def take(self, shape: tuple[int, ...], dtype: str) -> Array:
         """The next array."""
@@ -44,29 +46,41 @@ class Arena:
 
 
 def lay_out(spec: Spec, num_envs: int, arena: Arena) -> tuple[Step, tuple[Array, ...]]:
-    """The arrays of a step and of the actions for it. Learner and workers must call this with the same arguments."""
-    teams: list[TeamStep] = []
-    actions: list[Array] = []
-    for team in spec.teams:
-        rows = (num_envs, team.num_agents)
-        teams.append(
-            TeamStep(
-                obs=arena.take((*rows, *team.obs.shape), team.obs.dtype),
-                next_obs=arena.take((*rows, *team.obs.shape), team.obs.dtype),
-                reward=arena.take(rows, "float32"),
-                terminated=arena.take(rows, "bool"),
-                truncated=arena.take(rows, "bool"),
-                acting=arena.take(rows, "bool"),
-                action_mask=arena.take((*rows, team.action.num_choices), "bool") if team.masked else None,
-                next_action_mask=arena.take((*rows, team.action.num_choices), "bool") if team.masked else None,
+    """The arrays of a step and of the actions for it. Learner and workers must call this with the same arguments.
+
+    What a step always has lies first, successors behind it, actions last.
+    """
+    rows = [(num_envs, team.num_agents) for team in spec.teams]
+
+    def observed() -> list[tuple[Array, Array | None]]:
+        return [
+            (
+                arena.take((*shape, *team.obs.shape), team.obs.dtype),
+                arena.take((*shape, team.action.num_choices), "bool") if team.masked else None,
             )
-        )
-        actions.append(arena.take((*rows, *team.action.shape), team.action.dtype))
-    states = [
-        None if spec.state_shape is None else arena.take((num_envs, *spec.state_shape), "float32") for _ in range(2)
-    ]
+            for team, shape in zip(spec.teams, rows, strict=True)
+        ]
+
+    def state() -> Array | None:
+        return None if spec.state_shape is None else arena.take((num_envs, *spec.state_shape), "float32")
+
+    now, state_now = observed(), state()
+    flags = [[arena.take(shape, dtype) for dtype in ("float32", "bool", "bool", "bool")] for shape in rows]
     started, discarded = arena.take((num_envs,), "bool"), arena.take((num_envs,), "bool")
-    return Step(tuple(teams), started, discarded, states[0], states[1], ()), tuple(actions)
+    arena.successors = arena.size
+    successors, next_state = observed(), state()
+    arena.actions = arena.size
+    actions = tuple(
+        arena.take((*shape, *team.action.shape), team.action.dtype)
+        for team, shape in zip(spec.teams, rows, strict=True)
+    )
+    teams = tuple(
+        TeamStep(obs, next_obs, reward, terminated, truncated, acting, action_mask, next_action_mask)
+        for (obs, action_mask), (next_obs, next_action_mask), (reward, terminated, truncated, acting) in zip(
+            now, successors, flags, strict=True
+        )
+    )
+    return Step(teams, started, discarded, state_now, next_state, ()), actions
 
 
 def rows_of(step: Step, rows: slice) -> Step:

@@ -1,8 +1,9 @@
-"""One worker process as the learner sees it: started, asked, listened to, ended."""
+"""Worker processes as the learner sees them: started, asked, listened to, ended."""
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import socket
@@ -11,45 +12,25 @@ import time
 from typing import Any
 
 from marl.adapters.faults import Tell
+from marl.adapters.handle import START_SECONDS, Handle, WorkerFault
 from marl.adapters.pipe import Pipe
-from marl.adapters.shared import anonymous_file
+from marl.adapters.shared import Arena, anonymous_file, lay_out
 from marl.adapters.spawn import kill, spawn
-from marl.types import ResourceError
-
-START_SECONDS = 120.0  # to import the environment's modules and create the copies
+from marl.types import Array, ConfigError, ResourceError, Spec, Step
 
 
-class WorkerFault(Exception):
-    """Why a worker did not answer: ``killed``, ``hung``, ``exited`` or ``raised``, and what it left to read."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        """``kind``: one of these words."""
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-
-
-class Worker:
-    """The learner's end of one worker: its process, its range of copies, and how it has fared."""
+class Worker(Handle):
+    """One worker process: a socket to ask it, and shared memory that it writes into."""
 
     def __init__(
         self, index: int, first: int, count: int, num_envs: int, payload: bytes, memory: int, hear: Tell
     ) -> None:
         """Nothing is started yet."""
-        self.index = index
-        self.hear = hear  # what its copies tell of their first faults
-        self.first = first
-        self.count = count
-        self.rows = slice(first, first + count)
-        self.generation = 0  # how often its copies got a new process since reset
-        self.strikes = 0  # faults since one of its copies last finished an episode
-        self.counted: dict[str, int] = {}  # what its copies mended or threw away
-        self.pending = False  # its copies start anew, which the next step has to tell
+        super().__init__(index, first, count, hear)
         self._init = (payload, first, count, num_envs)
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
         self._trace = -1
-        self._fault = WorkerFault("exited", "never started")
         self._awaited = False  # an answer is due
 
     @property
@@ -89,7 +70,7 @@ class Worker:
     def receive(self, until: float) -> Any:
         """The answer to the last question. Raises what the worker reports, or a fault if it is lost."""
         if self._process is None:
-            raise self._fault
+            raise self.fault
         answer = None
         while answer is None:
             left = until - time.monotonic()
@@ -106,16 +87,8 @@ class Worker:
             if answer is not None and answer[0] == "told":
                 self.hear(*answer[1])
                 answer = None
-        verdict, value = answer
         self._awaited = False
-        if verdict == "breach":
-            kind, text, where = value
-            raise kind(text) from WorkerFault("raised", where)
-        if verdict == "raised":
-            self._fault = WorkerFault("raised", value)
-            self.kill()
-            raise self._fault
-        return value
+        return self.judged(*answer)
 
     def _lost(self, kind: str) -> WorkerFault:
         """End what is left of the process and say what happened to it."""
@@ -134,9 +107,9 @@ class Worker:
                 kind = "killed"
             detail = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
         trace = os.pread(self._trace, 1 << 16, 0).decode(errors="replace").strip()
-        self._fault = WorkerFault(kind, f"{detail}\n{trace}" if trace else detail)
+        self.fault = WorkerFault(kind, f"{detail}\n{trace}" if trace else detail)
         self.kill()
-        return self._fault
+        return self.fault
 
     def kill(self) -> None:
         """End the process, and whatever it has started itself, at once."""
@@ -159,3 +132,40 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=max(until - time.monotonic(), 0.001))
             self.kill()
+
+
+class Processes:
+    """This machine as a place for workers, with one block of memory that all of them share."""
+
+    called, alone = "worker", "workers=0"
+
+    def __init__(self) -> None:
+        """The block is sized once the specification is known."""
+        if os.name != "posix":
+            raise ConfigError("worker processes need Linux or macOS; use workers=0 on this system")
+        self._memory = anonymous_file("marl-step")
+
+    def worker(self, index: int, first: int, count: int, num_envs: int, payload: bytes, hear: Tell) -> Handle:
+        """A handle on one process, not started yet."""
+        return Worker(index, first, count, num_envs, payload, self._memory, hear)
+
+    def lay(self, spec: Spec, num_envs: int) -> tuple[Step, tuple[Array, ...]]:
+        """Size the shared block and lay the step over it."""
+        sizer = Arena(None)
+        lay_out(spec, num_envs, sizer)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._memory, 0, sizer.size)
+            else:
+                os.ftruncate(self._memory, sizer.size)
+            block = mmap.mmap(self._memory, sizer.size)
+        except OSError as error:
+            raise ResourceError(
+                f"no room for {sizer.size / 2**20:.1f} MiB of shared memory for {num_envs} copies ({error}); "
+                "lower num_envs or use workers=0"
+            ) from error
+        return lay_out(spec, num_envs, Arena(block))
+
+    def close(self) -> None:
+        """Forget the block; it is gone with the last process that holds it."""
+        os.close(self._memory)

@@ -1,8 +1,11 @@
-"""Copies of an environment spread over worker processes that share memory with the learner.
+"""Copies of an environment spread over workers: processes that share memory with the learner, or Ray's actors.
 
-Each worker hosts one in-process batch over a contiguous range of copies and writes its share of every step straight
-into one block of shared memory; a socket carries commands and small answers only. The block is an anonymous file: it
-has no name, so nothing can be left behind however the processes end.
+Each worker hosts one in-process batch over a contiguous range of copies. What is here does not know where workers live
+and how their arrays travel: that is a :class:`marl.adapters.handle.Place`.
+
+Processes of this machine write their share of every step straight into one block of shared memory; a socket carries
+commands and small answers only. The block is an anonymous file: it has no name, so nothing can be left behind however
+the processes end.
 
 A worker is a fresh interpreter (:mod:`marl.adapters.spawn`): it does not pay for what the user's main module imports,
 and environments may have children of their own. A worker for mpe2 is ready after 0.4 s.
@@ -14,7 +17,6 @@ one worker serves alone and cost up to 60 us where two compete with the learner 
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import pickle
 import time
@@ -27,11 +29,11 @@ from typing import Any
 import numpy as np
 
 from marl.adapters.faults import Ledger
+from marl.adapters.handle import START_SECONDS, Handle, Place, WorkerFault
 from marl.adapters.sendable import sendable
 from marl.adapters.serve import Published
-from marl.adapters.shared import Arena, anonymous_file, lay_out
 from marl.adapters.tasks import CopyTasks, PlainTask, Ranges
-from marl.adapters.worker import START_SECONDS, Worker, WorkerFault
+from marl.adapters.worker import Processes
 from marl.types import (
     Array,
     BatchEnv,
@@ -58,6 +60,7 @@ class WorkerBatch:
     build: creates a worker's batch, ``marl.adapters.in_process`` unless given; called as
         ``build(factory, count, patterns, first_copy=, max_steps=, on_bad_obs=, env_kwargs=)`` inside the worker.
     tasks: what is known of the tasks of all copies; each worker's batch knows by itself how to reach its own.
+    place: makes the place for so many workers: processes of this machine, unless given.
 
     A worker that is killed, hangs, exits or whose environment raises is replaced; its copies start new episodes from
     fresh seeds derived from ``reset``'s, and the step marks them ``discarded`` and ``started``. ``faults`` counts what
@@ -81,10 +84,9 @@ class WorkerBatch:
         restarts: int = 3,
         build: Callable[..., BatchEnv] | None = None,
         tasks: CopyTasks | None = None,
+        place: Callable[[int], Place] | None = None,
     ) -> None:
         """Start the workers and wait until all copies exist."""
-        if os.name != "posix":
-            raise ConfigError("worker processes need Linux or macOS; use workers=0 on this system")
         if num_envs < 1 or workers < 1:
             raise ConfigError(f"num_envs and workers must be at least 1, got num_envs={num_envs}, workers={workers}")
         if not (deadline > 0 and math.isfinite(deadline)):
@@ -103,18 +105,21 @@ class WorkerBatch:
 
         options = {"max_steps": max_steps, "on_bad_obs": on_bad_obs, "env_kwargs": env_kwargs}
         payload = sendable(build, factory, patterns, options)
-        self._memory = anonymous_file("marl-step")
         hear = self._ledger.hear
         edges = [num_envs * k // min(workers, num_envs) for k in range(min(workers, num_envs) + 1)]
+        self._place = Processes() if place is None else place(len(edges) - 1)
         self._workers = [
-            Worker(k, first, stop - first, num_envs, payload, self._memory, hear)
+            self._place.worker(k, first, stop - first, num_envs, payload, hear)
             for k, (first, stop) in enumerate(pairwise(edges))
         ]
-        self._finalizer = weakref.finalize(self, _close_all, self._workers, self._memory, os.getpid())
+        self._finalizer = weakref.finalize(self, _close_all, self._workers, self._place, os.getpid())
         try:
             self._spec = self._start()
             self._ledger.env = self._spec.env
-            self._map_memory()
+            self._step, self._actions = self._place.lay(self._spec, num_envs)
+            self._same = tuple(
+                replace(team, next_obs=team.obs, next_action_mask=team.action_mask) for team in self._step.teams
+            )
         except BaseException:
             self.close()
             raise
@@ -162,13 +167,13 @@ class WorkerBatch:
         self._tasks.choose(tasks, chosen)
         self._untold.update(chosen)
 
-    def _news(self, worker: Worker, copies: Iterable[int]) -> dict[int, PlainTask]:
+    def _news(self, worker: Handle, copies: Iterable[int]) -> dict[int, PlainTask]:
         """The next tasks of a worker's copies, by its own numbers, which it is told now."""
         mine = [e for e in copies if worker.first <= e < worker.first + worker.count]
         self._untold.difference_update(mine)
         return {e - worker.first: self._tasks.coming[e] for e in mine}
 
-    def _all_news(self, worker: Worker) -> dict[int, PlainTask]:
+    def _all_news(self, worker: Handle) -> dict[int, PlainTask]:
         """The same of all of its copies that have one."""
         return self._news(worker, [e for e, task in enumerate(self._tasks.coming) if task])
 
@@ -275,7 +280,7 @@ class WorkerBatch:
         for worker, part in zip(self._workers, parts, strict=True):
             worker.generation, worker.strikes, worker.pending = int(part["generation"]), 0, bool(part["pending"])
 
-        def message(worker: Worker) -> tuple[Any, ...]:
+        def message(worker: Handle) -> tuple[Any, ...]:
             part = parts[worker.index]
             if part["state"] is None:
                 return self._fresh_reset(worker)
@@ -318,53 +323,34 @@ class WorkerBatch:
         _, faults = self._gather(self._workers, time.monotonic() + START_SECONDS)
         for worker, fault in faults.items():
             if fault.kind == "raised":
-                raise EnvContractError(f"worker {worker.index} could not create the environment: {fault.detail}")
+                who = f"{self._place.called} {worker.index}"
+                raise EnvContractError(f"{who} could not create the environment: {fault.detail}")
         self._replace(faults, None)
         for worker in self._workers:
             worker.send(("spec", {}))
         answers, faults = self._gather(self._workers, time.monotonic() + START_SECONDS)
         # Those lost while their fellows still started.
         answers.update(self._replace(faults, lambda worker: ("spec", {})))
-        # What our own children answer, over socket pairs that nobody else holds.
+        # What the workers that we have started answer, in ways that are ours alone.
         specs: list[Spec] = [pickle.loads(answers[worker]) for worker in self._workers]
         for worker, spec in zip(self._workers, specs, strict=True):
             if spec != specs[0]:
                 raise EnvContractError(
-                    f"worker {worker.index} sees other agents or spaces than worker 0; "
+                    f"{self._place.called} {worker.index} sees other agents or spaces than {self._place.called} 0; "
                     "the factory must make the same environment every time"
                 )
         return specs[0]
 
-    def _map_memory(self) -> None:
-        """Size the shared block and lay the step over it."""
-        sizer = Arena(None)
-        lay_out(self._spec, self._num_envs, sizer)
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self._memory, 0, sizer.size)
-            else:
-                os.ftruncate(self._memory, sizer.size)
-            block = mmap.mmap(self._memory, sizer.size)
-        except OSError as error:
-            raise ResourceError(
-                f"no room for {sizer.size / 2**20:.1f} MiB of shared memory for {self._num_envs} copies ({error}); "
-                "lower num_envs or use workers=0"
-            ) from error
-        self._step, self._actions = lay_out(self._spec, self._num_envs, Arena(block))
-        self._same = tuple(
-            replace(team, next_obs=team.obs, next_action_mask=team.action_mask) for team in self._step.teams
-        )
-
-    def _ask(self, message: Callable[[Worker], tuple[Any, ...]], seconds: float) -> dict[Worker, WorkerFault]:
+    def _ask(self, message: Callable[[Handle], tuple[Any, ...]], seconds: float) -> dict[Handle, WorkerFault]:
         """Have every worker do something; returns those that did not."""
         for worker in self._workers:
             worker.send(message(worker))
         return self._gather(self._workers, time.monotonic() + seconds)[1]
 
-    def _gather(self, workers: Iterable[Worker], until: float) -> tuple[dict[Worker, Any], dict[Worker, WorkerFault]]:
+    def _gather(self, workers: Iterable[Handle], until: float) -> tuple[dict[Handle, Any], dict[Handle, WorkerFault]]:
         """Everyone's answer, or why there is none. Raises a contract breach only when all have been heard."""
-        replies: dict[Worker, Any] = {}
-        faults: dict[Worker, WorkerFault] = {}
+        replies: dict[Handle, Any] = {}
+        faults: dict[Handle, WorkerFault] = {}
         breaches: list[MarlError] = []
         for worker in workers:
             try:
@@ -378,10 +364,10 @@ class WorkerBatch:
         return replies, faults
 
     def _replace(
-        self, faults: Mapping[Worker, WorkerFault], message: Callable[[Worker], tuple[Any, ...]] | None
-    ) -> dict[Worker, Any]:
+        self, faults: Mapping[Handle, WorkerFault], message: Callable[[Handle], tuple[Any, ...]] | None
+    ) -> dict[Handle, Any]:
         """Put new processes in the place of failed ones and have them answer ``message``, within the restart budget."""
-        answers: dict[Worker, Any] = {}
+        answers: dict[Handle, Any] = {}
         while faults:
             for worker, fault in faults.items():
                 self._faults[fault.kind] += 1
@@ -407,32 +393,32 @@ class WorkerBatch:
             faults = again
         return answers
 
-    def _mourn(self, worker: Worker, fault: WorkerFault) -> None:
+    def _mourn(self, worker: Handle, fault: WorkerFault) -> None:
         """The episodes of a worker's copies are lost with it. Raises if they are some of too many."""
         for copy in range(worker.first, worker.first + worker.count):
             self._ledger.lose(copy, fault.kind, f"{self._named(worker)}: {fault}")
 
-    def _named(self, worker: Worker) -> str:
-        return f"worker {worker.index} (copies {worker.first} to {worker.first + worker.count - 1})"
+    def _named(self, worker: Handle) -> str:
+        return f"{self._place.called} {worker.index} (copies {worker.first} to {worker.first + worker.count - 1})"
 
-    def _give_up(self, worker: Worker, fault: WorkerFault) -> MarlError:
+    def _give_up(self, worker: Handle, fault: WorkerFault) -> MarlError:
         """The error that ends a run whose worker does not come back."""
         text = f"{self._named(worker)} failed {worker.strikes} times in a row and is not restarted again; last: {fault}"
         if fault.kind in ("raised", "exited"):
-            return EnvContractError(f"{text}\nfix the environment, or try it alone with workers=0")
+            return EnvContractError(f"{text}\nfix the environment, or try it alone with {self._place.alone}")
         advice = f"look for memory limits, or raise deadline (now {self._deadline:g} s) or restarts"
         return ResourceError(f"{text}\n{advice}")
 
-    def _derived_seed(self, worker: Worker) -> int:
+    def _derived_seed(self, worker: Handle) -> int:
         """The seed of a worker's replacement: fresh for every replacement, the same in every repetition of the run."""
         sequence = np.random.SeedSequence(self._seed, spawn_key=(worker.first, worker.generation))
         return int(sequence.generate_state(1)[0])
 
-    def _fresh_reset(self, worker: Worker) -> tuple[Any, ...]:
+    def _fresh_reset(self, worker: Handle) -> tuple[Any, ...]:
         """What a replacement is told."""
         return ("reset", self._all_news(worker), self._derived_seed(worker), self._options)
 
-    def _whole_step(self, lost: Iterable[Worker], replies: Mapping[Worker, Published]) -> Step:
+    def _whole_step(self, lost: Iterable[Handle], replies: Mapping[Handle, Published]) -> Step:
         """The step over all copies; the arrays are already in place, except where workers differ in what they wrote."""
         step = self._step
         for worker in lost:
@@ -460,7 +446,7 @@ class WorkerBatch:
         return replace(step, finished=finished)
 
 
-def _close_all(workers: list[Worker], memory: int, owner: int) -> None:
+def _close_all(workers: list[Handle], place: Place, owner: int) -> None:
     """End all workers, politely for two seconds. Does nothing in a forked child, which does not own them."""
     if os.getpid() != owner:
         return
@@ -469,7 +455,7 @@ def _close_all(workers: list[Worker], memory: int, owner: int) -> None:
     until = time.monotonic() + 2.0
     for worker in workers:
         worker.close(until)
-    os.close(memory)
+    place.close()
 
 
 def _back_off(strikes: int) -> float:

@@ -31,6 +31,11 @@ class Asked:
     """Copies of the environment that train side by side; the scenario's unless given."""
     workers: Annotated[int | None, NUMBER] = None
     """Processes that the copies are spread over; 0: none but this one. Results do not depend on it."""
+    ray: Annotated[str | None, arg(metavar="auto|ADDRESS")] = None
+    """A Ray cluster whose --actors step the copies, instead of --workers: HOST:PORT, or auto for this machine's, which
+    begins now if there is none (extra ray). With --resume it is named again."""
+    actors: Annotated[int | None, NUMBER] = None
+    """How many actors of the --ray cluster the copies are spread over, one core each."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ... or auto."""
     threads: Annotated[int | None, NUMBER] = None

@@ -15,6 +15,8 @@ from marl.cli.status import UsageError, config_error
 
 # The rest of a run's settings stands in its checkpoints.
 MAY_CHANGE = {"scenario", "steps", "workers", "device", "threads", "run_dir", "resume", "trust", "quiet", "json"} | {
+    "ray",
+    "actors",
     "evaluate_every",
     "evaluate_episodes",
     "evaluate_seed",
@@ -39,6 +41,7 @@ def go_on(asked: Asked, folder: Path) -> int:
         ConfigError: if the run cannot be gone on with.
     """
     from marl import parallel
+    from marl.cluster import asked_actors
     from marl.config import check_whole
     from marl.environments import MISSING
     from marl.logs.files import read_json
@@ -72,6 +75,7 @@ def go_on(asked: Asked, folder: Path) -> int:
     with system:
         if asked.workers is not None:
             system.workers = asked.workers
+        system.environments.actors = asked_actors(asked.ray, asked.actors)
         try:
             system.train(
                 steps=check_whole("--steps", steps, 1),

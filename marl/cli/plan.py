@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from marl.callbacks import Callback
     from marl.cli.asked import Asked
+    from marl.cluster import Actors
     from marl.logs import Logger
     from marl.scenario import Scenario
     from marl.system import MultiAgentSystem
@@ -53,6 +54,12 @@ def check_numbers(asked: Asked) -> None:
         if isinstance(value, int) and not isinstance(value, bool):
             least = 0 if field.name in ("seed", "evaluate_seed", "workers") else 1
             check_whole(f"--{field.name.replace('_', '-')}", value, least)
+    if asked.actors is not None and asked.ray is None:
+        raise UsageError("--actors: on which cluster? Give --ray auto as well, or --ray HOST:PORT")
+    if asked.ray is not None and asked.actors is None:
+        raise UsageError("--ray: how many actors step the copies? Give --actors 2 as well")
+    if asked.actors is not None and asked.workers:
+        raise UsageError("--workers, --actors: copies are stepped by the one or by the other; leave one out")
     if not asked.save_minutes > 0:
         raise UsageError(f"--save-minutes: expected a number above 0, got {asked.save_minutes:g}")
 
@@ -65,6 +72,8 @@ ONE_COMMAND = (
     "quiet",
     "json",
     "log",
+    "ray",
+    "actors",
     "given",
 )  # what concerns one command and not the run
 OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
@@ -108,6 +117,7 @@ class Plan:
     evaluate_seed: int | None
     save_every: int
     device: str
+    actors: Actors | None  # that step the copies
     before: Mapping[str, Any]  # what the commands so far have asked for
 
     def build(self) -> MultiAgentSystem:
@@ -123,7 +133,8 @@ class Plan:
 
         torch.manual_seed(self.seed)
         try:
-            return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device)
+            ray, actors = (None, None) if self.actors is None else (self.actors.address, self.actors.count)
+            return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device, ray=ray, actors=actors)
         except ConfigError as error:
             raise misfit(self.scenario) or error from None
 
@@ -245,6 +256,7 @@ def _check_stored(file: Path, stored: Mapping[str, Any]) -> None:
 
 def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
     """Put together what was asked now, what was asked then, and the scenario."""
+    from marl.cluster import asked_actors
     from marl.overrides import override
 
     then: Mapping[str, Any] = {} if stored is None else {**stored["settings"], **stored["tunable"]}
@@ -291,6 +303,7 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
         pick("evaluate_seed", None),
         asked.save_every or max(1, steps // 10),
         asked.device,
+        asked_actors(asked.ray, asked.actors),
         before if isinstance(before, Mapping) else {},
     )
     plan.callbacks()

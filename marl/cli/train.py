@@ -144,7 +144,7 @@ def _resumed(asked: Asked, plan: Plan, run: Run) -> tuple[Path | None, MultiAgen
             f"--resume {path}: was trained with seed {meta['seed']} and {meta['num_envs']} copies, not with seed "
             f"{plan.seed} and {plan.scenario.num_envs}"
         )
-    system.workers = plan.scenario.workers
+    system.workers, system.environments.actors = plan.scenario.workers, plan.actors
     different = checkpoint.fingerprint_differences(manifest)
     if different:
         run.note(f"not bit-exact: this process differs from the one that saved ({', '.join(different)})")

@@ -40,6 +40,8 @@ def refusal(states: Sequence[TrainingState]) -> str | None:
             return "a league says who plays"
         if state.workers:
             return f"its environment steps in {state.workers} worker processes"
+        if state.environments.actors is not None:
+            return f"its environment steps on {state.environments.actors}"
         if state.num_envs != first.num_envs:
             return f"num_envs differs: {first.num_envs} and {state.num_envs}"
         if len(state.learners) != len(first.learners):

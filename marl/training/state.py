@@ -498,6 +498,7 @@ def refuse_ranks(setup: Setup) -> None:
         "channel=": setup.channel is not None,
         "parts=": bool(setup.parts),
         "workers=: give torchrun more ranks instead; workers": bool(setup.workers),
+        "ray=: give torchrun more ranks instead; ray": setup.ray is not None,
     }
     for what, used in found.items():
         if used:

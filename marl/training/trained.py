@@ -130,7 +130,8 @@ class Trained:
         learners = zip(self.spec.teams, self.setup.configs, strict=True)
         rows = [(f"team {team.name}", f"{type(one).__name__}: {', '.join(team.agents)}") for team, one in learners]
         returns = self.history.get("mean_return")
-        rows += [("copies", f"{self.num_envs}, {self.workers} worker processes"), ("device", str(self.device))]
+        where = self.training.environments.actors or f"{self.workers} worker processes"
+        rows += [("copies", f"{self.num_envs}, {where}"), ("device", str(self.device))]
         rows += [("trained", f"{self.steps:,} steps, {self.episodes:,} episodes")]
         rows += [("mean return", f"{returns[-1]:.2f}")] if returns else []
         return html_table(f"{type(self).__name__} on {self.spec.env}", rows)
