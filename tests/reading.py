@@ -31,7 +31,6 @@ VOCABULARY = (
         "parallel",
         "reduce",
         "ranks",
-        "cluster",
         "compiling",
         "compiled",
         "ops",

@@ -221,8 +221,8 @@ def test_two_halves_of_a_draw_teach_what_the_whole_does(config):
         pieces = [piece(sample, rows) for rows in (slice(0, 9), slice(9, 24))]
         counts = [int(each.complete.sum()) for each in pieces]
         assert counts[0] != counts[1]
-        whole._learn(sample)
-        pair.run(*(lambda one=one, its=its: one._learn(its) for one, its in zip(parts, pieces, strict=True)))
+        whole.learn_once(sample)
+        pair.run(*(lambda one=one, its=its: one.learn_once(its) for one, its in zip(parts, pieces, strict=True)))
     for name, optimizer in whole.optimizers().items():
         one, other = (learner.optimizers()[name].flat.values for learner in parts)
         assert torch.equal(one, other)

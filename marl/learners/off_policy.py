@@ -19,13 +19,14 @@ from marl.action_critic import ActionCritic
 from marl.auxiliary import AuxiliaryLoss
 from marl.channels import Channel, ChannelNet, policy_net
 from marl.config import config, setting
-from marl.exploration import BoltzmannGumbel, Exploration, Explorer
+from marl.exploration import Exploration, Explorer
 from marl.graphs import Recorded, recording
 from marl.grid.credit import Credit, Independent
 from marl.grid.critics import Estimating
 from marl.grid.mixers import Mixing
 from marl.grid.scope import Local, Scope
 from marl.grid.sharing import SharingLike, owner_index
+from marl.learners import together
 from marl.learners.base import check_kind, generator_from, make_auxiliaries, restore_generator
 from marl.memory.base import Decision, DrawSpec, Memory, MemoryChoice, MemoryContext, PolicyInput, RecordsOthers
 from marl.memory.hindsight import Hindsight
@@ -37,10 +38,10 @@ from marl.nets.agent_net import AgentNet
 from marl.nets.distributions import Distribution
 from marl.nets.networks import Network, default_network, remembers
 from marl.nets.owner import Owner, weights_of
-from marl.nets.stacked import FlatParameters, HasMode, backward_through, fitting, holds_own, parts_with_mode
+from marl.nets.stacked import FlatParameters, HasMode, backward_through, fitting, holds_own
 from marl.optim import Adam, Optimizer, Stepper
 from marl.ranks import CopiesGenerator, Ranks
-from marl.reduce import current, weighted_mean
+from marl.reduce import current
 from marl.schedules import Clock, Schedule, value_at
 from marl.types import ActionKind, ConfigError, Spec, TeamSpec
 
@@ -411,20 +412,7 @@ class OffPolicyLearner(ABC):
     @property
     def refuses_ranks(self) -> str:
         """What of it is not built for several ranks, in words; empty: all of it is."""
-        settings, modules = self.settings, [*self.modules().values(), self.auxiliary.modules]
-        found = {
-            "channel=": settings.channel is not None,
-            "auxiliary=": bool(settings.auxiliary),
-            "prioritized=": settings.prioritized is not None,
-            "memory=": settings.memory is not None,
-            "exploration=BoltzmannGumbel(), which counts all visits,": isinstance(
-                settings.exploration, BoltzmannGumbel
-            ),
-            "exploration= of your own": type(settings.exploration).__module__
-            not in (Exploration.__module__, "builtins"),
-            "dropout, batch norm or modules of your own": any(map(parts_with_mode, modules)) or holds_own(modules),
-        }
-        return next((what for what, used in found.items() if used), "")
+        return together.refusal(self)
 
     # --- what a learner says itself -----------------------------------------------------------------------------------
 
@@ -545,7 +533,7 @@ class OffPolicyLearner(ABC):
         counts: dict[str, int] = {}  # actors may be updated less often than critics
         for _ in range(experience.due(clock)):
             sample = experience.draw(clock)
-            parts = self._learn(sample) if self.ranks is None else self._learn_together(self.ranks, sample)
+            parts = self.learn_once(sample) if self.ranks is None else together.learn(self, self.ranks, sample)
             error = parts.pop("td_error", None)
             if error is not None:
                 experience.memory.update_priorities(sample, error)
@@ -558,7 +546,7 @@ class OffPolicyLearner(ABC):
                 totals[name] = totals[name] / count
         return totals
 
-    def _learn(self, sample: Sample) -> dict[str, Tensor]:
+    def learn_once(self, sample: Sample) -> dict[str, Tensor]:
         """:meth:`learn`; on a GPU recorded."""
         if not self.reduce.alone:
             rows = self._rows(sample)
@@ -569,16 +557,6 @@ class OffPolicyLearner(ABC):
             return self.learn(sample)
         parts = self._recorded((*self.flags(), self.memory.ragged), *sample.tensors())
         return {name: part.clone() for name, part in parts.items()}
-
-    def _learn_together(self, ranks: Ranks, sample: Sample) -> dict[str, Tensor]:
-        """:meth:`learn` from this rank's share of a batch; metrics are of all of it."""
-        assert isinstance(self.generator, CopiesGenerator)
-        with self.generator.for_rows(self.settings.batch, sample.own):
-            parts = self._learn(sample)
-        names = [name for name in parts if name not in ("td_error", "non_finite")]
-        told = torch.stack([parts[name].float() for name in names])
-        weighted_mean(ranks, self.experience.counts(sample).sum(), told)
-        return {"non_finite": parts["non_finite"], **dict(zip(names, told.unbind(), strict=True))}
 
     def _all_optimizers(self) -> list[Stepper]:
         """Those of the learner and that of its auxiliary losses."""

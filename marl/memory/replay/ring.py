@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +23,9 @@ from marl.memory.hindsight import Hindsight, Relabel
 from marl.memory.priorities import Priorities, Prioritized, importance_weights
 from marl.memory.replay.draw import PENDING, Cut, Stored
 from marl.memory.replay.room import Room
+from marl.memory.replay.share import draw_share
 from marl.memory.sample import Sample
-from marl.ranks import CopiesGenerator, Ranks
+from marl.ranks import Ranks
 from marl.schedules import Clock, value_at
 from marl.spaces import base_action_mask
 from marl.types import Array, ConfigError, Spec, Step, TeamSpec, TeamStep
@@ -253,7 +252,7 @@ class Replay:
         self.size = 0  # complete rows: those before the head
         self.seen_steps = 0  # environment steps ever observed, by all ranks
         self.ragged = False  # whether anybody ever sat out a row
-        self._parted = False  # whether that is known of any rank
+        self.parted = False  # whether that is known of any rank
         self.priorities: Priorities | None = None
         self._prioritized = Prioritized()
         self._relabel: Relabel | None = None
@@ -497,7 +496,7 @@ class Replay:
     def draw(self, wanted: DrawSpec, clock: Clock, generator: torch.Generator) -> Sample:
         """``B`` places, by chance or by priority, and what is stored there."""
         if self.ranks is not None:
-            return self._draw_share(self.ranks, wanted, generator)
+            return draw_share(self, self.ranks, wanted, generator)
         if self.priorities is None:
             index, weight = self.places(wanted.batch, wanted.length, generator), None
         else:
@@ -526,54 +525,24 @@ class Replay:
     def places(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
         """Places ``(B, 1)`` of uniformly drawn first rows of ``length`` complete rows each, in which somebody acted."""
         ragged = self.ragged and length == 1
-        row, copy = self._chance(8 * batch if ragged else batch, length, generator)
+        row, copy = self.chance(8 * batch if ragged else batch, length, generator)
         index = row * self.num_envs + copy
         if ragged:
             # Rows in which nobody of the team acted hold nothing to learn: take the first of the others.
-            index = index[np.argsort(~self._useful(index), kind="stable")[:batch]]
+            index = index[np.argsort(~self.useful(index), kind="stable")[:batch]]
         return torch.from_numpy(index).unsqueeze(1)
 
-    def _chance(self, tries: int, length: int, generator: torch.Generator) -> tuple[Array, Array]:
+    def chance(self, tries: int, length: int, generator: torch.Generator) -> tuple[Array, Array]:
         """Rows of the ring and copies of all ranks, drawn uniformly, ``(tries,)`` each."""
         chance = torch.randint((self.size - length + 1) * self.everybody, (tries,), generator=generator)
         row, copy = np.divmod(chance.numpy(), self.everybody)
         return (row + (self.head - self.size)) % self.rows, copy
 
-    def _useful(self, index: Array) -> Array:
+    def useful(self, index: Array) -> Array:
         """Whether somebody of the team acted at places ``(K,)``, and what came of it is known."""
         cells = self._stored.cells
         found: Array = np.any((cells["link"][index] != PENDING) & cells["acting"][index], axis=-1)
         return found
-
-    def _draw_share(self, ranks: Ranks, wanted: DrawSpec, generator: torch.Generator) -> Sample:
-        """What lies here of the batch that one process would draw, in its order.
-
-        A rank that has nothing of it gets a sequence that does not count, so that there always is one.
-        """
-        batch, length = wanted.batch, wanted.length
-        if length == 1 and not self._parted:
-            self._parted = ranks.any(self.ragged)
-        ragged = self._parted and length == 1
-        row, copy = self._chance(8 * batch if ragged else batch, length, generator)
-        copy -= ranks.rank * self.num_envs
-        here = (copy >= 0) & (copy < self.num_envs)
-        index = row * self.num_envs + np.clip(copy, 0, self.num_envs - 1)
-        if ragged:
-            useful = torch.from_numpy(self._useful(index) & here).to(torch.int32)
-            ranks.sum(useful)  # every place lies in one rank
-            first = np.argsort(useful.numpy() == 0, kind="stable")[:batch]
-            index, here = index[first], here[first]
-        own = np.nonzero(here)[0]
-        nothing = not len(own)
-        own = np.zeros(1, dtype=np.int64) if nothing else own
-        places, own_rows = torch.from_numpy(index[own]).unsqueeze(1), torch.from_numpy(own)
-        with generator.for_rows(batch, own_rows) if isinstance(generator, CopiesGenerator) else nullcontext():
-            sample = self.sample(places, length, wanted.n_step, wanted.discount, None, generator)
-        sample = replace(sample, own=own_rows.to(self.device))
-        if nothing:
-            off = torch.zeros_like(sample.acting)
-            return replace(sample, acting=off, complete=off)
-        return sample
 
     def sample(
         self,
