@@ -134,7 +134,7 @@ def test_scenarios_use_the_public_interface(name):
 @pytest.mark.parametrize("name", [name for name in files("marl") if name.startswith("marl.learners.")])
 def test_learners_never_import_their_siblings(name):
     siblings = {imported for imported, _ in imports(name) if imported.startswith("marl.learners")}
-    shared = {f"marl.learners.{base}" for base in ("base", "gradients", "on_policy", "off_policy")}
+    shared = {f"marl.learners.{base}" for base in ("base", "together", "on_policy", "off_policy")}
     assert siblings <= shared | {name}
 
 

@@ -15,7 +15,7 @@ from marl.reduce import weighted_mean
 
 
 def refusal(learner: Any) -> str:
-    """What of an :class:`~marl.learners.off_policy.OffPolicyLearner` is not built for several ranks, in words; empty: all of it is."""
+    """What of an off-policy learner is not built for several ranks, in words; empty: all of it is."""
     settings, modules = learner.settings, [*learner.modules().values(), learner.auxiliary.modules]
     found = {
         "channel=": settings.channel is not None,

@@ -37,7 +37,7 @@ def draw_share(replay: Any, ranks: Ranks, wanted: DrawSpec, generator: torch.Gen
     own = np.zeros(1, dtype=np.int64) if nothing else own
     places, own_rows = torch.from_numpy(index[own]).unsqueeze(1), torch.from_numpy(own)
     with generator.for_rows(batch, own_rows) if isinstance(generator, CopiesGenerator) else nullcontext():
-        sample = replay.sample(places, length, wanted.n_step, wanted.discount, None, generator)
+        sample: Sample = replay.sample(places, length, wanted.n_step, wanted.discount, None, generator)
     sample = replace(sample, own=own_rows.to(replay.device))
     if nothing:
         off = torch.zeros_like(sample.acting)
