@@ -48,7 +48,7 @@ class Batch:
     acting: Tensor  # (L, C, N) moves the carry
     complete: Tensor  # (L, C, N) counts in the loss
     action: Tensor  # (L, C, N[, A])
-    log_prob: Tensor  # (L, C, N) under the policy that ratios start from
+    log_prob: Tensor  # (L, C, N) under the policy that played
     value: Tensor  # (L, C, N)
     advantage: Tensor  # (L, C, N)
     target: Tensor  # (L, C, N) what the critic shall say
@@ -239,7 +239,7 @@ class ActorCritic(nn.Module):
 
         A critic may judge actions: where none was taken yet (the row to act on next, true successors) the
         policy draws one from ``generator``, so that targets stay those of the policy that played. With a
-        ``correction`` they are those of the policy of now, whose log-probabilities take the place of the stored ones.
+        ``correction`` they are those of the policy of now.
         """
         time = rollout.steps
         seen = self.actor.encode(rollout.obs)  # (T + 1, E, N, ...)
@@ -260,7 +260,7 @@ class ActorCritic(nn.Module):
         value, final = self._denormalize(value), self._denormalize(final)
         recurrent = carries.shape[-1] > 0 or rollout.carry.shape[-1] > 0
         length = (sequence or time) if recurrent else 1
-        old, log_prob = value[:-1], rollout.log_prob
+        old = value[:-1]
         outcome = (
             rollout.reward,
             old,
@@ -275,8 +275,8 @@ class ActorCritic(nn.Module):
             advantage, complete = self._estimate(*outcome, discount, lambda_)
             target = advantage + old
         else:
-            log_prob = self._log_prob(rollout, seen, length)
-            ratio = torch.where(rollout.acting[:-1], log_prob - rollout.log_prob, 0.0).exp()
+            change = self._log_prob(rollout, seen, length) - rollout.log_prob  # (T, E, N)
+            ratio = torch.where(rollout.acting[:-1], change, 0.0).exp()
             errors, advantage, complete = self._correct(
                 *outcome, ratio, discount, lambda_, correction.rho, correction.c
             )
@@ -303,7 +303,7 @@ class ActorCritic(nn.Module):
             acting=arrange(rollout.acting[:-1]),
             complete=arrange(complete),
             action=arrange(rollout.action),
-            log_prob=arrange(log_prob),
+            log_prob=arrange(rollout.log_prob),
             value=arrange(old),
             advantage=arrange(advantage),
             target=arrange(target),

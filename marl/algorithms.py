@@ -84,7 +84,7 @@ def impala(**settings: Any) -> A2C:
 
 @_recipe(PPO, critic=Local(), correction=VTrace())
 def appo(**settings: Any) -> PPO:
-    """Asynchronous PPO's learner (Luo et al. 2020, https://arxiv.org/abs/1912.00167): PPO with V-trace."""
+    """Asynchronous PPO's learner: PPO with V-trace's values (Espeholt et al. 2018, https://arxiv.org/abs/1802.01561)."""
     return PPO(**settings)
 
 

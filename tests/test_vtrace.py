@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, MultiDiscrete
 
 import marl
 from marl import ops
+from marl.actor_critic import in_sequences
 from marl.recipes import name_of
 from marl.schedules import Clock
 from marl.studies import train_stacked
@@ -82,10 +83,9 @@ def test_at_lag_0_it_gives_the_advantages_and_targets_of_ppo_and_a2c(case):
     assert len(compared) == 4
     for plain, corrected in compared:
         assert torch.equal(plain.complete, corrected.complete)
-        for name in ("advantage", "target", "value", "log_prob"):
+        for name in ("advantage", "target"):
             one, other = getattr(plain, name), getattr(corrected, name)
-            where = plain.acting if name == "log_prob" else plain.complete
-            torch.testing.assert_close(one[where], other[where], rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(one[plain.complete], other[plain.complete], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", [PPO, A2C], ids=["ppo", "a2c"])
@@ -119,26 +119,35 @@ def test_a_stale_rollout_has_the_targets_of_vtrace(clips):
         value[:-1], value[1:], memory.reward, torch.full_like(rho, 0.8), rho, 0.9, clips[0], clips[0]
     )
     batch = learner.begin_update(Clock(0, 1))
-    torch.testing.assert_close(batch.target, (wanted.errors + value[:-1]).flatten(0, 1).unsqueeze(0))
-    torch.testing.assert_close(batch.advantage, wanted.pg_advantage.flatten(0, 1).unsqueeze(0))
+
+    def rows(x):
+        return x.flatten(0, 1).unsqueeze(0)
+
+    torch.testing.assert_close(batch.target, rows(wanted.errors + value[:-1]))
+    torch.testing.assert_close(batch.advantage, rows(wanted.q_estimate - value[:-1]))
+    assert torch.equal(batch.log_prob, rows(memory.log_prob))
+    # A2C's loss is the paper's: the policy moves along the weighed advantage.
+    _, parts = learner.compute_loss(batch, 0.0)
+    torch.testing.assert_close(parts["policy_loss"], -(now * wanted.pg_advantage).mean())
 
 
-@pytest.mark.parametrize(
-    "config",
-    [PPO, dataclasses.replace(PPO, network=marl.GRU(8), sequence=4), dataclasses.replace(PPO, sharing="none")],
-    ids=["mlp", "gru", "separate"],
-)
-def test_the_clip_surrounds_the_policy_at_the_start_of_the_update(config):
-    """Whoever played: the ratio of the first step is 1, so nothing is clipped before the policy moves."""
-    stale = dataclasses.replace(config, correction=VTRACE, epochs=1, minibatches=1, lr=0.0)
-    learner = learner_of(stale)
+@pytest.mark.parametrize("network", [marl.MLP((8,)), marl.GRU(8)], ids=["mlp", "gru"])
+def test_ratios_are_those_of_the_loss(network):
+    """Where sequences begin within an episode, too: the first step of PPO sees the ratios that V-trace saw."""
+    learner = learner_of(dataclasses.replace(PPO, network=network, sequence=4, correction=VTRACE))
     fill(learner, 0, [0, 1, 2])
-    told = learner.update(Clock(0, 1))
-    assert told["clip_fraction"] == 0
-    assert abs(told["kl"]) < 1e-6
-    learner = learner_of(dataclasses.replace(stale, correction=None))
-    fill(learner, 0, [0, 1, 2])
-    assert learner.update(Clock(0, 1))["clip_fraction"] > 0.1
+    seen, correct = [], learner.model._correct
+
+    def watched(*inputs):
+        seen.append(inputs[8])
+        return correct(*inputs)
+
+    learner.model._correct = watched
+    batch = learner.begin_update(Clock(0, 1))
+    with torch.no_grad():
+        ratio = (learner.model.evaluate(batch)[0] - batch.log_prob).exp()
+    ratios = in_sequences(seen[0], len(ratio))
+    torch.testing.assert_close(ratio[batch.acting], ratios[batch.acting])
 
 
 def test_pieces_that_fit_into_memory_give_the_numbers_of_the_whole(monkeypatch):
@@ -149,7 +158,7 @@ def test_pieces_that_fit_into_memory_give_the_numbers_of_the_whole(monkeypatch):
     learner.model.critic_carry.zero_()
     monkeypatch.setattr("marl.actor_critic.CHUNK", 5 * 12)  # five rows of twelve agents: one sequence at a time
     pieces = prepare(learner.memory, 0.9, 0.9, 4, correction=VTRACE)
-    torch.testing.assert_close(whole.log_prob, pieces.log_prob)
+    torch.testing.assert_close(whole.target, pieces.target)
     torch.testing.assert_close(whole.advantage, pieces.advantage)
 
 

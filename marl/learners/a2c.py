@@ -92,11 +92,16 @@ class A2CLearner(OnPolicyLearner):
     def compute_loss(self, batch: Batch, entropy_weight: float | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (mean over rows, sum over parameter sets) and its parts.
 
-        ``L = -log pi(a) A + w_v (V - target)^2 / 2 - w_e H``.
+        ``L = -rho log pi(a) A + w_v (V - target)^2 / 2 - w_e H``; ``rho = min(rho_max, pi(a) / mu(a))`` of V-trace,
+        without a correction 1.
         """
         weight = weights_of(batch.complete, self.model.owner)  # (L, C, N)
         log_prob, entropy, value = self.model.evaluate(batch)  # (L, C, N)
-        policy_loss = -(torch.where(batch.complete, log_prob, 0.0) * batch.advantage * weight).sum()
+        advantage = batch.advantage
+        if self.settings.correction is not None:
+            change = torch.where(batch.complete, log_prob.detach() - batch.log_prob, 0.0)
+            advantage = advantage * change.exp().clamp(max=self.settings.correction.rho)
+        policy_loss = -(torch.where(batch.complete, log_prob, 0.0) * advantage * weight).sum()
         value_loss = 0.5 * ((value - batch.target).square() * weight).sum()
         entropy_sum = (entropy * weight).sum()
         loss = policy_loss + self.settings.value_weight * value_loss - entropy_weight * entropy_sum

@@ -122,10 +122,11 @@ def idle_vtrace(
 
         delta_k = R_k + discount V_{k+1} - V_k
         error_k = rho'_k delta_k + discount lambda c_k error_{k+1},    rho' = min(clip_rho, rho),  c = min(clip_c, rho)
-        advantage_k = rho'_k (delta_k + discount lambda error_{k+1})
+        advantage_k = delta_k + discount lambda error_{k+1}
 
-    and error_{k+1} = 0 after an end. error_k + V_k is the value's target. Where rho is 1, both are the generalized
-    advantage estimate; with every row acting this is `vtrace_td_error_and_advantage`.
+    and error_{k+1} = 0 after an end. error_k + V_k is the value's target, advantage_k + V_k the action's value: a
+    policy's loss weighs the advantage by a ratio of its own. Where rho is 1, both are the generalized advantage
+    estimate; with every row acting they are the errors and q_estimate - v_tm1 of `vtrace_td_error_and_advantage`.
 
     Paper: "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", Espeholt et
     al. 2018 (https://arxiv.org/abs/1802.01561).
@@ -142,8 +143,7 @@ def idle_vtrace(
         rho: (T, *) importance ratios pi/mu of the actions taken; read only where acting.
         discount: per own turn.
         lambda_: weight of the longer estimates, in [0, 1].
-        clip_rho_threshold: largest ratio on delta and on the advantages; it decides which policy's value is the fixed
-            point.
+        clip_rho_threshold: largest ratio on delta; it decides which policy's value is the fixed point.
         clip_c_threshold: largest ratio on later errors.
 
     Returns:
@@ -162,15 +162,14 @@ def idle_vtrace(
     one, passed_on, largest, longest = (
         zero + x for x in (1.0, discount * lambda_, clip_rho_threshold, clip_c_threshold)
     )
-    weight = torch.minimum(rho, largest)
-    own = torch.where(complete, weight * delta, zero)
+    own = torch.where(complete, torch.minimum(rho, largest) * delta, zero)
     # An idle row passes the error of the next turn on; a turn that waits for its outcome has none, and ends the chain.
     decay = torch.where(acting, torch.where(complete, torch.minimum(rho, longest) * passed_on, zero), one)
     decay = torch.where(terminated | truncated, zero, decay)
     errors = backward_recursion(own, decay, torch.zeros_like(last_value))  # (T, *); on idle rows the next turn's
     following = torch.cat([errors[1:], torch.zeros_like(last_value)[None]])
     following = torch.where(terminated | truncated, zero, following)
-    advantage = torch.where(complete, weight * torch.addcmul(delta, following, passed_on), zero)
+    advantage = torch.where(complete, torch.addcmul(delta, following, passed_on), zero)
     return torch.where(complete, errors, zero), advantage, complete
 
 

@@ -85,7 +85,7 @@ def vtrace(reward, value, rho, following, discount, lambda_, largest, longest):
     error, errors, advantages = 0.0, [0.0] * len(reward), [0.0] * len(reward)
     for k in reversed(range(len(reward))):
         delta = reward[k] + discount * following - value[k]
-        advantages[k] = min(largest, rho[k]) * (delta + discount * lambda_ * error)
+        advantages[k] = delta + discount * lambda_ * error
         error = min(largest, rho[k]) * delta + discount * lambda_ * min(longest, rho[k]) * error
         errors[k], following = error, value[k]
     return errors, advantages
@@ -215,17 +215,17 @@ def test_vtrace_where_every_row_is_a_turn_is_the_ordinary_one():
     errors, advantage, _ = ops.idle_vtrace(**x, rho=rho, clip_rho_threshold=2.0)
     values = torch.cat([x["value"], x["last_value"][None]])
     wanted = ops.vtrace_td_error_and_advantage(
-        values[:-1], values[1:], x["reward"], torch.full_like(rho, x["discount"]), rho, x["lambda_"], 2.0, 2.0
+        values[:-1], values[1:], x["reward"], torch.full_like(rho, x["discount"]), rho, x["lambda_"], 2.0
     )
     torch.testing.assert_close(errors, wanted.errors)
-    torch.testing.assert_close(advantage, wanted.pg_advantage)
+    torch.testing.assert_close(advantage, wanted.q_estimate - x["value"])
 
 
 def test_hand_computed_vtrace_with_idle_rows():
     # The rows of the hand-computed GAE above, played with ratios 0.5 on turn 0 and 4 on turn 2; largest ratio 2, c 1.
-    # Turn 2: delta 14, error 2 * 14 = 28, advantage 28.
-    # Turn 0: delta 2.5, error 0.5 * 2.5 + 0.25 * 0.5 * 28 = 4.75, advantage 0.5 * (2.5 + 0.25 * 28) = 4.75.
-    # With ratio 4 on turn 0 as well: error 2 * 2.5 + 0.25 * 1 * 28 = 12, advantage 2 * (2.5 + 7) = 19.
+    # Turn 2: delta and advantage 14, error 2 * 14 = 28.
+    # Turn 0: delta 2.5, advantage 2.5 + 0.25 * 28 = 9.5, error 0.5 * 2.5 + 0.25 * 0.5 * 28 = 4.75.
+    # With ratio 4 on turn 0 as well: error 2 * 2.5 + 0.25 * 1 * 28 = 12.
     column = torch.tensor([[1.0], [2.0], [4.0], [8.0]]).expand(4, 2)
     pair = torch.ones(4, 2, dtype=torch.bool)
     turns = torch.tensor([[True], [False], [True], [False]]) & pair
@@ -245,7 +245,7 @@ def test_hand_computed_vtrace_with_idle_rows():
         1.0,
     )
     assert errors.tolist() == [[4.75, 12.0], [0.0, 0.0], [28.0, 28.0], [0.0, 0.0]]
-    assert advantage.tolist() == [[4.75, 19.0], [0.0, 0.0], [28.0, 28.0], [0.0, 0.0]]
+    assert advantage.tolist() == [[9.5, 9.5], [0.0, 0.0], [14.0, 14.0], [0.0, 0.0]]
     assert torch.equal(complete, turns)
 
 
