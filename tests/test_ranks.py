@@ -28,7 +28,7 @@ def ranks(tmp_path_factory) -> Path:
         for number in range(SIZE)
     ]
     try:
-        said = [process.communicate(timeout=400)[1] for process in processes]
+        said = [process.communicate(timeout=900)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
