@@ -3,8 +3,9 @@
     python -m tests.benchmarks.rating_population --out populations/benchmark --jobs 1
 
 Members and the plain agent begin with the same settings, a first guess. Every member takes as many environment steps as
-the plain agent; that one then goes on until it has taken as many as all members together, and plays once more. The
-population's best is the member with the highest rating at the last comparison. Both sides of a match draw their moves
+the plain agent; that one then goes on until it has taken as many as all members together, and plays once more. A second
+plain agent has the settings of the shipped scenario, which were found by hand, without its league. The population's
+best is the member with the highest rating at the last comparison. Both sides of a match draw their moves
 from their policies, and each pair plays half of its matches with sides swapped. Run again with the same folder, trained
 populations are read, not trained.
 """
@@ -16,8 +17,10 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from marl_scenarios import tictactoe
 
 import marl
 from marl.cli import main
@@ -49,6 +52,8 @@ scenario = marl.Scenario(
     num_envs=16,
     steps=STEPS,
 )
+by_hand = replace(tictactoe.scenario, league=None, steps=STEPS)
+PLAIN = (f"first guess, {STEPS:,} steps", f"first guess, {STEPS * MEMBERS:,} steps", f"by hand, {STEPS:,} steps")
 
 
 def population(seed: int) -> marl.Population:
@@ -106,8 +111,8 @@ def meet(evolved: marl.MultiAgentSystem, plain: marl.MultiAgentSystem) -> Met:
     return Met(float(found.payoff[0, 1]), low, high, share_against_random(evolved), share_against_random(plain))
 
 
-def measure(seed: int, out: Path, jobs: str) -> tuple[Met, Met]:
-    """Train a population and the plain agent of one seed; after equal steps of each member, and of all of them."""
+def measure(seed: int, out: Path, jobs: str) -> list[Met]:
+    """Train a population and the plain agents of one seed, and let them meet, in the order of :data:`PLAIN`."""
     folder = out / f"seed-{seed}"
     here = f"{Path(__file__).absolute()}:seed_{seed}"
     if code := main(["population", "run", here, "--out", str(folder), "--jobs", jobs, "--quiet"]):
@@ -116,11 +121,14 @@ def measure(seed: int, out: Path, jobs: str) -> tuple[Met, Met]:
     with (
         marl.MultiAgentSystem.load(best_of(folder), env=scenario) as evolved,
         marl.MultiAgentSystem(None, scenario, seed=first) as plain,
+        marl.MultiAgentSystem(None, by_hand, seed=first) as tuned,
     ):
         plain.train(steps=STEPS)
-        each = meet(evolved, plain)
+        met = [meet(evolved, plain)]
         plain.train(steps=STEPS * (MEMBERS - 1))
-        return each, meet(evolved, plain)
+        met.append(meet(evolved, plain))
+        tuned.train(steps=STEPS)
+        return [*met, meet(evolved, tuned)]
 
 
 def row(what: str, met: Met) -> str:
@@ -149,15 +157,15 @@ def run() -> None:
     found = []
     for seed in asked.seeds:
         found.append(measure(seed, asked.out, asked.jobs))
-        for total, met in zip((STEPS, STEPS * MEMBERS), found[-1], strict=True):
-            lines.append(row(f"{seed} | {total:,}", met))
+        for plain, met in zip(PLAIN, found[-1], strict=True):
+            lines.append(row(f"{seed} | {plain}", met))
             print(lines[-1], flush=True)
     print(f"\n{MEMBERS} members of {STEPS:,} steps each; {MATCHES} matches of each pair, half with sides swapped")
-    print("| seed | steps of plain self-play | wins minus losses (95 % CI over games) | population, random | plain |")
+    print("| seed | plain self-play | wins minus losses (95 % CI over games) | population, random | plain |")
     print("\n".join(["|---|---|---|---|---|", *lines]))
     if len(found) == len(populations):
-        for what, met in zip(("of a member", "of all members"), zip(*found, strict=True), strict=True):
-            print(f"plain self-play with the steps {what}: {mean_over_seeds(met)}, 95 % CI over seeds (t)")
+        for plain, met in zip(PLAIN, zip(*found, strict=True), strict=True):
+            print(f"{plain}: {mean_over_seeds(met)}, 95 % CI over seeds (t)")
 
 
 if __name__ == "__main__":
