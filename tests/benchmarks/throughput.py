@@ -40,6 +40,7 @@ MODULES = {
     "sb3": "sb3",
     "jaxmarl": "jaxmarl_ippo",
     "jaxmarl-recurrent": "jaxmarl_recurrent",
+    "jaxmarl-recurrent-apart": "jaxmarl_recurrent_apart",
     "sb3-mpe2": "sb3_mpe2",
 }
 VARIANTS = (
