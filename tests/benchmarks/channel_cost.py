@@ -13,6 +13,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
+import torch
+
 import marl
 from marl import parallel
 
@@ -25,7 +27,11 @@ CONTENDERS: dict[str, tuple[marl.channels.Channel | None, object]] = {
     "MLP, TarMAC(rounds=2)": (marl.TarMAC(rounds=2), marl.MLP()),
     "GRU, no channel": (None, marl.GRU(64)),
     "GRU, CommNet()": (marl.CommNet(size=16), marl.GRU(64)),
+    "GRU, IC3Net()": (marl.IC3Net(), marl.GRU(64)),
     "GRU, TarMAC()": (marl.TarMAC(), marl.GRU(64)),
+    "GRU, CommNet(rounds=1)": (marl.CommNet(rounds=1), marl.GRU(64)),
+    "GRU, IC3Net(rounds=1)": (marl.IC3Net(rounds=1), marl.GRU(64)),
+    "GRU, TarMAC(rounds=1)": (marl.TarMAC(rounds=1), marl.GRU(64)),
     "GRU, TarMAC(), a link that loses": (marl.TarMAC(link=marl.Link(loss=0.1)), marl.GRU(64)),
 }
 
@@ -68,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     parallel.set_threads(1)
+    torch.set_num_threads(1)  # acting is timed outside of training, which would say so
     print("| agents | policy | acting, us per agent-step | training, us per agent-step | share of the channel |")
     print("|---|---|---|---|---|")
     for agents in options.agents:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.channel_cost import cost, main
+from tests.benchmarks.channel_cost import CONTENDERS, cost, main
 
 
 def test_an_agents_step_is_no_dearer_in_a_larger_team():
@@ -14,5 +14,5 @@ def test_an_agents_step_is_no_dearer_in_a_larger_team():
 def test_the_table_has_a_row_for_each(capsys):
     main(["--agents", "2", "--rounds", "1"])
     rows = capsys.readouterr().out.strip().splitlines()
-    assert len(rows) == 2 + 8
+    assert len(rows) == 2 + len(CONTENDERS)
     assert all("%" in row for row in rows[3:6])
