@@ -73,7 +73,8 @@ class ProcessPlayer:
             raise ResourceError(f"cannot start the process of agent {self.name!r} ({error})") from error
         self._wire = Wire(mine, len(self._begin[0]))
         mine.settimeout(START_SECONDS)
-        with self._watched():
+        # Who cannot load the agent says why and is gone, perhaps before it is told more; `wait` reads what it said.
+        with self._watched(), contextlib.suppress(ConnectionError):
             self._wire.send_text(Kind.START, str(told))
             self._wire.send(Kind.BEGIN, self._layout.begin, self._begin)
 

@@ -487,10 +487,17 @@ def test_agent_processes_die_with_a_killed_evaluation(tmp_path):
         os.kill(pid, 0)
 
 
-def test_an_agent_that_cannot_be_loaded_ends_the_evaluation(threads, monkeypatch):
+@pytest.mark.parametrize("late", [0.0, 0.3], ids=["at once", "told more when it is gone"])
+def test_an_agent_that_cannot_be_loaded_ends_the_evaluation(threads, monkeypatch, late):
     def broken(path, seed=None):
         raise marl.CheckpointError("this agent makes no sense here")
 
+    def send(wire, kind, *frame):
+        time.sleep(late)
+        sends(wire, kind, *frame)
+
+    sends = processes.Wire.send
+    monkeypatch.setattr(processes.Wire, "send", send)
     system = marl.MultiAgentSystem(marl.ippo(**ON), Team, num_envs=2)
     monkeypatch.setattr(marl.Agent, "load", broken)
     with pytest.raises(marl.types.ResourceError, match=r"agent_0.*did not start.*makes no sense here"):

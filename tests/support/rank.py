@@ -38,10 +38,8 @@ CASES: dict[str, tuple[Any, Any]] = {
     "ppo-own-parameters": (marl.PPO(**WHOLE, epochs=2, minibatches=4, sharing="none"), Spread),
     "mappo-kl": (marl.PPO(**WHOLE, critic=marl.Joint(), epochs=4, minibatches=2, target_kl=0.002, lr=1e-3), Spread),
     "mappo-gru": (marl.PPO(**GRU, critic=marl.Joint(), epochs=2, minibatches=8), Spread),
-    "gru-kl": (marl.PPO(**GRU, epochs=3, minibatches=2, target_kl=0.001), Spread),
     "a2c": (marl.A2C(**WHOLE), Spread),
     "ppo-box": (marl.PPO(**SMALL, epochs=2, minibatches=2), Reach),
-    "ppo-cartpole": (marl.PPO(**SMALL, epochs=2, minibatches=2), "CartPole-v1"),
     "dqn": (marl.DQN(**OFF, dueling=True, leniency=0.3), Spread),
     "dqn-own-parameters": (marl.DQN(**OWN, exploration=EpsilonGreedy(0.5, spread=2.0)), Spread),
     "dqn-batch-of-two": (marl.DQN(**{**OFF, "batch": 2}, n_step=3), Spread),
@@ -54,7 +52,6 @@ CASES: dict[str, tuple[Any, Any]] = {
     "td3": (marl.TD3(**OWN), Reach),
     "sac": (marl.SAC(**OFF), Reach),
     "sac-own-parameters": (marl.SAC(**{**OWN, "normalize_obs": False, "batch": 2}), Reach),
-    "sac-discrete": (marl.SAC(**OFF, critic=marl.Joint()), Spread),
     "dqn-in-turns": (marl.DQN(**OFF), Kuhn),
 }
 COPIES, UPDATES = 4, 20
