@@ -216,12 +216,11 @@ class ActorCritic(nn.Module):
         reads = batch.seen, batch.carry, batch.started, batch.acting
         if self.shared_trunk:
             parameters, value, _ = self.actor.read_both(*reads)
-            log_prob, entropy = self.distribution.evaluate(parameters, batch.action_mask, batch.action)
-            return log_prob, entropy, value.squeeze(-1)
-        parameters, _ = self.actor.read(*reads)
+        else:
+            parameters, _ = self.actor.read(*reads)
+            critic_input = batch.seen if batch.critic_input is None else batch.critic_input
+            value, _ = self.critic_value(critic_input, batch.critic_carry, batch.started, batch.acting, batch.action)
         log_prob, entropy = self.distribution.evaluate(parameters, batch.action_mask, batch.action)
-        critic_input = batch.seen if batch.critic_input is None else batch.critic_input
-        value, _ = self.critic_value(critic_input, batch.critic_carry, batch.started, batch.acting, batch.action)
         return log_prob, entropy, self.value_of(value, batch.action)
 
     @torch.no_grad()

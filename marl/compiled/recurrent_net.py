@@ -39,7 +39,7 @@ from marl.compiled.vectors import KEEP, ZERO, copy
 from marl.types import Array
 
 GRU_GATES = 3  # a unit with so many gates is a GRU, one with more an LSTM
-# What the rooms for ROWS rows hold: inputs, products with them, gates, hidden state, cell or candidate, outputs; of the
+# What the rooms for ROWS rows hold: inputs, products with them, gates, hidden state, cell, outputs; of the
 # gradient those of gates, of products with the inputs, of the hidden state and of the outputs; four of the encoder.
 X, FROM, OUT, H, C, SAID, ONE, TWO, THREE, FOUR = range(10)
 
