@@ -1,0 +1,33 @@
+"""Ourselves on the real mpe2 environment, whose ``workers`` are processes or actors of a Ray cluster of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import marl
+from tests.benchmarks.peers.ours import MPE2, set_threads, settings_of, train
+from tests.benchmarks.peers.protocol import Contender, Work, serve
+
+PLACES: dict[str, dict[str, Any]] = {
+    "workers": {},
+    "ray": {"ray": "local"},
+}
+
+
+def make_system(work: Work) -> marl.MultiAgentSystem:
+    """The system that ``work`` asks for."""
+    place = dict(PLACES[work.variant])
+    place["actors" if place else "workers"] = work.workers
+    size = {"N": work.agents, "max_cycles": work.max_cycles}
+    learner = marl.ippo(**settings_of(work))
+    return marl.MultiAgentSystem(learner, MPE2, num_envs=work.copies, seed=work.seed, env_kwargs=size, **place)
+
+
+def make(work: Work) -> Contender:
+    """The part that ``work`` asks for."""
+    set_threads(work.threads)
+    return train(work, make_system)
+
+
+if __name__ == "__main__":
+    serve(make)
