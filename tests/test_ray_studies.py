@@ -1,4 +1,4 @@
-"""Studies and searches on a Ray cluster: the numbers of this machine alone, whatever becomes of workers."""
+"""Studies, searches, games on a Ray cluster: the numbers of this machine alone, whatever becomes of workers."""
 
 from __future__ import annotations
 
@@ -65,6 +65,52 @@ search = marl.Search(
     evaluate_episodes=2,
     final_seeds=1,
     episodes=2,
+)
+'''
+GAME = '''
+import os, signal
+from pathlib import Path
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from pettingzoo import ParallelEnv
+import marl
+
+class Throws(ParallelEnv):
+    """Rock, paper, scissors. Kills, once, the process that started this one, where a file says so: its text is the
+    id of the process that is spared."""
+
+    metadata = {"name": "throws_v0", "render_modes": []}
+    possible_agents = ["agent_0", "agent_1"]
+
+    def __init__(self):
+        kill = Path(__file__).parent / "kill"
+        if kill.exists() and int(kill.read_text()) != os.getpid():
+            kill.unlink()
+            os.kill(os.getppid(), signal.SIGKILL)
+            signal.pause()
+
+    def observation_space(self, agent):
+        return Box(-1, 1, (1,))
+
+    def action_space(self, agent):
+        return Discrete(3)
+
+    def reset(self, seed=None, options=None):
+        self.agents = list(self.possible_agents)
+        return self.looks(), {agent: {} for agent in self.agents}
+
+    def looks(self):
+        return {agent: np.zeros(1, np.float32) for agent in self.possible_agents}
+
+    def step(self, actions):
+        won = float((0, 1, -1)[(actions["agent_0"] - actions["agent_1"]) % 3])
+        who, self.agents = self.agents, []
+        ends = dict.fromkeys(who, True), dict.fromkeys(who, False)
+        return self.looks(), {"agent_0": won, "agent_1": -won}, *ends, {agent: {} for agent in who}
+
+learner = marl.ippo(rollout=8, minibatches=2, network=marl.MLP((8,)))
+throws = marl.Scenario(
+    name="throws", env=Throws, agents={"agent_0": learner, "agent_1": learner}, num_envs=2, steps=64
 )
 '''
 CELLS = ["slow/own/seed-0", "slow/own/seed-1", "fast/own/seed-0", "fast/own/seed-1"]
@@ -159,6 +205,39 @@ def test_a_search_on_a_cluster_tries_and_finds_the_same(file, tmp_path, monkeypa
         request.getfixturevalue("nothing_here")
     assert told[0] == told[1]
     assert {trial["status"] for trial in told[0]["trials"]} == {"complete"}
+
+
+@pytest.fixture(scope="module")
+def duel(tmp_path_factory):
+    """Two runs of a game."""
+    from marl.cli import main
+
+    folder = tmp_path_factory.mktemp("game")
+    (folder / "game.py").write_text(GAME)
+    runs = [folder / f"run-{seed}" for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        assert main(["train", f"{folder}/game.py:throws", "--seed", str(seed), "--run-dir", str(run), "--quiet"]) == 0
+    return runs
+
+
+@pytest.mark.usefixtures("nothing_here")
+@pytest.mark.parametrize("more", [("tournament", 1, "--games", 6), ("exploit", 0, "--games", 6, "--steps", 32)])
+def test_matches_and_responses_on_a_cluster_are_those_of_one_process_though_a_worker_is_killed(
+    more,
+    duel,
+    tmp_path,
+    marl_command,  # noqa: F811
+):
+    command, others, *more = more
+    words = (command, *duel[: others + 1], *more, "--json")
+    alone = json.loads(marl_command(*words).out)
+    (duel[0].parent / "kill").write_text(str(os.getpid()))
+    said = marl_command(*words, "--ray", "auto", "--out", tmp_path)
+    assert said.code == 0, said.err
+    assert json.loads(said.out) == alone
+    assert re.search("its Ray worker was lost .*; tried again", said.err)
+    assert not (duel[0].parent / "kill").exists()
+    assert len(list(tmp_path.glob("parts/*.json"))) == 2
 
 
 def test_a_node_that_does_not_share_the_folder_is_refused_in_one_line(file, tmp_path, monkeypatch, marl_command):  # noqa: F811

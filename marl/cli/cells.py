@@ -17,6 +17,7 @@ from marl.cli.asked import Asked
 from marl.cli.plan import ONE_COMMAND, make_plan
 from marl.cli.status import config_error
 
+ENDED_BY_SIGNAL = (75, 130)
 EVALUATIONS = 20  # of a run, unless the study says how many steps lie between them
 # Of what a command was asked: what concerns the command alone, and names that stand in config.json as what they mean.
 NOT_COMPARED = (*ONE_COMMAND, "run_dir", "scenario", "algorithm")
@@ -61,6 +62,18 @@ class PlannedCell:
         """
         words = ("train", str(self.config["scenario"]), "--resume=auto") if begun else self.words
         return [*words, "--run-dir", str(self.folder), "--quiet"]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to go on with."""
+        return (self.folder / "config.json").exists()
+
+    def fault(self, code: int) -> str | None:
+        """Why it is not finished, though its command has ended with this status; None: it is."""
+        state, changed = is_there(self, None)
+        if code == 0:
+            return f"trained something else than the study asks for ({changed[0]})" if changed else None
+        return f"ended by a signal at step {state.steps:,}" if code in ENDED_BY_SIGNAL else state.error
 
     def changes(self, stored: Mapping[str, Any]) -> list[str]:
         """How what a config.json says differs from what the study asks for now; empty: nothing does."""

@@ -145,7 +145,7 @@ class Generations:
                 except ConfigError as error:
                     raise config_error(f"{where}: spaces[{name!r}]: {error}") from None
             if self.population.fitness == "rating":
-                from marl.studies.tournament import two_sides
+                from marl.studies.cross_play import two_sides
 
                 try:
                     two_sides("this", system, None)
@@ -203,7 +203,7 @@ class Generations:
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def train(self, schedule: Schedule) -> bool:
+    def train(self, schedule: Schedule[Turn]) -> bool:
         """Train to the end; whether all members came there that did not diverge.
 
         Raises:
@@ -220,7 +220,7 @@ class Generations:
             self._compare(turns)
         return True
 
-    def _explain(self, left: Sequence[Turn], schedule: Schedule) -> None:
+    def _explain(self, left: Sequence[Turn], schedule: Schedule[Turn]) -> None:
         """Say why members did not come to the end of their turn."""
         for turn in left:
             error = schedule.errors.get(turn.name, f"ended before step {turn.until:,}, perhaps by a callback")

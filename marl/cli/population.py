@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from marl.cli.cells import PlannedCell
     from marl.cli.generations import Generations
     from marl.studies.lineage import Lineage
     from marl.studies.population import FoundPopulation
@@ -65,30 +64,13 @@ class PopulationStatus:
         return status_of_population(self)
 
 
-class Watch:
-    """Told by a :class:`~marl.cli.schedule.Schedule`; only what ends badly is said, since turns are short."""
-
-    def began(self, cell: PlannedCell) -> None:
-        """Nothing to say."""
-
-    def finished(self, cell: PlannedCell, seconds: float) -> None:
-        """Nothing to say."""
-
-    def failed(self, cell: PlannedCell, error: str, again: bool) -> None:
-        """It ended badly."""
-        note(f"{cell.name}: {error}" + ("; tried again from what it saved" if again else ""))
-
-    def tick(self) -> None:
-        """Nothing to say."""
-
-
 def run_population(asked: PopulationRun) -> int:
     """``marl population run``."""
     from marl import parallel
     from marl.cli.cell_actor import cell_workers
     from marl.cli.cells import sources_of
     from marl.cli.generations import POPULATION, POPULATION_LOCK, Generations
-    from marl.cli.schedule import Schedule
+    from marl.cli.schedule import Failures, Schedule
     from marl.config import check_whole
     from marl.run.lock import Lock
     from marl.studies.population import find
@@ -117,7 +99,7 @@ def run_population(asked: PopulationRun) -> int:
         files = sources_of(found.study)
         with cell_workers(asked.ray, asked.jobs, population.threads, population.device) as workers:
             jobs, start = min(workers.jobs, population.members), workers.of(out)
-            with Schedule([], out, jobs, asked.retries, files, Watch(), start=start) as schedule:
+            with Schedule([], out, jobs, asked.retries, files, Failures(), start=start) as schedule:
                 try:
                     whole = generations.train(schedule)
                 except KeyboardInterrupt:

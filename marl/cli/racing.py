@@ -73,7 +73,7 @@ class Race:
         self._racing = list(entrants)
         self._waits: set[str] = set()  # cells of this round that are not there yet
         self._failed: dict[str, str] = {}
-        self._schedule: Schedule | None = None
+        self._schedule: Schedule[PlannedCell] | None = None
         self.places: dict[str, Place] = {name: Place(name, 0, 0, math.nan) for name in entrants}
 
     def run(

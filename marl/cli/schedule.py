@@ -10,31 +10,57 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from marl.cli.cell_process import PAUSE, CellProcess, CellWorker, Evaluated
-from marl.cli.cells import PlannedCell, hash_of, is_there
+from marl.cli.cells import hash_of
+from marl.cli.output import note
 from marl.cli.status import config_error
 
 POLL_SECONDS = 0.25
 LOOK_SECONDS = 1.0  # between two looks at the study's files
 SAVE_SECONDS = 60.0  # for cells to save in when all are to end
-ENDED_BY_SIGNAL = (75, 130)
 HOPELESS = (2, 4)  # bad input, divergence: the same again
 
 
-class Watch(Protocol):
-    """Is told what happens."""
+class Work(Protocol):
+    """What a process does: a cell that it trains, or anything else that a command does."""
 
-    def began(self, cell: PlannedCell) -> None:
-        """A process trains it now."""
+    @property
+    def name(self) -> str:
+        """Of it, and of its log."""
         ...
 
-    def finished(self, cell: PlannedCell, seconds: float) -> None:
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on with."""
+        ...
+
+    def command(self, begun: bool) -> list[str]:
+        """The words of the command that does it, or goes on with it."""
+        ...
+
+    def fault(self, code: int) -> str | None:
+        """Why it is not finished, though its command has ended with this status; empty: who knows. None: it is."""
+        ...
+
+
+W = TypeVar("W", bound=Work)
+Told = TypeVar("Told", bound=Work, contravariant=True)
+
+
+class Watch(Protocol[Told]):
+    """Is told what happens."""
+
+    def began(self, cell: Told) -> None:
+        """A process works on it now."""
+        ...
+
+    def finished(self, cell: Told, seconds: float) -> None:
         """It is finished."""
         ...
 
-    def failed(self, cell: PlannedCell, error: str, again: bool) -> None:
+    def failed(self, cell: Told, error: str, again: bool) -> None:
         """It ended badly, and is tried again or left out."""
         ...
 
@@ -43,20 +69,44 @@ class Watch(Protocol):
         ...
 
 
+class Failures:
+    """Says what ends badly, and nothing else.
+
+    again: what is said where it is tried again.
+    """
+
+    def __init__(self, again: str = "tried again from what it saved") -> None:
+        """Nothing has happened yet."""
+        self._again = again
+
+    def began(self, cell: Work) -> None:
+        """Nothing to say."""
+
+    def finished(self, cell: Work, seconds: float) -> None:
+        """Nothing to say."""
+
+    def failed(self, cell: Work, error: str, again: bool) -> None:
+        """It ended badly."""
+        note(f"{cell.name}: {error}" + (f"; {self._again}" if again else ""))
+
+    def tick(self) -> None:
+        """Nothing to say."""
+
+
 @dataclass
-class Job:
+class Job(Generic[W]):
     """One process and what it does."""
 
     process: CellWorker
-    cell: PlannedCell | None = None
+    cell: W | None = None
     began: float = 0.0
 
 
-class Schedule:
-    """Trains cells, each in one of some processes.
+class Schedule(Generic[W]):
+    """Trains cells, or does other work, each in one of some processes.
 
     Args:
-        cells: what to train, in this order.
+        cells: what to do, in this order.
         path: the study's folder.
         jobs: how many processes.
         retries: how often a cell that ended badly is gone on with, from its newest checkpoint.
@@ -69,13 +119,13 @@ class Schedule:
 
     def __init__(
         self,
-        cells: Sequence[PlannedCell],
+        cells: Sequence[W],
         path: Path,
         jobs: int,
         retries: int,
         files: Mapping[Path, str],
-        watch: Watch,
-        decide: Callable[[PlannedCell, Evaluated], str] | None = None,
+        watch: Watch[W],
+        decide: Callable[[W, Evaluated], str] | None = None,
         start: Callable[[], CellWorker | None] | None = None,
     ) -> None:
         """Nothing is started yet."""
@@ -84,7 +134,7 @@ class Schedule:
         self._waiting, self._path, self._count, self._retries = deque(cells), path, jobs, retries
         self._files, self._watch = files, watch
         self._tries: dict[str, int] = {}
-        self._jobs: list[Job] = []
+        self._jobs: list[Job[W]] = []
         self._selector = selectors.DefaultSelector()
         self._looked = time.monotonic()
         self.errors: dict[str, str] = {}  # of cells that were left out
@@ -99,7 +149,7 @@ class Schedule:
         with self:
             self.go_on()
 
-    def go_on(self, cells: Sequence[PlannedCell] = ()) -> None:
+    def go_on(self, cells: Sequence[W] = ()) -> None:
         """Train these, and all that wait; returns when none is left. Processes stay for those to come.
 
         Raises:
@@ -118,7 +168,7 @@ class Schedule:
             self._interrupt()
             raise
 
-    def __enter__(self) -> Schedule:
+    def __enter__(self) -> Schedule[W]:
         """Use as a context manager to end the processes at last."""
         return self
 
@@ -128,12 +178,12 @@ class Schedule:
             job.process.end()
         self._selector.close()
 
-    def add(self, cell: PlannedCell) -> None:
+    def add(self, cell: W) -> None:
         """Train this too, before all that wait."""
         self._waiting.appendleft(cell)
 
     @property
-    def running(self) -> list[PlannedCell]:
+    def running(self) -> list[W]:
         """What trains now."""
         return [job.cell for job in self._jobs if job.cell is not None]
 
@@ -151,7 +201,7 @@ class Schedule:
                 self._jobs.append(idle)
                 self._selector.register(idle.process.socket, selectors.EVENT_READ, idle)
             cell = self._waiting.popleft()
-            begun = (cell.folder / "config.json").exists()
+            begun = cell.begun
             self._write(cell, begun=begun)
             idle.cell, idle.began = cell, time.monotonic()
             self._watch.began(cell)
@@ -160,7 +210,7 @@ class Schedule:
             except OSError:  # it died while it had nothing to do
                 self._ended(idle)
 
-    def _ended(self, job: Job) -> None:
+    def _ended(self, job: Job[W]) -> None:
         """A process has answered, or is gone."""
         code, cell = job.process.answer(), job.cell
         if isinstance(code, Evaluated):
@@ -194,18 +244,10 @@ class Schedule:
         else:
             self.errors[cell.name] = error
 
-    def _verdict(self, cell: PlannedCell, code: int | None, how: str) -> str | None:
+    def _verdict(self, cell: W, code: int | None, how: str) -> str | None:
         """Why a cell is not finished; None: it is."""
-        if code is None:
-            return how
-        state, changed = is_there(cell, None)
-        if code == 0 and not changed:
-            return None
-        if code == 0:
-            return f"trained something else than the study asks for ({changed[0]})"
-        if code in ENDED_BY_SIGNAL:
-            return f"ended by a signal at step {state.steps:,}"
-        return state.error or _last_error(self._log_of(cell)) or f"ended with status {code}"
+        fault = how if code is None else cell.fault(code)
+        return _last_error(self._log_of(cell)) or f"ended with status {code}" if fault == "" else fault
 
     def _look(self) -> None:
         """Raise ConfigError if a file of the study is another one now."""
@@ -238,12 +280,12 @@ class Schedule:
                         if code == 0:  # it was just finished
                             self._write(key.data.cell, code=0, error=None)
 
-    def _log_of(self, cell: PlannedCell) -> Path:
+    def _log_of(self, cell: W) -> Path:
         from marl.studies.study_folder import LOGS
 
         return self._path / LOGS / f"{cell.name}.log"
 
-    def _write(self, cell: PlannedCell, **said: Any) -> None:
+    def _write(self, cell: W, **said: Any) -> None:
         """A line of the journal."""
         from marl.studies.study_folder import JOURNAL
 

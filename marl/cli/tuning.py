@@ -65,7 +65,7 @@ class Tuning:
         self._search, self._trials, self._base, self._out, self._say = search, trials, base, out, say
         self._every, self._whole = every, steps // every * every
         self._active: dict[int, Active] = {}
-        self._schedule: Schedule | None = None
+        self._schedule: Schedule[PlannedCell] | None = None
 
     def run(
         self,

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from marl.adapters.lifecycle import closing_batch
-from marl.config import check_whole
-from marl.league.matches import COPIES, play_matches, scores
-from marl.league.members import SideKind, sides_of
+from marl.league.matches import scores
+from marl.league.members import SideKind
 from marl.league.meta import alpha_rank, nash_averaging
 from marl.league.ratings import elo_errors, fit_elo
 from marl.notebook import html_table
 from marl.playing.intervals import INDISTINCT, interval_text
-from marl.playing.team import Side, Strategy
+from marl.studies.cross_play import Rules, frozen, pairs
 from marl.system import MultiAgentSystem
 from marl.types import Array, ConfigError
 
@@ -30,7 +28,6 @@ alpha  alpha-rank: the share of the long run that a player holds where better pl
 Nash   the share of a player in the mixture of players that nobody beats (Nash averaging)
 skill  the payoff of a player against that mixture; 0 is the best
 alpha, Nash and skill are computed from the payoffs as they stand, noise included: they have no intervals."""
-TOURNAMENT = 0x7042  # seeds of games are spawned from (seed, TOURNAMENT, row, column)
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,16 @@ class Tournament:
     scores: Array
     returns: Array
     deviations: Array
+
+    @classmethod
+    def of(cls, players: tuple[str, ...], sides: tuple[str, str], games: Mapping[tuple[int, int], Array]) -> Tournament:
+        """From the returns ``(games, 2)`` of every ordered pair of players, by their places."""
+        size = len(players)
+        won, returns, spread = np.full((size, size), 0.5), np.zeros((size, size, 2)), np.zeros((size, size))
+        for place, found in games.items():
+            won[place], spread[place] = scores(found).mean(), scores(found).std()
+            returns[place] = found.mean(axis=0)
+        return cls(players, sides, len(next(iter(games.values()))), won, returns, spread)
 
     @property
     def payoff(self) -> Array:
@@ -215,48 +222,11 @@ def tournament(
     Raises:
         ConfigError: for fewer than two systems, games that have not two sides, or systems for different games.
     """
-    check_whole("games", games, 1)
-    if len(systems) < 2:
-        raise ConfigError(f"tournament: expected at least two systems, got {len(systems)}")
-    (first_name, first), *others = systems.items()
-    for name, other in others:
-        for ours, theirs in zip(first.spec.teams, other.spec.teams, strict=False):
-            if (ours.agents, ours.obs, ours.action) != (theirs.agents, theirs.obs, theirs.action):
-                raise ConfigError(
-                    f"tournament: {name} and {first_name} cannot meet: team {ours.name!r} differs in agents or spaces"
-                )
-        if len(first.spec.teams) != len(other.spec.teams):
-            raise ConfigError(f"tournament: {name} and {first_name} cannot meet: they have different numbers of teams")
-    sides = two_sides("tournament", first, between)
+    rules = Rules.of(systems, games, between, seed)
     entrants = [frozen(system, greedy) for system in systems.values()]
-    size = len(entrants)
-    won, returns, spread = np.full((size, size), 0.5), np.zeros((size, size, 2)), np.zeros((size, size))
-    with closing_batch(first.environments.another(min(games, COPIES))) as env:
-        for row, one in enumerate(entrants):
-            for column, another in enumerate(entrants):
-                if row != column:
-                    derived = np.random.SeedSequence([seed, TOURNAMENT, row, column]).generate_state(1, np.uint32)
-                    seated = (one[sides[0].place], another[sides[1].place])
-                    found = play_matches(env, sides, seated, games, int(derived[0]), first.device, first.target)
-                    won[row, column], spread[row, column] = scores(found).mean(), scores(found).std()
-                    returns[row, column] = found.mean(axis=0)
-    return Tournament(tuple(systems), (sides[0].name, sides[1].name), games, won, returns, spread)
-
-
-def two_sides(who: str, system: MultiAgentSystem, between: SideKind | None) -> tuple[Side, ...]:
-    """The two sides of a system's game. Raises ConfigError where there are not two."""
-    chosen: SideKind = between or ("agents" if len(system.spec.teams) == 1 else "teams")
-    sides = sides_of(system.spec, chosen)
-    if len(sides) != 2:
-        raise ConfigError(f"{who}: expected a game of two sides, {system.spec.env} has {len(sides)}")
-    return sides
-
-
-def frozen(system: MultiAgentSystem, greedy: bool) -> list[Strategy]:
-    """What a system plays as it is now, for each team."""
-    return [
-        [(chance, one.with_greedy(greedy)) for chance, one in system.strategy(team.name)] for team in system.spec.teams
-    ]
+    with rules.opened(next(iter(systems.values()))) as env:
+        found = {place: rules.play(env, place, *(entrants[one] for one in place)) for place in pairs(len(entrants))}
+    return Tournament.of(tuple(systems), rules.names, found)
 
 
 def plot(result: Tournament, out: Path) -> Path:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.support.commands import KILLED, finish, start
+from tests.support.commands import KILLED, Here, finish, start
 from tests.support.equality import assert_equal_runs
 
 SCENARIO = """
@@ -101,9 +101,74 @@ def test_exploit_reports_what_best_responses_gain(runs, marl_command):
     assert "gain: best response minus return" in said
 
 
+TOURNAMENT, EXPLOIT = (
+    ("tournament", "RUN", "OTHER", "RUN", "--games", 9),
+    ("exploit", "RUN", "--games", 9, "--steps", 64),
+)
+
+
+class Counted(Here):
+    """Counts what it is asked to do, and is lost the first time if it is to."""
+
+    asked = 0
+    loses = False
+
+    def run(self, words, log, asks=False):
+        Counted.asked += 1
+        if Counted.loses:
+            Counted.loses = False
+            self.theirs.close()
+        else:
+            super().run(words, log, asks)
+
+
+@pytest.fixture
+def side_by_side(monkeypatch):
+    monkeypatch.setattr("marl.cli.schedule.CellProcess", Counted)
+    monkeypatch.setattr(Counted, "asked", 0)
+    return Counted
+
+
+@pytest.mark.parametrize(("words", "parts"), [(TOURNAMENT, 6), (EXPLOIT, 2)], ids=["tournament", "exploit"])
+def test_parts_side_by_side_are_those_of_one_process_though_one_is_lost_and_some_are_there(
+    words, parts, runs, side_by_side, tmp_path, marl_command
+):
+    words = [{"RUN": runs[0], "OTHER": runs[1]}.get(word, word) for word in words]
+    alone = json.loads(marl_command(*words, "--json").out)
+    assert side_by_side.asked == 0
+    side_by_side.loses = True
+    said = marl_command(*words, "--jobs", 2, "--out", tmp_path / "out", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out) == alone
+    assert "died of 0; tried again" in said.err
+    assert side_by_side.asked == parts + 1
+    sorted(tmp_path.glob("out/parts/*.json"))[-1].unlink()
+    said = marl_command(*words, "--out", tmp_path / "out", "--json")
+    assert f"{parts - 1} of {parts} parts are there" in said.err
+    assert json.loads(said.out) == alone
+    assert side_by_side.asked == parts + 2
+    said = marl_command(*words, "--seed", 1, "--out", tmp_path / "out")
+    assert said.code == 2
+    assert "holds an answer to another question" in said.error
+
+
+def test_a_part_that_fails_is_told_and_the_others_are_kept(runs, side_by_side, tmp_path, marl_command):
+    side_by_side.loses = True
+    words = ("tournament", *runs, "--games", 2, "--jobs", 1, "--retries", 0)
+    said = marl_command(*words, "--out", tmp_path / "out")
+    assert said.code == 7
+    assert "marl: error: tournament: 1 of 2 parts failed; part 0-1: died of 0" in said.err
+    assert [part.name for part in tmp_path.glob("out/parts/*")] == ["1-0.json"]
+    assert marl_command(*words, "--out", tmp_path / "out").code == 0
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (("tournament", "RUN", "RUN", "--jobs", "0"), "--jobs"),
+        (("tournament", "RUN", "RUN", "--ray", "nowhere"), "ray: expected auto, HOST:PORT"),
+        (("exploit", "RUN", "--jobs", "2", "--retries", "-1"), "--retries"),
+        (("exploit", "RUN", "--threads", "3"), "threads: expected 1 or 2"),
         (("tournament", "RUN"), "at least two"),
         (("tournament",), "RUN is missing"),
         (("tournament", "RUN", "RUN", "--games", "0"), "--games"),
