@@ -18,7 +18,7 @@ from marl import parallel
 from marl.actor_critic import Batch
 from marl.compiled import gradient_for
 from marl.compiled.acting import Acting, StackedActing
-from marl.compiled.adam import Prepared
+from marl.compiled.adam import StackedAdam
 from marl.compiled.ppo import CompiledPPO, StackedPPO
 from marl.learners.ppo import PPOLearner
 from marl.memory.base import Decision
@@ -87,7 +87,10 @@ class StackedTeam:
     def __init__(self, learners: Sequence[PPOLearner]) -> None:
         """Lay their parameters together."""
         self.learners, self._gradient = learners, StackedPPO(learners)
-        self._optimizers = [None if learner.optimizer.refusal else Prepared(learner.optimizer) for learner in learners]
+        optimizers = [learner.optimizer for learner in learners]
+        self._adam: StackedAdam | None = None
+        if not any(one.refusal for one in optimizers):
+            self._adam = StackedAdam(optimizers, self._gradient.values, self._gradient.gradients)
         nets = [learner.model.actor.compiled() for learner in learners]
         acting = [net for net in nets if type(net) is Acting]
         plain = len(acting) == len(nets) and learners[0].model.actor.norm is None
@@ -117,6 +120,8 @@ class StackedTeam:
         entropy_weight = np.array([value_at(learner.settings.entropy, clock) for learner, clock in together])
         batches = [learner.begin_update(clock) for learner, clock in together]
         self._gradient.begin(batches)
+        if self._adam is not None:
+            self._adam.begin([learner.settings.max_grad_norm for learner in self.learners])
         totals: list[dict[str, Tensor]] = [{} for _ in together]
         running = [set(range(learner.model.owner.num_sets)) for learner in self.learners]
         epochs = [0] * len(together)
@@ -151,17 +156,20 @@ class StackedTeam:
         for part in range(count):
             parts = self._gradient.fill(steps[:, part], clip, entropy_weight)  # (M, P, parts)
             sums = parts if sums is None else sums + parts
-            for which in going:
-                norms[which] += self._step(which)
+            norms += self._step(going)
         assert sums is not None
         return [
             learners[which].tell_pass(torch.from_numpy(sums[which]), torch.from_numpy(norms[which])) for which in going
         ]
 
-    def _step(self, which: int) -> Array:
-        """Move the parameters of one along their gradients; the norms of these, ``(P,)``."""
-        optimizer, learner = self._optimizers[which], self.learners[which]
-        return learner.step().numpy() if optimizer is None else optimizer.step(learner.settings.max_grad_norm)
+    def _step(self, going: Sequence[int]) -> Array:
+        """Move the parameters of those that are ``going`` along their gradients; the norms of these, ``(M, P)``."""
+        if self._adam is not None:
+            return self._adam.step(going)
+        norms = np.zeros((len(self.learners), self._gradient.sets), dtype=np.float32)
+        for which in going:
+            norms[which] = self.learners[which].step().numpy()
+        return norms
 
 
 def train(
