@@ -84,7 +84,7 @@ class StackedAdam:
         """Lay their running means below each other too, as ``values`` and ``gradients (M P, D)`` do already."""
         self.steppers, self.values, self.gradients = steppers, values, gradients
         self.sets = len(values) // len(steppers)
-        self.moments = [self._together(name) for name in ("mean", "square", "steps")]
+        self.moments = self._together("mean"), self._together("square"), self._together("steps")
         self._active = [one.flat.active.numpy() for one in steppers]
         self._non_finite = [one.flat.non_finite.numpy() for one in steppers]
 
