@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marl.cli.schedule import Schedule
+    from marl.cli.stacked import StackedTurns
     from marl.studies.evolution import Succession
     from marl.studies.lineage import Lineage
     from marl.studies.population import FoundPopulation
@@ -203,8 +204,10 @@ class Generations:
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def train(self, schedule: Schedule[Turn]) -> bool:
+    def train(self, schedule: Schedule[Turn], stacked: StackedTurns | None = None) -> bool:
         """Train to the end; whether all members came there that did not diverge.
+
+        ``stacked``: trains what it can of each turn first.
 
         Raises:
             ConfigError: if a file of the population changes meanwhile, or nobody is left.
@@ -213,7 +216,9 @@ class Generations:
         for until in range((self.lineage.generations + 1) * every, self.steps + 1, every):
             turns = [dataclasses.replace(turn, until=until) for turn in self.turns]
             todo = [turn for turn in turns if not turn.over and not turn.diverged]
-            schedule.go_on(todo)
+            if stacked is not None:
+                stacked.train(todo)
+            schedule.go_on([turn for turn in todo if not turn.over and not turn.diverged])
             if left := [turn for turn in todo if not turn.over and not turn.diverged]:
                 self._explain(left, schedule)
                 return False

@@ -36,6 +36,8 @@ class PopulationRun:
     """The population's folder; populations/NAME unless given. Run again with the same one, it goes on."""
     retries: Annotated[int, NUMBER] = 1
     """How often a member that crashed or was killed is tried again, from its newest checkpoint."""
+    stacked: bool = False
+    """Train members of PPO on discrete actions as one, in this process. Results do not depend on it."""
     quiet: bool = False
     """Show no progress."""
     json: bool = False
@@ -71,6 +73,7 @@ def run_population(asked: PopulationRun) -> int:
     from marl.cli.cells import sources_of
     from marl.cli.generations import POPULATION, POPULATION_LOCK, Generations
     from marl.cli.schedule import Failures, Schedule
+    from marl.cli.stacked import StackedTurns
     from marl.config import check_whole
     from marl.run.lock import Lock
     from marl.studies.population import find
@@ -93,6 +96,7 @@ def run_population(asked: PopulationRun) -> int:
     except OSError as error:
         raise config_error(f"--out {out}: cannot be written ({error.strerror or error})") from None
     began = time.monotonic()
+    stacked = StackedTurns(out, Watch(), note) if asked.stacked else None
     try:
         with quiet():
             generations.begin()
@@ -101,11 +105,13 @@ def run_population(asked: PopulationRun) -> int:
             jobs, start = min(workers.jobs, population.members), workers.of(out)
             with Schedule([], out, jobs, asked.retries, files, Failures(), start=start) as schedule:
                 try:
-                    whole = generations.train(schedule)
+                    whole = generations.train(schedule, stacked)
                 except KeyboardInterrupt:
                     place = "" if asked.out is None else f" --out {out}"
                     place += "" if asked.ray is None else f" --ray {asked.ray}"
-                    note(f"what was trained is saved; to go on: marl population run {asked.population}{place}")
+                    place += " --stacked" if asked.stacked else ""
+                    kept = "what was saved last is there" if asked.stacked else "what was trained is saved"
+                    note(f"{kept}; to go on: marl population run {asked.population}{place}")
                     raise
     finally:
         lock.release()

@@ -100,9 +100,10 @@ def run_study(asked: StudyRun) -> int:
         jobs = min(workers.jobs, len(cells))
         with Board(f"study {found.study.name}", cells, states, jobs, asked.quiet) as board:
             try:
-                left = stacked_first(todo, out, board) if asked.stacked else todo
+                left, errors = stacked_first(todo, out, board) if asked.stacked else (todo, {})
                 jobs = min(jobs, max(1, len(left)))
                 schedule = Schedule(left, out, jobs, asked.retries, files, board, start=start)
+                schedule.errors |= errors
                 schedule.run()
             except KeyboardInterrupt:
                 board.__exit__()

@@ -6,6 +6,7 @@ A step with clipping takes 7 us for 11,000 parameters, where torch's clipping an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,38 +55,74 @@ def step(stepper: Stepper, max_norm: float | None) -> Tensor:
 
 
 def _step(stepper: Stepper, max_norm: float | None) -> Tensor:
-    return torch.from_numpy(Prepared(stepper).step(max_norm))
+    flat, rule = stepper.flat, stepper.rule
+    values, gradients, active = flat.values.detach().numpy(), flat.gradients.numpy(), flat.active.numpy()
+    norms, moving, bad = np.zeros(len(values), dtype=np.float32), active, False
+    if max_norm is None:
+        sound = flat.sound.numpy()
+        moving = active & sound
+        sound[:] = True
+    else:
+        bad = _clip(gradients, np.full(len(values), max_norm), norms)
+    lost = not math.isfinite(flat.loss)
+    if bad or lost:
+        flat.non_finite.numpy()[...] += 1
+    elif max_norm is not None:
+        flat.non_finite.numpy()[...] = 0
+    if not lost:
+        moments = rule.mean.numpy(), rule.square.numpy(), rule.steps.numpy()
+        rates = np.full(len(values), rate_of(stepper))
+        _adam(values, gradients, norms, *moments, moving, rates, rule.eps)
+    flat.loss = 0.0
+    return torch.from_numpy(norms)
 
 
-class Prepared:
-    """An optimizer with its tensors as arrays, for as long as these stay where they are."""
+class StackedAdam:
+    """The steps of several optimizers whose parameters lie below each other, in one pass; each has its own rate."""
 
-    def __init__(self, stepper: Stepper) -> None:
-        """``stepper`` is not refused."""
-        flat, rule = stepper.flat, stepper.rule
-        self.stepper, self.flat, self.eps = stepper, flat, rule.eps
-        self.values, self.gradients = flat.values.detach().numpy(), flat.gradients.numpy()
-        self.moments = rule.mean.numpy(), rule.square.numpy(), rule.steps.numpy()
-        self.active, self.sound, self.non_finite = flat.active.numpy(), flat.sound.numpy(), flat.non_finite.numpy()
+    def __init__(self, steppers: Sequence[Stepper], values: Array, gradients: Array) -> None:
+        """Lay their running means below each other too, as ``values`` and ``gradients (M P, D)`` do already."""
+        self.steppers, self.values, self.gradients = steppers, values, gradients
+        self.sets = len(values) // len(steppers)
+        self.moments = self._together("mean"), self._together("square"), self._together("steps")
+        self._active = [one.flat.active.numpy() for one in steppers]
+        self._non_finite = [one.flat.non_finite.numpy() for one in steppers]
 
-    def step(self, max_norm: float | None) -> Array:
-        """One step, see :func:`step`."""
-        norms, moving, bad = np.zeros(len(self.values), dtype=np.float32), self.active, False
-        if max_norm is None:
-            moving = self.active & self.sound
-            self.sound[:] = True
-        else:
-            bad = _clip(self.gradients, max_norm, norms)
-        lost = not math.isfinite(self.flat.loss)
-        if bad or lost:
-            self.non_finite[...] += 1
-        elif max_norm is not None:
-            self.non_finite[...] = 0
-        if not lost:
-            rate = self.stepper.lr * self.stepper.scale
-            _adam(self.values, self.gradients, norms, *self.moments, moving, rate, self.eps)
-        self.flat.loss = 0.0
-        return norms
+    def _together(self, name: str) -> Array:
+        """What the rules call so, in one array, where each goes on with its own rows."""
+        together: Array = np.concatenate([getattr(one.rule, name).numpy() for one in self.steppers])
+        for place, one in enumerate(self.steppers):
+            own = together[place * self.sets : (place + 1) * self.sets]
+            setattr(one.rule, name, torch.from_numpy(own))
+        return together
+
+    def begin(self, max_norms: Sequence[float]) -> None:
+        """Take the present learning rates, and the largest norm of each one's gradients."""
+        self._max_norm = np.repeat(np.array(max_norms, dtype=np.float64), self.sets)
+        self._rates = np.repeat(np.array([rate_of(one) for one in self.steppers]), self.sets)
+
+    def step(self, going: Iterable[int]) -> Array:
+        """One step of those that are ``going``, each as in :func:`step`; the norms of all before, ``(M, P)``."""
+        norms, moving = np.zeros(len(self.values), dtype=np.float32), np.zeros(len(self.values), dtype=bool)
+        bad = _clip(self.gradients, self._max_norm, norms)
+        for which in going:
+            own, flat = slice(which * self.sets, (which + 1) * self.sets), self.steppers[which].flat
+            lost = not math.isfinite(flat.loss)
+            if lost or (bad and not np.isfinite(norms[own]).all()):
+                self._non_finite[which][...] += 1
+            else:
+                self._non_finite[which][...] = 0
+            if not lost:
+                moving[own] = self._active[which]
+            flat.loss = 0.0
+        eps = self.steppers[0].rule.eps
+        _adam(self.values, self.gradients, norms, *self.moments, moving, self._rates, eps)
+        return norms.reshape(-1, self.sets)
+
+
+def rate_of(stepper: Stepper) -> float:
+    """The learning rate that a step moves by."""
+    return stepper.lr * stepper.scale
 
 
 @torch.no_grad()
@@ -116,8 +153,8 @@ def _checked(stepper: Stepper, max_norm: float | None) -> Tensor:
 
 
 @jit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _clip(gradients: Array, max_norm: float, norms: Array) -> bool:
-    """Scale each row to at most ``max_norm``, or to nothing if it is not finite; whether one was not."""
+def _clip(gradients: Array, max_norm: Array, norms: Array) -> bool:
+    """Scale each row to at most its ``max_norm``, or to nothing if it is not finite; whether one was not."""
     bad = False
     for row in range(gradients.shape[0]):
         total = 0.0
@@ -129,7 +166,7 @@ def _clip(gradients: Array, max_norm: float, norms: Array) -> bool:
             bad = True
             gradients[row] = 0
             continue
-        scale = np.float32(max_norm / (norm + 1e-6))
+        scale = np.float32(max_norm[row] / (norm + 1e-6))
         if scale < 1:
             for j in range(gradients.shape[1]):
                 gradients[row, j] *= scale
@@ -138,15 +175,15 @@ def _clip(gradients: Array, max_norm: float, norms: Array) -> bool:
 
 @jit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _adam(
-    values: Array, gradients: Array, norms: Array, mean: Array, square: Array, steps: Array, active: Array, lr: float,
-    eps: float,
+    values: Array, gradients: Array, norms: Array, mean: Array, square: Array, steps: Array, active: Array,
+    rates: Array, eps: float,
 ) -> None:  # fmt: skip
     decay, square_decay, floor = np.float32(DECAY), np.float32(SQUARE_DECAY), np.float32(eps)
     for row in range(values.shape[0]):
         if not active[row] or not np.isfinite(norms[row]):
             continue
         steps[row] += 1
-        rate = np.float32(lr / (1 - DECAY ** steps[row]))
+        rate = np.float32(rates[row] / (1 - DECAY ** steps[row]))
         root = np.float32(1 / np.sqrt(1 - SQUARE_DECAY ** steps[row]))
         for j in range(values.shape[1]):
             g = gradients[row, j]

@@ -65,7 +65,7 @@ class Search:
     steps: int | None = field(default=None, kw_only=True)
     sampler: str = field(default="tpe", kw_only=True)
     pruner: str = field(default="halving", kw_only=True)
-    reduction: int = field(default=3, kw_only=True)
+    reduction: int = field(default=4, kw_only=True)
     evaluate_every: int | None = field(default=None, kw_only=True)
     evaluate_episodes: int = field(default=20, kw_only=True)
     evaluate_seed: int = field(default=0, kw_only=True)

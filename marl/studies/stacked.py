@@ -39,7 +39,7 @@ def train_stacked(
 
     Raises:
         ConfigError: if they cannot be stacked, saying why.
-        NonFiniteError: if losses or gradients of one stay NaN or infinite.
+        NonFiniteError: if losses or gradients of one stay NaN or infinite; the others are trained to their end.
     """
     if not systems:
         raise ConfigError("train_stacked: expected systems, got none")
@@ -60,4 +60,9 @@ def train_stacked(
             run = LoggedRun(system.spec.env, resumed_at=system.steps or None, settings=system.setup.identity())
             looks.append(stack.enter_context(looking_on(run, (), None, system)))
             stack.enter_context(system.training.called(system, everybody))
-        return stacked.train(states, asked, [log for log, _ in looks], [tick for _, tick in looks])
+        histories = []
+        for found in stacked.train(states, asked, [log for log, _ in looks], [tick for _, tick in looks]):
+            if isinstance(found, Exception):
+                raise found
+            histories.append(found)
+    return histories

@@ -1,7 +1,7 @@
 """Trainings that come from anywhere to train stacked: each in a thread of its own, of which one runs at a time.
 
 A thread goes up to the loop of its training and waits there. When all have come, the last of them trains all in
-lockstep; then each goes on from where it waited, with what it has to save and to tell.
+lockstep, those of one shape together; then each goes on from where it waited, with what it has to save and to tell.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
 
 from marl.training import loop, stacked
 from marl.training.history import History
@@ -19,32 +23,39 @@ from marl.training.state import TrainingState
 POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass
 class Asked:
-    """The arguments of :func:`marl.training.loop.train`."""
+    """The arguments of :func:`marl.training.loop.train`, and what came of it.
 
+    Args:
+        which: of all tasks.
+        outcome: its history, or the error that ended it; None: nobody trained it.
+    """
+
+    which: int
     state: TrainingState
     request: Request
     log: Callable[[dict[str, float]], None] | None
     tick: Callable[[], bool] | None
+    outcome: History | BaseException | None = None
 
 
 class Meeting:
     """Where they meet.
 
     Args:
-        say: told why they cannot be trained as one, if so; then each is trained alone, in its turn.
+        say: told which tasks cannot be trained with others, and why; each of them is trained alone, in its turn.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[list[int], str], None]) -> None:
         """Nobody has come yet."""
         self._say = say
         self._turn = threading.Condition()
         self._here: list[Asked] = []
         self._missing = 0
-        self._over, self._trained = False, False
-        self._error: BaseException | None = None
+        self._over = False
         self._stop = threading.Event()
+        self.groups: list[list[int]] = []  # which tasks were trained stacked with which
 
     def run(self, tasks: Sequence[Callable[[], int]]) -> list[int | BaseException]:
         """What each task returns, or the error that ended it.
@@ -57,7 +68,7 @@ class Meeting:
 
         def one(which: int, task: Callable[[], int]) -> None:
             with self._turn:
-                INSTEAD.set(self._attend)
+                INSTEAD.set(partial(self._attend, which))
                 before = len(self._here)
                 try:
                     found[which] = task()
@@ -84,6 +95,7 @@ class Meeting:
 
     def _attend(
         self,
+        which: int,
         state: TrainingState,
         asked: Request,
         log: Callable[[dict[str, float]], None] | None,
@@ -91,13 +103,16 @@ class Meeting:
     ) -> History:
         """Wait for the others, and be trained."""
         INSTEAD.set(None)
-        self._here.append(Asked(state, asked, log, self._stoppable(tick)))
+        stream = torch.get_rng_state()  # those who come later seed torch's own stream for themselves
+        mine = Asked(which, state, asked, log, self._ticking(tick, stream))
+        self._here.append(mine)
         self._count()
         while not self._over:
             self._turn.wait()
-        if self._error is not None:
-            raise self._error
-        return state.log.history if self._trained else loop.train(state, asked, log, self._stoppable(tick))
+        torch.set_rng_state(stream)
+        if isinstance(mine.outcome, BaseException):
+            raise mine.outcome
+        return loop.train(state, asked, log, self._stoppable(tick)) if mine.outcome is None else mine.outcome
 
     def _count(self) -> None:
         """One more is here, or has nothing to train: begin if that was the last one."""
@@ -105,27 +120,44 @@ class Meeting:
         if self._missing:
             return
         try:
-            if self._here:
-                self._train()
+            self._train()
         except BaseException as error:
-            self._error = error
+            for one in self._here:
+                one.outcome = error if one.outcome is None else one.outcome
         self._over = True
         self._turn.notify_all()
 
     def _train(self) -> None:
-        """Train all that are here, if they can be stacked; else each is to train alone, when its turn comes."""
-        states = [one.state for one in self._here]
-        why = stacked.refusal(states)
-        if why is None:
-            stacked.train(
-                states,
-                [one.request for one in self._here],
-                [one.log for one in self._here],
-                [one.tick for one in self._here],
+        """Train all that can be stacked; the others are to train alone, when their turn comes."""
+        here = sorted(self._here, key=lambda one: one.which)
+        groups, alone = stacked.groups([one.state for one in here])
+        for why in dict.fromkeys(alone.values()):
+            self._say([here[place].which for place, said in alone.items() if said == why], why)
+        for group in groups:
+            members = [here[place] for place in group]
+            self.groups.append([one.which for one in members])
+            outcomes = stacked.train(
+                [one.state for one in members],
+                [one.request for one in members],
+                [one.log for one in members],
+                [one.tick for one in members],
             )
-            self._trained = True
-        else:
-            self._say(why)
+            for one, outcome in zip(members, outcomes, strict=True):
+                one.outcome = outcome
+
+    def _ticking(self, tick: Callable[[], bool] | None, stream: Tensor) -> Callable[[], bool]:
+        """What is saved as torch's own stream is that of the training, and not of whoever came last."""
+        stoppable = self._stoppable(tick)
+
+        def ticking() -> bool:
+            shared = torch.get_rng_state()
+            torch.set_rng_state(stream)
+            try:
+                return stoppable()
+            finally:
+                torch.set_rng_state(shared)
+
+        return ticking
 
     def _stoppable(self, tick: Callable[[], bool] | None) -> Callable[[], bool]:
         def stoppable() -> bool:

@@ -18,7 +18,7 @@ from marl import parallel
 from marl.actor_critic import Batch
 from marl.compiled import gradient_for
 from marl.compiled.acting import Acting, StackedActing
-from marl.compiled.adam import Prepared
+from marl.compiled.adam import StackedAdam
 from marl.compiled.ppo import CompiledPPO, StackedPPO
 from marl.learners.ppo import PPOLearner
 from marl.memory.base import Decision
@@ -51,6 +51,25 @@ def refusal(states: Sequence[TrainingState]) -> str | None:
         if found is not None:
             return found
     return None
+
+
+def groups(states: Sequence[TrainingState]) -> tuple[list[list[int]], dict[int, str]]:
+    """Which of them can be trained stacked with which, by their places; and why the others cannot."""
+    found: list[list[int]] = []
+    for place, state in enumerate(states):
+        fits = (group for group in found if refusal([states[group[0]], state]) is None)
+        group = next(fits, None)
+        if group is None:
+            found.append([place])
+        else:
+            group.append(place)
+    first = max(found, key=len, default=[0])[0]
+    why = {}
+    for place in (group[0] for group in found if len(group) == 1):
+        said = refusal([states[place]]) or refusal([states[first], states[place]])
+        if said is not None:
+            why[place] = said
+    return [group for group in found if len(group) > 1], why
 
 
 def _team_refusal(learners: Sequence[object]) -> str | None:
@@ -87,7 +106,10 @@ class StackedTeam:
     def __init__(self, learners: Sequence[PPOLearner]) -> None:
         """Lay their parameters together."""
         self.learners, self._gradient = learners, StackedPPO(learners)
-        self._optimizers = [None if learner.optimizer.refusal else Prepared(learner.optimizer) for learner in learners]
+        optimizers = [learner.optimizer for learner in learners]
+        self._adam: StackedAdam | None = None
+        if not any(one.refusal for one in optimizers):
+            self._adam = StackedAdam(optimizers, self._gradient.values, self._gradient.gradients)
         nets = [learner.model.actor.compiled() for learner in learners]
         acting = [net for net in nets if type(net) is Acting]
         plain = len(acting) == len(nets) and learners[0].model.actor.norm is None
@@ -117,6 +139,8 @@ class StackedTeam:
         entropy_weight = np.array([value_at(learner.settings.entropy, clock) for learner, clock in together])
         batches = [learner.begin_update(clock) for learner, clock in together]
         self._gradient.begin(batches)
+        if self._adam is not None:
+            self._adam.begin([learner.settings.max_grad_norm for learner in self.learners])
         totals: list[dict[str, Tensor]] = [{} for _ in together]
         running = [set(range(learner.model.owner.num_sets)) for learner in self.learners]
         epochs = [0] * len(together)
@@ -151,17 +175,30 @@ class StackedTeam:
         for part in range(count):
             parts = self._gradient.fill(steps[:, part], clip, entropy_weight)  # (M, P, parts)
             sums = parts if sums is None else sums + parts
-            for which in going:
-                norms[which] += self._step(which)
+            norms += self._step(going)
         assert sums is not None
         return [
             learners[which].tell_pass(torch.from_numpy(sums[which]), torch.from_numpy(norms[which])) for which in going
         ]
 
-    def _step(self, which: int) -> Array:
-        """Move the parameters of one along their gradients; the norms of these, ``(P,)``."""
-        optimizer, learner = self._optimizers[which], self.learners[which]
-        return learner.step().numpy() if optimizer is None else optimizer.step(learner.settings.max_grad_norm)
+    def _step(self, going: Sequence[int]) -> Array:
+        """Move the parameters of those that are ``going`` along their gradients; the norms of these, ``(M, P)``."""
+        if self._adam is not None:
+            return self._adam.step(going)
+        norms = np.zeros((len(self.learners), self._gradient.sets), dtype=np.float32)
+        for which in going:
+            norms[which] = self.learners[which].step().numpy()
+        return norms
+
+
+class Member(Course):
+    """A training among others; an error ends it and none of them."""
+
+    error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        """End by an error."""
+        self.error, self.ended = error, True
 
 
 def train(
@@ -169,31 +206,44 @@ def train(
     asked: Sequence[Request],
     logs: Sequence[Callable[[dict[str, float]], None] | None],
     ticks: Sequence[Callable[[], bool] | None],
-) -> list[History]:
-    """Train each as :func:`marl.training.loop.train` would, all in lockstep; who has ended waits for nobody."""
+) -> list[History | Exception]:
+    """Train each as :func:`marl.training.loop.train` would, all in lockstep; who has ended waits for nobody.
+
+    Returns the history of each, or the error that ended it; the others went on.
+    """
     with parallel.one_thread_each():
-        courses = [Course(*one) for one in zip(states, asked, logs, ticks, strict=True)]
-        while courses:
-            going = [course for course in courses if not course.ended]
+        members = [Member(*one) for one in zip(states, asked, logs, ticks, strict=True)]
+        left = members
+        while left:
+            going = [member for member in left if not member.ended]
             teams = [StackedTeam(team) for team in zip(*(one.state.learners for one in going), strict=True)]
-            while courses := [course for course in going if not course.ended]:
-                if len(courses) < len(going):
+            while left := [member for member in going if not member.ended]:
+                if len(left) < len(going):
                     break  # the others go on among themselves
-                _together(courses, teams)
-    for state in states:
-        tell(state)
-    return [state.log.history for state in states]
+                _together(left, teams)
+    for member in members:
+        if member.error is None:
+            tell(member.state)
+    return [member.state.log.history if member.error is None else member.error for member in members]
 
 
-def _together(courses: Sequence[Course], teams: Sequence[StackedTeam]) -> None:
-    """One step of every course."""
+def _together(members: Sequence[Member], teams: Sequence[StackedTeam]) -> None:
+    """One step of every member."""
     decisions = list(zip(*(team.act() for team in teams), strict=True))
-    for course, decided in zip(courses, decisions, strict=True):
-        course.advance(decided)
-    clocks = [course.state.clock for course in courses]
+    for member, decided in zip(members, decisions, strict=True):
+        try:
+            member.advance(decided)
+        except Exception as error:
+            member.fail(error)
+    clocks = [member.state.clock for member in members]
     learnt = [team.update(clocks) for team in teams]
     told: list[list[Mapping[str, Tensor] | None]] = [
-        [None if team is None else team[which] for team in learnt] for which in range(len(courses))
+        [None if team is None else team[which] for team in learnt] for which in range(len(members))
     ]
-    for course, own in zip(courses, told, strict=True):
-        course.learn(own)
+    for member, own in zip(members, told, strict=True):
+        if member.ended:
+            continue
+        try:
+            member.learn(own)
+        except Exception as error:
+            member.fail(error)

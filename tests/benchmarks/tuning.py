@@ -49,6 +49,7 @@ search = marl.Search(
     },
     task=misset,
     trials=24,
+    reduction=3,
     seeds=1,
     evaluate_episodes=20,
     final_seeds=len(SEEDS),

@@ -18,6 +18,7 @@ from marl.logs import read_metrics
 from marl.run import Run
 from marl.studies import Lineage
 from marl.studies.copying import put_in_place, tell_network, write_copy
+from marl.training import stacked
 from marl.types import NonFiniteError
 from tests.support.commands import Here, finish, start
 from tests.support.equality import assert_equal_runs, assert_equal_trees
@@ -323,6 +324,51 @@ def test_killed_in_the_middle_of_a_turn_it_is_the_unbroken_population(
     assert_equal_populations(unbroken, out)
 
 
+# --- stacked ---------------------------------------------------------------------------------------------------------
+
+
+def test_stacked_and_killed_in_the_middle_of_a_turn_it_is_the_unbroken_population(
+    file, unbroken, tmp_path, monkeypatch, marl_command
+):
+    tick, out, trained = Run.tick, tmp_path / "out", stacked.train
+    together = []
+
+    def die(self, system):
+        if self.path.name == "member-1" and system.steps == 480:
+            raise Killed
+        return tick(self, system)
+
+    def train(states, *rest):
+        together.append(len(states))
+        return trained(states, *rest)
+
+    monkeypatch.setattr(stacked, "train", train)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "tick", die)
+        said = marl_command("population", "run", file, "--out", out, "--stacked", "--retries", 0, "--quiet")
+    assert said.code == 7
+    said = marl_command("population", "run", file, "--out", out, "--stacked", "--quiet")
+    assert said.code == 0, said.err
+    assert "not stacked" not in said.err
+    assert together == [3, 3, 3]  # what was left of the second turn member-1 trained alone
+    assert_equal_populations(unbroken, out)
+
+
+def test_members_that_cannot_be_stacked_train_as_before_and_a_line_says_why(tmp_path, marl_command):
+    learner = "marl.ippo(rollout=16, minibatches=2, epochs=2, network=marl.MLP((8,)))"
+    file = write(
+        tmp_path,
+        (learner, "marl.iql(learning_starts=16, batch=8, network=marl.MLP((8,)))"),
+        (', "learner.clip": Uniform(0.05, 0.4)', ""),
+        ("members=3", "members=2"),
+    )
+    said = marl_command("population", "run", file, "--out", tmp_path / "out", "--stacked", "--quiet")
+    assert said.code == 0
+    why = "DQN is not trained stacked, only PPO is; trained one after the other"
+    told = [line for line in said.err.splitlines() if line.startswith("not stacked")]
+    assert told == [f"not stacked: member-0, member-1: {why}"]
+
+
 GROWING = (
     ("network=marl.MLP((8,))", "network=marl.MLP((8,), 'relu')"),
     ("import LogUniform", "import Grow, LogUniform"),
@@ -343,6 +389,11 @@ def test_members_whose_networks_grew_say_so_and_go_on_exactly_after_a_kill(tmp_p
         assert any(text == f"learner.network={in_words(marl.MLP(expected, 'relu'))}" for text in config["set"])
         said = checkpoint.read_manifest(whole / "members" / name / "checkpoints/last")["meta"]["agents"]
         assert said["network"]["sizes"] == list(expected)
+
+    said = marl_command("population", "run", file, "--out", tmp_path / "stacked", "--stacked", "--quiet")
+    assert said.code == 0
+    assert "network differs: MLP(" in said.err  # who has grown leaves the others
+    assert_equal_populations(whole, tmp_path / "stacked")
 
     def die(*arguments):
         tell_network(*arguments)

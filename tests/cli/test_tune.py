@@ -29,6 +29,7 @@ tiny = marl.Scenario(
 search = marl.Search(
     {"learner.lr": marl.LogUniform(1e-3, 1.0), "learner.clip": marl.Choice([0.1, 0.2])},
     trials=5,
+    reduction=3,
     evaluate_episodes=2,
     final_seeds=0,
 )

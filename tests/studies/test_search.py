@@ -25,7 +25,8 @@ SPACE = {
 
 
 def opened(tmp_path, first_rung=1, most_steps=27, **changed):
-    search = marl.Search(**{"space": {"learner.lr": marl.LogUniform(1e-5, 1e-1)}, "trials": 27, **changed})
+    asked = {"space": {"learner.lr": marl.LogUniform(1e-5, 1e-1)}, "trials": 27, "reduction": 3}
+    search = marl.Search(**asked | changed)
     return Trials(tmp_path / "journal", search, first_rung, most_steps)
 
 

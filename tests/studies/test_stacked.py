@@ -11,7 +11,7 @@ from marl.compiled.mlp import rest_together
 from marl.nets.stacked import FlatParameters
 from marl.studies import train_stacked
 from marl.training.meeting import Meeting
-from marl.types import ConfigError
+from marl.types import ConfigError, NonFiniteError
 from tests.support.equality import assert_equal_systems
 
 STEPS = 200  # three rollouts of 16 steps in 4 copies, and a bit
@@ -81,6 +81,24 @@ def test_who_is_done_waits_for_nobody():
     assert stacked[0].steps < stacked[1].steps
 
 
+class Diverging(marl.callbacks.Callback):
+    """Its training fails in the middle of a rollout."""
+
+    def on_step(self, training):
+        if training.steps == 100:
+            raise NonFiniteError("the loss is nan")
+
+
+def test_who_fails_fails_alone():
+    apart, stacked = members(marl.ippo), members(marl.ippo)
+    for system in apart[::2]:
+        system.train(STEPS, log_every=64)
+    with pytest.raises(NonFiniteError, match="the loss is nan"):
+        train_stacked(stacked, STEPS, log_every=64, callbacks=[(), (Diverging(),), ()])
+    require_equal(apart[::2], stacked[::2])
+    assert stacked[1].steps == 100
+
+
 @pytest.mark.parametrize(
     ("each", "why"),
     [
@@ -129,7 +147,8 @@ def test_an_error_before_training_ends_its_own_task_alone():
         raise OSError("no room")
 
     told = []
-    found = Meeting(told.append).run([fails, lambda: len(system.train(STEPS, log_every=64)["steps"]), lambda: 3])
+    meeting = Meeting(lambda which, why: told.append((which, why)))
+    found = meeting.run([fails, lambda: len(system.train(STEPS, log_every=64)["steps"]), lambda: 3])
     assert str(found[0]) == "no room"
     assert found[1:] == [4, 3]
     alone.train(STEPS, log_every=64)
