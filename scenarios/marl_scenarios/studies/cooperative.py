@@ -2,7 +2,7 @@
 
 import marl
 
-STEPS = 400_000
+STEPS = 200_000
 
 net = {"network": marl.MLP((128, 128), "relu"), "sharing": "type"}  # a speaker is no listener
 on_policy = {  # 3,200 rows an update: smaller batches stay in local optima here (docs/benchmarks.md)
