@@ -96,7 +96,7 @@ def run_population(asked: PopulationRun) -> int:
     except OSError as error:
         raise config_error(f"--out {out}: cannot be written ({error.strerror or error})") from None
     began = time.monotonic()
-    stacked = StackedTurns(out, Watch(), note) if asked.stacked else None
+    stacked = StackedTurns(out, Failures(), note) if asked.stacked else None
     try:
         with quiet():
             generations.begin()

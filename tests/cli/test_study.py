@@ -375,7 +375,7 @@ def test_status_is_a_table(unbroken, marl_command):
 def test_the_shipped_study_is_ninety_runs_on_equal_terms():
     cells = planned_cells(find("cooperative"), Path("out"))
     assert len(cells) == 90
-    assert {cell.steps for cell in cells} == {400_000}
+    assert {cell.steps for cell in cells} == {200_000}
     assert len({cell.config["tunable"]["evaluate_every"] for cell in cells}) == 1
     assert {cell.cell.algorithm for cell in cells} == {"ippo", "mappo", "iql", "vdn", "qmix", "maddpg"}
 
