@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from marl.cli.generations import Generations
+    from marl.cli.generations import Generations, Turn
     from marl.studies.lineage import Lineage
     from marl.studies.population import FoundPopulation
 from marl.cli.options import NUMBER, RAY_CLUSTER
@@ -103,7 +103,8 @@ def run_population(asked: PopulationRun) -> int:
         files = sources_of(found.study)
         with cell_workers(asked.ray, asked.jobs, population.threads, population.device) as workers:
             jobs, start = min(workers.jobs, population.members), workers.of(out)
-            with Schedule([], out, jobs, asked.retries, files, Failures(), start=start) as schedule:
+            schedule: Schedule[Turn] = Schedule([], out, jobs, asked.retries, files, Failures(), start=start)
+            with schedule:
                 try:
                     whole = generations.train(schedule, stacked)
                 except KeyboardInterrupt:

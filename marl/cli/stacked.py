@@ -58,7 +58,7 @@ class StackedTurns:
         say: told who is not stacked, and why.
     """
 
-    def __init__(self, out: Path, watch: Watch, say: Callable[[str], None]) -> None:
+    def __init__(self, out: Path, watch: Watch[PlannedCell], say: Callable[[str], None]) -> None:
         """Nothing is trained yet."""
         self._out, self._watch, self._say = out, watch, say
         self._told: set[str] = set()
@@ -97,7 +97,7 @@ class TrainedAsOne:
 
 
 def train_as_one(
-    cells: Sequence[PlannedCell], out: Path, watch: Watch, say: Callable[[Sequence[PlannedCell], str], None]
+    cells: Sequence[PlannedCell], out: Path, watch: Watch[PlannedCell], say: Callable[[Sequence[PlannedCell], str], None]
 ) -> TrainedAsOne:
     """Train these as one, each by its own command.
 

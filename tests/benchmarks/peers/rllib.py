@@ -1,4 +1,4 @@
-"""RLlib on the real mpe2 environment, its copies on ``workers`` env runners: PPO, APPO, IMPALA; one policy for all agents."""
+"""RLlib on the real mpe2 environment, its copies on env runners: PPO, APPO, IMPALA; one policy for all agents."""
 
 from __future__ import annotations
 
