@@ -97,7 +97,10 @@ class TrainedAsOne:
 
 
 def train_as_one(
-    cells: Sequence[PlannedCell], out: Path, watch: Watch[PlannedCell], say: Callable[[Sequence[PlannedCell], str], None]
+    cells: Sequence[PlannedCell],
+    out: Path,
+    watch: Watch[PlannedCell],
+    say: Callable[[Sequence[PlannedCell], str], None],
 ) -> TrainedAsOne:
     """Train these as one, each by its own command.
 
