@@ -62,6 +62,11 @@ class PlannedCell:
         words = ("train", str(self.config["scenario"]), "--resume=auto") if begun else self.words
         return [*words, "--run-dir", str(self.folder), "--quiet"]
 
+    def options(self, begun: bool) -> Asked:
+        """The same command as data."""
+        asked = Asked(scenario=str(self.config["scenario"]), resume="auto") if begun else self.asked
+        return dataclasses.replace(asked, run_dir=self.folder, quiet=True)
+
     def changes(self, stored: Mapping[str, Any]) -> list[str]:
         """How what a config.json says differs from what the study asks for now; empty: nothing does."""
         from marl.config import differences, other_settings, today
