@@ -75,6 +75,11 @@ class PlannedCell:
             return f"trained something else than the study asks for ({changed[0]})" if changed else None
         return f"ended by a signal at step {state.steps:,}" if code in ENDED_BY_SIGNAL else state.error
 
+    def options(self, begun: bool) -> Asked:
+        """The same command as data."""
+        asked = Asked(scenario=str(self.config["scenario"]), resume="auto") if begun else self.asked
+        return dataclasses.replace(asked, run_dir=self.folder, quiet=True)
+
     def changes(self, stored: Mapping[str, Any]) -> list[str]:
         """How what a config.json says differs from what the study asks for now; empty: nothing does."""
         from marl.config import differences, other_settings, today

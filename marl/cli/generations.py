@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from marl.studies.evolution import Succession
     from marl.studies.lineage import Lineage
     from marl.studies.population import FoundPopulation
+from marl.cli.asked import Asked
 from marl.cli.cells import PlannedCell, plan_of
 from marl.cli.plan import make_plan
 from marl.cli.status import config_error
@@ -56,6 +57,10 @@ class Turn(PlannedCell):
     def command(self, begun: bool) -> list[str]:
         """The words of the command that trains it until then."""
         return [*super().command(begun), "--pause-at", str(self.until)]
+
+    def options(self, begun: bool) -> Asked:
+        """The same command as data."""
+        return dataclasses.replace(super().options(begun), pause_at=self.until)
 
     @property
     def over(self) -> bool:

@@ -143,6 +143,7 @@ def train_as_one(
 
 def _task(cell: PlannedCell) -> Callable[[], int]:
     """The command of a cell."""
-    from marl.cli.parsing import parse
+    from marl.cli.train import train
 
-    return parse(cell.command((cell.folder / "config.json").exists())).run
+    asked = cell.options((cell.folder / "config.json").exists())
+    return lambda: train(asked)

@@ -270,7 +270,7 @@ def test_ctrl_c_saves_what_trains_and_run_again_it_is_the_unbroken_study(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "tick", press)
-        patch.setattr("marl.cli.schedule.ENDED_BY_SIGNAL", ())
+        patch.setattr("marl.cli.cells.ENDED_BY_SIGNAL", ())
         patch.setattr(Here, "answer", ctrl_c(Here.answer))
         said = marl_command("study", "run", file, "--out", tmp_path)
     assert said.code == 130
