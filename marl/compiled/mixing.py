@@ -38,11 +38,24 @@ def fits(q: Tensor, made: Tensor) -> bool:
     return backend.enabled and q.is_cpu and q.dtype == made.dtype == torch.float32 and not backend.recorded()
 
 
+def mix(q: Array, acting: Array, made: Array) -> Array:
+    """``Q_tot (R,)`` of rows as of :func:`monotonic`, without a gradient."""
+    total = np.empty(len(q), dtype=np.float32)
+    _mix(q, acting, made, total)
+    return total
+
+
+def unmix(q: Array, acting: Array, made: Array, slope: Array) -> tuple[Array, Array]:
+    """The gradients of ``q`` and ``made`` from that of ``Q_tot (R,)``."""
+    to_q, to_made = np.empty(q.shape, dtype=np.float32), np.empty(made.shape, dtype=np.float32)
+    _unmix(q, acting, made, slope, to_q, to_made)
+    return to_q, to_made
+
+
 class _Mixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, acting: Tensor, made: Tensor, plain: Any) -> Tensor:
-        total = torch.empty(q.shape[:-1], dtype=torch.float32)
-        _mix(*_rows(q, acting, made), total.numpy().reshape(-1))
+        total = torch.from_numpy(mix(*_rows(q, acting, made))).view(q.shape[:-1])
         if backend.checking:
             backend.require_equal("QMIX's mixing", (total, plain(q, acting, made)))
         ctx.save_for_backward(q, acting, made)
@@ -53,9 +66,8 @@ class _Mixing(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         q, acting, made = ctx.saved_tensors
-        to_q, to_made = (torch.empty(x.shape, dtype=torch.float32) for x in (q, made))
-        found = to_q.numpy().reshape(-1, q.shape[-1]), to_made.numpy().reshape(-1, made.shape[-1])
-        _unmix(*_rows(q, acting, made), slope.contiguous().numpy().reshape(-1), *found)
+        found = unmix(*_rows(q, acting, made), slope.contiguous().numpy().reshape(-1))
+        to_q, to_made = (torch.from_numpy(one).view(x.shape) for one, x in zip(found, (q, made), strict=True))
         if backend.checking:
             with torch.enable_grad():
                 leaves = [x.detach().requires_grad_() for x in (q, made)]
