@@ -110,6 +110,11 @@ def _mix(q: Array, acting: Array, made: Array, total: Array) -> None:
 
 
 @fast_kernel
+def _sign(x: float) -> Any:
+    return _ONE if x > 0 else (-_ONE if x < 0 else _ZERO)
+
+
+@fast_kernel  # a loop for each array that is written: only then the compiler sees that they may fill vectors
 def _unmix(q: Array, acting: Array, made: Array, slope: Array, to_q: Array, to_made: Array) -> None:
     rows, agents = q.shape
     units = (made.shape[1] - 1) // (agents + 2)
@@ -119,18 +124,20 @@ def _unmix(q: Array, acting: Array, made: Array, slope: Array, to_q: Array, to_m
         g = slope[row]
         _within(u, q[row], acting[row], made[row], units)
         for m in range(units):
-            power = _ONE if u[m] > 0 else exp(u[m])
+            power = exp(u[m])
+            slopes[m] = _ONE if u[m] > 0 else power
+            u[m] = u[m] if u[m] > 0 else power - _ONE
+        for m in range(units):
             weight = made[row, second + m]
-            sign = _ONE if weight > 0 else (-_ONE if weight < 0 else _ZERO)
-            to_made[row, second + m] = g * sign * (u[m] if u[m] > 0 else power - _ONE)
-            slopes[m] = g * abs(weight) * power
+            to_made[row, second + m] = g * u[m] * _sign(weight)
+            slopes[m] *= g * abs(weight)
+        for m in range(units):
             to_made[row, first + m] = slopes[m]
         to_made[row, second + units] = g
         for n in range(agents):
             total, value = _ZERO, q[row, n] if acting[row, n] else _ZERO
             for m in range(units):
-                weight = made[row, n * units + m]
-                sign = _ONE if weight > 0 else (-_ONE if weight < 0 else _ZERO)
-                total += slopes[m] * abs(weight)
-                to_made[row, n * units + m] = slopes[m] * value * sign
+                total += slopes[m] * abs(made[row, n * units + m])
+            for m in range(units):
+                to_made[row, n * units + m] = slopes[m] * value * _sign(made[row, n * units + m])
             to_q[row, n] = total if acting[row, n] else _ZERO
