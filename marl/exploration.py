@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from marl.compiled.kernels import stray
 from marl.nets.distributions import gumbel_argmax, mask_logits
 from marl.ranks import drawn, integers, own_part, uniform
 from marl.schedules import SCHEDULES, Clock, Linear, Schedule, value_at
@@ -237,8 +238,8 @@ class _EpsilonGreedy(_Choices):
             self._value = value
             self._share = self._share.fill_(value) if self.power is None else value**self.power
         share = self._share if self.power is None else own_part(self._share, generator)
-        stray = uniform(scores.shape[:-1], generator, scores.device) < share
-        return torch.where(stray, uniform_choice(scores, action_mask, generator), scores.argmax(-1))
+        chance = uniform(scores.shape[:-1], generator, scores.device)
+        return stray(scores, chance, share, uniform_choice(scores, action_mask, generator))
 
 
 @dataclass(frozen=True)

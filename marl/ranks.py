@@ -145,7 +145,10 @@ class Share:
 
 
 class CopiesGenerator(torch.Generator):
-    """A random stream that all ranks draw alike, each for all of them; :func:`drawn` keeps what is this rank's."""
+    """A random stream that all ranks draw alike, each for all of them; :func:`drawn` keeps what is this rank's.
+
+    It is told from other streams by its type: torch answers ``isinstance`` of generators in Python.
+    """
 
     ranks: Ranks | None = None
     share: Share | None = None  # what is drawn now belongs to copies or rows of which this rank has a share
@@ -173,7 +176,7 @@ class CopiesGenerator(torch.Generator):
 
 def own_part(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Of a tensor with the copies or rows of all ranks what is this rank's, while ``generator`` draws for them."""
-    share = generator.share if isinstance(generator, CopiesGenerator) else None
+    share = generator.share if type(generator) is CopiesGenerator else None
     return x if share is None else x.index_select(share.axis, share.own.to(x.device))
 
 
@@ -183,7 +186,7 @@ def drawn(fill: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Gener
     Where ranks act, ``like (E, ...)`` or ``(L, B, ...)`` has this rank's copies or rows, and the stream is drawn from
     for those of all ranks.
     """
-    if not isinstance(generator, CopiesGenerator) or generator.share is None:
+    if type(generator) is not CopiesGenerator or generator.share is None:
         return fill(torch.empty_like(like, memory_format=torch.contiguous_format))
     shape, share = list(like.shape), generator.share
     shape[share.axis] = share.size
@@ -194,7 +197,7 @@ def uniform(
     shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str | None = None
 ) -> Tensor:
     """Uniform numbers of [0, 1) of a shape that begins with the copies, or has rows second; see :func:`drawn`."""
-    if not isinstance(generator, CopiesGenerator):
+    if type(generator) is not CopiesGenerator:
         return torch.rand(shape, generator=generator, device=device, dtype=torch.float32)
     like = torch.empty(*shape, device=device, dtype=torch.float32)
     return drawn(lambda x: x.uniform_(generator=generator), like, generator)
@@ -204,7 +207,7 @@ def integers(
     below: int, shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str | None = None
 ) -> Tensor:
     """Whole numbers from 0 to ``below - 1``, likewise."""
-    if not isinstance(generator, CopiesGenerator):
+    if type(generator) is not CopiesGenerator:
         return torch.randint(below, shape, generator=generator, device=device)
     like = torch.empty(*shape, device=device, dtype=torch.int64)
     return drawn(lambda x: x.random_(0, below, generator=generator), like, generator)

@@ -142,7 +142,7 @@ def test_the_decision_is_said_in_one_line(caplog):
     assert [record.getMessage() for record in caplog.records if record.name == "marl.compiled"] == [
         "team: PPO: compiled gradient",
         "team: PPO: autograd, because the kernel computes policies of one choice per agent (Discrete actions) alone",
-        "team: DQN: autograd, because setting 'sequence' is not among those that the kernel computes",
+        "team: DQN: compiled gradient",
     ]
 
 
@@ -215,7 +215,7 @@ def test_a_hook_in_a_network_is_called(name, kind):
 def test_compiled_code_and_torch_agree_while_they_are_compared(name):
     with marl.compiled.use("check"):
         learner = trained(name, steps=240)
-    assert learner.chosen.compiled == (name in ("ppo", "dqn", "sac"))
+    assert learner.chosen.compiled == (name in ("ppo", "dqn", "sac", "qmix"))
 
 
 def test_ten_updates_are_compared():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import marl
+from marl.compiled.kernels import stray
 from marl.exploration import (
     Boltzmann,
     BoltzmannGumbel,
@@ -246,3 +247,17 @@ def test_an_exploring_evaluation_is_the_same_each_time_and_leaves_no_trace(confi
         assert len(results) == 1
         system.evaluate(2, seed=1, greedy=False, num_envs=1)
         assert torch.equal(kept(system.learners[0].explorer), before)
+
+
+def test_epsilon_greedy_compiled_is_torchs_to_the_last_choice():
+    """Ties go to the first, NaN counts as the greatest, copies have shares of their own."""
+    random = torch.Generator().manual_seed(4)
+    scores = torch.randn(7, 3, 5, generator=random).round()
+    scores[2, 1, 3] = float("nan")
+    chance, other = torch.rand(7, 3, generator=random), torch.randint(5, (7, 3), generator=random)
+    for share in (torch.tensor(0.4), torch.linspace(0, 1, 7).unsqueeze(1)):
+        found = []
+        for word in ("auto", "off"):
+            with marl.compiled.use(word):
+                found.append(stray(scores.transpose(0, 1).contiguous().transpose(0, 1), chance, share, other))
+        assert torch.equal(*found)

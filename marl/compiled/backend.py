@@ -31,7 +31,8 @@ K = TypeVar("K", bound="type[Kernel]")
 WORDS = ("auto", "off", "check")
 VARIABLE = "MARL_COMPILED"
 SWITCHED_OFF = f"compiled code is switched off (marl.compiled.use or {VARIABLE})"
-KERNELS = ("marl.compiled.ppo", "marl.compiled.dqn", "marl.compiled.sac")  # what registers gradients
+# What registers gradients.
+KERNELS = ("marl.compiled.ppo", "marl.compiled.dqn", "marl.compiled.mixed", "marl.compiled.sac")
 PARTS = 3  # inputs of a compiled network that may come side by side
 CHECKED = 10  # updates of each learner that "check" computes both ways
 # Methods that compute a module's numbers.
@@ -337,22 +338,26 @@ class Covered(NamedTuple):
     settings: frozenset[str]
 
 
-_registered: dict[str, Covered] = {}
+_registered: dict[tuple[str, str | None], Covered] = {}  # by learner and credit; None: any other
 
 
-def covers(learner: str, settings_class: str, *, equations: Sequence[str], settings: Iterable[str]) -> Callable[[K], K]:
+def covers(
+    learner: str, settings_class: str, *, equations: Sequence[str], settings: Iterable[str], credits: Sequence[str] = ()
+) -> Callable[[K], K]:
     """Register a compiled gradient for exactly one class of learner.
 
     Args:
         learner: the whole name of the class; subclasses are not meant.
         settings_class: that of its settings.
+        credits: classes of its credit with which this gradient takes the place of another; none: with any credit.
         equations: the learner's functions that are computed in its place; ``part.function`` is one of a part's.
         settings: those that the kernel, or what surrounds it, implements whatever their value; every other one must be
             at its default. So a setting that is added later leaves the learner to autograd until somebody lists it.
     """
 
     def register(kernel: K) -> K:
-        _registered[learner] = Covered(kernel, settings_class, tuple(equations), frozenset(settings))
+        for credit in credits or (None,):
+            _registered[learner, credit] = Covered(kernel, settings_class, tuple(equations), frozenset(settings))
         return kernel
 
     return register
@@ -364,11 +369,11 @@ def whole_name(thing: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def covered(learner: str) -> Covered:
-    """What stands in for the learner of that name."""
+def covered(learner: str, credit: str = "") -> Covered | None:
+    """What stands in for the learner of that name, with a credit of that name."""
     for name in KERNELS:
         importlib.import_module(name)
-    return _registered[learner]
+    return _registered.get((learner, credit), _registered.get((learner, None)))
 
 
 class Chosen:
@@ -384,9 +389,8 @@ class Chosen:
         self.reason = self._refusal()
         self._seen = self._look(learner)
         if not self.reason:
-            found = _registered[whole_name(learner)]
             self.compiled = True
-            self._kernel = self.gradient = found.kernel.of(learner)
+            self._kernel = self.gradient = self._covered().kernel.of(learner)
             if checking:
                 self.gradient, self.left = Checked(learner, self._kernel, autograd), CHECKED
 
@@ -395,12 +399,10 @@ class Chosen:
         learner = self._learner
         if not enabled:
             return SWITCHED_OFF
-        for name in KERNELS:
-            importlib.import_module(name)
-        found = _registered.get(whole_name(learner))
+        found = self._covered()
         if found is None:
             for base in type(learner).__mro__:
-                if f"{base.__module__}.{base.__qualname__}" in _registered:
+                if covered(f"{base.__module__}.{base.__qualname__}") is not None:
                     return f"{type(learner).__name__} may compute something else than {base.__name__}"
             return f"there is no compiled one for {type(learner).__name__}"
         self._look = attrgetter(*found.equations)
@@ -415,6 +417,9 @@ class Chosen:
         if any(touched(module) for module in found.kernel.modules(learner)):
             return "somebody hooked into a network, or replaced a function of one"
         return found.kernel.refuses(learner) or ""
+
+    def _covered(self) -> Any:
+        return covered(whole_name(self._learner), whole_name(getattr(self._settings, "credit", None)))
 
     @property
     def stale(self) -> bool:

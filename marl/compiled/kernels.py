@@ -18,6 +18,7 @@ from marl.compiled import backend, tiles
 from marl.compiled.acting import require_draw
 from marl.compiled.cache import jit
 from marl.ranks import uniform as uniform_of
+from marl.types import Array
 
 
 def takes(x: Tensor) -> bool:
@@ -34,6 +35,37 @@ def tanh_(x: Tensor) -> None:
             backend.require_equal("tanh", (x, wanted))
     else:
         x.tanh_()
+
+
+def stray(scores: Tensor, chance: Tensor, share: Tensor, other: Tensor) -> Tensor:
+    """The choice ``other (E, N)`` where ``chance (E, N) < share``, else the first one of the greatest score.
+
+    ``scores (E, N, K)``; ``share`` is ``()`` or ``(E, 1)``. Of 24 rows in a fifth of the time of torch's operations.
+    """
+    if not takes(scores):
+        return torch.where(chance < share, other, scores.argmax(-1))
+    chosen = np.empty(chance.shape, dtype=np.int64)
+    _stray(scores.contiguous().numpy(), chance.numpy(), share.numpy().reshape(-1), other.numpy(), chosen)
+    found = torch.from_numpy(chosen)
+    if backend.checking:
+        backend.require_equal("exploring choices", (found, torch.where(chance < share, other, scores.argmax(-1))))
+    return found
+
+
+@jit(nogil=True, error_model="numpy")
+def _stray(scores: Array, chance: Array, share: Array, other: Array, chosen: Array) -> None:
+    copies, agents, choices = scores.shape
+    for e in range(copies):
+        for n in range(agents):
+            if chance[e, n] < share[e % share.size]:
+                chosen[e, n] = other[e, n]
+                continue
+            best = 0
+            for a in range(1, choices):
+                top, value = scores[e, n, best], scores[e, n, a]
+                if value > top or (value != value and top == top):  # NaN counts as the greatest, as in torch
+                    best = a
+            chosen[e, n] = best
 
 
 @cache

@@ -38,11 +38,24 @@ def fits(q: Tensor, made: Tensor) -> bool:
     return backend.enabled and q.is_cpu and q.dtype == made.dtype == torch.float32 and not backend.recorded()
 
 
+def mix(q: Array, acting: Array, made: Array) -> Array:
+    """``Q_tot (R,)`` of rows as of :func:`monotonic`, without a gradient."""
+    total = np.empty(len(q), dtype=np.float32)
+    _mix(q, acting, made, total)
+    return total
+
+
+def unmix(q: Array, acting: Array, made: Array, slope: Array) -> tuple[Array, Array]:
+    """The gradients of ``q`` and ``made`` from that of ``Q_tot (R,)``."""
+    to_q, to_made = np.empty(q.shape, dtype=np.float32), np.empty(made.shape, dtype=np.float32)
+    _unmix(q, acting, made, slope, to_q, to_made)
+    return to_q, to_made
+
+
 class _Mixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, acting: Tensor, made: Tensor, plain: Any) -> Tensor:
-        total = torch.empty(q.shape[:-1], dtype=torch.float32)
-        _mix(*_rows(q, acting, made), total.numpy().reshape(-1))
+        total = torch.from_numpy(mix(*_rows(q, acting, made))).view(q.shape[:-1])
         if backend.checking:
             backend.require_equal("QMIX's mixing", (total, plain(q, acting, made)))
         ctx.save_for_backward(q, acting, made)
@@ -53,9 +66,8 @@ class _Mixing(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         q, acting, made = ctx.saved_tensors
-        to_q, to_made = (torch.empty(x.shape, dtype=torch.float32) for x in (q, made))
-        found = to_q.numpy().reshape(-1, q.shape[-1]), to_made.numpy().reshape(-1, made.shape[-1])
-        _unmix(*_rows(q, acting, made), slope.contiguous().numpy().reshape(-1), *found)
+        found = unmix(*_rows(q, acting, made), slope.contiguous().numpy().reshape(-1))
+        to_q, to_made = (torch.from_numpy(one).view(x.shape) for one, x in zip(found, (q, made), strict=True))
         if backend.checking:
             with torch.enable_grad():
                 leaves = [x.detach().requires_grad_() for x in (q, made)]
@@ -98,6 +110,11 @@ def _mix(q: Array, acting: Array, made: Array, total: Array) -> None:
 
 
 @fast_kernel
+def _sign(x: float) -> Any:
+    return _ONE if x > 0 else (-_ONE if x < 0 else _ZERO)
+
+
+@fast_kernel  # a loop for each array that is written: only then the compiler sees that they may fill vectors
 def _unmix(q: Array, acting: Array, made: Array, slope: Array, to_q: Array, to_made: Array) -> None:
     rows, agents = q.shape
     units = (made.shape[1] - 1) // (agents + 2)
@@ -107,18 +124,20 @@ def _unmix(q: Array, acting: Array, made: Array, slope: Array, to_q: Array, to_m
         g = slope[row]
         _within(u, q[row], acting[row], made[row], units)
         for m in range(units):
-            power = _ONE if u[m] > 0 else exp(u[m])
+            power = exp(u[m])
+            slopes[m] = _ONE if u[m] > 0 else power
+            u[m] = u[m] if u[m] > 0 else power - _ONE
+        for m in range(units):
             weight = made[row, second + m]
-            sign = _ONE if weight > 0 else (-_ONE if weight < 0 else _ZERO)
-            to_made[row, second + m] = g * sign * (u[m] if u[m] > 0 else power - _ONE)
-            slopes[m] = g * abs(weight) * power
+            to_made[row, second + m] = g * u[m] * _sign(weight)
+            slopes[m] *= g * abs(weight)
+        for m in range(units):
             to_made[row, first + m] = slopes[m]
         to_made[row, second + units] = g
         for n in range(agents):
             total, value = _ZERO, q[row, n] if acting[row, n] else _ZERO
             for m in range(units):
-                weight = made[row, n * units + m]
-                sign = _ONE if weight > 0 else (-_ONE if weight < 0 else _ZERO)
-                total += slopes[m] * abs(weight)
-                to_made[row, n * units + m] = slopes[m] * value * sign
+                total += slopes[m] * abs(made[row, n * units + m])
+            for m in range(units):
+                to_made[row, n * units + m] = slopes[m] * value * _sign(made[row, n * units + m])
             to_q[row, n] = total if acting[row, n] else _ZERO

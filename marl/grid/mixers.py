@@ -312,7 +312,7 @@ class MonotonicMixer(Mixer):
     ) -> None:
         """``hypernet``: hidden width of the networks that make the weights; 0: linear."""
         super().__init__()
-        self.num_agents, self.embed, self._together = num_agents, embed, SideBySide()
+        self.num_agents, self.embed, self.together = num_agents, embed, SideBySide()
         hidden = (hypernet,) if hypernet else ()
         self.weight_1 = dense_layers((state_width, *hidden, num_agents * embed), generator)
         self.bias_1 = dense_layers((state_width, embed), generator)
@@ -321,7 +321,7 @@ class MonotonicMixer(Mixer):
 
     def forward(self, chosen: Tensor, best: Tensor, acting: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """``Q_tot``, monotonic in every agent's value."""
-        made = self._together(state, self.weight_1, self.bias_1, self.weight_2, self.value)  # (..., N M + M + M + 1)
+        made = self.together(state, self.weight_1, self.bias_1, self.weight_2, self.value)  # (..., N M + M + M + 1)
         if mixing.fits(chosen, made):
             return mixing.monotonic(chosen, acting, made, self._mix)
         return self._mix(chosen, acting, made)

@@ -234,7 +234,7 @@ class OnPolicyLearner:
                     *self._acting(inputs.obs, inputs.carry, inputs.started, inputs.acting, inputs.action_mask)
                 )
         player = self._player.net if explore and generator is None and self._player is not None else None
-        if generator is None and isinstance(self.generator, CopiesGenerator):
+        if generator is None and type(self.generator) is CopiesGenerator:
             with self.generator.for_copies(self.num_envs):
                 return self.model.act(inputs, self.generator, explore, player)
         return self.model.act(inputs, generator or self.generator, explore, player)

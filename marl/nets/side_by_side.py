@@ -55,12 +55,17 @@ class SideBySide:
     def __call__(self, x: Tensor, *nets: nn.Sequential) -> Tensor:
         """Outputs of ``nets`` for inputs ``(..., F)``."""
         if not recorded() and x.is_cpu and x.dtype == torch.float32 and x.numel():
-            if self._chosen is None or self._chosen.stale or nets != self._nets:
-                self._nets = nets
-                self._chosen = nets_for(self)
-            if self._chosen.nets is not None:
-                return self._chosen.nets(x)
+            chosen = self.chosen(*nets)
+            if chosen.nets is not None:
+                return chosen.nets(x)
         return torch.cat([net(x) for net in nets], dim=-1)
+
+    def chosen(self, *nets: nn.Sequential) -> ChosenNets:
+        """What computes ``nets``."""
+        if self._chosen is None or self._chosen.stale or nets != self._nets:
+            self._nets = nets
+            self._chosen = nets_for(self)
+        return self._chosen
 
     @property
     def parts(self) -> Sequence[nn.Module]:
