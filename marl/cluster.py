@@ -103,7 +103,7 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
     try:
         _enter(module, address, cpus)
-    except (ValueError, ConnectionError, RuntimeError, TimeoutError, OSError) as error:
+    except Exception as error:  # of a node that does not start in time Ray says it by that class
         raise ResourceError(f"ray: no cluster at {address!r}: {_line(error)}") from None
     finally:
         if on_sigterm is not None and threading.current_thread() is threading.main_thread():

@@ -137,7 +137,9 @@ class Plan:
         torch.manual_seed(self.seed)
         try:
             on = self.actors
-            said = {} if on is None else {"ray": on.address, "actors": on.count, "staleness": on.staleness}
+            said: dict[str, Any] = (
+                {} if on is None else {"ray": on.address, "actors": on.count, "staleness": on.staleness}
+            )
             return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device, **said)
         except ConfigError as error:
             raise misfit(self.scenario) or error from None
