@@ -31,25 +31,31 @@ class Actors:
 
     count: how many.
     address: of the cluster, as for :func:`joined`.
+    staleness: None: they step copies; a number: they hold the policy too and collect whole rollouts, with one that is
+        at most so many updates behind.
     """
 
     count: int
     address: str = AUTO
+    staleness: int | None = None
 
     def __str__(self) -> str:
         """In words."""
         return f"{self.count} actors of the Ray cluster {self.address}"
 
 
-def asked_actors(address: str | None, count: int | None) -> Actors | None:
-    """What ``ray=`` and ``actors=`` say; None where neither is given. Raises ConfigError for one alone."""
+def asked_actors(address: str | None, count: int | None, staleness: int | None = None) -> Actors | None:
+    """What ``ray=``, ``actors=`` and ``staleness=`` say; None for none of them. Raises ConfigError for one alone."""
     if address is None and count is None:
+        if staleness is not None:
+            raise ConfigError(f"staleness={staleness!r}: of whose rollouts? Give ray='auto' and actors=2 as well")
         return None
     if address is None:
         raise ConfigError(f"actors={count!r}: on which cluster? Give ray='auto' as well, or ray='HOST:PORT'")
     if count is None:
         raise ConfigError(f"ray={address!r}: how many actors step the copies? Give actors=2 as well")
-    return Actors(check_whole("actors", count, 1), check_address(address))
+    behind = None if staleness is None else check_whole("staleness", staleness, 0)
+    return Actors(check_whole("actors", count, 1), check_address(address), behind)
 
 
 def check_address(address: object) -> str:
@@ -97,7 +103,7 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
     try:
         _enter(module, address, cpus)
-    except (ValueError, ConnectionError, RuntimeError, TimeoutError, OSError) as error:
+    except Exception as error:  # of a node that does not start in time Ray says it by that class
         raise ResourceError(f"ray: no cluster at {address!r}: {_line(error)}") from None
     finally:
         if on_sigterm is not None and threading.current_thread() is threading.main_thread():

@@ -59,7 +59,9 @@ class Environments:
         if self.training is None:
             if self.source is None:
                 raise ConfigError(MISSING)
-            if self.ranks is None:
+            if self.asynchronous is not None:
+                made = self.make(1)  # it tells what actors will play in
+            elif self.ranks is None:
                 made = self.make(num_envs, workers, actors=self.actors)
             else:
                 copies = self.ranks.share(num_envs)
@@ -97,6 +99,11 @@ class Environments:
             lifecycle.close(training)
         elif self.is_instance and not lifecycle.is_closed(self.world):
             lifecycle.close_env(self.source)
+
+    @property
+    def asynchronous(self) -> Actors | None:
+        """The actors, if they hold the policy too."""
+        return None if self.actors is None or self.actors.staleness is None else self.actors
 
     @property
     def is_instance(self) -> bool:

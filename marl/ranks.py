@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,8 @@ class Ranks:
     """
 
     alone = False
+    called: ClassVar[str] = "ranks"
+    learns: ClassVar[bool] = True  # as one; others only act
 
     def __init__(self) -> None:
         """Takes the group as it is."""
@@ -47,8 +49,8 @@ class Ranks:
         if copies % self.size:
             nearest = max(1, round(copies / self.size)) * self.size
             raise ConfigError(
-                f"num_envs: {copies} copies do not divide among {self.size} ranks; set num_envs={nearest}, which "
-                "counts those of all ranks"
+                f"num_envs: {copies} copies do not divide among {self.size} {self.called}; set num_envs={nearest}, "
+                f"which counts those of all {self.called}"
             )
         return copies // self.size
 
@@ -128,6 +130,16 @@ class Ranks:
         """On other ranks than 0: give ``state()`` as often as rank 0 asks, until it is done."""
         while self.tell(DONE) == GATHER:
             self.collect(state())
+
+
+class Member(Ranks):
+    """One of several processes that act alike, each for its share of the copies; they neither learn nor talk."""
+
+    called, learns = "actors", False
+
+    def __init__(self, rank: int, size: int) -> None:
+        """``rank``: which of ``size`` processes this is."""
+        self.rank, self.size = rank, size
 
 
 @dataclass(frozen=True)
@@ -213,12 +225,14 @@ def integers(
     return drawn(lambda x: x.random_(0, below, generator=generator), like, generator)
 
 
-_apart = False
+_chosen: list[Ranks | None] = []  # what systems that are made now belong to, the innermost last
 
 
 def current() -> Ranks | None:
     """The ranks that systems made now train in; None: this process trains alone."""
-    if _apart or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    if _chosen:
+        return _chosen[-1]
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     return _of_group()
 
@@ -229,14 +243,18 @@ def _of_group() -> Ranks:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Systems that are made within it belong to this process alone."""
-    global _apart
-    before, _apart = _apart, True
+def among(chosen: Ranks | None) -> Iterator[None]:
+    """Systems that are made within it belong to these ranks; None: to this process alone."""
+    _chosen.append(chosen)
     try:
         yield
     finally:
-        _apart = before
+        _chosen.pop()
+
+
+def apart() -> AbstractContextManager[None]:
+    """Systems that are made within it belong to this process alone."""
+    return among(None)
 
 
 def join() -> Ranks | None:

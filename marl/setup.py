@@ -91,6 +91,7 @@ class Setup(Features):
         workers: processes that the copies are spread over.
         ray: a Ray cluster whose actors the copies are spread over instead: ``"auto"`` or its address.
         actors: how many of these.
+        staleness: these hold the policy as well and collect whole rollouts with one at most so many updates behind.
         max_steps: truncate episodes of environments that do not end by themselves.
         on_bad_obs: what to do about observations outside their space: ``"error"``, ``"cast"``, ``"clip"``, ``"drop"``.
         seed: everything random derives from it.
@@ -111,6 +112,7 @@ class Setup(Features):
     workers: int | None = field(default=None, metadata=says(saved=NUMBER, told=WHOLE, same=False))
     ray: str | None = field(default=None, metadata=says(saved=None, told=FILE, same=False))
     actors: int | None = field(default=None, metadata=says(saved=None, told=FILE, same=False))
+    staleness: int | None = field(default=None, metadata=says(saved=None, told=FILE, same=False))
     seed: int = field(default=0, metadata=says(saved=NUMBER, told=WHOLE))
     device: str = field(default="cpu", metadata=says(saved=None, told=WHOLE, same=False))
     shaping: Hooks | None = field(default=None, metadata=says(kinds=(dict, list, NoneType), told=FILE))
@@ -139,7 +141,7 @@ class Setup(Features):
         if self.agents is None:
             raise ConfigError("agents: give a learner such as marl.ippo(), or a scenario that names its own")
         pick_device(self.device)
-        on_ray = asked_actors(self.ray, self.actors)
+        on_ray = asked_actors(self.ray, self.actors, self.staleness)
         channel = checked_spoken(self.channel)
         source = self.env if channel is None or self.env is None else channel.source(self.env)
         copies = self.num_envs if self.num_envs is not None else (1 if is_instance(source) else DEFAULT_COPIES)
@@ -195,7 +197,7 @@ class Setup(Features):
     @property
     def on_actors(self) -> Actors | None:
         """The actors that step the copies; None: workers do, or this process."""
-        return None if self.ray is None or self.actors is None else Actors(self.actors, self.ray)
+        return None if self.ray is None or self.actors is None else Actors(self.actors, self.ray, self.staleness)
 
     @property
     def configs(self) -> list[LearnerConfig]:

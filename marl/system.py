@@ -30,7 +30,7 @@ from marl.setup import Agents, Setup, pick_device
 from marl.shaping.shaper import Hooks
 from marl.spec_json import spec_to_json
 from marl.stopping import Stop
-from marl.training import History, Part, Watcher, loop
+from marl.training import History, Part, Watcher, asynchronous, loop
 from marl.training.callback import RowFunction
 from marl.training.saved import NOWHERE, read
 from marl.training.state import TrainingState
@@ -49,8 +49,8 @@ class MultiAgentSystem(Trained):
         seed: everything random derives from it.
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
         workers: processes that the copies are spread over; 0 steps them in this process.
-        ray: a cluster whose ``actors=`` step the copies instead: ``"auto"`` or ``"HOST:PORT"`` (extra ``ray``).
-        actors: how many of these, with a core each.
+        ray, actors: a cluster, ``"auto"`` or ``"HOST:PORT"`` (extra ``ray``), so many of whose actors step the copies.
+        staleness: these hold the policy too and collect whole rollouts, with one at most so many updates behind.
         env_kwargs: keywords for the environment.
         max_steps: truncate episodes of environments that do not end by themselves.
         on_bad_obs: what to do about observations outside their space: ``"error"`` ends training; ``"cast"`` accepts a
@@ -74,12 +74,13 @@ class MultiAgentSystem(Trained):
         shaping: Hooks | None = None, curriculum: Curricula | None = None, league: Leagues | None = None,
         channel: Spoken | None = None, tasks: Route | None = None, reset_options: Mapping[str, Any] | None = None,
         parts: Sequence[Part] = (), on_bad_obs: str | None = None, ray: str | None = None, actors: int | None = None,
+        staleness: int | None = None,
     ) -> None:  # fmt: skip
         """Build the learners; the class documents the arguments."""
         given = Setup(
-            agents=agents, env=env, env_kwargs=env_kwargs, num_envs=num_envs, workers=workers, max_steps=max_steps,
-            seed=seed, device=device, shaping=shaping, curriculum=curriculum, league=league, channel=channel,
-            tasks=tasks, reset_options=reset_options, parts=parts, on_bad_obs=on_bad_obs, ray=ray, actors=actors,
+            agents=agents, env=env, shaping=shaping, curriculum=curriculum, league=league, channel=channel, parts=parts,
+            max_steps=max_steps, seed=seed, device=device, on_bad_obs=on_bad_obs, tasks=tasks, ray=ray, actors=actors,
+            num_envs=num_envs, workers=workers, staleness=staleness, env_kwargs=env_kwargs, reset_options=reset_options,
         )  # fmt: skip
         scenario = resolve_scenario(env)
         self._adopt(given.over(scenario).checked(), scenario, reference_of(env, scenario))
@@ -151,7 +152,8 @@ class MultiAgentSystem(Trained):
         if isinstance(watcher, Run):
             run = replace(run, folder=watcher.path, settings=watcher.config or {}, note=watcher.note)
         with looking_on(run, loggers, watcher, self) as (log, tick), self.training.called(self, everybody):
-            return loop.train(self.training, asked, log, tick)
+            learn = asynchronous.train if self.environments.asynchronous else loop.train
+            return learn(self.training, asked, log, tick)
 
     @old_keywords(decentralised="decentralized")
     def evaluate(
@@ -227,8 +229,6 @@ class MultiAgentSystem(Trained):
         """
         played, _ = film.play(self, 1, seed, max_steps, explore=not greedy)
         return played[0]
-
-    # --- saving, exporting and loading --------------------------------------------------------------------------------
 
     export = deploy.export
 

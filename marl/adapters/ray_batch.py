@@ -156,17 +156,11 @@ class Remote(Handle):
         except self._ray.exceptions.GetTimeoutError:
             if not self._pid:
                 self.kill()
-                raise ResourceError(
-                    f"ray: actor {self.index} did not begin within {START_SECONDS:g} s: one core each for "
-                    f"{self._actors} actors has to be free ({self._cores()}); lower actors, or wait"
-                ) from None
+                raise not_begun(self._ray, self.index, self._actors) from None
             raise self._lose("hung", "no answer within the deadline") from None
         except self._ray.exceptions.RayError as error:
-            code = isinstance(error, self._ray.exceptions.RayTaskError) or getattr(error, "actor_init_failed", False)
-            if code:  # our own, which never raises where it is found and new enough
-                last = str(error).strip().splitlines()[-1].strip()
-                raise self._lose("raised", f"{last}; does this node have the same marl?") from None
-            raise self._lose("killed", _told(error)) from None
+            fault = fault_of(self._ray, error)
+            raise self._lose(fault.kind, fault.detail) from None
         # From an actor that runs what we have sent it, over Ray, which has unpickled its calls and answers anyway.
         self._pid, told, verdict, value, rows = pickle.loads(data)
         for kind, text in told:
@@ -178,11 +172,6 @@ class Remote(Handle):
             for ours, mine in (*self._now, *(self._next if value[0] else ())):
                 ours[...] = mine
         return value
-
-    def _cores(self) -> str:
-        with contextlib.suppress(Exception):
-            return f"{self._ray.available_resources().get('CPU', 0):g} of {_cores(self._ray):g} are"
-        return "the cluster does not say how many are"
 
     def _lose(self, kind: str, detail: str) -> WorkerFault:
         self.fault = WorkerFault(kind, detail)
@@ -219,14 +208,7 @@ class Cluster:
         """Join the cluster, or begin one. Raises ConfigError without Ray, ResourceError without so many cores."""
         self._actors = actors
         self._handles: list[Remote] = []
-        with contextlib.ExitStack() as undo:
-            self._ray = undo.enter_context(joined(actors.address, max(actors.count, os.cpu_count() or 1)))
-            if _cores(self._ray) < actors.count:
-                raise ResourceError(
-                    f"ray: {actors.count} actors need a core each, and the cluster has {_cores(self._ray):g}; "
-                    "lower actors, or add nodes"
-                )
-            self._leave = undo.pop_all()
+        self._ray, self._leave = joined_with(actors)
 
     def worker(self, index: int, first: int, count: int, num_envs: int, payload: bytes, hear: Tell) -> Handle:
         """A handle on one actor, not started yet."""
@@ -259,6 +241,37 @@ def _pairs(ours: Step, mine: Step, successors: bool) -> list[tuple[Array, Array]
     names = ["next_state"] if successors else ["state", "started", "discarded"]
     found += [(getattr(ours, name), getattr(mine, name)) for name in names]
     return [(to, source) for to, source in found if to is not None and source is not None]
+
+
+def joined_with(actors: Actors) -> tuple[Any, contextlib.ExitStack]:
+    """Ray's module in a cluster with a core for each actor, and what leaves it. Raises ConfigError, ResourceError."""
+    with contextlib.ExitStack() as undo:
+        ray = undo.enter_context(joined(actors.address, max(actors.count, os.cpu_count() or 1)))
+        if _cores(ray) < actors.count:
+            raise ResourceError(
+                f"ray: {actors.count} actors need a core each, and the cluster has {_cores(ray):g}; lower actors, or "
+                "add nodes"
+            )
+        return ray, undo.pop_all()
+
+
+def not_begun(ray: Any, index: int, actors: int) -> ResourceError:
+    """What to say of an actor that does not begin: one of so many."""
+    free = "the cluster does not say how many are"
+    with contextlib.suppress(Exception):
+        free = f"{ray.available_resources().get('CPU', 0):g} of {_cores(ray):g} are"
+    return ResourceError(
+        f"ray: actor {index} did not begin within {START_SECONDS:g} s: one core each for {actors} actors has to be "
+        f"free ({free}); lower actors, or wait"
+    )
+
+
+def fault_of(ray: Any, error: BaseException) -> WorkerFault:
+    """What one of Ray's errors says of an actor."""
+    if isinstance(error, ray.exceptions.RayTaskError) or getattr(error, "actor_init_failed", False):
+        last = str(error).strip().splitlines()[-1].strip()  # our own code never raises where it is found and new enough
+        return WorkerFault("raised", f"{last}; does this node have the same marl?")
+    return WorkerFault("killed", _told(error))
 
 
 def _cores(ray: Any) -> float:

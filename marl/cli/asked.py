@@ -36,6 +36,9 @@ class Asked:
     begins now if there is none (extra ray). With --resume it is named again."""
     actors: Annotated[int | None, NUMBER] = None
     """How many actors of the --ray cluster the copies are spread over, one core each."""
+    staleness: Annotated[int | None, NUMBER] = None
+    """Let --actors hold the policy as well and collect whole rollouts, with one at most so many updates behind (impala,
+    appo)."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ... or auto."""
     threads: Annotated[int | None, NUMBER] = None

@@ -17,6 +17,7 @@ from marl.cli.status import UsageError, config_error
 MAY_CHANGE = {"scenario", "steps", "workers", "device", "threads", "run_dir", "resume", "trust", "quiet", "json"} | {
     "ray",
     "actors",
+    "staleness",
     "evaluate_every",
     "evaluate_episodes",
     "evaluate_seed",
@@ -75,7 +76,7 @@ def go_on(asked: Asked, folder: Path) -> int:
     with system:
         if asked.workers is not None:
             system.workers = asked.workers
-        system.environments.actors = asked_actors(asked.ray, asked.actors)
+        system.environments.actors = asked_actors(asked.ray, asked.actors, asked.staleness)
         try:
             system.train(
                 steps=check_whole("--steps", steps, 1),

@@ -52,10 +52,12 @@ def check_numbers(asked: Asked) -> None:
     for field in dataclasses.fields(asked):
         value = getattr(asked, field.name)
         if isinstance(value, int) and not isinstance(value, bool):
-            least = 0 if field.name in ("seed", "evaluate_seed", "workers") else 1
+            least = 0 if field.name in ("seed", "evaluate_seed", "workers", "staleness") else 1
             check_whole(f"--{field.name.replace('_', '-')}", value, least)
     if asked.actors is not None and asked.ray is None:
         raise UsageError("--actors: on which cluster? Give --ray auto as well, or --ray HOST:PORT")
+    if asked.staleness is not None and asked.ray is None:
+        raise UsageError("--staleness: of whose rollouts? Give --ray auto and --actors 2 as well")
     if asked.ray is not None and asked.actors is None:
         raise UsageError("--ray: how many actors step the copies? Give --actors 2 as well")
     if asked.actors is not None and asked.workers:
@@ -74,6 +76,7 @@ ONE_COMMAND = (
     "log",
     "ray",
     "actors",
+    "staleness",
     "given",
 )  # what concerns one command and not the run
 OF_A_RUN: dict[str, tuple[type, ...]] = {  # options that have a default and stay as they were asked for
@@ -133,8 +136,11 @@ class Plan:
 
         torch.manual_seed(self.seed)
         try:
-            ray, actors = (None, None) if self.actors is None else (self.actors.address, self.actors.count)
-            return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device, ray=ray, actors=actors)
+            on = self.actors
+            said: dict[str, Any] = (
+                {} if on is None else {"ray": on.address, "actors": on.count, "staleness": on.staleness}
+            )
+            return MultiAgentSystem(None, self.scenario, seed=self.seed, device=self.device, **said)
         except ConfigError as error:
             raise misfit(self.scenario) or error from None
 
@@ -303,7 +309,7 @@ def make_plan(asked: Asked, stored: Mapping[str, Any] | None) -> Plan:
         pick("evaluate_seed", None),
         asked.save_every or max(1, steps // 10),
         asked.device,
-        asked_actors(asked.ray, asked.actors),
+        asked_actors(asked.ray, asked.actors, asked.staleness),
         before if isinstance(before, Mapping) else {},
     )
     plan.callbacks()

@@ -216,7 +216,7 @@ class CallbacksPart(Part):
         for callback in self._all:
             callback.on_step(training)
         if system.training.finished and self._overrides("on_episode_end"):
-            for episode in system.training.step.finished:
+            for episode in system.training.newest:
                 for callback in self._all:
                     callback.on_episode_end(training, episode)
         updates, self.updates = self.updates, []

@@ -15,6 +15,9 @@ UNITS = {
     "gradient_norm": "norm of gradients",
     "policy_loss": "loss of policies",
     "value_loss": "loss of values",
+    "staleness": "updates that policies which played were behind",
+    "staleness_max": "the same, at most",
+    "discarded_steps": "environment steps thrown away",
 }
 
 

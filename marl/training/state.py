@@ -23,7 +23,7 @@ from marl.environments import Environments
 from marl.league import PSRO, LeagueState
 from marl.league.state import PolicySource
 from marl.learners import Learner
-from marl.learners.base import LearnsInRanks, OverlapsEnvStep, TakesChanges
+from marl.learners.base import OverlapsEnvStep, TakesChanges
 from marl.playing.evaluate import Players
 from marl.schedules import SCHEDULES, Clock, value_at
 from marl.setup import Setup
@@ -32,6 +32,7 @@ from marl.training.changes import Changeable
 from marl.training.history import EpisodeLog
 from marl.training.part import Part, PartHooks
 from marl.training.parts import AFTER, BEFORE, LEAGUE, Context, LeaguePart, Recipe, recipes
+from marl.training.refusals import refuse_asynchronous, refuse_learners, refuse_ranks
 from marl.types import BatchEnv, CheckpointError, ConfigError, Episode, MarlError, Spec, Step
 
 EARLY = ("shaping", "cross_team", "callbacks")  # parts that need no environment to be built
@@ -54,7 +55,8 @@ class TrainingState:
         self.num_envs, self.workers = setup.num_envs or 1, setup.workers or 0
         self.ranks = environments.ranks  # the processes that this training is spread over; None: this one
         self.copies = self.num_envs if self.ranks is None else self.ranks.share(self.num_envs)  # stepped here
-        if self.ranks is not None:
+        together = self.ranks is not None and self.ranks.learns
+        if together:
             refuse_ranks(setup)
         seeds = np.random.SeedSequence(setup.seed).spawn(len(setup.configs) + 1)
         self.env_seed = int(seeds[0].generate_state(1, np.uint32)[0])
@@ -63,14 +65,18 @@ class TrainingState:
                 config.build(spec, team, self.copies, seed, device)
                 for config, team, seed in zip(setup.configs, spec.teams, seeds[1:], strict=True)
             ]
-        if self.ranks is not None:
+        if together:
             refuse_learners(self.learners, spec)
+        if environments.asynchronous is not None:
+            refuse_asynchronous(setup, environments.asynchronous)
         self.steps, self.logged_at = 0, 0
         self.total: int | None = None  # the step at which training ends, for schedules
         self.log = EpisodeLog(spec)
         self.step: Step | None = None
         self.seen: Step | None = None
         self.finished = False  # whether an episode ended in the newest step
+        self.newest: Sequence[Episode] = ()  # those that ended in it
+        self.asynchronous: dict[str, Any] = {}  # what is counted where actors collect whole rollouts
         self.pending: dict[str, Tensor] = {}  # metrics of learners since the last row
         self.restarts: list[int] = []  # places of the learners to build anew before the next step
         self.parts: dict[str, Part] = {}  # those that are built
@@ -348,6 +354,7 @@ class TrainingState:
 
     def record(self, finished: Sequence[Episode]) -> None:
         """Take in the episodes that ended in this step; where there are other ranks, at the next update."""
+        self.newest = finished
         if self.ranks is None:
             self.finished = len(finished) > 0
             if self.finished:
@@ -465,6 +472,7 @@ class TrainingState:
             "logged_at": self.logged_at,
             "pending": dict(self.pending),
             "torch_rng": torch.get_rng_state(),
+            **({"asynchronous": dict(self.asynchronous)} if self.asynchronous else {}),
             **self.log.state_dict(),
         }
 
@@ -485,40 +493,9 @@ class TrainingState:
         self.restarts = [int(place) for place in state["restarts"]]
         self.steps, self.total = int(state["steps"]), state["total"]
         self.logged_at, self.pending = int(state["logged_at"]), dict(state["pending"])
+        self.asynchronous = dict(state.get("asynchronous", {}))
         self.log.load_state_dict(state)
         torch.set_rng_state(state["torch_rng"])
-
-
-def refuse_ranks(setup: Setup) -> None:
-    """Raise ConfigError for what several ranks cannot train."""
-    found = {
-        "league=": setup.league is not None,
-        "curriculum=": setup.curriculum is not None,
-        "shaping=": bool(setup.shaping),
-        "channel=": setup.channel is not None,
-        "parts=": bool(setup.parts),
-        "workers=: give torchrun more ranks instead; workers": bool(setup.workers),
-        "ray=: give torchrun more ranks instead; ray": setup.ray is not None,
-    }
-    for what, used in found.items():
-        if used:
-            raise ConfigError(f"torchrun: {what} is not built for several ranks; leave it out, or train in one process")
-
-
-def refuse_learners(learners: Sequence[Learner], spec: Spec) -> None:
-    """Raise ConfigError for learners that several ranks cannot share."""
-    for learner, team in zip(learners, spec.teams, strict=True):
-        name = type(learner).__name__.removesuffix("Learner")
-        if not isinstance(learner, LearnsInRanks):
-            raise ConfigError(
-                f"torchrun: {name} on team {team.name!r} is not built for several ranks; PPO, A2C, DQN, DDPG, TD3 and "
-                "SAC (ippo, mappo, qmix, maddpg, ...) are; train it in one process, with --workers"
-            )
-        if learner.refuses_ranks:
-            raise ConfigError(
-                f"torchrun: {name} on team {team.name!r}: {learner.refuses_ranks} is not built for several ranks; "
-                "leave it out, or train in one process"
-            )
 
 
 def _check_curricula(before: Setup, after: Setup, total: int | None) -> None:

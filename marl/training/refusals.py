@@ -1,0 +1,97 @@
+"""What several processes cannot train together: refused in a line that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from marl.adapters.resolve import is_instance
+from marl.cluster import Actors
+from marl.learners import Learner
+from marl.learners.base import LearnsInRanks
+from marl.learners.on_policy import OnPolicy
+from marl.ranks import Member
+from marl.setup import Setup
+from marl.types import ConfigError, Spec
+
+
+def refuse_ranks(setup: Setup) -> None:
+    """Raise ConfigError for what several ranks cannot train."""
+    found = {
+        "league=": setup.league is not None,
+        "curriculum=": setup.curriculum is not None,
+        "shaping=": bool(setup.shaping),
+        "channel=": setup.channel is not None,
+        "parts=": bool(setup.parts),
+        "workers=: give torchrun more ranks instead; workers": bool(setup.workers),
+        "ray=: give torchrun more ranks instead; ray": setup.ray is not None,
+    }
+    for what, used in found.items():
+        if used:
+            raise ConfigError(f"torchrun: {what} is not built for several ranks; leave it out, or train in one process")
+
+
+def refuse_learners(learners: Sequence[Learner], spec: Spec) -> None:
+    """Raise ConfigError for learners that several ranks cannot share."""
+    for learner, team in zip(learners, spec.teams, strict=True):
+        name = type(learner).__name__.removesuffix("Learner")
+        if not isinstance(learner, LearnsInRanks):
+            raise ConfigError(
+                f"torchrun: {name} on team {team.name!r} is not built for several ranks; PPO, A2C, DQN, DDPG, TD3 and "
+                "SAC (ippo, mappo, qmix, maddpg, ...) are; train it in one process, with --workers"
+            )
+        if learner.refuses_ranks:
+            raise ConfigError(
+                f"torchrun: {name} on team {team.name!r}: {learner.refuses_ranks} is not built for several ranks; "
+                "leave it out, or train in one process"
+            )
+
+
+def refuse_asynchronous(setup: Setup, actors: Actors) -> None:
+    """Raise ConfigError for what actors that hold the policy cannot collect, or nobody can learn from it."""
+    Member(0, actors.count).share(setup.num_envs or 1)
+    found = {
+        "league=": setup.league is not None,
+        "curriculum=": setup.curriculum is not None,
+        "shaping=": bool(setup.shaping),
+        "channel=": setup.channel is not None,
+        "parts=": bool(setup.parts),
+    }
+    for what, used in found.items():
+        if used:
+            raise ConfigError(
+                f"staleness: {what} is not built for actors that hold the policy; leave it out, or leave staleness out "
+                "(actors then step the copies only)"
+            )
+    if is_instance(setup.env):
+        raise ConfigError(
+            "staleness: every actor makes environments of its own; pass a function that makes the environment, e.g. "
+            "lambda: MyEnv()"
+        )
+    rollouts = set()
+    for config in setup.configs:
+        name = type(config).__name__
+        if not isinstance(config, OnPolicy):
+            raise ConfigError(
+                f"staleness: {name} does not learn from rollouts that actors collect; use marl.impala() or "
+                "marl.appo(), or leave staleness out (actors then step the copies only)"
+            )
+        rollouts.add(config.rollout)
+        if actors.staleness and config.correction is None:
+            raise ConfigError(
+                f"staleness={actors.staleness}: {name} learns from rollouts of its own policy; use "
+                "correction=marl.VTrace() (marl.impala, marl.appo), or staleness=0"
+            )
+        if config.lag:
+            raise ConfigError(
+                f"staleness: lag={config.lag} delays the policy where it plays in this process; use lag=0: actors are "
+                "behind by themselves"
+            )
+        if config.channel is not None:
+            raise ConfigError(
+                "staleness: a learned channel= is not built for actors that hold the policy; use channel=None, or "
+                "leave staleness out (actors then step the copies only)"
+            )
+    if len(rollouts) > 1:
+        raise ConfigError(
+            f"staleness: actors collect whole rollouts of all teams; give the teams one rollout=, not {rollouts}"
+        )
