@@ -185,7 +185,8 @@ def _beyond(net: CompiledRecurrent, found: Passage, next_seen: Tensor, outside: 
         return np.zeros((*rows, net.outputs), dtype=np.float32)
     x, carry = (part.reshape(-1, *part.shape[2:])[outside] for part in (next_seen.numpy(), found.after))
     start, acting = np.zeros((1, len(outside)), dtype=np.bool_), np.ones((1, *rows), dtype=np.bool_)
-    out: Array = net.forward(*map(torch.from_numpy, (x[None], carry, start, acting)), keep=False).out[0]
+    seen, before, begins, acts = (torch.from_numpy(part) for part in (x[None], carry, start, acting))
+    out: Array = net.forward(seen, before, begins, acts, keep=False).out[0]
     return out
 
 

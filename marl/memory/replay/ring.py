@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -306,7 +307,7 @@ class Replay:
         inputs = PolicyInput(obs, carry, started, acting, None if self.action_mask is None else self.action_mask[h])
         if self.device.type == "cpu":
             return inputs
-        return PolicyInput(*(None if x is None else x.to(self.device) for x in vars(inputs).values()))
+        return replace(inputs, **{name: x.to(self.device) for name, x in vars(inputs).items() if x is not None})
 
     def decide(self, decision: Decision) -> None:
         """Store the chosen actions."""

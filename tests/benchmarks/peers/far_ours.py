@@ -1,4 +1,7 @@
-"""Ourselves on the real mpe2 environment, whose ``workers`` are processes or actors of a Ray cluster of its own."""
+"""Ourselves on the real mpe2 environment, whose ``workers`` are processes, or actors of a Ray cluster of its own.
+
+Actors step the copies for IPPO, or, ``asynchronous``, collect rollouts for APPO, which is IPPO with V-trace.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from tests.benchmarks.peers.protocol import Contender, Work, serve
 PLACES: dict[str, dict[str, Any]] = {
     "workers": {},
     "ray": {"ray": "local"},
+    "asynchronous": {"ray": "local", "staleness": 4},
 }
 
 
@@ -19,7 +23,7 @@ def make_system(work: Work) -> marl.MultiAgentSystem:
     place = dict(PLACES[work.variant])
     place["actors" if place else "workers"] = work.workers
     size = {"N": work.agents, "max_cycles": work.max_cycles}
-    learner = marl.ippo(**settings_of(work))
+    learner = (marl.appo if "staleness" in place else marl.ippo)(**settings_of(work))
     return marl.MultiAgentSystem(learner, MPE2, num_envs=work.copies, seed=work.seed, env_kwargs=size, **place)
 
 
