@@ -49,8 +49,9 @@ class MultiAgentSystem(Trained):
         seed: everything random derives from it.
         device: ``"cpu"``, ``"cuda"``, ... or ``"auto"``.
         workers: processes that the copies are spread over; 0 steps them in this process.
-        ray, actors: a cluster, ``"auto"`` or ``"HOST:PORT"`` (extra ``ray``), so many of whose actors step the copies.
-        staleness: these hold the policy too and collect whole rollouts, with one at most so many updates behind.
+        ray: a cluster, ``"auto"`` or ``"HOST:PORT"`` (extra ``ray``), whose actors step the copies.
+        actors: how many of them.
+        staleness: they hold the policy too and collect whole rollouts, with one at most so many updates behind.
         env_kwargs: keywords for the environment.
         max_steps: truncate episodes of environments that do not end by themselves.
         on_bad_obs: what to do about observations outside their space: ``"error"`` ends training; ``"cast"`` accepts a
@@ -59,8 +60,7 @@ class MultiAgentSystem(Trained):
         curriculum: what chooses the task of each copy's next episode; a mapping gives teams one each.
         league: opponents of the learners: ``marl.League`` or ``marl.PSRO``; None: each other, as they are now.
         channel: messages as actions, a ``marl.Spoken``; learned ones are a learner's ``channel=``.
-        tasks: how the curriculum's tasks reach the environment: ``marl.curriculum.ByOptions()``, ``ByKwargs()`` or
-            ``BySetter(...)``; None: by options if it declares a ``task_space``. Compiled worlds know how by themselves.
+        tasks: how a curriculum's tasks reach it: ``curriculum.ByOptions()``, ``ByKwargs()``, ...; None: as it declares.
         reset_options: options of every reset of the environment, as in ``env.reset(options={...})``.
         parts: further features of the training loop, instances of :class:`marl.training.Part`.
 

@@ -266,8 +266,10 @@ def paired(
     """Compare two algorithms seed by seed, by a test that supposes no distribution.
 
     If neither is better, each difference might as well have the other sign. ``p`` is the share of all sign patterns
-    whose mean difference is at least as far from 0 (Fisher 1935): of all ``2**n`` of them for at most 16 pairs, of a
-    sample for more.
+    under which ``|difference| / standard error`` is at least as large (Fisher 1935): of all ``2**n`` of them for at
+    most 16 pairs, of a sample for more. The error comes from the variance within tasks, so a difference that some tasks
+    show and others do not is no noise (Chung and Romano 2013); of tasks with one pair there is none, and the
+    difference alone is compared. For one task both are the same.
 
     Args:
         ones: the scores of each task, ``(seeds,)`` each.
@@ -283,22 +285,38 @@ def paired(
     if len(ones) != len(others) or any(len(x) != len(y) for x, y in pairs):
         raise ConfigError("paired: expected scores of the same seeds of the same tasks, in the same order")
     apart = columns([np.asarray(x, dtype=np.float64) - np.asarray(y, dtype=np.float64) for x, y in pairs], "paired")
-    found = np.concatenate([column / (len(column) * len(apart)) for column in apart])  # their sum is the difference
-    total, count = abs(float(found.sum())), len(found)
+    count = sum(map(len, apart))
     exact = count <= MOST_EXACT
-    far = total - 1e-12 * float(np.abs(found).sum())  # patterns of the same sum, but for rounding, count
     if exact:
-        patterns = 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-        p = float((np.abs(patterns @ found) >= far).mean())
+        p = float(_as_far(1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1), apart).mean())
     else:
         random = np.random.default_rng([seed, 1])
-        beyond = 0
-        for size in _chunks(resamples, count):
-            beyond += int((np.abs(random.choice((-1.0, 1.0), size=(size, count)) @ found) >= far).sum())
-        p = (1 + beyond) / (1 + resamples)
+        chunks = (random.choice((-1.0, 1.0), size=(size, count)) for size in _chunks(resamples, count))
+        p = (1 + sum(int(_as_far(signs, apart).sum()) for signs in chunks)) / (1 + resamples)
     least = 2.0 ** (1 - count) if exact else 1 / (1 + resamples)
     difference = estimate_mean(apart, resamples=resamples, level=level, seed=seed)
     return Paired(difference, p, count, exact, least)
+
+
+def _as_far(signs: Array, apart: Sequence[Array]) -> Array:
+    """Whether differences are at least as far from 0, in standard errors, with these signs ``(K, n)`` as they are."""
+    signs = np.concatenate([np.ones((1, signs.shape[1])), signs])  # as they are first
+    total, variance, at = np.zeros(len(signs)), np.zeros(len(signs)), 0
+    for column in apart:
+        size = len(column)
+        sums = signs[:, at : at + size] @ column
+        total += sums / size
+        if size > 1:
+            variance += np.maximum((column @ column - sums**2 / size) / (size - 1), 0) / size
+        at += size
+    if any(len(column) == 1 for column in apart):
+        variance[:] = 1.0
+    squares = total**2  # total**2 / variance, without dividing by a variance of 0
+    slack = 1e-12 * (squares.max() * variance[0] + squares[0] * variance.max())  # equal but for rounding counts
+    found: Array = squares[1:] * variance[0] >= squares[0] * variance[1:] - slack
+    if variance[0] <= 1e-12 * variance.max():  # beyond all measure, as other patterns may be too
+        found &= squares[1:] >= squares[0] * (1 - 1e-12)
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -116,7 +116,8 @@ def look_at(one: Learning, few: bool, history: Mapping[str, Sequence[float]]) ->
     clipped = history.get("clip_fraction", ())
     if few:
         often = "raise updates_per_step" if one.from_draws else f"update more often ({one.why})"
-        return f"only {one.updates} updates in {one.steps:,} steps: train longer, or {often}"
+        updates = "1 update" if one.updates == 1 else f"{one.updates} updates"
+        return f"only {updates} in {one.steps:,} steps: train longer, or {often}"
     if clipped and statistics.fmean(clipped) < STILL:
         return f"the policy hardly moves (clip_fraction {statistics.fmean(clipped):.4f}): raise lr or epochs"
     if len(set(history["episode_rewards"])) == 1:

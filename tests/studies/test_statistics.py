@@ -110,6 +110,26 @@ def test_flipped_signs_are_counted_exactly():
     assert statistics.paired([[1.0], [1.0, 1.0]], [[0.0], [0.0, 0.0]]).p == 0.25
 
 
+def test_a_difference_that_not_all_tasks_show_is_no_noise():
+    """Differences 3, 1 and -1, 1: their means 2 and 0 have squared errors 1 and 1, so t**2 is 2.
+
+    Other signs give a first task of (2, 1), (1, 4) or their negatives, a second one of (0, 1) twice, (1, 0) or (-1, 0).
+    With (2, 1) that is 2, 2, 9 and 1; with (1, 4) .2, .2, 1 and 0. Three of eight are as large, and as many negatives.
+    """
+    assert statistics.paired([[3.0, 1.0], [-1.0, 1.0]], [[0.0, 0.0]] * 2).p == 6 / 16
+    apart = [np.array([0.04, 0.05, 0.06]), np.array([-0.2, -0.17, -0.18]), np.array([-0.02, -0.03, 0.0])]
+    assert statistics.paired(apart, [np.zeros(3)] * 3).p <= 0.05
+    assert statistics.seeds_needed(apart) <= 3
+
+
+def test_the_test_keeps_its_level_where_tasks_differ_and_cancel():
+    random = np.random.default_rng(8)
+    tasks = ((0.5, 0.1), (-0.4, 0.2), (-0.1, 0.1))
+    drawn = ([random.normal(mean, spread, 5) for mean, spread in tasks] for _ in range(400))
+    p = np.array([statistics.paired(one, [np.zeros(5)] * 3, resamples=1).p for one in drawn])
+    assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.03)
+
+
 def test_many_pairs_are_tested_by_a_sample_that_agrees_with_the_exact_test():
     apart = np.random.default_rng(3).normal(0.3, 1.0, 16)
     exact = statistics.paired([apart], [np.zeros(16)])
