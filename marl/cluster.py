@@ -95,6 +95,7 @@ def joined(address: str = AUTO, cpus: int | None = None) -> Iterator[Any]:
         ConfigError: if Ray is not installed, or the address is none.
         ResourceError: if nobody answers at the address.
     """
+    check_address(address)
     module = ray()
     if module.is_initialized():
         yield module
