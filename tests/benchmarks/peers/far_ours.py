@@ -9,8 +9,9 @@ from typing import Any
 
 import marl
 from tests.benchmarks.peers.ours import MPE2, set_threads, settings_of, train
-from tests.benchmarks.peers.protocol import Contender, Work, serve
+from tests.benchmarks.peers.protocol import Contender, Work, serve, steady
 
+BACKLOG = 2  # rollouts of all copies that actors have ready after a pause
 PLACES: dict[str, dict[str, Any]] = {
     "workers": {},
     "ray": {"ray": "local"},
@@ -30,7 +31,8 @@ def make_system(work: Work) -> marl.MultiAgentSystem:
 def make(work: Work) -> Contender:
     """The part that ``work`` asks for."""
     set_threads(work.threads)
-    return train(work, make_system)
+    contender = train(work, make_system)
+    return steady(contender, BACKLOG) if work.variant == "asynchronous" else contender
 
 
 if __name__ == "__main__":

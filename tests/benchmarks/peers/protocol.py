@@ -71,6 +71,17 @@ class Contender:
     close: Callable[[], None] = lambda: None
 
 
+def steady(contender: Contender, count: int) -> Contender:
+    """The same without what it did while others took their turns: ``count`` iterations are not measured, each time."""
+
+    def iterate(asked: int) -> dict[str, Any]:
+        contender.iterate(count)
+        began = time.perf_counter()
+        return contender.iterate(asked) | {"seconds": time.perf_counter() - began}
+
+    return Contender(iterate, contender.versions, contender.close)
+
+
 def peak_memory() -> int:
     """The most memory that this process had so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

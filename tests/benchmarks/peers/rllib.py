@@ -6,7 +6,9 @@ import logging
 import os
 from typing import Any
 
-from tests.benchmarks.peers.protocol import Contender, Work, serve
+from tests.benchmarks.peers.protocol import Contender, Work, serve, steady
+
+BACKLOG = 2  # iterations of which runners have samples ready after a pause
 
 
 def config_of(work: Work) -> Any:
@@ -80,7 +82,8 @@ def make(work: Work) -> Contender:
         algorithm.stop()
         ray.shutdown()
 
-    return Contender(iterate, {"ray": ray.__version__}, close)
+    contender = Contender(iterate, {"ray": ray.__version__}, close)
+    return contender if work.variant == "ppo" else steady(contender, BACKLOG)
 
 
 if __name__ == "__main__":
