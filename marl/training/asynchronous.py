@@ -19,11 +19,10 @@ from marl.cluster import Actors
 from marl.compiled import backend
 from marl.memory.base import Decision
 from marl.memory.fragments import fill
-from marl.training.advice import tell
 from marl.training.collecting import Collected, Policies, restore_streams, rollout_of
 from marl.training.critic_memory import CriticMemory
 from marl.training.fleet import Fleet
-from marl.training.history import History, Rate
+from marl.training.history import History
 from marl.training.loop import Course, Request
 from marl.training.refusals import refuse_asynchronous
 from marl.training.state import TrainingState
@@ -46,32 +45,17 @@ def train(
         NonFiniteError: if losses or gradients stay NaN or infinite.
     """
     with parallel.one_thread_each():
-        course = Learning(state, asked, log, tick)
-        while not course.ended:
-            course.advance()
-            course.learn()
-    tell(state)
-    return state.log.history
+        return Learning(state, asked, log, tick).to_end()
 
 
 class Learning(Course):
     """A training on its way, one batch of rollouts after the other."""
 
-    def __init__(
-        self,
-        state: TrainingState,
-        asked: Request,
-        log: Callable[[dict[str, float]], None] | None,
-        tick: Callable[[], bool] | None,
-    ) -> None:
-        """Begin the actors, unless they collect already. The arguments are those of :func:`train`."""
-        self.state, self.asked, self._log, self._tick = state, asked, log, tick
-        state.total = asked.last_step
-        self.fleet = opened(state)
-        self.env = cast(BatchEnv, self.fleet)  # what is asked of it from here on are faults
-        self.ended = False
-        self._rate, self._updated, self._began = Rate(state.steps), False, time.perf_counter()
+    def _opened(self) -> BatchEnv:
+        """The actors, unless they collect already."""
+        self.fleet = opened(self.state)
         self._stale: list[int] = []  # of the rollouts since the last row of metrics
+        return cast(BatchEnv, self.fleet)  # what is asked of it from here on are faults
 
     def advance(self, decisions: Sequence[Decision] | None = None) -> None:
         """Take the next rollouts."""

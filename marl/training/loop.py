@@ -115,12 +115,7 @@ def train(
     if instead is not None:
         return instead(state, asked, log, tick)
     with parallel.one_thread_each():
-        course = Course(state, asked, log, tick)
-        while not course.ended:
-            course.advance()
-            course.learn()
-    tell(state)
-    return state.log.history
+        return Course(state, asked, log, tick).to_end()
 
 
 class Course:
@@ -136,9 +131,21 @@ class Course:
         """Open the environment. The arguments are those of :func:`train`."""
         self.state, self.asked, self._log, self._tick = state, asked, log, tick
         state.total = asked.last_step
-        self.env = state.open()
+        self.env = self._opened()
         self.ended = False
         self._rate, self._updated, self._began = Rate(state.steps), False, time.perf_counter()
+
+    def _opened(self) -> BatchEnv:
+        """What it trains in."""
+        return self.state.open()
+
+    def to_end(self) -> History:
+        """Train until it ends."""
+        while not self.ended:
+            self.advance()
+            self.learn()
+        tell(self.state)
+        return self.state.log.history
 
     def advance(self, decisions: Sequence[Decision] | None = None) -> None:
         """One step of all copies; ``decisions`` are those of each learner, if they are made already."""

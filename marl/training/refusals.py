@@ -14,14 +14,20 @@ from marl.setup import Setup
 from marl.types import ConfigError, Spec
 
 
-def refuse_ranks(setup: Setup) -> None:
-    """Raise ConfigError for what several ranks cannot train."""
-    found = {
+def _one_process_alone(setup: Setup) -> dict[str, bool]:
+    """Arguments that only one process trains with, and whether each is given."""
+    return {
         "league=": setup.league is not None,
         "curriculum=": setup.curriculum is not None,
         "shaping=": bool(setup.shaping),
         "channel=": setup.channel is not None,
         "parts=": bool(setup.parts),
+    }
+
+
+def refuse_ranks(setup: Setup) -> None:
+    """Raise ConfigError for what several ranks cannot train."""
+    found = _one_process_alone(setup) | {
         "workers=: give torchrun more ranks instead; workers": bool(setup.workers),
         "ray=: give torchrun more ranks instead; ray": setup.ray is not None,
     }
@@ -49,13 +55,7 @@ def refuse_learners(learners: Sequence[Learner], spec: Spec) -> None:
 def refuse_asynchronous(setup: Setup, actors: Actors) -> None:
     """Raise ConfigError for what actors that hold the policy cannot collect, or nobody can learn from it."""
     Member(0, actors.count).share(setup.num_envs or 1)
-    found = {
-        "league=": setup.league is not None,
-        "curriculum=": setup.curriculum is not None,
-        "shaping=": bool(setup.shaping),
-        "channel=": setup.channel is not None,
-        "parts=": bool(setup.parts),
-    }
+    found = _one_process_alone(setup)
     for what, used in found.items():
         if used:
             raise ConfigError(
