@@ -101,8 +101,7 @@ class Stepper:
         flat = self.flat
         rows = flat.gradients.new_ones(()) if self.rows is None else self.rows
         loss = torch.as_tensor(flat.loss, dtype=torch.float32, device=flat.gradients.device).clone()
-        weighted_mean(self.reduce, rows, flat.gradients)
-        self.reduce.sum(loss)
+        weighted_mean(self.reduce, rows, flat.gradients, sums=[loss])
         flat.loss = loss
 
     @torch.no_grad()

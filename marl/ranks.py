@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Ranks:
     def __init__(self) -> None:
         """Takes the group as it is."""
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.seconds = 0.0  # in sums, waiting for the slowest rank included
 
     @property
     def first(self) -> bool:
@@ -64,6 +66,7 @@ class Ranks:
 
     def _all(self, operation: Any, tensors: tuple[Tensor, ...]) -> None:
         """One message for all tensors of a kind: a message costs more than what is in it."""
+        began = time.perf_counter()
         kinds: dict[torch.dtype, list[Tensor]] = {}
         for tensor in tensors:
             kinds.setdefault(tensor.dtype, []).append(tensor)
@@ -73,6 +76,7 @@ class Ranks:
                 dist.all_reduce(flat, operation)
             for tensor, part in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
+        self.seconds += time.perf_counter() - began
 
     def any(self, value: bool) -> bool:
         """Whether any rank says so."""

@@ -7,6 +7,7 @@ learner with all copies would have, to rounding. A learner alone, the default, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -72,20 +73,21 @@ class use:
 
 
 @torch.no_grad()
-def weighted_mean(reduce: Reduce, rows: Tensor, *means: Tensor) -> None:
+def weighted_mean(reduce: Reduce, rows: Tensor, *means: Tensor, sums: Sequence[Tensor] = ()) -> None:
     """Replace means over each learner's own rows by means over the rows of all learners, in place.
 
     Args:
         reduce: what adds up.
         rows: (P,) or () how many rows this learner's means are of; stays as it is.
         means: (P, ...) each, a mean for every parameter set.
+        sums: tensors that are replaced by their sums, in the same message.
     """
     if reduce.alone:
         return
     total = rows.to(torch.float32, copy=True)
     for mean in means:
         mean.mul_(_beside(rows, mean))
-    reduce.sum(total, *means)
+    reduce.sum(total, *means, *sums)
     for mean in means:
         mean.div_(_beside(total.clamp(min=1), mean))
 

@@ -243,7 +243,7 @@ def test_gradients_are_added_up_once_per_step_before_they_are_clipped(optimizer)
     for norm in norms:  # (1 * 8 + 3 * 4) / 4 = 5 and 5 in each of four columns
         torch.testing.assert_close(norm, torch.tensor([10.0, 10.0]))
     torch.testing.assert_close(flats[0].gradients, torch.full((2, 4), 3.0), rtol=1e-5, atol=1e-5)
-    assert pair.sums == 4  # of each learner: gradients with rows, and the loss
+    assert pair.sums == 2  # of each learner one message: rows, gradients, and the loss
     assert torch.equal(flats[0].values, flats[1].values)
 
 

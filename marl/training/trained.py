@@ -59,8 +59,11 @@ class Trained:
         """Seconds of training since this system was made or loaded: in the environment, in updates, and in all.
 
         The rest is acting, remembering, evaluating and saving. Updates beside a stepping environment count as its time.
+        Several ranks also count ``sums``: the part of it in which they added up, or one waited for another.
         """
-        return {name: round(seconds, 3) for name, seconds in self.training.spent.items()}
+        ranks = self.training.ranks
+        sums = {"sums": ranks.seconds} if ranks is not None and ranks.learns else {}
+        return {name: round(seconds, 3) for name, seconds in (self.training.spent | sums).items()}
 
     @property
     def faults(self) -> dict[str, int]:

@@ -46,9 +46,15 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = te
     parser.add_argument("--python", default=sys.executable, help="interpreter that has ray[rllib] (default: this one)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a round of one contender (default: 5)")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=15.0,
+        help="seconds before each turn, while others' actors end (default: 15)",
+    )
     parser.add_argument("--json", type=Path, help="also write everything measured there")
     options = parser.parse_args(arguments)
-    run = Run(options.repeats, options.seconds, {}, say)
+    run = Run(options.repeats, options.seconds, {}, say, pause=options.pause)
     run.results["machine"] = here = machine()
     say(f"{here['processor']}, {here['cores']} cores, load {here['load']:.1f} at the start")
     with run.rounds(starts(options)) as able:

@@ -27,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -178,6 +179,7 @@ class Run:
     pythons: dict[str, str]
     say: Callable[[str], None]
     results: dict[str, Any] = field(default_factory=dict)
+    pause: float = 0.0  # seconds before each turn, for contenders whose processes end later what they had begun
     absent: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -208,6 +210,7 @@ class Run:
             for turn in range(self.repeats):
                 first = turn % max(1, len(able))  # nobody is always the first after the others' warmth
                 for contender in able[first:] + able[:first]:
+                    time.sleep(self.pause)
                     contender.round()
             yield able
 
