@@ -22,6 +22,7 @@ BELOW_RETURN = 10.0  # and below where a return is highest: it rises for as long
 RISES = 4.0  # a loss diverges that is so many times its lowest
 FALLS = 1.25  # and says nothing unless it was so many times its lowest before
 MOST_KL = 0.01  # change of a policy in one update, in nat, that is still small
+BELOW_KL = 2.0  # and below where it becomes larger: policies that have learnt more change more at the same rate
 DEVIATIONS = 3.0  # by which a return must rise to count as learning
 LEAST_UPDATES = 10
 
@@ -67,7 +68,7 @@ def examined(rates: Sequence[float] | Array, signals: Mapping[str, Sequence[floa
 
     A loss is good up to where it is lowest, if it fell before and diverges after; a return up to where it is highest,
     if it rose; a policy's change in an update (``kl``) up to :data:`MOST_KL`. The suggestion is the lowest of a third
-    of a loss's limit, a tenth of the return's and all of that of ``kl``, at which nothing breaks yet. On a quadratic
+    of a loss's limit, a tenth of the return's and half of that of ``kl``, at which nothing breaks yet. On a quadratic
     of curvature ``L``, where gradient descent diverges above ``2 / L``, the limit of the loss is ``2 / L``.
 
     Args:
@@ -88,7 +89,8 @@ def examined(rates: Sequence[float] | Array, signals: Mapping[str, Sequence[floa
             continue
         if found is not None:
             limits[name] = float(rates[found])
-    safe = [rate / {KL: 1.0, RETURN: BELOW_RETURN}.get(name.rpartition("/")[2], BELOW) for name, rate in limits.items()]
+    below = {KL: BELOW_KL, RETURN: BELOW_RETURN}
+    safe = [rate / below.get(name.rpartition("/")[2], BELOW) for name, rate in limits.items()]
     kept = {name: tuple(map(float, values)) for name, values in signals.items()}
     return RateRange(tuple(map(float, rates)), kept, limits, min(safe, default=None))
 

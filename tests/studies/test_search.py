@@ -11,7 +11,7 @@ import pytest
 import marl
 from marl.learners import LEARNERS
 from marl.studies.halving import goes_on, promoted, rungs, survivors
-from marl.studies.rate_range import BELOW, BELOW_RETURN, MOST_KL, examined, growing
+from marl.studies.rate_range import BELOW, BELOW_KL, BELOW_RETURN, MOST_KL, examined, growing
 from marl.studies.search_figures import height
 from marl.studies.trials import Trials
 from marl.types import ConfigError
@@ -226,5 +226,6 @@ def test_returns_and_the_change_of_policies_bound_the_suggestion():
     assert found.suggestion == pytest.approx(found.limits["return"] / BELOW_RETURN)
     kl = np.where(rates < 1.1e-4, MOST_KL / 2, MOST_KL * 10)
     both = examined(rates, {"return": rise, "team/kl": kl})
-    assert both.suggestion == both.limits["team/kl"] == pytest.approx(1e-4, rel=0.01)
+    assert both.limits["team/kl"] == pytest.approx(1e-4, rel=0.01)
+    assert both.suggestion == both.limits["team/kl"] / BELOW_KL
     assert examined(rates, {"return": np.sin(np.arange(61))}).suggestion is None  # noise
