@@ -31,7 +31,7 @@ class Actors:
 
     count: how many.
     address: of the cluster, as for :func:`joined`.
-    staleness: None: they step copies; a number: they hold the policy too and collect whole rollouts, with one that is
+    staleness: None: they step copies; a number: they hold the policy too and collect fragments, with one that is
         at most so many updates behind.
     """
 

@@ -91,7 +91,7 @@ class Setup(Features):
         workers: processes that the copies are spread over.
         ray: a Ray cluster whose actors the copies are spread over instead: ``"auto"`` or its address.
         actors: how many of these.
-        staleness: these hold the policy as well and collect whole rollouts with one at most so many updates behind.
+        staleness: these hold the policy as well and collect fragments with one at most so many updates behind.
         max_steps: truncate episodes of environments that do not end by themselves.
         on_bad_obs: what to do about observations outside their space: ``"error"``, ``"cast"``, ``"clip"``, ``"drop"``.
         seed: everything random derives from it.

@@ -51,7 +51,7 @@ class MultiAgentSystem(Trained):
         workers: processes that the copies are spread over; 0 steps them in this process.
         ray: a cluster, ``"auto"`` or ``"HOST:PORT"`` (extra ``ray``), whose actors step the copies.
         actors: how many of them.
-        staleness: they hold the policy too and collect whole rollouts, with one at most so many updates behind.
+        staleness: they hold the policy too and collect fragments, with one at most so many updates behind.
         env_kwargs: keywords for the environment.
         max_steps: truncate episodes of environments that do not end by themselves.
         on_bad_obs: what to do about observations outside their space: ``"error"`` ends training; ``"cast"`` accepts a

@@ -20,12 +20,13 @@ from marl.memory.fragments import fill, packed
 from marl.training.critic_memory import CriticMemory
 from marl.training.loop import advance
 from marl.types import ConfigError, EnvContractError, ResourceError
+from tests.support import pretend as small
 from tests.support.commands import SCENARIO, gone, marl_command, wait_until  # noqa: F401
 from tests.support.equality import assert_equal_trees
-from tests.support.pretend import pretend  # noqa: F401
+from tests.support.pretend import COPIES, pretend  # noqa: F401
 from tests.support.tiny import Acting, Team
 
-COPIES, ROWS = 4, 8
+ROWS = 8
 SMALL = {"rollout": ROWS, "network": marl.MLP((8,))}
 A2C = marl.A2C(**SMALL, correction=marl.VTrace())
 PPO = marl.PPO(**SMALL, minibatches=2, epochs=2, correction=marl.VTrace())
@@ -44,11 +45,11 @@ LEARNERS = {
 
 
 def made(agents=A2C, env=world, **how):
-    return marl.MultiAgentSystem(agents, env, **{"num_envs": COPIES, "seed": 7, **how})
+    return small.made(agents, env, **how)
 
 
-def asynchronous(agents=A2C, env=world, actors=2, staleness=2, **how):
-    return made(agents, env, ray="auto", actors=actors, staleness=staleness, **how)
+def asynchronous(agents=A2C, env=world, **how):
+    return small.asynchronous(agents, env, **how)
 
 
 def trained(system, updates=4):
@@ -240,7 +241,6 @@ def test_a_rollout_of_another_shape_is_refused():
     [
         ({"agents": dataclasses.replace(A2C, correction=None)}, "correction=marl.VTrace"),
         ({"agents": dataclasses.replace(A2C, lag=2)}, "lag=2"),
-        ({"agents": marl.iql()}, "DQN does not learn from rollouts"),
         ({"agents": dataclasses.replace(A2C, channel=marl.CommNet())}, "channel="),
         ({"agents": {"agent_0": A2C, "agent_*": dataclasses.replace(A2C, rollout=4)}}, "one rollout="),
         ({"league": marl.League()}, "league="),

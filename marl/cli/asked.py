@@ -37,8 +37,8 @@ class Asked:
     actors: Annotated[int | None, NUMBER] = None
     """How many actors of the --ray cluster the copies are spread over, one core each."""
     staleness: Annotated[int | None, NUMBER] = None
-    """Let --actors hold the policy as well and collect whole rollouts, with one at most so many updates behind (impala,
-    appo)."""
+    """Let --actors hold the policy as well and collect fragments by themselves, with one at most so many updates behind
+    (impala, appo, or learners with a replay)."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ... or auto."""
     threads: Annotated[int | None, NUMBER] = None

@@ -1,13 +1,13 @@
-"""Training on rollouts that actors collect by themselves: the learner takes those that have come, and never waits for
+"""Training on fragments that actors collect by themselves: the learner takes those that have come, and never waits for
 one of them in particular."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from marl.adapters import lifecycle
 from marl.adapters.sendable import dumps
 from marl.cluster import Actors
 from marl.compiled import backend
+from marl.learners.off_policy import OffPolicyLearner
 from marl.memory.base import Decision
-from marl.memory.fragments import fill
-from marl.training.collecting import Collected, Policies, restore_streams, rollout_of
-from marl.training.critic_memory import CriticMemory
+from marl.training.collecting import Collected, Policies, restore_streams
 from marl.training.fleet import Fleet
 from marl.training.history import History
+from marl.training.intake import at_actors, intake, rows_of
 from marl.training.loop import Course, Request
 from marl.training.refusals import refuse_asynchronous
 from marl.training.state import TrainingState
@@ -49,24 +49,23 @@ def train(
 
 
 class Learning(Course):
-    """A training on its way, one batch of rollouts after the other."""
+    """A training on its way, as many fragments as actors at a time."""
 
     def _opened(self) -> BatchEnv:
         """The actors, unless they collect already."""
         self.fleet = opened(self.state)
-        self._stale: list[int] = []  # of the rollouts since the last row of metrics
+        self._stale: list[int] = []  # of the fragments since the last row of metrics
         return cast(BatchEnv, self.fleet)  # what is asked of it from here on are faults
 
     def advance(self, decisions: Sequence[Decision] | None = None) -> None:
-        """Take the next rollouts."""
+        """Take the next fragments."""
         state, counts, before = self.state, self.state.asynchronous, time.perf_counter()
         version, lockstep = counts["version"], self.fleet.bound == 0
         taken = self.fleet.take(version, lambda: Policies.of(state, version, lockstep))
         state.spent["environment"] += time.perf_counter() - before
         ranks, found = [rank for rank, _ in taken], [one for _, one in taken]
-        for place, learner in enumerate(state.learners):
-            fill(rollout_of(learner), [one.rollouts[place] for one in found])
-            self.fleet.critics[place].go_on(ranks)
+        for take_in in self.fleet.intakes:
+            take_in(ranks, found)
         if lockstep:
             restore_streams(state, found[0].streams)  # all have drawn alike
         self._note(version, found)
@@ -116,7 +115,15 @@ def _begun(state: TrainingState, actors: Actors) -> Fleet:
             "not bit-exact: actors begin new episodes at step %s; parameters, moments, normalizers and counters go on",
             f"{state.steps:,}",
         )
-    setup = replace(state.setup, ray=None, actors=None, staleness=None, workers=0, device="cpu")
+    off_policy = [isinstance(learner, OffPolicyLearner) for learner in state.learners]
+    state.refill(state.num_envs // actors.count if all(off_policy) else state.num_envs)
+    rows = max(rows_of(learner, state.num_envs) for learner in state.learners)
+    agents: Any = state.setup.agents
+    if isinstance(agents, Mapping):
+        agents = {pattern: at_actors(config, rows) for pattern, config in agents.items()}
+    else:
+        agents = at_actors(agents, rows)
+    setup = replace(state.setup, agents=agents, ray=None, actors=None, staleness=None, workers=0, device="cpu")
     try:
         payload = dumps((setup, state.spec, backend.word))
     except Exception as error:
@@ -124,7 +131,6 @@ def _begun(state: TrainingState, actors: Actors) -> Fleet:
             f"staleness: the environment or a learner's settings cannot be sent to actors ({type(error).__name__}: "
             f"{' '.join(str(error).split())}); define what they need in a module, or leave staleness out"
         ) from error
-    rows = rollout_of(state.learners[0]).steps
     fleet = Fleet(actors, state.spec, state.num_envs, rows, payload, state.env_seed, state.steps, counts)
-    fleet.critics = [CriticMemory(learner) for learner in state.learners]
+    fleet.intakes = [intake(place, learner) for place, learner in enumerate(state.learners)]
     return fleet

@@ -1,4 +1,4 @@
-"""An actor that holds the policy and its share of the copies, and collects whole rollouts by itself.
+"""An actor that holds the policy and its share of the copies, and collects whole fragments by itself.
 
 It is one of several that act alike, as ranks do: it builds the system's learners, acts by the loop's own step, and
 sends its memories once they are full. What goes each way is one ``bytes``, which Ray sends as it is.
@@ -23,11 +23,12 @@ from marl.environments import Environments
 from marl.learners import Learner
 from marl.learners.base import HasPolicyNet, restore_generator
 from marl.memory.fragments import Fragment, packed
+from marl.memory.recorder import Recorded, Recorder, kept
 from marl.memory.rollout import Rollout
 from marl.setup import Setup
 from marl.training import loop
 from marl.training.state import TrainingState
-from marl.types import Array, BatchEnv, Episode, MarlError, Spec
+from marl.types import Array, BatchEnv, Episode, MarlError, Spec, Step
 
 Seeds = tuple[int, int] | None  # of copies and of actions; None: those of one process
 
@@ -38,6 +39,7 @@ class Policies:
 
     version: how many updates have made it.
     steps, total: the learner's clock.
+    seen: how many environment steps each team's memory has seen, where it counts them.
     networks: of each team's policy everything that acting reads, by name.
     streams: the states of the teams' random streams, where actors and learner take turns in drawing from them.
     """
@@ -45,6 +47,7 @@ class Policies:
     version: int
     steps: int
     total: int | None
+    seen: list[int]
     networks: list[dict[str, Array]]
     streams: list[Array] | None
 
@@ -53,22 +56,27 @@ class Policies:
         """Those of the learners as they are now."""
         networks = [{name: x.cpu().numpy() for name, x in net_of(one).state_dict().items()} for one in state.learners]
         streams = streams_of(state) if take_turns else None
-        return Policies(version, state.steps, state.total, networks, streams)
+        seen = [int(getattr(learner.memory, "seen_steps", 0)) for learner in state.learners]
+        return Policies(version, state.steps, state.total, seen, networks, streams)
 
 
 @dataclass(frozen=True)
 class Collected:
     """What an actor has collected.
 
+    number: how many the actor has collected before.
     version: of the policies that played.
-    rollouts: of each team.
+    parts: of each team, for :mod:`marl.training.intake`.
+    steps: the first one and those that followed, where a replay is to be told of them.
     episodes: those that ended, with the row in which each did.
     streams: as they are after it.
     faults: what went wrong in its copies so far.
     """
 
+    number: int
     version: int
-    rollouts: list[Fragment]
+    parts: list[Fragment | Recorded]
+    steps: list[Step]
     episodes: list[tuple[int, Episode]]
     streams: list[Array]
     faults: dict[str, int]
@@ -82,6 +90,7 @@ class Collector:
         self._member = ranks.Member(rank, size)
         self._told: list[tuple[str, str]] = []
         self._version: int | None = None
+        self._number = 0
 
     def create(self, payload: bytes, seeds: Seeds) -> bytes:
         """Make the learners and the copies."""
@@ -91,7 +100,7 @@ class Collector:
         return self._answer(lambda: self._create(payload, seeds))
 
     def collect(self, policies: bytes) -> bytes:
-        """Fill all memories, and send them."""
+        """Fill all memories, and send what is in them."""
         return self._answer(lambda: self._collect(policies))
 
     def close(self) -> None:
@@ -127,17 +136,26 @@ class Collector:
             if found.streams is not None:
                 restore_streams(state, found.streams)
         state.steps, state.total = found.steps, found.total
-        memories = [rollout_of(learner) for learner in state.learners]
-        for memory in memories:
+        memories = [memory_of(learner) for learner in state.learners]
+        for memory, seen in zip(memories, found.seen, strict=True):
             if memory.full:  # it was sent as it lay there
                 memory.restart()
+            if isinstance(memory, Recorder):
+                memory.seen_steps = seen
+        told = any(isinstance(memory, Recorder) for memory in memories)
+        assert state.seen is not None
+        steps = [kept(state.seen)] if told else []
         with parallel.one_thread_each():
             while not all(memory.full for memory in memories):
+                for learner in state.learners:
+                    learner.ready(state.clock)  # by which it explores
                 loop.advance(state, self._env)
+                steps += [kept(state.seen)] if told else []
         held, state.log.held = state.log.held, []
         episodes = [((step - found.steps) // state.num_envs, episode) for step, episode in held]
-        rollouts = [packed(memory) for memory in memories]
-        return Collected(found.version, rollouts, episodes, streams_of(state), faults_of(self._env))
+        parts = [memory.packed() if isinstance(memory, Recorder) else packed(memory) for memory in memories]
+        number, self._number = self._number, self._number + 1
+        return Collected(number, found.version, parts, steps, episodes, streams_of(state), faults_of(self._env))
 
     def _answer(self, action: Any) -> bytes:
         verdict, value = attempt(action)
@@ -149,6 +167,12 @@ def net_of(learner: Learner) -> torch.nn.Module:
     """The network that a learner acts with."""
     assert isinstance(learner, HasPolicyNet)
     return learner.policy_net
+
+
+def memory_of(learner: Learner) -> Rollout | Recorder:
+    """The memory of an actor's learner."""
+    assert isinstance(learner.memory, Rollout | Recorder)
+    return learner.memory
 
 
 def rollout_of(learner: Learner) -> Rollout:

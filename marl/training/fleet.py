@@ -1,9 +1,9 @@
-"""Actors of a Ray cluster that collect whole rollouts, as the learner sees them.
+"""Actors of a Ray cluster that collect whole fragments, as the learner sees them.
 
-Back-pressure: an actor has at most two rollouts on its way, the one that it collects and one that it begins next, so it
-never waits for the learner; and rollouts are asked for only as long as all that are on their way would be fresh enough
-when they are learnt from, if they came in that order. A slow actor's may still be overtaken: what comes with a policy
-older than the bound is thrown away and counted.
+Back-pressure: an actor has at most two fragments on its way, the one that it collects and one that it begins next, so
+it never waits for the learner; and fragments are asked for only as long as all that are on their way would be fresh
+enough when they are learnt from, if they came in that order. A slow actor's may still be overtaken: what comes with a
+policy older than the bound is thrown away and counted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from marl.adapters.handle import START_SECONDS, WorkerFault
 from marl.adapters.ray_batch import fault_of, joined_with, not_begun
 from marl.cluster import Actors
 from marl.training.collecting import Collected, Collector, Policies
-from marl.training.critic_memory import CriticMemory
+from marl.training.intake import Intake
 from marl.types import ConfigError, EnvContractError, MarlError, ResourceError, Spec
 
-AT_ONCE = 2  # rollouts on their way to and from one actor
-RESTARTS = 3  # of one actor in a row, without a rollout in between
-STEP_SECONDS = 60.0  # that an actor may take for a row of a rollout
+AT_ONCE = 2  # fragments on their way to and from one actor
+RESTARTS = 3  # of one actor in a row, without a fragment in between
+STEP_SECONDS = 60.0  # that an actor may take for a row of a fragment
 POLL_SECONDS = 1.0
 
 
@@ -41,7 +41,7 @@ class Actor:
     rank: int
     handle: Any = None
     generation: int = 0  # how often it was replaced
-    strikes: int = 0  # how often since it sent a rollout
+    strikes: int = 0  # how often since it sent a fragment
     pid: int = 0  # 0 while it has not begun
     since: float = 0.0  # when it was last heard of, or asked after it had nothing to do
     faults: dict[str, int] = field(default_factory=dict)  # of its copies
@@ -49,7 +49,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Asked:
-    """What an actor was asked for. version: of the policies for a rollout; None: to make its copies."""
+    """What an actor was asked for. version: of the policies for a fragment; None: to make its copies."""
 
     answer: Any  # Ray's reference
     actor: Actor
@@ -61,9 +61,9 @@ class Fleet:
 
     spec: of the environment.
     num_envs: copies of all actors.
-    rows: of a rollout.
+    rows: of a fragment.
     bound: by how many updates policies may be stale.
-    critics: what each team's critic remembers of the actors' copies.
+    intakes: where each team's parts of the fragments go.
     counts: environment steps ``begun``, ``learned`` and ``discarded``; what was begun and is neither is on its way.
     """
 
@@ -88,7 +88,7 @@ class Fleet:
         self.spec, self.num_envs, self.rows, self.counts = spec, num_envs, rows, counts
         self._size, self.bound = actors.count, actors.staleness or 0
         self._payload, self._seed, self._begun_at = payload, seed, begun_at
-        self.critics: list[CriticMemory] = []
+        self.intakes: list[Intake] = []
         self.lost_episodes = 0
         self._lost: Counter[str] = Counter()
         self._ledger = Ledger(spec.env)
@@ -107,7 +107,7 @@ class Fleet:
 
     @property
     def steps(self) -> int:
-        """Environment steps of one rollout."""
+        """Environment steps of one fragment."""
         return self.rows * self.copies
 
     @property
@@ -125,7 +125,7 @@ class Fleet:
         return tuple(actor.pid for actor in self.actors)
 
     def take(self, version: int, policies: Callable[[], Policies]) -> list[tuple[int, Collected]]:
-        """The next rollouts to learn from, as many as actors, whoever sent them, with the numbers of these.
+        """The next fragments to learn from, as many as actors, whoever sent them, with the numbers of these.
 
         They are those that came first, in the order of actors. ``version``: of the policies that learn.
 
@@ -155,7 +155,7 @@ class Fleet:
         self._finalizer()
 
     def _ask(self, version: int, policies: Callable[[], Policies], waiting: int) -> None:
-        """Ask for rollouts, as far as the bound allows; ``waiting``: those that have come."""
+        """Ask for fragments, as far as the bound allows; ``waiting``: those that have come."""
         on_way = Counter(one.actor for one in self._asked if one.version is not None)
         for depth in range(min(AT_ONCE, self.bound + 1)):
             for actor in self.actors:
@@ -172,7 +172,7 @@ class Fleet:
                 self.counts["begun"] += self.steps
 
     def _answer(self) -> tuple[Actor, Collected] | None:
-        """The rollout that was asked for first, of those that have come; None: there is none yet."""
+        """The fragment that was asked for first, of those that have come; None: there is none yet."""
         ready, _ = self._ray.wait([one.answer for one in self._asked], num_returns=1, timeout=POLL_SECONDS)
         if not ready:
             self._look_for_hung()
@@ -221,7 +221,7 @@ class Fleet:
             if not actor.pid and now - actor.since > START_SECONDS:
                 raise not_begun(self._ray, actor.rank, self._size)
             if actor.pid and now - actor.since > STEP_SECONDS * self.rows:
-                self._replace(actor, WorkerFault("hung", f"no rollout within {STEP_SECONDS * self.rows:g} s"))
+                self._replace(actor, WorkerFault("hung", f"no fragment within {STEP_SECONDS * self.rows:g} s"))
 
     def _replace(self, actor: Actor, fault: WorkerFault) -> None:
         """Put another actor in the place of one that is lost. Raises after too many in a row."""
@@ -240,7 +240,7 @@ class Fleet:
         self._start(actor)
 
     def _drop(self, which: Callable[[Asked], bool]) -> None:
-        """Wait for some rollouts no more: what was begun of them is thrown away."""
+        """Wait for some fragments no more: what was begun of them is thrown away."""
         dropped = [one for one in self._asked if which(one)]
         self._asked = [one for one in self._asked if not which(one)]
         self.counts["discarded"] += self.steps * sum(one.version is not None for one in dropped)

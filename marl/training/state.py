@@ -60,11 +60,7 @@ class TrainingState:
             refuse_ranks(setup)
         seeds = np.random.SeedSequence(setup.seed).spawn(len(setup.configs) + 1)
         self.env_seed = int(seeds[0].generate_state(1, np.uint32)[0])
-        with reduce.use(self.ranks or reduce.current()):
-            self.learners: list[Learner] = [
-                config.build(spec, team, self.copies, seed, device)
-                for config, team, seed in zip(setup.configs, spec.teams, seeds[1:], strict=True)
-            ]
+        self.learners: list[Learner] = self._learners()
         if together:
             refuse_learners(self.learners, spec)
         if environments.asynchronous is not None:
@@ -76,7 +72,7 @@ class TrainingState:
         self.seen: Step | None = None
         self.finished = False  # whether an episode ended in the newest step
         self.newest: Sequence[Episode] = ()  # those that ended in it
-        self.asynchronous: dict[str, Any] = {}  # what is counted where actors collect whole rollouts
+        self.asynchronous: dict[str, Any] = {}  # what is counted where actors collect whole fragments
         self.pending: dict[str, Tensor] = {}  # metrics of learners since the last row
         self.restarts: list[int] = []  # places of the learners to build anew before the next step
         self.parts: dict[str, Part] = {}  # those that are built
@@ -96,6 +92,25 @@ class TrainingState:
     def clock(self) -> Clock:
         """The current step and the total."""
         return Clock(self.steps, self.total)
+
+    def _learners(self) -> list[Learner]:
+        """New learners, with memories for as many copies as there are here."""
+        seeds = np.random.SeedSequence(self.setup.seed).spawn(len(self.setup.configs) + 1)
+        with reduce.use(self.ranks or reduce.current()):
+            return [
+                config.build(self.spec, team, self.copies, seed, self.device)
+                for config, team, seed in zip(self.setup.configs, self.spec.teams, seeds[1:], strict=True)
+            ]
+
+    def take_copies(self, copies: int) -> None:
+        """Go on with rows of so many copies: a replay of others is filled anew. ConfigError if they fit nowhere."""
+        if copies == self.copies:
+            return
+        self.copies, before = copies, self.learners[:]
+        self.learners[:] = self._learners()
+        for old, new in zip(before, self.learners, strict=True):
+            new.load_state_dict(_but_for_memory(old.state_dict(), new))
+        self.connect()
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -318,6 +333,7 @@ class TrainingState:
             logging.getLogger("marl.training").warning(self.other_ranks)
             self.other_ranks = ""
         env = self.environments.open(self.num_envs, self.workers, self.spec)
+        self.refill(self.num_envs if self.ranks is None else self.ranks.share(self.num_envs))
         self.build(env)
         for start in self.hooks.start:
             start()
@@ -337,6 +353,15 @@ class TrainingState:
             for learner in self.learners:
                 learner.memory.start(self.seen)
         return env
+
+    def refill(self, copies: int) -> None:
+        """:meth:`take_copies`, which says so where a replay is thrown away."""
+        if copies != self.copies and self.steps:
+            logging.getLogger("marl.training").warning(
+                "a replay of rows of %s copies is filled anew with rows of %s: actors have a share of them each",
+                *(self.copies, copies),
+            )
+        self.take_copies(copies)
 
     def _tell_lost_copies(self, step: Step) -> None:
         """Which copies of a loaded system could not go on with their episodes."""
@@ -425,14 +450,7 @@ class TrainingState:
             return {**state, **others[rank - 1]} if rank else state
         learners = {}
         for team, learner in zip(self.spec.teams, self.learners, strict=True):
-            own, saved = learner.state_dict(), dict(state["learners"][team.name])
-            saved |= {name: own[name] for name in ("memory", "updates") if name in own}  # which belong to copies
-            if "model" in saved:
-                saved["model"] = {  # what it remembers of each copy is of another size
-                    name: own["model"][name] if value.shape != own["model"][name].shape else value
-                    for name, value in saved["model"].items()
-                }
-            learners[team.name] = saved
+            learners[team.name] = _but_for_memory(state["learners"][team.name], learner)
         self.other_ranks = (
             f"not bit-exact: saved by {1 + len(others)} ranks and resumed by {size}: parameters, moments, normalizers "
             "and counters go on; the copies begin new episodes, the rollout that was begun is dropped, and a replay is "
@@ -472,6 +490,7 @@ class TrainingState:
             "logged_at": self.logged_at,
             "pending": dict(self.pending),
             "torch_rng": torch.get_rng_state(),
+            **({"copies": self.copies} if self.ranks is None and self.copies != self.num_envs else {}),
             **({"asynchronous": dict(self.asynchronous)} if self.asynchronous else {}),
             **self.log.state_dict(),
         }
@@ -480,6 +499,8 @@ class TrainingState:
         """Go back to a saved state; the environment and what needs it are brought back when training goes on."""
         state = self._of_rank(migrated(state))
         self._restore_changes(state)
+        if self.ranks is None:
+            self.take_copies(_copies(state, self.num_envs))
         for team, learner in zip(self.spec.teams, self.learners, strict=True):
             learner.load_state_dict(state["learners"][team.name])
         self.saved_env, self.step, self.seen = state["env"], None, None
@@ -496,6 +517,26 @@ class TrainingState:
         self.asynchronous = dict(state.get("asynchronous", {}))
         self.log.load_state_dict(state)
         torch.set_rng_state(state["torch_rng"])
+
+
+def _copies(state: Mapping[str, Any], num_envs: int) -> int:
+    """How many copies a row of the saved replays has: actors send rows of a share of them."""
+    copies = int(state.get("copies", num_envs))
+    if not 0 < copies <= num_envs or num_envs % copies:
+        raise CheckpointError(f"its replays have rows of {copies} copies, which are no share of {num_envs}")
+    return copies
+
+
+def _but_for_memory(saved: Mapping[str, Any], learner: Learner) -> dict[str, Any]:
+    """The state of a learner of other copies, with what this one has of its own."""
+    own, found = learner.state_dict(), dict(saved)
+    found |= {name: own[name] for name in ("memory", "updates") if name in own}  # which belong to copies
+    if "model" in found:
+        found["model"] = {  # what it remembers of each copy is of another size
+            name: own["model"][name] if value.shape != own["model"][name].shape else value
+            for name, value in found["model"].items()
+        }
+    return found
 
 
 def _check_curricula(before: Setup, after: Setup, total: int | None) -> None:

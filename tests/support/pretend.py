@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+import marl
 from marl.training import fleet
+
+COPIES = 4  # of small systems
 
 
 class RayError(Exception):
@@ -94,6 +97,16 @@ class Pretend:
 
     def is_initialized(self) -> bool:
         return True
+
+
+def made(agents: Any, env: Any, **how: Any) -> marl.MultiAgentSystem:
+    """A small system in one process."""
+    return marl.MultiAgentSystem(agents, env, **{"num_envs": COPIES, "seed": 7, **how})
+
+
+def asynchronous(agents: Any, env: Any, actors: int = 2, staleness: int = 2, **how: Any) -> marl.MultiAgentSystem:
+    """The same with actors that hold the policy."""
+    return made(agents, env, ray="auto", actors=actors, staleness=staleness, **how)
 
 
 @pytest.fixture

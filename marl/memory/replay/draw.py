@@ -5,7 +5,7 @@ A place is ``row * E + copy`` in the ring; below 0 it is a kept successor: -2 is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,9 @@ WALKED = ("reward", "terminated", "truncated", "link", "acting")
 
 @jit(nogil=True)
 def walk(
-    cells: Array,
-    reward: Array,
-    terminated: Array,
-    truncated: Array,
-    link: Array,
-    acting: Array,
-    by_team: bool,
-    copies: int,
-    n_step: int,
-    discount: float,
-    total: Array,
-    worth: Array,
-    successor: Array,
-    complete: Array,
-) -> bool:
+    cells: Array, reward: Array, terminated: Array, truncated: Array, link: Array, acting: Array, by_team: bool,
+    copies: int, n_step: int, discount: float, total: Array, worth: Array, successor: Array, complete: Array,
+) -> bool:  # fmt: skip
     """Follow each agent's links for ``n_step`` turns: summed reward, worth of the successor, where it is.
 
     Returns whether any of the successors is a kept end.
@@ -206,16 +194,18 @@ class Cut:
         time = np.repeat(np.arange(self.length), self.batch)[:, None]
         return np.where((self.successor < 0) | (ahead <= time) | (ahead >= self.length), -1, ahead)
 
-    def for_others(self, head: int) -> tuple[Array, Array]:
+    def for_others(self, heads: Sequence[int]) -> tuple[Array, Array]:
         """The next row as other teams see it, ``(L * B,)``: where it shows who acts, and where what they do there.
 
         They have one next row for all our agents: where ours have several, that of the first who goes on. What is not
-        known of it, since it is a kept end or the newest row, is as it was.
+        known of it, since it is a kept end or one of ``heads``, where nobody has acted yet, is as it was.
         """
         onward = self.after
         if self.each:
             onward = np.take_along_axis(onward, self.goes_on.argmax(1)[:, None], 1)[:, 0]
-        known = (onward >= 0) & (onward // self._stored.copies != head)
+        known = onward >= 0
+        for head in heads:
+            known &= onward // self._stored.copies != head
         return onward, np.where(known, onward, self.where)
 
     def joint_inputs(
@@ -242,14 +232,14 @@ class Cut:
             team[..., relabel.desired] = next_obs[:, None, :, relabel.desired]
         return as_joint(seen), as_joint(self.sequences(team))
 
-    def of_others(self, num_teams: int, head: int) -> dict[str, Any]:
+    def of_others(self, num_teams: int, heads: Sequence[int]) -> dict[str, Any]:
         """Actions, action masks and acting flags of each other team, at rows and successors: fields of a sample."""
         if not num_teams:
             none = ("others", "next_others", "acting_others", "next_acting_others", "next_action_mask_others")
             return dict.fromkeys(none, ())
         if self.own:
             raise ConfigError("replay: what other teams do needs one place for all agents")
-        onward, acted = self.for_others(head)
+        onward, acted = self.for_others(heads)
 
         def of_each(name: str, place: Array, over: bool = False) -> tuple[Tensor | None, ...]:
             names = [f"{name}.{k}" for k in range(num_teams)]

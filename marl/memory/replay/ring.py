@@ -25,6 +25,7 @@ from marl.memory.priorities import Priorities, Prioritized, importance_weights
 from marl.memory.replay.draw import PENDING, Cut, Stored
 from marl.memory.replay.room import Room
 from marl.memory.replay.share import draw_share
+from marl.memory.replay.streams import Streams
 from marl.memory.sample import Sample
 from marl.ranks import Ranks
 from marl.schedules import Clock, value_at
@@ -37,17 +38,9 @@ SHOWN = ("obs", "acting", "action_mask", "joint", "others_acting", "others_actio
 
 @jit(nogil=True)
 def settle(
-    last: Array,
-    paid: Array,
-    terminated: Array,
-    truncated: Array,
-    kept: Array,
-    slots: Array,
-    reward: Array,
-    is_terminated: Array,
-    is_truncated: Array,
-    link: Array,
-) -> None:
+    last: Array, paid: Array, terminated: Array, truncated: Array, kept: Array, slots: Array, reward: Array,
+    is_terminated: Array, is_truncated: Array, link: Array,
+) -> None:  # fmt: skip
     """Add rewards and ends to the row of each agent's running turn."""
     for e in range(last.shape[0]):
         for n in range(last.shape[1]):
@@ -149,7 +142,7 @@ def action_mask_at_successor(spec: TeamSpec, team: TeamStep) -> Array:
 
 
 class Replay:
-    """A ring of rows ``(R, E, N, ...)``; the row at ``head`` is the one to act on next.
+    """A ring of rows ``(R, E, N, ...)``; the row at ``head`` is the one to act on next, ``newest`` the last one begun.
 
     ``acting`` says who chose an action in a row. A transition is ``complete`` once its agent's next turn or end is
     known. With a team reward that several agents are credited for at once (``by_team``) turns are the team's: a
@@ -249,8 +242,8 @@ class Replay:
         self.credit, self.outcome = credit, credit.outcome(num_envs, agents)
         self._cancelled: int | None = 0 if self.by_team else None  # payments so far that added up to nothing
         self._mixer = type(credit).__name__
-        self.head = 0
-        self.size = 0  # complete rows: those before the head
+        self.head = self.newest = 0  # the same but where streams of several collectors take turns
+        self.size = 0  # rows before the newest
         self.seen_steps = 0  # environment steps ever observed, by all ranks
         self.ragged = False  # whether anybody ever sat out a row
         self.parted = False  # whether that is known of any rank
@@ -263,6 +256,7 @@ class Replay:
         self._rows = {name: tensor.numpy() for name, tensor in stored.items()}  # the same memory, quicker to reach
         self.ends = Ends({name: ring for name, ring in stored.items() if name.partition(".")[0] in SHOWN})
         self._stored = Stored(self._rows, self.ends.arrays)
+        self.streams: Streams | None = None  # where more than one collector writes
         # The carry after the action just taken: the row that it belongs to is the oldest until the step is observed.
         self._decided: Tensor | None = None
         self._last = np.full((num_envs, agents), -1, dtype=np.int64)  # ring row of each agent's running turn
@@ -295,8 +289,8 @@ class Replay:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def start(self, step: Step) -> None:
-        """Begin with the first step of a training run."""
-        self._see(step)
+        """Begin with the first step of a training run; what is here already does not go on in it."""
+        ((self.streams or Streams(self)).begin if self.size else self._see)(step)
 
     def current(self) -> PolicyInput:
         """The policy's input at the current step."""
@@ -329,7 +323,7 @@ class Replay:
 
     def observe(self, step: Step, reward: Array | None = None) -> None:
         """Store the result of a step, and the step to act on next; ``reward`` replaces the raw reward."""
-        h, following = self.head, (self.head + 1) % self.rows
+        h, following = self.head, (self.newest + 1) % self.rows
         if self._remembers and self._decided is not None:
             self._rows["carry"][following] = self._decided.cpu().numpy()
         team = step.teams[self.place]
@@ -345,7 +339,7 @@ class Replay:
             for name in ("reward", "terminated", "truncated"):  # from now on added to; until now overwritten
                 self._rows[name][h] = 0
         kept: Array = ended if self.keep_ends else truncated
-        slots = self._keep_successors(step, np.any(kept, axis=1), h) if over else None
+        slots = self._keep_successors(step, np.any(kept, axis=1), self.newest) if over else None
         if not self.ragged:
             rows = self._rows
             rows["reward"][h] = paid
@@ -367,7 +361,7 @@ class Replay:
             self._forget(np.nonzero(step.discarded)[0])
         self._episode[step.started] = 0
         self.seen_steps += self.everybody
-        self.head = following
+        self.head = self.newest = following
         self.size = min(self.size + 1, self.rows - 1)
         self._rows["_final"][following] = -1
         self._see(step)
@@ -527,9 +521,11 @@ class Replay:
 
     def chance(self, tries: int, length: int, generator: torch.Generator) -> tuple[Array, Array]:
         """Rows of the ring and copies of all ranks, drawn uniformly, ``(tries,)`` each."""
+        if self.streams is not None and length > 1:
+            return self.streams.chance(tries, length, generator)
         chance = torch.randint((self.size - length + 1) * self.everybody, (tries,), generator=generator)
         row, copy = np.divmod(chance.numpy(), self.everybody)
-        return (row + (self.head - self.size)) % self.rows, copy
+        return (row + (self.newest - self.size)) % self.rows, copy
 
     def useful(self, index: Array) -> Array:
         """Whether somebody of the team acted at places ``(K,)``, and what came of it is known."""
@@ -554,7 +550,7 @@ class Replay:
         cut = Cut(self._stored, index.numpy(), length, n_step, discount, self.by_team, self.ragged)
         obs, next_obs = cut.here("obs"), cut.at_successors("obs")
         if self._relabel is not None:
-            cut.put_new_goals(self._relabel, obs, next_obs, self.head, self.size, generator)
+            cut.put_new_goals(self._relabel, obs, next_obs, self.newest, self.size, generator)
         seen, next_seen = cut.sequences(obs), cut.sequences(next_obs)
         joint, next_joint = None, None
         if self._reads_joint:
@@ -577,7 +573,7 @@ class Replay:
             carry=carry,
             joint=joint,
             next_joint=next_joint,
-            **cut.of_others(len(self._others), self.head),
+            **cut.of_others(len(self._others), [self.head] if self.streams is None else self.streams.heads),
             weight=torch.ones(index.shape, dtype=torch.float32) if weight is None else weight,
         ).to(self.device)
 
@@ -585,7 +581,7 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """All filled rows, where the ring stands, who has ended."""
-        filled = self.rows if self.size == self.rows - 1 else self.head + 1
+        filled = self.rows if self.size == self.rows - 1 else self.newest + 1
         return {
             "arrays": {name: tensor[:filled] for name, tensor in self._tensors()},
             "ends": self.ends.state_dict(),
@@ -594,9 +590,11 @@ class Replay:
             "last": self._last,
             "episode": self._episode,
             "head": self.head,
+            "newest": self.newest,
             "size": self.size,
             "seen_steps": self.seen_steps,
             "ragged": self.ragged,
+            "streams": None if self.streams is None else self.streams.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -610,13 +608,18 @@ class Replay:
         self.outcome.load_state_dict(state["outcome"])
         self._last[...], self._episode[...] = state["last"], state["episode"]
         self.head, self.size = int(state["head"]), int(state["size"])
+        self.newest = int(state.get("newest", self.head))
+        self.streams = Streams.restored(self, state.get("streams"))
         self.seen_steps, self.ragged = int(state["seen_steps"]), bool(state["ragged"])
         self._refuse_wild()
 
     def _refuse_wild(self) -> None:
         """Raise ValueError for places outside of the ring and the like: compiled code goes there without a look."""
-        places = (self.link.numpy(), self._last, self._final.numpy(), np.array([self.head, self.size]))
-        if max(int(place.max()) for place in places) >= self.rows or min(self._last.min(), self.head, self.size) < -1:
+        places = (self.link.numpy(), self._last, self._final.numpy(), np.array([self.head, self.newest, self.size]))
+        if (
+            max(int(place.max()) for place in places) >= self.rows
+            or min(self._last.min(), self.head, self.newest, self.size) < -1
+        ):
             raise ValueError(f"replay of team {self.team.name!r}: places outside of its {self.rows} rows")
         refuse_wild_actions(self.action, self.team)
         for place, actions in zip(self._others, self.others, strict=True):
