@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 _typeof: Any = numba.typeof
 
+ROWS = (  # the arrays that have a row for each copy, beside the world's own
+    "obs", "next_obs", "actions", "reward", "terminated", "truncated", "acting", "action_mask", "next_action_mask",
+    "started", "state", "next_state", "task", "pending", "rng", "clock", "returns", "info",
+)  # fmt: skip
+
 
 class WorldCopies:
     """The arrays of ``E`` copies of a world and the one compiled call that moves them; agents in one axis, no teams."""
@@ -90,6 +95,14 @@ class WorldCopies:
         self.returns = np.zeros(rows, dtype=np.float64)
         self.info = np.zeros((num_envs, len(world.info_names)), dtype=np.float64)
         self.ended = np.zeros((num_envs, 2 + rows[1] + self.info.shape[1] + self.task.shape[1]), dtype=np.float64)
+        self._line_up()
+        # The compiled function itself, without numba's look-up by argument types: half the time of a call.
+        loop = world.loop(box=world.box_actions, join_state=world.join_state)
+        arguments = (STEP, self.actions, *self.inside, *self.outside)
+        self.call = loop.compile(tuple(_typeof(argument) for argument in arguments))
+
+    def _line_up(self) -> None:
+        """The arguments of the loop that are this object's own arrays."""
         self.inside = (
             self.s, self.task, self.pending, self.rng, self.clock, self.returns, self.ended, self.info,
             self.choices, self.widths,
@@ -97,10 +110,19 @@ class WorldCopies:
         self.outside = self.arrays_out(
             self.obs, self.next_obs, self.reward, self.terminated, self.truncated, self.acting
         )
-        # The compiled function itself, without numba's look-up by argument types: half the time of a call.
-        loop = world.loop(box=world.box_actions, join_state=world.join_state)
-        arguments = (STEP, self.actions, *self.inside, *self.outside)
-        self.call = loop.compile(tuple(_typeof(argument) for argument in arguments))
+
+    def rest_in(self, core: WorldCopies, rows: slice) -> None:
+        """Go on in some rows of another object's arrays, of the same world; ``ended`` and what has no rows stay own."""
+        for name in ROWS:
+            array, own = getattr(core, name), getattr(self, name)
+            if own is not None:
+                array[rows] = own
+                setattr(self, name, array[rows])
+        fields = {name: getattr(core.s, name) for name in self._changing()}
+        for name, array in fields.items():
+            array[rows] = getattr(self.s, name)
+        self.s = self.s._replace(**{name: array[rows] for name, array in fields.items()})
+        self._line_up()
 
     def arrays_out(
         self, obs: Array, next_obs: Array, reward: Array, terminated: Array, truncated: Array, acting: Array
@@ -176,8 +198,19 @@ class WorldCopies:
         """The arrays of the world's state that its kernels write."""
         fields = self.s._asdict().items()
         return {
-            name: value for name, value in fields if isinstance(value, np.ndarray) and name not in self.world.shared
+            name: value
+            for name, value in fields
+            if isinstance(value, np.ndarray) and name not in (*self.world.shared, *self.world.scratch)
         }
+
+    def rows(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what :meth:`_changing` has."""
+        return {name: value.shape for name, value in self._changing().items()}
+
+    def constants(self) -> dict[str, Any]:
+        """What of the world's state follows from its parameters."""
+        changing = (*self._changing(), *self.world.scratch)
+        return {name: value for name, value in self.s._asdict().items() if name not in changing}
 
     def _refuse_wild(self, saved: Mapping[str, Array], chosen: Sequence[str]) -> None:
         """Raise CheckpointError for numbers that no run of this world has come to."""
@@ -453,6 +486,48 @@ class WorldBatch:
         rows = core.ended[:count].copy()
         return Episodes(rows, self._agents, self._world.info_names, core.task_names, core.chosen)
 
+    # --- beside others ------------------------------------------------------------------------------------------------
+
+    def beside(self, others: Sequence[BatchEnv]) -> BesideOthers | None:
+        """Step these copies and those of ``others`` in one call from now on; None: they are not of one kind.
+
+        Each goes on as before with arrays of its own, which happen to lie side by side.
+        """
+        batches = [self, *(other for other in others if isinstance(other, WorldBatch))]
+        longer = self._world.allocate(self.num_envs + 1)._asdict()
+        rows_alone = all(len(longer[name]) == self.num_envs + 1 for name in self._core._changing())
+        alike = len(batches) == 1 + len(others) and all(self._alike(other) for other in batches)
+        return BesideOthers(batches) if rows_alone and alike else None
+
+    def _alike(self, other: WorldBatch) -> bool:
+        """Whether the copies of both follow the same rules."""
+        (mine, fixed), (its, others) = ((batch._core.rows(), batch._core.constants()) for batch in (self, other))
+        return (
+            type(self._world) is type(other._world)
+            and self._spec == other._spec
+            and mine == its
+            and all(np.array_equal(value, others[name]) for name, value in fixed.items())
+        )
+
+    def rest_in(self, whole: WorldBatch, rows: slice) -> None:
+        """Go on in some rows of another batch's arrays; the Step that was returned last stays this batch's."""
+        self._core.rest_in(whole._core, rows)
+        self._gathered.clear()
+        self._gathered_next.clear()
+        self._targets.clear()
+        step, self._next, self._next_action_mask = self._views()
+        for own, team in zip(self._step.teams, step.teams, strict=True):
+            vars(own).update(vars(team))
+        vars(self._step).update(vars(step) | {"teams": self._step.teams, "finished": self._step.finished})
+        self._tail = (*self._core.inside, *self._core.outside)
+
+    def stepped(self, ended: Array) -> Step:
+        """The Step after somebody else has moved the arrays; ``ended``: the rows of the episodes that ended in it."""
+        if len(ended) or self._gathered or self._step.finished:
+            self._core.ended[: len(ended)] = ended
+            self._finish(self._step, len(ended))
+        return self._step
+
     # --- pictures -----------------------------------------------------------------------------------------------------
 
     def draw(self, canvas: Canvas, e: int) -> None:
@@ -485,6 +560,35 @@ class WorldBatch:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class BesideOthers:
+    """Several batches of one world whose copies step in one compiled call.
+
+    The streams are those of each batch: every copy does what it would do in a call of its own.
+    """
+
+    def __init__(self, batches: Sequence[WorldBatch]) -> None:
+        """Lay their arrays together."""
+        first = batches[0]
+        self.batches, self._each = batches, first.num_envs
+        self.whole = WorldBatch(first._world, self._each * len(batches), first._patterns)
+        for which, batch in enumerate(batches):
+            batch.rest_in(self.whole, slice(which * self._each, (which + 1) * self._each))
+        self.whole._started = True
+        self._starts = np.arange(len(batches) + 1) * self._each
+
+    def step(self, actions: Sequence[Array]) -> tuple[Step, list[Step]]:
+        """One step by the actions of all, ``(M E, N)`` for each team: the Step of all copies, and of each batch."""
+        step = self.whole.step(actions)
+        ended = self.whole._core.ended[: len(step.finished)]
+        cuts = np.searchsorted(ended[:, 0], self._starts).tolist()
+        steps = []
+        for which, batch in enumerate(self.batches):
+            own = ended[cuts[which] : cuts[which + 1]]
+            own[:, 0] -= self._starts[which]
+            steps.append(batch.stepped(own))
+        return step, steps
 
 
 class _Target:
