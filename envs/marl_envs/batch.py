@@ -12,6 +12,7 @@ import numpy as np
 from marl.types import (
     ActionSpec,
     Array,
+    BatchEnv,
     CheckpointError,
     ConfigError,
     EnvContractError,
@@ -25,6 +26,7 @@ from marl.types import (
     partition,
     valid_choices,
 )
+from marl_envs.beside import BesideOthers
 from marl_envs.kernel import OBSERVE, RESTART, STEP, STEP_ONLY, stream
 
 if TYPE_CHECKING:
@@ -497,7 +499,9 @@ class WorldBatch:
         longer = self._world.allocate(self.num_envs + 1)._asdict()
         rows_alone = all(len(longer[name]) == self.num_envs + 1 for name in self._core._changing())
         alike = len(batches) == 1 + len(others) and all(self._alike(other) for other in batches)
-        return BesideOthers(batches) if rows_alone and alike else None
+        if not (rows_alone and alike):
+            return None
+        return BesideOthers(WorldBatch(self._world, self.num_envs * len(batches), self._patterns), batches)
 
     def _alike(self, other: WorldBatch) -> bool:
         """Whether the copies of both follow the same rules."""
@@ -521,7 +525,13 @@ class WorldBatch:
         vars(self._step).update(vars(step) | {"teams": self._step.teams, "finished": self._step.finished})
         self._tail = (*self._core.inside, *self._core.outside)
 
-    def stepped(self, ended: Array) -> Step:
+    def move(self, actions: Sequence[Array]) -> tuple[Step, Array]:
+        """As :meth:`step`, of arrays in which others rest; and the rows of the episodes that ended."""
+        self._started = True
+        step = self.step(actions)
+        return step, self._core.ended[: len(step.finished)]
+
+    def moved(self, ended: Array) -> Step:
         """The Step after somebody else has moved the arrays; ``ended``: the rows of the episodes that ended in it."""
         if len(ended) or self._gathered or self._step.finished:
             self._core.ended[: len(ended)] = ended
@@ -560,35 +570,6 @@ class WorldBatch:
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-class BesideOthers:
-    """Several batches of one world whose copies step in one compiled call.
-
-    The streams are those of each batch: every copy does what it would do in a call of its own.
-    """
-
-    def __init__(self, batches: Sequence[WorldBatch]) -> None:
-        """Lay their arrays together."""
-        first = batches[0]
-        self.batches, self._each = batches, first.num_envs
-        self.whole = WorldBatch(first._world, self._each * len(batches), first._patterns)
-        for which, batch in enumerate(batches):
-            batch.rest_in(self.whole, slice(which * self._each, (which + 1) * self._each))
-        self.whole._started = True
-        self._starts = np.arange(len(batches) + 1) * self._each
-
-    def step(self, actions: Sequence[Array]) -> tuple[Step, list[Step]]:
-        """One step by the actions of all, ``(M E, N)`` for each team: the Step of all copies, and of each batch."""
-        step = self.whole.step(actions)
-        ended = self.whole._core.ended[: len(step.finished)]
-        cuts = np.searchsorted(ended[:, 0], self._starts).tolist()
-        steps = []
-        for which, batch in enumerate(self.batches):
-            own = ended[cuts[which] : cuts[which + 1]]
-            own[:, 0] -= self._starts[which]
-            steps.append(batch.stepped(own))
-        return step, steps
 
 
 class _Target:

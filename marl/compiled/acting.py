@@ -73,19 +73,23 @@ class StackedActing:
         """``flat``: the parameters of all, as :func:`~marl.compiled.mlp.rest_together` laid them; ``copies``: ``E``."""
         first, rows = nets[0], copies * nets[0].agents
         # All copies of all stand side by side in one row of M E N agents: a network has those of its copies.
-        starts = np.arange(copies)[:, np.newaxis] * first.agents  # (E, 1)
-        own = [(starts + agents[:size]).ravel() for agents, size in zip(first.net.members, first.net.sizes, strict=True)]
-        members = np.zeros((len(own), max(map(len, own))), dtype=first.net.members.dtype)
-        for place, found in enumerate(own):
-            members[place, : len(found)] = found
-        net = first.net._replace(members=members, sizes=first.net.sizes * copies)
+        starts, sizes = np.arange(copies)[:, np.newaxis] * first.agents, first.net.sizes  # (E, 1)
+        members = np.zeros((len(sizes), copies * sizes.max()), dtype=first.net.members.dtype)
+        for place, size in enumerate(sizes):
+            members[place, : copies * size] = (starts + first.net.members[place, :size]).ravel()
+        net = first.net._replace(members=members, sizes=sizes * copies)
         self.net, self.room = stacked_net(net, flat, len(nets), rows), Scratch(first.layers).room
         self.ids = np.tile(first.ids, (len(nets) * copies, 1))
         self._uniform = np.empty((1, len(nets) * rows), dtype=np.float32)
         self._own = [torch.from_numpy(part.reshape(copies, -1)) for part in np.split(self._uniform[0], len(nets))]
 
     def choose(
-        self, obs: Array, action_mask: Array | None, generators: Sequence[torch.Generator], action: Array, log_prob: Array
+        self,
+        obs: Array,
+        action_mask: Array | None,
+        generators: Sequence[torch.Generator],
+        action: Array,
+        log_prob: Array,
     ) -> None:
         """Draw for observations ``(M E, N, F)`` of all, into ``action`` and ``log_prob (M E, N)``, all contiguous."""
         for uniform, generator in zip(self._own, generators, strict=True):

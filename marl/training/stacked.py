@@ -312,4 +312,3 @@ def train(
         if member.error is None:
             tell(member.state)
     return [member.state.log.history if member.error is None else member.error for member in members]
-
