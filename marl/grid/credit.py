@@ -108,9 +108,6 @@ class OwnOutcome:
         """See :class:`StepOutcome`."""
         return self.share(step.reward if reward is None else reward), step.terminated, step.truncated
 
-    def rest_in(self, whole: OwnOutcome, copies: slice) -> None:
-        """Nothing to move."""
-
     def state_dict(self) -> dict[str, Array]:
         """Nothing."""
         return {}
@@ -148,11 +145,6 @@ class TeamOutcome:
         self.over[started] = False
         self.cut[started] = False
         return self._reward, self._terminated, self._truncated
-
-    def rest_in(self, whole: TeamOutcome, copies: slice) -> None:
-        """Go on in the memory of some copies of another."""
-        whole.over[copies], whole.cut[copies] = self.over, self.cut
-        self.over, self.cut = whole.over[copies], whole.cut[copies]
 
     def state_dict(self) -> dict[str, Array]:
         """Who has ended so far."""

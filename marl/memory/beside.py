@@ -22,8 +22,13 @@ class RolloutsBeside:
         """``whole``: an empty rollout of ``M E`` copies."""
         self.whole, self.rollouts, each = whole, rollouts, rollouts[0].num_envs
         self._starts = np.arange(len(rollouts) + 1) * each
+        running = whole.outcome.state_dict()
         for which, rollout in enumerate(rollouts):
-            rollout.rest_in(whole, slice(which * each, (which + 1) * each))
+            own = slice(which * each, (which + 1) * each)
+            rollout.rest_in(whole, own)
+            for name, array in rollout.outcome.state_dict().items():  # what the two outcomes call so themselves
+                running[name][own] = array
+                setattr(rollout.outcome, name, running[name][own])
 
     @staticmethod
     def fits(rollout: Rollout) -> bool:

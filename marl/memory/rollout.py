@@ -95,7 +95,6 @@ class Rollout:
             setattr(self, name, own)
             if name in self._host:
                 self._host[name] = own
-        self.outcome.rest_in(whole.outcome, copies)  # type: ignore[attr-defined]
         self._line_up()
 
     @property

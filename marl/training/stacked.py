@@ -1,8 +1,9 @@
 """Several trainings of one shape in lockstep: their networks act in one compiled call, and learn in one.
 
 Each keeps its own environment copies, rollout, normalizers, random streams, log and parts, and its learners their own
-settings. So each is the training that it would be alone. What is saved is the price of calls: about a seventh of the
-processor time with 16 members of 8 copies.
+settings. So each is the training that it would be alone. Copies of native worlds and rollouts lie side by side, and one
+call moves or fills those of all; a member whose steps somebody looks at goes through :func:`marl.training.loop.advance`
+in the same memory. What is saved is the price of calls.
 """
 
 from __future__ import annotations
