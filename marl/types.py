@@ -356,6 +356,26 @@ class StepsElsewhere(Protocol):
         ...
 
 
+class Beside(Protocol):
+    """Batches that step in one call."""
+
+    def step(self, actions: Sequence[Array]) -> tuple[Step, list[Step]]:
+        """One step by the actions of all, ``(M E, N)`` for each team: the Step of all copies, and of each batch."""
+        ...
+
+
+@runtime_checkable
+class StepsBeside(Protocol):
+    """A `BatchEnv` that can step in one call with others of its kind."""
+
+    def beside(self, others: Sequence[BatchEnv]) -> Beside | None:
+        """Lay these copies and those of ``others`` side by side; None: they are not of one kind.
+
+        Each goes on as before with arrays of its own, which happen to lie there.
+        """
+        ...
+
+
 @runtime_checkable
 class SupportsBatch(Protocol):
     """An environment that brings its own batched form (native worlds do)."""

@@ -12,6 +12,7 @@ import numpy as np
 from marl.types import (
     ActionSpec,
     Array,
+    BatchEnv,
     CheckpointError,
     ConfigError,
     EnvContractError,
@@ -25,6 +26,7 @@ from marl.types import (
     partition,
     valid_choices,
 )
+from marl_envs.beside import BesideOthers
 from marl_envs.kernel import OBSERVE, RESTART, STEP, STEP_ONLY, stream
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 
 _typeof: Any = numba.typeof
+
+ROWS = (  # the arrays that have a row for each copy, beside the world's own
+    "obs", "next_obs", "actions", "reward", "terminated", "truncated", "acting", "action_mask", "next_action_mask",
+    "started", "state", "next_state", "task", "pending", "rng", "clock", "returns", "info",
+)  # fmt: skip
 
 
 class WorldCopies:
@@ -90,6 +97,14 @@ class WorldCopies:
         self.returns = np.zeros(rows, dtype=np.float64)
         self.info = np.zeros((num_envs, len(world.info_names)), dtype=np.float64)
         self.ended = np.zeros((num_envs, 2 + rows[1] + self.info.shape[1] + self.task.shape[1]), dtype=np.float64)
+        self._line_up()
+        # The compiled function itself, without numba's look-up by argument types: half the time of a call.
+        loop = world.loop(box=world.box_actions, join_state=world.join_state)
+        arguments = (STEP, self.actions, *self.inside, *self.outside)
+        self.call = loop.compile(tuple(_typeof(argument) for argument in arguments))
+
+    def _line_up(self) -> None:
+        """The arguments of the loop that are this object's own arrays."""
         self.inside = (
             self.s, self.task, self.pending, self.rng, self.clock, self.returns, self.ended, self.info,
             self.choices, self.widths,
@@ -97,10 +112,19 @@ class WorldCopies:
         self.outside = self.arrays_out(
             self.obs, self.next_obs, self.reward, self.terminated, self.truncated, self.acting
         )
-        # The compiled function itself, without numba's look-up by argument types: half the time of a call.
-        loop = world.loop(box=world.box_actions, join_state=world.join_state)
-        arguments = (STEP, self.actions, *self.inside, *self.outside)
-        self.call = loop.compile(tuple(_typeof(argument) for argument in arguments))
+
+    def rest_in(self, core: WorldCopies, rows: slice) -> None:
+        """Go on in some rows of another object's arrays, of the same world; ``ended`` and what has no rows stay own."""
+        for name in ROWS:
+            array, own = getattr(core, name), getattr(self, name)
+            if own is not None:
+                array[rows] = own
+                setattr(self, name, array[rows])
+        fields = {name: getattr(core.s, name) for name in self._changing()}
+        for name, array in fields.items():
+            array[rows] = getattr(self.s, name)
+        self.s = self.s._replace(**{name: array[rows] for name, array in fields.items()})
+        self._line_up()
 
     def arrays_out(
         self, obs: Array, next_obs: Array, reward: Array, terminated: Array, truncated: Array, acting: Array
@@ -176,8 +200,19 @@ class WorldCopies:
         """The arrays of the world's state that its kernels write."""
         fields = self.s._asdict().items()
         return {
-            name: value for name, value in fields if isinstance(value, np.ndarray) and name not in self.world.shared
+            name: value
+            for name, value in fields
+            if isinstance(value, np.ndarray) and name not in (*self.world.shared, *self.world.scratch)
         }
+
+    def rows(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what :meth:`_changing` has."""
+        return {name: value.shape for name, value in self._changing().items()}
+
+    def constants(self) -> dict[str, Any]:
+        """What of the world's state follows from its parameters."""
+        changing = (*self._changing(), *self.world.scratch)
+        return {name: value for name, value in self.s._asdict().items() if name not in changing}
 
     def _refuse_wild(self, saved: Mapping[str, Array], chosen: Sequence[str]) -> None:
         """Raise CheckpointError for numbers that no run of this world has come to."""
@@ -452,6 +487,56 @@ class WorldBatch:
         core = self._core
         rows = core.ended[:count].copy()
         return Episodes(rows, self._agents, self._world.info_names, core.task_names, core.chosen)
+
+    # --- beside others ------------------------------------------------------------------------------------------------
+
+    def beside(self, others: Sequence[BatchEnv]) -> BesideOthers | None:
+        """Step these copies and those of ``others`` in one call from now on; None: they are not of one kind.
+
+        Each goes on as before with arrays of its own, which happen to lie side by side.
+        """
+        batches = [self, *(other for other in others if isinstance(other, WorldBatch))]
+        longer = self._world.allocate(self.num_envs + 1)._asdict()
+        rows_alone = all(len(longer[name]) == self.num_envs + 1 for name in self._core._changing())
+        alike = len(batches) == 1 + len(others) and all(self._alike(other) for other in batches)
+        if not (rows_alone and alike):
+            return None
+        return BesideOthers(WorldBatch(self._world, self.num_envs * len(batches), self._patterns), batches)
+
+    def _alike(self, other: WorldBatch) -> bool:
+        """Whether the copies of both follow the same rules."""
+        (mine, fixed), (its, others) = ((batch._core.rows(), batch._core.constants()) for batch in (self, other))
+        return (
+            type(self._world) is type(other._world)
+            and self._spec == other._spec
+            and mine == its
+            and all(np.array_equal(value, others[name]) for name, value in fixed.items())
+        )
+
+    def rest_in(self, whole: WorldBatch, rows: slice) -> None:
+        """Go on in some rows of another batch's arrays; the Step that was returned last stays this batch's."""
+        self._core.rest_in(whole._core, rows)
+        self._gathered.clear()
+        self._gathered_next.clear()
+        self._targets.clear()
+        step, self._next, self._next_action_mask = self._views()
+        for own, team in zip(self._step.teams, step.teams, strict=True):
+            vars(own).update(vars(team))
+        vars(self._step).update(vars(step) | {"teams": self._step.teams, "finished": self._step.finished})
+        self._tail = (*self._core.inside, *self._core.outside)
+
+    def move(self, actions: Sequence[Array]) -> tuple[Step, Array]:
+        """As :meth:`step`, of arrays in which others rest; and the rows of the episodes that ended."""
+        self._started = True
+        step = self.step(actions)
+        return step, self._core.ended[: len(step.finished)]
+
+    def moved(self, ended: Array) -> Step:
+        """The Step after somebody else has moved the arrays; ``ended``: the rows of the episodes that ended in it."""
+        if len(ended) or self._gathered or self._step.finished:
+            self._core.ended[: len(ended)] = ended
+            self._finish(self._step, len(ended))
+        return self._step
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 

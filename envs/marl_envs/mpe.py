@@ -293,6 +293,7 @@ class ParticleWorld(World):
     """What the MPE tasks have in common: bodies, spaces, allocation, mpe2's keyword arguments, and pictures."""
 
     shared = ("size", "pairs", "mover", "talker", "groups", "near")
+    scratch = ("force", "order")
     landmark_color: ClassVar[tuple[int, int, int]] = (64, 64, 64)
     half_width: ClassVar[float] = 1.4  # of pictures: everybody starts within 1
 

@@ -54,6 +54,7 @@ class World(ParallelEnv[str, Any, Any]):
     kernels: ClassVar[Kernels]
     info_names: ClassVar[tuple[str, ...]] = ()  # numbers reported when an episode ends, written by ``kernels.info``
     shared: ClassVar[tuple[str, ...]] = ()  # fields of the state that no kernel writes: they follow from the parameters
+    scratch: ClassVar[tuple[str, ...]] = ()  # fields that kernels write before they read them: nothing lives there
     message_entries: tuple[str, ...] = ()  # where observations show what others said: "listener_0<speaker_0:8-10"
 
     def __init_subclass__(cls, *, name: str | None = None, render_fps: int = 10, **kwargs: Any) -> None:

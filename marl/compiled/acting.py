@@ -69,28 +69,36 @@ class Acting(CompiledMLP):
 class StackedActing:
     """Several networks of one shape with a draw each, in one call; each draws from its own stream."""
 
-    def __init__(self, nets: Sequence[Acting], flat: Array) -> None:
-        """``flat``: the parameters of all, as :func:`~marl.compiled.mlp.rest_together` laid them."""
-        first = nets[0]
-        self.net, self.ids = stacked_net(first.net, flat, len(nets), first.agents), np.tile(first.ids, (len(nets), 1))
-        self.agents, self.room = first.agents, Scratch(first.layers).room
+    def __init__(self, nets: Sequence[Acting], flat: Array, copies: int) -> None:
+        """``flat``: the parameters of all, as :func:`~marl.compiled.mlp.rest_together` laid them; ``copies``: ``E``."""
+        first, rows = nets[0], copies * nets[0].agents
+        # All copies of all stand side by side in one row of M E N agents: a network has those of its copies.
+        starts, sizes = np.arange(copies)[:, np.newaxis] * first.agents, first.net.sizes  # (E, 1)
+        members = np.zeros((len(sizes), copies * sizes.max()), dtype=first.net.members.dtype)
+        for place, size in enumerate(sizes):
+            members[place, : copies * size] = (starts + first.net.members[place, :size]).ravel()
+        net = first.net._replace(members=members, sizes=sizes * copies)
+        self.net, self.room = stacked_net(net, flat, len(nets), rows), Scratch(first.layers).room
+        self.ids = np.tile(first.ids, (len(nets) * copies, 1))
+        self._uniform = np.empty((1, len(nets) * rows), dtype=np.float32)
+        self._own = [torch.from_numpy(part.reshape(copies, -1)) for part in np.split(self._uniform[0], len(nets))]
 
     def choose(
-        self, obs: Sequence[Tensor], action_mask: Sequence[Tensor] | None, generators: Sequence[torch.Generator]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Draws for observations ``(E, N, F)`` of each; actions and log-probabilities ``(E, N)`` of each."""
-        shape = obs[0].shape[:2]
-        uniform = np.concatenate(
-            [torch.rand(shape, generator=one, dtype=torch.float32).numpy() for one in generators], axis=1
+        self,
+        obs: Array,
+        action_mask: Array | None,
+        generators: Sequence[torch.Generator],
+        action: Array,
+        log_prob: Array,
+    ) -> None:
+        """Draw for observations ``(M E, N, F)`` of all, into ``action`` and ``log_prob (M E, N)``, all contiguous."""
+        for uniform, generator in zip(self._own, generators, strict=True):
+            uniform.uniform_(generator=generator)
+        one_row = (
+            _NO_MASK if action_mask is None else action_mask.reshape(1, -1, action_mask.shape[-1]),
+            *(self._uniform, action.reshape(1, -1), log_prob.reshape(1, -1)),
         )
-        action, log_prob = np.empty(uniform.shape, dtype=np.int64), np.empty(uniform.shape, dtype=np.float32)
-        _choose(
-            *self.net, np.concatenate([one.numpy() for one in obs], axis=1), self.ids,
-            _NO_MASK if action_mask is None else np.concatenate([one.numpy() for one in action_mask], axis=1),
-            uniform, action, log_prob, *self.room,
-        )  # fmt: skip
-        actions, log_probs = (torch.split(torch.from_numpy(one), self.agents, dim=1) for one in (action, log_prob))
-        return list(zip(actions, log_probs, strict=True))
+        _choose(*self.net, obs.reshape(1, self._uniform.size, -1), self.ids, *one_row, *self.room)
 
 
 class CheckedActing:

@@ -77,13 +77,25 @@ class Rollout:
             for name, tensor in self._tensors()
             if name not in DECIDED
         }
-        # The same memory as arrays: numpy writes a small row in a third of the time that torch takes.
+        self._line_up()
+        self._now = None if self.device.type == "cpu" else self._first_input()
+
+    def _line_up(self) -> None:
+        """Look at the same memory as arrays: numpy writes a small row in a third of the time that torch takes."""
         self._rows = {name: tensor.numpy() for name, tensor in self._host.items()}
         self._answers: dict[str, Array] = {}
         if self.device.type == "cpu":
             self._answers = {"action": self.action.numpy(), "log_prob": self.log_prob.numpy()}
-        self._inputs: list[PolicyInput | None] = [None] * (steps + 1)
-        self._now = None if self.device.type == "cpu" else self._first_input()
+        self._inputs: list[PolicyInput | None] = [None] * (self.steps + 1)
+
+    def rest_in(self, whole: Rollout, copies: slice) -> None:
+        """Go on in the memory of some copies of another rollout in main memory; see :mod:`marl.memory.beside`."""
+        for name, tensor in self._tensors():
+            own = getattr(whole, name)[:, copies].copy_(tensor)
+            setattr(self, name, own)
+            if name in self._host:
+                self._host[name] = own
+        self._line_up()
 
     @property
     def full(self) -> bool:
@@ -136,6 +148,12 @@ class Rollout:
         if self.carry.shape[-1]:
             self.carry[t + 1].copy_(decision.carry)
 
+    def decided(self) -> Decision:
+        """What is stored of the current step already."""
+        t = self.time
+        action = self.action[t].clone()
+        return Decision(action, action, self.log_prob[t].clone(), self.carry[t])
+
     def observe(self, step: Step, reward: Array | None = None) -> None:
         """Store the result of a step, and the step to act on next; ``reward`` replaces the raw reward."""
         t = self.time
@@ -179,11 +197,23 @@ class Rollout:
             if name in self._host:
                 self._host[name][0].copy_(self._host[name][self.steps])
         self.carry[0].copy_(self.carry[self.steps])
-        self.final_rows.clear()
-        self.final_obs.clear()
-        self.final_joint.clear()
-        self.final_action_mask.clear()
-        self.time = 0
+        self.go_to(0)
+
+    def go_to(self, time: int) -> None:
+        """Go on at a row, without the true successors of others."""
+        for kept in (self.final_rows, *self.successors):
+            kept.clear()
+        self.time = time
+
+    @property
+    def successors(self) -> tuple[list[Tensor], ...]:
+        """What is known of true successors, each with an entry for each of ``final_rows``, or with none."""
+        return self.final_obs, self.final_joint, self.final_action_mask
+
+    def row(self, name: str) -> Array:
+        """A row of an array in main memory: the one to act on."""
+        found: Array = (self._answers if name in self._answers else self._rows)[name][self.time]
+        return found
 
     def _see(self, step: Step) -> None:
         t = self.time

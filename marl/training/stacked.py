@@ -1,14 +1,17 @@
 """Several trainings of one shape in lockstep: their networks act in one compiled call, and learn in one.
 
 Each keeps its own environment copies, rollout, normalizers, random streams, log and parts, and its learners their own
-settings. So each is the training that it would be alone. What is saved is the price of calls: about a seventh of the
-processor time with 16 members of 8 copies.
+settings. So each is the training that it would be alone. Copies of native worlds and rollouts lie side by side, and one
+call moves or fills those of all; a member whose steps somebody looks at goes through :func:`marl.training.loop.advance`
+in the same memory. What is saved is the price of calls.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +25,14 @@ from marl.compiled.adam import StackedAdam
 from marl.compiled.ppo import CompiledPPO, StackedPPO
 from marl.learners.ppo import PPOLearner
 from marl.memory.base import Decision
+from marl.memory.beside import RolloutsBeside
+from marl.memory.rollout import Rollout
 from marl.schedules import Clock, value_at
 from marl.training.advice import tell
 from marl.training.history import History
 from marl.training.loop import Course, Request
 from marl.training.state import TrainingState
-from marl.types import Array
+from marl.types import Array, Step, StepsBeside
 
 OWN = ("lr", "clip", "entropy", "discount", "gae_lambda", "max_grad_norm", "target_kl", "epochs")  # of each member
 
@@ -112,21 +117,35 @@ class StackedTeam:
             self._adam = StackedAdam(optimizers, self._gradient.values, self._gradient.gradients)
         nets = [learner.model.actor.compiled() for learner in learners]
         acting = [net for net in nets if type(net) is Acting]
-        plain = len(acting) == len(nets) and learners[0].model.actor.norm is None
-        self._acting = StackedActing(acting, self._gradient.values) if plain else None
+        memories = [learner.memory for learner in learners]
+        self.memory: RolloutsBeside | None = None
+        self._acting: StackedActing | None = None
+        if all(map(RolloutsBeside.fits, memories)):
+            self.memory = RolloutsBeside(_wide(learners), memories)
+            if len(acting) == len(nets) and learners[0].model.actor.norm is None:
+                self._acting = StackedActing(acting, self._gradient.values, memories[0].num_envs)
 
-    def act(self) -> list[Decision]:
-        """What each does in the current step."""
-        inputs = [learner.memory.current() for learner in self.learners]
-        if self._acting is None:
-            return [learner.act(one, explore=True) for learner, one in zip(self.learners, inputs, strict=True)]
-        masks = [one.action_mask for one in inputs if one.action_mask is not None]
-        drawn = self._acting.choose(
-            [one.obs for one in inputs], masks or None, [learner.generator for learner in self.learners]
-        )
-        return [
-            Decision(action, action, log_prob, one.carry) for (action, log_prob), one in zip(drawn, inputs, strict=True)
-        ]
+    def act(self) -> Array | None:
+        """Draw what all do in the current step, into their memories: actions ``(M E, N)``; None: each is to act."""
+        if self._acting is None or self.memory is None or not self.memory.aligned:
+            return None
+        whole = self.memory.current()
+        action_mask = None if whole.action_mask is None else whole.row("action_mask")
+        action = whole.row("action")
+        generators = [learner.generator for learner in self.learners]
+        self._acting.choose(whole.row("obs"), action_mask, generators, action, whole.row("log_prob"))
+        return action
+
+    def observe(self, step: Step) -> None:
+        """Remember a step of the copies of all."""
+        assert self.memory is not None
+        self.memory.observe(step)
+
+    def decisions(self, drawn: bool) -> list[Decision]:
+        """What each does in the current step: what :meth:`act` has drawn, or what it says itself."""
+        if drawn:
+            return [learner.memory.decided() for learner in self.learners]
+        return [learner.act(learner.memory.current(), explore=True) for learner in self.learners]
 
     def update(self, clocks: Sequence[Clock]) -> list[dict[str, Tensor]] | None:
         """What updating each of them at its time tells; None: not all have a full rollout, so each is to ask itself."""
@@ -191,6 +210,14 @@ class StackedTeam:
         return norms
 
 
+def _wide(learners: Sequence[PPOLearner]) -> Rollout:
+    """An empty memory of the copies of all."""
+    first, settings, copies = learners[0], learners[0].settings, sum(learner.num_envs for learner in learners)
+    return Rollout(
+        first._spec, first.team, settings.critic, settings.credit, settings.rollout, copies, first.carry_width
+    )
+
+
 class Member(Course):
     """A training among others; an error ends it and none of them."""
 
@@ -199,6 +226,67 @@ class Member(Course):
     def fail(self, error: Exception) -> None:
         """End by an error."""
         self.error, self.ended = error, True
+
+    @property
+    def plain(self) -> bool:
+        """Whether nobody looks at its steps or changes them."""
+        state = self.state
+        hooks = state.hooks
+        looked_at = hooks.acted or hooks.stepped or hooks.show or state.restarts or state.overlapping
+        return not looked_at and state.seen is state.step
+
+    def advanced(self, step: Step) -> None:
+        """Go on from a step that was taken, and remembered, with those of others."""
+        state = self.state
+        state.step = state.seen = step
+        state.steps += state.num_envs
+        state.record(step.finished)
+        self._updated = False
+
+
+class Group:
+    """Members that go on together until one of them leaves."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        """Lay what they have beside each other."""
+        self.members = members
+        self.teams = [StackedTeam(team) for team in zip(*(one.state.learners for one in members), strict=True)]
+        first, *others = (member.env for member in members)
+        self._env = first.beside(others) if isinstance(first, StepsBeside) else None
+
+    def step(self) -> None:
+        """One step of every member, and what they learn at it."""
+        self._advance()
+        clocks = [member.state.clock for member in self.members]
+        learnt = [team.update(clocks) for team in self.teams]
+        for which, member in enumerate(self.members):
+            if not member.ended:
+                _attempt(member, member.learn, [None if team is None else team[which] for team in learnt])
+
+    def _advance(self) -> None:
+        """One environment step of every member, in one call where nobody looks at the steps of one of them."""
+        drawn = [team.act() for team in self.teams]
+        if self._env is not None and all(one is not None for one in drawn) and all(one.plain for one in self.members):
+            before = time.perf_counter()
+            step, steps = self._env.step([one for one in drawn if one is not None])
+            spent = (time.perf_counter() - before) / len(steps)
+            for team in self.teams:
+                team.observe(step)
+            for member, own in zip(self.members, steps, strict=True):
+                member.state.spent["environment"] += spent
+                member.advanced(own)
+            return
+        decisions = [team.decisions(one is not None) for team, one in zip(self.teams, drawn, strict=True)]
+        for member, *decided in zip(self.members, *decisions, strict=True):
+            _attempt(member, member.advance, decided)
+
+
+def _attempt(member: Member, action: Callable[[Any], None], given: Any) -> None:
+    """Do what may fail for a member."""
+    try:
+        action(given)
+    except Exception as error:
+        member.fail(error)
 
 
 def train(
@@ -216,34 +304,12 @@ def train(
         left = members
         while left:
             going = [member for member in left if not member.ended]
-            teams = [StackedTeam(team) for team in zip(*(one.state.learners for one in going), strict=True)]
+            group = Group(going)
             while left := [member for member in going if not member.ended]:
                 if len(left) < len(going):
                     break  # the others go on among themselves
-                _together(left, teams)
+                group.step()
     for member in members:
         if member.error is None:
             tell(member.state)
     return [member.state.log.history if member.error is None else member.error for member in members]
-
-
-def _together(members: Sequence[Member], teams: Sequence[StackedTeam]) -> None:
-    """One step of every member."""
-    decisions = list(zip(*(team.act() for team in teams), strict=True))
-    for member, decided in zip(members, decisions, strict=True):
-        try:
-            member.advance(decided)
-        except Exception as error:
-            member.fail(error)
-    clocks = [member.state.clock for member in members]
-    learnt = [team.update(clocks) for team in teams]
-    told: list[list[Mapping[str, Tensor] | None]] = [
-        [None if team is None else team[which] for team in learnt] for which in range(len(members))
-    ]
-    for member, own in zip(members, told, strict=True):
-        if member.ended:
-            continue
-        try:
-            member.learn(own)
-        except Exception as error:
-            member.fail(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from marl_envs.beside import BesideOthers
 
 import marl
 from marl.compiled.mlp import rest_together
@@ -79,6 +80,54 @@ def test_who_is_done_waits_for_nobody():
     train_stacked(stacked, STEPS, log_every=64, callbacks=[(two_rows(),), (), ()])
     require_equal(apart, stacked)
     assert stacked[0].steps < stacked[1].steps
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """How many steps were taken in one call for all members."""
+    taken = []
+    step = BesideOthers.step
+    monkeypatch.setattr(BesideOthers, "step", lambda own, actions: taken.append(len(own.batches)) or step(own, actions))
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("env", "shared"), [("marl/switch_riddle-v0", {"credit": marl.TeamReward()}), ("marl/tag-v0", {"num_envs": 3})]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_worlds_with_masks_and_teams_step_in_one_call(env, shared, beside):
+    def made():
+        copies, recipe = shared.get("num_envs", 4), marl.ippo(**SMALL, credit=shared.get("credit", marl.Independent()))
+        learners = {"adversary_*": recipe, "agent_*": recipe} if "tag" in env else recipe
+        return [marl.MultiAgentSystem(learners, env, num_envs=copies, seed=seed) for seed in range(3)]
+
+    apart, stacked = made(), made()
+    for system in apart:
+        system.train(STEPS)
+    train_stacked(stacked, STEPS)
+    require_equal(apart, stacked)
+    assert beside == [3] * (apart[0].steps // apart[0].training.num_envs)
+
+
+class Looking(marl.callbacks.Callback):
+    """Looks at every step."""
+
+    def on_step(self, training):
+        self.seen = training.steps
+
+
+def test_members_whose_steps_are_looked_at_or_whose_rollouts_differ_step_each_alone(beside):
+    apart, stacked = members(marl.ippo), members(marl.ippo)
+    for system in apart:
+        system.train(STEPS, callbacks=[Looking()])
+    train_stacked(stacked, STEPS, callbacks=[(), (Looking(),), ()])
+    for system in apart:
+        system.train(STEPS)
+    stacked[0].train(32)  # half a rollout ahead
+    apart[0].train(32)
+    train_stacked(stacked, STEPS)
+    assert apart[1].steps == stacked[1].steps
+    require_equal(apart[1:], stacked[1:])
 
 
 class Diverging(marl.callbacks.Callback):
