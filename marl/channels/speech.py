@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,14 @@ from marl.config import config, setting
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
 from marl.topology import Complete, Topology
+
+
+class Mouths(NamedTuple):
+    """The layers that read features, of a kind of messages that compiled code knows."""
+
+    say: StackedLinear | None  # messages; None: features are the message
+    gate: StackedLinear | None
+    query: StackedLinear | None  # None: listeners take the mean
 
 
 class MessageModule(nn.Module):
@@ -49,6 +58,10 @@ class MessageModule(nn.Module):
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         """The inbox in ``summary`` numbers, ``(B, R, summary)``, for queries ``(B, R, private)``."""
         raise NotImplementedError
+
+    def mouths(self) -> Mouths | None:
+        """What compiled code needs to know of these layers; None: they are of no kind that it knows."""
+        return None
 
     def noted(self, share: Tensor) -> Tensor:
         """The shares ``(B, R, ..., N)`` that listeners give to speakers, kept as ``attention`` while agents act."""
@@ -199,6 +212,10 @@ class Mean(MessageModule):
         chance: Tensor = torch.sigmoid(self.gate(h)).squeeze(-1)
         return message, (chance > 0.5).to(chance.dtype) + (chance - chance.detach())
 
+    def mouths(self) -> Mouths | None:
+        """See :meth:`MessageModule.mouths`."""
+        return Mouths(self.say, self.gate, None) if type(self) is Mean else None
+
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         """See :meth:`MessageModule.hear`."""
         total = inbox.weight.sum(-1, keepdim=True).detach()
@@ -233,6 +250,10 @@ class Targeted(MessageModule):
         """See :meth:`MessageModule.ask`."""
         y: Tensor = self.query(h)
         return y
+
+    def mouths(self) -> Mouths | None:
+        """See :meth:`MessageModule.mouths`."""
+        return Mouths(self.say, None, self.query) if type(self) is Targeted else None
 
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         """See :meth:`MessageModule.hear`."""
