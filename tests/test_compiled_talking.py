@@ -134,7 +134,8 @@ def test_a_step_by_hand():
         net.head.weight[0, 0, 0] = 1.0
     carry = torch.tensor([[[0.5, 0.5, 1.0], [0.2, 0.2, 1.0], [0.4, 0.4, 0.0]]])  # state, message, loudness
     never, always = torch.zeros(2, 1, dtype=torch.bool), torch.ones(2, 1, 3, dtype=torch.bool)
-    out, carries = net(torch.zeros(2, 1, 3, 5), carry, never, always)
+    with torch.no_grad():
+        out, carries = net(torch.zeros(2, 1, 3, 5), carry, never, always)
     first = np.tanh([0.2, 0.5, 0.35]) / 2 + np.array([0.5, 0.2, 0.4]) / 2  # the third one said nothing before
     mean = (first.sum() - first) / 2
     torch.testing.assert_close(out[0, 0, :, 0].numpy(), first.astype(np.float32))
@@ -170,11 +171,10 @@ def test_what_was_said_and_looked_at_in_play_is_torch_s():
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("channel", CHANNELS.values(), ids=CHANNELS)
-@pytest.mark.parametrize("sharing", ["all", "none"])
+@pytest.mark.parametrize(("channel", "sharing"), [("commnet", "all"), ("ic3net-small", "all"), ("tarmac", "none")])
 def test_twenty_updates_are_those_of_torch(channel, sharing):
     config = marl.ippo(
-        channel=channel, network=marl.GRU(16), sharing=sharing, rollout=32, sequence=16, epochs=2, minibatches=2
+        channel=CHANNELS[channel], network=marl.GRU(16), sharing=sharing, rollout=16, sequence=8, minibatches=1
     )
     spec = spec_of(3)
     ours, plain = (config.build(spec, spec.teams[0], 4, np.random.SeedSequence(3), "cpu") for _ in range(2))

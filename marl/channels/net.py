@@ -154,7 +154,7 @@ class ChannelNet(AgentNet):
     def step_by_step(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """The same, one step after the other."""
         outputs, carries = [], []
-        for t in range(length):
+        for t in range(x.shape[0]):
             y, carry = self._step(x[t : t + 1], carry, start[t], acting[t])
             outputs.append(y)
             carries.append(carry)

@@ -220,7 +220,8 @@ class Mean(MessageModule):
         """See :meth:`MessageModule.hear`."""
         total = inbox.weight.sum(-1, keepdim=True).detach()
         # Nobody heard: zeros. The sum is a constant, so that a closed gate's gradient is that of its message alone.
-        return _mix(inbox.weight / torch.where(total > 0, total, 1.0), inbox.message)
+        weight = inbox.weight if self.gate is not None else inbox.weight.detach()  # only a gate learns
+        return _mix(weight / torch.where(total > 0, total, 1.0), inbox.message)
 
 
 class Targeted(MessageModule):
@@ -259,7 +260,7 @@ class Targeted(MessageModule):
         """See :meth:`MessageModule.hear`."""
         keys, values = inbox.message[..., : self.private], inbox.message[..., self.private :]
         score = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(self.private)  # (B, R, N)
-        return _mix(self.noted(_attention(score, inbox.weight)), values)
+        return _mix(self.noted(_attention(score, inbox.weight.detach())), values)
 
 
 class Attentive(MessageModule):

@@ -171,8 +171,9 @@ class CompiledTalking(CompiledPassage):
         in_halves(some, batch, time * batch * self.work)
         own = wide - self.summary
         to_inputs = slopes.x[..., :own]
-        if to_x and self.changes:  # edges have no gradient
-            to_inputs = np.concatenate((to_inputs, np.zeros_like(talk.now)), axis=-1)
+        if to_x and self.changes:  # edges go into the carry and have no other gradient
+            to_edges = slopes.after[..., talk.loud + 1 :]
+            to_inputs = np.concatenate((to_inputs, to_edges, np.zeros_like(to_edges[..., :1])), axis=-1)
         return sum(parts[1:], parts[0]), slopes._replace(x=to_inputs)
 
 
