@@ -47,11 +47,12 @@ from marl.compiled.recurrent_steps import (
     step,
     step_back,
 )
-from marl.compiled.tiles import ACTIVATIONS, Net, exp, fast_kernel, flat_matrix, layer_table, spans, tanh
-from marl.compiled.vectors import KEEP, copy
+from marl.compiled.tiles import ACTIVATIONS, Net, exp, fast_kernel, flat_matrix, layer_table, spans, strip, tanh
+from marl.compiled.vectors import KEEP, PANEL, ZERO, copy
 from marl.types import Array
 
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_LEAST = np.float32(-1e30)
 _NONE = np.zeros((0, 0, 0), dtype=np.float32)
 
 
@@ -181,100 +182,143 @@ class CompiledTalking(CompiledPassage):
 
 
 @fast_kernel
-def _edge(talk: Talk, before: Array, t: int, b: int, i: int, j: int) -> Any:
-    """How strongly ``i`` hears ``j``, if that is loud."""
-    if talk.now.size > 0:
-        return before[b, i, talk.loud + 1 + j] * talk.now[t, b, i, before.shape[1]]
-    return talk.edges[i, j]
+def _desk(talk: Talk, agents: int) -> Array:
+    """Room for five matrices of one copy's messages."""
+    widest = whole(max(agents, talk.loud - talk.query))
+    return np.empty((5, widest * widest), dtype=np.float32)
 
 
 @fast_kernel
-def _average(talk: Talk, before: Array, t: int, b: int, i: int) -> Any:
+def _lay(out: Array, source: Array, start: int, across: int, rows: int, width: int) -> None:
+    """Rows of ``source``, ``across`` apart, beside each other in whole panels."""
+    for i in range(rows):
+        copy(out, i * whole(width), source, start + i * across, width)
+
+
+@fast_kernel
+def _turned(out: Array, source: Array, start: int, across: int, rows: int, width: int) -> None:
+    """The same, transposed."""
+    for k in range(width):
+        for i in range(rows):
+            out[k * whole(rows) + i] = source.flat[start + i * across + k]
+
+
+@fast_kernel
+def _product(
+    out: Array, a: Array, start: int, step: int, skip: int, x: Array, rows: int, inner: int, width: int
+) -> None:  # fmt: skip
+    """``out[i] = sum_k a[start + i step + k skip] x[k]``, ``width`` numbers each, in whole panels."""
+    for first in range(0, width, PANEL):
+        strip(out, first, whole(width), a, start, step, skip, x, first, whole(width), rows, inner, ZERO)
+
+
+@fast_kernel
+def _look(talk: Talk, before: Array, t: int, b: int, edges: Array, loud: Array) -> None:
+    """How strongly everybody hears everybody who is loud, ``edges (N N)``, and how loud they are, ``loud (N)``."""
+    agents = before.shape[1]
+    for i in range(agents):
+        loud[i] = before[b, i, talk.loud]
+        if talk.now.size > 0:
+            for j in range(agents):
+                edges[i * agents + j] = before[b, i, talk.loud + 1 + j] * talk.now[t, b, i, agents]
+        else:
+            for j in range(agents):
+                edges[i * agents + j] = talk.edges[i, j]
+
+
+@fast_kernel
+def _scale(edges: Array, loud: Array, i: int, agents: int) -> Any:
     """One over the sum of the weights of what ``i`` hears."""
     total = _ZERO
-    for j in range(before.shape[1]):
-        total += _edge(talk, before, t, b, i, j) * before[b, j, talk.loud]
+    for j in range(agents):
+        total += edges[i * agents + j] * loud[j]
     return _ONE / total if total > 0 else _ONE
 
 
 @fast_kernel
-def _attend(talk: Talk, before: Array, t: int, b: int, i: int, share: Array) -> None:
-    """``share_j = w_j exp(q k_j / sqrt(d)) / sum``, over those heard."""
-    agents, width = before.shape[1], talk.message - talk.query
-    scale, top, total = _ONE / np.float32(math.sqrt(width)), np.float32(-np.inf), _ZERO
-    for j in range(agents):
-        if _edge(talk, before, t, b, i, j) * before[b, j, talk.loud] > 0:
-            score = _ZERO
-            for k in range(width):
-                score += before[b, i, talk.query + k] * before[b, j, talk.message + k]
-            share[j] = score * scale
-            top = max(top, share[j])
-    for j in range(agents):
-        weight = _edge(talk, before, t, b, i, j) * before[b, j, talk.loud]
-        if weight > 0:
-            share[j] = weight * exp(share[j] - top)
-            total += share[j]
-    if total > 0:
-        for j in range(agents):
-            share[j] /= total
-
-
-@fast_kernel
-def _hear(talk: Talk, x: Array, t: int, b: int, before: Array, silent: bool) -> None:
+def _hear(talk: Talk, x: Array, t: int, b: int, before: Array, silent: bool, desk: Array) -> None:
     """Summaries of what arrives in one copy, in the last columns of ``x[t, b]``."""
-    agents, width = x.shape[2], talk.loud - talk.value
-    own = x.shape[3] - width
+    agents, states, width, keys = x.shape[2], before.shape[2], talk.loud - talk.value, talk.message - talk.query
+    own, row = x.shape[3] - width, b * agents * states
+    if silent:
+        for i in range(agents):
+            talk.share[t, b, i, :] = _ZERO
+            x[t, b, i, own:] = _ZERO
+        return
+    edges, loud = desk[0], desk[1]
+    _look(talk, before, t, b, edges, loud)
+    if keys > 0:
+        _turned(desk[2], before, row + talk.message, states, agents, keys)
+        _product(desk[3], before, row + talk.query, states, 1, desk[2], agents, keys, agents)
+    root = _ONE / np.float32(math.sqrt(max(keys, 1)))
     for i in range(agents):
-        share, heard = talk.share[t, b, i], x[t, b, i]
-        for j in range(agents):
-            share[j] = _ZERO
-        for k in range(width):
-            heard[own + k] = _ZERO
-        if silent:
-            continue
-        if talk.message > talk.query:
-            _attend(talk, before, t, b, i, share)
-        else:
-            scale = _average(talk, before, t, b, i)
+        share = talk.share[t, b, i]
+        if keys == 0:
+            scale = _scale(edges, loud, i, agents)
             for j in range(agents):
-                share[j] = _edge(talk, before, t, b, i, j) * before[b, j, talk.loud] * scale
+                share[j] = edges[i * agents + j] * loud[j] * scale
+            continue
+        score, top, total = desk[3, i * whole(agents) : i * whole(agents) + agents], _LEAST, _ZERO
         for j in range(agents):
-            if share[j] != 0:
-                for k in range(width):
-                    heard[own + k] += share[j] * before[b, j, talk.value + k]
+            score[j] *= root
+            top = score[j] if edges[i * agents + j] * loud[j] > 0 and score[j] > top else top
+        for j in range(agents):
+            share[j] = edges[i * agents + j] * loud[j] * exp(min(score[j] - top, _ZERO))
+            total += share[j]
+        scale = _ONE / total if total > 0 else _ONE
+        for j in range(agents):
+            share[j] *= scale
+    _lay(desk[2], before, row + talk.value, states, agents, width)
+    batch = x.shape[1]
+    _product(desk[3], talk.share, (t * batch + b) * agents * agents, agents, 1, desk[2], agents, agents, width)
+    for i in range(agents):
+        copy(x, ((t * batch + b) * agents + i) * x.shape[3] + own, desk[3], i * whole(width), width)
 
 
 @fast_kernel
-def _hear_back(talk: Talk, x: Array, to_x: Array, t: int, b: int, before: Array, to: Array) -> None:
+def _add(to: Array, b: int, place: int, source: Array, width: int) -> None:
+    """Add ``source``, whole panels, to columns of ``to[b]``."""
+    for i in range(to.shape[1]):
+        into, rest = to[b, i, place : place + width], source[i * whole(width) : i * whole(width) + width]
+        for k in range(width):
+            into[k] += rest[k]
+
+
+@fast_kernel
+def _hear_back(talk: Talk, to_x: Array, t: int, b: int, before: Array, to: Array, desk: Array) -> None:
     """Add to ``to (B, N, C)`` the gradient of messages, loudness and queries, from that of the summaries."""
-    agents, width, keys = x.shape[2], talk.loud - talk.value, talk.message - talk.query
-    own = x.shape[3] - width
+    _, batch, agents, inputs = to_x.shape
+    states, width, keys = before.shape[2], talk.loud - talk.value, talk.message - talk.query
+    own, row, shares = inputs - width, b * agents * states, (t * batch + b) * agents * agents
+    slope = desk[4]
+    _lay(slope, to_x, (t * batch + b) * agents * inputs + own, inputs, agents, width)
+    _product(desk[3], talk.share, shares, 1, agents, slope, agents, agents, width)
+    _add(to, b, talk.value, desk[3], width)
+    if keys == 0 and not talk.gated:
+        return
+    edges, loud, products = desk[0], desk[1], desk[3]
+    _turned(desk[2], before, row + talk.value, states, agents, width)
+    _product(products, slope, 0, whole(width), 1, desk[2], agents, width, agents)
+    if keys == 0:  # a mouth that is shut learns what it would have said
+        _look(talk, before, t, b, edges, loud)
+        for i in range(agents):
+            scale = _scale(edges, loud, i, agents)
+            for j in range(agents):
+                to[b, j, talk.loud] += edges[i * agents + j] * scale * products[i * whole(agents) + j]
+        return
+    root = _ONE / np.float32(math.sqrt(keys))
     for i in range(agents):
-        share, slope, heard = talk.share[t, b, i], to_x[t, b, i], x[t, b, i]
-        scale, mean = _ONE, _ZERO
-        if keys > 0:
-            scale = _ONE / np.float32(math.sqrt(keys))
-            for k in range(width):
-                mean += slope[own + k] * heard[own + k]
-        elif talk.gated:
-            scale = _average(talk, before, t, b, i)
+        share, product, mean = talk.share[t, b, i], products[i * whole(agents) : i * whole(agents) + agents], _ZERO
         for j in range(agents):
-            edge = _edge(talk, before, t, b, i, j)
-            if keys > 0 or talk.gated:
-                product = _ZERO
-                for k in range(width):
-                    product += slope[own + k] * before[b, j, talk.value + k]
-                if keys == 0:  # a mouth that is shut learns what it would have said
-                    to[b, j, talk.loud] += edge * scale * product
-                elif share[j] > 0:
-                    score = share[j] * (product - mean) * scale
-                    for k in range(keys):
-                        to[b, i, talk.query + k] += score * before[b, j, talk.message + k]
-                    for k in range(keys):
-                        to[b, j, talk.message + k] += score * before[b, i, talk.query + k]
-            if share[j] != 0:
-                for k in range(width):
-                    to[b, j, talk.value + k] += share[j] * slope[own + k]
+            mean += share[j] * product[j]
+        for j in range(agents):
+            product[j] = share[j] * (product[j] - mean) * root
+    _lay(desk[2], before, row + talk.message, states, agents, keys)
+    _product(desk[0], products, 0, whole(agents), 1, desk[2], agents, agents, keys)
+    _add(to, b, talk.query, desk[0], keys)
+    _lay(desk[2], before, row + talk.query, states, agents, keys)
+    _product(desk[0], products, 0, 1, whole(agents), desk[2], agents, agents, keys)
+    _add(to, b, talk.message, desk[0], keys)
 
 
 # --- speaking ---------------------------------------------------------------------------------------------------------
@@ -396,13 +440,13 @@ def _said(net: Net, data: Passage, talk: Talk, work: Workroom, gates: int, low: 
         at = which * (inner + outer)
         pack(work.panels[at : at + inner], net.flat[which], net.layers)
         pack(work.panels[at + inner : at + inner + outer], net.flat[which], talk.mouths)
-    together = max(1, ROWS // net.sizes.max())
+    together, desk = max(1, ROWS // net.sizes.max()), _desk(talk, agents)
     for block in range(low, high, together):
         copies = min(together, high - block)
         for t in range(time):
             before = data.carry if t == 0 else data.after[t - 1]
             for b in range(block, block + copies):
-                _hear(talk, data.x, t, b, before, data.start[t, b])
+                _hear(talk, data.x, t, b, before, data.start[t, b], desk)
             for which in range(net.sizes.size):
                 size, at = net.sizes[which], which * (inner + outer)
                 body = Workroom(work.panels[at : at + inner], work.turned, work.sums, rooms, lines)
@@ -444,7 +488,7 @@ def _derived(
         pack_turned(work.turned[at : at + inner], net.flat[which], net.layers)
         pack_turned(work.turned[at + inner : at + inner + outer], net.flat[which], talk.mouths)
     work.sums[:] = _ZERO
-    together = max(1, ROWS // net.sizes.max())
+    together, desk = max(1, ROWS // net.sizes.max()), _desk(talk, agents)
     for block in range(low, high, together):
         copies = min(together, high - block)
         for t in range(time - 1, -1, -1):
@@ -476,7 +520,7 @@ def _derived(
                                 into[units + j] += c[i, j]
             for b in range(block, block + copies):
                 if not data.start[t, b]:
-                    _hear_back(talk, data.x, slopes.x, t, b, before, to)
+                    _hear_back(talk, slopes.x, t, b, before, to, desk)
     for which in range(net.sizes.size):
         total = which * (sums + mouth_sums)
         add_sums(gradient[which], work.sums[total : total + sums], net.layers)
