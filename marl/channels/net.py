@@ -175,8 +175,9 @@ class ChannelNet(AgentNet):
     def that_talks(self) -> TalkingLayers | None:
         """What compiled code needs to know: messages across steps over a perfect link, of kinds that it knows."""
         simulator, body, mouths = self.link_simulator, self.body, self.speech.mouths()
-        known = type(self) is ChannelNet and isinstance(body, RecurrentBody) and len(self.shape) == 1
-        if not known or mouths is None or self.channel.rounds or self.link != Link() or simulator.tamper is not None:
+        if type(self) is not ChannelNet or not isinstance(body, RecurrentBody) or len(self.shape) != 1:
+            return None
+        if mouths is None or self.channel.rounds or self.link != Link() or simulator.tamper is not None:
             return None
         around = body.around_unit(self.head, self.ids)
         layers = [layer for layer in mouths if layer is not None]

@@ -62,6 +62,7 @@ class CompiledPassage:
         self.work = int(layers.sizes.max()) * sum(inputs * outputs for inputs, outputs in shapes)
         self._ids: Array = layers.ids.detach().numpy()
         self._no_ids = self._ids[:, :0]
+
     def __call__(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs ``(T, B, N, O)`` and carries ``(T, B, N, C)``, with a gradient to inputs, carry and parameters.
 
@@ -82,7 +83,7 @@ class CompiledPassage:
         return out, after
 
     def forward(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, keep: bool) -> Any:
-        """What was read, and what is said as ``out`` and ``after``; with what the gradient needs if that is to be kept."""
+        """What was read, and what is said as ``out`` and ``after``; what the gradient needs, if that is to be kept."""
         raise NotImplementedError
 
     def backward(
@@ -168,7 +169,9 @@ class CompiledRecurrent(CompiledPassage):
         return sum(parts[1:], parts[0]), slopes
 
 
-def places_of(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def places_of(
+    weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Inputs and outputs of layers, and where their weights and biases begin in a row of the flat matrix."""
     shapes = [(int(weight.shape[1]), int(weight.shape[2])) for weight in weights]
     pairs = zip(weights, biases, strict=True)

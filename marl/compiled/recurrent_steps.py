@@ -125,8 +125,8 @@ def step(net: Net, which: int, data: Passage, work: Workroom, gates: int, t: int
 def step_back(net: Net, data: Passage, slopes: Slopes, work: Workroom, gates: int, t: int, rows: int) -> None:
     """Add to ``work.sums``, and fill the inputs' gradient, for rows ``work.lines`` at step ``t``.
 
-    ``rooms[TWO]`` holds the gradient of the hidden state after the step, ``rooms[C]`` that of the cell; at the end those
-    before it.
+    ``rooms[TWO]`` holds the gradient of the hidden state after the step, ``rooms[C]`` that of the cell; at the end
+    those before it.
     """
     layers, lines, rooms, sums = net.layers, work.lines, work.rooms, work.sums
     _, batch, agents, inputs = data.x.shape

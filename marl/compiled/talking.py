@@ -154,7 +154,7 @@ class CompiledTalking(CompiledPassage):
     ) -> tuple[Array, Slopes]:
         """The gradient of the flat matrix, and those of inputs and carry, from those of what was said."""
         passage, talk = found
-        time, batch, agents, wide = passage.x.shape
+        time, batch, _, wide = passage.x.shape
         slopes = Slopes(
             np.zeros(found.out.shape, dtype=np.float32) if slope is None else as_array(slope),
             np.zeros(found.after.shape, dtype=np.float32) if carry_slope is None else as_array(carry_slope).copy(),
@@ -450,9 +450,7 @@ def _said(net: Net, data: Passage, talk: Talk, work: Workroom, gates: int, low: 
             for which in range(net.sizes.size):
                 size, at = net.sizes[which], which * (inner + outer)
                 body = Workroom(work.panels[at : at + inner], work.turned, work.sums, rooms, lines)
-                mouth = Workroom(
-                    work.panels[at + inner : at + inner + outer], work.turned, work.sums, rooms, lines
-                )
+                mouth = Workroom(work.panels[at + inner : at + inner + outer], work.turned, work.sums, rooms, lines)
                 for first in range(0, copies * size, ROWS):
                     rows = min(ROWS, copies * size - first)
                     place(lines, agents, net.members[which], size, block, first, rows)

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marl.compiled.backend import PARTS, ChosenNetwork, DenseLayers, RecurrentLayers, TalkingLayers, network_for, recorded
+from marl.compiled.backend import (
+    PARTS,
+    ChosenNetwork,
+    DenseLayers,
+    RecurrentLayers,
+    TalkingLayers,
+    network_for,
+    recorded,
+)
 from marl.compiled.backend import FastNetwork as Compiled
 from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
