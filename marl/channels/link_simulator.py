@@ -195,9 +195,9 @@ class LinkSimulator:
     def _deliver(self, in_flight: InFlight, sent: Tensor, edges: Tensor, active_edges: ActiveEdges, turn: int) -> Inbox:
         """The listeners' side: ears, losses, noise."""
         message, loud = sent[..., :-1], sent[..., -1]
-        weight = edges * loud.unsqueeze(1)  # (B, N, N)
+        weight = edges.detach() * loud.unsqueeze(1)  # (B, N, N); who can hear whom is given
         if active_edges.ears is not None:
-            weight = weight * active_edges.ears.unsqueeze(-1)
+            weight = weight * active_edges.ears.detach().unsqueeze(-1)
         if self.link.loss > 0:
             weight = weight * (uniform(in_flight.key, self.agents, LOSS + 3 * turn) >= self.link.loss)
         message = message.unsqueeze(1)  # (B, 1, N, M)

@@ -6,14 +6,18 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from marl.channels.link import Link
 from marl.channels.link_simulator import ActiveEdges, Inbox, InFlight, LinkSimulator, Tamper
 from marl.channels.speech import Channel
-from marl.nets.agent_net import AgentNet
+from marl.compiled.backend import FastTalkingNetwork, TalkingLayers, plainly, recorded
+from marl.nets.agent_net import AgentNet, fits
 from marl.nets.networks import Network
 from marl.nets.owner import Owner
+from marl.nets.recurrent import RecurrentBody
+from marl.nets.stacked import StackedLinear
 from marl.topology import Adjacency
 from marl.types import ConfigError, Spec, TeamSpec
 
@@ -109,6 +113,7 @@ class ChannelNet(AgentNet):
             keep_last=self.keep_last,
             tamper=tamper,
         )
+        self._chosen = None  # what is computed has changed
         self.own_width = self.body.carry_width + (0 if self.channel.rounds else self.speech.private)
         self.carry_shape = (self.owner.num_agents, self.own_width + self.link_simulator.width)
 
@@ -133,6 +138,9 @@ class ChannelNet(AgentNet):
     ) -> tuple[Tensor, Tensor]:
         """Outputs and carries from encoded observations; actors have no ``extra_inputs``."""
         assert not extra_inputs
+        chosen = None if recorded() else self._decision()
+        if chosen is not None and chosen.talking is not None and fits(x):
+            return self._talked(chosen.talking, x, carry, start, acting)
         length, batch, agents = acting.shape
         if not self.carry_shape[1]:  # no row needs another: all of them at once
             rows = x.reshape(1, length * batch, *x.shape[2:])
@@ -141,12 +149,64 @@ class ChannelNet(AgentNet):
             return y.view(length, batch, agents, -1), after.view(length, batch, agents, 0)
         if not self.link_simulator.width:  # messages do not outlive their step: only the body goes through time
             return self._through_time(x, carry, start, acting)
+        return self.step_by_step(x, carry, start, acting)
+
+    def step_by_step(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, one step after the other."""
         outputs, carries = [], []
-        for t in range(length):
+        for t in range(x.shape[0]):
             y, carry = self._step(x[t : t + 1], carry, start[t], acting[t])
             outputs.append(y)
             carries.append(carry)
         return torch.stack(outputs), torch.stack(carries)
+
+    def _talked(
+        self, talking: FastTalkingNetwork, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same in one compiled call."""
+        y, carries = talking(x, carry, start, acting)
+        if not torch.is_grad_enabled():
+            first, size = self.own_width, self.speech.size
+            self.last = carries[-1, ..., first : first + size], carries[-1, ..., first + size]
+            if self.speech.private:
+                self.speech.noted(torch.from_numpy(talking.share))
+        return y, carries
+
+    def that_talks(self) -> TalkingLayers | None:
+        """What compiled code needs to know: messages across steps over a perfect link, of kinds that it knows."""
+        simulator, body, mouths = self.link_simulator, self.body, self.speech.mouths()
+        if type(self) is not ChannelNet or not isinstance(body, RecurrentBody) or len(self.shape) != 1:
+            return None
+        if mouths is None or self.channel.rounds or self.link != Link() or simulator.tamper is not None:
+            return None
+        around = body.around_unit(self.head, self.ids)
+        layers = [layer for layer in mouths if layer is not None]
+        if around is None or any(type(layer) is not StackedLinear for layer in layers):
+            return None
+        own = [*around.parameters, *(part for layer in layers for part in (layer.weight, layer.bias))]
+        names = {parameter: name for name, parameter in self.named_parameters(prefix="net")}
+        steps = _StepByStep(self)
+
+        def plain(
+            x: Tensor, carry: Tensor, start: Tensor, acting: Tensor, parameters: Sequence[Tensor]
+        ) -> tuple[Tensor, Tensor]:
+            given = {names[part]: other for part, other in zip(own, parameters, strict=True)}
+            with plainly():
+                found: tuple[Tensor, Tensor] = functional_call(steps, given, (x, carry, start, acting))
+            return found
+
+        return TalkingLayers(
+            around._replace(plain=plain),
+            [layer.weight for layer in layers],
+            [layer.bias for layer in layers],
+            says=mouths.say is not None,
+            gated=mouths.gate is not None,
+            private=self.speech.private,
+            size=self.speech.size,
+            edges=self.weight,
+            changes=simulator.dynamic,
+            keeps_last=simulator.keep_last,
+        )
 
     def _through_time(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """The body of all steps first, then the rounds of all steps at once."""
@@ -305,3 +365,14 @@ class ChannelNet(AgentNet):
         )
         blank.use(self.channel.execution or self.channel.link, executing=True)
         return blank
+
+
+class _StepByStep(nn.Module):
+    """A network's steps one by one, as a module whose parameters others may stand in for."""
+
+    def __init__(self, net: ChannelNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net.step_by_step(x, carry, start, acting)

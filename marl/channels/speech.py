@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,14 @@ from marl.config import config, setting
 from marl.nets.owner import Owner
 from marl.nets.stacked import StackedLinear
 from marl.topology import Complete, Topology
+
+
+class Mouths(NamedTuple):
+    """The layers that read features, of a kind of messages that compiled code knows."""
+
+    say: StackedLinear | None  # messages; None: features are the message
+    gate: StackedLinear | None
+    query: StackedLinear | None  # None: listeners take the mean
 
 
 class MessageModule(nn.Module):
@@ -49,6 +58,10 @@ class MessageModule(nn.Module):
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         """The inbox in ``summary`` numbers, ``(B, R, summary)``, for queries ``(B, R, private)``."""
         raise NotImplementedError
+
+    def mouths(self) -> Mouths | None:
+        """What compiled code needs to know of these layers; None: they are of no kind that it knows."""
+        return None
 
     def noted(self, share: Tensor) -> Tensor:
         """The shares ``(B, R, ..., N)`` that listeners give to speakers, kept as ``attention`` while agents act."""
@@ -199,11 +212,16 @@ class Mean(MessageModule):
         chance: Tensor = torch.sigmoid(self.gate(h)).squeeze(-1)
         return message, (chance > 0.5).to(chance.dtype) + (chance - chance.detach())
 
+    def mouths(self) -> Mouths | None:
+        """See :meth:`MessageModule.mouths`."""
+        return Mouths(self.say, self.gate, None) if type(self) is Mean else None
+
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         """See :meth:`MessageModule.hear`."""
         total = inbox.weight.sum(-1, keepdim=True).detach()
         # Nobody heard: zeros. The sum is a constant, so that a closed gate's gradient is that of its message alone.
-        return _mix(inbox.weight / torch.where(total > 0, total, 1.0), inbox.message)
+        weight = inbox.weight if self.gate is not None else inbox.weight.detach()  # only a gate learns
+        return _mix(weight / torch.where(total > 0, total, 1.0), inbox.message)
 
 
 class Targeted(MessageModule):
@@ -234,11 +252,15 @@ class Targeted(MessageModule):
         y: Tensor = self.query(h)
         return y
 
+    def mouths(self) -> Mouths | None:
+        """See :meth:`MessageModule.mouths`."""
+        return Mouths(self.say, None, self.query) if type(self) is Targeted else None
+
     def hear(self, query: Tensor, inbox: Inbox) -> Tensor:
         """See :meth:`MessageModule.hear`."""
         keys, values = inbox.message[..., : self.private], inbox.message[..., self.private :]
         score = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(self.private)  # (B, R, N)
-        return _mix(self.noted(_attention(score, inbox.weight)), values)
+        return _mix(self.noted(_attention(score, inbox.weight.detach())), values)
 
 
 class Attentive(MessageModule):

@@ -36,7 +36,10 @@ KERNELS = ("marl.compiled.ppo", "marl.compiled.dqn", "marl.compiled.mixed", "mar
 PARTS = 3  # inputs of a compiled network that may come side by side
 CHECKED = 10  # updates of each learner that "check" computes both ways
 # Methods that compute a module's numbers.
-COMPUTES = ("forward", "read", "read_all", "encode", "evaluate", "critic_value", "value_of", "values_of", "inputs")
+COMPUTES = (
+    *("forward", "read", "read_all", "encode", "evaluate", "critic_value", "value_of", "values_of", "inputs"),
+    *("converse", "speak", "ask", "modulate", "hear"),
+)
 
 
 class MismatchError(MarlError, RuntimeError):
@@ -153,6 +156,30 @@ class RecurrentLayers(NamedTuple):
         return [part for pair in zip(self.weights, self.biases, strict=True) for part in pair]
 
 
+class TalkingLayers(NamedTuple):
+    """A network with a recurrent unit whose agents hear in a step what was said in the one before, as data.
+
+    Its body reads observations, ids and a summary of what arrives; carries are laid out ``[unit's, query, message,
+    loudness, edges]``, columns of edges beside the inputs ``[edges, ears]``. ``body.plain`` computes the whole of it.
+    """
+
+    body: RecurrentLayers
+    weights: list[nn.Parameter]  # of the layers that read features: messages if it ``says`` them, gate, query
+    biases: list[nn.Parameter]
+    says: bool  # otherwise features are the message
+    gated: bool
+    private: int  # numbers of a query, and of a signature that begins a message; 0: listeners take the mean
+    size: int  # numbers of a message
+    edges: Tensor  # (N, N)
+    changes: bool  # whether edges are part of inputs and carries instead
+    keeps_last: bool  # whether those who are not acting are heard with their last words
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """``[W_1, b_1, ..., W_k, b_k]``, without the body's."""
+        return [part for pair in zip(self.weights, self.biases, strict=True) for part in pair]
+
+
 class FastNetwork(Protocol):
     """A compiled network."""
 
@@ -179,6 +206,19 @@ class FastRecurrentNetwork(Protocol):
         ...
 
 
+class FastTalkingNetwork(Protocol):
+    """A compiled network whose agents talk from step to step."""
+
+    @property
+    def share(self) -> Any:
+        """``(B, N, N)``: what each listener gave to each speaker in the newest step."""
+        ...
+
+    def __call__(self, x: Tensor, carry: Tensor, start: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
+        """As of :class:`FastRecurrentNetwork`."""
+        ...
+
+
 class DescribesLayers(Protocol):
     """A network that can say what it is."""
 
@@ -195,11 +235,15 @@ class DescribesLayers(Protocol):
         """The layers around a recurrent unit as data; None for any other network."""
         ...
 
+    def that_talks(self) -> TalkingLayers | None:
+        """The layers of a network whose agents talk as data; None for any other network."""
+        ...
+
 
 class ChosenNetwork:
     """What was decided for a network, good until it is :attr:`stale`."""
 
-    __slots__ = ("_hooks", "_place", "_weight", "_word", "network", "recurrent", "touched")
+    __slots__ = ("_hooks", "_place", "_weight", "_word", "network", "recurrent", "talking", "touched")
 
     def __init__(self, net: DescribesLayers) -> None:
         """Looks at the network as it is."""
@@ -207,6 +251,7 @@ class ChosenNetwork:
         self._word, self._hooks, self._weight, self._place = word, RemovableHandle.next_id, weight, weight.data_ptr()
         self.network: FastNetwork | None = None
         self.recurrent: FastRecurrentNetwork | None = None
+        self.talking: FastTalkingNetwork | None = None
         self.touched = touched(cast(nn.Module, net))  # whether torch has to call every module
         if not enabled or self.touched:
             return
@@ -214,6 +259,9 @@ class ChosenNetwork:
         if layers is not None:
             recurrent_net = importlib.import_module("marl.compiled.recurrent_net")
             self.recurrent = recurrent_net.CompiledRecurrent.maybe(layers)
+        talks = net.that_talks()
+        if talks is not None:
+            self.talking = importlib.import_module("marl.compiled.talking").CompiledTalking.of(talks)
         dense = net.dense()
         if dense is not None:
             acting = importlib.import_module("marl.compiled.acting")
@@ -231,7 +279,7 @@ class ChosenNetwork:
 def network_for(net: DescribesLayers) -> ChosenNetwork:
     """What computes a network's outputs: a compiled one if it is plain layers in a flat matrix on the CPU.
 
-    So are fully connected networks, and those with a recurrent unit between their layers.
+    So are fully connected networks, those with a recurrent unit between their layers, and teams of these that talk.
     """
     return ChosenNetwork(net)
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from marl.compiled.acting import ILLEGAL
 from marl.compiled.backend import covers, whole_name
 from marl.compiled.mixing import mix, unmix
-from marl.compiled.recurrent_net import CompiledRecurrent, Passage
+from marl.compiled.recurrent_net import CompiledRecurrent
+from marl.compiled.recurrent_steps import Passage
 from marl.compiled.side_by_side import CompiledNets
 from marl.compiled.tiles import exact_kernel, number
 from marl.types import Array

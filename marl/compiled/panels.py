@@ -40,13 +40,16 @@ class Workroom(NamedTuple):
 class Workrooms:
     """Rooms for networks of some layers, lent to whoever computes."""
 
-    def __init__(self, layers: Array, count: int) -> None:
-        """``layers (depth, 4)``: inputs, outputs, where weight and bias begin; ``count``: rooms for ``ROWS`` rows."""
+    def __init__(self, layers: Array, count: int, sets: int = 1) -> None:
+        """``layers (depth, 4)``: inputs, outputs, where weight and bias begin; ``count``: rooms for ``ROWS`` rows.
+
+        ``sets``: parameter sets whose panels and sums lie one behind the other.
+        """
         shapes = [(int(inputs), int(outputs)) for inputs, outputs, *_ in layers]
         self._widest = max(_filled(width) for shape in shapes for width in shape)
-        self._panels = sum(inputs * _filled(outputs) for inputs, outputs in shapes)
-        self._turned = sum(_filled(inputs) * outputs for inputs, outputs in shapes)
-        self._biases = sum(outputs for _, outputs in shapes)
+        self._panels = sets * sum(inputs * _filled(outputs) for inputs, outputs in shapes)
+        self._turned = sets * sum(_filled(inputs) * outputs for inputs, outputs in shapes)
+        self._biases = sets * sum(outputs for _, outputs in shapes)
         self._count = count
         self._free: list[Workroom] = []
 
@@ -160,6 +163,15 @@ def sum_places(layers: Array) -> tuple[int, int]:
         weights += layers[which, 0] * whole(layers[which, 1])
         biases += layers[which, 1]
     return weights, weights + biases
+
+
+@fast_kernel
+def turned_size(layers: Array) -> int:
+    """Numbers of the panels of transposed weights."""
+    size = 0
+    for which in range(layers.shape[0]):
+        size += layers[which, 1] * whole(layers[which, 0])
+    return size
 
 
 @fast_kernel

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marl.compiled.backend import PARTS, ChosenNetwork, DenseLayers, RecurrentLayers, network_for, recorded
+from marl.compiled.backend import (
+    PARTS,
+    ChosenNetwork,
+    DenseLayers,
+    RecurrentLayers,
+    TalkingLayers,
+    network_for,
+    recorded,
+)
 from marl.compiled.backend import FastNetwork as Compiled
 from marl.nets.networks import MLP, Inputs, Network, is_plain
 from marl.nets.normalizers import RunningNorm
@@ -79,7 +87,7 @@ class AgentNet(nn.Module):
 
     def once(self, obs: Tensor, carry: Tensor, started: Tensor, acting: Tensor) -> tuple[Tensor, Tensor]:
         """One step of play, without a gradient and the axis of time: outputs ``(E, N, out)`` and the next carry."""
-        chosen = None if recorded() or not _fits(obs) else self._decision()
+        chosen = None if recorded() or not fits(obs) else self._decision()
         if chosen is not None and chosen.network is not None:
             return self.policy_of(chosen.network(self.encode(obs.unsqueeze(0))))[0], carry
         if chosen is not None and chosen.recurrent is not None:
@@ -116,9 +124,9 @@ class AgentNet(nn.Module):
         owner = self.owner
         chosen = None if recorded() else self._decision()
         net = chosen.network if chosen is not None and len(extra_inputs) < PARTS else None
-        if net is not None and _fits(x):
+        if net is not None and fits(x):
             return net(x, *extra_inputs), carry.unsqueeze(0).expand(x.shape[0], *carry.shape)
-        if chosen is not None and chosen.recurrent is not None and not extra_inputs and _fits(x):
+        if chosen is not None and chosen.recurrent is not None and not extra_inputs and fits(x):
             return chosen.recurrent(x, carry, start, acting)
         x, extra = self._inputs(x, extra_inputs)
         if extra is None and chosen is not None and not chosen.touched and is_plain(self.body, self.head):
@@ -195,6 +203,10 @@ class AgentNet(nn.Module):
             return None
         return body.around_unit(self.head, self.ids)
 
+    def that_talks(self) -> TalkingLayers | None:
+        """What compiled code needs to know of a network whose agents talk; None: they do not."""
+        return None
+
     @property
     def outputs_of_all(self) -> bool:
         """Whether one row has an output for every agent: no, each has a row of its own."""
@@ -264,7 +276,7 @@ class AgentNet(nn.Module):
         )
 
 
-def _fits(x: Tensor) -> bool:
+def fits(x: Tensor) -> bool:
     """Whether compiled networks take such inputs."""
     return x.dtype == torch.float32 and x.numel() > 0
 
