@@ -1,0 +1,153 @@
+"""``marl train`` by ranks of which one is killed at a wanted point: what tests/test_rank_faults.py has them do.
+
+One process imports everything once, and forks the ranks of one life after another.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+import marl.run
+import marl.system  # noqa: F401, before there are several processes
+from marl import checkpoint
+from marl.cli import main as marl_main
+from marl.optim import Stepper
+from tests.support.commands import SCENARIO
+
+SIZE = 2
+
+
+@dataclass(frozen=True)
+class Death:
+    """Which rank dies, where, and at what: the number of a gradient step, the step of a checkpoint, of a message."""
+
+    rank: int
+    prepare: Callable[[int], None]
+    at: int
+
+
+def die() -> NoReturn:
+    """As by ``kill -9``."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def between_gradient_steps(at: int) -> None:
+    """Before the gradient step of this number, and after those of the same update before it."""
+    step, count = Stepper.step, 0
+
+    def counted(self: Stepper, max_norm: float | None = None) -> Any:
+        nonlocal count
+        count += 1
+        if count == at:
+            die()
+        return step(self, max_norm)
+
+    Stepper.step = counted  # type: ignore[method-assign]
+
+
+def between_bytes_of_a_checkpoint(at: int) -> None:
+    """With half of a file of this step's checkpoint on the disk."""
+    write = checkpoint.files.write_new
+
+    def halved(path: Path, data: bytes) -> None:
+        if path.name == checkpoint.TENSORS and f"step-{at:012d}" in path.parent.name:
+            write(path, data[: len(data) // 2])
+            die()
+        write(path, data)
+
+    checkpoint.files.write_new = halved
+
+
+def between_messages_to_rank_0(at: int) -> None:
+    """Before the message of this number, where each part of a checkpoint is one with its size and one with itself."""
+    send, count = dist.send, 0
+
+    def counted(*arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            die()
+        send(*arguments)
+
+    dist.send = counted
+
+
+# There are 4 gradient steps in each of the 20 updates, one for every 64 steps, and a checkpoint after every 320.
+LIVES: dict[str, Death | None] = {
+    "unbroken": None,
+    "update": Death(1, between_gradient_steps, 26),  # the 7th update, at step 448
+    "save by rank 0": Death(0, between_bytes_of_a_checkpoint, 640),
+    "save by rank 1": Death(1, between_messages_to_rank_0, 4),  # the second checkpoint of a life that begins at 320
+    "end": None,
+}
+
+
+def train(rank: int, words: list[str], store: Path, death: Death | None) -> int:
+    """Be one of the ranks."""
+    os.environ |= {"TORCHELASTIC_RUN_ID": "mortal", "WORLD_SIZE": str(SIZE), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    dist.init_process_group = functools.partial(
+        dist.init_process_group, init_method=f"file://{store}", rank=rank, world_size=SIZE
+    )
+    if death is not None and death.rank == rank:
+        death.prepare(death.at)
+    return marl_main(words)
+
+
+def live(folder: Path, name: str, words: list[str], death: Death | None) -> list[int]:
+    """The exit statuses of all ranks."""
+    children = []
+    for rank in range(SIZE):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                with open(folder / f"{name}-{rank}.txt", "wb") as said:
+                    os.dup2(said.fileno(), 2)
+                    os.dup2(said.fileno(), 1)
+                status = train(rank, words, folder / f"{name}.store", death)
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def main(folder: Path) -> None:
+    """Live all lives, and write what was left after each of them."""
+    torch.set_num_threads(1)
+    (folder / "tiny.py").write_text(SCENARIO)
+    found = {}
+    for name, death in LIVES.items():
+        run = folder / ("unbroken" if name == "unbroken" else "broken")
+        words = ["train", str(folder / "tiny.py"), "--run-dir", str(run), "--resume", "--trust", "--save-every", "320"]
+        status = live(folder, name, [*words, "--no-evaluate", "--quiet"], death)
+        whole = [checkpoint.load(path)[0]["steps"] for path in sorted(run.glob("checkpoints/step-*"))]
+        found[name] = {"status": status, "whole": whole, "torn": len(list(run.glob("checkpoints/.*.tmp")))}
+    (folder / "lives.json").write_text(json.dumps(found))
+
+
+def once(mark: Path, words: list[str]) -> int:
+    """Be a rank that torchrun has started; rank 1 dies in an update unless a file says that it has done so before."""
+    if os.environ["RANK"] == "1" and not mark.exists():
+        mark.touch()
+        between_gradient_steps(26)
+    return marl_main(words)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "once":
+        raise SystemExit(once(Path(sys.argv[2]), sys.argv[3:]))
+    main(Path(sys.argv[1]))
