@@ -18,8 +18,6 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-import marl.run
-import marl.system  # noqa: F401, before there are several processes
 from marl import checkpoint
 from marl.cli import main as marl_main
 from marl.optim import Stepper
@@ -84,12 +82,13 @@ def between_messages_to_rank_0(at: int) -> None:
     dist.send = counted
 
 
-# There are 4 gradient steps in each of the 20 updates, one for every 64 steps, and a checkpoint after every 320.
+# Of 640 steps; there are 4 gradient steps in the update after every 64, and a checkpoint after every 192.
+STEPS, SAVE_EVERY = 640, 192
 LIVES: dict[str, Death | None] = {
     "unbroken": None,
-    "update": Death(1, between_gradient_steps, 26),  # the 7th update, at step 448
-    "save by rank 0": Death(0, between_bytes_of_a_checkpoint, 640),
-    "save by rank 1": Death(1, between_messages_to_rank_0, 4),  # the second checkpoint of a life that begins at 320
+    "update": Death(1, between_gradient_steps, 18),  # the second one of the update at step 320
+    "save by rank 0": Death(0, between_bytes_of_a_checkpoint, 384),
+    "save by rank 1": Death(1, between_messages_to_rank_0, 4),  # the second checkpoint of a life that begins at 192
     "end": None,
 }
 
@@ -129,11 +128,13 @@ def main(folder: Path) -> None:
     """Live all lives, and write what was left after each of them."""
     torch.set_num_threads(1)
     (folder / "tiny.py").write_text(SCENARIO)
+    warm = ["train", str(folder / "tiny.py"), "--run-dir", str(folder / "warm"), "--steps", "4", "--episodes", "1", "--quiet"]
+    assert marl_main(warm) == 0  # which imports all that there is to be imported
     found = {}
     for name, death in LIVES.items():
         run = folder / ("unbroken" if name == "unbroken" else "broken")
-        words = ["train", str(folder / "tiny.py"), "--run-dir", str(run), "--resume", "--trust", "--save-every", "320"]
-        status = live(folder, name, [*words, "--no-evaluate", "--quiet"], death)
+        words = ["train", str(folder / "tiny.py"), "--run-dir", str(run), "--resume", "--trust", "--no-evaluate", "--quiet"]
+        status = live(folder, name, [*words, "--steps", str(STEPS), "--save-every", str(SAVE_EVERY)], death)
         whole = [checkpoint.load(path)[0]["steps"] for path in sorted(run.glob("checkpoints/step-*"))]
         found[name] = {"status": status, "whole": whole, "torn": len(list(run.glob("checkpoints/.*.tmp")))}
     (folder / "lives.json").write_text(json.dumps(found))
