@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.equality import assert_equal_runs
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and prctl")
 ROOT = Path(__file__).parents[1]
 
 
@@ -79,6 +79,13 @@ def test_another_rank_killed_while_it_gives_its_part_leaves_the_checkpoint_befor
     assert_told(life.said[0])
     assert life.whole == [192, 384]
     assert life.torn == 0
+
+
+def test_ranks_whose_torchrun_is_killed_save_and_end(lives):
+    life = lives.launcher
+    assert life.status == [75, 0], life.said
+    assert "preempted at step 512 and saved" in life.said[0]
+    assert life.whole == [192, 384, 512]
 
 
 def test_what_is_resumed_after_all_of_that_is_the_unbroken_run_bit_for_bit(lives):

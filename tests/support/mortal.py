@@ -5,11 +5,13 @@ One process imports everything once, and forks the ranks of one life after anoth
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +84,23 @@ def between_messages_to_rank_0(at: int) -> None:
     dist.send = counted
 
 
+def launcher_before_a_gradient_step(at: int) -> None:
+    """The launcher dies before the gradient step of this number, which waits until rank 0 knows."""
+    step, count = Stepper.step, 0
+
+    def counted(self: Stepper, max_norm: float | None = None) -> Any:
+        nonlocal count
+        count += 1
+        if count == at:
+            os.kill(os.getppid(), signal.SIGKILL)
+            until = time.monotonic() + 60
+            while "SIGTERM" not in Path("launcher-0.txt").read_text() and time.monotonic() < until:
+                time.sleep(0.05)
+        return step(self, max_norm)
+
+    Stepper.step = counted  # type: ignore[method-assign]
+
+
 # Of 640 steps; there are 4 gradient steps in the update after every 64, and a checkpoint after every 192.
 STEPS, SAVE_EVERY = 640, 192
 LIVES: dict[str, Death | None] = {
@@ -89,12 +108,14 @@ LIVES: dict[str, Death | None] = {
     "update": Death(1, between_gradient_steps, 18),  # the second one of the update at step 320
     "save by rank 0": Death(0, between_bytes_of_a_checkpoint, 384),
     "save by rank 1": Death(1, between_messages_to_rank_0, 4),  # the second checkpoint of a life that begins at 192
+    "launcher": Death(1, launcher_before_a_gradient_step, 6),  # of the update at step 512, in a life that begins at 384
     "end": None,
 }
 
 
 def train(rank: int, words: list[str], store: Path, death: Death | None) -> int:
     """Be one of the ranks."""
+    Path(f"{store.stem}-{rank}.pid").write_text(str(os.getpid()))
     os.environ |= {"TORCHELASTIC_RUN_ID": "mortal", "WORLD_SIZE": str(SIZE), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     dist.init_process_group = functools.partial(
         dist.init_process_group, init_method=f"file://{store}", rank=rank, world_size=SIZE
@@ -105,28 +126,47 @@ def train(rank: int, words: list[str], store: Path, death: Death | None) -> int:
 
 
 def live(folder: Path, name: str, words: list[str], death: Death | None) -> list[int]:
-    """The exit statuses of all ranks."""
-    children = []
-    for rank in range(SIZE):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                with open(folder / f"{name}-{rank}.txt", "wb") as said:
-                    os.dup2(said.fileno(), 2)
-                    os.dup2(said.fileno(), 1)
-                status = train(rank, words, folder / f"{name}.store", death)
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    """The exit statuses of all ranks, which have a launcher as parent; if that one dies, they become children of ours."""
+    launcher = os.fork()
+    if launcher == 0:
+        ranks = [begin(folder, name, words, death, rank) for rank in range(SIZE)]
+        for rank, child in enumerate(ranks):
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            Path(f"{name}-{rank}.status").write_text(str(status))
+        os._exit(0)
+    while True:
+        try:
+            child, status = os.wait()
+        except ChildProcessError:
+            break
+        for rank in range(SIZE):
+            if child == int(Path(f"{name}-{rank}.pid").read_text()):
+                Path(f"{name}-{rank}.status").write_text(str(os.waitstatus_to_exitcode(status)))
+    return [int(Path(f"{name}-{rank}.status").read_text()) for rank in range(SIZE)]
+
+
+def begin(folder: Path, name: str, words: list[str], death: Death | None, rank: int) -> int:
+    """Fork a rank; its process."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with open(f"{name}-{rank}.txt", "wb") as said:
+            os.dup2(said.fileno(), 2)
+            os.dup2(said.fileno(), 1)
+        status = train(rank, words, folder / f"{name}.store", death)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 def main(folder: Path) -> None:
     """Live all lives, and write what was left after each of them."""
     torch.set_num_threads(1)
+    os.chdir(folder)
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     (folder / "tiny.py").write_text(SCENARIO)
     warm = ["train", str(folder / "tiny.py"), "--run-dir", str(folder / "warm"), "--steps", "4", "--episodes", "1", "--quiet"]
     assert marl_main(warm) == 0  # which imports all that there is to be imported
