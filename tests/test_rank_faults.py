@@ -88,6 +88,10 @@ def test_ranks_whose_torchrun_is_killed_save_and_end(lives):
     assert life.whole == [192, 384, 512]
 
 
+def test_a_rank_that_waits_for_the_others_does_not_outlive_its_torchrun(lives):
+    assert lives.rendezvous.status[0] in (KILLED, 75), lives.rendezvous.said
+
+
 def test_what_is_resumed_after_all_of_that_is_the_unbroken_run_bit_for_bit(lives):
     assert lives.end.status == lives.unbroken.status == [0, 0], lives.end.said
     assert_equal_runs(lives.folder / "unbroken", lives.folder / "broken")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 from marl.cli.asked import Asked
 from marl.cli.continued import began_in_python, go_on
 from marl.cli.follow import follow
-from marl.cli.launched import end_with_launcher
 from marl.cli.output import note, print_json
 from marl.cli.plan import (
     Plan,
@@ -56,7 +55,6 @@ def train(asked: Asked) -> int:
     together = ranks.join()
     if together is None:
         return _alone(asked)
-    end_with_launcher(together.first)
     try:
         status = _alone(asked, together) if together.first else follow(asked, together)
     except UsageError:

@@ -39,9 +39,9 @@ ROOT = Path(__file__).parents[2]
 SCENARIO = """
 import dataclasses
 import marl
-from marl_scenarios.cartpole import scenario as cartpole
+from marl_scenarios import cartpole
 
-scenario = dataclasses.replace(cartpole, name="chaos", algorithms={}, CHANGES)
+scenario = dataclasses.replace(cartpole.scenario, name="chaos", algorithms={}, CHANGES)
 """
 STEPS, EXPECTED = 100_000, 475.0  # of CartPole; what Gymnasium calls solved
 LIFE = 12_000  # steps that each life has before it

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from marl import checkpoint
+from marl import checkpoint, launched
 from marl.cli import main as marl_main
 from marl.optim import Stepper
 from tests.support.commands import SCENARIO
@@ -30,11 +30,15 @@ SIZE = 2
 
 @dataclass(frozen=True)
 class Death:
-    """Which rank dies, where, and at what: the number of a gradient step, the step of a checkpoint, of a message."""
+    """Which rank dies, where, and at what: the number of a gradient step, the step of a checkpoint, of a message.
+
+    elsewhere: what is done in the other ranks before they train.
+    """
 
     rank: int
     prepare: Callable[[int], None]
     at: int
+    elsewhere: Callable[[], None] = lambda: None
 
 
 def die() -> NoReturn:
@@ -93,12 +97,35 @@ def launcher_before_a_gradient_step(at: int) -> None:
         count += 1
         if count == at:
             os.kill(os.getppid(), signal.SIGKILL)
-            until = time.monotonic() + 60
-            while "SIGTERM" not in Path("launcher-0.txt").read_text() and time.monotonic() < until:
+            while not Path("signalled").exists():
                 time.sleep(0.05)
         return step(self, max_norm)
 
     Stepper.step = counted  # type: ignore[method-assign]
+
+
+def tell_of_signals() -> None:
+    """Leave a file where this rank has sent itself one: it hears it once it waits for the others no more."""
+    kill = os.kill
+
+    def told(pid: int, number: int) -> None:
+        kill(pid, number)
+        Path("signalled").touch()
+
+    os.kill = told
+
+
+def launcher_before_all_have_joined(at: int) -> None:
+    """The launcher dies, and this rank, once rank 0 waits for it."""
+    while not Path("rendezvous.store").exists():
+        time.sleep(0.05)
+    os.kill(os.getppid(), signal.SIGKILL)
+    die()
+
+
+def hurry() -> None:
+    """Wait no half minute for what does not come."""
+    launched.GRACE = 0.1
 
 
 # Of 640 steps; there are 4 gradient steps in the update after every 64, and a checkpoint after every 192.
@@ -108,7 +135,9 @@ LIVES: dict[str, Death | None] = {
     "update": Death(1, between_gradient_steps, 18),  # the second one of the update at step 320
     "save by rank 0": Death(0, between_bytes_of_a_checkpoint, 384),
     "save by rank 1": Death(1, between_messages_to_rank_0, 4),  # the second checkpoint of a life that begins at 192
-    "launcher": Death(1, launcher_before_a_gradient_step, 6),  # of the update at step 512, in a life that begins at 384
+    # Of the update at step 512, in a life that begins at 384.
+    "launcher": Death(1, launcher_before_a_gradient_step, 6, tell_of_signals),
+    "rendezvous": Death(1, launcher_before_all_have_joined, 0, hurry),
     "end": None,
 }
 
@@ -122,6 +151,8 @@ def train(rank: int, words: list[str], store: Path, death: Death | None) -> int:
     )
     if death is not None and death.rank == rank:
         death.prepare(death.at)
+    elif death is not None:
+        death.elsewhere()
     return marl_main(words)
 
 

@@ -7,13 +7,14 @@ import signal
 import threading
 import time
 
-GRACE = 60.0  # seconds that a rank has to save, or to be told of the end
+GRACE = 30.0  # seconds that a rank has to save, or to be told of the end
 
 
 def end_with_launcher(first: bool) -> None:
     """End, as preempted, once the process that started this one is gone: nobody else would end this rank then.
 
-    ``first``: whether this is rank 0, which saves and lets the others go.
+    ``first``: whether this is rank 0, which saves and lets the others go. One that still waits for them is not heard,
+    and ends with the others.
     """
     launcher = os.getppid()
 
