@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 
@@ -79,9 +78,7 @@ def test_copies_on_a_lost_node_begin_anew_on_another_and_the_others_go_on(cluste
 
 def test_a_collecting_actor_on_a_lost_node_is_replaced_and_every_step_is_counted_once(cluster):
     agents = marl.A2C(rollout=8, network=marl.MLP((8,)), correction=marl.VTrace())
-    with marl.MultiAgentSystem(
-        agents, Team, num_envs=4, seed=7, ray=cluster.address, actors=2, staleness=1
-    ) as system:
+    with marl.MultiAgentSystem(agents, Team, num_envs=4, seed=7, ray=cluster.address, actors=2, staleness=1) as system:
         system.train(steps=96)
         lose_the_second_node(cluster)
         system.train(steps=96)

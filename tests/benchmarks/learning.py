@@ -7,8 +7,8 @@ from seeds that training never saw. Two-player games play 2,000 games from each 
 ``--keep FOLDER`` leaves a run folder of each seed there, from which ``marl play`` draws episodes.
 ``--random`` trains nothing: what random play comes to in the same episodes.
 ``--curves FOLDER`` also evaluates 20 times on the way and keeps the learning curves there; `curves` draws them.
-``--actors 2 --staleness 4`` lets actors of a Ray cluster that begins for it collect rollouts, or without ``--staleness``
-step the copies. Ranks train together where torchrun starts them:
+``--actors 2 --staleness 4`` lets actors of a Ray cluster that begins for it collect rollouts, or without
+``--staleness`` step the copies. Ranks train together where torchrun starts them:
 
     torchrun --nproc-per-node 2 -m tests.benchmarks.learning cartpole --seeds 0
     python -m tests.benchmarks.learning cartpole_impala --seeds 0 --actors 2 --staleness 4

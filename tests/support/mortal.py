@@ -157,7 +157,7 @@ def train(rank: int, words: list[str], store: Path, death: Death | None) -> int:
 
 
 def live(folder: Path, name: str, words: list[str], death: Death | None) -> list[int]:
-    """The exit statuses of all ranks, which have a launcher as parent; if that one dies, they become children of ours."""
+    """The exit statuses of all ranks, children of a launcher; if that one dies they become ours."""
     launcher = os.fork()
     if launcher == 0:
         ranks = [begin(folder, name, words, death, rank) for rank in range(SIZE)]
@@ -199,13 +199,13 @@ def main(folder: Path) -> None:
     os.chdir(folder)
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     (folder / "tiny.py").write_text(SCENARIO)
-    warm = ["train", str(folder / "tiny.py"), "--run-dir", str(folder / "warm"), "--steps", "4", "--episodes", "1", "--quiet"]
-    assert marl_main(warm) == 0  # which imports all that there is to be imported
+    words = ["train", str(folder / "tiny.py"), "--quiet", "--resume", "--trust", "--run-dir"]
+    assert marl_main([*words, "warm", "--steps", "4", "--episodes", "1"]) == 0  # imports all that there is to import
     found = {}
     for name, death in LIVES.items():
         run = folder / ("unbroken" if name == "unbroken" else "broken")
-        words = ["train", str(folder / "tiny.py"), "--run-dir", str(run), "--resume", "--trust", "--no-evaluate", "--quiet"]
-        status = live(folder, name, [*words, "--steps", str(STEPS), "--save-every", str(SAVE_EVERY)], death)
+        asked = [*words, str(run), "--no-evaluate", "--steps", str(STEPS), "--save-every", str(SAVE_EVERY)]
+        status = live(folder, name, asked, death)
         whole = [checkpoint.load(path)[0]["steps"] for path in sorted(run.glob("checkpoints/step-*"))]
         found[name] = {"status": status, "whole": whole, "torn": len(list(run.glob("checkpoints/.*.tmp")))}
     (folder / "lives.json").write_text(json.dumps(found))

@@ -23,7 +23,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def born_at(pid: int) -> str:
-    """When a process began, in the system's own count, which tells it from a later one of that id; empty: it has ended."""
+    """When a process began, in the system's own count: another of that id began later. Empty: it has ended."""
     fields = _stat(pid)
     return fields[19] if fields else ""
 
