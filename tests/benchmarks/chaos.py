@@ -272,7 +272,8 @@ def chaos(
     assert code == 0, f"exit status {code} of a life that was left alone; see {life.said.name}"
     stayed = max(stayed, life.wait_for_the_others())
     summary: dict[str, Any] = json.loads((life.run / "summary.json").read_text())
-    assert (summary["status"], summary["steps"]) == ("finished", life.steps), summary
+    assert summary["status"] == "finished", summary
+    assert summary["steps"] >= life.steps, summary  # rollouts are whole
     assert way.launcher or summary["faults"]["killed"] >= 1, summary["faults"]
     check(life.run)
     assert not (life.run / "run.lock").exists()
