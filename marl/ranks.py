@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from marl.launched import end_with_launcher
 from marl.types import ConfigError, ResourceError
 
 DONE, GATHER = 0, 1  # what rank 0 tells the others
@@ -269,6 +270,7 @@ def join() -> Ranks | None:
     if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
     if not dist.is_initialized():
+        end_with_launcher(os.environ["RANK"] == "0")
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         if gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -7,6 +7,14 @@ from seeds that training never saw. Two-player games play 2,000 games from each 
 ``--keep FOLDER`` leaves a run folder of each seed there, from which ``marl play`` draws episodes.
 ``--random`` trains nothing: what random play comes to in the same episodes.
 ``--curves FOLDER`` also evaluates 20 times on the way and keeps the learning curves there; `curves` draws them.
+``--actors 2 --staleness 4`` lets actors of a Ray cluster that begins for it collect rollouts, or without
+``--staleness`` step the copies. Ranks train together where torchrun starts them:
+
+    torchrun --nproc-per-node 2 -m tests.benchmarks.learning cartpole --seeds 0
+    python -m tests.benchmarks.learning cartpole_impala --seeds 0 --actors 2 --staleness 4
+
+Where a task asks for a mean return, a row also has the step, and the seconds, at which the newest 100 training episodes
+reached it first.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +32,8 @@ from typing import Any
 from marl_envs import kuhn
 
 import marl
-from marl import parallel
+from marl import parallel, ranks
+from marl.cluster import LOCAL
 from marl.scenario import find, names
 from marl.studies.versus import versus
 from tests.benchmarks import curves, riddle
@@ -54,10 +64,18 @@ class Task:
     curriculum: bool = True  # False: train without the scenario's, on its target alone
     channel: bool = True  # likewise
     hindsight: bool = True  # False: the same of goals relabeled
+    change: Callable[[marl.Scenario], marl.Scenario] | None = None  # of the scenario, before all these
+
+    @property
+    def of_episodes(self) -> bool:
+        """Whether it asks for the mean return of whole episodes, as training has them too."""
+        return self.at_least is not None and self.measure is None and self.team is None and not self.games
 
     def make(self) -> marl.Scenario:
         """The scenario to train."""
         scenario = find(self.scenario)
+        if self.change is not None:
+            scenario = self.change(scenario)
         if not self.curriculum:
             chosen = scenario.curriculum
             target = (
@@ -73,6 +91,18 @@ class Task:
         if self.critic is None or not isinstance(scenario.agents, marl.PPO):
             return scenario
         return dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, critic=self.critic))
+
+
+def corrected(scenario: marl.Scenario) -> marl.Scenario:
+    """Its PPO with V-trace, which is APPO."""
+    assert isinstance(scenario.agents, marl.PPO)
+    return dataclasses.replace(scenario, agents=dataclasses.replace(scenario.agents, correction=marl.VTrace()))
+
+
+def impala(scenario: marl.Scenario) -> marl.Scenario:
+    """CartPole by IMPALA."""
+    agents = marl.impala(rollout=16, lr=marl.Linear(2e-3, 0.0), entropy=0.01)
+    return dataclasses.replace(scenario, agents=agents, num_envs=16, steps=200_000)
 
 
 def poker(system: marl.MultiAgentSystem) -> float:
@@ -160,12 +190,17 @@ def pairings(system: marl.MultiAgentSystem) -> dict[str, float]:
 TASKS = {
     "cartpole": Task("cartpole", 475, needed=0.8),
     "cartpole_a2c": Task("cartpole_a2c", 475),
+    "cartpole_appo": Task("cartpole", 475, needed=0.8, change=corrected),
+    "cartpole_impala": Task("cartpole", 475, needed=0.8, change=impala),
     "acrobot": Task("acrobot", -95),
     "pendulum": Task("pendulum", -250),
     "spread_ippo": Task("spread", -36, critic=marl.Local()),
     "spread_mappo": Task("spread", -36, critic=marl.Joint()),
     "spread_native_ippo": Task("spread_native", -36, critic=marl.Local(), original="mpe2.simple_spread_v3"),
     "spread_native_mappo": Task("spread_native", -36, critic=marl.Joint(), original="mpe2.simple_spread_v3"),
+    "spread_native_appo": Task(
+        "spread_native", -36, critic=marl.Local(), original="mpe2.simple_spread_v3", change=corrected
+    ),
     "pendulum_ddpg": Task("pendulum_ddpg", -190, original="Pendulum-v1"),
     "pendulum_td3": Task("pendulum_td3", -190, original="Pendulum-v1"),
     "pendulum_sac": Task("pendulum_sac", -190, original="Pendulum-v1"),
@@ -230,10 +265,20 @@ def run(
     *,
     random: bool = False,
     keep: Path | None = None,
+    measure: bool = True,
+    **place: Any,
 ) -> dict[str, float]:
-    """Train one seed and measure it; with ``curve``, also on the way (in the training environment) and append that.
+    """Train one seed and measure it.
 
-    ``random``: measure random play instead. ``keep``: a folder for the run.
+    Args:
+        task: what to train.
+        seed: of everything.
+        steps: environment steps; None: the scenario's.
+        curve: measurements on the way, in the training environment, are appended to it.
+        random: measure random play instead.
+        keep: a folder for the run.
+        measure: False: train alone, as ranks other than 0 do.
+        place: where the copies are, as in ``MultiAgentSystem(ray=, actors=, staleness=)``.
     """
     scenario = task.make()
     if random:
@@ -242,16 +287,24 @@ def run(
         scenario = dataclasses.replace(scenario, agents=agents, algorithms={}, shaping=())
     every = None if curve is None else (steps or scenario.steps) // curves.POINTS
 
+    first: dict[str, float] = {}
+
     def note(metrics: Mapping[str, float]) -> None:
+        long = task.of_episodes and metrics["episodes"] >= 100
+        if long and not first and metrics.get("mean_return", -math.inf) >= task.at_least:
+            first.update({"reached at": int(metrics["steps"]), "after": round(time.perf_counter() - began, 1)})
         if curve is not None and "evaluation_return" in metrics:
             curve.append(curves.Point(seed, int(metrics["steps"]), round(metrics["evaluation_return"], 3)))
 
-    with marl.MultiAgentSystem(None, scenario, seed=seed) as system:
+    with marl.MultiAgentSystem(None, scenario, seed=seed, **place) as system:
         began = time.perf_counter()
         if not random:
             folder = keep and keep / f"{task.scenario}-{seed}"
             system.train(steps=steps, callback=note, evaluate_every=every, evaluate_episodes=100, run_dir=folder)
         row: dict[str, float] = {"seed": seed, "steps": system.steps, "seconds": round(time.perf_counter() - began, 1)}
+        row |= first
+        if not measure:
+            return row
         if task.games:
             for seat, score in versus(system, games=task.games).items():
                 row[f"{seat} wins"], row[f"{seat} draws"], row[f"{seat} losses"] = score.wins, score.draws, score.losses
@@ -295,18 +348,29 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     parser.add_argument("--curves", type=Path, help="folder for the learning curves, such as docs/curves")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave a run folder of each seed there")
     parser.add_argument("--random", action="store_true", help="train nothing: measure random play")
+    parser.add_argument("--actors", type=int, metavar="N", help="actors of a Ray cluster that step the copies")
+    parser.add_argument("--staleness", type=int, metavar="S", help="they collect rollouts, at most so many updates old")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args(arguments)
     parallel.set_threads(options.threads)
     task = TASKS.get(options.task) or Task(options.task)
+    place = {"ray": options.actors and LOCAL, "actors": options.actors, "staleness": options.staleness}
+    how: dict[str, Any] = {"random": options.random, "keep": options.keep, **place}
+    together = ranks.join()
+    if together is not None and not together.first:
+        for seed in options.seeds:
+            run(task, seed, options.steps, measure=False, **how)
+        ranks.leave()
+        return True  # rank 0 says it
     rows = []
     for seed in options.seeds:
         curve: list[curves.Point] | None = [] if options.curves else None
-        rows.append(run(task, seed, options.steps, curve, random=options.random, keep=options.keep))
+        rows.append(run(task, seed, options.steps, curve, **how))
         if curve:
             curves.keep(options.curves / f"{options.task}.csv", curve)
         if not options.json:
             print("  ".join(f"{name} {value:g}" for name, value in rows[-1].items()), flush=True)
+    ranks.leave()
     results = [row["result"] for row in rows]
     met = sum(reached(task, row) for row in rows) >= task.needed * len(rows)
     if options.json:
