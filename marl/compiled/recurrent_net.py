@@ -34,7 +34,7 @@ from marl.compiled.panels import (
     whole,
 )
 from marl.compiled.recurrent import Unit
-from marl.compiled.tiles import ACTIVATIONS, TANH, Net, fast_kernel, flat_matrix, layer_table, spans, tanh
+from marl.compiled.tiles import ACTIVATIONS, TANH, Net, fast_kernel, flat_matrix, layer_table, passed, spans, tanh
 from marl.compiled.vectors import KEEP, ZERO, copy
 from marl.types import Array
 
@@ -436,7 +436,7 @@ def _derived(
                         else:
                             for i in range(rows):
                                 for j in range(inner):
-                                    to[i, j] = _ZERO if a[i, j] <= 0 else to[i, j]
+                                    to[i, j] = passed(to[i, j], a[i, j])
                         z = to
             for i in range(rows):
                 copy(slopes.carry, lines[i] * states, d, i * d.shape[1], units)
