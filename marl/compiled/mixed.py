@@ -160,7 +160,7 @@ class CompiledMixedDQN:
             chooser = online.out, _beyond(self.net, online, next_seen, outside)
         mask = _NO_MASK if sample.next_action_mask is None else sample.next_action_mask.numpy()
         later = _bootstrapped(successor, outside, *chooser, *judge, mask)  # (L, B, N): Q'(s', a*)
-        now = np.take_along_axis(online.out, action[..., None], -1)[..., 0]  # (L, B, N)
+        now = _picked(online.out, action)  # (L, B, N)
         states, next_states = (joint.flatten(2).flatten(0, 1) for joint in (sample.joint, sample.next_joint))
         agents = acting.shape[-1]
         total, back = self.mixing.now(now.reshape(-1, agents), acting.reshape(-1, agents), states)
@@ -170,8 +170,7 @@ class CompiledMixedDQN:
         loss, slope, error = _td_errors(
             total, next_total, sample.reward.numpy(), discount, counts, sample.weight.numpy(), *self.costs
         )
-        to_out = np.zeros(online.out.shape, dtype=np.float32)
-        np.put_along_axis(to_out, action[..., None], back(slope).reshape(*acting.shape, 1), -1)
+        to_out = _put(back(slope), action, online.out)
         gradient, _ = self.net.backward(online, torch.from_numpy(to_out), None, to_x=False)
         self.learner.flat.gradients.numpy()[:] = gradient
         for flat in self.flats:
@@ -189,6 +188,26 @@ def _beyond(net: CompiledRecurrent, found: Passage, next_seen: Tensor, outside: 
     seen, before, begins, acts = (torch.from_numpy(part) for part in (x[None], carry, start, acting))
     out: Array = net.forward(seen, before, begins, acts, keep=False).out[0]
     return out
+
+
+@exact_kernel
+def _picked(out: Array, action: Array) -> Array:
+    """The values ``(L, B, N)`` of the actions taken."""
+    found, of = np.empty(action.size, dtype=np.float32), action.reshape(-1)
+    values = out.reshape(-1, out.shape[-1])
+    for row in range(found.size):
+        found[row] = values[row, of[row]]
+    return found.reshape(action.shape)
+
+
+@exact_kernel
+def _put(slope: Array, action: Array, out: Array) -> Array:
+    """The gradient of ``out`` from that of the values of the actions taken, ``(L B, N)``."""
+    to_out, of = np.zeros(out.shape, dtype=np.float32), action.reshape(-1)
+    rows, slopes = to_out.reshape(-1, out.shape[-1]), slope.reshape(-1)
+    for row in range(of.size):
+        rows[row, of[row]] = slopes[row]
+    return to_out
 
 
 @exact_kernel

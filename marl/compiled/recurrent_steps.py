@@ -12,7 +12,7 @@ import numpy as np
 
 from marl.compiled.cells import gru, gru_back, lstm, lstm_back
 from marl.compiled.panels import Workroom, add_outer, affine, sum_places, times, whole
-from marl.compiled.tiles import TANH, Net, fast_kernel, tanh
+from marl.compiled.tiles import TANH, Net, fast_kernel, passed, tanh
 from marl.compiled.vectors import KEEP, ZERO, copy
 from marl.types import Array
 
@@ -194,5 +194,5 @@ def step_back(net: Net, data: Passage, slopes: Slopes, work: Workroom, gates: in
             else:
                 for i in range(rows):
                     for j in range(inner):
-                        to[i, j] = _ZERO if a[i, j] <= 0 else to[i, j]
+                        to[i, j] = passed(to[i, j], a[i, j])
             z = to

@@ -30,7 +30,7 @@ from marl.compiled.panels import (
     times,
     whole,
 )
-from marl.compiled.tiles import fast_kernel, flat_matrix, layer_table, spans
+from marl.compiled.tiles import fast_kernel, flat_matrix, layer_table, passed, spans
 from marl.compiled.vectors import ZERO, copy
 from marl.types import Array
 
@@ -243,6 +243,6 @@ def _slopes(
                             to_x[first + i, j] += to[i, j]
                     else:
                         for j in range(inner):
-                            to[i, j] = _ZERO if a[i, j] <= 0 else to[i, j]
+                            to[i, j] = passed(to[i, j], a[i, j])
                 z = to
     add_sums(gradient[0], sums, layers)

@@ -131,6 +131,12 @@ def exp(value: Any) -> Any:
 
 
 @fast_kernel
+def passed(slope: Any, output: Any) -> Any:
+    """A rectifier's gradient. Both numbers are read whatever they are, so that loops fill vectors and never branch."""
+    return _ZERO if output <= 0 else slope
+
+
+@fast_kernel
 def padded(columns: int) -> int:
     """Columns that are computed: whole panels."""
     return (columns + COLUMNS - 1) // COLUMNS * COLUMNS
@@ -310,7 +316,7 @@ def _derive(z: Array, output: Array, rows: int, columns: int, activation: int) -
                 z[i, j] *= _ONE - output[i, j] * output[i, j]
         else:
             for j in range(columns):
-                z[i, j] = _ZERO if output[i, j] <= 0 else z[i, j]
+                z[i, j] = passed(z[i, j], output[i, j])
 
 
 @fast_kernel

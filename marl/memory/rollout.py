@@ -201,7 +201,8 @@ class Rollout:
 
     def go_to(self, time: int) -> None:
         """Go on at a row, without the true successors of others."""
-        for kept in (self.final_rows, *self.successors):
+        self.final_rows.clear()
+        for kept in self.successors:
             kept.clear()
         self.time = time
 

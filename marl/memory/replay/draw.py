@@ -25,22 +25,25 @@ WALKED = ("reward", "terminated", "truncated", "link", "acting")
 @jit(nogil=True)
 def walk(
     cells: Array, reward: Array, terminated: Array, truncated: Array, link: Array, acting: Array, by_team: bool,
-    copies: int, n_step: int, discount: float, total: Array, worth: Array, successor: Array, complete: Array,
+    copies: int, batch: int, n_step: int, discount: float, total: Array, worth: Array, successor: Array,
+    complete: Array, ahead: Array,
 ) -> bool:  # fmt: skip
     """Follow each agent's links for ``n_step`` turns: summed reward, worth of the successor, where it is.
 
-    Returns whether any of the successors is a kept end.
+    ``ahead``: which of the ``batch`` sequences' rows that is, -1: none. Returns whether any successor is a kept end.
     """
-    over = False
+    over, length, size = False, cells.shape[0] // batch, len(reward) // copies
     for b in range(cells.shape[0]):
+        time, first = b // batch, b % batch
         for n in range(cells.shape[1]):
             place = cells[b, n]
             known = link[place, n] != -1 and (by_team or acting[place, n])
             complete[b, n] = known
-            total[b, n], worth[b, n], successor[b, n] = 0.0, 0.0, place
+            total[b, n], worth[b, n], successor[b, n], ahead[b, n] = 0.0, 0.0, place, -1
             if not known:
                 continue
-            factor = 1.0
+            factor, row = 1.0, place // copies
+            copy = place - row * copies
             for _ in range(n_step):
                 after = link[place, n]
                 if after == -1:  # the newest row: stop at it, with as many turns as there are
@@ -54,10 +57,13 @@ def walk(
                 if truncated[place, n]:
                     successor[b, n] = after
                     break
-                place = after * copies + place % copies
+                row, place = after, after * copies + copy
                 successor[b, n] = place
             worth[b, n] = factor
             over |= successor[b, n] < 0
+            onward = (row - cells[first, n] // copies + size) % size
+            if successor[b, n] >= 0 and time < onward < length:
+                ahead[b, n] = onward
     return over
 
 
@@ -104,6 +110,7 @@ class Cut:
         reward: summed over ``n_step`` own turns, fewer at ends and at the newest row, ``(L * B, N)``.
         worth: what the successor's value is worth, ``(L * B, N)``.
         successor: where it is, ``(L * B, N)``.
+        ahead: which row of its sequence that is, ``(L * B, N)``; -1: none of them.
         complete: whether what came of the action is known, ``(L * B, N)``.
         over: whether any successor is a kept end.
         after: places of the successors, ``(L * B, N)`` if ``each``, else ``(L * B,)``.
@@ -128,24 +135,23 @@ class Cut:
 
     def _follow(self, by_team: bool, n_step: int, discount: float) -> None:
         """Rewards, successors and ends of the actions in ``cells``."""
-        shape, cells = self.cells.shape, self._stored.cells
+        shape = self.cells.shape
         self.reward, self.worth = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         self.successor, self.complete = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=bool)
+        self.ahead = np.empty(shape, dtype=np.int64)
         self.over = walk(
             self.cells,
-            cells["reward"],
-            cells["terminated"],
-            cells["truncated"],
-            cells["link"],
-            cells["acting"],
+            *(self._stored.cells[name] for name in WALKED),
             by_team,
             self._stored.copies,
+            self.batch,
             n_step,
             discount,
             self.reward,
             self.worth,
             self.successor,
             self.complete,
+            self.ahead,
         )
 
     @property
@@ -184,15 +190,6 @@ class Cut:
         if self.each and self._stored.num_agents > 1:
             return self.goes_on
         return self._stored.whole("acting", self.successor[:, 0], self.over)
-
-    def ahead(self) -> Array:
-        """Which row of its sequence each successor is, ``(L * B, N)``; -1: none of them."""
-        if self.length == 1:
-            return np.full(self.cells.shape, -1)
-        first = np.tile(self.cells[: self.batch] // self._stored.copies, (self.length, 1))
-        ahead = (self.successor // self._stored.copies - first) % self._stored.size
-        time = np.repeat(np.arange(self.length), self.batch)[:, None]
-        return np.where((self.successor < 0) | (ahead <= time) | (ahead >= self.length), -1, ahead)
 
     def for_others(self, heads: Sequence[int]) -> tuple[Array, Array]:
         """The next row as other teams see it, ``(L * B,)``: where it shows who acts, and where what they do there.

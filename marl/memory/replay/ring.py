@@ -564,7 +564,7 @@ class Replay:
             started=started,
             acting=cut.sequences(cut.here("acting")),
             complete=cut.sequences(cut.complete),
-            successor=cut.sequences(cut.ahead()),
+            successor=cut.sequences(cut.ahead),
             reward=cut.sequences(cut.reward),
             discount=cut.sequences(cut.worth),
             next_obs=next_seen,
