@@ -135,13 +135,17 @@ class Cut:
 
     def _follow(self, by_team: bool, n_step: int, discount: float) -> None:
         """Rewards, successors and ends of the actions in ``cells``."""
-        shape = self.cells.shape
+        shape, cells = self.cells.shape, self._stored.cells
         self.reward, self.worth = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         self.successor, self.complete = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=bool)
         self.ahead = np.empty(shape, dtype=np.int64)
         self.over = walk(
             self.cells,
-            *(self._stored.cells[name] for name in WALKED),
+            cells["reward"],
+            cells["terminated"],
+            cells["truncated"],
+            cells["link"],
+            cells["acting"],
             by_team,
             self._stored.copies,
             self.batch,
