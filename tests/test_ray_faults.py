@@ -81,10 +81,12 @@ def test_a_collecting_actor_on_a_lost_node_is_replaced_and_every_step_is_counted
     with marl.MultiAgentSystem(agents, Team, num_envs=4, seed=7, ray=cluster.address, actors=2, staleness=1) as system:
         system.train(steps=96)
         lose_the_second_node(cluster)
-        system.train(steps=96)
+        for _ in range(1_000):  # the other actor alone may fill all rollouts before the cluster knows of the loss
+            if not system.faults:
+                system.train(steps=96)
         counts, pids = system.training.asynchronous, system.environments.training.pids
         assert system.faults == {"killed": 1, "lost_episodes": 2}
-        assert counts["learned"] == system.steps == 192
+        assert counts["learned"] == system.steps
     assert counts["begun"] == counts["learned"] + counts["discarded"]
     wait_until(lambda: all(map(gone, pids)))
 
