@@ -22,6 +22,7 @@ from marl.compiled import (
     MismatchError,
     acting,
     adam,
+    advantage,
     backend,
     decisions,
     dqn,
@@ -112,7 +113,7 @@ def test_with_compiled_code_off_no_kernel_is_called(monkeypatch):
                          (recurrent_net, "_forward"), (side_by_side, "_forward"), (mixing, "_mix"),
                          (acting, "_choose"), (mlp, "_forward"), (mlp, "_backward"), (tiles, "tanh_all"),
                          (adam, "_clip"), (adam, "_adam"), (kernels, "_categorical_kernels"),
-                         (recursion, "_kernel")):  # fmt: skip
+                         (recursion, "_kernel"), (advantage, "_estimate"), (advantage, "_normalize")):  # fmt: skip
         monkeypatch.setattr(module, name, refuse)
     with marl.compiled.use("off"):
         for name in SETTINGS:
@@ -299,6 +300,8 @@ INJECTED = {
     "clipping": (adam, "_clip", negate(0), "ppo"),
     "Adam": (adam, "_adam", doubled, "ppo"),
     "recursion": (recursion, "_kernel", lambda makes: lambda: add_half(3)(makes()), "ppo"),
+    "advantages": (advantage, "_estimate", lambda makes: lambda: add_half(6)(makes()), "ppo"),
+    "normalized advantages": (advantage, "_normalize", lambda makes: lambda: add_half(2)(makes()), "ppo"),
 }
 
 

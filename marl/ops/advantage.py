@@ -1,8 +1,12 @@
 """Advantages where an agent acts only on some rows, and masked statistics per parameter set."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from marl.compiled import advantage as compiled
+from marl.compiled import backend
 from marl.ops.checks import check
 from marl.ops.recursion import backward_recursion
 from marl.reduce import ALONE, Reduce
@@ -71,6 +75,15 @@ def idle_generalized_advantage_estimation(
     length = reward.shape[0]
     if length == 0:
         return torch.zeros_like(reward), acting.clone()
+    if compiled.fits(reward):
+        rows, last = (reward, value, acting, terminated, truncated, final_value), (last_value, last_acting)
+        found = compiled.estimate(rows, last, discount, lambda_)
+        if backend.checking:
+            precise = [x.double() if x.is_floating_point() else x for x in (*rows, *last)]
+            arguments: list[Any] = [*precise, discount, lambda_]
+            wanted = idle_generalized_advantage_estimation(*arguments)
+            backend.require_equal("advantages", (found[0], wanted[0]), (found[1], wanted[1]))
+        return found
     ended = terminated | truncated
     zero = reward.new_zeros(())
     column = (length,) + (1,) * last_value.dim()
@@ -230,6 +243,12 @@ def masked_normalize(
     flat = torch.where(flat_mask, x.reshape(-1, agents), x.new_zeros(()))  # (M, N)
     if flat.shape[0] == 0:
         return torch.zeros_like(x)
+    if reduce.alone and compiled.fits(x):
+        found = compiled.normalize(x, mask, owner, num_sets, epsilon)
+        if backend.checking:
+            wanted = masked_normalize(x.double(), mask, owner, num_sets, epsilon)
+            backend.require_equal("normalized advantages", (found, wanted))
+        return found
 
     def per_set(column: Tensor) -> Tensor:
         return column.new_zeros(num_sets).index_add(0, owner, column)  # (N,) -> (P,)

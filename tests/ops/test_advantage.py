@@ -164,6 +164,18 @@ def test_termination_wins_over_truncation_and_nothing_is_tracked():
     assert not advantage.requires_grad
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([0.0, 0.15, 0.5]))
+def test_the_compiled_pass_over_rows_that_lie_among_others_equals_torch(seed, rows, acting, ends):
+    x = draw(seed, rows, 6, acting, ends)
+    apart = {k: v.float() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in x.items()}
+    among = {k: v[..., 2:5] if isinstance(v, torch.Tensor) else v for k, v in apart.items()}
+    wanted, known = ops.idle_generalized_advantage_estimation(**x)
+    advantage, complete = ops.idle_generalized_advantage_estimation(**among)
+    assert torch.equal(complete, known[:, 2:5])
+    torch.testing.assert_close(advantage, wanted[:, 2:5].float())
+
+
 def test_extra_batch_axes_are_independent():
     x = draw(3, 9, 6)
     whole, _ = ops.idle_generalized_advantage_estimation(**x)
@@ -288,3 +300,23 @@ def test_normalizing_per_set_equals_normalizing_each_set_alone():
         chosen = mask & (owner == p)
         values = x[chosen]
         torch.testing.assert_close(y[chosen], (values - values.mean()) / (values.std(correction=0) + 1e-8))
+
+
+def test_the_compiled_normalization_equals_torch_and_leaves_gradients_to_it():
+    g = torch.Generator().manual_seed(2)
+    x, mask = torch.randn(3, 7, 5, generator=g) * 3 + 100, torch.rand(3, 7, 5, generator=g) < 0.7
+    x[~mask] = torch.inf
+    owner = torch.tensor([0, 2, 0, 1, 2])
+    wanted = ops.masked_normalize(x.double(), mask, owner, 4)
+    found = ops.masked_normalize(x, mask, owner, 4)
+    torch.testing.assert_close(found, wanted.float())
+    assert not found[~mask].any()
+    with_gradient = ops.masked_normalize(x.clone().requires_grad_(), mask, owner, 4)
+    assert with_gradient.requires_grad
+    torch.testing.assert_close(with_gradient.detach(), found, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_whose_squares_overflow_are_normalized():
+    x = torch.tensor([[1e30], [3e30]])
+    y = ops.masked_normalize(x, torch.ones_like(x).bool(), torch.tensor([0]), 1)
+    torch.testing.assert_close(y, torch.tensor([[-1.0], [1.0]]))
