@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,8 @@ from marl.launched import end_with_launcher
 from marl.types import ConfigError, ResourceError
 
 DONE, GATHER = 0, 1  # what rank 0 tells the others
+JOIN = timedelta(minutes=2)  # for ranks to find each other: gloo's may miss one another after a restart, and wait on
+PATIENCE = timedelta(minutes=30)  # for each other later: rank 0 evaluates and saves while the others wait
 
 
 class Ranks:
@@ -275,7 +278,8 @@ def join() -> Ranks | None:
         if gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         with _told():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=JOIN)
+            dist.group.WORLD.set_timeout(PATIENCE)
     return current()
 
 

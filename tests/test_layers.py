@@ -17,7 +17,7 @@ LEVELS = (
     ("L0", "renamed types lazy"),
     (
         "L1",
-        "files notebook parallel reduce ranks compiling compiled ops spaces installed registry sources config "
+        "files notebook parallel reduce launched ranks compiling compiled ops spaces installed registry sources config "
         "cluster teams schedules graphs nets optim exploration",
     ),
     ("L2", "topology channels auxiliary grid stopping memory adapters shaping curriculum"),

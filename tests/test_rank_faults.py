@@ -6,13 +6,18 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from marl import ranks
+from marl.types import ResourceError
+from tests.support.commands import SCENARIO
 from tests.support.equality import assert_equal_runs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and prctl")
@@ -92,8 +97,35 @@ def test_a_rank_that_waits_for_the_others_does_not_outlive_its_torchrun(lives):
     assert lives.rendezvous.status[0] in (KILLED, 75), lives.rendezvous.said
 
 
+def test_ranks_that_do_not_find_each_other_say_so_and_end(monkeypatch):
+    """After a restart gloo's may miss one another; its own patience are 30 minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in ({"TORCHELASTIC_RUN_ID": "alone"} | where).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ranks, "JOIN", timedelta(seconds=1))
+    monkeypatch.setattr(ranks, "end_with_launcher", lambda first: None)
+    with pytest.raises(ResourceError, match="rank 0 waited for another rank"):
+        ranks.join()
+
+
 def test_what_is_resumed_after_all_of_that_is_the_unbroken_run_bit_for_bit(lives):
     assert lives.end.status == lives.unbroken.status == [0, 0], lives.end.said
     assert_equal_runs(lives.folder / "unbroken", lives.folder / "broken")
     assert not list((lives.folder / "broken" / "checkpoints").glob(".*"))
     assert not (lives.folder / "broken" / "run.lock").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_all_ranks_again_from_the_newest_checkpoint(tmp_path):
+    (tmp_path / "tiny.py").write_text(SCENARIO)
+    run, torchrun = tmp_path / "run", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    words = ("train", tmp_path / "tiny.py", "--quiet", "--resume", "--no-evaluate", "--save-every", 192)
+    done = mortal(
+        "once", tmp_path / "mark", *words, "--steps", 768, "--run-dir", run, launcher=(*torchrun, "--max-restarts", "1")
+    )
+    assert done.returncode == 0, done.stdout
+    assert "resuming" in done.stdout
+    assert json.loads((run / "summary.json").read_text())["steps"] == 768
