@@ -279,7 +279,9 @@ def join() -> Ranks | None:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         with _told():
             dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=JOIN)
-            dist.group.WORLD.set_timeout(PATIENCE)
+            group = dist.group.WORLD
+            assert group is not None
+            group.set_timeout(PATIENCE)
     return current()
 
 
