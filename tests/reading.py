@@ -30,6 +30,7 @@ VOCABULARY = (
         "notebook",
         "parallel",
         "reduce",
+        "launched",
         "ranks",
         "compiling",
         "compiled",
