@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.throughput import ROOT, machine, tell
+from tests.benchmarks.throughput import environment, machine, tell
 
 TRAIN = ("-m", "marl", "train", "mpe2.simple_spread_v3", "--algorithm", "ippo", "--quiet", "--episodes", "2")
 RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -40,14 +39,13 @@ def measure(way: str, steps: int, copies: int, folder: Path) -> dict[str, float]
     """Steps a second of all commands of a way, and the part of updates that sums take."""
     count, command = WAYS[way]
     words = ["--num-envs", str(copies // count), "--steps", str(steps // count)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "envs"), str(ROOT / "scenarios"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    one_thread = environment() | {"OMP_NUM_THREADS": "1"}
     runs = [folder / str(number) for number in range(count)]
     began = time.perf_counter()
     processes = [
         subprocess.Popen(
             [sys.executable, *command, *words, "--run-dir", str(run)],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         for run in runs
     ]  # fmt: skip

@@ -56,6 +56,12 @@ class Absent(Exception):
     """A contender that cannot run here, and why."""
 
 
+def environment() -> dict[str, str]:
+    """Variables of a process that imports this tree."""
+    path = [str(ROOT), str(ROOT / "envs"), str(ROOT / "scenarios"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+
+
 class Contender:
     """One process to measure; it waits whenever it is not asked."""
 
@@ -64,7 +70,6 @@ class Contender:
         self.name, self.work, self.ours = name, work, ours
         self.answers: list[dict[str, Any]] = []
         self.count = 1
-        path = [str(ROOT), str(ROOT / "envs"), str(ROOT / "scenarios"), os.environ.get("PYTHONPATH", "")]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
         self.process = subprocess.Popen(
             [python, "-m", f"tests.benchmarks.peers.{module}", work.to_json()],
@@ -73,7 +78,7 @@ class Contender:
             stderr=self.errors,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            env=environment(),
             start_new_session=True,
         )
 
