@@ -63,6 +63,20 @@ def place(lines: Array, agents: int, members: Array, size: int, low: int, first:
 
 
 @fast_kernel
+def empty_where_begun(
+    hidden: Array, cell: Array, start: Array, lines: Array, agents: int, rows: int, units: int, gates: int
+) -> None:
+    """Nothing passes between episodes: zeros in the rows of copies that begin one, ``start (B,)``."""
+    for i in range(rows):
+        if start[lines[i] // agents]:
+            for j in range(units):
+                hidden[i, j] = _ZERO
+            if gates != GRU_GATES:
+                for j in range(units):
+                    cell[i, j] = _ZERO
+
+
+@fast_kernel
 def step(net: Net, which: int, data: Passage, work: Workroom, gates: int, t: int, rows: int) -> None:
     """Outputs and units' carries of rows ``work.lines`` at step ``t``, from the carries in ``rooms[H]``, ``rooms[C]``.
 
@@ -96,13 +110,7 @@ def step(net: Net, which: int, data: Passage, work: Workroom, gates: int, t: int
     affine(rooms[FROM], a, flat, layers[encoders], work.panels, origin, rows)
     origin += layers[encoders, 0] * whole(layers[encoders, 1])
     h, other, out, from_x = rooms[H], rooms[C], rooms[OUT], rooms[FROM]
-    for i in range(rows):
-        if data.start[t, lines[i] // agents]:
-            for j in range(units):
-                h[i, j] = _ZERO
-            if gates != GRU_GATES:
-                for j in range(units):
-                    other[i, j] = _ZERO
+    empty_where_begun(h, other, data.start[t], lines, agents, rows, units, gates)
     times(out, h, work.panels, origin, rows, units, gates * units, ZERO)
     for i in range(rows):
         line = start + lines[i]
@@ -161,13 +169,7 @@ def step_back(net: Net, data: Passage, slopes: Slopes, work: Workroom, gates: in
     ends -= gates * units
     add_outer(sums, total, ends, h, g, rows, units, gates * units)
     times(d, g, work.turned, origin, rows, gates * units, units, KEEP)
-    for i in range(rows):
-        if data.start[t, lines[i] // agents]:
-            for j in range(units):
-                d[i, j] = _ZERO
-            if gates != GRU_GATES:
-                for j in range(units):
-                    c[i, j] = _ZERO
+    empty_where_begun(d, c, data.start[t], lines, agents, rows, units, gates)
     z, where = f, widths
     for layer in range(encoders, -1, -1):
         inner, outer = layers[layer, 0], layers[layer, 1]
